@@ -1,0 +1,30 @@
+# Entry point. `snakemake --cores all evaluate` and `dvc repro` run the same graph: the command of each DVC stage is
+# the Snakemake target of the same name.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "params.yaml"
+
+
+# For `--sdm apptainer`; ignored otherwise.
+container: "docker://python:3.11-slim-bookworm"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/environments.smk"
+include: "workflow/rules/index.smk"
+include: "workflow/rules/shard.smk"
+include: "workflow/rules/caption.smk"
+include: "workflow/rules/teacher.smk"
+include: "workflow/rules/logits.smk"
+include: "workflow/rules/distill.smk"
+include: "workflow/rules/prune.smk"
+include: "workflow/rules/quantize.smk"
+include: "workflow/rules/convert.smk"
+include: "workflow/rules/evaluate.smk"
+
+
+onsuccess:
+    provenance.commit({job.rule.name for job in workflow.dag.jobs})

@@ -1,0 +1,163 @@
+/**
+ * From decoded pixels to the model's input: the twin of workflow/bioclip_lite/preprocess.py.
+ *
+ * The resampling is Pillow's (libImaging/Resample.c, 8 bits per channel): a separable antialiased filter with 22-bit
+ * fixed-point coefficients, first along rows, then along columns, rounded to uint8 after each. A canvas or
+ * tf.image.resizeBilinear does not antialias like this. tests/test_convert.py pins both implementations bit for bit.
+ */
+
+/**
+ * @typedef {{data: Uint8Array | Uint8ClampedArray, width: number, height: number}} Pixels
+ *   Rows from the top; 3 (RGB) or 4 (RGBA, as ImageData; alpha is ignored) bytes per pixel.
+ * @typedef {{size: number, resize: 'shortest' | 'squash', interpolation: 'bicubic' | 'bilinear', crop: 'center',
+ *   mean: number[], std: number[]}} Preprocess  preprocess.json
+ * @typedef {{support: number, at: (x: number) => number}} Filter  support in input pixels at scale 1
+ */
+
+const PRECISION_BITS = 32 - 8 - 2;
+
+/** Keys' cubic convolution with a = -0.5. @param {number} x */
+function cubic(x) {
+  const a = -0.5;
+  x = Math.abs(x);
+  if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+  if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
+  return 0;
+}
+
+/** @type {Object<string, Filter>} */
+const FILTERS = {
+  bicubic: {support: 2, at: cubic},
+  bilinear: {support: 1, at: (x) => Math.max(1 - Math.abs(x), 0)},
+};
+
+/**
+ * For each output position the first input position and its fixed-point coefficients.
+ * @param {number} from input length @param {number} to output length @param {Filter} filter
+ * @returns {{first: Int32Array, count: Int32Array, coefficients: Int32Array, stride: number}}
+ */
+function filterBank(from, to, filter) {
+  const scale = from / to;
+  const filterScale = Math.max(scale, 1);
+  const support = filter.support * filterScale;
+  const stride = Math.ceil(support) * 2 + 1;
+  const first = new Int32Array(to);
+  const count = new Int32Array(to);
+  const coefficients = new Int32Array(to * stride);
+  const weights = new Float64Array(stride);
+  for (let i = 0; i < to; i++) {
+    const center = (i + 0.5) * scale;
+    const begin = Math.max(Math.trunc(center - support + 0.5), 0);
+    const n = Math.min(Math.trunc(center + support + 0.5), from) - begin;
+    const inverse = 1 / filterScale;
+    let sum = 0;
+    for (let k = 0; k < n; k++) {
+      weights[k] = filter.at((k + begin - center + 0.5) * inverse);
+      sum += weights[k];
+    }
+    for (let k = 0; k < n; k++) {
+      const exact = (sum === 0 ? weights[k] : weights[k] / sum) * (1 << PRECISION_BITS);
+      coefficients[i * stride + k] = Math.trunc(exact < 0 ? exact - 0.5 : exact + 0.5);
+    }
+    first[i] = begin;
+    count[i] = n;
+  }
+  return {first, count, coefficients, stride};
+}
+
+/**
+ * @param {Pixels} image
+ * @param {number} width @param {number} height of the result
+ * @param {'bicubic' | 'bilinear'} interpolation
+ * @returns {{data: Uint8ClampedArray, width: number, height: number}} RGB, 3 bytes per pixel
+ */
+export function resize(image, width, height, interpolation) {
+  const channels = image.data.length / (image.width * image.height);
+  if (channels !== 3 && channels !== 4) {
+    throw new Error(`expected 3 or 4 bytes per pixel, got ${channels} (${image.width} x ${image.height})`);
+  }
+  const half = 1 << (PRECISION_BITS - 1);
+
+  let rows = new Uint8ClampedArray(width * image.height * 3);
+  const horizontal = image.width === width ? null : filterBank(image.width, width, FILTERS[interpolation]);
+  for (let y = 0; y < image.height; y++) {
+    for (let x = 0; x < width; x++) {
+      const target = (y * width + x) * 3;
+      if (!horizontal) {
+        const source = (y * width + x) * channels;
+        for (let c = 0; c < 3; c++) rows[target + c] = image.data[source + c];
+        continue;
+      }
+      const {first, count, coefficients, stride} = horizontal;
+      let [r, g, b] = [half, half, half];
+      for (let k = 0, source = (y * image.width + first[x]) * channels; k < count[x]; k++, source += channels) {
+        const weight = coefficients[x * stride + k];
+        r += image.data[source] * weight;
+        g += image.data[source + 1] * weight;
+        b += image.data[source + 2] * weight;
+      }
+      rows[target] = r >> PRECISION_BITS; // Uint8ClampedArray clips as Pillow's table does
+      rows[target + 1] = g >> PRECISION_BITS;
+      rows[target + 2] = b >> PRECISION_BITS;
+    }
+  }
+  if (image.height === height) return {data: rows, width, height};
+
+  const {first, count, coefficients, stride} = filterBank(image.height, height, FILTERS[interpolation]);
+  const pixels = new Uint8ClampedArray(width * height * 3);
+  const line = width * 3;
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < line; x++) {
+      let sum = half;
+      for (let k = 0, source = first[y] * line + x; k < count[y]; k++, source += line) {
+        sum += rows[source] * coefficients[y * stride + k];
+      }
+      pixels[y * line + x] = sum >> PRECISION_BITS;
+    }
+  }
+  return {data: pixels, width, height};
+}
+
+/** Python's round(): halves go to the even neighbour. @param {number} x */
+function roundHalfToEven(x) {
+  const floor = Math.floor(x);
+  if (x - floor !== 0.5) return Math.round(x);
+  return floor % 2 === 0 ? floor : floor + 1;
+}
+
+/**
+ * Shortest side to `size`, then the central square; or ("squash") both sides to `size`.
+ * @param {Pixels} image @param {Preprocess} preprocess
+ * @returns {Uint8ClampedArray} size x size x 3
+ */
+export function resizeAndCrop(image, {size, resize: mode, interpolation, crop}) {
+  if (!['shortest', 'squash'].includes(mode) || !(interpolation in FILTERS) || crop !== 'center') {
+    throw new Error(`the bundle asks for preprocessing ${mode}, ${interpolation}, ${crop}, which is unknown here`);
+  }
+  const short = Math.min(image.width, image.height);
+  const side = (/** @type {number} */ length) =>
+    mode === 'squash' || length === short ? size : Math.trunc((size * length) / short);
+  const resized = resize(image, side(image.width), side(image.height), interpolation);
+  const left = roundHalfToEven((resized.width - size) / 2);
+  const top = roundHalfToEven((resized.height - size) / 2);
+  const square = new Uint8ClampedArray(size * size * 3);
+  for (let y = 0; y < size; y++) {
+    const start = ((top + y) * resized.width + left) * 3;
+    square.set(resized.data.subarray(start, start + size * 3), y * size * 3);
+  }
+  return square;
+}
+
+/**
+ * The model's input: (pixel / 255 - mean) / std in float32.
+ * @param {Pixels} image @param {Preprocess} preprocess
+ * @returns {Float32Array} size x size x 3, channels last
+ */
+export function preprocessImage(image, preprocess) {
+  const pixels = resizeAndCrop(image, preprocess);
+  const table = [0, 1, 2].map((c) => {
+    const [mean, std] = [Math.fround(preprocess.mean[c]), Math.fround(preprocess.std[c])];
+    return Float32Array.from({length: 256}, (_, v) => Math.fround(Math.fround(v / 255) - mean) / std);
+  });
+  return Float32Array.from(pixels, (v, i) => table[i % 3][v]);
+}

@@ -1,0 +1,125 @@
+"""Fresh checkouts of this repository with the tiny parameters, and what both engines do in them."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {
+    "DVC_NO_ANALYTICS": "1",
+    "GIT_AUTHOR_NAME": "t",
+    "GIT_AUTHOR_EMAIL": "t@example.org",
+    "GIT_COMMITTER_NAME": "t",
+    "GIT_COMMITTER_EMAIL": "t@example.org",
+}
+
+
+def sh(command: str, folder: Path, check: bool = True) -> str:
+    done = subprocess.run(
+        command, shell=True, cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert not check or done.returncode == 0, f"{command}\n{done.stdout[-6000:]}"
+    return done.stdout
+
+
+def new(folder: Path) -> Path:
+    """A repository with the working tree of this one (committed or not) and the tiny parameters, nothing made."""
+    folder.mkdir(parents=True)
+    sh(f"git ls-files -coz --exclude-standard | xargs -0 cp -a --parents -t '{folder}'", ROOT)
+    (folder / "params.yaml").write_text((ROOT / "tests/tiny.yaml").read_text())
+    sh("git init -q -b main && git add -A && git commit -q -m start", folder)
+    return _with_environments(folder)
+
+
+def clone(origin: Path, folder: Path, pull: bool = True) -> Path:
+    sh(f"git clone -q '{origin}' '{folder}'", origin)
+    if pull:
+        sh("dvc pull -q", folder)
+    return _with_environments(folder)
+
+
+def _with_environments(folder: Path) -> Path:
+    """Link the environments that `make setup` made, so that a checkout does not make its own."""
+    for name in (".venv-convert", "packages/react-bio-clip/node_modules"):
+        assert (ROOT / name).exists(), f"{name} is missing; run: make setup"
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def snakemake(folder: Path, target: str = "evaluate", options: str = "") -> dict[str, int]:
+    """Run, and return how often each rule ran."""
+    return _jobs(sh(f"snakemake --cores all {options} -- {target}", folder))
+
+
+def planned(folder: Path, target: str = "evaluate") -> dict[str, int]:
+    """What Snakemake would run."""
+    return _jobs(sh(f"snakemake --dry-run -- {target}", folder))
+
+
+def _jobs(output: str) -> dict[str, int]:
+    if "Nothing to be done" in output:
+        return {}
+    table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+$", output, re.M | re.S)
+    assert table, output[-3000:]
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table[1], re.M)}
+
+
+def repro(folder: Path) -> tuple[list[str], dict[str, int]]:
+    """Run `dvc repro`; the stages it ran, and how often Snakemake inside them ran each rule."""
+    output = sh("dvc repro", folder)
+    jobs: dict[str, int] = {}
+    for part in output.split("Running stage ")[1:]:
+        for name, count in _jobs(part).items():
+            jobs[name] = jobs.get(name, 0) + count
+    return re.findall(r"Running stage '(\w+)'", output), jobs
+
+
+def changed(folder: Path) -> list[str]:
+    """Stages that DVC knows to be out of date by their own dependencies, parameters or outputs."""
+    return sorted(json.loads(sh("dvc status --json", folder)))
+
+
+def set_parameter(folder: Path, name: str, value: object) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    *path, last = name.split(".")
+    place = params
+    for step in path:
+        place = place[step]
+    place[last] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def artifacts(folder: Path) -> dict[str, str]:
+    """MD5 of every file that the stages made, ledgers left out."""
+    ignored = {".gitignore", "README.md", ".snakemake_timestamp"}
+    files = [path for path in sorted((folder / "data").rglob("*")) if path.is_file() and path.name not in ignored]
+    return {
+        name: hashlib.md5(path.read_bytes()).hexdigest()
+        for path in files
+        if not (name := path.relative_to(folder).as_posix()).startswith("data/provenance/")
+    }
+
+
+def start(command: str, folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        f"exec {command}",
+        shell=True,
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and everything that it started, at once and without a chance to tidy up."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,17 @@
+"""The tiny pipeline, made once and shared by the tests that need its results."""
+
+from pathlib import Path
+
+import checkout
+import pytest
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in which `snakemake evaluate` has run, committed, with its artifacts pushed to a local remote."""
+    folder = checkout.new(tmp_path_factory.mktemp("pipeline") / "built")
+    checkout.snakemake(folder)
+    remote = folder.parent / "remote"
+    checkout.sh(f"dvc remote add -q -d colleagues '{remote}' && dvc push -q", folder)
+    checkout.sh("git add -A && git commit -q -m 'all stages'", folder)
+    return folder

@@ -1,0 +1,64 @@
+"""Code is an input: which files of this package a module needs, and when two versions of one mean the same."""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+
+
+def closure(*modules: str) -> list[str]:
+    """Files of this package that ``modules`` (e.g. "stages.prune") import, directly or not, and themselves.
+
+    Imports inside functions count. Paths are relative to the root of the repository and sorted. The command line and
+    the parameter check are left out: they hand over parameters and add nothing to an output.
+    """
+    found: set[Path] = set()
+    todo = [_file(module) for module in modules]
+    while todo:
+        path = todo.pop()
+        if path is not None and path not in found:
+            found.add(path)
+            todo += [_file(module) for module in _imports(path)]
+    root = PACKAGE.parents[1]
+    return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+def meaning(source: bytes) -> str:
+    """MD5 of Python code without its comments, docstrings and layout; of the bytes if they do not parse."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return hashlib.md5(source).hexdigest()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _documented(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.md5(ast.dump(tree).encode()).hexdigest()
+
+
+def _documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return ast.get_docstring(node, clean=False) is not None
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module, named from the package down; None for a name that is no module (a function, say)."""
+    path = PACKAGE.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.exists() and candidate != PACKAGE / "__init__.py":
+            return candidate
+    return None
+
+
+@cache
+def _imports(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from a import b`: b may be a module of a; a package's __init__ runs as well
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    prefix = PACKAGE.name + "."
+    inner = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    return sorted(inner | {name.rpartition(".")[0] for name in inner if "." in name})

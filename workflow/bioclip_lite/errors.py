@@ -1,0 +1,9 @@
+"""The one exception that a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something that the person who runs the pipeline can put right.
+
+    The message says what is wrong, where, why it matters and what to do. The command line prints it alone,
+    without a traceback, and exits with status 1.
+    """

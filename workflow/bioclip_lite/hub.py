@@ -1,0 +1,174 @@
+"""Published CLIP models: found in a local folder, the Hugging Face cache, or downloaded; else one clear message."""
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import read_json
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+)
+_SECONDS = 5.0  # to find out whether the hub can be reached
+
+
+@dataclass(frozen=True)
+class Published:
+    """An open_clip model on this machine, not yet loaded."""
+
+    name: str
+    config: dict[str, Any]  # content of open_clip_config.json
+    weights: Path  # .safetensors, or a foreign checkpoint
+    licence: str | None
+
+
+def find(model: str, weights: str | None, folder: Path) -> Published:
+    """Locate an open_clip model.
+
+    Args:
+        model: "hf-hub:organisation/name", "local-dir:folder", or a name of open_clip.list_models().
+        weights: for a name: the tag of open_clip's pretrained weights, or a file in ``folder``; otherwise None.
+        folder: data/weights; a relative local-dir is looked up there first.
+
+    Raises:
+        UserError: not found, and within seconds if the hub does not answer.
+    """
+    if model.startswith("hf-hub:"):
+        return _from_hub(model.removeprefix("hf-hub:"))
+    if model.startswith("local-dir:"):
+        return _from_folder(Path(model.removeprefix("local-dir:")), folder)
+    return _built_in(model, weights, folder)
+
+
+def _from_hub(repository: str) -> Published:
+    config = _fetch(repository, CONFIG)
+    if config is None:
+        raise UserError(f"teacher.pretrained.model: {repository} has no {CONFIG}; it is not an open_clip model")
+    for name in WEIGHTS:
+        path = _fetch(repository, name)
+        if path is not None:
+            return Published(f"hf-hub:{repository}", read_json(config), path, _licence(_fetch(repository, "README.md")))
+    raise UserError(f"teacher.pretrained.model: {repository} has none of {', '.join(WEIGHTS)}")
+
+
+def _from_folder(path: Path, folder: Path) -> Published:
+    places = [place for place in (folder / path, path) if place.is_dir()]
+    if not places:
+        raise UserError(f"teacher.pretrained.model: no folder {folder / path} or {path}; put the model there")
+    place = places[0]
+    found = [place / name for name in WEIGHTS if (place / name).is_file()]
+    if not (place / CONFIG).is_file() or not found:
+        raise UserError(
+            f"teacher.pretrained.model: {place} must hold {CONFIG} and one of {', '.join(WEIGHTS)} (open_clip's layout)"
+        )
+    card = place / "README.md"
+    return Published(place.name, read_json(place / CONFIG), found[0], _licence(card if card.is_file() else None))
+
+
+def _built_in(model: str, weights: str | None, folder: Path) -> Published:
+    model_cfg = open_clip.get_model_config(model)
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if model_cfg is None:
+        raise UserError(
+            f"teacher.pretrained.model: open_clip has no model {model!r}; give a name of open_clip.list_models(), "
+            f"hf-hub:organisation/name or local-dir:folder"
+        )
+    if weights is None:
+        raise UserError(
+            f"teacher.pretrained.weights: {model} is only an architecture; name a file in {folder} or one of open_clip's "
+            f"tags for it: {', '.join(tags) or 'none'}"
+        )
+    file = folder / weights
+    if file.is_file():
+        return Published(f"{model} ({weights})", {"model_cfg": model_cfg, "preprocess_cfg": {}}, file, None)
+    tag = open_clip.get_pretrained_cfg(model, weights)
+    if not tag:
+        raise UserError(
+            f"teacher.pretrained.weights: no file {file}, and {weights!r} is no tag of {model}; "
+            f"tags: {', '.join(tags) or 'none'}"
+        )
+    config = {"model_cfg": model_cfg, "preprocess_cfg": {k: v for k, v in tag.items() if k not in ("url", "hf_hub")}}
+    repository, _, name = tag.get("hf_hub", "").rpartition("/")
+    if not repository:
+        target = folder / Path(tag["url"]).name
+        raise UserError(
+            f"teacher.pretrained.weights: {weights!r} of {model} is published as a file; fetch it with "
+            f"`curl -L -o {target} {tag['url']}` and set teacher.pretrained.weights to {target.name}"
+        )
+    # A safe file of the same name is preferred to a pickled one.
+    names = [Path(name).with_suffix(".safetensors").name, name] if name else list(WEIGHTS)
+    for candidate in names:
+        path = _fetch(repository, candidate)
+        if path is not None:
+            return Published(f"{model} ({weights})", config, path, _licence(_fetch(repository, "README.md")))
+    raise UserError(f"teacher.pretrained.weights: {repository} has none of {', '.join(names)}")
+
+
+def _fetch(repository: str, file: str) -> Path | None:
+    """A file of a hub repository, from the cache or downloaded; None if the repository does not have it.
+
+    huggingface_hub retries for minutes when the hub is out of reach, and name resolution alone may block for long, so
+    the hub is first asked whether the file exists, within seconds and outside the main thread.
+    """
+    try:
+        return Path(hf_hub_download(repository, file, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    if _cached(repository, CONFIG) and (file not in WEIGHTS or any(_cached(repository, name) for name in WEIGHTS)):
+        return None  # the model is here; the hub is not asked for what else it may have
+    if constants.HF_HUB_OFFLINE:
+        raise _unreachable(repository, "HF_HUB_OFFLINE is set")
+    answer: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            get_hf_file_metadata(hf_hub_url(repository, file), timeout=_SECONDS)
+            answer.append(None)
+        except Exception as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_SECONDS)
+    problem = answer[0] if answer else TimeoutError(f"no answer in {_SECONDS:.0f} s")
+    if isinstance(problem, EntryNotFoundError):
+        return None
+    if problem is not None:
+        raise _unreachable(repository, f"{type(problem).__name__}: {str(problem).splitlines()[0]}") from problem
+    return Path(hf_hub_download(repository, file))
+
+
+def _cached(repository: str, file: str) -> bool:
+    try:
+        hf_hub_download(repository, file, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return False
+    return True
+
+
+def _unreachable(repository: str, why: str) -> UserError:
+    return UserError(
+        f"teacher.pretrained.model: {repository} is neither in {constants.HF_HUB_CACHE} nor to be had from "
+        f"{os.environ.get('HF_ENDPOINT', constants.ENDPOINT)} ({why}); on a machine with access run "
+        f"`hf download {repository}` and copy the cache folder here, or set teacher.kind to lit or train"
+    )
+
+
+def _licence(card: Path | None) -> str | None:
+    """The licence that the YAML head of a model card states."""
+    if card is None:
+        return None
+    head = card.read_text(errors="replace").split("---")
+    lines = head[1].splitlines() if len(head) > 2 else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), None)

@@ -1,0 +1,336 @@
+"""Students (timm image models) and teachers (open_clip models): build, save, load.
+
+A model is a folder: a JSON description, plain safetensors and the preprocessing it was made for. A pruned student is
+described by the layers whose shapes differ from the architecture's, so it loads as an ordinary model.
+"""
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import timm
+import torch
+from open_clip.model import CustomTextCLIP
+from safetensors.torch import load_file, save_file
+from timm.models.fastvit import Attention as FastVitAttention
+from timm.utils.model import reparameterize_model
+from torch import nn
+
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import read_json, replacing, require, write_json
+from bioclip_lite.preprocess import FILE as PREPROCESS_FILE
+from bioclip_lite.preprocess import preprocessing, read_preprocess
+
+WEIGHTS_FILE = "model.safetensors"
+SPEC_FILE = "student.json"
+TEACHER_WEIGHTS = "open_clip_model.safetensors"
+TEACHER_CONFIG = "open_clip_config.json"
+TEACHER_FILE = "teacher.json"
+
+
+# Students
+
+
+class PrunableAttention(FastVitAttention):
+    """FastViT's attention whose heads may span fewer channels than it reads and writes.
+
+    timm reshapes the heads to the number of input channels, which is true only until a head is pruned. The numbers
+    are the same; only the two reshapes differ from timm/models/fastvit.py.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, height, width) to the same shape."""
+        b, _, h, w = x.shape
+        x = x.flatten(2).transpose(-2, -1)
+        qkv = self.qkv(x).reshape(b, h * w, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        if self.fused_attn:
+            dropout = self.attn_drop.p if self.training else 0.0
+            x = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        else:
+            x = self.attn_drop((q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)) @ v
+        x = x.transpose(1, 2).reshape(b, h * w, self.num_heads * self.head_dim)
+        x = self.proj_drop(self.proj(x))
+        return x.transpose(-2, -1).reshape(b, -1, h, w)
+
+
+def student_spec(
+    architecture: str,
+    options: dict[str, Any],
+    outputs: int,
+    image_size: int,
+    trained_on: str | None = None,
+) -> dict[str, Any]:
+    """The content of a ``student.json`` for a student that is neither re-parameterised nor pruned.
+
+    ``outputs`` is the length of the embedding (of the logits, for the control); ``image_size`` in pixels;
+    ``trained_on`` the identity of the teacher whose space the student answers in.
+    """
+    return {
+        "architecture": architecture,
+        "options": options,
+        "outputs": outputs,
+        "image_size": image_size,
+        "reparameterized": False,
+        "shapes": {},
+        "trained_on": trained_on,
+    }
+
+
+def build_student(spec: dict[str, Any]) -> nn.Module:
+    """The architecture of ``spec`` with random weights, before pruning; draws from torch's random numbers.
+
+    Maps float32 (batch, 3, image_size, image_size) to float32 (batch, outputs), an embedding that is not normalised.
+    Raises UserError if timm does not know the architecture or an option.
+    """
+    name, options = spec["architecture"], spec["options"]
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"{name.split('_')[0]}*")[:8]) or "see timm.list_models()"
+        raise UserError(f"distill.student: timm {timm.__version__} has no model {name!r}; try one of: {near}")
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=spec["outputs"], **options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"distill.student_options: timm cannot make {name} with {options}: {error}") from error
+    for module in model.modules():
+        if type(module) is FastVitAttention:
+            module.__class__ = PrunableAttention
+    return reparameterize(model) if spec["reparameterized"] else model
+
+
+def reparameterize(model: nn.Module) -> nn.Module:
+    """A copy with training-time branches merged (FastViT, MobileOne, RepViT ...); same function, faster.
+
+    Others are copied unchanged. Set ``spec["reparameterized"] = True`` when saving the result.
+    """
+    return reparameterize_model(model.eval(), inplace=False)
+
+
+def _shape(module: nn.Module) -> dict[str, int] | None:
+    """The sizes that pruning may change and that a layer keeps beside its weights."""
+    if isinstance(module, nn.Conv2d):
+        return {"in": module.in_channels, "out": module.out_channels, "groups": module.groups}
+    if isinstance(module, nn.Linear):
+        return {"in": module.in_features, "out": module.out_features}
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        return {"channels": module.num_features}
+    if isinstance(module, nn.LayerNorm):
+        return {"channels": module.normalized_shape[-1]}
+    if hasattr(module, "qkv") and hasattr(module, "num_heads") and hasattr(module, "head_dim"):
+        return {"heads": module.num_heads, "head_dim": module.head_dim}
+    return None
+
+
+def _set_shape(module: nn.Module, shape: dict[str, int]) -> None:
+    if isinstance(module, nn.Conv2d):
+        module.in_channels, module.out_channels, module.groups = shape["in"], shape["out"], shape["groups"]
+    elif isinstance(module, nn.Linear):
+        module.in_features, module.out_features = shape["in"], shape["out"]
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        module.num_features = shape["channels"]
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = (*module.normalized_shape[:-1], shape["channels"])
+    else:
+        heads, head_dim = shape["heads"], shape["head_dim"]
+        module.num_heads, module.head_dim = heads, head_dim  # type: ignore[assignment]
+        if hasattr(module, "attn_dim"):
+            module.attn_dim = heads * head_dim  # type: ignore[assignment]
+
+
+def shapes(model: nn.Module, base: nn.Module) -> dict[str, dict[str, int]]:
+    """The layers of ``model`` whose shapes differ from the unpruned ``base``: {layer name: {size name: size}}."""
+    before = {name: _shape(module) for name, module in base.named_modules()}
+    after = {name: _shape(module) for name, module in model.named_modules()}
+    return {name: shape for name, shape in after.items() if shape is not None and shape != before.get(name)}
+
+
+def reshape(model: nn.Module, shapes: dict[str, dict[str, int]], state: dict[str, torch.Tensor]) -> None:
+    """Give the layers of ``model``, in place, the ``shapes`` and the tensors of ``state`` (name to tensor)."""
+    modules = dict(model.named_modules())
+    for name, shape in shapes.items():
+        _set_shape(modules[name], shape)
+    for name, tensor in state.items():
+        owner_name, _, attribute = name.rpartition(".")
+        owner = modules.get(owner_name)
+        current = getattr(owner, attribute, None)
+        if isinstance(current, torch.Tensor) and current.shape != tensor.shape:
+            resized = torch.empty_like(tensor)
+            setattr(owner, attribute, nn.Parameter(resized) if isinstance(current, nn.Parameter) else resized)
+    model.load_state_dict(state, strict=True)
+
+
+def save_student(
+    folder: str | os.PathLike[str], model: nn.Module, spec: dict[str, Any], preprocess: dict[str, Any]
+) -> dict[str, Any]:
+    """Write ``student.json``, ``model.safetensors`` and ``preprocess.json``; returns the spec as written.
+
+    ``spec["shapes"]`` is found by comparing ``model`` with the architecture, so a pruned model needs nothing more
+    than an honest ``spec["reparameterized"]``. Equal models are equal bytes.
+    """
+    base = build_student(spec)
+    if set(model.state_dict()) != set(base.state_dict()):
+        raise ValueError(f"the model is not a {spec['architecture']} with reparameterized={spec['reparameterized']}")
+    spec = {**spec, "shapes": shapes(model, base)}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(folder) as scratch:
+        scratch.mkdir()
+        write_json(scratch / SPEC_FILE, spec)
+        write_json(scratch / PREPROCESS_FILE, preprocess)
+        save_file(state, scratch / WEIGHTS_FILE)
+    return spec
+
+
+def load_student(folder: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    """(model in eval mode on the CPU, spec, preprocessing) of a folder that ``save_student`` wrote."""
+    folder = Path(folder)
+    spec = read_json(require(folder / SPEC_FILE))
+    preprocess = read_preprocess(folder)
+    state = load_file(require(folder / WEIGHTS_FILE))
+    model = build_student(spec)
+    try:
+        reshape(model, spec["shapes"], state)
+    except (RuntimeError, KeyError) as error:
+        raise UserError(
+            f"{folder}: {WEIGHTS_FILE} does not fit {SPEC_FILE} ({str(error).splitlines()[0]}); both are written "
+            f"together, so one was replaced: make the folder again"
+        ) from error
+    return model.eval(), spec, preprocess
+
+
+def load_initial_weights(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
+    """Start from the safetensors at ``path``, in place; returns the names of the model's tensors it does not give.
+
+    A tensor of another size (usually the head, which was made for other classes) is left at its random values.
+    Raises UserError if less than half of the model's tensors are found.
+    """
+    given = load_file(require(path))
+    own = model.state_dict()
+    fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
+    if len(fitting) < len(own) / 2:
+        raise UserError(
+            f"{path}: only {len(fitting)} of the model's {len(own)} tensors are in this file; it belongs to another "
+            f"architecture or other options"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return sorted(set(own) - set(fitting))
+
+
+# Teachers
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """An open_clip model ready for use, in eval mode."""
+
+    model: nn.Module  # has encode_image(float32 [b, 3, size, size]) and encode_text(int64 [b, context])
+    tokenizer: Any  # list of str -> int64 [b, context]
+    preprocess: dict[str, Any]
+    logit_scale: float  # already exponentiated: logits = logit_scale * cosine
+    about: dict[str, Any]  # content of teacher.json
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over weights, configuration and preprocessing: equal identities give equal embeddings."""
+        return str(self.about["identity"])
+
+
+def build_clip(config: dict[str, Any]) -> CustomTextCLIP:
+    """An open_clip model with a timm image tower and random weights; ``config`` as in ``open_clip_config.json``.
+
+    ``config["bioclip_lite"]["image_tower_options"]`` are further arguments of timm.create_model, which open_clip's
+    own configuration cannot express.
+    """
+    model_cfg = {key: value for key, value in config["model_cfg"].items() if key != "custom_text"}
+    model = CustomTextCLIP(**copy.deepcopy(model_cfg))
+    options = config["bioclip_lite"]["image_tower_options"]
+    if options:
+        vision = model_cfg["vision_cfg"]
+        outputs = model_cfg["embed_dim"] if vision["timm_proj"] == "" else 0
+        model.visual.trunk = timm.create_model(
+            vision["timm_model_name"], num_classes=outputs, global_pool=vision["timm_pool"], **options
+        )
+    return model
+
+
+def open_clip_preprocess(config: dict[str, Any], where: object) -> dict[str, Any]:
+    """Our ``preprocess.json`` for an ``open_clip_config.json``; UserError where it cannot be expressed."""
+    cfg = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), config.get("preprocess_cfg", {}))
+    size = config["model_cfg"]["vision_cfg"].get("image_size", 224)
+    if not isinstance(size, int):
+        if len(set(size)) != 1:
+            raise UserError(f"{where}: the teacher takes {size[1]} x {size[0]} pixels; only square input is supported")
+        size = size[0]
+    if cfg["resize_mode"] not in ("shortest", "squash"):
+        raise UserError(f"{where}: resize mode {cfg['resize_mode']!r} is not supported, only shortest and squash")
+    return preprocessing(size, cfg["mean"], cfg["std"], cfg["resize_mode"], cfg["interpolation"])
+
+
+def save_teacher(
+    folder: str | os.PathLike[str],
+    model: nn.Module,
+    config: dict[str, Any],
+    preprocess: dict[str, Any],
+    kind: str,
+    name: str,
+    licence: str | None,
+) -> dict[str, Any]:
+    """Write a teacher folder in open_clip's hub layout with ``preprocess.json``; returns its ``teacher.json``."""
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    with replacing(folder) as scratch:
+        scratch.mkdir()
+        save_file(state, scratch / TEACHER_WEIGHTS)
+        with open(scratch / TEACHER_WEIGHTS, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        facts = json.dumps([sha256, config, preprocess], sort_keys=True)
+        about = {
+            "kind": kind,
+            "name": name,
+            "licence": licence,
+            "weights_sha256": sha256,
+            "identity": hashlib.sha256(facts.encode()).hexdigest(),
+        }
+        write_json(scratch / TEACHER_CONFIG, config)
+        write_json(scratch / PREPROCESS_FILE, preprocess)
+        write_json(scratch / TEACHER_FILE, about)
+    return about
+
+
+def load_teacher(folder: str | os.PathLike[str]) -> Teacher:
+    """The teacher of a folder that ``save_teacher`` wrote, on the CPU."""
+    folder = Path(folder)
+    config = read_json(require(folder / TEACHER_CONFIG))
+    about = read_json(require(folder / TEACHER_FILE))
+    preprocess = read_preprocess(folder)
+    if "bioclip_lite" in config:
+        model: nn.Module = build_clip(config)
+        model.load_state_dict(load_file(require(folder / TEACHER_WEIGHTS)), strict=True)
+    else:
+        model = open_clip.create_model(f"local-dir:{folder}")
+    text = config["model_cfg"]["text_cfg"]
+    tokenizer = open_clip.SimpleTokenizer(
+        context_length=text.get("context_length", 77), **(text.get("tokenizer_kwargs") or {})
+    )
+    return Teacher(model.eval(), tokenizer, preprocess, float(model.logit_scale.exp().item()), about)
+
+
+@torch.inference_mode()
+def embed_images(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """L2-normalised float32 (batch, D) embeddings by a teacher's ``model`` of preprocessed ``pixels``."""
+    return nn.functional.normalize(model.encode_image(pixels).float(), dim=-1)
+
+
+@torch.inference_mode()
+def embed_texts(teacher: Teacher, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
+    """L2-normalised float32 (len(texts), D) embeddings of captions."""
+    device = next(teacher.model.parameters()).device
+    parts = []
+    for start in range(0, len(texts), batch_size):
+        tokens = teacher.tokenizer(list(texts[start : start + batch_size])).to(device)
+        parts.append(nn.functional.normalize(teacher.model.encode_text(tokens).float(), dim=-1).cpu().numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,136 @@
+"""The figures of the evaluation report. Colours: Okabe and Ito's palette, safe for colour-blind readers."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from bioclip_lite.taxonomy import RANKS
+
+# variant -> colour, marker, line; shape and line tell the variants apart in black and white too
+_LOOK = {
+    "teacher": ("#000000", "s", "-"),
+    "student": ("#0072B2", "o", "-"),
+    "pruned": ("#56B4E9", "^", "-"),
+    "int8": ("#E69F00", "v", "-"),
+    "tfjs": ("#D55E00", "D", "-"),
+    "control": ("#009E73", "P", "--"),
+    "random": ("#8a8a8a", "X", ":"),
+}
+_OTHER = ("#CC79A7", "*", "-")
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+_SIZE = (5.4, 4.2)  # inches: small, so that text stays readable on a phone
+
+
+def per_rank(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> bytes:
+    """Accuracy of every variant from kingdom to species, with 95 % intervals; a PNG file."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE)
+        axes = figure.add_subplot()
+        for place, (variant, metrics) in enumerate(variants.items()):
+            colour, marker, line = _LOOK.get(variant, _OTHER)
+            # side by side, so that intervals do not hide each other
+            shift = 0.09 * (place - (len(variants) - 1) / 2)
+            found = [(x, metrics["per_rank"][rank]) for x, rank in enumerate(RANKS)]
+            found = [(x, row) for x, row in found if row["value"] is not None]
+            axes.errorbar(
+                [x + shift for x, _ in found],
+                [100 * row["value"] for _, row in found],
+                yerr=_whiskers([row for _, row in found]),
+                color=colour,
+                marker=marker,
+                linestyle=line,
+                markersize=4.5,
+                linewidth=1,
+                elinewidth=1,
+                label=labels.get(variant, variant),
+            )
+        axes.set_xticks(range(len(RANKS)), RANKS, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_xlim(-0.5, len(RANKS) - 0.5)
+        axes.set_ylim(0, 102)
+        axes.set_ylabel("photographs right (%)")
+        figure.legend(loc="outside upper center", ncols=4, fontsize=9, columnspacing=1.2, handletextpad=0.5)
+        return _png(figure)
+
+
+def accuracy_by_size(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> bytes:
+    """Species accuracy against the bytes that have to be stored, with 95 % intervals; a PNG file."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE)
+        axes = figure.add_subplot()
+        placed = []
+        for variant, metrics in variants.items():
+            colour, marker, _ = _LOOK.get(variant, _OTHER)
+            top1 = metrics["top1"]
+            if top1["value"] is None:
+                continue
+            if not metrics.get("bytes"):
+                axes.axhline(100 * top1["value"], color=colour, linestyle=":", linewidth=1)
+                axes.annotate(
+                    labels.get(variant, variant),
+                    (0.995, 100 * top1["value"]),
+                    xycoords=("axes fraction", "data"),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    color="#555555",
+                    ha="right",
+                    fontsize=9,
+                )
+                continue
+            megabytes = (metrics["bytes"] + (metrics.get("table_bytes") or 0)) / 1e6
+            axes.errorbar(
+                megabytes,
+                100 * top1["value"],
+                yerr=_whiskers([top1]),
+                color=colour,
+                marker=marker,
+                markersize=7,
+                elinewidth=1,
+                linestyle="none",
+                label=labels.get(variant, variant),
+            )
+            placed.append(megabytes)
+        if placed:
+            axes.set_xscale("log")
+            low, high = min(placed) / 1.6, max(placed) * 1.6
+            axes.set_xlim(low, high)
+            ticks = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+            axes.set_xticks(ticks)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            figure.legend(loc="outside upper center", ncols=3, fontsize=9, columnspacing=1.2, handletextpad=0.3)
+        axes.set_ylim(0, 102)
+        axes.set_xlabel("model and taxon table (MB, log scale)")
+        axes.set_ylabel("species right (%)")
+        return _png(figure)
+
+
+def _whiskers(rows: list[Mapping[str, Any]]) -> list[list[float]]:
+    """Lengths below and above each value, in percent."""
+    bounds = [row["ci95"] or [row["value"]] * 2 for row in rows]
+    # a percentile interval need not hold the value; a negative length would stop matplotlib
+    below = [100 * max(0.0, row["value"] - low) for row, (low, _) in zip(rows, bounds, strict=True)]
+    above = [100 * max(0.0, high - row["value"]) for row, (_, high) in zip(rows, bounds, strict=True)]
+    return [below, above]
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    # without the version of matplotlib in the file, equal figures are equal bytes
+    figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
+    return file.getvalue()

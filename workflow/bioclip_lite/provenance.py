@@ -1,0 +1,456 @@
+"""Two engines, one truth: Snakemake decides by content what DVC decides by content.
+
+Snakemake compares modification times and its private records in ``.snakemake/metadata``; neither survives
+``git clone`` and ``dvc pull``. DVC compares content, but only per stage. Three functions join them:
+
+``write_ledger``  the last job of every stage stores, per output, what made it: rule, code, parameters and the MD5 of
+                  each input and of the output. The ledger is an output of the DVC stage and travels with the artifacts.
+``sync``          before Snakemake builds its graph, every output is compared with the ledgers. Where content proves it
+                  current, Snakemake's record and the file time are brought in line; where it does not, the file is
+                  made to look old. Only times and records of outputs change, never contents.
+``commit``        after a run that Snakemake itself started, dvc.lock is updated.
+
+Two private things of Snakemake are used, its record format and ``FilePersistence._io_read/_io_write``; the pinned
+version and tests/test_provenance.py guard them.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
+from snakemake.persistence.file import FilePersistence
+
+from bioclip_lite.closure import meaning
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import PARTIAL
+
+HASHES = Path(".snakemake/bioclip_lite/hashes.json")  # MD5 by (time, size, inode), so that a file is read once
+AT_START = Path(".snakemake/bioclip_lite/sources.json")  # MD5 of every source file when the run began
+STAMP = ".snakemake_timestamp"  # where Snakemake keeps the time of a directory() output
+JUST_AFTER_NS = 1_000_000  # an output gets a time this much after its newest input
+LONG_AGO_NS = 10**9  # older than everything
+RECIPE = ("rule", "params", "code", "conda_env", "container_img_url", "software_stack_hash")
+
+
+def ledger(stage: str) -> str:
+    return f"data/provenance/{stage}.json"
+
+
+# --------------------------------------------------------------------------- what dvc.yaml says
+
+
+@cache
+def dvc_stages() -> dict[str, dict[str, list[str]]]:
+    """Stage -> its ``deps`` and ``outs`` (the ledger left out), in the order of dvc.yaml, with ${...} filled in."""
+    if not Path("dvc.yaml").exists():
+        return {}
+    params = yaml.safe_load(Path("params.yaml").read_text())
+
+    def value(match: re.Match[str]) -> str:
+        found: Any = params
+        for name in match[1].split("."):
+            found = found[name]
+        return str(found)
+
+    text = re.sub(r"\$\{([\w.]+)\}", value, Path("dvc.yaml").read_text())
+    stages = {}
+    for name, stage in yaml.safe_load(text)["stages"].items():
+        entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
+        outs = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+        if ledger(name) in outs:
+            stages[name] = {"deps": stage.get("deps", []), "outs": [out for out in outs if out != ledger(name)]}
+    return stages
+
+
+def sources() -> Iterator[str]:
+    """Files that stages need and no stage makes."""
+    made = [out for stage in dvc_stages().values() for out in stage["outs"]]
+    for dep in sorted({dep for stage in dvc_stages().values() for dep in stage["deps"]}):
+        if not within(dep, made):
+            yield from files_in(dep)
+
+
+def within(path: str, places: Iterable[str]) -> str | None:
+    """The place that is ``path`` or a folder above it."""
+    return next((place for place in places if path == place or path.startswith(place + "/")), None)
+
+
+def files_in(path: str) -> Iterator[str]:
+    if os.path.isdir(path):
+        for folder, _, names in os.walk(path):
+            yield from (os.path.join(folder, name) for name in names if name not in (STAMP, ".gitignore"))
+    elif os.path.exists(path):
+        yield path
+
+
+# --------------------------------------------------------------------------- content
+
+
+class Hashes:
+    """MD5 of files and folders, computed once per (time, size, inode) and shared with DVC's own hash cache.
+
+    Python code counts by its meaning (closure.meaning), so that a comment makes nothing run again.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._known: dict[str, list[Any]] = json.loads(HASHES.read_text())
+        except (FileNotFoundError, ValueError):
+            self._known = {}
+        self._folders: dict[str, str] = {}
+        self._news: dict[str, str] = {}  # what DVC would otherwise hash again
+        self._dvc: Any = None
+        self.read = 0
+
+    def __getitem__(self, path: str) -> str | None:
+        """MD5 of the content; None if there is nothing at ``path``."""
+        if not os.path.isdir(path):
+            return self._file(path)
+        if path not in self._folders:
+            parts = sorted((os.path.relpath(file, path), self._file(file)) for file in files_in(path))
+            self._folders[path] = hashlib.md5(json.dumps(parts).encode()).hexdigest() + ".dir"
+        return self._folders[path]
+
+    def remembered(self, path: str) -> str | None:
+        """MD5 of the content if it is known without reading the file."""
+        known = self._known.get(path)
+        return known[1] if known and known[0] == self._identity(path) else None
+
+    def touched(self, path: str, md5: str | None) -> None:
+        """The time of ``path`` was changed, its content was not."""
+        if md5 is None:
+            self._known.pop(path, None)
+        else:
+            self._remember(path, md5)
+
+    def save(self) -> None:
+        HASHES.parent.mkdir(parents=True, exist_ok=True)
+        scratch = HASHES.with_suffix(f".{os.getpid()}")
+        scratch.write_text(json.dumps(self._known))
+        scratch.replace(HASHES)
+        if self._news and self._repo():
+            from dvc.fs import localfs
+            from dvc_data.hashfile.hash_info import HashInfo
+
+            news = ((os.path.abspath(p), HashInfo("md5", md5), None) for p, md5 in self._news.items() if os.path.exists(p))
+            self._repo().state.save_many(news, localfs)
+
+    @staticmethod
+    def _identity(path: str) -> list[int]:
+        status = os.stat(path)
+        return [status.st_mtime_ns, status.st_size, status.st_ino]
+
+    def _file(self, path: str) -> str | None:
+        if not os.path.exists(path):
+            return None
+        md5 = self.remembered(path)
+        if md5 is None:
+            md5 = self._ask_dvc(path) or self._compute(path)
+            self._remember(path, md5)
+        return md5
+
+    def _compute(self, path: str) -> str:
+        self.read += 1
+        with open(path, "rb") as file:
+            return meaning(file.read()) if path.endswith(".py") else hashlib.file_digest(file, "md5").hexdigest()
+
+    def _remember(self, path: str, md5: str) -> None:
+        self._known[path] = [self._identity(path), md5]
+        if not path.endswith(".py"):  # DVC hashes the bytes of code, not its meaning
+            self._news[path] = md5
+
+    def _repo(self) -> Any:
+        if self._dvc is None:
+            try:
+                from dvc.repo import Repo
+
+                self._dvc = Repo(".")
+            except Exception:  # no DVC repository here, e.g. a downloaded archive: hash everything ourselves
+                self._dvc = False
+        return self._dvc
+
+    def _ask_dvc(self, path: str) -> str | None:
+        if path.endswith(".py") or not self._repo():
+            return None
+        from dvc.fs import localfs
+
+        _, info = self._repo().state.get(os.path.abspath(path), localfs)
+        return info.value if info is not None and info.name == "md5" else None
+
+
+# --------------------------------------------------------------------------- Snakemake's side
+
+
+class Records:
+    """Snakemake's own record of how each output was made, and the output's time."""
+
+    def __init__(self, hashes: Hashes) -> None:
+        self._store = FilePersistence(nolock=True)
+        self._hashes = hashes
+
+    def get(self, path: str) -> dict[str, Any] | None:
+        return self._store._io_read(self._store._metadata_path, path)
+
+    def in_progress(self, path: str) -> bool:
+        return os.path.exists(self._store._record_path(self._store._incomplete_path, path))
+
+    @staticmethod
+    def time(path: str, as_input: bool = False) -> int:
+        """Nanoseconds, as Snakemake sees them: a link counts itself, as an input also its target."""
+        stamp = os.path.join(path, STAMP)
+        if os.path.isdir(path) and os.path.exists(stamp):
+            return os.stat(stamp).st_mtime_ns
+        own = os.lstat(path).st_mtime_ns
+        return max(own, os.stat(path).st_mtime_ns) if as_input else own
+
+    def describes(self, path: str) -> bool:
+        """Was the file left as it is by the job that the record is about?"""
+        record = self.get(path)
+        if not record or record.get("incomplete") or record.get("endtime") is None:
+            return False
+        return abs(record["endtime"] * 1e9 - self.time(path)) < 1000
+
+    def learn(self, path: str, job: dict[str, Any]) -> None:
+        """Write the record that Snakemake would have if it had run the job here."""
+        seconds = self.time(path) / 1e9
+        record = MetadataRecord(
+            **{field: job.get(field) for field in RECIPE},
+            input=sorted(job["in"]),
+            input_checksums=job.get("sha256", {}),
+            record_format_version=RECORD_FORMAT_VERSION,
+            starttime=seconds,
+            endtime=seconds,
+            incomplete=False,
+        )
+        self._store._write_record(path, record)
+
+    def set_time(self, path: str, ns: int) -> None:
+        described = self.describes(path)
+        target, md5 = path, None
+        if os.path.isdir(path):
+            target = os.path.join(path, STAMP)
+            Path(target).touch()
+        else:
+            md5 = self._hashes.remembered(path)
+        if os.lstat(target).st_nlink > 1:
+            raise UserError(
+                f"{target} is a hard link, and setting its time would reach into the DVC cache; "
+                "run: dvc config cache.type reflink,copy && dvc checkout --relink"
+            )
+        try:
+            os.utime(target, ns=(ns, ns), follow_symlinks=False)
+        except PermissionError:  # somebody else's file that the group may write: only "now" is allowed
+            if ns == LONG_AGO_NS:
+                unknown = MetadataRecord(params=["made by no recorded job"], record_format_version=RECORD_FORMAT_VERSION)
+                self._store._write_record(path, unknown)
+                return
+            os.utime(target, follow_symlinks=False)
+        if target == path:
+            self._hashes.touched(path, md5)
+        if described:
+            record = self.get(path)
+            assert record is not None
+            record["endtime"] = self.time(path) / 1e9
+            self._store._io_write(self._store._metadata_path, record, path)
+
+    def forget(self, path: str) -> bool:
+        """Make Snakemake distrust ``path``; False if it already did."""
+        self._store._delete_record(path)
+        if self.time(path) == LONG_AGO_NS:
+            return False
+        self.set_time(path, LONG_AGO_NS)
+        return True
+
+
+# --------------------------------------------------------------------------- ledgers
+
+
+def load_ledgers() -> dict[str, dict[str, Any]]:
+    """Output -> the job that made it (recipe, md5, ``in``: MD5 of each input), over all stages."""
+    jobs: dict[str, dict[str, Any]] = {}
+    for stage in dvc_stages():
+        try:
+            data = json.loads(Path(ledger(stage)).read_text())
+        except (FileNotFoundError, ValueError):
+            continue
+        for out, job in data["jobs"].items():
+            jobs[out] = data["recipes"][job["recipe"]] | job
+        made_from = {out: job["md5"] for out, job in data["jobs"].items()}
+        jobs[ledger(stage)] = {"rule": stage, "in": made_from | data["also"]}
+    return jobs
+
+
+def in_order(jobs: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Every output after the outputs it was made from."""
+    users: dict[str, list[str]] = {}
+    waiting = {}
+    for out, job in jobs.items():
+        inputs = [path for path in job["in"] if path in jobs]
+        waiting[out] = len(inputs)
+        for path in inputs:
+            users.setdefault(path, []).append(out)
+    ready = deque(out for out, count in waiting.items() if count == 0)
+    while ready:
+        out = ready.popleft()
+        yield out
+        for user in users.get(out, ()):
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                ready.append(user)
+
+
+def sync() -> None:
+    """Bring Snakemake's records and the times of outputs in line with content. Call before the graph is built."""
+    dvc_stages.cache_clear()
+    if not dvc_stages() or any(Path(".snakemake/locks").glob("*.lock")):
+        return  # nothing to do, or another Snakemake works here and has synced already
+    jobs, hashes = load_ledgers(), Hashes()
+    records = Records(hashes)
+    learned = moved = 0
+    unknown = []
+    for out in in_order(jobs):
+        job = jobs[out]
+        if not os.path.lexists(out) or records.in_progress(out):
+            continue
+        if "md5" in job and hashes[out] != job["md5"]:
+            if not records.describes(out) and records.forget(out):  # neither the ledger's nor a run's in this workspace
+                unknown.append(out)
+            continue
+        if not records.describes(out):
+            records.learn(out, job)
+            learned += 1
+        moved += _set_right(out, job, hashes, records)
+    unknown += [path for path in _unrecorded(jobs, records) if records.forget(path)]
+    AT_START.parent.mkdir(parents=True, exist_ok=True)
+    AT_START.write_text(json.dumps({file: hashes[file] for file in sources()}))
+    hashes.save()
+    if learned or moved or unknown:
+        print(
+            f"provenance: {learned} outputs recognised, {moved} times set right, {len(unknown)} of unknown origin; "
+            f"{hashes.read} files read",
+            file=sys.stderr,
+        )
+    for path in unknown[:5]:
+        print(f"provenance: no recorded job made {path} as it is; it will be made again", file=sys.stderr)
+
+
+def _set_right(out: str, job: dict[str, Any], hashes: Hashes, records: Records) -> bool:
+    """Make ``out`` newer than its inputs if they are what it was made from, older than the changed ones otherwise."""
+    times = {path: records.time(path, as_input=True) for path in job["in"] if os.path.exists(path)}
+    changed = [ns for path, ns in times.items() if hashes[path] != job["in"][path]]
+    if changed:
+        if records.time(out) < min(changed):
+            return False
+        records.set_time(out, min(changed) - JUST_AFTER_NS)
+    else:
+        if not times or records.time(out) > max(times.values()):
+            return False
+        records.set_time(out, max(times.values()) + JUST_AFTER_NS)
+    return True
+
+
+def _unrecorded(jobs: dict[str, dict[str, Any]], records: Records) -> Iterator[str]:
+    """Files in output folders that neither a ledger nor a run in this workspace accounts for."""
+    for stage in dvc_stages().values():
+        for path in (file for out in stage["outs"] if out not in jobs for file in files_in(out)):
+            if path in jobs or records.in_progress(path) or records.describes(path):
+                continue
+            folders = [str(folder) for folder in Path(path).parents if str(folder) != "."]
+            if not any(folder in jobs or records.describes(folder) for folder in folders):
+                yield path
+
+
+def write_ledger(stage: str, inputs: Iterable[str]) -> None:
+    """Store what made every output of ``stage``; remove outputs that no job makes any more.
+
+    ``inputs`` are the outputs of the stage, and whatever else its ledger waits for.
+    """
+    outs, hashes = dvc_stages()[stage]["outs"], Hashes()
+    records = Records(hashes)
+    at_start = json.loads(AT_START.read_text()) if AT_START.exists() else {}
+    recipes: list[dict[str, Any]] = []
+    jobs: dict[str, dict[str, Any]] = {}
+    also, edited = {}, set()
+    for path in inputs:
+        if not within(path, outs):
+            also[path] = hashes[path]
+            continue
+        record = records.get(path)
+        if not record:
+            raise UserError(f"Snakemake has no record of how {path} was made; remove it and run again")
+        made_from = {file: hashes[file] for file in record["input"]}
+        for file, md5 in made_from.items():
+            if at_start.get(file, md5) != md5:  # e.g. code edited while jobs were running: nobody knows what they saw
+                records.forget(path)
+                edited.add(file)
+        recipe = {field: record.get(field) for field in RECIPE}
+        if recipe not in recipes:
+            recipes.append(recipe)
+        checksums = record.get("input_checksums") or {}
+        jobs[path] = {"recipe": recipes.index(recipe), "md5": hashes[path], "in": made_from, "sha256": checksums}
+    hashes.save()
+    if edited:
+        raise UserError(f"{', '.join(sorted(edited))} changed while the jobs were running; run again")
+    if not jobs:
+        raise UserError(f"stage {stage} would have no outputs; are its inputs here? (dvc pull)")
+    _remove_orphans(stage, outs, jobs, records)
+    text = json.dumps({"recipes": recipes, "jobs": jobs, "also": also}, sort_keys=True, separators=(",", ":"))
+    target = Path(ledger(stage))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_suffix(".tmp")
+    scratch.write_text(text)
+    scratch.replace(target)
+
+
+def _remove_orphans(stage: str, outs: list[str], jobs: dict[str, dict[str, Any]], records: Records) -> None:
+    for folder in [folder for out in outs for folder in Path(out).rglob(PARTIAL + "*")]:
+        shutil.rmtree(folder, ignore_errors=True)  # left behind by a killed job
+    for path in [file for out in outs if out not in jobs for file in files_in(out)]:
+        if path in jobs or any(str(folder) in jobs for folder in Path(path).parents):
+            continue
+        if not records.get(path):
+            raise UserError(f"{path} is in an output folder of stage {stage}, but no rule makes it; move it elsewhere")
+        os.remove(path)
+
+
+def commit(rules: Iterable[str]) -> None:
+    """Record in dvc.lock the stages among ``rules`` whose ledger it does not hold yet.
+
+    Does nothing when DVC started this run: it writes dvc.lock itself, and its repository is locked meanwhile.
+    """
+    if "DVC_STAGE" in os.environ:
+        return
+    hashes, named = Hashes(), set(rules)
+    locked = _locked_ledgers()
+    todo = [stage for stage in dvc_stages() if stage in named and hashes[ledger(stage)] not in (None, locked.get(stage))]
+    if todo and subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *todo]).returncode:
+        print(f"dvc.lock is not up to date; run: dvc commit -f {' '.join(todo)} (or dvc repro)", file=sys.stderr)
+
+
+def _locked_ledgers() -> dict[str, str | None]:
+    """Stage -> MD5 of its ledger in dvc.lock."""
+    if not Path("dvc.lock").exists():
+        return {}
+    stages = yaml.safe_load(Path("dvc.lock").read_text()).get("stages", {})
+    return {
+        name: next((out.get("md5") for out in stage.get("outs", []) if out["path"] == ledger(name)), None)
+        for name, stage in stages.items()
+    }
+
+
+if __name__ == "__main__":
+    try:
+        write_ledger(sys.argv[1], sys.argv[2:])
+    except UserError as error:
+        sys.exit(f"{sys.argv[1]}: {error}")

@@ -1,0 +1,21 @@
+"""Random numbers that depend on names, not on the order of calls or the number of workers."""
+
+import hashlib
+
+import numpy as np
+
+
+def digest(*names: object) -> int:
+    """A 64-bit integer from any printable names, the same on every machine and run."""
+    text = "\x1f".join(map(str, names)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def generator(*names: object) -> np.random.Generator:
+    """A NumPy generator seeded by names, e.g. ``generator(seed, "logits", key, view)``."""
+    return np.random.Generator(np.random.PCG64(digest(*names)))
+
+
+def uniform(*names: object) -> float:
+    """One number in [0, 1) from names."""
+    return digest(*names) / 2**64

@@ -1,0 +1,521 @@
+"""report.html: one page that explains metrics.json, without a request to any other file or host."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from bioclip_lite.taxonomy import RANKS
+
+# variant -> name and what it is
+VARIANTS = {
+    "teacher": ("Teacher", "the CLIP model that the others learn from"),
+    "student": ("Student", "the small network, distilled from the teacher, float32"),
+    "pruned": ("Pruned", "the student with channels removed and trained on, float32"),
+    "int8": ("INT8", "the pruned student on the 8-bit grid, computed in PyTorch"),
+    "tfjs": ("Web model", "the files that ship: TensorFlow.js, run in Node on the JPEG files"),
+    "control": ("Control", "the student's network trained on labels alone, without a teacher"),
+    "random": ("Random", "a species drawn by lot"),
+}
+LABELS = {variant: name for variant, (name, _) in VARIANTS.items()}
+SHIPPED = "tfjs"
+
+
+@dataclass(frozen=True)
+class Name:
+    """A taxon as the page shows it."""
+
+    scientific: str
+    common: str | None
+    italic: bool = True  # genus and species are set in italics
+
+
+@dataclass(frozen=True)
+class Example:
+    """One test photograph and what the shipped model says; ``jpeg`` is a thumbnail's file content."""
+
+    jpeg: bytes
+    truth: Name
+    answer: Name
+    probability: float
+    right: bool
+    shared: str | None  # the lowest rank that truth and answer share
+    credit: str
+
+
+@dataclass(frozen=True)
+class Weak:
+    """A species that the shipped model often gets wrong."""
+
+    name: Name
+    images: int
+    right: int
+    mistaken: Sequence[tuple[Name, int]]  # most frequent wrong answers
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where the photographs come from."""
+
+    images: Mapping[str, int]  # per split
+    licences: Mapping[str, int]  # of the test photographs
+    sources: Mapping[str, int]
+    teacher: str = ""
+
+
+def render(
+    metrics: Mapping[str, Any],
+    figures: Mapping[str, bytes],
+    sample: Sample,
+    examples: Sequence[Example],
+    weakest: Sequence[Weak],
+) -> str:
+    """The whole page.
+
+    Args:
+        metrics: the content of metrics.json.
+        figures: PNG files "per_rank" and "accuracy_by_size".
+        sample, examples, weakest: what metrics.json does not hold; the last two may be empty.
+    """
+    variants, protocol = metrics["variants"], metrics["protocol"]
+    body = "\n".join(
+        section
+        for section in (
+            _head(variants, protocol),
+            _variant_table(variants),
+            _figures(variants, figures),
+            _rank_table(variants),
+            _strata(variants),
+            _examples(examples),
+            _weakest(weakest),
+            _about(variants, protocol, sample),
+        )
+        if section
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
+        "style-src 'unsafe-inline'\">\n"
+        f"<title>Evaluation of a species classifier</title>\n<style>{_CSS}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+# ---- numbers as text
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _range(row: Mapping[str, Any]) -> str:
+    return "" if row["ci95"] is None else f"{percent(row['ci95'][0])}–{percent(row['ci95'][1])}"
+
+
+def points(value: float | None) -> str:
+    """A difference in percentage points, with its sign."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:+.1f}"
+    return text.replace("-", "−") if float(text) else "0.0"
+
+
+def _points_range(row: Mapping[str, Any]) -> str:
+    return "" if row["ci95"] is None else f"{points(row['ci95'][0])} to {points(row['ci95'][1])}"
+
+
+def size(count: float | None) -> str:
+    """Bytes in decimal units."""
+    if not count:
+        return "–"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:.0f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def _quantity(count: float | None) -> str:
+    if not count:
+        return "–"
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:.0f}"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _count(number: int, singular: str, plural: str | None = None) -> str:
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def _stored(variant: Mapping[str, Any]) -> float | None:
+    """Bytes of model and taxon table."""
+    return variant["bytes"] + (variant.get("table_bytes") or 0) if variant.get("bytes") else None
+
+
+# ---- sections
+
+
+def _head(variants: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+    shipped, teacher = variants[SHIPPED], variants["teacher"]
+    top1, family = shipped["top1"], shipped["per_rank"]["family"]
+    latency = shipped.get("latency_ms") or {}
+    cards = [
+        _card("Species right", _with_unit(percent(top1["value"]), "%"), f"95 % interval {_range(top1) or 'not known'}"),
+        _card("Family right", _with_unit(percent(family["value"]), "%"), f"95 % interval {_range(family) or 'not known'}"),
+        _card("Size", size(_stored(shipped)), f"teacher {size(_stored(teacher))}"),
+        _card("Time per photograph", _with_unit(_milliseconds(latency.get("median")), " ms"), latency.get("runtime", "")),
+    ]
+    lead = (
+        f"Web model on {_count(protocol['n_images'], 'test photograph')} of "
+        f"{_count(protocol['n_groups'], 'observation')}; it chooses among "
+        f"{_count(protocol['label_space'], 'taxon', 'taxa')}."
+    )
+    sentences = "".join(f"<li>{sentence}</li>" for sentence in headlines(variants))
+    return (
+        f'<header><h1>How well does it name species?</h1><p class="lead">{lead}</p></header>\n'
+        f'<div class="cards">{"".join(cards)}</div>\n<ul class="findings">{sentences}</ul>'
+    )
+
+
+def _card(title: str, value: str, note: str) -> str:
+    return f'<div class="card"><h2>{title}</h2><p class="big">{value}</p><p class="note">{escape(note)}</p></div>'
+
+
+def _with_unit(number: str, unit: str) -> str:
+    return number if number == "–" else f"{number}{unit}"
+
+
+def headlines(variants: Mapping[str, Any]) -> list[str]:
+    """The findings as HTML sentences; what cannot be said for lack of photographs is left out."""
+    shipped = variants[SHIPPED]
+    found = []
+    top1, top5 = shipped["top1"], shipped["top5"]
+    if top1["value"] is not None:
+        found.append(
+            f"The web model names the species right for <b>{percent(top1['value'])} %</b> of "
+            f"{_count(top1['n_images'], 'photograph')} of {_count(top1['n_classes'], 'species', 'species')}"
+            f"{_bracket('95 % interval ', _range(top1))}; for {percent(top5['value'])} % the species is among its first "
+            f"five answers. The teacher reaches {percent(variants['teacher']['top1']['value'])} %."
+        )
+    family = shipped["per_rank"]["family"]
+    if family["value"] is not None:
+        found.append(
+            f"The family is right for <b>{percent(family['value'])} %</b>{_bracket('', _range(family))} of "
+            f"{_count(family['n_images'], 'photograph')} of {_count(family['n_classes'], 'family', 'families')}."
+        )
+    for other, what in (
+        ("control", "than the same network trained on labels alone"),
+        ("student", "than the student before pruning and 8-bit weights"),
+    ):
+        difference = shipped["difference_to"][other]["top1"]
+        if difference["value"] is not None:
+            found.append(_compared(difference, what))
+    stored, full = _stored(shipped), _stored(variants["teacher"])
+    if stored and full:
+        found.append(
+            f"Model and taxon table take <b>{size(stored)}</b>, {100 * stored / full:.2g} % of the teacher's {size(full)}."
+        )
+    unseen = shipped["strata"]["unseen"]["species"]
+    if unseen["value"] is not None:
+        relatives = shipped["strata"]["unseen"]["family"]
+        found.append(
+            f"Of the {_count(unseen['n_classes'], 'species', 'species')} without a training photograph "
+            f"({_count(unseen['n_images'], 'test photograph')}) it names {percent(unseen['value'])} % to species and "
+            f"{percent(relatives['value'])} % to family."
+        )
+    return found
+
+
+def _compared(difference: Mapping[str, Any], what: str) -> str:
+    value, bounds = difference["value"], difference["ci95"]
+    word = "more" if value > 0 else "fewer"
+    unsure = ", which includes 0" if bounds and bounds[0] <= 0 <= bounds[1] else ""
+    amount = f"<b>{percent(abs(value))} points</b> {word}" if float(percent(value)) else "<b>as many</b>"
+    if amount.startswith("<b>as"):
+        what = what.replace("than", "as", 1)
+    return f"It is right about {amount} species {what}{_bracket('95 % interval ', _points_range(difference), unsure)}."
+
+
+def _bracket(before: str, text: str, after: str = "") -> str:
+    return f" ({before}{text}{after})" if text else ""
+
+
+def _variant_table(variants: Mapping[str, Any]) -> str:
+    header = ("Model", "Species right, %", "Top 5, %", "Against teacher, points", "Same as teacher, %", "Size",
+              "Operations", "Time, ms")  # fmt: skip
+    rows = []
+    for variant, metrics in variants.items():
+        name, what = VARIANTS.get(variant, (variant, ""))
+        difference = metrics.get("difference_to", {}).get("teacher", {}).get("top1")
+        agreement = metrics.get("agreement_with_teacher")
+        latency = metrics.get("latency_ms") or {}
+        table = metrics.get("table_bytes")
+        cells = (
+            _cell(percent(metrics["top1"]["value"]), _range(metrics["top1"])),
+            _cell(percent(metrics["top5"]["value"]), _range(metrics["top5"])),
+            _cell(points(difference["value"]), _points_range(difference)) if difference else _cell("–"),
+            _cell(percent(agreement["value"]), _range(agreement)) if agreement else _cell("–"),
+            _cell(size(metrics.get("bytes")), f"+ {size(table)} taxa" if table else ""),
+            _cell(_quantity(metrics.get("macs")), f"{_quantity(metrics['params'])} parameters" if metrics.get("params") else ""),
+            _cell(_milliseconds(latency.get("median")), latency.get("runtime", "")),
+        )
+        tds = "".join(f'<td data-label="{escape(label)}">{cell}</td>' for label, cell in zip(header[1:], cells, strict=True))
+        shipped = ' class="shipped"' if variant == SHIPPED else ""
+        rows.append(f'<tr{shipped}><th scope="row">{escape(name)}<small>{escape(what)}</small></th>{tds}</tr>')
+    top1 = next(iter(variants.values()))["top1"]
+    return (
+        "<section><h2>The same photographs, every model</h2>"
+        f'<table class="variants"><thead><tr>{"".join(f"<th scope=col>{h}</th>" for h in header)}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+        f'<p class="caption">{_count(top1["n_images"], "photograph")} whose species is known, '
+        f"{_count(top1['n_classes'], 'species', 'species')}. Small print: 95 % intervals. Operations: multiply-accumulates "
+        "for one photograph. Time: median for one photograph on one thread, without decoding and scaling it; compare "
+        "times of one runtime only.</p></section>"
+    )
+
+
+def _cell(value: str, small: str = "") -> str:
+    return f"{escape(value)}<small>{escape(small)}</small>" if small else escape(value)
+
+
+def _figures(variants: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
+    top1 = variants[SHIPPED]["top1"]
+    captions = {
+        "per_rank": (
+            "Share of photographs whose taxon is right at each rank",
+            "The answer at a rank is the taxon with the largest summed probability. Bars: 95 % intervals.",
+        ),
+        "accuracy_by_size": (
+            "Share of photographs whose species is right, by size",
+            f"n = {_count(top1['n_images'], 'photograph')}. Dotted: the baseline that stores nothing. "
+            "Bars: 95 % intervals.",
+        ),
+    }
+    shown = "".join(
+        f'<figure><img src="data:image/png;base64,{base64.b64encode(figures[name]).decode()}" alt="{title}">'
+        f"<figcaption><b>{title}.</b> {text}</figcaption></figure>"
+        for name, (title, text) in captions.items()
+        if name in figures
+    )
+    return f'<div class="figures">{shown}</div>'
+
+
+def _rank_table(variants: Mapping[str, Any]) -> str:
+    head = "".join(f"<th scope=col>{escape(LABELS.get(v, v))}</th>" for v in variants)
+    rows = []
+    for rank in RANKS:
+        first = next(iter(variants.values()))["per_rank"][rank]
+        n = f"{_count(first['n_images'], 'photograph')}, {_taxa(first['n_classes'], first['label_space'])}"
+        cells = "".join(
+            f"<td>{_cell(percent(m['per_rank'][rank]['value']), _range(m['per_rank'][rank]))}</td>" for m in variants.values()
+        )
+        rows.append(f'<tr><th scope="row">{rank.capitalize()}<small>{n}</small></th>{cells}</tr>')
+    macro = "".join(f"<td>{percent(m['per_rank']['species']['macro']['value'])}</td>" for m in variants.values())
+    rows.append(f'<tr class="rule"><th scope="row">Species, macro<small>mean over species</small></th>{macro}</tr>')
+    return (
+        "<section><h2>Right at each rank, %</h2>"
+        f'<div class="scroll"><table class="ranks"><thead><tr><th scope=col>Rank</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        '<p class="caption">Photographs known only to genus or family count at the ranks they have.</p></section>'
+    )
+
+
+def _taxa(scored: int, space: int) -> str:
+    return f"{scored:,} of {_count(space, 'taxon', 'taxa')}"
+
+
+def _strata(variants: Mapping[str, Any]) -> str:
+    first = next(iter(variants.values()))["strata"]
+    if not first["unseen"]["species"]["n_images"]:
+        return (
+            "<section><h2>Species without training photographs</h2>"
+            "<p>Every species of the test photographs has training photographs.</p></section>"
+        )
+    columns = [(s, q) for s in ("seen", "unseen") for q in ("species", "family")]
+    titles = {"seen": "trained on", "unseen": "never trained on"}
+    head = "".join(f"<th scope=col>{q.capitalize()}<small>{titles[s]}</small></th>" for s, q in columns)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(LABELS.get(v, v))}</th>'
+        + "".join(f"<td>{_cell(percent(m['strata'][s][q]['value']), _range(m['strata'][s][q]))}</td>" for s, q in columns)
+        + "</tr>"
+        for v, m in variants.items()
+    )
+    n = "; ".join(
+        f"{titles[s]}: {_count(first[s]['species']['n_classes'], 'species', 'species')}, "
+        f"{_count(first[s]['species']['n_images'], 'photograph')}"
+        for s in ("seen", "unseen")
+    )
+    return (
+        "<section><h2>Species with and without training photographs, % right</h2>"
+        f'<table class="strata"><thead><tr><th scope=col>Model</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        f'<p class="caption">{n[0].upper() + n[1:]}. The teacher may have seen more species than the student.</p></section>'
+    )
+
+
+def _examples(examples: Sequence[Example]) -> str:
+    if not examples:
+        return ""
+    groups = ((True, "Right"), (False, "Wrong"))
+    blocks = []
+    for right, title in groups:
+        shown = [e for e in examples if e.right == right]
+        if shown:
+            blocks.append(f"<h3>{title}</h3><div class=\"gallery\">{''.join(map(_example, shown))}</div>")
+    return (
+        "<section><h2>Examples</h2>" + "".join(blocks) + '<p class="caption">Drawn by lot among the right and among the '
+        "wrong answers of the web model, so their numbers say nothing about its accuracy. Per cent: the probability "
+        "that the model gives its answer.</p></section>"
+    )
+
+
+def _example(example: Example) -> str:
+    image = base64.b64encode(example.jpeg).decode()
+    answer = f"<p>{_taxon(example.truth)}</p><p class=\"note\">{100 * example.probability:.0f} %</p>"
+    if not example.right:
+        shared = f"; both in the same {example.shared}" if example.shared else ""
+        answer = (
+            f"<p>{_taxon(example.truth)}</p>"
+            f'<p class="note">taken for {_taxon(example.answer)}, {100 * example.probability:.0f} %{shared}</p>'
+        )
+    credit = f'<p class="credit">{escape(example.credit)}</p>' if example.credit else ""
+    mark = '<span class="mark ok">✓</span>' if example.right else '<span class="mark no">✗</span>'
+    alt = escape(example.truth.scientific, quote=True)
+    return (
+        f'<div class="example"><div class="photo"><img src="data:image/jpeg;base64,{image}" alt="{alt}">{mark}</div>'
+        f"{answer}{credit}</div>"
+    )
+
+
+def _taxon(name: Name) -> str:
+    scientific = f"<i>{escape(name.scientific)}</i>" if name.italic else escape(name.scientific)
+    return f"{escape(name.common)} <span class=\"sci\">{scientific}</span>" if name.common else scientific
+
+
+def _weakest(weakest: Sequence[Weak]) -> str:
+    if not weakest:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{_taxon(w.name)}</th><td>{w.right} of {w.images}</td>'
+        f"<td class=\"text\">{', '.join(f'{_taxon(name)} ({n})' for name, n in w.mistaken) or '–'}</td></tr>"
+        for w in weakest
+    )
+    return (
+        "<section><h2>Species that the web model gets wrong most</h2>"
+        '<table class="weak"><thead><tr><th scope=col>Species</th><th scope=col>Right</th>'
+        f"<th scope=col>Most often taken for</th></tr></thead><tbody>{rows}</tbody></table>"
+        '<p class="caption">Few photographs per species: the order is a hint, not a measurement.</p></section>'
+    )
+
+
+def _about(variants: Mapping[str, Any], protocol: Mapping[str, Any], sample: Sample) -> str:
+    splits = ", ".join(f"{name} {n:,}" for name, n in sample.images.items())
+    facts = [
+        ("Test photographs", f"{protocol['n_images']:,} of {_count(protocol['n_groups'], 'observation')}"),
+        ("Label space", f"{_count(protocol['label_space'], 'taxon', 'taxa')}; every model chooses among all of them"),
+        ("Photographs per split", splits),
+        ("Sources of the test photographs", _listed(sample.sources)),
+        ("Licences of the test photographs", _listed(sample.licences)),
+        ("Teacher", sample.teacher),
+        ("Intervals", f"bootstrap over observations, {protocol['bootstrap']['resamples']:,} resamples, the same for every "
+         "model; they tell how far the result depends on the photographs drawn, not on the seed of the training"),
+        ("Protocol", f"{protocol['id']}: figures with another protocol id must not be compared with these"),
+    ]  # fmt: skip
+    runtimes = {
+        LABELS.get(v, v): m["latency_ms"] for v, m in variants.items() if (m.get("latency_ms") or {}).get("runtime")
+    }
+    if runtimes:
+        facts.append(("Times", "; ".join(f"{v}: {_timing(t)}" for v, t in runtimes.items())))
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(text)}</dd>" for k, text in facts if text)
+    return f"<section><h2>About these figures</h2><dl>{rows}</dl></section>"
+
+
+def _timing(latency: Mapping[str, Any]) -> str:
+    return (
+        f"{latency['runtime']}, median {_milliseconds(latency['median'])} ms, minimum {_milliseconds(latency['min'])} ms "
+        f"of {latency['n']} runs, {_count(latency.get('threads') or 1, 'thread')}"
+    )
+
+
+def _listed(counts: Mapping[str, int], most: int = 8) -> str:
+    first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    text = ", ".join(f"{name} ({n:,})" for name, n in first[:most])
+    return text + (f" and {len(first) - most} more" if len(first) > most else "")
+
+
+_CSS = """
+:root { color-scheme: light; --ink: #1c2126; --soft: #5c6670; --line: #dfe3e6; --tint: #f5f7f8; --mark: #d55e00; }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
+  "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
+main { max-width: 1060px; margin: 0 auto; padding: 32px 24px 64px; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.01em; }
+h2 { font-size: 20px; line-height: 1.3; margin: 44px 0 10px; }
+h3 { font-size: 15px; margin: 16px 0 8px; color: var(--soft); font-weight: 600; }
+p { margin: 0; }
+.lead { color: var(--soft); }
+.cards { display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin: 24px 0 20px; }
+.card { border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px; }
+.card h2 { font-size: 13px; font-weight: 600; color: var(--soft); margin: 0; }
+.big { font-size: 28px; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums; }
+.note, .caption, small, .credit { color: var(--soft); font-size: 13px; line-height: 1.4; }
+.findings { padding-left: 20px; margin: 0; max-width: 76ch; } .findings li { margin: 6px 0; }
+.caption { margin-top: 8px; max-width: 90ch; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; vertical-align: top; padding: 7px 0 7px 14px; border-bottom: 1px solid var(--line); }
+thead th { font-size: 13px; line-height: 1.3; color: var(--soft); font-weight: 600; vertical-align: bottom;
+  border-bottom: 2px solid var(--ink); }
+th:first-child, .text, thead th:last-child:nth-child(3) { text-align: left; } th:first-child { padding-left: 0; }
+tbody th { font-weight: 600; }
+small { display: block; font-weight: 400; font-size: 12px; }
+.shipped > * { background: #fdf3ec; } .shipped > th { box-shadow: inset 3px 0 var(--mark); padding-left: 10px; }
+.variants th[scope=row] { max-width: 230px; } .variants td { white-space: nowrap; }
+.rule > * { border-top: 2px solid var(--line); }
+.scroll { overflow-x: auto; }
+.ranks td, .ranks th { white-space: nowrap; }
+.figures { display: grid; grid-template-columns: 1fr 1fr; gap: 28px; margin-top: 40px; }
+figure { margin: 0; break-inside: avoid; } figure img { width: 100%; display: block; }
+figcaption { font-size: 13px; line-height: 1.4; color: var(--soft); margin-top: 6px; } figcaption b { color: var(--ink); }
+.gallery { display: grid; grid-template-columns: repeat(6, 1fr); gap: 16px 14px; }
+.example { font-size: 13px; line-height: 1.35; break-inside: avoid; min-width: 0; overflow-wrap: anywhere; }
+.photo { position: relative; margin-bottom: 6px; }
+.photo img { width: 100%; aspect-ratio: 1; object-fit: cover; display: block; border-radius: 6px; background: var(--tint); }
+.mark { position: absolute; right: 6px; bottom: 6px; width: 20px; height: 20px; border-radius: 50%; color: #fff;
+  font-size: 12px; line-height: 20px; text-align: center; }
+.ok { background: #00785a; } .no { background: #b34700; }
+.example .note { font-size: 12px; } .credit { font-size: 11px; }
+.sci { color: var(--soft); }
+.weak th, .weak td { font-weight: 400; } .weak td:nth-child(2) { white-space: nowrap; }
+dl { display: grid; grid-template-columns: 220px 1fr; gap: 6px 20px; margin: 0; font-size: 14px; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+section { break-inside: auto; } tr { break-inside: avoid; }
+@media (max-width: 720px) {
+  main { padding: 20px 16px 48px; } h1 { font-size: 25px; }
+  .cards { grid-template-columns: 1fr 1fr; gap: 8px; } .big { font-size: 23px; } .card { padding: 9px 11px; }
+  .figures { grid-template-columns: 1fr; }
+  .gallery { grid-template-columns: repeat(3, 1fr); gap: 14px 10px; }
+  .variants thead { display: none; }
+  .variants, .variants tbody { display: block; }
+  .variants tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 16px; border-bottom: 1px solid var(--line); padding: 10px 0; }
+  .variants th[scope=row] { grid-column: 1 / -1; max-width: none; border: 0; padding: 0 0 4px; }
+  .variants td { border: 0; padding: 3px 0; text-align: left; }
+  .variants td::before { content: attr(data-label); display: block; font-size: 12px; color: var(--soft); }
+  .shipped { border-left: 3px solid var(--mark); padding-left: 10px !important; background: #fdf3ec; }
+  .shipped > th { box-shadow: none; } .shipped > * { background: none; }
+  .ranks, .strata { font-size: 14px; } .ranks th, .ranks td, .strata td { padding-left: 10px; }
+  .ranks small, .strata small { font-size: 11px; }
+  .ranks th:first-child { position: sticky; left: 0; background: #fff; white-space: normal; min-width: 92px; }
+  .weak { font-size: 14px; }
+  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 10px; }
+}
+@media print {
+  body { font-size: 11px; } main { max-width: none; padding: 0; } h2 { margin-top: 22px; break-after: avoid; }
+  .shipped > *, .card { print-color-adjust: exact; } .scroll { overflow: visible; }
+  th, td { padding-left: 8px; } small { font-size: 9px; } .gallery { grid-template-columns: repeat(6, 1fr); }
+}
+"""

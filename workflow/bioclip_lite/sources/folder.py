@@ -1,0 +1,2 @@
+def samples(params): raise NotImplementedError
+def read(params, locator): raise NotImplementedError

@@ -1,0 +1,47 @@
+"""What every source speaks of: photographs, and why one of them cannot be used."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bioclip_lite import taxonomy
+from bioclip_lite.randomness import digest
+
+SPLITS = ("pretrain", "train", "val", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One photograph. ``group`` is the observation: photographs of one individual, which never part into two splits."""
+
+    key: str  # [0-9a-z_-]+, unique and stable
+    locator: str  # what ``read`` needs to find the file
+    group: str
+    path: taxonomy.Path  # seven ranks, None where unknown
+    common_name: str | None = None
+    split: str | None = None  # None: the index deals it
+    licence: str | None = None
+    attribution: str | None = None
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A photograph, or the place where one should be, that is left out."""
+
+    locator: str
+    reason: str
+    detail: str
+
+
+class Source(Protocol):
+    def samples(self, params: dict[str, Any]) -> Iterator[Sample | Reject]: ...
+
+    def read(self, params: dict[str, Any], locator: str) -> bytes: ...
+
+
+def key_of(locator: str) -> str:
+    """A sample key from a locator: readable from the file's stem, unique from a hash of the whole."""
+    stem = locator.replace("\\", "/").rsplit("/", 1)[-1].split(".", 1)[0]
+    readable = re.sub(r"[^0-9a-z_]+", "-", stem.lower()).strip("-")[:40]
+    return f"{readable or 'image'}-{digest('key', locator) % 16**12:012x}"

@@ -1,0 +1,105 @@
+"""Replayable augmentation: a view is a short row of numbers that means the same at every image size.
+
+Teacher and student see the same view of a photograph, each at its own resolution. All quantities are fractions
+(MobileCLIP, arXiv 2311.17049, section 4, stores such parameters too, but with translations in pixels, which replay
+wrongly when the sizes differ). A row has the columns::
+
+    area, log_aspect, x, y,  then for each operation: number in OPERATIONS, amount
+
+``area`` is the share of the image that the crop covers, 0 for the plain view (preprocessing only); ``log_aspect`` the
+logarithm of the crop's width / height; ``x``, ``y`` in [0, 1] its place between left and right, top and bottom. The
+amount of an operation lies in [-1, 1], where 0 changes nothing.
+
+There is no mirror image: left and right differ in some organisms (snails, flatfish), and MobileCLIP does without.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from bioclip_lite.preprocess import preprocess as plain
+from bioclip_lite.preprocess import to_array
+
+VERSION = "1"  # part of a cache's identity: raise it whenever the same row would give other pixels
+OPERATIONS = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y", "brightness", "contrast", "saturation")
+_FILL = (124, 116, 104)  # the mean colour of ImageNet, where an operation uncovers what is outside the photograph
+_LOG_ASPECT = math.log(4 / 3)
+_MAX_ROTATION = math.radians(30)
+_MAX_SHEAR = 0.3  # shift of one edge against the other, as a share of the side
+_MAX_SHIFT = 0.3  # share of the side
+_MAX_ENHANCE = 0.9  # factor 0.1 to 1.9
+
+
+def columns(operations: int) -> int:
+    """The length of a row."""
+    return 4 + 2 * operations
+
+
+def plain_view(operations: int) -> np.ndarray:
+    """The row that stands for preprocessing alone: float32 zeros."""
+    return np.zeros(columns(operations), np.float32)
+
+
+def draw(rng: np.random.Generator, params: dict[str, Any]) -> np.ndarray:
+    """A random view: float32 of shape (columns(params["operations"]),).
+
+    ``params``: ``crop_scale`` [low, high] area of the crop; ``operations`` how many; ``magnitude`` in [0, 1].
+    """
+    low, high = params["crop_scale"]
+    row = [rng.uniform(low, high), rng.uniform(-_LOG_ASPECT, _LOG_ASPECT), rng.uniform(), rng.uniform()]
+    for _ in range(params["operations"]):
+        row += [rng.integers(len(OPERATIONS)), params["magnitude"] * rng.uniform(-1, 1)]
+    return np.array(row, np.float32)
+
+
+def apply(image: Image.Image, row: np.ndarray, preprocess: dict[str, Any]) -> np.ndarray:
+    """The view ``row`` of an RGB photograph as a model with ``preprocess`` sees it: float32 (3, size, size)."""
+    if row[0] == 0:
+        return plain(image, preprocess)
+    size = preprocess["size"]
+    image = image.convert("RGB") if image.mode != "RGB" else image
+    image = image.resize((size, size), Image.Resampling.BICUBIC, box=crop_box(image.width, image.height, row))
+    for number, amount in row[4:].reshape(-1, 2):
+        image = _operate(image, OPERATIONS[int(number)], float(amount))
+    return to_array(image, preprocess)
+
+
+def crop_box(width: int, height: int, row: np.ndarray) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) in pixels, not rounded, within an image of ``width`` x ``height``."""
+    area, log_aspect, x, y = (float(value) for value in row[:4])
+    side = math.sqrt(area * width * height)
+    w = min(side * math.exp(log_aspect / 2), float(width))
+    h = min(side * math.exp(-log_aspect / 2), float(height))
+    left, top = x * (width - w), y * (height - h)
+    return left, top, min(left + w, float(width)), min(top + h, float(height))
+
+
+def _operate(image: Image.Image, operation: str, amount: float) -> Image.Image:
+    if operation == "brightness":
+        return ImageEnhance.Brightness(image).enhance(1 + _MAX_ENHANCE * amount)
+    if operation == "contrast":
+        return ImageEnhance.Contrast(image).enhance(1 + _MAX_ENHANCE * amount)
+    if operation == "saturation":
+        return ImageEnhance.Color(image).enhance(1 + _MAX_ENHANCE * amount)
+    a, b, c, d = 1.0, 0.0, 0.0, 1.0
+    shift_x = shift_y = 0.0
+    if operation == "rotate":
+        a = d = math.cos(_MAX_ROTATION * amount)
+        b = math.sin(_MAX_ROTATION * amount)
+        c = -b
+    elif operation == "shear_x":
+        b = _MAX_SHEAR * amount
+    elif operation == "shear_y":
+        c = _MAX_SHEAR * amount
+    elif operation == "translate_x":
+        shift_x = _MAX_SHIFT * amount * image.width
+    else:
+        shift_y = _MAX_SHIFT * amount * image.height
+    # Pillow maps output to input coordinates; both are measured here from the centre of the image.
+    cx, cy = image.width / 2, image.height / 2
+    matrix = (a, b, cx - a * cx - b * cy + shift_x, c, d, cy - c * cx - d * cy + shift_y)
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR, fillcolor=_FILL
+    )

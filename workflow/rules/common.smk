@@ -1,0 +1,92 @@
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+# Jobs run the package of this checkout, with the Python that runs Snakemake, activated or not.
+PACKAGE = str(Path(workflow.basedir) / "workflow")
+os.environ["PYTHONPATH"] = PACKAGE
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+sys.path.insert(0, PACKAGE)
+
+from bioclip_lite import params as parameters
+from bioclip_lite import provenance
+from bioclip_lite.closure import closure
+from bioclip_lite.errors import UserError
+
+try:
+    parameters.check(config)
+    parameters.check_sources(config)
+    # Only the coordinating process touches file times; jobs on a cluster parse this file too.
+    if workflow.is_main_process:
+        provenance.sync()
+except UserError as error:
+    raise WorkflowError(str(error))
+
+SPLITS = [split for split, count in config["shard"]["counts"].items() if count]
+STUDENT = ["student.json", "model.safetensors", "preprocess.json"]
+TEACHER = ["open_clip_config.json", "open_clip_model.safetensors", "preprocess.json", "teacher.json"]
+
+
+wildcard_constraints:
+    split="[a-z]+",
+    shard=r"[a-z]+-\d{5}",
+    variant="[a-z0-9]+",
+
+
+def code(*modules):
+    """The files of the package that a job imports: a change in their meaning runs the job again."""
+    return closure(*modules)
+
+
+def section(stage):
+    """A stage's parameters as the one argument that its jobs get, so that what ran is what is recorded."""
+    return json.dumps(config[stage], sort_keys=True)
+
+
+def shards(*splits):
+    """Names of the shards of some splits, from params.yaml alone."""
+    counts = config["shard"]["counts"]
+    return [f"{split}-{n:05d}" for split in splits for n in range(counts[split])]
+
+
+def weights(name):
+    """A file of initial weights as an input; none if the parameter is null or no file in data/weights."""
+    path = f"data/weights/{name}"
+    return [path] if name and Path(path).is_file() else []
+
+
+def ready(environment, lock):
+    """The file that marks an environment as made from this version of its lock file."""
+    with open(lock, "rb") as file:
+        return f"{environment}/ready-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+
+
+def cached(*splits):
+    """The teacher cache and the photographs it belongs to."""
+    return [
+        *expand("data/shard/{shard}.tar", shard=shards(*splits)),
+        *expand("data/logits/{shard}.safetensors", shard=shards(*splits)),
+        "data/shard/sizes.json",
+        "data/logits/taxa.safetensors",
+        "data/index/taxa.parquet",
+    ]
+
+
+def teacher_inputs(wildcards):
+    """What the chosen kind of teacher reads besides its code."""
+    teacher = config["teacher"]
+    kind = teacher["kind"]
+    if kind == "pretrained":
+        return weights(teacher["pretrained"]["weights"])
+    splits = [split for split in (teacher["train"]["splits"] if kind == "train" else ["train"]) if split in SPLITS]
+    return [
+        *expand("data/shard/{shard}.tar", shard=shards(*splits, "val")),
+        *expand("data/caption/{shard}.parquet", shard=shards(*splits, "val")),
+        "data/shard/sizes.json",
+        "data/index/taxa.parquet",
+        *(weights(teacher["lit"]["weights"]) if kind == "lit" else []),
+    ]

@@ -1,0 +1,52 @@
+rule train_student:
+    input:
+        code("stages.distill"),
+        weights(config["distill"]["weights"]),
+        data=cached("train", "val"),
+    output:
+        expand("data/distill/model/{file}", file=STUDENT),
+        "data/distill/history.parquet",
+    log:
+        "logs/distill/student.log",
+    threads: 8
+    resources:
+        mem_mb=8000,
+        runtime=2880,
+    params:
+        section=section("distill"),
+    shell:
+        "python -m bioclip_lite distill student --section {params.section:q} > {log} 2>&1"
+
+
+# The control of every claim about distillation: the same student, images, views and steps, but labels for a teacher.
+rule train_control:
+    input:
+        code("stages.distill"),
+        weights(config["distill"]["weights"]),
+        data=cached("train", "val"),
+    output:
+        expand("data/distill/control/{file}", file=STUDENT),
+        "data/distill/control/history.parquet",
+    log:
+        "logs/distill/control.log",
+    threads: 8
+    resources:
+        mem_mb=8000,
+        runtime=2880,
+    params:
+        section=section("distill"),
+    shell:
+        "python -m bioclip_lite distill control --section {params.section:q} > {log} 2>&1"
+
+
+rule distill:
+    input:
+        rules.train_student.output,
+        rules.train_control.output,
+    output:
+        provenance.ledger("distill"),
+    log:
+        "logs/distill/ledger.log",
+    localrule: True
+    shell:
+        "python -m bioclip_lite.provenance distill {input} > {log} 2>&1"

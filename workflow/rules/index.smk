@@ -1,0 +1,31 @@
+rule make_index:
+    input:
+        code("stages.index"),
+        source=config["index"]["path"],
+    output:
+        "data/index/samples.parquet",
+        "data/index/taxa.parquet",
+        "data/index/rejects.parquet",
+        "data/index/contact_sheet.png",
+    log:
+        "logs/index/index.log",
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        section=section("index"),
+    shell:
+        "python -m bioclip_lite index --section {params.section:q} > {log} 2>&1"
+
+
+rule index:
+    input:
+        rules.make_index.output,
+    output:
+        provenance.ledger("index"),
+    log:
+        "logs/index/ledger.log",
+    localrule: True
+    shell:
+        "python -m bioclip_lite.provenance index {input} > {log} 2>&1"

@@ -1,0 +1,30 @@
+rule prune_student:
+    input:
+        code("stages.prune"),
+        model=rules.train_student.output[: len(STUDENT)],
+        data=cached("train", "val"),
+    output:
+        expand("data/prune/model/{file}", file=STUDENT),
+        "data/prune/report.json",
+    log:
+        "logs/prune/prune.log",
+    threads: 8
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+    params:
+        section=section("prune"),
+    shell:
+        "python -m bioclip_lite prune --section {params.section:q} > {log} 2>&1"
+
+
+rule prune:
+    input:
+        rules.prune_student.output,
+    output:
+        provenance.ledger("prune"),
+    log:
+        "logs/prune/ledger.log",
+    localrule: True
+    shell:
+        "python -m bioclip_lite.provenance prune {input} > {log} 2>&1"

@@ -1,0 +1,34 @@
+GRAPH = ["graph.json", "weights.safetensors", "preprocess.json"]
+
+
+rule quantize_student:
+    input:
+        code("stages.quantize"),
+        expand("data/shard/{shard}.tar", shard=shards("calibration")),
+        model=expand("data/prune/model/{file}", file=STUDENT),
+        sizes="data/shard/sizes.json",
+    output:
+        expand("data/quantize/model/{file}", file=GRAPH),
+        "data/quantize/report.json",
+    log:
+        "logs/quantize/quantize.log",
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        section=section("quantize"),
+    shell:
+        "python -m bioclip_lite quantize --section {params.section:q} > {log} 2>&1"
+
+
+rule quantize:
+    input:
+        rules.quantize_student.output,
+    output:
+        provenance.ledger("quantize"),
+    log:
+        "logs/quantize/ledger.log",
+    localrule: True
+    shell:
+        "python -m bioclip_lite.provenance quantize {input} > {log} 2>&1"

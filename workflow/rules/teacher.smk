@@ -1,0 +1,29 @@
+rule make_teacher:
+    input:
+        code("stages.teacher"),
+        data=teacher_inputs,
+    output:
+        expand("data/teacher/model/{file}", file=TEACHER),
+        "data/teacher/history.parquet",
+    log:
+        "logs/teacher/teacher.log",
+    threads: 8
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+    params:
+        section=section("teacher"),
+    shell:
+        "python -m bioclip_lite teacher --section {params.section:q} > {log} 2>&1"
+
+
+rule teacher:
+    input:
+        rules.make_teacher.output,
+    output:
+        provenance.ledger("teacher"),
+    log:
+        "logs/teacher/ledger.log",
+    localrule: True
+    shell:
+        "python -m bioclip_lite.provenance teacher {input} > {log} 2>&1"
