@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import checkout
 import pytest
+
+import checkout
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from bioclip_lite.files import replacing, require
 
 _TYPES = {"F16": "<f2", "F32": "<f4"}
 _NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
-_REMEDY = "make the cache again: snakemake --cores all --forcerun embed_shard embed_taxa -- logits"
+_REMEDY = "make the cache again: snakemake --cores all logits --forcerun embed_shard embed_taxa"
 
 
 @dataclass(frozen=True)

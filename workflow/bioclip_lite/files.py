@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from bioclip_lite.errors import UserError
 
+if TYPE_CHECKING:  # Snakemake imports this module at every start, and needs no tables
+    import pyarrow as pa
+
+PARTIAL = ".partial-"  # how the names of unfinished outputs begin; a killed job leaves them behind
 _UMASK = os.umask(0)
 os.umask(_UMASK)  # the only way to read it
 

@@ -40,7 +40,7 @@ class Predictions:
         with safe_open(self.path, framework="np") as file:
             logits = file.get_slice("logits")
             for start in range(0, len(self.keys), rows):
-                block = logits[start : start + rows]
+                block = logits[start : min(start + rows, len(self.keys))]
                 if not np.isfinite(block).all():
                     bad = self.keys[start + int(np.argmin(np.isfinite(block).all(axis=1)))]
                     raise UserError(

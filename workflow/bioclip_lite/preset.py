@@ -28,7 +28,9 @@ def put_in_place(name: str, photos: Path | None, weights: Path | None) -> None:
     if weights is not None and not weights.is_file():
         raise UserError(f"WEIGHTS={weights} is no file")
     if _unsaved() and PARAMS.read_bytes() not in [path.read_bytes() for path in presets.values()]:
-        raise UserError("params.yaml has changes that are not committed and would be lost; commit them, or git checkout it")
+        raise UserError(
+            "params.yaml has changes that are not committed and would be lost; commit or discard them first"
+        )
     if photos is not None:
         if PHOTOS.exists() and not PHOTOS.is_symlink():
             raise UserError(f"{PHOTOS} is a real folder, not a link made by a preset; move it away first")

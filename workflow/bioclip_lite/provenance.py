@@ -143,8 +143,9 @@ class Hashes:
             from dvc.fs import localfs
             from dvc_data.hashfile.hash_info import HashInfo
 
-            news = ((os.path.abspath(p), HashInfo("md5", md5), None) for p, md5 in self._news.items() if os.path.exists(p))
-            self._repo().state.save_many(news, localfs)
+            news = [(path, md5) for path, md5 in self._news.items() if os.path.exists(path)]
+            known = [(os.path.abspath(path), HashInfo("md5", md5), None) for path, md5 in news]
+            self._repo().state.save_many(known, localfs)
 
     @staticmethod
     def _identity(path: str) -> list[int]:
@@ -162,7 +163,7 @@ class Hashes:
 
     def _compute(self, path: str) -> str:
         self.read += 1
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             return meaning(file.read()) if path.endswith(".py") else hashlib.file_digest(file, "md5").hexdigest()
 
     def _remember(self, path: str, md5: str) -> None:
@@ -252,8 +253,8 @@ class Records:
             os.utime(target, ns=(ns, ns), follow_symlinks=False)
         except PermissionError:  # somebody else's file that the group may write: only "now" is allowed
             if ns == LONG_AGO_NS:
-                unknown = MetadataRecord(params=["made by no recorded job"], record_format_version=RECORD_FORMAT_VERSION)
-                self._store._write_record(path, unknown)
+                nobody = MetadataRecord(params=["no recorded job"], record_format_version=RECORD_FORMAT_VERSION)
+                self._store._write_record(path, nobody)
                 return
             os.utime(target, follow_symlinks=False)
         if target == path:
@@ -433,7 +434,7 @@ def commit(rules: Iterable[str]) -> None:
         return
     hashes, named = Hashes(), set(rules)
     locked = _locked_ledgers()
-    todo = [stage for stage in dvc_stages() if stage in named and hashes[ledger(stage)] not in (None, locked.get(stage))]
+    todo = [s for s in dvc_stages() if s in named and hashes[ledger(s)] not in (None, locked.get(s))]
     if todo and subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *todo]).returncode:
         print(f"dvc.lock is not up to date; run: dvc commit -f {' '.join(todo)} (or dvc repro)", file=sys.stderr)
 

@@ -19,6 +19,7 @@ rule write_shard:
 rule write_sizes:
     input:
         code("stages.shard"),
+        index="data/index/samples.parquet",
         tars=expand("data/shard/{shard}.tar", shard=shards(*SPLITS)),
     output:
         "data/shard/sizes.json",

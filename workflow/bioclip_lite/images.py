@@ -1,0 +1,121 @@
+"""Photographs from bytes: whole, upright and RGB, or a stated reason why not."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+_LARGEST = 100_000_000  # pixels; a decompressed image above 300 MB is a mistake or an attack
+_ORIENTATION, _GPS = 0x0112, 0x8825  # EXIF tags
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadImage(Exception):
+    """A file that is no usable photograph.
+
+    ``reason`` is "empty file", "not an image", "unsupported format", "truncated", "damaged", "too large" or
+    "too small"; ``detail`` is free text.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def decode(data: bytes) -> Image.Image:
+    """The photograph in a file: fully decoded, turned as its EXIF orientation says, mode RGB.
+
+    Transparent pixels become white, 16-bit images are scaled to 8 bits, of an animation the first frame is taken.
+    Raises BadImage.
+    """
+    return _rgb(_upright(_load(data)))
+
+
+def inspect(data: bytes, min_side: int) -> tuple[int, int]:
+    """Width and height in pixels of a file that decodes and is large enough. Raises BadImage."""
+    width, height = decode(data).size
+    if min(width, height) < min_side:
+        raise BadImage("too small", f"{width} x {height} pixels, the shorter side must have {min_side}")
+    return width, height
+
+
+def to_jpeg(data: bytes) -> bytes:
+    """A JPEG file of the photograph that is upright, RGB or grey, and tells nothing about place or person.
+
+    A file that is so already passes unchanged; any other is encoded anew at quality 95 without metadata.
+    Raises BadImage.
+    """
+    image = _load(data)
+    private = {"xmp", "photoshop", "comment"} & set(image.info)
+    exif = _exif(image)
+    if image.format == "JPEG" and image.mode in ("RGB", "L") and not private and not exif:
+        return data
+    file = io.BytesIO()
+    _rgb(_upright(image)).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def _load(data: bytes) -> Image.Image:
+    if not data:
+        raise BadImage("empty file", "0 bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is stricter
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if image.width * image.height > _LARGEST:
+            raise BadImage("too large", f"{image.width} x {image.height} pixels, at most {_LARGEST:,} are decoded")
+        image.load()
+    except BadImage:
+        raise
+    except Image.UnidentifiedImageError:
+        raise _unidentified(data) from None
+    except Image.DecompressionBombError as error:
+        raise BadImage("too large", str(error)) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder may fail in any way on bytes that are not what they claim to be
+        reason = "truncated" if "truncated" in str(error).lower() or isinstance(error, EOFError) else "damaged"
+        raise BadImage(reason, f"{type(error).__name__}: {error}") from None
+    return image
+
+
+def _unidentified(data: bytes) -> BadImage:
+    if data[4:8] == b"ftyp":
+        kind = data[8:12].decode("ascii", "replace")
+        return BadImage("unsupported format", f"{kind}: export it as JPEG; readable are {', '.join(_FORMATS)}")
+    return BadImage("not an image", f"the file begins with {data[:12]!r}; readable are {', '.join(_FORMATS)}")
+
+
+def _exif(image: Image.Image) -> dict[int, object]:
+    try:
+        return dict(image.getexif())
+    except Exception:  # a photograph with broken EXIF data is still a photograph
+        return {}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _UPRIGHT.get(_exif(image).get(_ORIENTATION, 1))  # type: ignore[call-overload]
+    return image.transpose(turn) if turn is not None else image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise BadImage("unsupported format", "floating-point pixels have no stated range; export the image with 8 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+        values = np.asarray(image).astype(np.float64)
+        image = Image.fromarray(np.clip(np.rint(values / 257.0), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
