@@ -58,7 +58,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], 
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
-    with replacing(path) as scratch, open(scratch, "wb") as file:
+    with replacing(path) as scratch, scratch.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             file.write(np.ascontiguousarray(tensor).data)
@@ -68,7 +68,7 @@ def map_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], di
     """(read-only arrays mapped from a safetensors file, metadata); UserError if the file is not complete."""
     path = require(path)
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if 0 < length <= path.stat().st_size else {}
         metadata = header.pop("__metadata__")
@@ -163,7 +163,8 @@ def check_same(shards: Sequence[Shard], taxa: Taxa) -> None:
                 f"{taxa.teacher[:12]}; a student cannot learn from two; {_REMEDY}"
             )
         if shard.identity != first.identity:
-            other = sorted(k for k in {*shard.identity, *first.identity} if shard.identity.get(k) != first.identity.get(k))
+            facts = sorted({*shard.identity, *first.identity})
+            other = [fact for fact in facts if shard.identity.get(fact) != first.identity.get(fact)]
             raise UserError(f"{shard.path} and {first.path} differ in {', '.join(other)}; {_REMEDY}")
         if shard.embeddings.shape[2] != taxa.text.shape[1]:
             raise UserError(

@@ -10,41 +10,55 @@ from bioclip_lite import taxonomy
 from bioclip_lite.files import replacing
 from bioclip_lite.images import decode
 
-_SIDE, _GAP, _LABEL, _MARGIN = 64, 2, 178, 16
-_INK, _GREY, _PAPER = "#1c1c1c", "#6b6b6b", "#ffffff"
+_SIDE, _GAP, _LABEL, _MARGIN, _HEAD = 64, 3, 200, 20, 40  # pixels
+_INK, _GREY, _RULE, _PAPER = "#1c1c1c", "#6b6b6b", "#b8b8b8", "#ffffff"
 
 
 def draw_contact_sheet(
     path: Path,
+    title: str,
     rows: Sequence[tuple[taxonomy.Path, str | None, list[str]]],
     read: Callable[[str], bytes],
 ) -> None:
-    """Write a PNG with one row per taxon, in two columns: its names, then the photographs at the locators given."""
+    """Write a PNG with one row per taxon, in two columns: its names, then the photographs at the locators given.
+
+    A line separates orders.
+    """
     per_column = (len(rows) + 1) // 2
-    width = _LABEL + 8 * (_SIDE + _GAP)
-    sheet = Image.new("RGB", (2 * width + 3 * _MARGIN, per_column * (_SIDE + _GAP) + 2 * _MARGIN), _PAPER)
+    step = _SIDE + _GAP
+    width = _LABEL + step * max(len(locators) for _, _, locators in rows)
+    sheet = Image.new("RGB", (2 * width + 3 * _MARGIN, _HEAD + per_column * step + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, 14), title, _INK, ImageFont.load_default(15))
+    order = None
     for i, (taxon, common_name, locators) in enumerate(rows):
-        left = _MARGIN + (i // per_column) * (width + _MARGIN)
-        top = _MARGIN + (i % per_column) * (_SIDE + _GAP)
+        left, top = _MARGIN + (i // per_column) * (width + _MARGIN), _HEAD + (i % per_column) * step
+        if taxon[:4] != order or i % per_column == 0:
+            draw.line((left, top - 2, left + width - _GAP, top - 2), _RULE)
+        order = taxon[:4]
         _label(draw, left, top, taxon, common_name)
         for j, locator in enumerate(locators):
             photograph = ImageOps.fit(decode(read(locator)), (_SIDE, _SIDE))
-            sheet.paste(photograph, (left + _LABEL + j * (_SIDE + _GAP), top))
+            sheet.paste(photograph, (left + _LABEL + j * step, top))
     file = io.BytesIO()
-    sheet.save(file, "PNG")
+    sheet.save(file, "PNG", optimize=True)
     with replacing(path) as scratch:
         scratch.write_bytes(file.getvalue())
 
 
 def _label(draw: ImageDraw.ImageDraw, left: int, top: int, taxon: taxonomy.Path, common_name: str | None) -> None:
-    large, small = ImageFont.load_default(13), ImageFont.load_default(11)
-    lines = [
-        (taxonomy.scientific_name(taxon), large, _INK),
-        (common_name or "", small, _GREY),
-        (" · ".join(name for name in (taxon[4], taxon[3]) if name), small, _GREY),
-    ]
+    large, small = ImageFont.load_default(14), ImageFont.load_default(11)
+    above = " \N{MIDDLE DOT} ".join(
+        name for name in taxon[3:5][::-1] if name and name != taxonomy.scientific_name(taxon)
+    )
+    lines = [(taxonomy.scientific_name(taxon), large, _INK), (common_name or "", small, _INK), (above, small, _GREY)]
     for number, (text, font, ink) in enumerate(lines):
-        while text and font.getlength(text) > _LABEL - 8:
-            text = text[:-2] + "…" if not text.endswith("…") else text[:-2] + "…"
-        draw.text((left, top + 8 + 17 * number), text, ink, font)
+        draw.text((left, top + 6 + 18 * number), _shortened(text, font), ink, font)
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    if font.getlength(text) <= _LABEL - 8:
+        return text
+    while text and font.getlength(text + "\N{HORIZONTAL ELLIPSIS}") > _LABEL - 8:
+        text = text[:-1]
+    return text + "\N{HORIZONTAL ELLIPSIS}"

@@ -45,6 +45,10 @@ Graph = dict[str, Any]
 Weights = dict[str, np.ndarray]
 Node = dict[str, Any]
 
+SUPPORTED = (
+    "fastvit_*, mobilenetv4_conv_*, mobilenetv2_*, mobilenetv3_*, efficientnet_*, repvit_*, mobileone_*, resnet*"
+)
+
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,
@@ -125,8 +129,8 @@ def _trace(model: nn.Module, size: int) -> fx.Graph:
     except Exception as error:  # timm's forward may raise anything when its arguments are symbols
         where = tracer.failed_in or type(model).__name__
         raise UserError(
-            f"the student cannot be traced: {where} chooses its operations while it runs ({str(error).splitlines()[0]}); "
-            f"take another student (fastvit_*, mobilenetv4_conv_*, mobilenetv2_*, mobilenetv3_*, resnet*)"
+            f"the student cannot be traced: {where} chooses its operations while it runs "
+            f"({(str(error).splitlines() or [type(error).__name__])[0]}); take another student ({SUPPORTED})"
         ) from error
     traced.graph.eliminate_dead_code()
     with torch.no_grad():
@@ -135,8 +139,8 @@ def _trace(model: nn.Module, size: int) -> fx.Graph:
 
 
 def _shape(node: fx.Node) -> list[int]:
-    """Without the batch."""
-    return list(node.meta["tensor_meta"].shape[1:])
+    """Without the batch; [] for a value that is not one tensor."""
+    return list(getattr(node.meta.get("tensor_meta"), "shape", [0])[1:])
 
 
 class _Translation:
@@ -158,19 +162,20 @@ class _Translation:
             name = self._translate(node)
             if name is None:
                 self.unsupported.append(self._describe(node))
-                name = self._emit("unsupported", node.name, [], _shape(node) if "tensor_meta" in node.meta else [])
+                name = self._emit("unsupported", node.name, [], _shape(node))
             self.value[node] = name
         if self.unsupported:
             raise UserError(
-                "the student has operations that cannot be shipped: " + "; ".join(self.unsupported) + ". Take another "
-                "student (fastvit_*, mobilenetv4_conv_*, mobilenetv2_*, mobilenetv3_*, resnet*) or add them to "
-                "workflow/bioclip_lite/graph.py and tfjs.py"
+                "the student has operations that cannot be shipped: " + "; ".join(self.unsupported) + f". Take another "
+                f"student ({SUPPORTED}) or add them to workflow/bioclip_lite/graph.py and tfjs.py"
             )
         return self.nodes, self.weights
 
     def _describe(self, node: fx.Node) -> str:
         if node.op == "call_module":
-            return f"{type(self.modules[str(node.target)]).__name__} at {node.target}"
+            module = self.modules[str(node.target)]
+            groups = f" with {module.groups} groups" if isinstance(module, nn.Conv2d) and module.groups > 1 else ""
+            return f"{type(module).__name__}{groups} at {node.target}"
         stack = list(node.meta.get("nn_module_stack", {}))
         called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         return f"{called}() in {stack[-1] if stack and stack[-1] else 'the model itself'}"
@@ -199,7 +204,7 @@ class _Translation:
     def _translate(self, node: fx.Node) -> str | None:
         """The name of the value of ``node`` in our graph; None if there is no node for it."""
         if node.op == "placeholder":
-            return self._emit("input", node.name, [], _shape(node))
+            return None if self.nodes else self._emit("input", node.name, [], _shape(node))
         if node.op == "output":
             result = node.args[0]
             if not isinstance(result, fx.Node) or len(_shape(result)) != 1:
@@ -208,8 +213,10 @@ class _Translation:
         if node.op == "get_attr":
             return node.name if str(node.target) in self.constants else None
         source = node.args[0] if node.args else None
-        if not isinstance(source, fx.Node) or "tensor_meta" not in node.meta:
-            return self._arithmetic(node) if node.op == "call_function" else None
+        if not _shape(node):
+            return None
+        if not isinstance(source, fx.Node):
+            return self._arithmetic(node)
         if node.op == "call_module":
             return self._module(node, source, self.modules[str(node.target)])
         return self._call(node, source)
@@ -273,9 +280,8 @@ class _Translation:
     def _attention(self, node: fx.Node, value: str, module: Attention) -> str:
         side, layer = _shape(node)[1:], str(node.target)
         inner = module.num_heads * module.head_dim
-        # PyTorch's fused attention divides by sqrt(d) of the tensor it gets, not by what the module once noted.
-        scale = float(module.head_dim**-0.5 if module.fused_attn else module.scale)
-        qkv = self._pointwise(f"{node.name}_qkv", value, f"{layer}.qkv", module.qkv, [3 * inner, *side], scale)
+        # 1/sqrt(d) of the architecture: a pruned head keeps the scale that it was trained with
+        qkv = self._pointwise(f"{node.name}_qkv", value, f"{layer}.qkv", module.qkv, [3 * inner, *side], module.scale)
         mixed = self._emit("attention", f"{node.name}_heads", [qkv], [inner, *side], heads=module.num_heads)
         return self._pointwise(node.name, mixed, f"{layer}.proj", module.proj, _shape(node), 1.0)
 
@@ -319,7 +325,11 @@ class _Translation:
             for k, s, n, out in zip(kernel, strides, _shape(source)[1:], _shape(node)[1:], strict=True)
         ]
         # TensorFlow centres a window that is too large; for 2 x 2 windows side by side that is PyTorch's ceil_mode
-        if _pair(module.padding) != [0, 0] or module.divisor_override or (any(overhang) and kernel + strides != [2] * 4):
+        if (
+            _pair(module.padding) != [0, 0]
+            or module.divisor_override
+            or (any(overhang) and kernel + strides != [2] * 4)
+        ):
             return None
         if any(overhang) and not all(o or n % 2 == 0 for o, n in zip(overhang, _shape(source)[1:], strict=True)):
             return None
@@ -335,7 +345,7 @@ class _Translation:
         if node.target in ("mean", torch.mean):
             dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
             keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-            if len(_shape(source)) != 3 or not isinstance(dims, list | tuple) or {d % 4 for d in dims} != {2, 3}:  # type: ignore[operator]
+            if len(_shape(source)) != 3 or not isinstance(dims, list | tuple) or {d % 4 for d in dims} != {2, 3}:
                 return None
             pooled = self._emit("mean", f"{node.name}_mean", [self.value[source]], [_shape(source)[0], 1, 1])
             return pooled if keep else self._emit("flatten", node.name, [pooled], _shape(node))

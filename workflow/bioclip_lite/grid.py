@@ -8,10 +8,11 @@ Needs NumPy only: the environment of the converter imports it too.
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-DTYPES = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16)}
+DTYPES: dict[int, type[np.unsignedinteger[Any]]] = {8: np.uint8, 16: np.uint16}
 
 
 @dataclass(frozen=True)

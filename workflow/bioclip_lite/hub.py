@@ -1,6 +1,9 @@
 """Published CLIP models: found in a local folder, the Hugging Face cache, or downloaded; else one clear message."""
 
+import json
 import os
+import pickle
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +54,26 @@ def find(model: str, weights: str | None, folder: Path) -> Published:
     return _built_in(model, weights, folder)
 
 
+def load(published: Published) -> Any:
+    """The model with its weights, on the CPU. Foreign checkpoints are read as plain tensors, never as code."""
+    text = published.config["model_cfg"]["text_cfg"]
+    if text.get("hf_model_name") or text.get("hf_tokenizer_name"):
+        raise UserError(
+            f"teacher.pretrained.model: the text tower of {published.name} comes from the library transformers, which "
+            f"is not supported; choose one with open_clip's own (BioCLIP, BioCLIP 2, BioTrove-CLIP, OpenAI ...)"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch, CONFIG).write_text(json.dumps(published.config))
+        Path(scratch, f"open_clip_pytorch_model{published.weights.suffix}").symlink_to(published.weights.resolve())
+        try:
+            return open_clip.create_model(f"local-dir:{scratch}", require_pretrained=True)
+        except (RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"{published.weights}: open_clip cannot load it as {published.name}: {str(error).splitlines()[0]}; "
+                f"is the file complete, and of this architecture?"
+            ) from error
+
+
 def _from_hub(repository: str) -> Published:
     config = _fetch(repository, CONFIG)
     if config is None:
@@ -86,8 +109,8 @@ def _built_in(model: str, weights: str | None, folder: Path) -> Published:
         )
     if weights is None:
         raise UserError(
-            f"teacher.pretrained.weights: {model} is only an architecture; name a file in {folder} or one of open_clip's "
-            f"tags for it: {', '.join(tags) or 'none'}"
+            f"teacher.pretrained.weights: {model} is only an architecture; name a file in {folder} or one of "
+            f"open_clip's tags for it: {', '.join(tags) or 'none'}"
         )
     file = folder / weights
     if file.is_file():
@@ -98,6 +121,8 @@ def _built_in(model: str, weights: str | None, folder: Path) -> Published:
             f"teacher.pretrained.weights: no file {file}, and {weights!r} is no tag of {model}; "
             f"tags: {', '.join(tags) or 'none'}"
         )
+    if tag.get("quick_gelu"):  # the weights decide; with another activation they give wrong numbers, silently
+        model_cfg["quick_gelu"] = True
     config = {"model_cfg": model_cfg, "preprocess_cfg": {k: v for k, v in tag.items() if k not in ("url", "hf_hub")}}
     repository, _, name = tag.get("hf_hub", "").rpartition("/")
     if not repository:

@@ -6,9 +6,12 @@ import warnings
 import numpy as np
 from PIL import Image
 
+# What Pillow warns of, oversize and damaged metadata, is checked here or does not matter.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 _LARGEST = 100_000_000  # pixels; a decompressed image above 300 MB is a mistake or an attack
-_ORIENTATION, _GPS = 0x0112, 0x8825  # EXIF tags
+_ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,8 +63,10 @@ def to_jpeg(data: bytes) -> bytes:
     exif = _exif(image)
     if image.format == "JPEG" and image.mode in ("RGB", "L") and not private and not exif:
         return data
+    image = _rgb(_upright(image))
+    image.info.clear()  # Pillow would write comments and profiles again
     file = io.BytesIO()
-    _rgb(_upright(image)).save(file, "JPEG", quality=95)
+    image.save(file, "JPEG", quality=95)
     return file.getvalue()
 
 
@@ -69,9 +74,7 @@ def _load(data: bytes) -> Image.Image:
     if not data:
         raise BadImage("empty file", "0 bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is stricter
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > _LARGEST:
             raise BadImage("too large", f"{image.width} x {image.height} pixels, at most {_LARGEST:,} are decoded")
         image.load()

@@ -38,7 +38,9 @@ def read_labels(data: Path) -> Labels:
     taxa = read_table(data / "index" / "taxa.parquet")
     leaves = taxa.filter(taxa["leaf"])
     if not leaves.num_rows:
-        raise UserError("data/index/taxa.parquet lists no taxon to choose among; run stage index on a source with labels")
+        raise UserError(
+            "data/index/taxa.parquet lists no taxon to choose among; run stage index on a source with labels"
+        )
     paths = _paths(leaves)
     at_rank = [nodes_at(paths, rank) for rank in range(len(RANKS))]
     return Labels(

@@ -25,9 +25,7 @@ def contrastive(
     return (image_to_text + text_to_image) / 2
 
 
-def affinity(
-    student: torch.Tensor, teacher: torch.Tensor, text: torch.Tensor, logit_scale: float
-) -> torch.Tensor:
+def affinity(student: torch.Tensor, teacher: torch.Tensor, text: torch.Tensor, logit_scale: float) -> torch.Tensor:
     """KL divergence in nats from the teacher's to the student's distribution over the taxa.
 
     The affinity distillation of MobileCLIP (arXiv 2311.17049, equation 3) with the taxa of the label space in place of

@@ -18,6 +18,7 @@ import open_clip
 import timm
 import torch
 from open_clip.model import CustomTextCLIP
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from safetensors.torch import load_file, save_file
 from timm.models.fastvit import Attention as FastVitAttention
 from timm.utils.model import reparameterize_model
@@ -53,7 +54,7 @@ class PrunableAttention(FastVitAttention):
         q, k, v = qkv.unbind(0)
         if self.fused_attn:
             dropout = self.attn_drop.p if self.training else 0.0
-            x = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+            x = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
         else:
             x = self.attn_drop((q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)) @ v
         x = x.transpose(1, 2).reshape(b, h * w, self.num_heads * self.head_dim)
@@ -123,7 +124,7 @@ def _shape(module: nn.Module) -> dict[str, int] | None:
     if isinstance(module, nn.LayerNorm):
         return {"channels": module.normalized_shape[-1]}
     if hasattr(module, "qkv") and hasattr(module, "num_heads") and hasattr(module, "head_dim"):
-        return {"heads": module.num_heads, "head_dim": module.head_dim}
+        return {"heads": int(module.num_heads), "head_dim": int(module.head_dim)}  # type: ignore[arg-type]
     return None
 
 
@@ -223,12 +224,14 @@ def load_initial_weights(model: nn.Module, path: str | os.PathLike[str]) -> list
 
 # Teachers
 
+Clip = Any  # an open_clip model: an nn.Module with encode_image, encode_text and logit_scale
+
 
 @dataclass(frozen=True)
 class Teacher:
     """An open_clip model ready for use, in eval mode."""
 
-    model: nn.Module  # has encode_image(float32 [b, 3, size, size]) and encode_text(int64 [b, context])
+    model: Clip  # encode_image(float32 [b, 3, size, size]), encode_text(int64 [b, context])
     tokenizer: Any  # list of str -> int64 [b, context]
     preprocess: dict[str, Any]
     logit_scale: float  # already exponentiated: logits = logit_scale * cosine
@@ -248,19 +251,25 @@ def build_clip(config: dict[str, Any]) -> CustomTextCLIP:
     """
     model_cfg = {key: value for key, value in config["model_cfg"].items() if key != "custom_text"}
     model = CustomTextCLIP(**copy.deepcopy(model_cfg))
-    options = config["bioclip_lite"]["image_tower_options"]
+    name, options = model_cfg["vision_cfg"]["timm_model_name"], config["bioclip_lite"]["image_tower_options"]
     if options:
-        vision = model_cfg["vision_cfg"]
-        outputs = model_cfg["embed_dim"] if vision["timm_proj"] == "" else 0
-        model.visual.trunk = timm.create_model(
-            vision["timm_model_name"], num_classes=outputs, global_pool=vision["timm_pool"], **options
-        )
+        model.visual.trunk = image_tower(name, options)
     return model
+
+
+def image_tower(name: str, options: dict[str, Any]) -> nn.Module:
+    """A timm model without a head: float32 (b, 3, size, size) to its pooled features (b, num_features)."""
+    if not timm.is_model(name):
+        raise UserError(f"teacher: timm {timm.__version__} has no image tower {name!r}; see timm.list_models()")
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"teacher: timm cannot make the image tower {name} with {options}: {error}") from error
 
 
 def open_clip_preprocess(config: dict[str, Any], where: object) -> dict[str, Any]:
     """Our ``preprocess.json`` for an ``open_clip_config.json``; UserError where it cannot be expressed."""
-    cfg = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), config.get("preprocess_cfg", {}))
+    cfg = merge_preprocess_dict(PreprocessCfg(), config.get("preprocess_cfg", {}))
     size = config["model_cfg"]["vision_cfg"].get("image_size", 224)
     if not isinstance(size, int):
         if len(set(size)) != 1:
@@ -273,7 +282,7 @@ def open_clip_preprocess(config: dict[str, Any], where: object) -> dict[str, Any
 
 def save_teacher(
     folder: str | os.PathLike[str],
-    model: nn.Module,
+    model: Clip,
     config: dict[str, Any],
     preprocess: dict[str, Any],
     kind: str,
@@ -285,7 +294,7 @@ def save_teacher(
     with replacing(folder) as scratch:
         scratch.mkdir()
         save_file(state, scratch / TEACHER_WEIGHTS)
-        with open(scratch / TEACHER_WEIGHTS, "rb") as file:
+        with (scratch / TEACHER_WEIGHTS).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         facts = json.dumps([sha256, config, preprocess], sort_keys=True)
         about = {
@@ -308,7 +317,7 @@ def load_teacher(folder: str | os.PathLike[str]) -> Teacher:
     about = read_json(require(folder / TEACHER_FILE))
     preprocess = read_preprocess(folder)
     if "bioclip_lite" in config:
-        model: nn.Module = build_clip(config)
+        model: Clip = build_clip(config)
         model.load_state_dict(load_file(require(folder / TEACHER_WEIGHTS)), strict=True)
     else:
         model = open_clip.create_model(f"local-dir:{folder}")
@@ -320,7 +329,7 @@ def load_teacher(folder: str | os.PathLike[str]) -> Teacher:
 
 
 @torch.inference_mode()
-def embed_images(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def embed_images(model: Clip, pixels: torch.Tensor) -> torch.Tensor:
     """L2-normalised float32 (batch, D) embeddings by a teacher's ``model`` of preprocessed ``pixels``."""
     return nn.functional.normalize(model.encode_image(pixels).float(), dim=-1)
 

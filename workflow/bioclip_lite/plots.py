@@ -21,7 +21,7 @@ _LOOK = {
     "random": ("#8a8a8a", "X", ":"),
 }
 _OTHER = ("#CC79A7", "*", "-")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.spines.top": False,
@@ -99,7 +99,7 @@ def accuracy_by_size(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[
                 yerr=_whiskers([top1]),
                 color=colour,
                 marker=marker,
-                markersize=7,
+                markersize=11 if variant == "int8" else 7,  # the web model lies on it and must not hide it
                 elinewidth=1,
                 linestyle="none",
                 label=labels.get(variant, variant),
@@ -114,7 +114,8 @@ def accuracy_by_size(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
             figure.legend(loc="outside upper center", ncols=3, fontsize=9, columnspacing=1.2, handletextpad=0.3)
-        axes.set_ylim(0, 102)
+        tops = [m["top1"]["ci95"][1] if m["top1"]["ci95"] else m["top1"]["value"] or 0 for m in variants.values()]
+        axes.set_ylim(0, min(102, max(10, 115 * max(tops))))
         axes.set_xlabel("model and taxon table (MB, log scale)")
         axes.set_ylabel("species right (%)")
         return _png(figure)

@@ -51,7 +51,12 @@ class Predictions:
 
 
 def write(
-    folder: Path, variant: str, keys: list[str], taxon_ids: list[str], blocks: Iterable[np.ndarray], costs: dict[str, Any]
+    folder: Path,
+    variant: str,
+    keys: list[str],
+    taxon_ids: list[str],
+    blocks: Iterable[np.ndarray],
+    costs: dict[str, Any],
 ) -> None:
     """Write a variant block by block: ``blocks`` float [rows, C] in the order of ``keys``.
 
@@ -65,7 +70,7 @@ def write(
     # bytes, the header as JSON padded to a multiple of 8, the values.
     header = json.dumps({"__metadata__": metadata, "logits": tensor}, ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
-    with replacing(folder / f"{variant}.safetensors") as scratch, open(scratch, "wb") as file:
+    with replacing(folder / f"{variant}.safetensors") as scratch, scratch.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         rows = 0
         for block in blocks:

@@ -80,16 +80,17 @@ def resize_box(width: int, height: int, spec: dict[str, Any]) -> tuple[int, int,
 def to_array(image: Image.Image, spec: dict[str, Any]) -> np.ndarray:
     """Scale values to [0, 1] and normalise; float32 of shape (3, height, width)."""
     values = np.asarray(image, dtype=np.float32) / np.float32(255)
-    values = (values - np.array(spec["mean"], np.float32)) / np.array(spec["std"], np.float32)
-    return np.ascontiguousarray(values.transpose(2, 0, 1))
+    normalised = (values - np.array(spec["mean"], np.float32)) / np.array(spec["std"], np.float32)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 
 def resize(image: Image.Image, spec: dict[str, Any]) -> Image.Image:
     """The 8-bit RGB image of ``size`` x ``size`` pixels that ``to_array`` turns into numbers."""
     image = image.convert("RGB") if image.mode != "RGB" else image
     width, height, left, top = resize_box(image.width, image.height, spec)
-    if image.size != (width, height):
-        image = image.resize((width, height), _RESAMPLING[spec["interpolation"]])
+    filter_ = _RESAMPLING[spec["interpolation"]]
+    # One direction per call: from version 13 on Pillow chooses the order of the two by their sizes, and it shows.
+    image = image.resize((width, image.height), filter_).resize((width, height), filter_)
     return image.crop((left, top, left + spec["size"], top + spec["size"]))
 
 

@@ -227,7 +227,7 @@ class Records:
         seconds = self.time(path) / 1e9
         record = MetadataRecord(
             **{field: job.get(field) for field in RECIPE},
-            input=sorted(job["in"]),
+            input=sorted([*job["in"], *job.get("after", [])]),
             input_checksums=job.get("sha256", {}),
             record_format_version=RECORD_FORMAT_VERSION,
             starttime=seconds,
@@ -288,7 +288,7 @@ def load_ledgers() -> dict[str, dict[str, Any]]:
         for out, job in data["jobs"].items():
             jobs[out] = data["recipes"][job["recipe"]] | job
         made_from = {out: job["md5"] for out, job in data["jobs"].items()}
-        jobs[ledger(stage)] = {"rule": stage, "in": made_from | data["also"]}
+        jobs[ledger(stage)] = {"rule": stage, "in": made_from, "after": data["after"]}
     return jobs
 
 
@@ -375,17 +375,17 @@ def _unrecorded(jobs: dict[str, dict[str, Any]], records: Records) -> Iterator[s
 def write_ledger(stage: str, inputs: Iterable[str]) -> None:
     """Store what made every output of ``stage``; remove outputs that no job makes any more.
 
-    ``inputs`` are the outputs of the stage, and whatever else its ledger waits for.
+    ``inputs`` are the outputs of the stage and the ledgers of the stages before it.
     """
     outs, hashes = dvc_stages()[stage]["outs"], Hashes()
     records = Records(hashes)
     at_start = json.loads(AT_START.read_text()) if AT_START.exists() else {}
     recipes: list[dict[str, Any]] = []
     jobs: dict[str, dict[str, Any]] = {}
-    also, edited = {}, set()
+    after, edited = [], set()  # after: the ledgers of earlier stages, which say nothing about this one
     for path in inputs:
         if not within(path, outs):
-            also[path] = hashes[path]
+            after.append(path)
             continue
         record = records.get(path)
         if not record:
@@ -406,7 +406,7 @@ def write_ledger(stage: str, inputs: Iterable[str]) -> None:
     if not jobs:
         raise UserError(f"stage {stage} would have no outputs; are its inputs here? (dvc pull)")
     _remove_orphans(stage, outs, jobs, records)
-    text = json.dumps({"recipes": recipes, "jobs": jobs, "also": also}, sort_keys=True, separators=(",", ":"))
+    text = json.dumps({"recipes": recipes, "jobs": jobs, "after": after}, sort_keys=True, separators=(",", ":"))
     target = Path(ledger(stage))
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_suffix(".tmp")

@@ -1,6 +1,7 @@
 """report.html: one page that explains metrics.json, without a request to any other file or host."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -20,6 +21,9 @@ VARIANTS = {
 }
 LABELS = {variant: name for variant, (name, _) in VARIANTS.items()}
 SHIPPED = "tfjs"
+
+_DASH = "\u2013"
+_MINUS = "\u2212"
 
 
 @dataclass(frozen=True)
@@ -96,30 +100,35 @@ def render(
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
         f"<title>Evaluation of a species classifier</title>\n<style>{_CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<body>\n<main>\n{_unbroken(body)}\n</main>\n</body>\n</html>\n"
     )
+
+
+def _unbroken(body: str) -> str:
+    """Keep numbers and units on one line."""
+    return re.sub(r"(?<=\d) (?=%|[kMG]?B\b|ms\b|[kMG]\b)", "&nbsp;", body)
 
 
 # ---- numbers as text
 
 
 def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+    return _DASH if value is None else f"{100 * value:.1f}"
 
 
 def _range(row: Mapping[str, Any]) -> str:
-    return "" if row["ci95"] is None else f"{percent(row['ci95'][0])}–{percent(row['ci95'][1])}"
+    return "" if row["ci95"] is None else _DASH.join(percent(bound) for bound in row["ci95"])
 
 
 def points(value: float | None) -> str:
     """A difference in percentage points, with its sign."""
     if value is None:
-        return "–"
+        return _DASH
     text = f"{100 * value:+.1f}"
-    return text.replace("-", "−") if float(text) else "0.0"
+    return text.replace("-", _MINUS) if float(text) else "0.0"
 
 
 def _points_range(row: Mapping[str, Any]) -> str:
@@ -129,7 +138,7 @@ def _points_range(row: Mapping[str, Any]) -> str:
 def size(count: float | None) -> str:
     """Bytes in decimal units."""
     if not count:
-        return "–"
+        return _DASH
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:.0f} {unit}"
@@ -138,7 +147,7 @@ def size(count: float | None) -> str:
 
 def _quantity(count: float | None) -> str:
     if not count:
-        return "–"
+        return _DASH
     for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
@@ -146,7 +155,7 @@ def _quantity(count: float | None) -> str:
 
 
 def _milliseconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return _DASH if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _count(number: int, singular: str, plural: str | None = None) -> str:
@@ -166,10 +175,16 @@ def _head(variants: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
     top1, family = shipped["top1"], shipped["per_rank"]["family"]
     latency = shipped.get("latency_ms") or {}
     cards = [
-        _card("Species right", _with_unit(percent(top1["value"]), "%"), f"95 % interval {_range(top1) or 'not known'}"),
-        _card("Family right", _with_unit(percent(family["value"]), "%"), f"95 % interval {_range(family) or 'not known'}"),
+        _card(
+            "Species right", _with_unit(percent(top1["value"]), " %"), f"95 % interval {_range(top1) or 'not known'}"
+        ),
+        _card(
+            "Family right", _with_unit(percent(family["value"]), " %"), f"95 % interval {_range(family) or 'not known'}"
+        ),
         _card("Size", size(_stored(shipped)), f"teacher {size(_stored(teacher))}"),
-        _card("Time per photograph", _with_unit(_milliseconds(latency.get("median")), " ms"), latency.get("runtime", "")),
+        _card(
+            "Time per photograph", _with_unit(_milliseconds(latency.get("median")), " ms"), latency.get("runtime", "")
+        ),
     ]
     lead = (
         f"Web model on {_count(protocol['n_images'], 'test photograph')} of "
@@ -188,7 +203,7 @@ def _card(title: str, value: str, note: str) -> str:
 
 
 def _with_unit(number: str, unit: str) -> str:
-    return number if number == "–" else f"{number}{unit}"
+    return number if number == _DASH else f"{number}{unit}"
 
 
 def headlines(variants: Mapping[str, Any]) -> list[str]:
@@ -200,8 +215,8 @@ def headlines(variants: Mapping[str, Any]) -> list[str]:
         found.append(
             f"The web model names the species right for <b>{percent(top1['value'])} %</b> of "
             f"{_count(top1['n_images'], 'photograph')} of {_count(top1['n_classes'], 'species', 'species')}"
-            f"{_bracket('95 % interval ', _range(top1))}; for {percent(top5['value'])} % the species is among its first "
-            f"five answers. The teacher reaches {percent(variants['teacher']['top1']['value'])} %."
+            f"{_bracket('95 % interval ', _range(top1))}; for {percent(top5['value'])} % the species is among its "
+            f"first five answers. The teacher reaches {percent(variants['teacher']['top1']['value'])} %."
         )
     family = shipped["per_rank"]["family"]
     if family["value"] is not None:
@@ -209,37 +224,39 @@ def headlines(variants: Mapping[str, Any]) -> list[str]:
             f"The family is right for <b>{percent(family['value'])} %</b>{_bracket('', _range(family))} of "
             f"{_count(family['n_images'], 'photograph')} of {_count(family['n_classes'], 'family', 'families')}."
         )
-    for other, what in (
-        ("control", "than the same network trained on labels alone"),
-        ("student", "than the student before pruning and 8-bit weights"),
-    ):
-        difference = shipped["difference_to"][other]["top1"]
-        if difference["value"] is not None:
-            found.append(_compared(difference, what))
+    gain = variants["student"]["difference_to"]["control"]["top1"]
+    if gain["value"] is not None:
+        found.append(_compared("The student", gain, "over the same network trained on labels alone"))
+    loss = shipped["difference_to"]["student"]["top1"]
+    if loss["value"] is not None:
+        found.append(_compared("The web model", loss, "against the student before pruning and 8-bit weights"))
     stored, full = _stored(shipped), _stored(variants["teacher"])
     if stored and full:
         found.append(
-            f"Model and taxon table take <b>{size(stored)}</b>, {100 * stored / full:.2g} % of the teacher's {size(full)}."
+            f"Model and taxon table take <b>{size(stored)}</b>, {100 * stored / full:.2g} % of the teacher's "
+            f"{size(full)}."
         )
     unseen = shipped["strata"]["unseen"]["species"]
     if unseen["value"] is not None:
         relatives = shipped["strata"]["unseen"]["family"]
         found.append(
-            f"Of the {_count(unseen['n_classes'], 'species', 'species')} without a training photograph "
+            f"Of {_count(unseen['n_classes'], 'species', 'species')} without a training photograph "
             f"({_count(unseen['n_images'], 'test photograph')}) it names {percent(unseen['value'])} % to species and "
             f"{percent(relatives['value'])} % to family."
         )
     return found
 
 
-def _compared(difference: Mapping[str, Any], what: str) -> str:
+def _compared(who: str, difference: Mapping[str, Any], against: str) -> str:
     value, bounds = difference["value"], difference["ci95"]
-    word = "more" if value > 0 else "fewer"
     unsure = ", which includes 0" if bounds and bounds[0] <= 0 <= bounds[1] else ""
-    amount = f"<b>{percent(abs(value))} points</b> {word}" if float(percent(value)) else "<b>as many</b>"
-    if amount.startswith("<b>as"):
-        what = what.replace("than", "as", 1)
-    return f"It is right about {amount} species {what}{_bracket('95 % interval ', _points_range(difference), unsure)}."
+    verb = "gains" if value > 0 else "loses"
+    amount = f"{verb} <b>{percent(abs(value))} points</b>"
+    if not float(percent(value)):
+        amount, unsure = "<b>neither gains nor loses</b> points", ""
+    return (
+        f"{who} {amount} of species accuracy {against}{_bracket('95 % interval ', _points_range(difference), unsure)}."
+    )
 
 
 def _bracket(before: str, text: str, after: str = "") -> str:
@@ -259,13 +276,23 @@ def _variant_table(variants: Mapping[str, Any]) -> str:
         cells = (
             _cell(percent(metrics["top1"]["value"]), _range(metrics["top1"])),
             _cell(percent(metrics["top5"]["value"]), _range(metrics["top5"])),
-            _cell(points(difference["value"]), _points_range(difference)) if difference else _cell("–"),
-            _cell(percent(agreement["value"]), _range(agreement)) if agreement else _cell("–"),
+            _cell(points(difference["value"]), _points_range(difference)) if difference else _cell(_DASH),
+            _cell(percent(agreement["value"]), _range(agreement)) if agreement else _cell(_DASH),
             _cell(size(metrics.get("bytes")), f"+ {size(table)} taxa" if table else ""),
-            _cell(_quantity(metrics.get("macs")), f"{_quantity(metrics['params'])} parameters" if metrics.get("params") else ""),
-            _cell(_milliseconds(latency.get("median")), latency.get("runtime", "")),
+            _cell(
+                _quantity(metrics.get("macs")),
+                f"{_quantity(metrics['params'])} parameters" if metrics.get("params") else "",
+            ),
+            _cell(
+                _milliseconds(latency.get("median")),
+                f"minimum {_milliseconds(latency['min'])}" if latency else "",
+                latency.get("runtime", ""),
+            ),
         )
-        tds = "".join(f'<td data-label="{escape(label)}">{cell}</td>' for label, cell in zip(header[1:], cells, strict=True))
+        tds = "".join(
+            f'<td data-label="{label}"{" class=none" if cell == _DASH else ""}>{cell}</td>'
+            for label, cell in zip(header[1:], cells, strict=True)
+        )
         shipped = ' class="shipped"' if variant == SHIPPED else ""
         rows.append(f'<tr{shipped}><th scope="row">{escape(name)}<small>{escape(what)}</small></th>{tds}</tr>')
     top1 = next(iter(variants.values()))["top1"]
@@ -274,14 +301,19 @@ def _variant_table(variants: Mapping[str, Any]) -> str:
         f'<table class="variants"><thead><tr>{"".join(f"<th scope=col>{h}</th>" for h in header)}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
         f'<p class="caption">{_count(top1["n_images"], "photograph")} whose species is known, '
-        f"{_count(top1['n_classes'], 'species', 'species')}. Small print: 95 % intervals. Operations: multiply-accumulates "
-        "for one photograph. Time: median for one photograph on one thread, without decoding and scaling it; compare "
-        "times of one runtime only.</p></section>"
+        f"{_count(top1['n_classes'], 'species', 'species')}. Small print: 95 % intervals. Operations: "
+        f"multiply-accumulates for one photograph. Time: median{_runs(variants)} for one photograph on one "
+        "thread, without decoding and scaling it; compare times of one runtime only.</p></section>"
     )
 
 
-def _cell(value: str, small: str = "") -> str:
-    return f"{escape(value)}<small>{escape(small)}</small>" if small else escape(value)
+def _runs(variants: Mapping[str, Any]) -> str:
+    runs = {metrics["latency_ms"]["n"] for metrics in variants.values() if metrics.get("latency_ms")}
+    return f" of {' or '.join(map(str, sorted(runs)))} runs" if runs else ""
+
+
+def _cell(value: str, *small: str) -> str:
+    return escape(value) + "".join(f"<small>{escape(line)}</small>" for line in small if line)
 
 
 def _figures(variants: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
@@ -311,18 +343,24 @@ def _rank_table(variants: Mapping[str, Any]) -> str:
     rows = []
     for rank in RANKS:
         first = next(iter(variants.values()))["per_rank"][rank]
-        n = f"{_count(first['n_images'], 'photograph')}, {_taxa(first['n_classes'], first['label_space'])}"
+        n = f"n = {first['n_images']:,}; {_taxa(first['n_classes'], first['label_space'])}"
         cells = "".join(
-            f"<td>{_cell(percent(m['per_rank'][rank]['value']), _range(m['per_rank'][rank]))}</td>" for m in variants.values()
+            f"<td>{_cell(percent(m['per_rank'][rank]['value']), _range(m['per_rank'][rank]))}</td>"
+            for m in variants.values()
         )
         rows.append(f'<tr><th scope="row">{rank.capitalize()}<small>{n}</small></th>{cells}</tr>')
-    macro = "".join(f"<td>{percent(m['per_rank']['species']['macro']['value'])}</td>" for m in variants.values())
-    rows.append(f'<tr class="rule"><th scope="row">Species, macro<small>mean over species</small></th>{macro}</tr>')
+    averages = [m["per_rank"]["species"]["macro"] for m in variants.values()]
+    macro = "".join(f"<td>{_cell(percent(average['value']), _range(average))}</td>" for average in averages)
+    rows.append(
+        f'<tr class="rule"><th scope="row">Species, macro<small>every species weighs the same</small></th>{macro}</tr>'
+    )
     return (
         "<section><h2>Right at each rank, %</h2>"
         f'<div class="scroll"><table class="ranks"><thead><tr><th scope=col>Rank</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
-        '<p class="caption">Photographs known only to genus or family count at the ranks they have.</p></section>'
+        '<p class="caption"><span class="phone">Scroll sideways for more models. </span>n: photographs. Taxa: those '
+        "that the photographs show, of those that a model chooses among. Photographs known only to genus or family "
+        "count at the ranks they have.</p></section>"
     )
 
 
@@ -342,7 +380,9 @@ def _strata(variants: Mapping[str, Any]) -> str:
     head = "".join(f"<th scope=col>{q.capitalize()}<small>{titles[s]}</small></th>" for s, q in columns)
     rows = "".join(
         f'<tr><th scope="row">{escape(LABELS.get(v, v))}</th>'
-        + "".join(f"<td>{_cell(percent(m['strata'][s][q]['value']), _range(m['strata'][s][q]))}</td>" for s, q in columns)
+        + "".join(
+            f"<td>{_cell(percent(m['strata'][s][q]['value']), _range(m['strata'][s][q]))}</td>" for s, q in columns
+        )
         + "</tr>"
         for v, m in variants.items()
     )
@@ -354,7 +394,8 @@ def _strata(variants: Mapping[str, Any]) -> str:
     return (
         "<section><h2>Species with and without training photographs, % right</h2>"
         f'<table class="strata"><thead><tr><th scope=col>Model</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
-        f'<p class="caption">{n[0].upper() + n[1:]}. The teacher may have seen more species than the student.</p></section>'
+        f'<p class="caption">{n[0].upper() + n[1:]}. The teacher may have seen more species than the student.</p>'
+        "</section>"
     )
 
 
@@ -366,9 +407,11 @@ def _examples(examples: Sequence[Example]) -> str:
     for right, title in groups:
         shown = [e for e in examples if e.right == right]
         if shown:
-            blocks.append(f"<h3>{title}</h3><div class=\"gallery\">{''.join(map(_example, shown))}</div>")
+            blocks.append(f'<h3>{title}</h3><div class="gallery">{"".join(map(_example, shown))}</div>')
     return (
-        "<section><h2>Examples</h2>" + "".join(blocks) + '<p class="caption">Drawn by lot among the right and among the '
+        "<section><h2>Examples</h2>"
+        + "".join(blocks)
+        + '<p class="caption">Drawn by lot among the right and among the '
         "wrong answers of the web model, so their numbers say nothing about its accuracy. Per cent: the probability "
         "that the model gives its answer.</p></section>"
     )
@@ -376,7 +419,7 @@ def _examples(examples: Sequence[Example]) -> str:
 
 def _example(example: Example) -> str:
     image = base64.b64encode(example.jpeg).decode()
-    answer = f"<p>{_taxon(example.truth)}</p><p class=\"note\">{100 * example.probability:.0f} %</p>"
+    answer = f'<p>{_taxon(example.truth)}</p><p class="note">{100 * example.probability:.0f} %</p>'
     if not example.right:
         shared = f"; both in the same {example.shared}" if example.shared else ""
         answer = (
@@ -384,7 +427,7 @@ def _example(example: Example) -> str:
             f'<p class="note">taken for {_taxon(example.answer)}, {100 * example.probability:.0f} %{shared}</p>'
         )
     credit = f'<p class="credit">{escape(example.credit)}</p>' if example.credit else ""
-    mark = '<span class="mark ok">✓</span>' if example.right else '<span class="mark no">✗</span>'
+    mark = '<span class="mark ok">&#10003;</span>' if example.right else '<span class="mark no">&#10007;</span>'
     alt = escape(example.truth.scientific, quote=True)
     return (
         f'<div class="example"><div class="photo"><img src="data:image/jpeg;base64,{image}" alt="{alt}">{mark}</div>'
@@ -394,7 +437,7 @@ def _example(example: Example) -> str:
 
 def _taxon(name: Name) -> str:
     scientific = f"<i>{escape(name.scientific)}</i>" if name.italic else escape(name.scientific)
-    return f"{escape(name.common)} <span class=\"sci\">{scientific}</span>" if name.common else scientific
+    return f'{escape(name.common)} <span class="sci">{scientific}</span>' if name.common else scientific
 
 
 def _weakest(weakest: Sequence[Weak]) -> str:
@@ -402,7 +445,7 @@ def _weakest(weakest: Sequence[Weak]) -> str:
         return ""
     rows = "".join(
         f'<tr><th scope="row">{_taxon(w.name)}</th><td>{w.right} of {w.images}</td>'
-        f"<td class=\"text\">{', '.join(f'{_taxon(name)} ({n})' for name, n in w.mistaken) or '–'}</td></tr>"
+        f'<td class="text">{", ".join(f"{_taxon(name)} ({n})" for name, n in w.mistaken) or _DASH}</td></tr>'
         for w in weakest
     )
     return (
@@ -422,24 +465,16 @@ def _about(variants: Mapping[str, Any], protocol: Mapping[str, Any], sample: Sam
         ("Sources of the test photographs", _listed(sample.sources)),
         ("Licences of the test photographs", _listed(sample.licences)),
         ("Teacher", sample.teacher),
-        ("Intervals", f"bootstrap over observations, {protocol['bootstrap']['resamples']:,} resamples, the same for every "
-         "model; they tell how far the result depends on the photographs drawn, not on the seed of the training"),
+        (
+            "Intervals",
+            f"bootstrap over observations, {protocol['bootstrap']['resamples']:,} resamples, the same for every model. "
+            "They tell how far the result depends on the photographs drawn, not on the seed of the training; where all "
+            "answers are right, or all wrong, they shrink to a point, which is no certainty",
+        ),
         ("Protocol", f"{protocol['id']}: figures with another protocol id must not be compared with these"),
-    ]  # fmt: skip
-    runtimes = {
-        LABELS.get(v, v): m["latency_ms"] for v, m in variants.items() if (m.get("latency_ms") or {}).get("runtime")
-    }
-    if runtimes:
-        facts.append(("Times", "; ".join(f"{v}: {_timing(t)}" for v, t in runtimes.items())))
+    ]
     rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(text)}</dd>" for k, text in facts if text)
     return f"<section><h2>About these figures</h2><dl>{rows}</dl></section>"
-
-
-def _timing(latency: Mapping[str, Any]) -> str:
-    return (
-        f"{latency['runtime']}, median {_milliseconds(latency['median'])} ms, minimum {_milliseconds(latency['min'])} ms "
-        f"of {latency['n']} runs, {_count(latency.get('threads') or 1, 'thread')}"
-    )
 
 
 def _listed(counts: Mapping[str, int], most: int = 8) -> str:
@@ -476,21 +511,23 @@ small { display: block; font-weight: 400; font-size: 12px; }
 .shipped > * { background: #fdf3ec; } .shipped > th { box-shadow: inset 3px 0 var(--mark); padding-left: 10px; }
 .variants th[scope=row] { max-width: 230px; } .variants td { white-space: nowrap; }
 .rule > * { border-top: 2px solid var(--line); }
-.scroll { overflow-x: auto; }
-.ranks td, .ranks th { white-space: nowrap; }
+.scroll { overflow-x: auto; } .phone { display: none; }
+.ranks td, .ranks th { white-space: nowrap; } .strata th + th { width: 19%; }
 .figures { display: grid; grid-template-columns: 1fr 1fr; gap: 28px; margin-top: 40px; }
 figure { margin: 0; break-inside: avoid; } figure img { width: 100%; display: block; }
-figcaption { font-size: 13px; line-height: 1.4; color: var(--soft); margin-top: 6px; } figcaption b { color: var(--ink); }
+figcaption { font-size: 13px; line-height: 1.4; color: var(--soft); margin-top: 6px; }
+figcaption b { color: var(--ink); }
 .gallery { display: grid; grid-template-columns: repeat(6, 1fr); gap: 16px 14px; }
 .example { font-size: 13px; line-height: 1.35; break-inside: avoid; min-width: 0; overflow-wrap: anywhere; }
 .photo { position: relative; margin-bottom: 6px; }
-.photo img { width: 100%; aspect-ratio: 1; object-fit: cover; display: block; border-radius: 6px; background: var(--tint); }
+.photo img { width: 100%; aspect-ratio: 1; object-fit: cover; display: block; border-radius: 6px;
+  background: var(--tint); }
 .mark { position: absolute; right: 6px; bottom: 6px; width: 20px; height: 20px; border-radius: 50%; color: #fff;
   font-size: 12px; line-height: 20px; text-align: center; }
 .ok { background: #00785a; } .no { background: #b34700; }
-.example .note { font-size: 12px; } .credit { font-size: 11px; }
+.example p:first-of-type .sci { display: block; } .example .note { font-size: 12px; } .credit { font-size: 11px; }
 .sci { color: var(--soft); }
-.weak th, .weak td { font-weight: 400; } .weak td:nth-child(2) { white-space: nowrap; }
+.weak tbody th { font-weight: 400; } .weak td:nth-child(2) { white-space: nowrap; }
 dl { display: grid; grid-template-columns: 220px 1fr; gap: 6px 20px; margin: 0; font-size: 14px; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 section { break-inside: auto; } tr { break-inside: avoid; }
@@ -501,21 +538,30 @@ section { break-inside: auto; } tr { break-inside: avoid; }
   .gallery { grid-template-columns: repeat(3, 1fr); gap: 14px 10px; }
   .variants thead { display: none; }
   .variants, .variants tbody { display: block; }
-  .variants tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 16px; border-bottom: 1px solid var(--line); padding: 10px 0; }
+  .variants tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 16px; padding: 10px 0;
+    border-bottom: 1px solid var(--line); }
   .variants th[scope=row] { grid-column: 1 / -1; max-width: none; border: 0; padding: 0 0 4px; }
+  .variants td.none { display: none; } .phone { display: inline; }
   .variants td { border: 0; padding: 3px 0; text-align: left; }
   .variants td::before { content: attr(data-label); display: block; font-size: 12px; color: var(--soft); }
   .shipped { border-left: 3px solid var(--mark); padding-left: 10px !important; background: #fdf3ec; }
   .shipped > th { box-shadow: none; } .shipped > * { background: none; }
   .ranks, .strata { font-size: 14px; } .ranks th, .ranks td, .strata td { padding-left: 10px; }
+  .ranks th:first-child { padding-left: 0; }
   .ranks small, .strata small { font-size: 11px; }
   .ranks th:first-child { position: sticky; left: 0; background: #fff; white-space: normal; min-width: 92px; }
   .weak { font-size: 14px; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 10px; }
 }
 @media print {
-  body { font-size: 11px; } main { max-width: none; padding: 0; } h2 { margin-top: 22px; break-after: avoid; }
+  @page { margin: 14mm; }
+  body { font-size: 10.5px; } main { max-width: none; padding: 0; }
+  h1 { font-size: 22px; } h2 { font-size: 14px; margin-top: 20px; break-after: avoid; } h3 { break-after: avoid; }
+  .card h2, .note, .caption, figcaption, dl, thead th, h3 { font-size: 9.5px; } .big { font-size: 19px; }
+  .cards { margin: 14px 0 10px; } .card { padding: 7px 10px; } .findings li { margin: 2px 0; }
   .shipped > *, .card { print-color-adjust: exact; } .scroll { overflow: visible; }
-  th, td { padding-left: 8px; } small { font-size: 9px; } .gallery { grid-template-columns: repeat(6, 1fr); }
+  table, .gallery, dl { break-inside: avoid; }
+  th, td { padding: 3px 0 3px 8px; } small { font-size: 8px; } .figures { margin-top: 20px; }
+  .gallery { grid-template-columns: repeat(6, 1fr); } .example, .example .note, .credit { font-size: 8.5px; }
 }
 """

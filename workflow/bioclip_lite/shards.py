@@ -1,17 +1,17 @@
 """Shards: WebDataset tars, written so that equal samples give equal bytes and read at random without unpacking.
 
-A sample is two neighbouring members, ``<key>.jpg`` and ``<key>.json`` (webdataset's convention: the key is the file name
-up to its first dot). Needs neither torch nor webdataset.
+A sample is two neighbouring members, ``<key>.jpg`` and ``<key>.json`` (webdataset: the key is the file name up to
+its first dot). Needs neither torch nor webdataset.
 """
 
 import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -77,23 +77,22 @@ class ShardSet:
         return images
 
     def _open(self, paths: list[Path]) -> None:
-        self._paths = paths
         self._places: list[tuple[Path, Entry]] = []
         self.keys: list[str] = []
         self.taxon_ids: list[str] = []
-        for path in self._paths:
-            with open(require(path), "rb") as file:
+        for path in paths:
+            with require(path).open("rb") as file:
                 for entry in open_shard(path):
                     self._places.append((path, entry))
                     self.keys.append(entry.key)
-                    self.taxon_ids.append(json.loads(_part(file, entry.description))["taxon_id"])
+                    self.taxon_ids.append(_description(file, entry)["taxon_id"])
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def jpeg(self, i: int) -> bytes:
         path, entry = self._places[i]
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return _part(file, entry.image)
 
     def image(self, i: int) -> Image.Image:
@@ -103,16 +102,26 @@ class ShardSet:
     def description(self, i: int) -> dict[str, Any]:
         """Keys taxon_id, ranks (7), common_name, group, licence, attribution."""
         path, entry = self._places[i]
-        with open(path, "rb") as file:
-            description: dict[str, Any] = json.loads(_part(file, entry.description))
-        return description
+        with path.open("rb") as file:
+            return _description(file, entry)
 
 
-def _part(file: Any, place: tuple[int, int]) -> bytes:
+def descriptions(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, description) of each sample of a shard, without its images."""
+    with require(path).open("rb") as file:
+        for entry in open_shard(path):
+            yield entry.key, _description(file, entry)
+
+
+def _description(file: BinaryIO, entry: Entry) -> dict[str, Any]:
+    description: dict[str, Any] = json.loads(_part(file, entry.description))
+    return description
+
+
+def _part(file: BinaryIO, place: tuple[int, int]) -> bytes:
     offset, size = place
     file.seek(offset)
-    content: bytes = file.read(size)
-    return content
+    return file.read(size)
 
 
 def shard_names(data: Path, split: str | None = None) -> list[str]:

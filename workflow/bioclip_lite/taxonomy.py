@@ -7,19 +7,49 @@ Plantae, and 10,000 species share 6,485 epithets.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 Path = tuple[str | None, ...]
 _MISSING = {"", "nan", "none", "null", "na", "n/a", "unknown", "incertae sedis"}
+_TIMES = "\N{MULTIPLICATION SIGN}"  # marks hybrids
+_UNDETERMINED = {"sp", "spp", "cf", "aff", "nr", "indet", "?"}
 
 
 def clean(name: object) -> str | None:
     """A name without surrounding or double spaces, or None for the many ways of writing "missing"."""
     text = " ".join(str(name).split()) if name is not None else ""
     return None if text.lower() in _MISSING else text
+
+
+def make_path(names: Mapping[str, object]) -> Path:
+    """The path from names by rank as they are written in the wild; other keys are ignored.
+
+    Ranks down to genus are capitalised, epithets lower-cased. A species may be given as epithet or full name, with
+    author, year or subspecies, which are cut off: "Amanita excelsa Gonn. & Rabenh." gives "excelsa". An undetermined
+    species ("sp.", "cf. alba") is unknown.
+    """
+    ranks = [clean(names.get(rank)) for rank in RANKS]
+    higher = [name and name.capitalize() for name in ranks[:6]]
+    words = (ranks[6] or "").split()
+    if len(words) > 1 and words[0][0].isupper():  # the genus is repeated, or stands here alone
+        if higher[5] is None:
+            higher[5] = words[0].capitalize()
+        if words[0].capitalize() == higher[5]:
+            words = words[1:]
+    return (*higher, _epithet(words))
+
+
+def _epithet(words: list[str]) -> str | None:
+    if not words or words[0].lower().rstrip(".") in _UNDETERMINED:
+        return None
+    if words[0] in ("x", _TIMES) and len(words) > 1:
+        return f"{_TIMES} {words[1].lower()}"
+    if len(words) > 2 and words[1] in ("x", _TIMES):
+        return f"{words[0].lower()} {_TIMES} {words[2].lower()}"
+    return words[0].lower()
 
 
 def taxon_id(path: Path) -> str:

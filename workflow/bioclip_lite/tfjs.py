@@ -35,7 +35,7 @@ def main(model_folder: str, output_folder: str) -> None:
 def to_tensorflow(weight: np.ndarray, op: str, in_channels: int) -> np.ndarray:
     """A weight in TensorFlow's layout.
 
-    conv (out, in, h, w) -> (h, w, in, out); depthwise (in * m, 1, h, w) -> (h, w, in, m); linear (out, in) -> (in, out).
+    conv (out, in, h, w) to (h, w, in, out); depthwise (in * m, 1, h, w) to (h, w, in, m); linear is transposed.
     """
     if op == "conv":
         return np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
@@ -51,13 +51,19 @@ def _in_channels(graph: dict[str, Any]) -> dict[str, int]:
     return {node["name"]: channels[node["inputs"][0]] for node in graph["nodes"]}
 
 
+def weighted(graph: dict[str, Any]) -> list[tuple[str, str, int]]:
+    """(name of the weight, operation, input channels) of each node that has a weight: what ``to_tensorflow`` needs."""
+    read = _in_channels(graph)
+    return [(node["weight"], node["op"], read[node["name"]]) for node in graph["nodes"] if "weight" in node]
+
+
 def _save_model(graph: dict[str, Any], weights: dict[str, np.ndarray], folder: str) -> None:
     import tensorflow as tf
 
     channels, height, width = graph["input"]["shape"]
     read = _in_channels(graph)
 
-    class Student(tf.Module):  # type: ignore[misc]
+    class Student(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, height, width, channels], tf.float32, name="image")])
         def serve(self, image: Any) -> dict[str, Any]:
             values = {graph["input"]["name"]: image}
@@ -151,30 +157,27 @@ def _replace_weights(
     """Rewrite the weight files with the integers of the grid; every quantised tensor must be found unaltered."""
     from tensorflowjs import read_weights, write_weights
 
-    read = _in_channels(graph)
     integers = {}
-    for node in graph["nodes"]:
-        name = node.get("weight")
+    for name, op, channels in weighted(graph):
         if name in grids:
-            q = to_tensorflow(tensors[name], node["op"], read[node["name"]])
+            q = to_tensorflow(tensors[name], op, channels)
             integers[grid.fingerprint(grid.decode(q, grids[name]))] = (name, q)
 
     model = json.loads((folder / MODEL_FILE).read_text())
     entries, found = [], set()
     for entry in [e for group in read_weights.read_weights(model["weightsManifest"], str(folder)) for e in group]:
         values = entry["data"]
-        name, q = integers.get(grid.fingerprint(values), (None, None)) if values.dtype == np.float32 else (None, None)
-        if name is not None and q is not None:
-            found.add(name)
-            used = grids[name]
-            meaning = {"scale": used.scale, "min": used.minimum, "original_dtype": "float32"}
-            entry = {"name": entry["name"], "data": q.reshape(values.shape), "quantization": meaning}
-        entries.append(entry)
+        match = integers.get(grid.fingerprint(values)) if values.dtype == np.float32 else None
+        if match is None:
+            entries.append(entry)
+            continue
+        name, q = match
+        found.add(name)
+        meaning = {"scale": grids[name].scale, "min": grids[name].minimum, "original_dtype": "float32"}
+        entries.append({"name": entry["name"], "data": q.reshape(values.shape), "quantization": meaning})
     altered = sorted({name for name, _ in integers.values()} - found)
     if altered:
-        sys.exit(
-            f"the converter altered {len(altered)} weights, so the model would not be the measured one: {', '.join(altered)}"
-        )
+        sys.exit(f"tensorflowjs altered {len(altered)} weights, which would not be the measured ones: {altered}")
 
     for path in folder.glob("*.bin"):
         path.unlink()

@@ -120,9 +120,7 @@ def leaves_below(data: Path) -> tuple[list[str], dict[str, np.ndarray]]:
             below.setdefault(path[:length], []).append(len(leaves))
         leaves.append(row["taxon_id"])
     paths = {row["taxon_id"]: tuple(row[rank] for rank in RANKS) for row in table}
-    return leaves, {
-        taxon: np.array(below[path[: label_rank(path) + 1]], np.int64) for taxon, path in paths.items()
-    }
+    return leaves, {taxon: np.array(below[path[: label_rank(path) + 1]], np.int64) for taxon, path in paths.items()}
 
 
 # Optimisation
@@ -189,7 +187,8 @@ def fit(
             value = loss(batch)
             if not torch.isfinite(value):
                 raise UserError(
-                    f"{what}: the loss is {value.item()} in epoch {epoch + 1}; training has diverged, lower learning_rate"
+                    f"{what}: the loss is {value.item()} in epoch {epoch + 1}: training has diverged; "
+                    f"lower learning_rate"
                 )
             optim.zero_grad(set_to_none=True)
             value.backward()
@@ -355,8 +354,10 @@ def distill(
             agreed.append(best == (taught @ text.T).argmax(-1).cpu())
             alike.append(taught.new_zeros(len(out)) if labels else F.cosine_similarity(out, taught))
             start = stop
-        figures = {name: torch.cat(x).float().mean().item() for name, x in (("val_top1", right), ("val_agreement", agreed))}
-        return figures if labels else {**figures, "val_cosine": torch.cat(alike).mean().item()}
+        figures = {"val_top1": torch.cat(right).float(), "val_agreement": torch.cat(agreed).float()}
+        if not labels:
+            figures["val_cosine"] = torch.cat(alike)
+        return {name: values.mean().item() for name, values in figures.items()}
 
     with torch.inference_mode():
         model.eval()

@@ -90,3 +90,8 @@ def teacher_inputs(wildcards):
         "data/index/taxa.parquet",
         *(weights(teacher["lit"]["weights"]) if kind == "lit" else []),
     ]
+
+
+def upstream(stage):
+    """The ledgers of all stages before one, so that no target leaves a stage without its own."""
+    return [provenance.ledger(name) for name in parameters.STAGES[: parameters.STAGES.index(stage)]]

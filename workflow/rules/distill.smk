@@ -43,6 +43,7 @@ rule distill:
     input:
         rules.train_student.output,
         rules.train_control.output,
+        upstream=ancient(upstream("distill")),
     output:
         provenance.ledger("distill"),
     log:

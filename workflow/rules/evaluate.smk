@@ -7,7 +7,7 @@ VARIANTS = {
     "student": expand("data/distill/model/{file}", file=STUDENT),
     "pruned": expand("data/prune/model/{file}", file=STUDENT),
     "int8": expand("data/quantize/model/{file}", file=GRAPH),
-    "tfjs": ["data/convert/tfjs", *NODE_CODE, NODE_LOCK],
+    "tfjs": ["data/convert/tfjs", *expand("data/quantize/model/{file}", file=GRAPH), *NODE_CODE, NODE_LOCK],
     "control": expand("data/distill/control/{file}", file=STUDENT),
     "random": [],
 }
@@ -66,7 +66,7 @@ rule evaluate:
     input:
         rules.write_report.output,
         expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
-        upstream=[provenance.ledger(stage) for stage in parameters.STAGES if stage != "evaluate"],
+        upstream=ancient(upstream("evaluate")),
     output:
         provenance.ledger("evaluate"),
     log:

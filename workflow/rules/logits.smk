@@ -41,6 +41,7 @@ rule logits:
     input:
         expand("data/logits/{shard}.safetensors", shard=CACHED),
         rules.embed_taxa.output,
+        upstream=ancient(upstream("logits")),
     output:
         provenance.ledger("logits"),
     log:

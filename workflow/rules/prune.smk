@@ -21,6 +21,7 @@ rule prune_student:
 rule prune:
     input:
         rules.prune_student.output,
+        upstream=ancient(upstream("prune")),
     output:
         provenance.ledger("prune"),
     log:

@@ -25,6 +25,7 @@ rule quantize_student:
 rule quantize:
     input:
         rules.quantize_student.output,
+        upstream=ancient(upstream("quantize")),
     output:
         provenance.ledger("quantize"),
     log:

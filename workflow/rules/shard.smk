@@ -36,6 +36,7 @@ rule shard:
     input:
         rules.write_sizes.input.tars,
         rules.write_sizes.output,
+        upstream=ancient(upstream("shard")),
     output:
         provenance.ledger("shard"),
     log:

@@ -20,6 +20,7 @@ rule make_teacher:
 rule teacher:
     input:
         rules.make_teacher.output,
+        upstream=ancient(upstream("teacher")),
     output:
         provenance.ledger("teacher"),
     log:

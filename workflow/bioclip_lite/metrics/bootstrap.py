@@ -40,9 +40,7 @@ def means(values: np.ndarray, group: np.ndarray, counts: Iterable[np.ndarray]) -
         return np.array([(count @ totals) / (count @ sizes) for count in counts]).reshape(-1, values.shape[1])
 
 
-def class_means(
-    values: np.ndarray, classes: np.ndarray, group: np.ndarray, counts: Iterable[np.ndarray]
-) -> np.ndarray:
+def class_means(values: np.ndarray, classes: np.ndarray, group: np.ndarray, counts: Iterable[np.ndarray]) -> np.ndarray:
     """The mean over classes of the mean within each class (macro average) of every column in every resample.
 
     Args:

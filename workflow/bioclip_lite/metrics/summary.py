@@ -52,7 +52,8 @@ def summarise(
             if reference != variant:
                 for question in COMPARED:
                     difference = score[question] - scores[reference][question]
-                    columns[variant, "difference_to", reference, question] = difference, species
+                    rank = RANKS.index(question) if question in RANKS else RANKS.index("species")
+                    columns[variant, "difference_to", reference, question] = difference, truth_nodes[:, rank]
         if variant != references[0]:
             same = (score["answer"] == scores[references[0]]["answer"]).astype(np.float64)
             columns[variant, f"agreement_with_{references[0]}"] = same, species
@@ -63,7 +64,9 @@ def summarise(
     for column, (path, (value, classes)) in enumerate(columns.items()):
         _place(summary, path, _estimate(value, classes, group, resampled[:, column]))
     for rank, name in enumerate(RANKS):
-        _macro(summary, scores, name, truth_nodes[:, rank], group, bootstrap.draws(groups, resamples, seed, "bootstrap"))
+        _macro(
+            summary, scores, name, truth_nodes[:, rank], group, bootstrap.draws(groups, resamples, seed, "bootstrap")
+        )
     return summary
 
 

@@ -1,8 +1,8 @@
 """Photographs of invented organisms: six body plans drawn with signed distance functions (numpy only).
 
-A shape is a field of signed distances to its outline (negative inside), as in computer graphics (I. Quilez, "2D distance
-functions"); ``paint`` turns it into anti-aliased coverage. A specimen lives in its own coordinates: x runs from tail to
-head, y from one side to the other, both about -1 to 1.
+A shape is a field of signed distances to its outline (negative inside), as in computer graphics (I. Quilez, "2D
+distance functions"); ``paint`` turns it into anti-aliased coverage. A specimen lives in its own coordinates: x runs
+from tail to head, y from one side to the other, both about -1 to 1.
 
 Arrays see only + - * / floor, sqrt, minimum and maximum in float32, which IEEE 754 rounds alike everywhere, so that
 a photograph has the same bytes on every processor; libraries' sine, arctangent and power do not promise that.
@@ -13,12 +13,12 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # float32 throughout
 
 PATTERNS = ("striped", "spotted", "ringed", "marbled")
 # Background of each habitat: hue (turns), saturation, value; what lies about in it: hue, saturation, value, length.
@@ -40,7 +40,7 @@ class Traits(NamedTuple):
     brightness: float
     accent_brightness: float
     breadth: float  # of the body
-    count: float  # of petals, legs, leaflets, bristles
+    number: float  # of petals, legs, leaflets, bristles
     length: float  # of appendages
     thickness: float  # of appendages
     lobes: float  # depth of indentations
@@ -72,7 +72,7 @@ def wave(turns: Array) -> Array:
 
 
 def angle(x: Array, y: Array) -> Array:
-    """The angle of (x, y) in turns, -0.5 to 0.5 (minimax polynomial of the arctangent, error 1e-5 turns)."""
+    """The angle of (x, y) in turns, -0.5 to 0.5 (minimax polynomial of the arctangent, error 4e-5)."""
     ax, ay = np.abs(x), np.abs(y)
     ratio = np.minimum(ax, ay) / np.maximum(np.maximum(ax, ay), 1e-9)
     square = ratio * ratio
@@ -138,14 +138,14 @@ def paint(image: Array, distance: Array, ink: Array, pixel: float) -> None:
 
 def flower(x: Array, y: Array, t: Traits) -> Drawing:
     """A ring of petals, each the same in its own sector, around a heart."""
-    petals = 4 + round(7 * t.count)
+    petals = 4 + round(7 * t.number)
     turns, r = angle(x, y) * petals, norm(x, y)
     sector = (turns - np.floor(turns + 0.5)) / petals
     px, py = r * wave(sector + 0.25), r * wave(sector)
     half = 0.30 + 0.10 * t.length
     wide = half * (0.22 + 0.6 * t.breadth) * min(1.0, 7.0 / petals)
     # Petals are ellipses, pointed or notched at the tip according to the trait `lobes`.
-    tip = np.maximum(px - 0.85 * half - 0.1, 0.0) * (1.6 * t.lobes - 0.4)
+    tip = np.maximum(px - 0.85 * half - 0.1, 0.0) * (1.5 * t.lobes - 0.2)
     blade = ellipse(px - half - 0.06, py, half, wide) + tip * (1.0 - np.minimum(np.abs(py) / wide, 1.0))
     heart = 0.10 + 0.20 * t.head
     shapes = [(blade, "skin"), (r - heart, "accent"), (r - 0.55 * heart, "trim")]
@@ -156,7 +156,7 @@ def beetle(x: Array, y: Array, t: Traits) -> Drawing:
     """Wing cases with a seam, a neck shield, a head with feelers, and pairs of bent legs; mirrored about y = 0."""
     side = np.abs(y)
     half, wide = 0.60, 0.60 * (0.36 + 0.42 * t.breadth)
-    pairs = 2 + round(3 * t.count)
+    pairs = 2 + round(3 * t.number)
     reach, thick = 0.14 + 0.34 * t.length, 0.016 + 0.04 * t.thickness
     legs = np.full_like(x, 9.0)
     for i in range(pairs):
@@ -187,7 +187,7 @@ def fish(x: Array, y: Array, t: Traits) -> Drawing:
     spread = np.clip((back + 0.10) / span, 0.0, 1.2)
     fork = back - span * (0.75 + 0.5 * (np.abs(y) / (0.12 + 0.3 * t.thickness)) * t.lobes)
     tail = np.maximum(np.maximum(-back - 0.1, fork), np.abs(y) - (0.05 + (0.12 + 0.30 * t.thickness) * spread))
-    fin_half, fin_high = 0.12 + 0.26 * t.head, 0.10 + 0.28 * t.count
+    fin_half, fin_high = 0.12 + 0.26 * t.head, 0.10 + 0.28 * t.number
     slope = np.clip((x + fin_half) / (2 * fin_half), 0.0, 1.0)
     dorsal = np.maximum(np.abs(x) - fin_half, np.abs(y + 0.7 * high) - fin_high * (1.0 - 0.6 * slope))
     belly = capsule(x, y, (0.1, 0.6 * high), (-0.05 - 0.2 * t.length, 1.15 * high), 0.05)
@@ -204,7 +204,7 @@ def mushroom(x: Array, y: Array, t: Traits) -> Drawing:
     stem = capsule(x, y, (0.0, 0.0), (0.0, foot), thick) - 0.06 * np.maximum(y, 0.0)
     ring_y = foot * (0.25 + 0.4 * t.head)
     ring = np.maximum(np.abs(y - ring_y - np.abs(x) * 0.3) - 0.03, np.abs(x) - 1.8 * thick)
-    brim = 0.10 * (t.count - 0.5) * (1.0 - np.minimum((x / wide) * (x / wide), 1.0))
+    brim = 0.10 * (t.number - 0.5) * (1.0 - np.minimum((x / wide) * (x / wide), 1.0))
     cap = np.maximum(ellipse(x, y + 0.02, wide, high), y - 0.04 + brim)
     gills = ellipse(x, y - 0.03 + brim, 0.92 * wide, 0.07)
     shapes = [(stem, "accent"), (ring, "trim"), (gills, "trim"), (cap, "skin")]
@@ -213,7 +213,7 @@ def mushroom(x: Array, y: Array, t: Traits) -> Drawing:
 
 def leaf(x: Array, y: Array, t: Traits) -> Drawing:
     """One to five leaflets that spread from a stalk, with toothed margins and a midrib."""
-    leaflets, fan = 1 + 2 * round(2 * t.count), 0.34 + 0.40 * t.length
+    leaflets, fan = 1 + 2 * round(2 * t.number), 0.34 + 0.40 * t.length
     skin, ribs = np.full_like(x, 9.0), np.full_like(x, 9.0)
     u, v = x, y
     for i in sorted(range(leaflets), key=lambda i: -abs(i - leaflets // 2)):  # the middle one last, on top
@@ -243,16 +243,17 @@ def worm(x: Array, y: Array, t: Traits) -> Drawing:
     body = np.where(
         np.abs(x) < half, (np.abs(centre) - wide * (1.0 - square * square)) * 0.8, norm(np.abs(x) - half, centre)
     )
-    spacing = 2 * half / (6 + 2 * round(8 * t.count))
+    spacing = 2 * half / (6 + 2 * round(8 * t.number))
     offset = x / spacing
     offset = (offset - np.floor(offset + 0.5)) * spacing
     bristles = np.maximum(np.abs(offset) - 0.013, np.abs(centre) - wide * (1.0 - square) - 0.22 * t.length - 0.02)
     bristles = np.maximum(bristles, np.abs(x) - 0.9 * half)
     skull = 0.07 + 0.11 * t.head
-    bend = (0.08 + 0.20 * t.lobes) * float(wave(np.float32(0.9 * half * (0.35 + 0.55 * t.breadth) + 0.1)))
+    bend = (0.08 + 0.20 * t.lobes) * float(wave(np.array(0.9 * half * (0.35 + 0.55 * t.breadth) + 0.1)))
     head = disc(x, y, 0.9 * half, bend, skull)
     eye = disc(x, y, 0.9 * half + 0.4 * skull, bend - 0.3 * skull, 0.03)
-    return Drawing([(bristles, "trim"), (body, "skin"), (head, "accent"), (eye, "black")], x / half * 1.6, centre / wide)
+    shapes = [(bristles, "trim"), (body, "skin"), (head, "accent"), (eye, "black")]
+    return Drawing(shapes, x / half * 1.6, centre / wide)
 
 
 PLANS: dict[str, Callable[[Array, Array, Traits], Drawing]] = {
@@ -322,7 +323,7 @@ def ground(habitat: str, rng: np.random.Generator, size: int) -> Array:
 
 
 def scatter(image: Array, rng: np.random.Generator, habitat: str, number: int) -> None:
-    """Lay blades, twigs or pebbles at random places, in place: on the ground as clutter, on the specimen as occlusion."""
+    """Lay blades, twigs or pebbles on the image, in place: clutter on the ground, occlusion on the specimen."""
     size = image.shape[-1]
     x, y = grid(size)
     hue, saturation, value, length = HABITATS[habitat][1]
@@ -345,7 +346,7 @@ def blur(image: Array) -> Array:
 def photograph(
     plan: str, pattern: str, habitat: str, traits: Traits, rng: np.random.Generator, size: int, nuisance: float
 ) -> NDArray[np.uint8]:
-    """One photograph of a specimen, uint8 [size, size, 3]; ``nuisance`` 0 to 1 is the strength of all that is not it."""
+    """One photograph of a specimen, uint8 [size, size, 3]; ``nuisance``, 0 to 1, is the strength of all else."""
     x, y, pixel = pose(plan, rng, size, nuisance)
     drawing = PLANS[plan](x, y, traits)
     if rng.random() < 0.5:  # found away from its habitat

@@ -10,7 +10,7 @@ import functools
 import io
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from bioclip_lite import taxonomy
 from bioclip_lite.errors import UserError
 from bioclip_lite.randomness import digest, generator, uniform
 from bioclip_lite.sources.sample import SPLITS, Sample
-from bioclip_lite.sources.specimens import HABITATS, PATTERNS, PLANS, Traits, photograph
+from bioclip_lite.sources.specimens import HABITATS, PATTERNS, Traits, photograph
 
 _ROOT_SPREAD = 1.2  # standard deviation of the traits at the root, on their logit scale
 _DRIFT = 2.0  # of Brownian motion from root to tips
@@ -35,19 +35,20 @@ _CODES = (
     (("flower", "leaf"), ("oviridia", "ophyta", "opsida", "ales", "aceae")),
     (("mushroom",), ("ofungi", "omycota", "omycetes", "ales", "aceae")),
 )
-_ONSETS = "b c d f g l m n p r s t v b c d l m n p r s t br cl cr dr gl pl st tr ph th".split()
+_ONSETS = (*"bcdfglmnprstvbcdlmnprst", "br", "cl", "cr", "dr", "gl", "pl", "st", "tr", "ph", "th")
+_CODAS = "bdlmnprstv"
 _VOWELS = "aaaeeeiioou"
-_GENUS_ENDINGS = "us a is on ella ia".split()
-_EPITHETS = "ensis ata osa ifera ula ica ina oides ii ana".split()
+_GENUS_ENDINGS = ("us", "a", "is", "on", "ella", "ia")
+_EPITHET_ENDINGS = ("ensis", "ata", "osa", "ifera", "ula", "ica", "ina", "oides", "ii", "ana")
 _NOUNS = {
-    "beetle": "beetle chafer weevil ladybird borer skipjack".split(),
-    "fish": "perch gudgeon wrasse dace bream darter".split(),
-    "worm": "worm ragworm bristleworm fanworm lugworm".split(),
-    "flower": "daisy aster campion windflower marigold pink".split(),
-    "leaf": "fern maple clover bramble ivy sorrel".split(),
-    "mushroom": "bonnet waxcap parasol brittlegill webcap".split(),
+    "beetle": ("beetle", "chafer", "weevil", "ladybird", "borer", "skipjack"),
+    "fish": ("perch", "gudgeon", "wrasse", "dace", "bream", "darter"),
+    "worm": ("worm", "ragworm", "bristleworm", "fanworm", "lugworm"),
+    "flower": ("daisy", "aster", "campion", "windflower", "marigold", "pink"),
+    "leaf": ("fern", "maple", "clover", "bramble", "ivy", "sorrel"),
+    "mushroom": ("bonnet", "waxcap", "parasol", "brittlegill", "webcap"),
 }
-_COLOURS = "red orange yellow lime green teal azure blue violet magenta".split()
+_COLOURS = ("red", "orange", "yellow", "lime", "green", "teal", "azure", "blue", "violet", "magenta")
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,10 @@ def yule_tree(species: int, rng: np.random.Generator) -> tuple[list[_Lineage], l
 
 
 def rank_sizes(species: int) -> list[int]:
-    """Numbers of taxa wanted from kingdom to genus: 3 kingdoms, 6 phyla, then by a constant factor down to species."""
-    growth = max(species / 6, 1.0) ** (1 / 5)
-    return [min(species, n) for n in (3, *(round(6 * growth**i) for i in range(5)))]
+    """Numbers of taxa wanted from kingdom to genus: up to 3 kingdoms and 6 phyla, then growing by a constant factor."""
+    phyla = min(max(round(species**0.43), 2), 6)
+    growth = (species / phyla) ** (1 / 5)
+    return [max(2, phyla // 2), *(round(phyla * growth**i) for i in range(5))]
 
 
 def _ancestor(lineages: list[_Lineage], lineage: int, time: float) -> int:
@@ -126,14 +128,14 @@ def _evolve(lineages: list[_Lineage], rng: np.random.Generator) -> tuple[list[np
         drift = rng.normal(0.0, _DRIFT * math.sqrt(span), n)
         if lineage.parent < 0:
             traits.append(rng.normal(0.0, _ROOT_SPREAD, n) + drift)
-            inherited = {name: values[int(rng.integers(len(values)))] for name, values in states.items()}
+            inherited = {name: _pick(rng, values) for name, values in states.items()}
         else:
             traits.append(traits[lineage.parent] + rng.normal(0.0, _KICK, n) + drift)
             inherited = characters[lineage.parent]
         now = {}
         for name, values in states.items():
             jumps = rng.random() < 1.0 - math.exp(-_JUMPS[name] * span)
-            now[name] = values[int(rng.integers(len(values)))] if jumps else inherited[name]
+            now[name] = _pick(rng, values) if jumps else inherited[name]
         characters.append(now)
     return traits, characters
 
@@ -141,43 +143,48 @@ def _evolve(lineages: list[_Lineage], rng: np.random.Generator) -> tuple[list[np
 # --------------------------------------------------------------------------------------------------------------- names
 
 
-def _stem(rng: np.random.Generator, syllables: int) -> str:
-    parts = [_ONSETS[int(rng.integers(len(_ONSETS)))] + _VOWELS[int(rng.integers(len(_VOWELS)))] for _ in range(syllables)]
-    return "".join(parts) + "bdlmnprstv"[int(rng.integers(10))]
+def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
+    return choices[int(rng.integers(len(choices)))]
 
 
-class _Namer:
-    """Gives each taxon a name when it is first met; a family and an order are named after their first genus."""
+def _paths(
+    clades: list[tuple[int, ...]], endings: dict[int, tuple[str, ...]], rng: np.random.Generator
+) -> dict[int, taxonomy.Path]:
+    """The seven names of each species, by its tip.
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
-        self.names: dict[tuple[int, ...], str] = {}
-        self.stems: dict[tuple[int, ...], str] = {}
-        self.used: set[str] = set()
+    A family and an order bear the stem of their first genus. As among real names, epithets are shared by species of
+    different genera, and one genus name stands in every kingdom.
+    """
+    used: set[str] = set()
 
-    def _fresh_stem(self, syllables: int) -> str:
-        while (stem := _stem(self.rng, syllables)) in self.used:
+    def stem(syllables: int) -> str:
+        while True:
+            word = "".join(_pick(rng, _ONSETS) + _pick(rng, _VOWELS) for _ in range(syllables)) + _pick(rng, _CODAS)
+            if word not in used:
+                used.add(word)
+                return word
+
+    epithets = [stem(1 + int(rng.random() < 0.6)) + _pick(rng, _EPITHET_ENDINGS) for _ in clades]
+    names: dict[tuple[int, ...], str] = {}
+    paths: dict[int, taxonomy.Path] = {}
+    taken: set[tuple[str, str]] = set()
+    first_genus = ""
+    for clade in sorted(clades):
+        if clade[:6] not in names:
+            root = stem(2 + int(rng.random() < 0.35))
+            genus = (root + _pick(rng, _GENUS_ENDINGS)).capitalize()
+            first_genus = first_genus or genus
+            names[clade[:6]] = genus if clade[:1] in names else first_genus
+            for rank in range(5):
+                if clade[: rank + 1] not in names:
+                    word = root if rank > 2 else stem(1 + rank % 2)
+                    names[clade[: rank + 1]] = (word + endings[clade[0]][rank]).capitalize()
+        genus = names[clade[:6]]
+        while (genus, epithet := _pick(rng, epithets)) in taken:
             pass
-        self.used.add(stem)
-        return stem
-
-    def path(self, clade: tuple[int, ...], endings: tuple[str, ...]) -> taxonomy.Path:
-        """The names of a species from the lineages that are its taxa, kingdom to species."""
-        genus_stem = self.stems.setdefault(clade[:6], self._fresh_stem(2 + int(self.rng.random() < 0.35)))
-        for rank in range(7):
-            taxon = clade[: rank + 1]
-            if taxon in self.names:
-                continue
-            if rank < 3:
-                name = (self._fresh_stem(1 + rank % 2) + endings[rank]).capitalize()
-            elif rank < 5:
-                name = (genus_stem + endings[rank]).capitalize()
-            elif rank == 5:
-                name = (genus_stem + _GENUS_ENDINGS[int(self.rng.integers(len(_GENUS_ENDINGS)))]).capitalize()
-            else:
-                name = self._fresh_stem(1 + int(self.rng.random() < 0.6)) + _EPITHETS[int(self.rng.integers(10))]
-            self.names[taxon] = name
-        return tuple(self.names[clade[: rank + 1]] for rank in range(7))
+        taken.add((genus, epithet))
+        paths[clade[6]] = (*(names[clade[: rank + 1]] for rank in range(6)), epithet)
+    return paths
 
 
 def _common_name(noun: str, pattern: str, traits: np.ndarray, rng: np.random.Generator) -> str | None:
@@ -198,28 +205,26 @@ def _shown(traits: np.ndarray) -> Traits:
 
 
 @functools.lru_cache(maxsize=4)
-def tree_of_life(seed: int, species: int, unseen: int) -> tuple[Species, ...]:
-    """The species of the sample, in the order of the tree."""
+def tree_of_life(seed: int, species: int, unseen: int) -> dict[str, Species]:
+    """The species of the sample by name, in the order of the tree."""
     # Yule trees are often lopsided: of a few, take the one with the most even phyla, hence body plans.
     trees = [_ranked_tree(species, generator(seed, "synthetic", "tree", i)) for i in range(24)]
     lineages, clades = min(trees, key=lambda tree: sum(n * n for n in Counter(c[1] for c in tree[1]).values()))
     rng = generator(seed, "synthetic", "traits")
     traits, characters = _evolve(lineages, rng)
-    plans, codes = _body_plans(clades)
+    plans, endings = _body_plans(clades)
     unseen_tips = _choose_unseen(clades, unseen, seed)
 
-    namer, found = _Namer(rng), []
-    nouns: dict[int, str] = {}
+    paths = _paths(clades, endings, generator(seed, "synthetic", "names"))
+    found = []
     for clade in sorted(clades):
-        plan = plans[clade[1]]
-        choice = _NOUNS[plan]
-        noun = nouns.setdefault(clade[4], choice[int(rng.integers(len(choice)))])  # one noun per family
-        tip = clade[-1]
+        plan, tip = plans[clade[1]], clade[6]
         pattern, habitat = characters[tip]["pattern"], characters[tip]["habitat"]
-        path = namer.path(clade, codes[clade[0]])
+        path = paths[tip]
+        noun = _pick(generator(seed, "synthetic", "noun", *path[:5]), _NOUNS[plan])  # one per family
         common_name = _common_name(noun, pattern, traits[tip], rng)
         found.append(Species(path, common_name, plan, pattern, habitat, traits[tip], tip not in unseen_tips))
-    return tuple(found)
+    return {species.name: species for species in found}
 
 
 def _body_plans(clades: list[tuple[int, ...]]) -> tuple[dict[int, str], dict[int, tuple[str, ...]]]:
@@ -232,7 +237,8 @@ def _body_plans(clades: list[tuple[int, ...]]) -> tuple[dict[int, str], dict[int
         members = phyla.setdefault(kingdom, [])
         if phylum not in members:
             members.append(phylum)
-    plans, endings = {}, {}
+    plans: dict[int, str] = {}
+    endings: dict[int, tuple[str, ...]] = {}
     for place, kingdom in enumerate(sorted(phyla, key=lambda k: (-len(phyla[k]), k))):
         forms, endings[kingdom] = _CODES[place % len(_CODES)]
         for i, phylum in enumerate(phyla[kingdom]):
@@ -261,7 +267,7 @@ def _choose_unseen(clades: list[tuple[int, ...]], number: int, seed: int) -> set
 # ---------------------------------------------------------------------------------------------------------- the source
 
 
-def _species(params: dict[str, Any]) -> tuple[Species, ...]:
+def _tree(params: dict[str, Any]) -> dict[str, Species]:
     settings = params["synthetic"]
     return tree_of_life(params["seed"], settings["species"], settings["unseen_species"])
 
@@ -269,7 +275,7 @@ def _species(params: dict[str, Any]) -> tuple[Species, ...]:
 def samples(params: dict[str, Any]) -> Iterator[Sample]:
     """All photographs, by species and split. Locators are "<genus_epithet>/<split>/<individual>/<photograph>"."""
     images = params["synthetic"]["images"]
-    for species in _species(params):
+    for species in _tree(params).values():
         for split in SPLITS if species.seen else ("test",):
             for individual, photo in _photographs(params["seed"], species.name, split, images.get(split, 0)):
                 group = f"{species.name}-{split}-{individual:04d}"
@@ -300,17 +306,17 @@ def read(params: dict[str, Any], locator: str) -> bytes:
     """The JPEG file of one photograph. Raises FileNotFoundError for a locator of another tree."""
     settings = params["synthetic"]
     name = locator.split("/", 1)[0]
-    species = next((s for s in _species(params) if s.name == name), None)
-    if species is None:
-        raise FileNotFoundError(f"no species {name} in this tree")
+    try:
+        species = _tree(params)[name]
+    except KeyError:
+        raise FileNotFoundError(f"no species {name} in this tree") from None
     specimen = locator.rsplit("/", 1)[0]
     traits = species.traits + settings["within_species"] * generator(
         params["seed"], "synthetic", "specimen", specimen
     ).standard_normal(len(Traits._fields))
     rng = generator(params["seed"], "synthetic", "photograph", locator)
-    pixels = photograph(
-        species.plan, species.pattern, species.habitat, _shown(traits), rng, settings["image_size"], settings["nuisance"]
-    )
+    size, nuisance = settings["image_size"], settings["nuisance"]
+    pixels = photograph(species.plan, species.pattern, species.habitat, _shown(traits), rng, size, nuisance)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=int(rng.integers(75, 96)))
     return file.getvalue()

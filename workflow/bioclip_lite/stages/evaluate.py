@@ -19,7 +19,7 @@ from PIL import Image
 
 from bioclip_lite import predictions
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, read_table, replacing, write_json
+from bioclip_lite.files import read_table, replacing, write_json
 from bioclip_lite.labels import Labels, Truth, read_labels, truth_of
 from bioclip_lite.metrics.scoring import score
 from bioclip_lite.metrics.summary import summarise
@@ -69,7 +69,9 @@ def _report(params: dict[str, Any], data: Path) -> None:
     from bioclip_lite import plots  # Matplotlib: the predictions do without
 
     labels = read_labels(data)
-    samples = read_table(data / "index" / "samples.parquet", ["key", "split", "taxon_id", "group", "licence", "attribution"])
+    samples = read_table(
+        data / "index" / "samples.parquet", ["key", "split", "taxon_id", "group", "licence", "attribution"]
+    )
     test = samples.filter(pc.equal(samples["split"], SPLIT)).sort_by("key")
     keys = test["key"].to_pylist()
     found = predictions.read(data / "evaluate" / "predictions", VARIANTS)
@@ -87,7 +89,7 @@ def _report(params: dict[str, Any], data: Path) -> None:
     page = render(
         metrics,
         figures,
-        _sample(data, samples, test),
+        _sample(samples, test, found["teacher"].costs.get("about", {})),
         _examples(params, data, scores[SHIPPED], test, truth, labels),
         _weakest(scores[SHIPPED], truth, labels),
     )
@@ -100,7 +102,9 @@ def _report(params: dict[str, Any], data: Path) -> None:
         scratch.write_text(page, encoding="utf-8")
     for variant, row in metrics["variants"].items():
         top1 = row["top1"]
-        right = "no photograph known to species" if top1["value"] is None else f"species right {100 * top1['value']:.1f} %"
+        right = (
+            "no photograph known to species" if top1["value"] is None else f"species right {100 * top1['value']:.1f} %"
+        )
         print(f"evaluate: {variant}: {right} (n = {top1['n_images']})")
 
 
@@ -117,7 +121,9 @@ def _check_joinable(found: Mapping[str, Predictions], keys: list[str], labels: L
         missing, surplus = sorted(wanted - set(prediction.keys)), sorted(set(prediction.keys) - wanted)
         for what, some in (("lacks", missing), ("has, unknown to the index,", surplus)):
             if some:
-                faults.append(f"{variant} {what} {len(some)} photographs ({', '.join(some[:3])}{' ...' * (len(some) > 3)})")
+                faults.append(
+                    f"{variant} {what} {len(some)} photographs ({', '.join(some[:3])}{' ...' * (len(some) > 3)})"
+                )
         if prediction.taxon_ids != labels.ids:
             faults.append(f"{variant} answers among other taxa than data/index/taxa.parquet lists")
     if faults:
@@ -160,7 +166,9 @@ def _metrics(
             of_rank["n_classes"] = len(np.unique(truth.nodes[truth.nodes[:, rank] >= 0, rank]))
             of_rank["label_space"] = len(labels.nodes[rank])
         row |= {"n_images": len(keys), "n_classes": n_species, "label_space": len(labels.ids)}
-        row |= {name: found[variant].costs.get(name) for name in ("params", "macs", "bytes", "table_bytes", "latency_ms")}
+        row |= {
+            name: found[variant].costs.get(name) for name in ("params", "macs", "bytes", "table_bytes", "latency_ms")
+        }
     return {
         "protocol": {
             "id": f"{SPLIT}-" + hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12],
@@ -186,27 +194,23 @@ def _metrics(
 
 def _groups(test: pa.Table) -> np.ndarray:
     """Number of each photograph's observation, int64 [n]; a photograph without one stands alone."""
-    names = [
-        (group is None, key if group is None else group)
-        for key, group in zip(test["key"].to_pylist(), test["group"].to_pylist(), strict=True)
-    ]
-    return np.unique([f"{alone}{name}" for alone, name in names], return_inverse=True)[1].astype(np.int64)
+    pairs = zip(test["key"].to_pylist(), test["group"].to_pylist(), strict=True)
+    names = [f"photograph {key}" if group is None else f"observation {group}" for key, group in pairs]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
 # ---- what the page shows beside the metrics
 
 
-def _sample(data: Path, samples: pa.Table, test: pa.Table) -> Sample:
+def _sample(samples: pa.Table, test: pa.Table, teacher: Mapping[str, Any]) -> Sample:
     per_split = Counter(samples["split"].to_pylist())
     order = [split for split in ("pretrain", "train", "val", "calibration", SPLIT) if split in per_split]
-    teacher = data / "teacher" / "model" / "teacher.json"
-    described = read_json(teacher) if teacher.exists() else {}
     return Sample(
         images={split: per_split[split] for split in order},
         licences=Counter(name or "not stated" for name in test["licence"].to_pylist()),
         sources=Counter(name or "not stated" for name in test["attribution"].to_pylist()),
         teacher=", ".join(
-            f"{key} {described[key]}" for key in ("name", "kind", "licence") if described.get(key) not in (None, "")
+            f"{what}{teacher[key]}" for key, what in (("name", ""), ("licence", "licence ")) if teacher.get(key)
         ),
     )
 
@@ -229,7 +233,8 @@ def _examples(
     for row in drawn:
         if keys[row] not in place:
             raise UserError(
-                f"the shards of split {SPLIT} lack photograph {keys[row]} of data/index/samples.parquet; run stage shard"
+                f"the shards of split {SPLIT} lack photograph {keys[row]} of data/index/samples.parquet; "
+                "run stage shard again"
             )
         right_leaf, answer = int(truth.leaf[row]), int(scores["answer"][row])
         shared = _shared(labels.leaves[right_leaf], labels.leaves[answer])

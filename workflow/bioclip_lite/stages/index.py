@@ -73,7 +73,9 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     rows = [{"locator": r.locator, "reason": r.reason, "detail": r.detail} for r in sorted(rejects, key=_reject_order)]
     write_table(out / "rejects.parquet", pa.Table.from_pylist(rows, REJECTS))
     read = partial(find_source(params["source"]).read, params)
-    draw_contact_sheet(out / "contact_sheet.png", _sheet_rows(photographs, taxa), read)
+    rows_shown = _sheet_rows(photographs, taxa)
+    title = f"{len(rows_shown)} of {sum(taxa['leaf'].to_pylist())} taxa, in the order of the tree"
+    draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
     _report(photographs, splits, taxa, rejects)
 
 
@@ -159,7 +161,7 @@ def _in_parallel(work: partial[Photograph | Reject], samples: list[Sample]) -> I
             while batch := list(islice(waiting, _BATCH)):
                 yield from pool.map(work, batch, chunksize=32)
     except BrokenProcessPool:
-        raise UserError("index: a process that reads photographs was killed; the usual cause is too little memory") from None
+        raise UserError("index: a process that reads photographs was killed; usually memory ran out") from None
 
 
 def _without_copies(photographs: list[Photograph]) -> tuple[list[Photograph], list[Reject]]:
@@ -170,22 +172,18 @@ def _without_copies(photographs: list[Photograph]) -> tuple[list[Photograph], li
     copies: dict[str, list[Photograph]] = defaultdict(list)
     for photograph in photographs:
         copies[photograph.md5].append(photograph)
-    rejects = []
+    kept, rejects = [], []
     for same in copies.values():
-        if len(same) == 1:
-            continue
         best = max(same, key=lambda p: taxonomy.label_rank(p.sample.path))  # the first of the most precise
-        paths = {p.sample.path for p in same}
-        agree = all(path == best.sample.path or taxonomy.is_ancestor(path, best.sample.path) for path in paths)
-        if agree:
-            rejects += [Reject(p.sample.locator, "duplicate", f"same file as {best.sample.locator}") for p in same if p is not best]
-            same[:] = [best]
+        path, paths = best.sample.path, {p.sample.path for p in same}
+        if all(other == path or taxonomy.is_ancestor(other, path) for other in paths):
+            kept.append(best)
+            detail = f"same file as {best.sample.locator}"
+            rejects += [Reject(p.sample.locator, "duplicate", detail) for p in same if p is not best]
         else:
-            names = " and ".join(sorted(taxonomy.scientific_name(path) for path in paths))
-            rejects += [Reject(p.sample.locator, "conflicting labels", f"the same file is labelled {names}") for p in same]
-            same.clear()
-    kept = {id(p) for same in copies.values() for p in same}
-    return [p for p in photographs if id(p) in kept], rejects
+            detail = f"the same file is labelled {' and '.join(sorted(map(taxonomy.scientific_name, paths)))}"
+            rejects += [Reject(p.sample.locator, "conflicting labels", detail) for p in same]
+    return sorted(kept, key=lambda p: p.sample.key), rejects
 
 
 def _check(photographs: list[Photograph], rejects: list[Reject], params: dict[str, Any]) -> None:
@@ -239,18 +237,18 @@ def deal(taxon: str, groups: set[str], shares: dict[str, float], seed: int) -> d
 
     A single observation goes to train, and train never goes without.
     """
-    quota = {split: share * len(groups) for split, share in shares.items()}
+    quota = {split: share * len(groups) for split, share in shares.items() if share > 0}
     sizes = {split: int(q + 1e-9) for split, q in quota.items()}
 
-    def claim(split: str) -> tuple[bool, float, int]:
+    def claim(split: str) -> tuple[float, int]:
         # Without the hash, equal remainders would always favour the same split.
-        first = split == "train" and sizes["train"] == 0
-        return first, round(quota[split] - sizes[split], 6), digest(seed, "index", "tie", taxon, split)
+        return round(quota[split] - sizes[split], 6), digest(seed, "index", "tie", taxon, split)
 
-    for split in sorted((s for s in shares if shares[s] > 0), key=claim, reverse=True)[: len(groups) - sum(sizes.values())]:
+    left = len(groups) - sum(sizes.values())
+    for split in sorted(quota, key=claim, reverse=True)[:left]:
         sizes[split] += 1
-    if not sizes["train"]:  # every group was claimed by whole quotas of others
-        sizes[max(sizes, key=lambda s: (sizes[s], s))] -= 1
+    if not sizes["train"]:  # the other splits took every group
+        sizes[max(sizes, key=lambda split: sizes[split])] -= 1
         sizes["train"] = 1
     order = iter(sorted(groups, key=lambda group: digest(seed, "index", "deal", group)))
     return {group: split for split in SPLITS for group in islice(order, sizes.get(split, 0))}
@@ -260,14 +258,25 @@ def deal(taxon: str, groups: set[str], shares: dict[str, float], seed: int) -> d
 
 
 def _samples_table(photographs: Sequence[Photograph], splits: dict[str, str], metadata: dict[str, str]) -> pa.Table:
-    rows = []
-    for sample, md5, width, height in photographs:
-        row = dict(zip(taxonomy.RANKS, sample.path, strict=True))
-        row.update(key=sample.key, locator=sample.locator, group=sample.group, split=splits[sample.group])
-        row.update(taxon_id=taxonomy.taxon_id(sample.path), common_name=sample.common_name, md5=md5)
-        row.update(licence=sample.licence, attribution=sample.attribution)
-        rows.append({**row, "width": width, "height": height})
-    return pa.Table.from_pylist(rows, SAMPLES.with_metadata(metadata))
+    def row(photograph: Photograph) -> dict[str, Any]:
+        sample = photograph.sample
+        return {
+            **{
+                name: getattr(sample, name)
+                for name in ("key", "locator", "group", "common_name", "licence", "attribution")
+            },
+            **dict(zip(taxonomy.RANKS, sample.path, strict=True)),
+            "split": splits[sample.group],
+            "taxon_id": taxonomy.taxon_id(sample.path),
+            "width": photograph.width,
+            "height": photograph.height,
+            "md5": photograph.md5,
+        }
+
+    schema = SAMPLES.with_metadata(metadata)
+    starts = range(0, len(photographs), _BATCH)
+    batches = [pa.RecordBatch.from_pylist([*map(row, photographs[i : i + _BATCH])], schema) for i in starts]
+    return pa.Table.from_batches(batches, schema)
 
 
 def _taxa_table(photographs: Sequence[Photograph], splits: dict[str, str]) -> pa.Table:

@@ -52,7 +52,7 @@ def _embed_taxa(params: dict[str, Any], data: Path, teacher: models.Teacher) -> 
         teacher.identity,
         params["prompt"],
     )
-    print(f"taxa: {len(leaves)} taxa x {text.shape[1]} numbers, e.g. {prompts[0]!r}; logit scale {teacher.logit_scale:.1f}")
+    print(f"taxa: {len(leaves)} x {text.shape[1]} numbers, e.g. {prompts[0]!r}; logit scale {teacher.logit_scale:.1f}")
 
 
 def _embed_shard(params: dict[str, Any], data: Path, teacher: models.Teacher, name: str) -> None:
@@ -61,10 +61,10 @@ def _embed_shard(params: dict[str, Any], data: Path, teacher: models.Teacher, na
     count = params["views"] if name.startswith("train-") else 1
     rows = np.stack([_rows(params, key, count) for key in images.keys])
     plan = [(i, rows[i, k]) for i in range(len(images)) for k in range(count)]
-    plan_batches = [plan[start : start + _BATCH] for start in range(0, len(plan), _BATCH)]
-    pixels = training.load(training.Views(images, teacher.preprocess), plan_batches)
-    parts = [part for part in progress(_embed(teacher, pixels), len(plan_batches), f"{name}, batches of {_BATCH} views")]
-    embeddings = np.concatenate(parts).reshape(len(images), count, -1)
+    batches = [plan[start : start + _BATCH] for start in range(0, len(plan), _BATCH)]
+    pixels = training.load(training.Views(images, teacher.preprocess), batches)
+    parts = progress(_embed(teacher, pixels), len(batches), f"{name}, batches of {_BATCH} views")
+    embeddings = np.concatenate(list(parts)).reshape(len(images), count, -1)
     identity = {"teacher": teacher.identity, "preprocess": teacher.preprocess, "views": views.VERSION}
     path = data / "logits" / f"{name}.safetensors"
     cache.write_shard(path, images.keys, embeddings, rows, identity)

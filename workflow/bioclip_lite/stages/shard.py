@@ -46,14 +46,14 @@ def _check(images: Counter[str], counts: dict[str, int]) -> None:
     for split in SPLITS:
         number, shards = images[split], counts.get(split, 0)
         if number and not shards:
-            raise UserError(f"params.yaml, shard.counts.{split} is 0, but the index has {number} photographs there; set 1")
+            raise UserError(f"params.yaml, shard.counts.{split} is 0, but the index has {number} photographs in it")
         if shards and not number:
-            raise UserError(f"params.yaml, shard.counts.{split} is {shards}, but the index has no photograph there; set 0")
+            raise UserError(f"params.yaml, shard.counts.{split} is {shards}, but the index has no photograph in it")
 
 
 def _write_shard(samples: Any, data: Path, name: str, counts: dict[str, int]) -> None:
     if name not in names(counts):
-        raise UserError(f"shard: there is no shard {name!r}; params.yaml, shard.counts asks for {', '.join(names(counts))}")
+        raise UserError(f"shard: there is no {name!r}; params.yaml, shard.counts asks for {', '.join(names(counts))}")
     split, number = split_of(name), int(name.rpartition("-")[2])
     here = samples.filter(pc.equal(samples["split"], split))
     mine = [int(digest("shard", group) % counts[split]) == number for group in here["group"].to_pylist()]

@@ -1,0 +1,43 @@
+"""`python -m bioclip_lite`: stages run alone, and a user's mistake is a sentence, not a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import checkout
+
+
+def cli(*arguments: str, folder: Path = checkout.ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bioclip_lite", *arguments]
+    environment = checkout.ENVIRONMENT | {"PYTHONPATH": str(checkout.ROOT / "workflow")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_help_names_the_stages() -> None:
+    assert "index,shard,caption,teacher,logits,distill,prune,quantize,convert,evaluate" in cli("--help").stdout
+
+
+def test_the_first_stages_run_alone(tmp_path: Path) -> None:
+    params = str(checkout.ROOT / "tests/tiny.yaml")
+    for stage in ("index", "shard", "caption"):
+        done = cli(stage, "--params", params, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data/caption/test-00000.parquet").exists()
+
+
+@pytest.mark.parametrize("stage", ["shard", "caption", "logits", "distill", "prune", "quantize", "convert"])
+def test_a_stage_without_its_inputs_says_what_makes_them(stage: str, tmp_path: Path) -> None:
+    done = cli(stage, "--params", str(checkout.ROOT / "tests/tiny.yaml"), folder=tmp_path)
+    assert done.returncode == 1
+    assert "is missing; stage" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_parameter_file(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("index: {}\n")
+    done = cli("index", folder=tmp_path)
+    assert done.returncode == 1
+    assert "index lacks" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,73 @@
+"""What the tiny pipeline leaves behind is what its users expect."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from safetensors.numpy import load_file
+
+pytestmark = pytest.mark.pipeline
+VARIANTS = {"teacher", "student", "pruned", "int8", "tfjs", "control", "random"}
+
+
+@pytest.fixture(scope="module")
+def metrics(built: Path) -> dict:
+    return json.loads((built / "data/evaluate/metrics.json").read_text())
+
+
+def test_every_variant_is_measured_on_the_same_photographs(built: Path, metrics: dict) -> None:
+    samples = pq.read_table(built / "data/index/samples.parquet")
+    tests = samples["split"].to_pylist().count("test")
+    assert set(metrics["variants"]) == VARIANTS
+    for variant in metrics["variants"].values():
+        assert variant["n_images"] == tests
+        assert variant["label_space"] == 10
+        low, high = variant["top1"]["ci95"]
+        assert 0 <= low <= variant["top1"]["value"] <= high <= 1
+        assert variant["top1"]["value"] <= variant["top5"]["value"]
+        assert list(variant["per_rank"]) == ["kingdom", "phylum", "class", "order", "family", "genus", "species"]
+
+
+def test_what_ships_answers_as_what_was_quantised(built: Path) -> None:
+    predictions = built / "data/evaluate/predictions"
+    int8 = load_file(predictions / "int8.safetensors")["logits"]
+    tfjs = load_file(predictions / "tfjs.safetensors")["logits"]
+    assert np.abs(int8 - tfjs).max() < 1e-2 * np.abs(int8).max()
+    assert (int8.argmax(1) == tfjs.argmax(1)).mean() >= 0.97
+
+
+def test_each_step_makes_the_model_smaller(metrics: dict) -> None:
+    variants = metrics["variants"]
+    assert variants["pruned"]["macs"] <= 0.7 * variants["student"]["macs"]
+    assert variants["pruned"]["params"] < variants["student"]["params"]
+    assert variants["int8"]["bytes"] < 0.4 * variants["pruned"]["bytes"]
+
+
+def test_shards_are_plain_webdatasets(built: Path) -> None:
+    sizes = json.loads((built / "data/shard/sizes.json").read_text())
+    for name, size in sizes.items():
+        samples = list(webdataset.WebDataset(str(built / "data/shard" / name), shardshuffle=False).decode("rgb8"))
+        assert len(samples) == size
+        assert all(sample["jpg"].ndim == 3 and len(sample["json"]["ranks"]) == 7 for sample in samples)
+        with tarfile.open(built / "data/shard" / name) as tar:
+            assert {member.mtime for member in tar} == {0}
+
+
+def test_no_artifact_is_a_pickle_and_nothing_is_half_written(built: Path) -> None:
+    files = [path for path in (built / "data").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {
+        *(".parquet", ".tar", ".json", ".safetensors", ".bin", ".png", ".html", ".md", ""),  # "": .gitignore
+    }
+    assert not [path for path in (built / "data").rglob(".partial-*")]
+
+
+def test_the_report_stands_alone(built: Path, metrics: dict) -> None:
+    report = (built / "data/evaluate/report.html").read_text()
+    assert "http://" not in report.replace("http://www.w3.org", "")
+    assert "<script src" not in report
+    for variant in VARIANTS:
+        assert variant in report

@@ -1,0 +1,125 @@
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bioclip_lite import taxonomy
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import read_json, read_table
+from bioclip_lite.shards import ShardSet, open_shard
+from bioclip_lite.stages import index, shard
+from photographs import encoded, folder_params, garden, picture, synthetic_params
+
+COUNTS = {"counts": {"pretrain": 1, "train": 2, "val": 1, "calibration": 1, "test": 1}}
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("data")
+    index.run(synthetic_params(), data)
+    return data
+
+
+@pytest.fixture
+def data(indexed: Path, tmp_path: Path) -> Path:
+    (tmp_path / "index").symlink_to(indexed / "index")
+    return tmp_path
+
+
+def counts(**more: int) -> dict[str, Any]:
+    return {"counts": {**COUNTS["counts"], **more}}
+
+
+def test_every_sample_is_in_the_shard_of_its_split_once(data: Path) -> None:
+    shard.run(COUNTS, data)
+    samples = {s["key"]: s for s in read_table(data / "index" / "samples.parquet").to_pylist()}
+    sizes = read_json(data / "shard" / "sizes.json")
+    assert sorted(sizes) == [f"{name}.tar" for name in sorted(shard.names(COUNTS["counts"]))]
+    assert sum(sizes.values()) == len(samples)
+    shards_of, seen = defaultdict(set), set()
+    for name, size in sizes.items():
+        shards = ShardSet.of(data / "shard" / name)
+        assert len(shards) == size and shards.keys == sorted(shards.keys)
+        for i, key in enumerate(shards.keys):
+            sample, description = samples[key], shards.description(i)
+            seen.add(key)
+            shards_of[sample["group"]].add(name)
+            assert name.startswith(sample["split"])
+            assert description["ranks"] == [sample[rank] for rank in taxonomy.RANKS]
+            for field in ("taxon_id", "common_name", "group", "licence", "attribution"):
+                assert description[field] == sample[field]
+        assert shards.image(0).size == (32, 32)
+    assert seen == set(samples)
+    assert all(len(names) == 1 for names in shards_of.values())
+
+
+def test_jobs_in_any_order_give_the_bytes_of_one_run(data: Path, tmp_path: Path) -> None:
+    shard.run(COUNTS, data)
+    whole = {path.name: path.read_bytes() for path in (data / "shard").iterdir()}
+    for path in (data / "shard").iterdir():
+        path.unlink()
+    for name in [*reversed(shard.names(COUNTS["counts"])), "sizes"]:
+        shard.run(COUNTS, data, name)
+    assert {path.name: path.read_bytes() for path in (data / "shard").iterdir()} == whole
+
+
+def test_fewer_shards_leave_no_stale_ones(data: Path) -> None:
+    shard.run(COUNTS, data)
+    shard.run(counts(train=1), data)
+    assert not (data / "shard" / "train-00001.tar").exists()
+    assert read_json(data / "shard" / "sizes.json")["train-00000.tar"] == 27
+
+
+def test_a_photograph_that_is_no_jpeg_becomes_one(tmp_path: Path) -> None:
+    source = garden(tmp_path / "source", each=12)
+    for i in range(12):
+        (source / "daisy" / f"{i}.jpg").write_bytes(encoded(picture("png", i, mode="RGBA"), "PNG"))
+    index.run(folder_params(source), tmp_path)
+    shard.run({"counts": {"train": 1, "val": 1, "calibration": 1, "test": 1}}, tmp_path)
+    shards = ShardSet(tmp_path, "train")
+    daisies = [i for i, key in enumerate(shards.keys) if shards.description(i)["common_name"] == "daisy"]
+    assert daisies and all(shards.jpeg(i).startswith(b"\xff\xd8\xff") for i in daisies)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (counts(train=300), "would be empty; lower shard.counts.train"),
+        (counts(val=0), "shard.counts.val is 0, but the index has 9 photographs"),
+    ],
+)
+def test_numbers_that_do_not_fit(data: Path, params: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        shard.run(params, data)
+
+
+def test_a_split_without_photographs_and_a_shard_that_is_not_asked_for(tmp_path: Path) -> None:
+    index.run(folder_params(garden(tmp_path / "source", each=10)), tmp_path)
+    with pytest.raises(UserError, match=r"shard\.counts\.pretrain is 1, but the index has no photograph"):
+        shard.run(counts(), tmp_path)
+    with pytest.raises(UserError, match="there is no 'train-00007'"):
+        shard.run(counts(pretrain=0), tmp_path, "train-00007")
+
+
+def test_a_source_that_changed_since_is_noticed_and_earlier_shards_stay(tmp_path: Path) -> None:
+    source = garden(tmp_path / "source", each=10)
+    index.run(folder_params(source), tmp_path)
+    params = counts(pretrain=0, train=1)
+    shard.run(params, tmp_path)
+    before = (tmp_path / "shard" / "train-00000.tar").read_bytes()
+    train = [s for s in read_table(tmp_path / "index" / "samples.parquet").to_pylist() if s["split"] == "train"]
+    victim = source / train[-1]["locator"]
+    victim.write_bytes(encoded(picture("another")))
+    with pytest.raises(UserError, match=r"is not the file that was indexed; .* run stage index again"):
+        shard.run(params, tmp_path, "train-00000")
+    victim.unlink()
+    with pytest.raises(UserError, match=r"cannot be read .* run stage index again"):
+        shard.run(params, tmp_path, "train-00000")
+    assert (tmp_path / "shard" / "train-00000.tar").read_bytes() == before
+    assert len(open_shard(tmp_path / "shard" / "train-00000.tar")) == len(train)
+
+
+def test_no_index(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"samples\.parquet is missing"):
+        shard.run(COUNTS, tmp_path / "data")

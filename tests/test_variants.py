@@ -1,0 +1,169 @@
+"""How variants answer, with real (random) models, and what an answer is said to cost."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import nn
+
+from bioclip_lite import cache, costs, models, predictions, variants
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import read_json, write_json
+from bioclip_lite.labels import Labels, read_labels
+from bioclip_lite.preprocess import preprocess, preprocessing
+from bioclip_lite.shards import ShardSet
+from bioclip_lite.stages import evaluate
+from fake_evaluation import PARAMS, write_data
+
+DIMENSIONS = 6
+TEACHER = "f" * 64
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Labels:
+    """A folder with photographs and a taxon text matrix, but no predictions."""
+    write_data(tmp_path, species=4, images=20, known_to_genus=0, variants=())
+    labels = read_labels(tmp_path)
+    text = np.random.default_rng(0).normal(size=(len(labels.ids), DIMENSIONS)).astype(np.float32)
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    cache.write_taxa(tmp_path / "logits" / "taxa.safetensors", labels.ids, text, 20.0, TEACHER, "taxon")
+    return labels
+
+
+def save_student(folder: Path, outputs: int, trained_on: str | None) -> nn.Module:
+    torch.manual_seed(0)
+    spec = models.student_spec("test_byobnet", {}, outputs, 32, trained_on)
+    model = models.build_student(spec).eval()
+    models.save_student(folder, model, spec, preprocessing(32))
+    return model
+
+
+def answers(data: Path, variant: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Logits by key, and costs."""
+    evaluate.run(PARAMS, data, variant)
+    folder = data / "evaluate" / "predictions"
+    found = predictions.read(folder, [variant])[variant]
+    return dict(zip(found.keys, load_file(found.path)["logits"], strict=True)), found.costs
+
+
+def test_a_student_answers_in_the_space_of_its_teacher(tmp_path: Path, labels: Labels) -> None:
+    model = save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
+    found, cost = answers(tmp_path, "student")
+    shards = ShardSet(tmp_path, "test")
+    assert sorted(found) == sorted(shards.keys) and len(found) == 80  # more than one batch
+    text = cache.read_taxa(tmp_path / "logits" / "taxa.safetensors").text
+    for row in (0, 79):
+        pixels = torch.from_numpy(preprocess(shards.image(row), preprocessing(32)))[None]
+        with torch.inference_mode():
+            embedding = nn.functional.normalize(model(pixels), dim=1).numpy()
+        np.testing.assert_allclose(found[shards.keys[row]], 20 * (embedding @ text.T)[0], atol=1e-3)
+    assert cost["params"] > 0 and cost["macs"] > 0 and cost["table_bytes"] == len(labels.ids) * DIMENSIONS * 4
+    assert cost["bytes"] == (tmp_path / "distill" / "model" / "model.safetensors").stat().st_size
+    latency = cost["latency_ms"]
+    assert 0 < latency["min"] <= latency["median"] and (latency["n"], latency["threads"], latency["batch"]) == (3, 1, 1)
+
+
+def test_two_runs_give_the_same_logits(tmp_path: Path, labels: Labels) -> None:
+    save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
+    path = tmp_path / "evaluate" / "predictions" / "student.safetensors"
+    answers(tmp_path, "student")
+    first = path.read_bytes()
+    answers(tmp_path, "student")
+    assert path.read_bytes() == first
+
+
+def test_a_student_of_another_teacher_is_refused(tmp_path: Path, labels: Labels) -> None:
+    save_student(tmp_path / "prune" / "model", DIMENSIONS, "0" * 64)
+    with pytest.raises(UserError, match=r"distilled from teacher 0000.* by ffff.*run stage prune again"):
+        evaluate.run(PARAMS, tmp_path, "pruned")
+
+
+def test_the_control_answers_without_the_text_matrix(tmp_path: Path, labels: Labels) -> None:
+    save_student(tmp_path / "distill" / "control", len(labels.ids), None)
+    (tmp_path / "logits" / "taxa.safetensors").unlink()
+    found, cost = answers(tmp_path, "control")
+    assert len(found) == 80 and cost["table_bytes"] == 0
+
+
+def test_a_control_for_other_taxa_is_refused(tmp_path: Path, labels: Labels) -> None:
+    save_student(tmp_path / "distill" / "control", len(labels.ids) + 1, None)
+    with pytest.raises(UserError, match="has 5 outputs for the 4 leaves"):
+        evaluate.run(PARAMS, tmp_path, "control")
+
+
+def test_a_text_matrix_for_other_taxa_is_refused(tmp_path: Path, labels: Labels) -> None:
+    text = np.eye(len(labels.ids), DIMENSIONS, dtype=np.float32)
+    cache.write_taxa(tmp_path / "logits" / "taxa.safetensors", labels.ids[::-1], text, 20.0, TEACHER, "taxon")
+    save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
+    with pytest.raises(UserError, match="they differ; run stage logits again"):
+        evaluate.run(PARAMS, tmp_path, "student")
+
+
+@pytest.mark.parametrize("variant", ["teacher", "student", "pruned", "int8", "tfjs", "control"])
+def test_what_is_missing_is_named(tmp_path: Path, labels: Labels, variant: str) -> None:
+    with pytest.raises(UserError, match="is missing"):
+        evaluate.run(PARAMS, tmp_path, variant)
+    assert not (tmp_path / "evaluate" / "predictions").exists()
+
+
+def test_a_bundle_for_other_taxa_or_weights_is_refused(tmp_path: Path, labels: Labels) -> None:
+    weights = tmp_path / "quantize" / "model" / "weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    save_file({"w": np.zeros(1, np.float32)}, weights)
+    bundle = tmp_path / "convert" / "tfjs" / "bundle.json"
+    about = {"taxa": [{"id": taxon} for taxon in labels.ids], "provenance": {"weights_sha256": "0" * 64}}
+    write_json(bundle, about)
+    with pytest.raises(UserError, match="was not made from the weights in"):
+        evaluate.run(PARAMS, tmp_path, "tfjs")
+    write_json(bundle, {**about, "taxa": read_json(bundle)["taxa"][::-1]})
+    with pytest.raises(UserError, match="answers among other taxa"):
+        evaluate.run(PARAMS, tmp_path, "tfjs")
+
+
+def test_node_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "node_modules" / "sharp").mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "classify.mjs").write_text("console.error('no such bundle'); process.exitCode = 1;\n")
+    monkeypatch.setattr(variants, "_PACKAGE", tmp_path)
+    with pytest.raises(UserError, match="failed in Node with status 1:\nno such bundle"):
+        variants._node([])
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="node is not installed"):
+        variants._node([])
+    monkeypatch.setattr(variants, "_PACKAGE", tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="make setup"):
+        variants._node([])
+
+
+# ---- costs
+
+
+def test_multiply_accumulates_by_hand() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(288, 5))
+    image = torch.zeros(1, 3, 8, 8)
+    assert costs.macs(model, image) == 8 * 3 * 9 * 64 + 8 * 9 * 36 + 288 * 5
+    assert costs.parameters(model) == (8 * 27 + 8) + (8 * 9 + 8) + (288 * 5 + 5)
+
+
+def test_attention_is_counted() -> None:
+    def attend(image: torch.Tensor) -> torch.Tensor:
+        tokens = image.flatten(2).transpose(1, 2)  # 16 tokens of 3 numbers
+        return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+
+    assert costs.macs(attend, torch.zeros(1, 3, 4, 4)) == 2 * 16 * 16 * 3
+
+
+def test_latency_leaves_the_number_of_threads_alone() -> None:
+    before = torch.get_num_threads()
+    costs.latency(nn.Identity(), torch.zeros(1, 3, 2, 2), 2)
+    assert torch.get_num_threads() == before
+
+
+def test_bytes_of_some_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"visual.a": np.zeros(3, np.float32), "text.b": np.zeros(5, np.float16)}, path, {"about": "x"})
+    assert costs.stored_tensors(path, "visual.") == 12
+    assert costs.stored_tensors(path) == 22

@@ -1,0 +1,59 @@
+"""The student with fewer channels: cut to a budget of multiply-accumulates, then taught again from the cache."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bioclip_lite import costs, graph, pruning, training
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import write_json
+from bioclip_lite.models import load_student, reparameterize, save_student
+
+_RUNS = 30  # inferences that the latency is the median of
+
+
+def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+    """Read data/distill/model and the teacher cache, write data/prune/model and data/prune/report.json."""
+    if job is not None:
+        raise UserError(f"stage prune is one job; it has no job {job!r}")
+    student, spec, preprocess = load_student(data / "distill" / "model")
+    if not spec["reparameterized"]:
+        student = reparameterize(student)
+    size = preprocess["size"]
+    before = _costs(student, size)  # fails here, before any work, if the student cannot be shipped
+
+    pruned = pruning.prune(student, size, params["macs"], params["round_to"])
+    after = _costs(pruned, size)
+    print(
+        f"prune: {after['macs'] / 1e6:.1f} of {before['macs'] / 1e6:.1f} M multiply-accumulates "
+        f"({after['macs'] / before['macs']:.3f}, budget {params['macs']}), {after['params'] / 1e6:.2f} of "
+        f"{before['params'] / 1e6:.2f} M parameters, {after['latency_ms']['median']:.2f} of "
+        f"{before['latency_ms']['median']:.2f} ms an image",
+        flush=True,
+    )
+    history = []
+    if after["macs"] < before["macs"]:
+        history = training.distill(
+            pruned,
+            data,
+            preprocess,
+            stage="prune",
+            seed=params["seed"],
+            epochs=params["epochs"],
+            batch_size=params["batch_size"],
+            learning_rate=params["learning_rate"],
+        )
+    save_student(data / "prune" / "model", pruned, {**spec, "reparameterized": True}, preprocess)
+    report = {**after, **{f"{name}_before": value for name, value in before.items()}, "history": history}
+    write_json(data / "prune" / "report.json", report)
+
+
+def _costs(model: nn.Module, size: int) -> dict[str, Any]:
+    """What one image costs; UserError if the model has an operation that cannot be shipped."""
+    return {
+        "macs": graph.macs(*graph.fold(model, size)),
+        "params": costs.parameters(model),
+        "latency_ms": costs.latency(model.eval(), torch.zeros(1, 3, size, size), _RUNS),
+    }
