@@ -154,31 +154,36 @@ class _Translation:
         self.value: dict[fx.Node, str] = {}  # the name under which each traced value is known
         self.shapes: dict[str, list[int]] = {}
         self.constants = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self.unsupported: list[str] = []
+        self.unsupported: dict[str, dict[str, None]] = {}  # operation to the modules it stands in
 
     def result(self) -> tuple[list[Node], Weights]:
         """The nodes in order, the input first and an "output" last; and the weights."""
         for node in self.trace.nodes:
             name = self._translate(node)
             if name is None:
-                self.unsupported.append(self._describe(node))
+                if _shape(node) or node.op == "output":  # not for Python's own: shapes, comparisons, assertions
+                    what, where = self._describe(node)
+                    self.unsupported.setdefault(what, {})[where] = None
                 name = self._emit("unsupported", node.name, [], _shape(node))
             self.value[node] = name
         if self.unsupported:
             raise UserError(
-                "the student has operations that cannot be shipped: " + "; ".join(self.unsupported) + f". Take another "
+                "the student has operations that cannot be shipped: "
+                + "; ".join(f"{what} in {', '.join(where)}" for what, where in self.unsupported.items())
+                + f". Take another "
                 f"student ({SUPPORTED}) or add them to workflow/bioclip_lite/graph.py and tfjs.py"
             )
         return self.nodes, self.weights
 
-    def _describe(self, node: fx.Node) -> str:
+    def _describe(self, node: fx.Node) -> tuple[str, str]:
+        """(operation, module it stands in)."""
         if node.op == "call_module":
             module = self.modules[str(node.target)]
             groups = f" with {module.groups} groups" if isinstance(module, nn.Conv2d) and module.groups > 1 else ""
-            return f"{type(module).__name__}{groups} at {node.target}"
-        stack = list(node.meta.get("nn_module_stack", {}))
+            return f"{type(module).__name__}{groups}", str(node.target)
+        stack = [name for name in node.meta.get("nn_module_stack", {}) if name]
         called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        return f"{called}() in {stack[-1] if stack and stack[-1] else 'the model itself'}"
+        return f"{called}()", stack[-1] if stack else "the model itself"
 
     def _emit(self, op: str, name: str, inputs: list[str], shape: list[int], **attributes: Any) -> str:
         self.nodes.append({"op": op, "name": name, "inputs": inputs, "shape": shape, **attributes})
@@ -204,7 +209,8 @@ class _Translation:
     def _translate(self, node: fx.Node) -> str | None:
         """The name of the value of ``node`` in our graph; None if there is no node for it."""
         if node.op == "placeholder":
-            return None if self.nodes else self._emit("input", node.name, [], _shape(node))
+            # a further argument of forward, None when it is called: whatever uses it is reported
+            return self._emit("absent" if self.nodes else "input", node.name, [], _shape(node))
         if node.op == "output":
             result = node.args[0]
             if not isinstance(result, fx.Node) or len(_shape(result)) != 1:

@@ -124,13 +124,7 @@ def _built_in(model: str, weights: str | None, folder: Path) -> Published:
     if tag.get("quick_gelu"):  # the weights decide; with another activation they give wrong numbers, silently
         model_cfg["quick_gelu"] = True
     config = {"model_cfg": model_cfg, "preprocess_cfg": {k: v for k, v in tag.items() if k not in ("url", "hf_hub")}}
-    repository, _, name = tag.get("hf_hub", "").rpartition("/")
-    if not repository:
-        target = folder / Path(tag["url"]).name
-        raise UserError(
-            f"teacher.pretrained.weights: {weights!r} of {model} is published as a file; fetch it with "
-            f"`curl -L -o {target} {tag['url']}` and set teacher.pretrained.weights to {target.name}"
-        )
+    repository, _, name = tag["hf_hub"].rpartition("/")
     # A safe file of the same name is preferred to a pickled one.
     names = [Path(name).with_suffix(".safetensors").name, name] if name else list(WEIGHTS)
     for candidate in names:

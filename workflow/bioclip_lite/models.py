@@ -5,6 +5,7 @@ described by the layers whose shapes differ from the architecture's, so it loads
 """
 
 import copy
+import difflib
 import hashlib
 import json
 import os
@@ -93,8 +94,8 @@ def build_student(spec: dict[str, Any]) -> nn.Module:
     """
     name, options = spec["architecture"], spec["options"]
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"{name.split('_')[0]}*")[:8]) or "see timm.list_models()"
-        raise UserError(f"distill.student: timm {timm.__version__} has no model {name!r}; try one of: {near}")
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5)) or "see timm.list_models()"
+        raise UserError(f"distill.student: timm {timm.__version__} has no model {name!r}; did you mean: {near}")
     try:
         model = timm.create_model(name, pretrained=False, num_classes=spec["outputs"], **options)
     except (TypeError, ValueError, AssertionError) as error:

@@ -1,5 +1,5 @@
 # What `make setup` makes besides .venv. Jobs take these as ancient(): an environment that is remade, or missing on a
-# machine that only needs the results, makes nothing run again; a changed lock file does.
+# machine that only needs the results, makes nothing run again; a changed lock file does: its hash names the mark.
 CONVERT_LOCK = "workflow/envs/convert.txt"
 CONVERT_ENV = ready(".venv-convert", CONVERT_LOCK)
 NODE_LOCK = "packages/react-bio-clip/package-lock.json"
@@ -8,7 +8,7 @@ NODE_ENV = ready("packages/react-bio-clip/node_modules", NODE_LOCK)
 
 rule convert_env:
     input:
-        CONVERT_LOCK,
+        ancient(CONVERT_LOCK),
     output:
         CONVERT_ENV,
     log:
@@ -21,7 +21,7 @@ rule convert_env:
 
 rule node_env:
     input:
-        NODE_LOCK,
+        ancient(NODE_LOCK),
     output:
         NODE_ENV,
     log:

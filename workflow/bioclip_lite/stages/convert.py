@@ -23,7 +23,7 @@ from bioclip_lite.files import read_json, read_table, replacing, require, write_
 from bioclip_lite.preprocess import preprocess, read_preprocess
 from bioclip_lite.randomness import digest
 from bioclip_lite.shards import ShardSet
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxonomy import RANKS, label_rank
 
 SPLIT = "test"
 FORMAT = 1  # of bundle.json; react-bio-clip refuses others
@@ -120,7 +120,7 @@ def _write_taxa(bundle: Path, data: Path, model: Path) -> None:
 
 def _leaves(data: Path, text: Taxa) -> list[dict[str, Any]]:
     """The taxa that the rows of the text matrix stand for, as bundle.json lists them."""
-    table = read_table(data / "index" / "taxa.parquet", ["taxon_id", *RANKS, "common_name", "rank", "leaf"])
+    table = read_table(data / "index" / "taxa.parquet", ["taxon_id", *RANKS, "common_name", "leaf"])
     rows = {row["taxon_id"]: row for row in table.to_pylist() if row["leaf"]}
     if list(rows) != text.taxon_ids:
         raise UserError(
@@ -132,7 +132,7 @@ def _leaves(data: Path, text: Taxa) -> list[dict[str, Any]]:
             "id": taxon,
             "ranks": [row[rank] for rank in RANKS],
             "common_name": row["common_name"],
-            "rank": row["rank"],
+            "rank": RANKS[label_rank(tuple(row[rank] for rank in RANKS))],
         }
         for taxon, row in rows.items()
     ]

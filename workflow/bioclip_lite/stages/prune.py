@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -10,7 +11,11 @@ from bioclip_lite import costs, graph, pruning, training
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import write_json
 from bioclip_lite.models import load_student, reparameterize, save_student
+from bioclip_lite.preprocess import preprocess as preprocessed
+from bioclip_lite.randomness import digest
+from bioclip_lite.shards import ShardSet
 
+_IMAGES = 128  # photographs that tell what a channel is worth
 _RUNS = 30  # inferences that the latency is the median of
 
 
@@ -24,7 +29,7 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     size = preprocess["size"]
     before = _costs(student, size)  # fails here, before any work, if the student cannot be shipped
 
-    pruned = pruning.prune(student, size, params["macs"], params["round_to"])
+    pruned = pruning.prune(student, _photographs(data, preprocess), params["macs"], params["round_to"])
     after = _costs(pruned, size)
     print(
         f"prune: {after['macs'] / 1e6:.1f} of {before['macs'] / 1e6:.1f} M multiply-accumulates "
@@ -57,3 +62,10 @@ def _costs(model: nn.Module, size: int) -> dict[str, Any]:
         "params": costs.parameters(model),
         "latency_ms": costs.latency(model.eval(), torch.zeros(1, 3, size, size), _RUNS),
     }
+
+
+def _photographs(data: Path, preprocess: dict[str, Any]) -> torch.Tensor:
+    """Photographs of the training split chosen by a hash of their keys, float32 (n, 3, size, size)."""
+    shards = ShardSet(data, "train")
+    chosen = sorted(range(len(shards)), key=lambda i: digest("prune", shards.keys[i]))[:_IMAGES]
+    return torch.from_numpy(np.stack([preprocessed(shards.image(i), preprocess) for i in chosen]))

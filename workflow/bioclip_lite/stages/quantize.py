@@ -74,9 +74,9 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     }
     write_json(data / "quantize" / "report.json", report)
     print(
-        f"quantize: {len(grids)} weights, {len(wide)} of them in 16 bits ({', '.join(wide) or 'none'}); "
-        f"{float32 / 1e6:.2f} MB as float32, {size / 1e6:.2f} MB now; cosine to float32 on "
-        f"{len(images)} photographs: mean {cosines.mean():.5f}, least {cosines.min():.5f}"
+        f"quantize: {len(grids)} weights, {len(wide)} of them in 16 bits; {size / 1e6:.2f} MB, as float32 "
+        f"{float32 / 1e6:.2f} MB; cosine to float32 on {len(images)} photographs: mean {cosines.mean():.5f}, "
+        f"least {cosines.min():.5f}"
     )
 
 

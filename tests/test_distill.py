@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import lessons
+from bioclip_lite import models
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import read_json, read_table
+from bioclip_lite.preprocess import preprocessing
+from bioclip_lite.stages import distill
+
+PARAMS = lessons.DISTILL
+FILES = {"student.json", "model.safetensors", "preprocess.json"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lessons.make_cache(lessons.make_data(tmp_path_factory.mktemp("data")))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_student_and_control_are_complete_and_two_runs_are_one(data: Path) -> None:
+    distill.run(PARAMS, data)
+    first = contents(data / "distill")
+    assert set(first) == {
+        *(f"model/{name}" for name in FILES),
+        *(f"control/{name}" for name in FILES),
+        "history.parquet",
+        "control/history.parquet",
+    }
+    distill.run(PARAMS, data, "control")
+    distill.run(PARAMS, data, "student")
+    assert contents(data / "distill") == first
+
+    spec = read_json(data / "distill" / "model" / "student.json")
+    assert spec == {
+        "architecture": "mobilenetv4_conv_small_035",
+        "options": {},
+        "outputs": lessons.D,
+        "image_size": 32,
+        "reparameterized": True,
+        "shapes": {},
+        "trained_on": "teacher-a",
+    }
+    control = read_json(data / "distill" / "control" / "student.json")
+    assert (control["outputs"], control["trained_on"]) == (5, None)
+    model, _, preprocess = models.load_student(data / "distill" / "model")
+    assert preprocess == preprocessing(32)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, lessons.D)
+    for history in (data / "distill" / "history.parquet", data / "distill" / "control" / "history.parquet"):
+        assert len(read_table(history)) == PARAMS["epochs"]
+
+
+def test_initial_weights_from_a_file_and_their_absence(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(1)
+    given = models.build_student(models.student_spec(PARAMS["student"], {}, 77, 32))
+    (data / "weights").mkdir()
+    save_file(given.state_dict(), data / "weights" / "given.safetensors")
+    slow = {**PARAMS, "weights": "given.safetensors", "epochs": 1, "learning_rate": 1e-9}
+    distill.run(slow, data, "student")
+    assert "random: classifier.bias, classifier.weight" in capsys.readouterr().out
+    made = models.load_student(data / "distill" / "model")[0].state_dict()["conv_stem.weight"]
+    torch.testing.assert_close(made, given.state_dict()["conv_stem.weight"], atol=1e-6, rtol=0)
+    with pytest.raises(UserError, match=r"absent\.safetensors does not exist"):
+        distill.run({**PARAMS, "weights": "absent.safetensors"}, data, "student")
+
+
+def test_bad_jobs_and_missing_caches_are_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="student, control"):
+        distill.run(PARAMS, data, "teacher")
+    with pytest.raises(UserError, match=r"taxa\.safetensors is missing"):
+        distill.run(PARAMS, lessons.make_data(tmp_path))

@@ -1,0 +1,169 @@
+import json
+import os
+import pickle
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from huggingface_hub import constants
+from open_clip.model import CLIP
+from safetensors.torch import save_file
+
+from bioclip_lite import hub, models
+from bioclip_lite.errors import UserError
+
+CONFIG: dict[str, Any] = {
+    "model_cfg": {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+    },
+    "preprocess_cfg": {"mean": [0.4] * 3, "std": [0.2] * 3, "resize_mode": "shortest", "interpolation": "bicubic"},
+}
+
+
+def small() -> CLIP:
+    torch.manual_seed(0)
+    return CLIP(**CONFIG["model_cfg"]).eval()
+
+
+def publish(folder: Path, weights: str, config: dict[str, Any] = CONFIG) -> Path:
+    """A folder as hubs publish it."""
+    folder.mkdir(parents=True)
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    (folder / "README.md").write_text("---\nlibrary_name: open_clip\nlicense: mit\n---\n# A model\n")
+    state = small().state_dict()
+    if weights.endswith("safetensors"):
+        save_file(state, folder / weights)
+    else:
+        torch.save(state, folder / weights)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache, with a hub that refuses connections."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    endpoint(monkeypatch, "http://127.0.0.1:9")
+    return tmp_path / "hub"
+
+
+def endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("weights", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_a_model_in_the_hub_cache_needs_no_hub(cache: Path, tmp_path: Path, weights: str) -> None:
+    repository = cache / "models--imageomics--small"
+    publish(repository / "snapshots" / "abc", weights)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    published = hub.find("hf-hub:imageomics/small", None, tmp_path)
+    assert published.weights.name == weights
+    assert published.licence == "mit"
+    model = hub.load(published)
+    for name, tensor in small().state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+    preprocess = models.open_clip_preprocess(published.config, "here")
+    assert (preprocess["size"], preprocess["mean"]) == (16, [0.4] * 3)
+    models.save_teacher(tmp_path / "t", model, published.config, preprocess, "pretrained", "small", "mit")
+    teacher = models.load_teacher(tmp_path / "t")
+    pixels = torch.ones(1, 3, 16, 16)
+    assert torch.equal(models.embed_images(teacher.model, pixels), models.embed_images(small(), pixels))
+    assert models.embed_texts(teacher, ["a photo of Bellis perennis."]).shape == (1, 8)
+
+
+def test_a_hub_out_of_reach_is_one_line_within_seconds(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
+        addresses = ["http://127.0.0.1:9", "http://no-such-host.invalid", f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        for address in addresses:
+            endpoint(monkeypatch, address)
+            began = time.monotonic()
+            with pytest.raises(UserError) as raised:
+                hub.find("hf-hub:imageomics/bioclip", None, tmp_path)
+            assert time.monotonic() - began < 10
+            message = str(raised.value)
+            assert "\n" not in message
+            for part in ("imageomics/bioclip", str(cache), "`hf download imageomics/bioclip`"):
+                assert part in message
+
+
+def test_offline_mode_asks_nobody(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        hub.find("ViT-B-32", "laion2b_s34b_b79k", tmp_path)
+
+
+def test_a_local_folder(tmp_path: Path) -> None:
+    publish(tmp_path / "weights" / "mine", "open_clip_pytorch_model.bin")
+    for place in ("mine", str(tmp_path / "weights" / "mine")):
+        assert hub.load(hub.find(f"local-dir:{place}", None, tmp_path / "weights")).logit_scale.item() > 0
+    with pytest.raises(UserError, match="no folder"):
+        hub.find("local-dir:other", None, tmp_path / "weights")
+    (tmp_path / "weights" / "mine" / "open_clip_config.json").unlink()
+    with pytest.raises(UserError, match="must hold"):
+        hub.find("local-dir:mine", None, tmp_path / "weights")
+
+
+def test_a_name_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", CONFIG["model_cfg"])
+    save_file(small().state_dict(), tmp_path / "tiny.safetensors")
+    published = hub.find("tiny", "tiny.safetensors", tmp_path)
+    assert torch.equal(hub.load(published).visual.conv1.weight, small().visual.conv1.weight)
+    for model, weights, says in (
+        ("tiny", None, "only an architecture"),
+        ("tiny", "other.pt", "no tag of tiny"),
+        ("tinier", None, "no model 'tinier'"),
+    ):
+        with pytest.raises(UserError, match=says):
+            hub.find(model, weights, tmp_path)
+
+
+def test_a_tag_decides_on_the_activation(cache: Path, tmp_path: Path) -> None:
+    tag = open_clip.get_pretrained_cfg("ViT-B-32", "openai")
+    repository = cache / f"models--{tag['hf_hub'].rstrip('/').replace('/', '--')}"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+        (repository / "snapshots" / "abc" / name).touch()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    published = hub.find("ViT-B-32", "openai", tmp_path)
+    assert published.config["model_cfg"]["quick_gelu"]
+    assert published.config["preprocess_cfg"]["mean"] == tag["mean"]
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, ("exploded",)
+
+
+def test_a_checkpoint_is_data_not_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    publish(tmp_path / "mine", "open_clip_pytorch_model.bin")
+    torch.save({"visual.conv1.weight": Bomb()}, tmp_path / "mine" / "open_clip_pytorch_model.bin", pickle_module=pickle)
+    with pytest.raises(UserError, match="cannot load"):
+        hub.load(hub.find("local-dir:mine", None, tmp_path))
+    assert not Path("exploded").exists()
+
+
+def test_text_towers_of_transformers_are_refused(tmp_path: Path) -> None:
+    config = {**CONFIG, "model_cfg": {**CONFIG["model_cfg"], "text_cfg": {"hf_model_name": "some/bert"}}}
+    publish(tmp_path / "mine", "open_clip_model.safetensors", config)
+    with pytest.raises(UserError, match="not supported"):
+        hub.load(hub.find("local-dir:mine", None, tmp_path))
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    publish(tmp_path / "mine", "open_clip_model.safetensors")
+    save_file({"wrong": torch.zeros(1)}, tmp_path / "mine" / "open_clip_model.safetensors")
+    with pytest.raises(UserError, match="cannot load"):
+        hub.load(hub.find("local-dir:mine", None, tmp_path))

@@ -1,0 +1,197 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import lessons
+from bioclip_lite import cache, models, training, views
+from bioclip_lite.errors import UserError
+from bioclip_lite.preprocess import preprocessing
+from bioclip_lite.shards import ShardSet, shard_names
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lessons.make_cache(lessons.make_data(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A data folder that a test may break."""
+    return lessons.make_cache(lessons.make_data(tmp_path))
+
+
+def student(outputs: int = lessons.D) -> nn.Module:
+    torch.manual_seed(0)
+    return models.build_student(models.student_spec("mobilenetv4_conv_small_035", {}, outputs, 32))
+
+
+def distil(model: nn.Module, data: Path, **changes: Any) -> list[dict[str, float]]:
+    chosen = {"stage": "test", "seed": 0, "epochs": 2, "batch_size": 8, "learning_rate": 0.002, **changes}
+    return training.distill(model, data, preprocessing(32), **chosen)
+
+
+@given(count=st.integers(1, 200), batch_size=st.integers(1, 64), seed=st.integers(0, 5))
+@settings(max_examples=50, deadline=None)
+def test_batches_are_full_and_without_repetition(count: int, batch_size: int, seed: int) -> None:
+    plan = training.batches(count, batch_size, seed)
+    rows = np.concatenate(plan)
+    assert len(set(rows.tolist())) == len(rows)
+    assert set(rows.tolist()) <= set(range(count))
+    assert {len(batch) for batch in plan} == {min(batch_size, count)}
+    assert count - len(rows) < batch_size
+    assert all(np.array_equal(a, b) for a, b in zip(plan, training.batches(count, batch_size, seed), strict=True))
+
+
+@given(steps=st.integers(1, 500), peak=st.floats(1e-5, 1))
+@settings(max_examples=50, deadline=None)
+def test_the_learning_rate_rises_then_falls_and_is_never_zero(steps: int, peak: float) -> None:
+    rates = [training.learning_rate_at(step, steps, peak) for step in range(steps)]
+    assert max(rates) <= peak * (1 + 1e-9)
+    assert min(rates) > 0
+    top = int(np.argmax(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_cores_follow_snakemake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert training.cores() == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    assert training.cores() == 6
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert training.cores() == 6
+
+
+def test_leaves_below_an_inner_taxon(data: Path) -> None:
+    leaves, below = training.leaves_below(data)
+    assert leaves == lessons.IDS[:5]
+    assert [below[taxon].tolist() for taxon in lessons.IDS] == [[0], [1], [2], [3], [4], [3, 4]]
+
+
+def test_students_learn_and_two_runs_are_one(data: Path) -> None:
+    first, second = student(), student()
+    history = distil(first, data, epochs=4)
+    assert distil(second, data, epochs=4) == history
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert set(history[0]) == {"epoch", "loss", "learning_rate", "val_top1", "val_agreement", "val_cosine"}
+    assert not first.training
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert any(
+        not torch.equal(a, b) for a, b in zip(first.state_dict().values(), student().state_dict().values(), strict=True)
+    )
+
+
+def test_the_number_of_workers_changes_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, helped = student(), student()
+    distil(alone, data, epochs=1)
+    monkeypatch.setattr(training, "workers", lambda: 2)
+    distil(helped, data, epochs=1)
+    assert all(
+        torch.equal(a, b) for a, b in zip(alone.state_dict().values(), helped.state_dict().values(), strict=True)
+    )
+
+
+def test_the_control_learns_from_labels_alone(data: Path, own: Path) -> None:
+    first, second = student(5), student(5)
+    history = distil(first, data, labels=True)
+    assert set(history[0]) == {"epoch", "loss", "learning_rate", "val_top1", "val_agreement"}
+    # Other targets of the teacher, same photographs, views and labels: the same control.
+    leaves, _ = training.leaves_below(own)
+    text = lessons.unit(np.random.default_rng(1).normal(size=(5, lessons.D)))
+    for name in shard_names(own, "train"):
+        lessons.write_cached(own, name, text, leaves, "teacher-a")
+    distil(second, own, labels=True)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+def test_the_target_is_the_embedding_of_the_view_shown(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = training.Cached(data, "train")
+    shown: list[bytes] = []
+    original = views.apply
+
+    def spy(image: Any, row: np.ndarray, preprocess: dict[str, Any]) -> np.ndarray:
+        shown.append(row.tobytes())
+        return original(image, row, preprocess)
+
+    monkeypatch.setattr(views, "apply", spy)
+    asked: list[bytes] = []
+    target = training.Cached.target
+
+    def spy_target(self: training.Cached, i: int, k: int) -> np.ndarray:
+        if len(self.images) == len(cached.images):
+            asked.append(self.view(i, k).tobytes())
+        return target(self, i, k)
+
+    monkeypatch.setattr(training.Cached, "target", spy_target)
+    distil(student(), data, epochs=3)
+    plain = views.plain_view(0).tobytes()
+    assert [row for row in shown if row != plain] == asked
+    # In as many epochs as there are views, a photograph that is never left out is shown under each once.
+    assert len(set(asked)) > len(cached.images)
+
+
+def test_rows_of_the_cache_are_found_across_shards(data: Path) -> None:
+    cached = training.Cached(data, "train")
+    images = ShardSet(data, "train")
+    assert len(cached.shards) == 2
+    parts = [shard.embeddings[:, 1] for shard in cached.shards]
+    expected = np.concatenate(parts).astype(np.float32)
+    found = np.stack([cached.target(i, 1) for i in range(len(images))])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_caches_that_do_not_fit_are_refused(own: Path) -> None:
+    with pytest.raises(UserError, match="gives 7 numbers"):
+        distil(student(7), own)
+    with pytest.raises(UserError, match="asks for 5"):
+        distil(student(), own, labels=True)
+
+    leaves, _ = training.leaves_below(own)
+    text = cache.read_taxa(own / "logits" / "taxa.safetensors").text
+    lessons.write_cached(own, "train-00001", text, leaves, "teacher-b")
+    with pytest.raises(UserError, match="learn from two"):
+        distil(student(), own)
+
+    lessons.make_cache(own, width=8)
+    with pytest.raises(UserError, match="gives 16 numbers"):
+        distil(student(), own)
+    lessons.make_cache(own)
+    shard = cache.read_shard(own / "logits" / "train-00000.safetensors")
+    less = [np.array(x[:-1]) for x in (shard.embeddings, shard.views)]
+    cache.write_shard(shard.path, shard.keys[:-1], *less, shard.identity)
+    with pytest.raises(UserError, match="1 of them not in the cache"):
+        distil(student(), own)
+
+    lessons.make_cache(own)
+    cache.write_taxa(own / "logits" / "taxa.safetensors", leaves[::-1], text, 20.0, "teacher-a", "sci")
+    with pytest.raises(UserError, match="list different taxa"):
+        distil(student(), own)
+
+
+def test_divergence_is_an_error(data: Path) -> None:
+    model = student()
+    with torch.no_grad():
+        next(model.parameters())[0] = torch.nan
+    with pytest.raises(UserError, match="lower learning_rate"):
+        distil(model, data)
+
+
+def test_half_precision_only_where_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    dense, depthwise = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 8, 3, groups=4)
+    assert training.autocast_helps(dense)
+    assert not training.autocast_helps(nn.Sequential(dense, depthwise))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert not training.autocast_helps(dense)
