@@ -15,7 +15,7 @@ from bioclip_lite.preprocess import preprocessing
 # A FastViT with one block per stage: expanding depthwise convolutions, squeeze-and-excitation, layer scale, attention.
 FASTVIT: tuple[str, dict[str, Any]] = ("fastvit_sa12", {"embed_dims": (16, 32, 32, 64), "layers": (1, 1, 1, 1)})
 STUDENTS: dict[str, tuple[str, dict[str, Any], int]] = {
-    "fastvit_t8": ("fastvit_t8", {}, 64),
+    "fastvit_t8": ("fastvit_t8", {"embed_dims": (24, 48, 96, 192)}, 64),
     "fastvit with attention": (*FASTVIT, 64),
     "mobilenetv4": ("mobilenetv4_conv_small_050", {}, 64),
     "mobilenetv2, asymmetric padding": ("mobilenetv2_100", {"pad_type": "same"}, 48),

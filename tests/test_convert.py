@@ -296,9 +296,19 @@ def test_other_weights_in_javascript_are_found(broken: Path, data: Path) -> None
         convert._compare_weights(data / "convert" / "tfjs", "node", folded, weights)
 
 
-def test_embeddings_that_differ_stop_the_release(broken: Path) -> None:
+def test_embeddings_that_differ_are_found(data: Path) -> None:
+    model, bundle = data / "quantize" / "model", data / "convert" / "tfjs"
     with pytest.raises(UserError, match=r"differs between PyTorch and TensorFlow\.js.*no bundle was written"):
-        convert.run({**PARAMS, "tolerance": 0.0}, broken)
+        convert._compare({**PARAMS, "tolerance": 0.0}, data, model, bundle, "node")
+
+
+def test_a_converter_that_fails_leaves_no_bundle(broken: Path) -> None:
+    path = broken / "quantize" / "model" / "graph.json"
+    described = read_json(path)
+    described["nodes"][0]["op"] = "unheard of"
+    write_json(path, described)
+    with pytest.raises(UserError, match="converter failed with status 1"):
+        convert.run(PARAMS, broken)
     assert not (broken / "convert" / "tfjs").exists()
 
 

@@ -18,7 +18,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = lessons.make_data(tmp_path_factory.mktemp("data"))
     torch.manual_seed(0)
     spec = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize": "shortest"}
-    config = _config(lessons.TEACHER["train"], lessons.D, "linear", {}, spec)
+    config = _config(lessons.TEACHER["train"], lessons.D, "", {}, spec)
     model = models.build_clip(config)
     prepared = models.open_clip_preprocess(config, "test")
     models.save_teacher(folder / "teacher" / "model", model, config, prepared, "train", "small", None)

@@ -140,7 +140,7 @@ def clip_config() -> dict[str, Any]:
             "vision_cfg": {
                 "timm_model_name": "mobilenetv2_050",
                 "timm_pool": "avg",
-                "timm_proj": "linear",
+                "timm_proj": "",
                 "image_size": 32,
             },
             "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},

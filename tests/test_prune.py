@@ -84,9 +84,9 @@ def test_worth_is_the_part_in_the_embedding(which: str) -> None:
     name, options, size = STUDENTS[which]
     model = student(name, options, size)
     groups = pruning.coupled(model, size)
-    pixels = images(48, size)
+    pixels = images(16, size)
     scores = pruning.worth(model, groups, pixels)
-    for group, score in list(zip(groups, scores, strict=True))[:: max(1, len(groups) // 4)]:
+    for group, score in list(zip(groups, scores, strict=True))[:: max(1, len(groups) // 3)]:
         measured = []
         for unit in (int(score.argmin()), int(score.argmax())):
             kept = [np.delete(np.arange(g.units), unit) if g is group else np.arange(g.units) for g in groups]

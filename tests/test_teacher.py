@@ -128,7 +128,7 @@ def test_cut_captions_are_embedded_as_whole_ones(data: Path) -> None:
     torch.manual_seed(0)
     chosen = lessons.TEACHER["train"]
     spec = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize": "shortest"}
-    model = models.build_clip(teacher._config(chosen, 8, "linear", {}, spec)).eval()
+    model = models.build_clip(teacher._config(chosen, 8, "", {}, spec)).eval()
     texts = ["a photo of Morus alba.", "a photo of Plantae Tracheophyta Magnoliopsida Rosales Moraceae Morus nigra."]
     with torch.inference_mode():
         whole = model.encode_text(teacher._tokenizer()(texts))

@@ -251,19 +251,21 @@ def build_clip(config: dict[str, Any]) -> CustomTextCLIP:
     own configuration cannot express.
     """
     model_cfg = {key: value for key, value in config["model_cfg"].items() if key != "custom_text"}
+    vision, options = model_cfg["vision_cfg"], config["bioclip_lite"]["image_tower_options"]
+    # With "timm_proj" empty the projection is the network's own last layer.
+    tower = image_tower(vision["timm_model_name"], options, model_cfg["embed_dim"] if vision["timm_proj"] == "" else 0)
     model = CustomTextCLIP(**copy.deepcopy(model_cfg))
-    name, options = model_cfg["vision_cfg"]["timm_model_name"], config["bioclip_lite"]["image_tower_options"]
-    if options:
-        model.visual.trunk = image_tower(name, options)
+    model.visual.trunk = tower
     return model
 
 
-def image_tower(name: str, options: dict[str, Any]) -> nn.Module:
-    """A timm model without a head: float32 (b, 3, size, size) to its pooled features (b, num_features)."""
+def image_tower(name: str, options: dict[str, Any], outputs: int = 0) -> nn.Module:
+    """A timm model: float32 (b, 3, size, size) to (b, outputs), or to its pooled features if ``outputs`` is 0."""
     if not timm.is_model(name):
-        raise UserError(f"teacher: timm {timm.__version__} has no image tower {name!r}; see timm.list_models()")
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5)) or "see timm.list_models()"
+        raise UserError(f"teacher: timm {timm.__version__} has no image tower {name!r}; did you mean: {near}")
     try:
-        return timm.create_model(name, pretrained=False, num_classes=0, **options)
+        return timm.create_model(name, pretrained=False, num_classes=outputs, **options)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"teacher: timm cannot make the image tower {name} with {options}: {error}") from error
 

@@ -10,7 +10,8 @@ import {answer, embed, logits, openBundle, predict} from '../src/bundle.js';
 import {decode, fileReader, imageFiles, useBackend} from '../src/node.js';
 import {preprocessImage} from '../src/preprocess.js';
 
-const USAGE = 'usage: classify.mjs BUNDLE (IMAGE | SHARD.tar)... [--top N] [--raw PREFIX] [--latency RUNS] [--backend NAME]';
+const OPTIONS = '[--top N] [--raw PREFIX] [--latency RUNS] [--backend NAME]';
+const USAGE = `usage: classify.mjs BUNDLE (IMAGE | SHARD.tar)... ${OPTIONS}`;
 const WARM_UP = 5;
 
 /** @param {number[]} times */

@@ -19,7 +19,8 @@ async function main() {
   for (const [name, tensor] of Object.entries(weights)) {
     if (tensor.dtype !== 'float32') continue;
     const values = await tensor.data();
-    hashes[name] = createHash('sha256').update(new Uint8Array(values.buffer, values.byteOffset, values.byteLength)).digest('hex');
+    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    hashes[name] = createHash('sha256').update(bytes).digest('hex');
   }
   console.log(JSON.stringify(hashes));
 }

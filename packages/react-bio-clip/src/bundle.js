@@ -12,8 +12,8 @@ import {preprocessImage} from './preprocess.js';
  * @typedef {{format: number, preprocess: import('./preprocess.js').Preprocess, logit_scale: number, embedding: number,
  *   ranks: string[], taxa: Taxon[], text: {file: string, dtype: 'float16' | 'float32', rows: number, columns: number},
  *   provenance: Object<string, string>}} BundleInfo  bundle.json
- * @typedef {{info: BundleInfo, model: import('@tensorflow/tfjs-converter').GraphModel, text: Float32Array, bytes: number}}
- *   Bundle
+ * @typedef {import('@tensorflow/tfjs-converter').GraphModel} GraphModel
+ * @typedef {{info: BundleInfo, model: GraphModel, text: Float32Array, bytes: number}} Bundle
  * @typedef {{taxon: Taxon, name: string, probability: number}} Candidate
  * @typedef {{name: string, path: (string | null)[], probability: number}} Node
  */
@@ -80,7 +80,7 @@ export async function openBundle(read) {
   const stored = await read(file);
   const text = dtype === 'float16' ? decodeFloat16(new Uint16Array(stored)) : new Float32Array(stored);
   if (text.length !== rows * columns || rows !== info.taxa.length || columns !== info.embedding) {
-    throw new Error(`${file} holds ${text.length} numbers, bundle.json promises ${rows} x ${columns}: incomplete download?`);
+    throw new Error(`${file} has ${text.length} numbers, bundle.json says ${rows} x ${columns}: incomplete download?`);
   }
   const {artifacts, bytes} = await readModel(read);
   const model = await loadGraphModel({load: async () => artifacts});

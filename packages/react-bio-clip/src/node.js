@@ -30,18 +30,21 @@ export async function useBackend(name) {
 }
 
 /**
- * sRGB pixels, upright. Colour profiles are ignored, as Pillow does: the models were trained on the stored values.
+ * RGB pixels, upright, as images.py decodes them: colour profiles are ignored, transparent pixels become white.
  * @param {Uint8Array} bytes @returns {Promise<import('./preprocess.js').Pixels>}
  */
 export async function decode(bytes) {
   const pipeline = sharp(bytes, {ignoreIcc: true, limitInputPixels: false}).autoOrient().toColourspace('srgb');
-  const {data, info} = await pipeline.removeAlpha().raw().toBuffer({resolveWithObject: true});
+  const {data, info} = await pipeline.flatten({background: '#ffffff'}).raw().toBuffer({resolveWithObject: true});
   if (info.channels !== 3) throw new Error(`an image with ${info.channels} channels`);
   return {data, width: info.width, height: info.height};
 }
 
 /** @param {string} name */
 const stem = (name) => path.basename(name).replace(/\.[^.]*$/, '');
+
+/** @param {string} text a field of a tar header */
+const beforeNul = (text) => text.replace(/\0.*$/s, '');
 
 /**
  * The images of a tar, one at a time: memory does not grow with the shard.
@@ -54,15 +57,18 @@ async function* tarImages(file) {
     for (let offset = 0; ; ) {
       const {bytesRead} = await handle.read(header, 0, 512, offset);
       if (bytesRead < 512 || header[0] === 0) return;
-      const name = header.toString('utf8', 0, 100).replace(/\0.*$/s, '');
+      const [prefix, last] = [header.toString('utf8', 345, 500), header.toString('utf8', 0, 100)].map(beforeNul);
+      const name = prefix ? `${prefix}/${last}` : last;
       const size = parseInt(header.toString('ascii', 124, 136), 8);
-      const isFile = header[156] === 0x30 || header[156] === 0;
+      const kind = String.fromCharCode(header[156]);
+      if ('xgLK'.includes(kind)) throw new Error(`${file}: names of over 100 bytes (pax or GNU tar) are not supported`);
+      const isFile = kind === '0' || kind === '\0';
       if (Number.isNaN(size)) throw new Error(`${file}: damaged tar header at byte ${offset}`);
       if (isFile && IMAGE.test(name)) {
         const bytes = Buffer.alloc(size);
         const body = await handle.read(bytes, 0, size, offset + 512);
         if (body.bytesRead < size) throw new Error(`${file}: ends inside ${name}`);
-        yield {key: stem(name), file: name, bytes};
+        yield {key: path.basename(name).split('.')[0], file: name, bytes}; // webdataset: up to the first dot
       }
       offset += 512 + Math.ceil(size / 512) * 512;
     }

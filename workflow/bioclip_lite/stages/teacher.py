@@ -60,9 +60,8 @@ def _pretrained(params: dict[str, Any], data: Path) -> Made:
 
 def _train(params: dict[str, Any], data: Path) -> Made:
     chosen, seed = params["train"], params["seed"]
-    config = _config(chosen, chosen["embed_dim"], "linear", {}, preprocessing(chosen["image_size"]))
+    config = _config(chosen, chosen["embed_dim"], "", {}, preprocessing(chosen["image_size"]))
     training.deterministic(seed, "teacher", "weights")
-    models.image_tower(chosen["image_tower"], {})  # an unknown name is the user's error, not open_clip's
     model = models.build_clip(config)
     machine = training.device()
     model.to(machine)
@@ -117,8 +116,9 @@ def _lit(params: dict[str, Any], data: Path) -> Made:
     missing = models.load_initial_weights(tower, path)
     if missing:
         raise UserError(f"teacher.lit.weights: {path} lacks {len(missing)} tensors of the tower, e.g. {missing[0]}")
-    width = int(tower.num_features)  # type: ignore[arg-type]
     spec = preprocessing(chosen["image_size"], chosen["mean"], chosen["std"])
+    with torch.inference_mode():
+        width = tower.eval()(torch.zeros(1, 3, spec["size"], spec["size"])).shape[1]
     config = _config(chosen, width, "none", chosen["image_tower_options"], spec)
     model = models.build_clip(config)
     model.visual.trunk = tower
@@ -166,7 +166,7 @@ def _config(
         raise UserError(f"teacher.{chosen}: text_width is {width}; it must be a multiple of {_HEAD_WIDTH}")
     vision = {
         "timm_model_name": chosen["image_tower"],
-        "timm_pool": "" if projection == "linear" else "avg",
+        "timm_pool": "avg",
         "timm_proj": projection,
         "image_size": preprocess["size"],
     }
