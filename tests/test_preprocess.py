@@ -30,7 +30,10 @@ def test_is_what_clip_does(width: int, height: int, size: int) -> None:
     ours = p.preprocess(image, p.preprocessing(size, mean, std))
     assert ours.dtype == np.float32
     assert ours.shape == (3, size, size)
-    np.testing.assert_allclose(ours, clip(image).numpy(), atol=1e-6)
+    # Ours fixes the order of the two resampling passes, Pillow's depends on the sizes, and each pass rounds to 8 bits.
+    levels = np.abs(ours - clip(image).numpy()) * 255 * np.array(std)[:, None, None]
+    assert levels.max() < 2.01
+    assert levels.mean() < 0.5
 
 
 def test_squash_ignores_the_aspect_ratio() -> None:

@@ -51,7 +51,7 @@ def teacher(params: dict[str, Any], data: Path, split: str, labels: Labels) -> A
             f"its costs would be those of another model: run stage logits"
         )
     image = _blank(loaded.preprocess)
-    encode_image: Callable[[torch.Tensor], Any] = loaded.model.encode_image  # type: ignore[assignment]
+    encode_image: Callable[[torch.Tensor], Any] = loaded.model.encode_image
     return Answers(
         keys=[key for shard in shards for key in shard.keys],
         blocks=(
@@ -60,7 +60,7 @@ def teacher(params: dict[str, Any], data: Path, split: str, labels: Labels) -> A
             for start in range(0, len(shard.keys), _BATCH)
         ),
         costs={
-            "params": costs.parameters(loaded.model.visual),  # type: ignore[arg-type]
+            "params": costs.parameters(loaded.model.visual),
             "bytes": costs.stored_tensors(folder / models.TEACHER_WEIGHTS, "visual."),
             "table_bytes": taxa.text.nbytes,
             "about": {key: loaded.about[key] for key in ("name", "kind", "licence", "identity")},
