@@ -27,4 +27,7 @@ include: "workflow/rules/evaluate.smk"
 
 
 onsuccess:
-    provenance.commit({job.rule.name for job in workflow.dag.jobs})
+    finished = {job.rule.name for job in workflow.dag.jobs}
+    provenance.commit(finished)
+    if "write_report" in finished:
+        print("The report is in data/evaluate/report.html", file=sys.stderr)
