@@ -7,6 +7,8 @@ rule make_teacher:
         "data/teacher/history.parquet",
     log:
         "logs/teacher/teacher.log",
+    # Before anything else where it can be: weights that cannot be had stop the run in its first seconds.
+    priority: 1
     threads: 8
     resources:
         mem_mb=8000,
