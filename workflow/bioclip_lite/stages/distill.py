@@ -10,6 +10,7 @@ from bioclip_lite import cache, models, training
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import write_table
 from bioclip_lite.preprocess import preprocessing
+from bioclip_lite.shards import ShardSet
 
 JOBS = ("student", "control")
 
@@ -34,6 +35,9 @@ def _train(params: dict[str, Any], data: Path, job: str) -> None:
     model = models.build_student(spec)
     if params["weights"]:
         _start_from(model, data / "weights" / params["weights"])
+        images = ShardSet(data, "train")
+        training.measure_batch_norms(model, training.plain_pixels(images, preprocess))
+        training.fit_head(model, data, preprocess, labels=control)
     size = sum(p.numel() for p in model.parameters())
     print(f"{job}: {params['student']}, {size / 1e6:.2f} M parameters, {params['image_size']} px, {outputs} outputs")
     history = training.distill(
