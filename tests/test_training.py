@@ -195,3 +195,55 @@ def test_half_precision_only_where_it_helps(monkeypatch: pytest.MonkeyPatch) -> 
     assert not training.autocast_helps(nn.Sequential(dense, depthwise))
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert not training.autocast_helps(dense)
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """As an inference format leaves it: normalisations that hold a scale and a shift, but no statistics."""
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.uniform_(norm.bias, -0.5, 0.5)
+            norm.running_mean.fill_(0.3)
+            norm.running_var.fill_(4.0)
+    return model.eval()
+
+
+def test_measured_batch_norms_compute_the_same_and_work_in_training(data: Path) -> None:
+    torch.manual_seed(0)
+    model = folded(student())
+    pixels = torch.rand(64, 3, 32, 32) * 2 - 1
+    with torch.inference_mode():
+        right = model(pixels)
+        far = (model.train()(pixels) - right).square().mean()
+        model = folded(student())
+        right = model(pixels)
+        training.measure_batch_norms(model, pixels.split(16))
+        assert torch.allclose(model.eval()(pixels), right, rtol=1e-3, atol=1e-4 * float(right.abs().max()))
+        near = (model.train()(pixels) - right).square().mean()
+    assert near < 1e-3 * right.square().mean()
+    assert near < 1e-2 * far
+
+
+def test_a_fitted_head_answers_as_the_teacher_does_from_the_start(data: Path) -> None:
+    torch.manual_seed(0)
+    preprocess = preprocessing(32)
+    for labels, outputs in ((False, lessons.D), (True, 5)):
+        model = student(outputs)
+        before = agreement(model, data, preprocess, labels)
+        training.fit_head(model, data, preprocess, labels=labels)
+        assert agreement(model, data, preprocess, labels) > before + 0.1
+
+
+def agreement(model: nn.Module, data: Path, preprocess: dict[str, Any], labels: bool) -> float:
+    """Mean cosine to the target on split train: the teacher's embedding, or one-hot labels less their mean."""
+    train = training.Cached(data, "train")
+    with torch.inference_mode():
+        out = torch.cat([model.eval()(pixels) for pixels in training.plain_pixels(train.images, preprocess)])
+    if not labels:
+        target = torch.from_numpy(np.stack([train.target(i, 0) for i in range(len(train.images))]))
+        return float(nn.functional.cosine_similarity(out, target).mean())
+    _, below = training.leaves_below(data)
+    target = torch.zeros(len(out), 5)
+    for i, taxon in enumerate(train.images.taxon_ids):
+        target[i, below[taxon]] = 1
+    return float(nn.functional.cosine_similarity(out - out.mean(0), target - target.mean(0)).mean())

@@ -248,7 +248,7 @@ class Cached:
 
 @torch.inference_mode()
 def measure_batch_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Give every batch normalisation the statistics of ``batches`` (b, 3, size, size), and leave what it computes as is.
+    """Give every batch normalisation the statistics of ``batches`` (b, 3, size, size); what it computes stays the same.
 
     Weights that come from an inference format (TFLite) have their normalisations folded into the convolutions: mean 0
     and variance 1 that no data have. In eval mode the network is right, in training mode, which normalises by the
@@ -273,8 +273,8 @@ def measure_batch_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> No
         mean = total / count
         variance = (squares / count - mean.square()).clamp(min=0)
         before = (norm.running_var.double() + norm.eps).sqrt()  # type: ignore[union-attr]
-        norm.bias += norm.weight * (mean - norm.running_mean.double()) / before  # type: ignore[union-attr]
-        norm.weight *= (variance + norm.eps).sqrt() / before
+        norm.bias.add_(norm.weight * (mean - norm.running_mean.double()) / before)  # type: ignore[union-attr]
+        norm.weight.mul_((variance + norm.eps).sqrt() / before)
         norm.running_mean.copy_(mean)  # type: ignore[union-attr]
         norm.running_var.copy_(variance)  # type: ignore[union-attr]
 
@@ -292,7 +292,7 @@ def fit_head(model: nn.Module, data: Path, preprocess: dict[str, Any], *, labels
     if not isinstance(head, nn.Linear):
         return
     train = Cached(data, "train")
-    leaves, below = leaves_below(data)
+    _, below = leaves_below(data)
     model.eval()
     start = 0
     x_sum, y_sum = torch.zeros(head.in_features).double(), torch.zeros(head.out_features).double()
