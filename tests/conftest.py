@@ -5,12 +5,22 @@ from pathlib import Path
 import pytest
 
 import checkout
+import thin
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which `snakemake evaluate` has run, committed, with its artifacts pushed to a local remote."""
-    folder = checkout.new(tmp_path_factory.mktemp("pipeline") / "built")
+    return _run_and_push(checkout.new(tmp_path_factory.mktemp("pipeline") / "built"))
+
+
+@pytest.fixture(scope="session")
+def thin_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``built``, of the thinned pipeline (tests/thin.py). Not to be changed: clone it."""
+    return _run_and_push(thin.new(tmp_path_factory.mktemp("thin") / "built"))
+
+
+def _run_and_push(folder: Path) -> Path:
     checkout.snakemake(folder)
     remote = folder.parent / "remote"
     checkout.sh(f"dvc remote add -q -d colleagues '{remote}' && dvc push -q", folder)

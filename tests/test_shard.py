@@ -1,8 +1,11 @@
-from collections import defaultdict
+import shutil
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bioclip_lite import taxonomy
 from bioclip_lite.errors import UserError
@@ -56,18 +59,52 @@ def test_every_sample_is_in_the_shard_of_its_split_once(data: Path) -> None:
 
 def test_jobs_in_any_order_give_the_bytes_of_one_run(data: Path, tmp_path: Path) -> None:
     shard.run(COUNTS, data)
-    whole = {path.name: path.read_bytes() for path in (data / "shard").iterdir()}
-    for path in (data / "shard").iterdir():
-        path.unlink()
-    for name in [*reversed(shard.names(COUNTS["counts"])), "sizes"]:
+    whole = contents(data / "shard")
+    shutil.rmtree(data / "shard")
+    for name in ["manifests", *reversed(shard.names(COUNTS["counts"])), "sizes"]:
         shard.run(COUNTS, data, name)
-    assert {path.name: path.read_bytes() for path in (data / "shard").iterdir()} == whole
+    assert contents(data / "shard") == whole
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_changed_photograph_changes_the_manifest_of_its_shard_alone(tmp_path: Path) -> None:
+    source = garden(tmp_path / "source", each=30)
+    params = counts(pretrain=0, train=4)
+    index.run(folder_params(source), tmp_path)
+    shard.run(params, tmp_path)
+    before = contents(tmp_path / "shard")
+    samples = read_table(tmp_path / "index" / "samples.parquet").to_pylist()
+    victim = next(sample for sample in samples if sample["split"] == "train")
+    (source / victim["locator"]).write_bytes(encoded(picture("another")))
+    index.run(folder_params(source), tmp_path)
+    shard.run(params, tmp_path)
+    after = contents(tmp_path / "shard")
+    name = f"train-{shard.shard_number(victim['group'], 4):05d}"
+    assert {path for path in after if after[path] != before[path]} == {f"manifest/{name}.parquet", f"{name}.tar"}
+
+
+@given(count=st.integers(1, 200), groups=st.lists(st.text(max_size=4), max_size=50))
+def test_one_shard_more_takes_samples_from_one_other(count: int, groups: list[str]) -> None:
+    before = [shard.shard_number(group, count) for group in groups]
+    after = [shard.shard_number(group, count + 1) for group in groups]
+    moved = {(old, new) for old, new in zip(before, after, strict=True) if old != new}
+    assert all(0 <= old < count for old in before)
+    assert len(moved) <= 1 and all(new == count for _, new in moved)
+
+
+def test_powers_of_two_make_even_shards() -> None:
+    sizes = Counter(shard.shard_number(str(group), 8) for group in range(8000))
+    assert len(sizes) == 8 and all(850 < size < 1150 for size in sizes.values())
 
 
 def test_fewer_shards_leave_no_stale_ones(data: Path) -> None:
     shard.run(COUNTS, data)
     shard.run(counts(train=1), data)
     assert not (data / "shard" / "train-00001.tar").exists()
+    assert not (data / "shard" / "manifest" / "train-00001.parquet").exists()
     assert read_json(data / "shard" / "sizes.json")["train-00000.tar"] == 27
 
 

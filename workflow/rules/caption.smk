@@ -1,8 +1,7 @@
 rule write_captions:
     input:
         code("stages.caption"),
-        tar="data/shard/{shard}.tar",
-        sizes="data/shard/sizes.json",
+        tar=listed("data/shard/{shard}.tar"),
     output:
         "data/caption/{shard}.parquet",
     log:

@@ -23,7 +23,7 @@ rule embed_shard:
     input:
         code("stages.logits"),
         teacher=rules.make_teacher.output[: len(TEACHER)],
-        tar="data/shard/{shard}.tar",
+        tar=listed("data/shard/{shard}.tar"),
     output:
         "data/logits/{shard}.safetensors",
     log:

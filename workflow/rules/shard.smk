@@ -1,8 +1,37 @@
-rule write_shard:
+# What each shard shall hold. A checkpoint: once it is known, jobs of shards whose manifest is as it was drop out,
+# whatever happened to the rest of the collection.
+checkpoint list_shards:
     input:
         code("stages.shard"),
         index="data/index/samples.parquet",
-        source=config["index"]["path"],
+    output:
+        expand("data/shard/manifest/{shard}.parquet", shard=shards(*SPLITS)),
+    log:
+        "logs/shard/manifests.log",
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        section=section("shard"),
+    shell:
+        "python -m bioclip_lite shard manifests --section {params.section:q} > {log} 2>&1"
+
+
+def listed(path):
+    """``path`` as the input of one shard's job, which is looked at again once the manifests are known."""
+
+    def input(wildcards):
+        checkpoints.list_shards.get()
+        return path.format(shard=wildcards.shard)
+
+    return input
+
+
+# The photographs themselves are no input: their contents are in the manifest, which the job checks them against.
+rule write_shard:
+    input:
+        code("stages.shard"),
+        manifest=listed("data/shard/manifest/{shard}.parquet"),
     output:
         "data/shard/{shard}.tar",
     log:
@@ -10,16 +39,13 @@ rule write_shard:
     resources:
         mem_mb=2000,
         runtime=120,
-    params:
-        section=section("shard"),
     shell:
-        "python -m bioclip_lite shard {wildcards.shard} --section {params.section:q} > {log} 2>&1"
+        "python -m bioclip_lite shard {wildcards.shard} > {log} 2>&1"
 
 
 rule write_sizes:
     input:
         code("stages.shard"),
-        index="data/index/samples.parquet",
         tars=expand("data/shard/{shard}.tar", shard=shards(*SPLITS)),
     output:
         "data/shard/sizes.json",
@@ -34,6 +60,7 @@ rule write_sizes:
 
 rule shard:
     input:
+        expand("data/shard/manifest/{shard}.parquet", shard=shards(*SPLITS)),
         rules.write_sizes.input.tars,
         rules.write_sizes.output,
         upstream=ancient(upstream("shard")),

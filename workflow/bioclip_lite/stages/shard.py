@@ -1,4 +1,8 @@
-"""Stage shard: the photographs as WebDataset tars, a fixed number per split."""
+"""Stage shard: the photographs as WebDataset tars, a fixed number per split.
+
+A manifest per shard lists what the shard holds, file contents included. It is all that writing the shard depends on, so
+a photograph that is added, removed or changed rewrites its own shard and no other.
+"""
 
 import hashlib
 import json
@@ -7,30 +11,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from bioclip_lite import taxonomy
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_table, write_json
+from bioclip_lite.files import read_table, write_json, write_table
 from bioclip_lite.images import to_jpeg
 from bioclip_lite.progress import progress
 from bioclip_lite.randomness import digest
-from bioclip_lite.shards import open_shard, split_of, write_shard
+from bioclip_lite.shards import open_shard, write_shard
 from bioclip_lite.sources import SPLITS, find_source
+
+_DESCRIPTION = ("taxon_id", "common_name", "group", "licence", "attribution")
+_MANIFEST = ("key", "locator", "md5", *_DESCRIPTION, *taxonomy.RANKS)
 
 
 def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
-    """``job``: a shard name such as "train-00000", or "sizes" when all shards are there; None: all of them."""
-    samples = read_table(data / "index" / "samples.parquet")
+    """``job``: "manifests" first, then a shard name such as "train-00000", last "sizes"; None: all of them."""
     counts = params["counts"]
-    _check(Counter(samples["split"].to_pylist()), counts)
-    if job == "sizes":
+    if job == "manifests":
+        _write_manifests(data, counts)
+    elif job == "sizes":
         _write_sizes(data, counts)
     elif job is not None:
-        _write_shard(samples, data, job, counts)
+        _write_shard(data, job, counts)
     else:
+        _write_manifests(data, counts)
         for name in names(counts):
-            _write_shard(samples, data, name, counts)
+            _write_shard(data, name, counts)
         _write_sizes(data, counts)
 
 
@@ -51,17 +60,44 @@ def _check(images: Counter[str], counts: dict[str, int]) -> None:
             raise UserError(f"params.yaml, shard.counts.{split} is {shards}, but the index has no photograph in it")
 
 
-def _write_shard(samples: Any, data: Path, name: str, counts: dict[str, int]) -> None:
+def shard_number(group: str, count: int) -> int:
+    """Which of ``count`` shards an observation belongs to.
+
+    Linear hashing (Litwin, VLDB 1980): one shard more takes half of the samples of one other and leaves the rest alone.
+    Shards are of even size where ``count`` is a power of two; otherwise some are twice as large as others.
+    """
+    size = 1 << (count - 1).bit_length()
+    number = digest("shard", group) % size
+    return number if number < count else number - size // 2
+
+
+def _write_manifests(data: Path, counts: dict[str, int]) -> None:
+    samples = read_table(data / "index" / "samples.parquet")
+    _check(Counter(samples["split"].to_pylist()), counts)
+    for split in counts:
+        here = samples.filter(pc.equal(samples["split"], split)).select(_MANIFEST)
+        numbers = pa.array([shard_number(group, counts[split]) for group in here["group"].to_pylist()], pa.int32())
+        for number in range(counts[split]):
+            mine = here.filter(pc.equal(numbers, number))
+            name = f"{split}-{number:05d}"
+            if not mine.num_rows:
+                raise UserError(
+                    f"shard {name} would be empty; lower shard.counts.{split} in params.yaml (now {counts[split]})"
+                )
+            write_table(manifest(data, name), mine)
+    print(f"shard: {len(names(counts))} manifests, {samples.num_rows} photographs")
+
+
+def manifest(data: Path, name: str) -> Path:
+    return data / "shard" / "manifest" / f"{name}.parquet"
+
+
+def _write_shard(data: Path, name: str, counts: dict[str, int]) -> None:
     if name not in names(counts):
         raise UserError(f"shard: there is no {name!r}; params.yaml, shard.counts asks for {', '.join(names(counts))}")
-    split, number = split_of(name), int(name.rpartition("-")[2])
-    here = samples.filter(pc.equal(samples["split"], split))
-    mine = [int(digest("shard", group) % counts[split]) == number for group in here["group"].to_pylist()]
-    here = here.filter(mine)
-    if not here.num_rows:
-        raise UserError(f"shard {name} would be empty; lower shard.counts.{split} in params.yaml (now {counts[split]})")
-    origin = json.loads(samples.schema.metadata[b"source"])
-    rows = progress(_rows(here), here.num_rows, f"shard {name}: photographs")
+    listed = read_table(manifest(data, name))
+    origin = json.loads(listed.schema.metadata[b"source"])
+    rows = progress(_rows(listed), listed.num_rows, f"shard {name}: photographs")
     written = write_shard(data / "shard" / f"{name}.tar", (_sample(row, origin) for row in rows))
     print(f"shard: {name}.tar, {written} photographs")
 
@@ -79,7 +115,7 @@ def _sample(row: dict[str, Any], origin: dict[str, Any]) -> tuple[str, bytes, di
         raise UserError(f"shard: {row['locator']} cannot be read ({error}); {again}") from None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != row["md5"]:
         raise UserError(f"shard: {row['locator']} is not the file that was indexed; {again}")
-    description = {name: row[name] for name in ("taxon_id", "common_name", "group", "licence", "attribution")}
+    description = {name: row[name] for name in _DESCRIPTION}
     description["ranks"] = [row[rank] for rank in taxonomy.RANKS]
     return row["key"], to_jpeg(content), description
 
@@ -89,7 +125,7 @@ def _write_sizes(data: Path, counts: dict[str, int]) -> None:
     out = data / "shard"
     sizes = {f"{name}.tar": len(open_shard(out / f"{name}.tar")) for name in names(counts)}
     write_json(out / "sizes.json", sizes)
-    for stale in out.glob("*.tar"):
-        if stale.name not in sizes:
+    for stale in [*out.glob("*.tar"), *(out / "manifest").glob("*.parquet")]:
+        if f"{stale.stem}.tar" not in sizes:
             stale.unlink()
     print(f"shard: {len(sizes)} shards, {sum(sizes.values())} photographs")
