@@ -8,8 +8,8 @@ min_version("9.27")
 configfile: "params.yaml"
 
 
-# For `--sdm apptainer`; ignored otherwise.
-container: "docker://python:3.11-slim-bookworm"
+# For `--software-deployment-method apptainer`; ignored otherwise. Built from the .def file beside it.
+container: "workflow/apptainer/bioclip-lite.sif"
 
 
 include: "workflow/rules/common.smk"
@@ -27,7 +27,7 @@ include: "workflow/rules/evaluate.smk"
 
 
 onsuccess:
-    finished = {job.rule.name for job in workflow.dag.jobs}
-    provenance.commit(finished)
+    finished = {job.rule.name for job in workflow.dag.finished_jobs}
+    provenance.commit({job.rule.name for job in workflow.dag.jobs}, finished)
     if "write_report" in finished:
         print("The report is in data/evaluate/report.html", file=sys.stderr)

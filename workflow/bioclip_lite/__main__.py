@@ -1,19 +1,43 @@
-"""``python -m bioclip_lite <stage> [job]``: one stage, or one job of it, without Snakemake or DVC."""
+"""``python -m bioclip_lite <stage> [job]``: one stage, or one job of it, without Snakemake or DVC.
+
+``python -m bioclip_lite status``, ``why``, ``push`` and ``pull`` are about what has been made.
+"""
 
 import argparse
+import errno
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bioclip_lite import params as parameters
 from bioclip_lite.errors import UserError
 
+COMMANDS = {
+    "status": "what is here, what both engines would do, and what to run next",
+    "why": "what made a file, from what, and why it would or would not be made again",
+    "push": "send artifacts to a remote; to a public one only photographs that may be published",
+    "pull": "fetch artifacts from a remote, naming what is damaged there",
+}
+HINTS = {
+    errno.ENOSPC: "the disk is full; free some space and run again: what was finished stays",
+    errno.EDQUOT: "your quota is full; free some space and run again: what was finished stays",
+    errno.EROFS: "the folder is read-only; run in a clone of your own",
+    errno.EACCES: "you may not write there; ask its owner, or run in a clone of your own",
+}
+TRAINING = ("teacher", "distill", "prune")  # the stages that several processes can share
+
 
 def main() -> int:
+    if sys.argv[1:] and sys.argv[1] in COMMANDS:
+        return importlib.import_module(f"bioclip_lite.{sys.argv[1]}").main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="python -m bioclip_lite",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run one stage of the pipeline. `snakemake --cores all evaluate` runs them all, in order.",
+        epilog="about what has been made (python -m bioclip_lite <command> --help):\n"
+        + "\n".join(f"  {name:8}{does}" for name, does in COMMANDS.items()),
     )
     parser.add_argument("stage", choices=parameters.STAGES)
     parser.add_argument("job", nargs="?", help="one job of the stage, e.g. train-00000; default: all of them")
@@ -22,14 +46,48 @@ def main() -> int:
     parser.add_argument(
         "--section", type=json.loads, help="the stage's parameters as JSON, as Snakemake recorded them, not --params"
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help=f"train with this many, one per GPU, or sharing the cores ({', '.join(TRAINING)}; default: 1)",
+    )
     arguments = parser.parse_args()
     try:
         section = arguments.section or parameters.load(arguments.params)[arguments.stage]
-        importlib.import_module(f"bioclip_lite.stages.{arguments.stage}").run(section, arguments.data, arguments.job)
+
+        def run() -> None:
+            stage = importlib.import_module(f"bioclip_lite.stages.{arguments.stage}")
+            stage.run(section, arguments.data, arguments.job)
+
+        return _train_together(run, arguments) if arguments.processes != 1 else _alone(run)
     except UserError as error:
         print(f"{arguments.stage}: {error}", file=sys.stderr)
+        return getattr(error, "status", 1)
+    except OSError as error:
+        if error.errno not in HINTS:
+            raise
+        print(f"{arguments.stage}: {error}; {HINTS[error.errno]}", file=sys.stderr)
         return 1
+
+
+def _alone(run: Callable[[], None]) -> int:
+    run()
     return 0
+
+
+def _train_together(run: Callable[[], None], arguments: argparse.Namespace) -> int:
+    """Start the processes, or be one of them."""
+    if arguments.stage not in TRAINING or arguments.processes < 1:
+        raise UserError(
+            f"--processes {arguments.processes}: this stage runs with 1, {', '.join(TRAINING)} with 1 or more"
+        )
+    from bioclip_lite import distributed, training
+
+    if distributed.launched():
+        return distributed.work(run)
+    threads = max(1, training.cores() // arguments.processes)
+    return distributed.launch(arguments.stage, arguments.processes, threads, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import ast
 import hashlib
+import io
+import json
+import tokenize
 from functools import cache
 from pathlib import Path
 
@@ -26,15 +29,27 @@ def closure(*modules: str) -> list[str]:
 
 
 def meaning(source: bytes) -> str:
-    """MD5 of Python code without its comments, docstrings and layout; of the bytes if they do not parse."""
+    """MD5 of Python code without its comments, docstrings and layout.
+
+    Of Snakemake's dialect the comments are left out, and of what is neither the bytes count.
+    """
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return hashlib.md5(source).hexdigest()
+        return _meaning_of_tokens(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _documented(node):
             node.body = node.body[1:] or [ast.Pass()]
     return hashlib.md5(ast.dump(tree).encode()).hexdigest()
+
+
+def _meaning_of_tokens(source: bytes) -> str:
+    try:
+        tokens = list(tokenize.tokenize(io.BytesIO(source).readline))
+    except (tokenize.TokenError, SyntaxError):
+        return hashlib.md5(source).hexdigest()
+    words = [token.string for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL)]
+    return hashlib.md5(json.dumps(words).encode()).hexdigest()
 
 
 def _documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:

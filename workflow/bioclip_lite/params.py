@@ -103,10 +103,11 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
 def check_sources(params: dict[str, Any]) -> None:
     """Raise UserError, before any work, if a folder or a file of weights that the parameters name is not there."""
     index, teacher, distill = params["index"], params["teacher"], params["distill"]
-    if index["source"] == "folder" and not Path(index["path"]).is_dir():
+    indexed = Path("data/provenance/index.json").exists()  # results are of use where the photographs are not
+    if index["source"] == "folder" and not Path(index["path"]).is_dir() and not indexed:
         raise UserError(
             f"index.path is {index['path']}, but there is no such folder; put the photographs and metadata.csv there, "
-            "or make a link to them"
+            f"make a link to them, or fetch them (dvc pull {index['path']})"
         )
     wanted = {"distill.weights": distill["weights"]}
     if teacher["kind"] == "lit":

@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,16 @@ from snakemake.persistence.file import FilePersistence
 
 from bioclip_lite.closure import meaning
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import PARTIAL
+from bioclip_lite.files import PARTIAL, write_json
 
 HASHES = Path(".snakemake/bioclip_lite/hashes.json")  # MD5 by (time, size, inode), so that a file is read once
 AT_START = Path(".snakemake/bioclip_lite/sources.json")  # MD5 of every source file when the run began
+RECIPES = Path(".snakemake/bioclip_lite/recipes.json")  # recipe -> MD5 of the ledger that it led to here
 STAMP = ".snakemake_timestamp"  # where Snakemake keeps the time of a directory() output
 JUST_AFTER_NS = 1_000_000  # an output gets a time this much after its newest input
 LONG_AGO_NS = 10**9  # older than everything
+_TICK_NS = 10**8  # between the last file of a directory() output and the stamp that Snakemake puts there
+CODE = (".py", ".smk")  # counts by its meaning (closure.meaning), so that a comment makes nothing run again
 RECIPE = ("rule", "params", "code", "conda_env", "container_img_url", "software_stack_hash")
 
 
@@ -100,7 +103,7 @@ def files_in(path: str) -> Iterator[str]:
 class Hashes:
     """MD5 of files and folders, computed once per (time, size, inode) and shared with DVC's own hash cache.
 
-    Python code counts by its meaning (closure.meaning), so that a comment makes nothing run again.
+    Contents must not change while an instance is in use; times may, through ``touched``.
     """
 
     def __init__(self) -> None:
@@ -108,19 +111,24 @@ class Hashes:
             self._known: dict[str, list[Any]] = json.loads(HASHES.read_text())
         except (FileNotFoundError, ValueError):
             self._known = {}
-        self._folders: dict[str, str] = {}
+        self._asked: dict[str, str | None] = {}
         self._news: dict[str, str] = {}  # what DVC would otherwise hash again
         self._dvc: Any = None
         self.read = 0
 
     def __getitem__(self, path: str) -> str | None:
         """MD5 of the content; None if there is nothing at ``path``."""
-        if not os.path.isdir(path):
-            return self._file(path)
-        if path not in self._folders:
-            parts = sorted((os.path.relpath(file, path), self._file(file)) for file in files_in(path))
-            self._folders[path] = hashlib.md5(json.dumps(parts).encode()).hexdigest() + ".dir"
-        return self._folders[path]
+        if path not in self._asked:
+            self._asked[path] = self._folder(path) if os.path.isdir(path) else self._file(path)
+        return self._asked[path]
+
+    def _folder(self, path: str) -> str:
+        text = json.dumps(sorted(self.files(path).items()))
+        return hashlib.md5(text.encode()).hexdigest() + ".dir"
+
+    def files(self, path: str) -> dict[str, str | None]:
+        """Path within a folder -> MD5."""
+        return {os.path.relpath(file, path): self._file(file) for file in files_in(path)}
 
     def remembered(self, path: str) -> str | None:
         """MD5 of the content if it is known without reading the file."""
@@ -134,11 +142,15 @@ class Hashes:
         else:
             self._remember(path, md5)
 
-    def save(self) -> None:
-        HASHES.parent.mkdir(parents=True, exist_ok=True)
-        scratch = HASHES.with_suffix(f".{os.getpid()}")
+    def write(self, path: Path) -> None:
+        """Store what is known, in the form of HASHES."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(f".{os.getpid()}")
         scratch.write_text(json.dumps(self._known))
-        scratch.replace(HASHES)
+        scratch.replace(path)
+
+    def save(self) -> None:
+        self.write(HASHES)
         if self._news and self._repo():
             from dvc.fs import localfs
             from dvc_data.hashfile.hash_info import HashInfo
@@ -164,11 +176,11 @@ class Hashes:
     def _compute(self, path: str) -> str:
         self.read += 1
         with Path(path).open("rb") as file:
-            return meaning(file.read()) if path.endswith(".py") else hashlib.file_digest(file, "md5").hexdigest()
+            return meaning(file.read()) if path.endswith(CODE) else hashlib.file_digest(file, "md5").hexdigest()
 
     def _remember(self, path: str, md5: str) -> None:
         self._known[path] = [self._identity(path), md5]
-        if not path.endswith(".py"):  # DVC hashes the bytes of code, not its meaning
+        if not path.endswith(CODE):  # DVC hashes the bytes of code, not its meaning
             self._news[path] = md5
 
     def _repo(self) -> Any:
@@ -182,7 +194,7 @@ class Hashes:
         return self._dvc
 
     def _ask_dvc(self, path: str) -> str | None:
-        if path.endswith(".py") or not self._repo():
+        if path.endswith(CODE) or not self._repo():
             return None
         from dvc.fs import localfs
 
@@ -220,7 +232,14 @@ class Records:
         record = self.get(path)
         if not record or record.get("incomplete") or record.get("endtime") is None:
             return False
+        if os.path.isdir(path) and self._newest_in(path) > self.time(path) + _TICK_NS:
+            return False  # somebody has changed what is in it
         return abs(record["endtime"] * 1e9 - self.time(path)) < 1000
+
+    @staticmethod
+    def _newest_in(folder: str) -> int:
+        paths = [folder, *files_in(folder)]
+        return max(os.lstat(path).st_mtime_ns for path in paths)
 
     def learn(self, path: str, job: dict[str, Any]) -> None:
         """Write the record that Snakemake would have if it had run the job here."""
@@ -253,8 +272,7 @@ class Records:
             os.utime(target, ns=(ns, ns), follow_symlinks=False)
         except PermissionError:  # somebody else's file that the group may write: only "now" is allowed
             if ns == LONG_AGO_NS:
-                nobody = MetadataRecord(params=["no recorded job"], record_format_version=RECORD_FORMAT_VERSION)
-                self._store._write_record(path, nobody)
+                self.doubt(path)
                 return
             os.utime(target, follow_symlinks=False)
         if target == path:
@@ -264,6 +282,11 @@ class Records:
             assert record is not None
             record["endtime"] = self.time(path) / 1e9
             self._store._io_write(self._store._metadata_path, record, path)
+
+    def doubt(self, path: str) -> None:
+        """Make Snakemake run the job of ``path`` again, whatever its time and that of its inputs."""
+        nobody = MetadataRecord(params=["no recorded job"], record_format_version=RECORD_FORMAT_VERSION)
+        self._store._write_record(path, nobody)
 
     def forget(self, path: str) -> bool:
         """Make Snakemake distrust ``path``; False if it already did."""
@@ -292,6 +315,52 @@ def load_ledgers() -> dict[str, dict[str, Any]]:
     return jobs
 
 
+def files_of(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(path, MD5) of every file that a ledger accounts for."""
+    for out, job in data["jobs"].items():
+        if "files" in job:
+            yield from ((os.path.join(out, name), md5) for name, md5 in job["files"].items())
+        else:
+            yield out, job["md5"]
+
+
+def recipe(stage: str, jobs: dict[str, dict[str, Any]], hashes: Hashes) -> str | None:
+    """All that decides what a stage makes, as one MD5: its parameters and what dvc.yaml says it depends on.
+
+    None if something that it depends on has not been made. What is not here, but in a ledger, counts as recorded, and
+    so does a source that is not here.
+    """
+    made_by_stages = [out for other in dvc_stages().values() for out in other["outs"]]
+    content: dict[str, Any] = {}
+    for dep in dvc_stages()[stage]["deps"]:
+        if not within(dep, made_by_stages):
+            recorded = (job["in"][dep] for job in jobs.values() if dep in job["in"])
+            content[dep] = hashes[dep] or next(recorded, None)
+            continue
+        parts = sorted(
+            (out, hashes[out] or jobs[out]["md5"]) for out in jobs if out == dep or out.startswith(dep + "/")
+        )
+        if not parts:
+            return None
+        content[dep] = parts
+    parameters = yaml.safe_load(Path("params.yaml").read_text())[stage]
+    return hashlib.md5(json.dumps([stage, parameters, content], sort_keys=True).encode()).hexdigest()
+
+
+def incomplete(jobs: dict[str, dict[str, Any]]) -> set[str]:
+    """Stages of whose outputs, folder by folder, a part is missing: somebody has deleted it.
+
+    A whole folder may be missing for the good reason that it was never pulled, unless DVC now asks for this very stage.
+    """
+    found = set()
+    for stage, view in dvc_stages().items():
+        for out in view["outs"]:
+            here = [os.path.lexists(path) for path in jobs if path == out or path.startswith(out + "/")]
+            if not all(here) and (any(here) or os.environ.get("DVC_STAGE") == stage):
+                found.add(stage)
+    return found
+
+
 def in_order(jobs: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Every output after the outputs it was made from."""
     users: dict[str, list[str]] = {}
@@ -311,15 +380,24 @@ def in_order(jobs: dict[str, dict[str, Any]]) -> Iterator[str]:
                 ready.append(user)
 
 
-def sync() -> None:
-    """Bring Snakemake's records and the times of outputs in line with content. Call before the graph is built."""
+def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
+    """Bring Snakemake's records and the times of outputs in line with content. Call before the graph is built.
+
+    Returns what was learned, ledgers and contents, for ``recipes.fetch``; None where there is nothing to do, or another
+    Snakemake works here and has synced already.
+    """
     dvc_stages.cache_clear()
     if not dvc_stages() or any(Path(".snakemake/locks").glob("*.lock")):
-        return  # nothing to do, or another Snakemake works here and has synced already
+        return None
     jobs, hashes = load_ledgers(), Hashes()
     records = Records(hashes)
     learned = moved = 0
     unknown = []
+
+    @cache  # outputs come in order: the time of an input is final when it is first asked for
+    def seen(path: str) -> int | None:
+        return records.time(path, as_input=True) if os.path.exists(path) else None
+
     for out in in_order(jobs):
         job = jobs[out]
         if not os.path.lexists(out) or records.in_progress(out):
@@ -331,10 +409,13 @@ def sync() -> None:
         if not records.describes(out):
             records.learn(out, job)
             learned += 1
-        moved += _set_right(out, job, hashes, records)
+        moved += _set_right(out, job, hashes, records, seen)
+    for stage in incomplete(jobs):
+        if os.path.exists(ledger(stage)):
+            records.doubt(ledger(stage))
     unknown += [path for path in _unrecorded(jobs, records) if records.forget(path)]
     AT_START.parent.mkdir(parents=True, exist_ok=True)
-    AT_START.write_text(json.dumps({file: hashes[file] for file in sources()}))
+    AT_START.write_text(json.dumps({file: hashes[file] for file in ["params.yaml", *sources()]}))
     hashes.save()
     if learned or moved or unknown:
         print(
@@ -344,11 +425,14 @@ def sync() -> None:
         )
     for path in unknown[:5]:
         print(f"provenance: no recorded job made {path} as it is; it will be made again", file=sys.stderr)
+    return jobs, hashes
 
 
-def _set_right(out: str, job: dict[str, Any], hashes: Hashes, records: Records) -> bool:
+def _set_right(
+    out: str, job: dict[str, Any], hashes: Hashes, records: Records, seen: Callable[[str], int | None]
+) -> bool:
     """Make ``out`` newer than its inputs if they are what it was made from, older than the changed ones otherwise."""
-    times = {path: records.time(path, as_input=True) for path in job["in"] if os.path.exists(path)}
+    times = {path: ns for path in job["in"] if (ns := seen(path)) is not None}
     changed = [ns for path, ns in times.items() if hashes[path] != job["in"][path]]
     if changed:
         if records.time(out) < min(changed):
@@ -382,6 +466,7 @@ def write_ledger(stage: str, inputs: Iterable[str]) -> None:
     at_start = json.loads(AT_START.read_text()) if AT_START.exists() else {}
     recipes: list[dict[str, Any]] = []
     jobs: dict[str, dict[str, Any]] = {}
+    ledgers = {ledger(name) for name in dvc_stages()}
     after, edited = [], set()  # after: the ledgers of earlier stages, which say nothing about this one
     for path in inputs:
         if not within(path, outs):
@@ -390,16 +475,21 @@ def write_ledger(stage: str, inputs: Iterable[str]) -> None:
         record = records.get(path)
         if not record:
             raise UserError(f"Snakemake has no record of how {path} was made; remove it and run again")
-        made_from = {file: hashes[file] for file in record["input"]}
+        waited_for = [file for file in record["input"] if file in ledgers]
+        made_from = {file: hashes[file] for file in record["input"] if file not in ledgers}
         for file, md5 in made_from.items():
             if at_start.get(file, md5) != md5:  # e.g. code edited while jobs were running: nobody knows what they saw
                 records.forget(path)
                 edited.add(file)
-        recipe = {field: record.get(field) for field in RECIPE}
-        if recipe not in recipes:
-            recipes.append(recipe)
+        how = {field: record.get(field) for field in RECIPE}
+        if how not in recipes:
+            recipes.append(how)
         checksums = record.get("input_checksums") or {}
-        jobs[path] = {"recipe": recipes.index(recipe), "md5": hashes[path], "in": made_from, "sha256": checksums}
+        jobs[path] = {"recipe": recipes.index(how), "md5": hashes[path], "in": made_from, "sha256": checksums}
+        if waited_for:
+            jobs[path]["after"] = waited_for
+        if os.path.isdir(path):
+            jobs[path]["files"] = hashes.files(path)
     hashes.save()
     if edited:
         raise UserError(f"{', '.join(sorted(edited))} changed while the jobs were running; run again")
@@ -412,6 +502,20 @@ def write_ledger(stage: str, inputs: Iterable[str]) -> None:
     scratch = target.with_suffix(".tmp")
     scratch.write_text(text)
     scratch.replace(target)
+    _note_recipes(at_start)
+
+
+def _note_recipes(at_start: dict[str, str | None]) -> None:
+    """Remember what the recipes of all stages made so far led to, unless something was edited meanwhile."""
+    jobs, hashes = load_ledgers(), Hashes()
+    if any(hashes[file] != md5 for file, md5 in at_start.items()):
+        return
+    recipes = json.loads(RECIPES.read_text()) if RECIPES.exists() else {}
+    for stage in dvc_stages():
+        key, md5 = recipe(stage, jobs, hashes), hashes[ledger(stage)]
+        if key and md5:
+            recipes[key] = md5
+    write_json(RECIPES, recipes)
 
 
 def _remove_orphans(stage: str, outs: list[str], jobs: dict[str, dict[str, Any]], records: Records) -> None:
@@ -425,21 +529,38 @@ def _remove_orphans(stage: str, outs: list[str], jobs: dict[str, dict[str, Any]]
         os.remove(path)
 
 
-def commit(rules: Iterable[str]) -> None:
-    """Record in dvc.lock the stages among ``rules`` whose ledger it does not hold yet.
+def commit(wanted: Iterable[str], ran: set[str]) -> None:
+    """Record in dvc.lock, and in DVC's cache, the stages that a run has made or completed.
 
-    Does nothing when DVC started this run: it writes dvc.lock itself, and its repository is locked meanwhile.
+    Args:
+        wanted: the rules of its graph.
+        ran: those of them whose jobs ran.
     """
-    if "DVC_STAGE" in os.environ:
+    hashes, named = Hashes(), set(wanted)
+    locked = locked_ledgers()
+    new = {s for s in dvc_stages() if s in named and (s in ran or hashes[ledger(s)] not in (None, locked.get(s)))}
+    outs = [out for stage in new for out in dvc_stages()[stage]["outs"]]
+    # DVC asks folders where Snakemake asks files: a stage that had nothing to do may still depend on what has changed.
+    also = {s for s in named & dvc_stages().keys() if any(_overlap(dep, outs) for dep in dvc_stages()[s]["deps"])}
+    record([stage for stage in dvc_stages() if stage in new | also])
+
+
+def _overlap(path: str, places: Iterable[str]) -> bool:
+    return any(within(path, [place]) or within(place, [path]) for place in places)
+
+
+def record(stages: list[str]) -> None:
+    """Have DVC take the outputs of ``stages``, as they are, into its cache and dvc.lock.
+
+    Does nothing when DVC started this run: it does so itself, and its repository is locked meanwhile.
+    """
+    if not stages or "DVC_STAGE" in os.environ:
         return
-    hashes, named = Hashes(), set(rules)
-    locked = _locked_ledgers()
-    todo = [s for s in dvc_stages() if s in named and hashes[ledger(s)] not in (None, locked.get(s))]
-    if todo and subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *todo]).returncode:
-        print(f"dvc.lock is not up to date; run: dvc commit -f {' '.join(todo)} (or dvc repro)", file=sys.stderr)
+    if subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *stages]).returncode:
+        print(f"dvc.lock is not up to date; run: dvc commit -f {' '.join(stages)} (or dvc repro)", file=sys.stderr)
 
 
-def _locked_ledgers() -> dict[str, str | None]:
+def locked_ledgers() -> dict[str, str | None]:
     """Stage -> MD5 of its ledger in dvc.lock."""
     if not Path("dvc.lock").exists():
         return {}

@@ -1,13 +1,16 @@
 """The one trainer: students, their control and recovery after pruning (``distill``), teachers (``fit``).
 
 Everything random comes from names (seed, stage, epoch, key), so a run does not depend on the number of workers, and two
-runs on one machine with the same number of threads give the same weights.
+runs on one machine with the same number of threads give the same weights. So does a run that was stopped, at any step,
+and continued (``checkpoint``). Several processes train as one does (``distributed``), to rounding.
 """
 
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from bioclip_lite import cache, losses, views
+from bioclip_lite import cache, checkpoint, distributed, losses, views
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table
 from bioclip_lite.progress import progress
@@ -31,6 +34,8 @@ _EVAL_BATCH = 128
 _RIDGE = 1.0  # in units of the features' mean variance
 _PROBE_LOGIT = 10.0
 _CORES_PER_WORKER = 4  # on a CPU: about a fifth of the work is decoding, the rest training
+_SECONDS_KEPT_SHORT = 60.0  # of training between checkpoints at the end of an epoch ...
+_SECONDS_KEPT_LONG = 600.0  # ... and within one
 
 
 # Machine
@@ -98,14 +103,24 @@ class Views(Dataset[torch.Tensor]):
 def load(dataset: Dataset[Any], plan: Sequence[Sequence[Any]]) -> Iterator[Any]:
     """Batches of a dataset, in the order of ``plan`` (one list of items per batch), decoded by ``workers()``."""
     own = torch.Generator()  # the loader would otherwise draw from torch's, which belongs to the model
-    return iter(DataLoader(dataset, batch_sampler=plan, num_workers=workers(), generator=own))  # type: ignore[arg-type]
+    return iter(
+        DataLoader(dataset, batch_sampler=plan, num_workers=workers(), generator=own, worker_init_fn=_deaf)  # type: ignore[arg-type]
+    )
 
 
-def plain_pixels(images: ShardSet, preprocess: dict[str, Any], batch_size: int = _EVAL_BATCH) -> Iterator[torch.Tensor]:
-    """All photographs of a split, in order, without augmentation: float32 (b, 3, size, size)."""
+def _deaf(_: int) -> None:
+    """A cluster sends its signals to every process of a job; the one that trains decides when to stop."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def plain_pixels(
+    images: ShardSet, preprocess: dict[str, Any], batch_size: int = _EVAL_BATCH, rows: slice = slice(None)
+) -> Iterator[torch.Tensor]:
+    """Photographs of a split, all or ``rows``, in order, without augmentation: float32 (b, 3, size, size)."""
     row = views.plain_view(0)
-    starts = range(0, len(images), batch_size)
-    plan = [[(i, row) for i in range(start, min(start + batch_size, len(images)))] for start in starts]
+    wanted = range(len(images))[rows]
+    plan = [[(i, row) for i in wanted[start : start + batch_size]] for start in range(0, len(wanted), batch_size)]
     return load(Views(images, preprocess), plan)
 
 
@@ -148,61 +163,120 @@ def learning_rate_at(step: int, steps: int, peak: float) -> float:
 
 def fit(
     model: nn.Module,
-    epoch_batches: Callable[[int], Iterable[Any]],
+    epoch_batches: Callable[[int, int], Iterable[Any]],
     loss: Callable[[Any], torch.Tensor],
     measure: Callable[[], dict[str, float]],
     *,
+    seed: int,
     steps: int,
     epochs: int,
     learning_rate: float,
     weight_decay: float,
     what: str,
     train_mode: Callable[[], Any] | None = None,
+    keep: Path | None = None,
+    recipe: Callable[[], dict[str, str]] = dict,
 ) -> list[dict[str, float]]:
     """Minimise ``loss`` over the parameters of ``model`` that require a gradient, in place.
 
     Args:
-        epoch_batches: the batches of an epoch (0 ...), exactly ``steps`` of them.
-        loss: a batch to a scalar tensor.
+        epoch_batches: the batches of an epoch (0 ...) from a step (0 ...) on, ``steps`` of them from step 0; of each
+            batch the part of this process.
+        loss: such a part to a scalar tensor, whose mean over the processes is the loss of the batch.
         measure: figures on the validation split, called after each epoch with the model in eval mode.
         learning_rate: at its peak, see ``learning_rate_at``.
-        what: names the work in the log.
+        what: names the work in the log, and with ``seed`` its random numbers.
         train_mode: puts the model into training mode; default ``model.train``.
+        keep: the checkpoint. Training goes on where it is, and when this process is asked to stop (SIGTERM, SIGUSR1) or
+            the end of the job (checkpoint.END_TIME) is near, it is written. Who calls removes it when all is done.
+        recipe: what decides the outcome, see ``checkpoint.recipe``; asked for once, of the first process only.
 
     Returns:
         One row per epoch: epoch (1 ...), loss (mean), learning_rate (of the last step) and the measured figures.
 
     Raises:
         UserError: the loss is no longer a finite number.
+        checkpoint.Stopped: training was asked to stop, and ``keep`` is written.
     """
     optim = optimizer(model, learning_rate, weight_decay)
     parameters = [p for group in optim.param_groups for p in group["params"]]
-    history = []
-    for epoch in range(epochs):
-        began = time.monotonic()
-        (train_mode or model.train)()
-        total = 0.0
-        for step, batch in enumerate(progress(epoch_batches(epoch), steps, f"{what}, epoch {epoch + 1}, batches")):
-            rate = learning_rate_at(epoch * steps + step, epochs * steps, learning_rate)
-            for group in optim.param_groups:
-                group["lr"] = rate
-            value = loss(batch)
-            if not torch.isfinite(value):
-                raise UserError(
-                    f"{what}: the loss is {value.item()} in epoch {epoch + 1}: training has diverged; "
-                    f"lower learning_rate"
-                )
-            optim.zero_grad(set_to_none=True)
-            value.backward()
-            nn.utils.clip_grad_norm_(parameters, _CLIP)
-            optim.step()
-            total += value.item()
-        model.eval()
-        row = {"epoch": epoch + 1, "loss": total / steps, "learning_rate": rate, **measure()}
-        history.append(row)
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-        print(f"{what}: epoch {epoch + 1} of {epochs}: {figures} ({time.monotonic() - began:.1f} s)", flush=True)
-    return history
+    known = recipe() if keep and distributed.first() else {}
+    distributed.share(model.state_dict().values())
+    at = checkpoint.Position()
+    if keep and distributed.agree(distributed.first() and checkpoint.usable(keep, known)):
+        at = checkpoint.read(keep, model, optim)
+        _say(f"{what}: continues in epoch {at.epoch + 1} of {epochs}, after step {at.step} of {steps}")
+    kept = time.monotonic()
+    slowest = 0.0  # seconds that a step or a measurement took
+
+    def write() -> None:
+        nonlocal kept
+        if keep and distributed.first():
+            checkpoint.write(keep, known, model, optim, at)
+        kept = time.monotonic()
+
+    with checkpoint.listening() if keep else nullcontext(lambda _: "") as why_stop:
+        while at.epoch < epochs:
+            began = before = time.monotonic()
+            (train_mode or model.train)()
+            rest = epoch_batches(at.epoch, at.step) if at.step < steps else ()
+            for batch in _shown(rest, steps - at.step, f"{what}, epoch {at.epoch + 1}, batches"):
+                # Networks with dropout draw from torch: by name, so that a continued run draws the same.
+                torch.manual_seed(digest(seed, what, at.epoch, at.step, distributed.rank()) % 2**63)
+                for group in optim.param_groups:
+                    group["lr"] = learning_rate_at(at.epoch * steps + at.step, epochs * steps, learning_rate)
+                with distributed.synchronised_norms():
+                    value = loss(batch)
+                optim.zero_grad(set_to_none=True)
+                value.backward()
+                value, reason = value.detach(), why_stop(slowest)
+                stop = torch.full_like(value, bool(reason))
+                distributed.average([*(p.grad for p in parameters if p.grad is not None), value, stop])
+                if not torch.isfinite(value):
+                    raise UserError(
+                        f"{what}: the loss is {value.item()} in epoch {at.epoch + 1}: training has diverged; "
+                        f"lower learning_rate"
+                    )
+                nn.utils.clip_grad_norm_(parameters, _CLIP)
+                optim.step()
+                at.loss += value.item()
+                at.step += 1
+                slowest = max(slowest, time.monotonic() - before)
+                before = time.monotonic()
+                if stop > 0:
+                    write()
+                    raise checkpoint.Stopped(
+                        f"{what}: stopped {reason or 'as asked'} at epoch {at.epoch + 1} of {epochs}, step {at.step} "
+                        f"of {steps}; run the same command again to continue"
+                    )
+                if before - kept > (_SECONDS_KEPT_SHORT if at.step == steps else _SECONDS_KEPT_LONG):
+                    write()
+            model.eval()
+            rate = learning_rate_at((at.epoch + 1) * steps - 1, epochs * steps, learning_rate)
+            row = {"epoch": at.epoch + 1, "loss": at.loss / steps, "learning_rate": rate, **measure()}
+            slowest = max(slowest, time.monotonic() - before)
+            at = checkpoint.Position(at.epoch + 1, history=[*at.history, row])
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+            _say(f"{what}: epoch {at.epoch} of {epochs}: {figures} ({time.monotonic() - began:.1f} s)")
+    return at.history
+
+
+def _say(line: str) -> None:
+    if distributed.first():
+        print(line, flush=True)
+
+
+def _shown(batches: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+    return progress(batches, total, what) if distributed.first() else batches
+
+
+def check_split(batch_size: int, where: str) -> None:
+    """Raise UserError if a batch of ``batch_size`` has no photograph for one of the processes."""
+    if batch_size < distributed.size():
+        raise UserError(
+            f"{where}: a batch of {batch_size} photographs cannot be split over {distributed.size()} processes; ask "
+            f"for at most {batch_size} (--processes, or snakemake --set-resources <rule>:processes={batch_size})"
+        )
 
 
 # Distillation
@@ -280,7 +354,7 @@ def measure_batch_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> No
 
 
 @torch.inference_mode()
-def fit_head(model: nn.Module, data: Path, preprocess: dict[str, Any], *, labels: bool = False) -> None:
+def fit_head(model: nn.Module, data: Path, preprocess: dict[str, Any], train: Cached, *, labels: bool = False) -> None:
     """Set the last layer of a timm model, in place, by ridge regression from its features to what it shall learn.
 
     For a network that starts from foreign weights: a random last layer would send large gradients through good features
@@ -291,7 +365,6 @@ def fit_head(model: nn.Module, data: Path, preprocess: dict[str, Any], *, labels
     head = model.get_classifier()  # type: ignore[operator]
     if not isinstance(head, nn.Linear):
         return
-    train = Cached(data, "train")
     _, below = leaves_below(data)
     model.eval()
     start = 0
@@ -314,6 +387,16 @@ def fit_head(model: nn.Module, data: Path, preprocess: dict[str, Any], *, labels
     weight = torch.linalg.solve(covariance + ridge, xy / start - torch.outer(x_mean, y_mean)).T
     head.weight.copy_(weight)
     head.bias.copy_(y_mean - weight @ x_mean)
+
+
+def _read_by_distill(data: Path) -> list[Path]:
+    names = [*shard_names(data, "train"), *shard_names(data, "val")]
+    return [
+        *(data / "shard" / f"{name}.tar" for name in names),
+        *(data / "logits" / f"{name}.safetensors" for name in names),
+        data / "logits" / "taxa.safetensors",
+        data / "index" / "taxa.parquet",
+    ]
 
 
 class _Lessons(Dataset[tuple[torch.Tensor, int, int]]):
@@ -340,6 +423,8 @@ def distill(
     affinity: float = 1.0,
     cosine: float = 1.0,
     labels: bool = False,
+    train: Cached | None = None,
+    keep: Path | None = None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place on split "train" from the teacher's cache; it ends in eval mode on the CPU.
 
@@ -354,6 +439,8 @@ def distill(
         preprocess: the student's; its size is the student's.
         stage, seed: name the random numbers and the log lines.
         learning_rate, weight_decay: AdamW's, at the peak of the schedule; see ``fit``.
+        train: the photographs of split "train" with the cache, where the caller has opened them.
+        keep: the checkpoint, see ``fit``.
 
     Returns:
         History, one row per epoch: epoch, loss, learning_rate, and on split "val" val_top1 (share of photographs whose
@@ -363,7 +450,9 @@ def distill(
     Raises:
         UserError: the cache is of several teachers, of other photographs, or of another size than the model.
     """
-    train, val = Cached(data, "train"), Cached(data, "val")
+    facts = {"stage": stage, "seed": seed, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    facts |= {"weight_decay": weight_decay, "affinity": affinity, "cosine": cosine, "labels": labels, **preprocess}
+    train, val = train or Cached(data, "train"), Cached(data, "val")
     taxa = cache.read_taxa(data / "logits" / "taxa.safetensors")
     cache.check_same([*train.shards, *val.shards], taxa)
     leaves, below = leaves_below(data)
@@ -374,6 +463,9 @@ def distill(
         )
     if len(train.images) < 2:
         raise UserError(f"split train has {len(train.images)} photographs; training needs at least 2")
+    size = min(batch_size, len(train.images))
+    check_split(size, f"{stage}.batch_size")
+    part = distributed.part(size)
 
     machine = device()
     text = torch.from_numpy(taxa.text).to(machine)
@@ -388,16 +480,18 @@ def distill(
         with torch.autocast(machine.type, torch.bfloat16, enabled=half):
             return model(pixels).float()
 
-    def lessons(epoch: int) -> Iterator[Any]:
+    def lessons(epoch: int, step: int) -> Iterator[Any]:
         # From epoch to epoch each photograph walks through its views, from a first one of its own.
         plan = [
-            [(int(i), (first_view[int(i)] + epoch) % train.view_count) for i in rows]
-            for rows in batches(len(train.images), batch_size, seed, stage, "order", epoch)
+            [(int(i), (first_view[int(i)] + epoch) % train.view_count) for i in rows[part]]
+            for rows in batches(len(train.images), batch_size, seed, stage, "order", epoch)[step:]
         ]
         return load(_Lessons(train, preprocess), plan)
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        pixels, rows, chosen = batch
+        return of_part(*batch) * distributed.share_of_loss(len(batch[0]), size)
+
+    def of_part(pixels: torch.Tensor, rows: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         out = predict(pixels)
         if labels:
             under = torch.zeros(out.shape, dtype=torch.bool)
@@ -414,22 +508,23 @@ def distill(
 
     @torch.inference_mode()
     def measure() -> dict[str, float]:
-        right, agreed, alike = [], [], []
-        start = 0
-        for pixels in plain_pixels(val.images, preprocess):
+        mine = distributed.part(len(val.images))
+        start = mine.start
+        known, right, agreed, alike = 0.0, 0.0, 0.0, 0.0
+        for pixels in plain_pixels(val.images, preprocess, rows=mine):
             out = predict(pixels)
             stop = start + len(out)
             taught = torch.from_numpy(np.stack([val.target(i, 0) for i in range(start, stop)])).to(machine)
             best = (out if labels else out @ text.T).argmax(-1).cpu()
-            known = truth[start:stop] >= 0
-            right.append((best == truth[start:stop])[known])
-            agreed.append(best == (taught @ text.T).argmax(-1).cpu())
-            alike.append(taught.new_zeros(len(out)) if labels else F.cosine_similarity(out, taught))
+            known += (truth[start:stop] >= 0).sum().item()
+            right += (best == truth[start:stop]).sum().item()
+            agreed += (best == (taught @ text.T).argmax(-1).cpu()).sum().item()
+            alike += 0.0 if labels else F.cosine_similarity(out, taught).double().sum().item()
             start = stop
-        figures = {"val_top1": torch.cat(right).float(), "val_agreement": torch.cat(agreed).float()}
-        if not labels:
-            figures["val_cosine"] = torch.cat(alike)
-        return {name: values.mean().item() for name, values in figures.items()}
+        sums = distributed.add(torch.tensor([right, agreed, alike, known], dtype=torch.float64))
+        counts = torch.tensor([sums[3].item(), len(val.images), len(val.images)], dtype=torch.float64)
+        names = ["val_top1", "val_agreement", "val_cosine"][: 2 if labels else 3]
+        return dict(zip(names, (sums[:3] / counts).tolist(), strict=False))
 
     with torch.inference_mode():
         model.eval()
@@ -445,11 +540,14 @@ def distill(
         lessons,
         loss,
         measure,
+        seed=seed,
         steps=steps,
         epochs=epochs,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         what=f"{stage} {'control' if labels else 'student'}",
+        keep=keep,
+        recipe=lambda: checkpoint.recipe(model, ["training", f"stages.{stage}"], _read_by_distill(data), facts),
     )
     model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return history

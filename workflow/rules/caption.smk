@@ -18,7 +18,7 @@ rule write_captions:
 rule caption:
     input:
         expand("data/caption/{shard}.parquet", shard=shards(*SPLITS)),
-        upstream=ancient(upstream("caption")),
+        upstream=upstream("caption"),
     output:
         provenance.ledger("caption"),
     log:

@@ -13,7 +13,7 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 sys.path.insert(0, PACKAGE)
 
 from bioclip_lite import params as parameters
-from bioclip_lite import provenance
+from bioclip_lite import provenance, recipes
 from bioclip_lite.closure import closure as code  # a change in what these files mean runs the job again
 from bioclip_lite.errors import UserError
 
@@ -21,11 +21,13 @@ try:
     parameters.check(config)
     parameters.check_sources(config)
     # Only the coordinating process touches file times; jobs on a cluster parse this file too.
-    if workflow.is_main_process:
-        provenance.sync()
+    FOUND = provenance.sync() if workflow.is_main_process else None
 except UserError as error:
     raise WorkflowError(str(error))
+except OSError as error:
+    raise WorkflowError(f"{error}: the state of this folder cannot be read or written; is its disk full or read-only?")
 
+ASKED = set()
 SPLITS = [split for split, count in config["shard"]["counts"].items() if count]
 STUDENT = ["student.json", "model.safetensors", "preprocess.json"]
 TEACHER = ["open_clip_config.json", "open_clip_model.safetensors", "preprocess.json", "teacher.json"]
@@ -88,5 +90,27 @@ def teacher_inputs(wildcards):
 
 
 def upstream(stage):
-    """The ledgers of all stages before one, so that no target leaves a stage without its own."""
-    return [provenance.ledger(name) for name in parameters.STAGES[: parameters.STAGES.index(stage)]]
+    """The ledgers of all stages before one, so that no target leaves a stage without its own.
+
+    Asking for them is the moment to fetch what has been made before: the targets are known by then, and no file has
+    been looked at yet.
+    """
+    before = parameters.STAGES[: parameters.STAGES.index(stage)]
+
+    def ledgers(wildcards):
+        fetch((*before, stage))
+        return [provenance.ledger(name) for name in before]
+
+    return ancient(ledgers)
+
+
+def fetch(stages):
+    """Fetch, once, and only in a run that would otherwise make something."""
+    asked = set(stages) - ASKED
+    ASKED.update(asked)
+    runs = workflow.executor_plugin is not None and not workflow.dryrun and not workflow.touch
+    forced = workflow.dag_settings.forceall or workflow.dag_settings.forcetargets or workflow.dag_settings.forcerun
+    if FOUND and asked and runs and not forced:
+        recipes.remember()
+        if recipes.fetch(stages, *FOUND):
+            provenance.sync()

@@ -31,7 +31,7 @@ rule convert_student:
 rule convert:
     input:
         rules.convert_student.output,
-        upstream=ancient(upstream("convert")),
+        upstream=upstream("convert"),
     output:
         provenance.ledger("convert"),
     log:

@@ -1,3 +1,4 @@
+# Several processes train as one: --set-resources train_student:processes=4 train_student:gpu=4 gives each a GPU.
 rule train_student:
     input:
         code("stages.distill"),
@@ -12,10 +13,12 @@ rule train_student:
     resources:
         mem_mb=8000,
         runtime=2880,
+        processes=1,
+        gpu=0,
     params:
         section=section("distill"),
     shell:
-        "python -m bioclip_lite distill student --section {params.section:q} > {log} 2>&1"
+        "python -m bioclip_lite distill student --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
 
 
 # The control of every claim about distillation: the same student, images, views and steps, but labels for a teacher.
@@ -33,17 +36,19 @@ rule train_control:
     resources:
         mem_mb=8000,
         runtime=2880,
+        processes=1,
+        gpu=0,
     params:
         section=section("distill"),
     shell:
-        "python -m bioclip_lite distill control --section {params.section:q} > {log} 2>&1"
+        "python -m bioclip_lite distill control --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
 
 
 rule distill:
     input:
         rules.train_student.output,
         rules.train_control.output,
-        upstream=ancient(upstream("distill")),
+        upstream=upstream("distill"),
     output:
         provenance.ledger("distill"),
     log:

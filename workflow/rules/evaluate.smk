@@ -66,7 +66,7 @@ rule evaluate:
     input:
         rules.write_report.output,
         expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
-        upstream=ancient(upstream("evaluate")),
+        upstream=upstream("evaluate"),
     output:
         provenance.ledger("evaluate"),
     log:

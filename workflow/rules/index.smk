@@ -22,6 +22,7 @@ rule make_index:
 rule index:
     input:
         rules.make_index.output,
+        upstream=upstream("index"),
     output:
         provenance.ledger("index"),
     log:

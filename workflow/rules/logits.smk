@@ -13,6 +13,7 @@ rule embed_taxa:
     resources:
         mem_mb=4000,
         runtime=60,
+        gpu=0,
     params:
         section=section("logits"),
     shell:
@@ -31,6 +32,7 @@ rule embed_shard:
     resources:
         mem_mb=4000,
         runtime=240,
+        gpu=0,
     params:
         section=section("logits"),
     shell:
@@ -41,7 +43,7 @@ rule logits:
     input:
         expand("data/logits/{shard}.safetensors", shard=CACHED),
         rules.embed_taxa.output,
-        upstream=ancient(upstream("logits")),
+        upstream=upstream("logits"),
     output:
         provenance.ledger("logits"),
     log:

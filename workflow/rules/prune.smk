@@ -12,16 +12,18 @@ rule prune_student:
     resources:
         mem_mb=8000,
         runtime=1440,
+        processes=1,
+        gpu=0,
     params:
         section=section("prune"),
     shell:
-        "python -m bioclip_lite prune --section {params.section:q} > {log} 2>&1"
+        "python -m bioclip_lite prune --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
 
 
 rule prune:
     input:
         rules.prune_student.output,
-        upstream=ancient(upstream("prune")),
+        upstream=upstream("prune"),
     output:
         provenance.ledger("prune"),
     log:

@@ -25,7 +25,7 @@ rule quantize_student:
 rule quantize:
     input:
         rules.quantize_student.output,
-        upstream=ancient(upstream("quantize")),
+        upstream=upstream("quantize"),
     output:
         provenance.ledger("quantize"),
     log:

@@ -1,11 +1,14 @@
 # What each shard shall hold. A checkpoint: once it is known, jobs of shards whose manifest is as it was drop out,
-# whatever happened to the rest of the collection.
+# whatever happened to the rest of the collection. Its one output is a folder: Snakemake goes through the outputs of a
+# checkpoint once for every job that waits for it.
 checkpoint list_shards:
     input:
         code("stages.shard"),
         index="data/index/samples.parquet",
+        # When a checkpoint is done Snakemake looks at the graph again, and a ledger that is being written is not there.
+        upstream=upstream("shard"),
     output:
-        expand("data/shard/manifest/{shard}.parquet", shard=shards(*SPLITS)),
+        directory("data/shard/manifest"),
     log:
         "logs/shard/manifests.log",
     resources:
@@ -60,10 +63,10 @@ rule write_sizes:
 
 rule shard:
     input:
-        expand("data/shard/manifest/{shard}.parquet", shard=shards(*SPLITS)),
+        "data/shard/manifest",
         rules.write_sizes.input.tars,
         rules.write_sizes.output,
-        upstream=ancient(upstream("shard")),
+        upstream=upstream("shard"),
     output:
         provenance.ledger("shard"),
     log:

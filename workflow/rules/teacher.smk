@@ -13,16 +13,18 @@ rule make_teacher:
     resources:
         mem_mb=8000,
         runtime=1440,
+        processes=1,
+        gpu=0,
     params:
         section=section("teacher"),
     shell:
-        "python -m bioclip_lite teacher --section {params.section:q} > {log} 2>&1"
+        "python -m bioclip_lite teacher --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
 
 
 rule teacher:
     input:
         rules.make_teacher.output,
-        upstream=ancient(upstream("teacher")),
+        upstream=upstream("teacher"),
     output:
         provenance.ledger("teacher"),
     log:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bioclip_lite import costs, graph, pruning, training
+from bioclip_lite import checkpoint, costs, distributed, graph, pruning, training
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import write_json
 from bioclip_lite.models import load_student, reparameterize, save_student
@@ -31,14 +31,16 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
 
     pruned = pruning.prune(student, _photographs(data, preprocess), params["macs"], params["round_to"])
     after = _costs(pruned, size)
-    print(
-        f"prune: {after['macs'] / 1e6:.1f} of {before['macs'] / 1e6:.1f} M multiply-accumulates "
-        f"({after['macs'] / before['macs']:.3f}, budget {params['macs']}), {after['params'] / 1e6:.2f} of "
-        f"{before['params'] / 1e6:.2f} M parameters, {after['latency_ms']['median']:.2f} of "
-        f"{before['latency_ms']['median']:.2f} ms an image",
-        flush=True,
-    )
+    if distributed.first():
+        print(
+            f"prune: {after['macs'] / 1e6:.1f} of {before['macs'] / 1e6:.1f} M multiply-accumulates "
+            f"({after['macs'] / before['macs']:.3f}, budget {params['macs']}), {after['params'] / 1e6:.2f} of "
+            f"{before['params'] / 1e6:.2f} M parameters, {after['latency_ms']['median']:.2f} of "
+            f"{before['latency_ms']['median']:.2f} ms an image",
+            flush=True,
+        )
     history = []
+    keep = checkpoint.path(data, "prune", "student")
     if after["macs"] < before["macs"]:
         history = training.distill(
             pruned,
@@ -49,19 +51,24 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
             epochs=params["epochs"],
             batch_size=params["batch_size"],
             learning_rate=params["learning_rate"],
+            keep=keep,
         )
+    if not distributed.first():
+        return
     save_student(data / "prune" / "model", pruned, {**spec, "reparameterized": True}, preprocess)
     report = {**after, **{f"{name}_before": value for name, value in before.items()}, "history": history}
     write_json(data / "prune" / "report.json", report)
+    checkpoint.remove(keep)
 
 
 def _costs(model: nn.Module, size: int) -> dict[str, Any]:
     """What one image costs; UserError if the model has an operation that cannot be shipped."""
-    return {
-        "macs": graph.macs(*graph.fold(model, size)),
-        "params": costs.parameters(model),
-        "latency_ms": costs.latency(model.eval(), torch.zeros(1, 3, size, size), _RUNS),
-    }
+    facts = {"macs": graph.macs(*graph.fold(model, size)), "params": costs.parameters(model)}
+    distributed.wait()  # no other process works while the first one takes the time
+    image = torch.zeros(1, 3, size, size)
+    latency = costs.latency(model.eval(), image, _RUNS) if distributed.first() else None
+    distributed.wait()
+    return {**facts, "latency_ms": latency}
 
 
 def _photographs(data: Path, preprocess: dict[str, Any]) -> torch.Tensor:

@@ -6,7 +6,6 @@ tower to it (LiT, arXiv 2111.07991); "pretrained" takes a published open_clip mo
 
 import functools
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch.nn import functional as F
 
-from bioclip_lite import captions, hub, losses, models, training, views
+from bioclip_lite import captions, checkpoint, distributed, hub, losses, models, training, views
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table, write_table
 from bioclip_lite.preprocess import preprocessing
@@ -35,8 +34,12 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     """Make data/teacher/model and data/teacher/history.parquet. The stage has a single job."""
     if job is not None:
         raise UserError(f"teacher has no job {job!r}; it is one job")
+    if params["kind"] == "pretrained" and not distributed.first():
+        return  # nothing is trained
     make = {"train": _train, "lit": _lit, "pretrained": _pretrained}[params["kind"]]
     model, config, history, name, licence = make(params, data)
+    if not distributed.first():
+        return
     folder = data / "teacher" / "model"
     preprocess = models.open_clip_preprocess(config, folder)
     about = models.save_teacher(folder, model, config, preprocess, params["kind"], name, licence)
@@ -44,6 +47,7 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
         data / "teacher" / "history.parquet",
         pa.Table.from_pylist(history) if history else pa.table({"epoch": pa.array([], pa.int64())}),
     )
+    checkpoint.remove(_keep(data))
     size = sum(p.numel() for p in model.parameters())
     print(f"{params['kind']} teacher {name}: {size / 1e6:.1f} M parameters, identity {about['identity'][:12]}")
 
@@ -69,14 +73,17 @@ def _train(params: dict[str, Any], data: Path) -> Made:
     preprocess = models.open_clip_preprocess(config, "the teacher")
     train = _Pairs(data, chosen["splits"], params["captions"])
     half = training.autocast_helps(model.visual)
+    size = min(chosen["batch_size"], len(train.keys))
+    training.check_split(size, "teacher.train.batch_size")
 
-    def epoch_batches(epoch: int) -> Iterator[Any]:
-        plan = training.batches(len(train.keys), chosen["batch_size"], seed, "teacher", "order", epoch)
+    def epoch_batches(epoch: int, step: int) -> Iterator[Any]:
+        plan = training.batches(len(train.keys), size, seed, "teacher", "order", epoch)[step:]
 
         def view(i: int) -> tuple[int, np.ndarray]:
             return i, views.draw(generator(seed, "teacher", "view", epoch, train.keys[i]), _AUGMENTATION)
 
-        pixels = training.load(training.Views(train.images, preprocess), [[view(i) for i in rows] for rows in plan])
+        mine = [[view(i) for i in rows[distributed.part(size)]] for rows in plan]
+        pixels = training.load(training.Views(train.images, preprocess), mine)
         return ((epoch, rows, x) for rows, x in zip(plan, pixels, strict=True))
 
     def loss(batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
@@ -84,8 +91,10 @@ def _train(params: dict[str, Any], data: Path) -> Made:
         texts, same = train.draw(seed, epoch, rows)
         with torch.autocast(machine.type, torch.bfloat16, enabled=half):
             image = model.encode_image(pixels.to(machine, memory_format=torch.channels_last))
-            text = _encode_text(model, texts)
-        image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+            text = _encode_part(model, texts)
+        # Every photograph is compared with every caption of the batch, whichever process embedded them.
+        image = distributed.gather(F.normalize(image.float(), dim=-1), size)
+        text = distributed.gather(F.normalize(text.float(), dim=-1), len(texts))
         return losses.contrastive(image, text, same.to(machine), _logit_scale(model))
 
     val = _Pairs(data, ["val"], params["captions"])
@@ -96,11 +105,14 @@ def _train(params: dict[str, Any], data: Path) -> Made:
         epoch_batches,
         loss,
         measure,
-        steps=len(training.batches(len(train.keys), chosen["batch_size"])),
+        seed=seed,
+        steps=len(training.batches(len(train.keys), size)),
         epochs=chosen["epochs"],
         learning_rate=chosen["learning_rate"],
         weight_decay=_WEIGHT_DECAY,
         what="teacher",
+        keep=_keep(data),
+        recipe=lambda: _recipe(model, params, data, [*chosen["splits"], "val"]),
     )
     _settle(model)
     return model, config, history, f"CLIP {chosen['image_tower']}", None
@@ -130,14 +142,17 @@ def _lit(params: dict[str, Any], data: Path) -> Made:
     # The tower never changes, so its answers are computed once, to a file that is gone when this job ends.
     features, val_features = (_features(model, pairs.images, spec) for pairs in (train, val))
 
-    def epoch_batches(epoch: int) -> Iterator[tuple[int, np.ndarray]]:
-        rows = training.batches(len(train.keys), chosen["batch_size"], seed, "teacher", "order", epoch)
+    size = min(chosen["batch_size"], len(train.keys))
+    training.check_split(size, "teacher.lit.batch_size")
+
+    def epoch_batches(epoch: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
+        rows = training.batches(len(train.keys), size, seed, "teacher", "order", epoch)[step:]
         return ((epoch, batch) for batch in rows)
 
     def loss(batch: tuple[int, np.ndarray]) -> torch.Tensor:
         epoch, rows = batch
         texts, same = train.draw(seed, epoch, rows)
-        text = F.normalize(_encode_text(model, texts), dim=-1)
+        text = distributed.gather(F.normalize(_encode_part(model, texts), dim=-1), len(texts))
         image = torch.from_numpy(features[rows]).to(machine)
         return losses.contrastive(image, text, same.to(machine), _logit_scale(model))
 
@@ -146,15 +161,29 @@ def _lit(params: dict[str, Any], data: Path) -> Made:
         epoch_batches,
         loss,
         _zero_shot(model, val, lambda: val_features),
-        steps=len(training.batches(len(train.keys), chosen["batch_size"])),
+        seed=seed,
+        steps=len(training.batches(len(train.keys), size)),
         epochs=chosen["epochs"],
         learning_rate=chosen["learning_rate"],
         weight_decay=_WEIGHT_DECAY,
         what="teacher",
         train_mode=model.text.train,  # the image tower stays in eval mode: its batch statistics are part of it
+        keep=_keep(data),
+        recipe=lambda: _recipe(model, params, data, ["train", "val"]),
     )
     _settle(model)
     return model, config, history, f"LiT {chosen['image_tower']} {chosen['weights']}", None
+
+
+def _keep(data: Path) -> Path:
+    return checkpoint.path(data, "teacher", "model")
+
+
+def _recipe(model: models.Clip, params: dict[str, Any], data: Path, splits: Sequence[str]) -> dict[str, str]:
+    names = [name for split in splits for name in shard_names(data, split)]
+    files = [data / "shard" / f"{name}.tar" for name in names]
+    files += [data / "caption" / f"{name}.parquet" for name in names]
+    return checkpoint.recipe(model, ["stages.teacher"], files, params)
 
 
 def _config(
@@ -251,6 +280,13 @@ def _encode_text(model: models.Clip, texts: Sequence[str]) -> torch.Tensor:
         model.text.attn_mask = mask
 
 
+def _encode_part(model: models.Clip, texts: Sequence[str]) -> torch.Tensor:
+    """(n, D) embeddings of this process's part of the captions, which may be none of them."""
+    part = distributed.part(len(texts))
+    own = texts[part]
+    return _encode_text(model, own or texts[:1])[: len(own)]
+
+
 def _logit_scale(model: models.Clip) -> torch.Tensor:
     return model.logit_scale.clamp(max=math.log(_MAX_LOGIT_SCALE)).exp()
 
@@ -263,18 +299,22 @@ def _settle(model: models.Clip) -> None:
 
 @torch.inference_mode()
 def _features(model: models.Clip, images: ShardSet, preprocess: dict[str, Any]) -> np.ndarray:
-    """L2-normalised float32 (n, D) embeddings of plain views, mapped to a nameless temporary file."""
+    """L2-normalised float32 (n, D) embeddings of plain views, mapped to a temporary file.
+
+    Several processes embed a part each, into one file.
+    """
     machine = training.device()
-    rows: np.ndarray | None = None
-    start = 0
-    for pixels in training.plain_pixels(images, preprocess):
-        part = models.embed_images(model, pixels.to(machine)).cpu().numpy()
-        if rows is None:
-            with tempfile.TemporaryFile() as file:  # the mapping outlives the name and the handle
-                rows = np.memmap(file, np.float32, "w+", shape=(len(images), part.shape[1]))
-        rows[start : start + len(part)] = part
-        start += len(part)
-    assert rows is not None
+    size = preprocess["size"]
+    width = models.embed_images(model, torch.zeros(1, 3, size, size, device=machine)).shape[1]
+    mine = distributed.part(len(images))
+    with distributed.common_file(4 * width * len(images)) as path:
+        rows = np.memmap(path, np.float32, "r+", shape=(len(images), width))  # outlives the name of the file
+        start = mine.start
+        for pixels in training.plain_pixels(images, preprocess, rows=mine):
+            part = models.embed_images(model, pixels.to(machine)).cpu().numpy()
+            rows[start : start + len(part)] = part
+            start += len(part)
+        distributed.wait()
     return rows
 
 

@@ -1,0 +1,121 @@
+"""What Snakemake would run, without touching the workspace.
+
+`snakemake --dry-run` leaves contents alone, but `provenance.sync` sets times and records first. So it runs in a
+stand-in: a temporary folder with a link to every file, which has the file's time, and a copy of Snakemake's records.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from bioclip_lite.errors import UserError
+from bioclip_lite.provenance import HASHES, STAMP, Hashes, dvc_stages, ledger, load_ledgers, sources, within
+
+RECORDS = ("metadata", "incomplete")  # the folders of .snakemake that a decision depends on
+CHATTER = (  # lines of Snakemake before and after the message of an error
+    "Assuming ",
+    "Building ",
+    "Updating ",
+    "Using workflow ",
+    "provenance: ",
+    "WorkflowError in file",
+    "SNAKEMAKE",
+    "=========",
+    "  ",
+)
+
+
+class Job(NamedTuple):
+    """A job that Snakemake would run, and its reason in Snakemake's words."""
+
+    rule: str
+    inputs: list[str]
+    outputs: list[str]
+    reason: str
+
+
+@contextmanager
+def stand_in() -> Iterator[None]:
+    """Work in a folder that looks like this workspace to Snakemake, and is thrown away afterwards.
+
+    Raises:
+        UserError: this is not the root of a checkout of the pipeline.
+    """
+    if not Path("Snakefile").is_file() or not dvc_stages():
+        raise UserError(f"{Path.cwd()} holds no Snakefile and dvc.yaml; run this in the root of the repository")
+    hashes = Hashes()
+    for out, job in load_ledgers().items():
+        for path in (out, *job["in"]):
+            hashes[path]
+    for path in sources():
+        hashes[path]
+    outs = [out for name, stage in dvc_stages().items() for out in (*stage["outs"], ledger(name))]
+    above = {str(folder) for out in outs for folder in Path(out).parents} - {"."}
+    with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as folder:
+        for entry in os.scandir("."):
+            if entry.name not in (".snakemake", ".git", ".dvc", "logs"):
+                _mirror(entry, Path(folder), outs, above)
+        for name in RECORDS:
+            if os.path.isdir(f".snakemake/{name}"):
+                shutil.copytree(f".snakemake/{name}", f"{folder}/.snakemake/{name}")
+        hashes.write(Path(folder) / HASHES)
+        with chdir(folder):
+            yield
+
+
+def _mirror(entry: os.DirEntry[str], root: Path, outs: list[str], above: set[str]) -> None:
+    path = os.path.normpath(entry.path)
+    target, time = root / path, entry.stat(follow_symlinks=False).st_mtime_ns
+    if entry.name == STAMP:  # would be written through a link
+        shutil.copy2(path, target)
+    elif entry.is_dir() and (path in above or within(path, outs)):
+        target.mkdir()
+        for inner in os.scandir(path):
+            _mirror(inner, root, outs, above)
+        os.utime(target, ns=(time, time))
+    else:
+        target.symlink_to(os.path.abspath(path))
+        os.utime(target, ns=(time, time), follow_symlinks=False)
+
+
+def counts(target: str) -> dict[str, int]:
+    """How often Snakemake would run each rule. Call in a stand-in."""
+    output = _dry_run(target, "--quiet", "rules", "reason", "host")
+    table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+$", output, re.M | re.S)
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table[1], re.M)} if table else {}
+
+
+def jobs(target: str) -> list[Job]:
+    """The jobs that Snakemake would run to have ``target`` up to date. Call in a stand-in."""
+    found = []
+    for block in re.split(r"^\[.*\]$", _dry_run(target), flags=re.M)[1:]:
+        head = re.search(r"^(?:local)?(?:rule|checkpoint) (\w+):$", block, re.M)
+        fields = dict(re.findall(r"^    (input|output|reason): (.*)$", block, re.M))
+        if head:
+            inputs, outputs = (fields.get(field, "").split(", ") for field in ("input", "output"))
+            found.append(Job(head[1], inputs, outputs, fields.get("reason", "")))
+    return found
+
+
+def _dry_run(target: str, *options: str) -> str:
+    done = _snakemake(target, *options)
+    if done.returncode:
+        told = [line for line in done.stdout.splitlines() if line and not line.startswith(CHATTER)]
+        raise UserError(f"Snakemake cannot plan {target}: " + "\n  ".join(told))
+    return done.stdout
+
+
+def _snakemake(target: str, *options: str) -> subprocess.CompletedProcess[str]:
+    # A profile chosen for running (a cluster) says nothing about what needs to run.
+    environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *options, "--", target]
+    return subprocess.run(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
