@@ -6,6 +6,7 @@
 SHELL := bash
 PYTHON ?= python3.11
 MAIN := .venv/ready-$(shell cat workflow/envs/main.txt workflow/envs/dev.txt pyproject.toml | sha256sum | cut -c1-12)
+TESTS_AT_ONCE ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -16,7 +17,7 @@ evaluate: setup
 	snakemake --cores all evaluate
 
 test: setup check
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest -n $(TESTS_AT_ONCE)
 
 check: $(MAIN)
 	ruff check .

@@ -37,8 +37,11 @@ def new(folder: Path) -> Path:
     return _with_environments(folder)
 
 
-def clone(origin: Path, folder: Path, pull: bool = True) -> Path:
+def clone(origin: Path, folder: Path, pull: bool = True, link: str | None = None) -> Path:
+    """A git clone with its artifacts pulled; ``link``: DVC's cache.type in it."""
     sh(f"git clone -q '{origin}' '{folder}'", origin)
+    if link:
+        sh(f"dvc config --local cache.type {link}", folder)
     if pull:
         sh("dvc pull -q", folder)
     return _with_environments(folder)
@@ -86,6 +89,17 @@ def changed(folder: Path) -> list[str]:
     return sorted(json.loads(sh("dvc status --json", folder)))
 
 
+def ran(folder: Path, command: str) -> dict[str, int]:
+    """How often each rule really ran: what is planned before a checkpoint may turn out not to be needed."""
+    names = re.findall(r"^local(?:rule|checkpoint) (\w+):$", sh(command, folder), re.M)
+    return {name: names.count(name) for name in names}
+
+
+def settled(folder: Path) -> bool:
+    """Neither engine has anything to do."""
+    return planned(folder) == {} and changed(folder) == [] and repro(folder) == ([], {})
+
+
 def set_parameter(folder: Path, name: str, value: object) -> None:
     params = yaml.safe_load((folder / "params.yaml").read_text())
     *path, last = name.split(".")
@@ -94,6 +108,23 @@ def set_parameter(folder: Path, name: str, value: object) -> None:
         place = place[step]
     place[last] = value
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def from_scratch(folder: Path, place: Path) -> dict[str, str]:
+    """The artifacts that the sources, code and parameters of a checkout give where nothing has been made before."""
+    place.mkdir()
+    sh(f"git ls-files -z -co --exclude-standard -- . ':!dvc.lock' | xargs -0 cp -a --parents -t '{place}'", folder)
+    sh(f"cp -rL data/photographs '{place}/data/' && cd '{place}' && git init -q", folder)
+    snakemake(_with_environments(place))
+    return artifacts(place)
+
+
+def cache_is_intact(folder: Path) -> bool:
+    """Every object in the checkout's DVC cache has the MD5 that its name says."""
+    objects = [path for path in (folder / ".dvc/cache/files/md5").glob("??/*") if path.is_file()]
+    assert objects
+    names = {path: path.parent.name + path.name.removesuffix(".dir") for path in objects}
+    return all(hashlib.md5(path.read_bytes()).hexdigest() == name for path, name in names.items())
 
 
 def artifacts(folder: Path) -> dict[str, str]:

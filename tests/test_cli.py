@@ -41,3 +41,12 @@ def test_a_wrong_parameter_file(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "index lacks" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_only_training_stages_take_several_processes(tmp_path: Path) -> None:
+    params = str(checkout.ROOT / "tests/tiny.yaml")
+    for stage, processes in (("index", "2"), ("distill", "0")):
+        done = cli(stage, "--params", params, "--processes", processes, folder=tmp_path)
+        assert done.returncode == 1
+        assert f"--processes {processes}: this stage runs with 1, teacher, distill, prune with 1 or more" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 import lessons
-from bioclip_lite import models
+from bioclip_lite import checkpoint, models, training
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, read_table
 from bioclip_lite.preprocess import preprocessing
@@ -59,7 +60,7 @@ def test_student_and_control_are_complete_and_two_runs_are_one(data: Path) -> No
 def test_initial_weights_from_a_file_and_their_absence(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(1)
     given = models.build_student(models.student_spec(PARAMS["student"], {}, 77, 32))
-    (data / "weights").mkdir()
+    (data / "weights").mkdir(exist_ok=True)
     save_file(given.state_dict(), data / "weights" / "given.safetensors")
     slow = {**PARAMS, "weights": "given.safetensors", "epochs": 1, "learning_rate": 1e-9}
     distill.run(slow, data, "student")
@@ -68,6 +69,34 @@ def test_initial_weights_from_a_file_and_their_absence(data: Path, capsys: pytes
     torch.testing.assert_close(made, given.state_dict()["conv_stem.weight"], atol=1e-6, rtol=0)
     with pytest.raises(UserError, match=r"absent\.safetensors does not exist"):
         distill.run({**PARAMS, "weights": "absent.safetensors"}, data, "student")
+
+
+def test_a_head_that_the_file_brings_is_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    given = models.build_student(models.student_spec(PARAMS["student"], {}, lessons.D, 32))
+    (data / "weights").mkdir(exist_ok=True)
+    save_file(given.state_dict(), data / "weights" / "whole.safetensors")
+    opened = []
+    cached = training.Cached
+    monkeypatch.setattr(training, "Cached", lambda *names: (opened.append(names[1]), cached(*names))[1])
+    slow = {**PARAMS, "weights": "whole.safetensors", "epochs": 1, "learning_rate": 1e-9}
+    distill.run(slow, data, "student")
+    made = models.load_student(data / "distill" / "model")[0].state_dict()
+    for name in ("classifier.weight", "classifier.bias", "conv_stem.weight"):
+        torch.testing.assert_close(made[name], given.state_dict()[name], atol=1e-6, rtol=0)
+    assert opened == ["train", "val"]  # once each
+
+
+def test_a_stopped_job_leaves_a_checkpoint_and_no_output(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distill.run(PARAMS, data, "control")
+    undisturbed = contents(data / "distill" / "control")
+    shutil.rmtree(data / "distill")
+    with monkeypatch.context() as patch, pytest.raises(checkpoint.Stopped):
+        patch.setenv(checkpoint.END_TIME, "0")
+        distill.run(PARAMS, data, "control")
+    assert list(contents(data / "distill")) == [".partial-control/checkpoint.safetensors"]
+    distill.run(PARAMS, data, "control")
+    assert contents(data / "distill") == {f"control/{name}": content for name, content in undisturbed.items()}
 
 
 def test_bad_jobs_and_missing_caches_are_named(data: Path, tmp_path: Path) -> None:

@@ -10,15 +10,35 @@ import pytest
 import webdataset
 from safetensors.numpy import load_file
 
+import checkout
+from bioclip_lite.params import STAGES
 from bioclip_lite.taxonomy import RANKS
+from checkout import artifacts, planned, repro, settled, sh
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("tiny")]  # its pipeline is run once
 VARIANTS = {"teacher", "student", "pruned", "int8", "tfjs", "control", "random"}
 
 
 @pytest.fixture(scope="module")
 def metrics(built: Path) -> dict:
     return json.loads((built / "data/evaluate/metrics.json").read_text())
+
+
+def test_everything_is_made_committed_and_clean(built: Path) -> None:
+    assert settled(built)
+    assert sh("git status --porcelain", built) == ""
+
+
+def test_dvc_repro_from_nothing_makes_the_same_bytes(built: Path, tmp_path: Path) -> None:
+    folder = checkout.new(tmp_path / "dvc")
+    stages, _ = repro(folder)
+    assert stages == list(STAGES)
+    assert planned(folder) == {}
+    ours, theirs = artifacts(folder), artifacts(built)
+    # Times are measured, so the files that hold them may differ, and nothing else.
+    timed = {name for name in ours if "evaluate" in name or name.endswith(("report.json", "history.parquet"))}
+    assert {name for name in theirs if ours.get(name) != theirs[name]} <= timed
+    assert ours.keys() == theirs.keys()
 
 
 def test_every_variant_is_measured_on_the_same_photographs(built: Path, metrics: dict) -> None:

@@ -1,11 +1,18 @@
-"""Snakemake and DVC agree, on the real pipeline at its smallest. Each test works in a checkout of its own."""
+"""Snakemake and DVC agree, whatever people do to a checkout. Each test works in a clone of its own.
+
+On the thinned pipeline (tests/thin.py): the real rules and engines, jobs of milliseconds whose outputs are digests of
+all they read. tests/test_pipeline.py has the real jobs.
+"""
 
 import csv
 import io
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +21,12 @@ import yaml
 import checkout
 from bioclip_lite import provenance
 from bioclip_lite.params import STAGES
-from checkout import artifacts, changed, planned, repro, set_parameter, sh, snakemake
+from checkout import artifacts, changed, from_scratch, planned, ran, repro, set_parameter, settled, sh, snakemake
+from photographs import encoded, picture
 
 pytestmark = pytest.mark.pipeline
 
+EVALUATE = {"predict": 7, "write_report": 1, "evaluate": 1}
 # What a change of stage prune makes run, and nothing else.
 AFTER_PRUNE = {
     "prune_student": 1,
@@ -30,6 +39,8 @@ AFTER_PRUNE = {
     "write_report": 1,
     "evaluate": 1,
 }
+# What new teacher embeddings of every shard make run besides those.
+AFTER_TRAINING = AFTER_PRUNE | {"train_student": 1, "train_control": 1, "distill": 1, "predict": 7}
 
 
 def first_stage(jobs: dict[str, int]) -> str | None:
@@ -38,60 +49,33 @@ def first_stage(jobs: dict[str, int]) -> str | None:
 
 
 @pytest.fixture
-def pulled(built: Path, tmp_path: Path) -> Path:
-    return checkout.clone(built, tmp_path / "pulled")
+def pulled(thin_built: Path, tmp_path: Path) -> Path:
+    return checkout.clone(thin_built, tmp_path / "pulled")
 
 
-def test_everything_is_made_committed_and_clean(built: Path) -> None:
-    assert planned(built) == {}
-    assert repro(built) == ([], {})
-    assert changed(built) == []
-    assert sh("git status --porcelain", built) == ""
+@pytest.fixture
+def twins(thin_built: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Two clones: one for Snakemake, one for DVC."""
+    return checkout.clone(thin_built, tmp_path / "snakemake"), checkout.clone(thin_built, tmp_path / "dvc")
 
 
-def test_dvc_repro_from_nothing_makes_the_same_bytes(built: Path, tmp_path: Path) -> None:
-    folder = checkout.new(tmp_path / "dvc")
-    stages, _ = repro(folder)
-    assert stages == list(STAGES)
-    assert planned(folder) == {}
-    ours, theirs = artifacts(folder), artifacts(built)
-    # Times are measured, so the files that hold them may differ, and nothing else.
-    timed = {name for name in ours if "evaluate" in name or name.endswith(("report.json", "history.parquet"))}
-    assert {name for name in theirs if ours.get(name) != theirs[name]} <= timed
-    assert ours.keys() == theirs.keys()
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
-def test_a_clone_after_pull_runs_nothing(pulled: Path) -> None:
-    assert snakemake(pulled) == {}
-    assert repro(pulled) == ([], {})
-    assert changed(pulled) == []
+# --------------------------------------------------------------------------------------------------------- fresh clones
 
 
-def test_a_clone_after_pull_runs_nothing_dvc_first(pulled: Path) -> None:
-    assert repro(pulled) == ([], {})
-    assert snakemake(pulled) == {}
-
-
-def test_a_prune_parameter_runs_the_same_jobs_in_both(built: Path, tmp_path: Path) -> None:
-    with_snakemake = checkout.clone(built, tmp_path / "snakemake")
-    with_dvc = checkout.clone(built, tmp_path / "dvc")
-    for folder in (with_snakemake, with_dvc):
-        set_parameter(folder, "prune.macs", 0.8)
-    assert changed(with_snakemake) == ["prune"]
-    before = artifacts(with_snakemake)
-    assert snakemake(with_snakemake) == AFTER_PRUNE
-    assert repro(with_snakemake) == ([], {})
-    stages, jobs = repro(with_dvc)
-    assert stages == ["prune", "quantize", "convert", "evaluate"]
-    assert jobs == AFTER_PRUNE
-    assert snakemake(with_dvc) == {}
-    after = artifacts(with_snakemake)
-    untouched = ("index", "shard", "caption", "teacher", "logits", "distill")
-    assert {name for name in before if name.startswith(tuple(f"data/{s}/" for s in untouched))} <= {
-        name for name in before if before[name] == after[name]
-    }
-    model = "data/prune/model/model.safetensors"
-    assert before[model] != after[model] == artifacts(with_dvc)[model]
+@pytest.mark.parametrize("link", [None, "symlink"])
+@pytest.mark.parametrize("first", [snakemake, repro])
+def test_a_clone_after_pull_runs_nothing(thin_built: Path, tmp_path: Path, first: Callable, link: str | None) -> None:
+    folder = checkout.clone(thin_built, tmp_path / "clone", link=link)
+    assert (folder / "data/distill/model/student.json").is_symlink() == (link == "symlink")
+    assert first(folder) in ({}, ([], {}))
+    assert settled(folder)
+    assert checkout.cache_is_intact(folder)
 
 
 def test_touching_every_file_runs_nothing(pulled: Path) -> None:
@@ -104,13 +88,30 @@ def test_touching_every_file_runs_nothing(pulled: Path) -> None:
     assert repro(pulled) == ([], {})
 
 
+def test_a_part_of_the_artifacts_is_enough_for_what_reads_it(thin_built: Path, tmp_path: Path) -> None:
+    jobs = {"quantize_student": 1, "quantize": 1}
+    for engine in ("snakemake --cores all quantize", "dvc repro --allow-missing quantize"):
+        folder = checkout.clone(thin_built, tmp_path / engine.split()[0], pull=False)
+        ledgers = " ".join(provenance.ledger(stage) for stage in STAGES)
+        sh(f"dvc pull -q data/shard data/prune data/quantize {ledgers}", folder)
+        assert planned(folder, "quantize") == {}
+        assert ran(folder, "dvc repro --allow-missing quantize") == {}
+        set_parameter(folder, "quantize.wide_layers", 3)
+        assert ran(folder, engine) == jobs
+        assert ran(folder, "dvc repro --allow-missing quantize") == planned(folder, "quantize") == {}
+        assert not (folder / "data/teacher").exists() and not (folder / "data/logits").exists()
+
+
+# -------------------------------------------------------------------------------------------------- parameters and code
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("index.seed", 1),
-        ("shard.counts.test", 2),
+        ("shard.counts.train", 3),
         ("caption.lit_columns", ["species"]),
-        ("teacher.train.epochs", 3),
+        ("teacher.pretrained.model", "ViT-B-32"),
         ("logits.views", 3),
         ("distill.cosine", 0.5),
         ("prune.macs", 0.6),
@@ -119,30 +120,167 @@ def test_touching_every_file_runs_nothing(pulled: Path) -> None:
         ("evaluate.examples", 5),
     ],
 )
-def test_a_parameter_changes_the_same_stage_in_both(built: Path, name: str, value: object) -> None:
-    text = (built / "params.yaml").read_text()
+def test_a_parameter_changes_the_same_stage_in_both(thin_built: Path, name: str, value: object) -> None:
+    text = (thin_built / "params.yaml").read_text()
     try:
-        set_parameter(built, name, value)
+        set_parameter(thin_built, name, value)
         stage = name.split(".")[0]
-        assert first_stage(planned(built)) == stage
-        assert changed(built) == [stage]
+        assert first_stage(planned(thin_built)) == stage
+        assert changed(thin_built) == [stage]
     finally:
-        (built / "params.yaml").write_text(text)
-    assert planned(built) == {}
+        (thin_built / "params.yaml").write_text(text)
+    assert planned(thin_built) == {}
 
 
-def test_code_counts_by_its_meaning(pulled: Path) -> None:
-    path = pulled / "workflow/bioclip_lite/stages/quantize.py"
-    original = path.read_text()
-    path.write_text(f"# a comment\n{original}\n# another\n")
-    assert planned(pulled) == {}
-    path.write_text(f"{original}\n_EDITED = True\n")
-    assert first_stage(planned(pulled)) == "quantize"
-    assert changed(pulled) == ["quantize"]
+def test_a_parameter_runs_the_same_jobs_in_both(twins: tuple[Path, Path], tmp_path: Path) -> None:
+    ours, theirs = twins
+    before = artifacts(ours)
+    for folder in twins:
+        set_parameter(folder, "prune.macs", 0.8)
+    assert snakemake(ours) == AFTER_PRUNE
+    assert repro(theirs) == (["prune", "quantize", "convert", "evaluate"], AFTER_PRUNE)
+    assert artifacts(ours) == artifacts(theirs) == from_scratch(ours, tmp_path / "scratch") != before
+    assert settled(ours) and settled(theirs)
+
+
+def test_times_that_look_right_hide_no_parameter(pulled: Path) -> None:
+    """A pull may leave times in the order of the graph; then DVC must not put new parameters beside old outputs."""
+    for number, stage in enumerate(["photographs", *STAGES, "provenance"]):
+        for path in (pulled / "data" / stage).rglob("*"):
+            os.utime(path, (1.7e9 + number, 1.7e9 + number))
+    set_parameter(pulled, "prune.macs", 0.8)
+    assert repro(pulled) == (["prune", "quantize", "convert", "evaluate"], AFTER_PRUNE)
+    assert settled(pulled)
+
+
+def test_a_module_runs_the_stages_that_import_it(twins: tuple[Path, Path]) -> None:
+    ours, theirs = twins
+    for folder in twins:
+        path = folder / "workflow/bioclip_lite/stages/quantize.py"
+        path.write_text(f"# a comment\n{path.read_text()}\n# another\n")
+        assert planned(folder) == {}
+        path.write_text(f"{path.read_text()}\n_EDITED = True\n")
+        assert changed(folder) == ["quantize"]
+    jobs = snakemake(ours)
+    assert first_stage(jobs) == "quantize" and "prune_student" not in jobs
+    stages, same_jobs = repro(theirs)
+    assert stages[0] == "quantize" and same_jobs == jobs
+    assert artifacts(ours) == artifacts(theirs)
+    assert settled(ours) and settled(theirs)
+
+
+def test_every_module_runs_exactly_the_stages_that_import_it(thin_built: Path) -> None:
+    package = thin_built / "workflow/bioclip_lite"
+    for name, first in (
+        ("taxonomy.py", "index"),
+        ("cache.py", "teacher"),
+        ("grid.py", "quantize"),
+        ("plots.py", "evaluate"),
+    ):
+        path = package / name
+        original = path.read_bytes()
+        try:
+            path.write_bytes(original + b"\n_EDITED = True\n")
+            jobs = planned(thin_built)
+            assert first_stage(jobs) == first, name
+            # DVC names every stage whose own dependencies changed; Snakemake runs the first and all after it.
+            assert changed(thin_built)[0] in STAGES and first in changed(thin_built)
+        finally:
+            path.write_bytes(original)
+    assert planned(thin_built) == {}
+
+
+def test_a_rule_runs_its_jobs_in_both(twins: tuple[Path, Path]) -> None:
+    ours, theirs = twins
+    for folder in twins:
+        replace(folder / "workflow/rules/prune.smk", "--section", "--section={params.section:q} --section")
+    assert snakemake(ours) == AFTER_PRUNE
+    stages, jobs = repro(theirs)
+    assert stages[0] == "prune" and jobs.keys() <= AFTER_PRUNE.keys() and jobs["prune_student"] == 1
+    assert artifacts(ours) == artifacts(theirs)
+    assert settled(ours) and settled(theirs)
+
+
+def test_a_comment_in_a_rule_runs_no_job(pulled: Path) -> None:
+    path = pulled / "workflow/rules/prune.smk"
+    path.write_text("# a comment\n" + path.read_text())
+    assert snakemake(pulled) == {}
+    assert repro(pulled) == (["prune"], {})  # DVC runs the stage's command, which finds nothing to do
+    assert settled(pulled)
+
+
+# --------------------------------------------------------------------------------------------------------------- inputs
+
+
+def set_photograph(folder: Path, name: str, *content: object, unlink: bool = False) -> None:
+    """Add, change or (without content) remove a photograph of the source and its line of metadata.csv."""
+    place = folder / "data/photographs"
+    table = place / "metadata.csv"
+    lines = [line for line in table.read_text().splitlines() if not line.startswith(f"{name},")]
+    (place / name).unlink(missing_ok=True)
+    if content:
+        (place / name).write_bytes(encoded(picture(*content)))
+        like = next(line for line in lines if line.startswith("train/alba"))
+        lines.append(f"{name},{like.partition(',')[2]}")
+    head, *rows = lines
+    table.unlink()
+    table.write_text("\n".join([head, *sorted(rows)]) + "\n")
+
+
+ONE_SHARD = {
+    **{"make_index": 1, "index": 1, "list_shards": 1, "write_shard": 1, "write_sizes": 1, "shard": 1},
+    **{"write_captions": 1, "caption": 1, "embed_shard": 1, "embed_taxa": 1, "logits": 1},
+    **AFTER_TRAINING,
+}
+
+
+@pytest.mark.parametrize("link", ["copy", "symlink"])
+@pytest.mark.parametrize("content", [("new",), ()])
+def test_a_photograph_more_or_less_touches_one_shard(
+    thin_built: Path, tmp_path: Path, content: tuple[str, ...], link: str
+) -> None:
+    ours, theirs = (checkout.clone(thin_built, tmp_path / name, link=link) for name in ("snakemake", "dvc"))
+    for folder in (ours, theirs):
+        set_photograph(folder, "train/alba99.jpg" if content else "train/alba5.jpg", *content)
+        sh("dvc add -q data/photographs", folder)
+    assert ran(ours, "snakemake --cores all evaluate") == ONE_SHARD
+    assert ran(theirs, "dvc repro") == ONE_SHARD
+    assert artifacts(ours) == artifacts(theirs) == from_scratch(ours, tmp_path / "scratch")
+    assert settled(ours) and settled(theirs)
+    assert checkout.cache_is_intact(ours) and checkout.cache_is_intact(theirs)
+
+
+def test_shards_more_or_less_touch_those_that_give_or_take(twins: tuple[Path, Path], tmp_path: Path) -> None:
+    ours, theirs = twins
+    for folder in twins:
+        set_parameter(folder, "shard.counts.train", 5)
+    one_more = ONE_SHARD | {"write_shard": 2, "write_captions": 2, "embed_shard": 2}
+    one_more = {rule: count for rule, count in one_more.items() if rule not in ("make_index", "index", "embed_taxa")}
+    assert ran(ours, "snakemake --cores all evaluate") == one_more == ran(theirs, "dvc repro")
+    assert artifacts(ours) == artifacts(theirs) == from_scratch(ours, tmp_path / "scratch")
+    for folder in twins:
+        set_parameter(folder, "shard.counts.train", 4)
+    one_less = one_more | {"write_shard": 1, "write_captions": 1, "embed_shard": 1}
+    assert ran(ours, "snakemake --cores all evaluate") == one_less == ran(theirs, "dvc repro")
+    assert (
+        not (ours / "data/shard/train-00004.tar").exists()
+        and not (ours / "data/logits/train-00004.safetensors").exists()
+    )
+    assert artifacts(ours) == artifacts(theirs)
+    assert settled(ours) and settled(theirs)
 
 
 def test_a_changed_input_with_an_older_time_is_noticed(pulled: Path) -> None:
     assert planned(pulled) == {}
+    photograph = pulled / "data/photographs/train/alba3.jpg"
+    set_photograph(pulled, "train/alba3.jpg", "another picture")
+    os.utime(photograph, (1e9, 1e9))
+    sh("dvc add -q data/photographs", pulled)
+    assert ran(pulled, "snakemake --cores all evaluate") == ONE_SHARD
+    assert settled(pulled)
+
+
+def test_a_replaced_intermediate_with_an_older_time_is_noticed(pulled: Path) -> None:
     path = pulled / "data/distill/model/student.json"
     path.unlink()
     path.write_text('{"not": "the model"}')
@@ -151,53 +289,230 @@ def test_a_changed_input_with_an_older_time_is_noticed(pulled: Path) -> None:
     assert changed(pulled)[0] == "distill"
 
 
-def test_a_tampered_output_is_made_again(pulled: Path) -> None:
+@pytest.mark.parametrize("engine", ["snakemake --cores all evaluate", "dvc repro"])
+def test_a_tampered_output_is_made_again(pulled: Path, engine: str) -> None:
+    assert snakemake(pulled) == {}
     original = artifacts(pulled)
-    shard = "data/caption/val-00000.parquet"
-    (pulled / shard).write_bytes(b"garbage")
-    jobs = snakemake(pulled, "caption")
-    assert jobs == {"write_captions": 1, "caption": 1}
+    for name in ("caption/val-00000.parquet", "logits/train-00002.safetensors", "convert/tfjs/weights.bin"):
+        (pulled / "data" / name).write_bytes(b"garbage")
+    jobs = ran(pulled, engine)
+    assert (jobs["write_captions"], jobs["embed_shard"], jobs["convert_student"]) == (1, 1, 1)
+    assert not {"write_shard", "make_teacher", "make_index"} & set(jobs)
     assert artifacts(pulled) == original
-    assert changed(pulled) == []
+    assert settled(pulled)
+
+
+@pytest.mark.parametrize("engine", ["snakemake --cores all evaluate", "dvc repro"])
+def test_a_deleted_output_comes_back(pulled: Path, engine: str) -> None:
+    """It is in the cache; DVC must not take a stage for complete that lacks a file."""
+    assert snakemake(pulled) == {}
+    original = artifacts(pulled)
+    (pulled / "data/prune/model/model.safetensors").unlink()
+    assert ran(pulled, engine) == {}
+    assert artifacts(pulled) == original
+    assert settled(pulled)
 
 
 def test_nothing_is_trusted_without_provenance(pulled: Path) -> None:
     shutil.rmtree(pulled / "data/provenance")
-    jobs = planned(pulled)
+    set_parameter(pulled, "prune.macs", 0.8)
+    jobs = ran(pulled, "dvc repro")
+    assert jobs["write_shard"] == jobs["write_captions"] == jobs["embed_shard"] == 7
     assert {"make_index", "make_teacher", "train_student", "prune_student", "write_report"} <= set(jobs)
+    assert settled(pulled)
 
 
-def test_a_killed_run_resumes(built: Path, tmp_path: Path) -> None:
-    folder = checkout.new(tmp_path / "killed")
-    process = checkout.start("snakemake --cores 1 -- caption", folder)
+# ------------------------------------------------------------------------------------------------ branches, experiments
+
+
+def test_a_branch_there_and_back(pulled: Path) -> None:
+    assert snakemake(pulled) == {}
+    sh("git checkout -q -b other", pulled)
+    set_parameter(pulled, "distill.cosine", 0.5)
+    snakemake(pulled)
+    sh("git commit -q -a -m other", pulled)
+    for branch in ("main", "other", "main"):
+        sh(f"git checkout -q {branch} && dvc checkout -q", pulled)
+        assert snakemake(pulled) == {}
+        assert repro(pulled) == ([], {})
+
+
+def test_a_merge_makes_only_what_neither_branch_had(pulled: Path, tmp_path: Path) -> None:
+    sh("git checkout -q -b parameter", pulled)
+    set_parameter(pulled, "quantize.wide_layers", 3)
+    snakemake(pulled)
+    sh(
+        "git commit -q -a -m parameter && git checkout -q main && dvc checkout -q && git checkout -q -b photograph",
+        pulled,
+    )
+    set_photograph(pulled, "train/alba99.jpg", "new")
+    sh("dvc add -q data/photographs", pulled)
+    snakemake(pulled)
+    sh("git add -A && git commit -q -m photograph", pulled)
+    assert "CONFLICT" in sh("git merge parameter -m merged", pulled, check=False)
+    sh("git checkout --ours dvc.lock && git add -A && git commit -q -m merged && dvc checkout -q", pulled)
+    jobs = ran(pulled, "dvc repro")
+    assert first_stage(jobs) == "quantize" and jobs["predict"] == 2  # int8 and tfjs
+    assert artifacts(pulled) == from_scratch(pulled, tmp_path / "scratch")
+    assert settled(pulled)
+
+
+def test_experiments_run_beside_and_inside_the_workspace(pulled: Path) -> None:
+    original = artifacts(pulled)
+    # A copy has no environments, which stage convert would make first: up to quantize it needs none.
+    assert "Ran experiment" in sh("dvc exp run --temp -S prune.macs=0.8 quantize", pulled)
+    assert artifacts(pulled) == original and settled(pulled)
+    assert "Ran experiment" in sh("dvc exp run -S prune.macs=0.8", pulled)
+    assert yaml.safe_load((pulled / "params.yaml").read_text())["prune"]["macs"] == 0.8
+    assert artifacts(pulled) != original and settled(pulled)
+
+
+# ---------------------------------------------------------------------------------------------- interrupted and partial
+
+
+def interrupt(command: str, folder: Path, files: str, count: int) -> None:
+    """Kill a run once ``count`` files have appeared."""
+    had = {path: path.stat().st_mtime_ns for path in folder.glob(files)}
+    process = checkout.start(command, folder)
     deadline = time.monotonic() + 120
-    while len(list(folder.glob("data/shard/*.tar"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while time.monotonic() < deadline:
+        if sum(had.get(path) != path.stat().st_mtime_ns for path in folder.glob(files)) >= count:
+            break
+        time.sleep(0.02)
     checkout.kill(process)
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("data/shard/*.tar")}
-    assert len(before) >= 3
     sh("snakemake --unlock", folder)
-    jobs = snakemake(folder, "caption")
-    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("data/shard/*.tar")}
-    kept = [name for name in before if before[name] == after[name]]
-    assert len(kept) >= len(before) - 1  # all but the one that was being written
-    assert jobs["write_shard"] == 6 - len(kept)
-    assert "make_index" not in jobs
-    ours, theirs = artifacts(folder), artifacts(built)
-    assert {name: theirs[name] for name in ours} == ours
+
+
+@pytest.mark.parametrize("engine", ["snakemake --cores 1 -- evaluate", "dvc repro"])
+def test_a_killed_run_resumes(pulled: Path, tmp_path: Path, engine: str) -> None:
+    shutil.rmtree(pulled / "data/logits")
+    set_parameter(pulled, "logits.views", 3)
+    interrupt(engine, pulled, "data/logits/*.safetensors", 4)
+    jobs = ran(pulled, engine)
+    assert 2 <= jobs["embed_shard"] <= 7 - 3  # all but those that were complete
+    assert not {"write_shard", "make_teacher"} & set(jobs)
+    assert artifacts(pulled) == from_scratch(pulled, tmp_path / "scratch")
+    assert settled(pulled)
+
+
+def test_a_killed_run_with_other_parameters_leaves_nothing_of_its_own(pulled: Path, tmp_path: Path) -> None:
+    original = artifacts(pulled)
+    set_parameter(pulled, "logits.views", 3)
+    interrupt("snakemake --cores 1 -- evaluate", pulled, "data/logits/*.safetensors", 3)
+    sh("git checkout -q params.yaml", pulled)
+    jobs = ran(pulled, "snakemake --cores all evaluate")
+    assert 3 <= jobs["embed_shard"] <= 5  # those made with the other value, and one that was being made
+    assert artifacts(pulled) == original and settled(pulled)
+    set_parameter(pulled, "logits.views", 3)
+    interrupt("snakemake --cores 1 -- evaluate", pulled, "data/logits/*.safetensors", 3)
+    set_parameter(pulled, "logits.views", 4)
+    assert ran(pulled, "dvc repro")["embed_shard"] == 7
+    assert artifacts(pulled) == from_scratch(pulled, tmp_path / "scratch")
 
 
 def test_a_partial_target_leaves_the_lock_consistent(pulled: Path) -> None:
-    set_parameter(pulled, "caption.lit_columns", ["family", "species"])
-    assert snakemake(pulled, "caption") == {"write_captions": 6, "caption": 1}
-    assert changed(pulled) == ["teacher"]
+    set_parameter(pulled, "logits.views", 3)
+    assert snakemake(pulled, "logits") == {"embed_taxa": 1, "embed_shard": 7, "logits": 1}
+    assert changed(pulled) == ["distill", "evaluate", "prune"]  # what reads the new cache
+    stages, jobs = repro(pulled)
+    assert stages[0] == "distill" and "embed_shard" not in jobs
+    assert settled(pulled)
 
 
-def test_dvc_yaml_says_what_the_graph_says(built: Path) -> None:
-    text = sh("snakemake --detailed-summary -- evaluate 2>/dev/null", built)
+def test_a_dry_run_disturbs_no_run(pulled: Path) -> None:
+    set_parameter(pulled, "logits.views", 3)
+    running = checkout.start("snakemake --cores 1 -- evaluate", pulled)
+    dry = 0
+    while running.poll() is None and dry < 3:
+        sh("snakemake --dry-run -- evaluate", pulled, check=False)
+        dry += 1
+    assert running.wait() == 0 and dry
+    assert settled(pulled)
+
+
+def test_code_edited_while_jobs_run_is_not_recorded(pulled: Path, tmp_path: Path) -> None:
+    replace(pulled / "workflow/rules/logits.smk", '"python tests/thin.py', '"sleep 0.3; python tests/thin.py')
+    running = checkout.start("snakemake --cores 1 -- evaluate", pulled)
+    module = pulled / "workflow/bioclip_lite/stages/logits.py"
+    while not list((pulled / "logs/logits").glob("t*.log")):
+        time.sleep(0.02)
+    module.write_text(module.read_text() + "\n_EDITED = True\n")
+    assert running.wait() != 0  # nobody knows which code the jobs saw
+    assert ran(pulled, "snakemake --cores all evaluate")["embed_shard"] == 7
+    assert artifacts(pulled) == from_scratch(pulled, tmp_path / "scratch")
+    assert settled(pulled)
+
+
+def test_a_busy_dvc_is_reported_and_repaired(pulled: Path) -> None:
+    set_parameter(pulled, "evaluate.examples", 5)
+    hold = (
+        "import zc.lockfile, time; l = zc.lockfile.LockFile('.dvc/tmp/lock'); print('held', flush=True); time.sleep(90)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", hold], cwd=pulled, stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline()
+    output = sh("snakemake --cores all evaluate", pulled, check=False)
+    holder.kill()
+    holder.wait()
+    assert "dvc.lock is not up to date; run: dvc commit -f evaluate" in output
+    assert changed(pulled) == ["evaluate"]
+    assert repro(pulled) == (["evaluate"], {})
+    assert settled(pulled)
+
+
+# ------------------------------------------------------------------------------------------------ links and other users
+
+
+@pytest.mark.parametrize("link", ["copy", "symlink", "reflink,copy"])
+def test_no_way_of_linking_lets_a_run_into_the_cache(thin_built: Path, tmp_path: Path, link: str) -> None:
+    folder = checkout.clone(thin_built, tmp_path / "clone", link=link)
+    set_parameter(folder, "logits.views", 3)
+    snakemake(folder)
+    set_parameter(folder, "prune.macs", 0.8)
+    repro(folder)
+    assert checkout.cache_is_intact(folder)
+    sh("git checkout -q params.yaml dvc.lock && dvc checkout -q", folder)
+    assert settled(folder)
+    assert artifacts(folder) == artifacts(thin_built)
+
+
+def test_hard_links_are_refused_not_damaged(thin_built: Path, tmp_path: Path) -> None:
+    folder = checkout.clone(thin_built, tmp_path / "clone", link="hardlink")
+    output = sh("snakemake --cores all evaluate", folder, check=False)
+    assert "is a hard link" in output and "dvc checkout --relink" in output and "Traceback" not in output
+    assert checkout.cache_is_intact(folder)
+    sh("dvc config --local cache.type copy && dvc checkout -q --relink", folder)
+    assert settled(folder)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several users")
+
+
+@needs_root
+def test_files_of_another_user_are_recognised(pulled: Path) -> None:
+    sh("chown -R 1000:0 data workflow params.yaml && chmod -R g+w data workflow", pulled)
+    only_the_group = "setpriv --bounding-set=-fowner,-dac_override,-dac_read_search,-chown"
+    assert "Nothing to be done" in sh(f"{only_the_group} snakemake --cores all evaluate", pulled)
+
+
+@needs_root
+def test_a_user_without_privileges_works_on_links(thin_built: Path, tmp_path: Path) -> None:
+    folder = checkout.clone(thin_built, tmp_path / "clone", link="symlink")
+    set_parameter(folder, "prune.macs", 0.8)
+    sh("setpriv --bounding-set=-dac_override,-dac_read_search snakemake --cores all evaluate", folder)
+    assert checkout.cache_is_intact(folder)
+    assert settled(folder)
+
+
+# -------------------------------------------------------------------------------------------------------- the two texts
+
+
+def test_dvc_yaml_says_what_the_graph_says(pulled: Path) -> None:
+    set_parameter(pulled, "teacher.kind", "train")  # the kind that reads most
+    set_parameter(pulled, "teacher.train.splits", ["train"])
+    text = sh("snakemake --detailed-summary -- evaluate 2>/dev/null", pulled)
     head, *rows = [row for row in csv.reader(io.StringIO(text), delimiter="\t") if len(row) > 6]
     outputs, inputs, rules = (head.index(name) for name in ("output_file", "input-file(s)", "rule"))
-    stages = provenance_view(built)
+    stages = provenance_view(pulled)
     problems = []
     for stage, view in stages.items():
         # data/weights is read only where params.yaml names a file in it
@@ -209,8 +524,8 @@ def test_dvc_yaml_says_what_the_graph_says(built: Path) -> None:
                 continue
             made.add(out)
             for path in row[inputs].split(","):
-                if provenance.within(path, view["outs"]) or "/ready-" in path:
-                    continue  # made within the stage, or an environment
+                if provenance.within(path, view["outs"]) or "/ready-" in path or path.startswith("data/provenance/"):
+                    continue  # made within the stage, an environment, or a ledger that is waited for
                 dep = provenance.within(path, view["deps"])
                 used.add(dep or path)
                 if dep is None:

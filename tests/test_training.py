@@ -1,3 +1,7 @@
+import os
+import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lessons
-from bioclip_lite import cache, models, training, views
+from bioclip_lite import cache, checkpoint, losses, models, training, views
 from bioclip_lite.errors import UserError
 from bioclip_lite.preprocess import preprocessing
 from bioclip_lite.shards import ShardSet, shard_names
+from bioclip_lite.stages import teacher
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +235,7 @@ def test_a_fitted_head_answers_as_the_teacher_does_from_the_start(data: Path) ->
     for labels, outputs in ((False, lessons.D), (True, 5)):
         model = student(outputs)
         before = agreement(model, data, preprocess, labels)
-        training.fit_head(model, data, preprocess, labels=labels)
+        training.fit_head(model, data, preprocess, training.Cached(data, "train"), labels=labels)
         assert agreement(model, data, preprocess, labels) > before + 0.1
 
 
@@ -247,3 +252,159 @@ def agreement(model: nn.Module, data: Path, preprocess: dict[str, Any], labels: 
     for i, taxon in enumerate(train.images.taxon_ids):
         target[i, below[taxon]] = 1
     return float(nn.functional.cosine_similarity(out - out.mean(0), target - target.mean(0)).mean())
+
+
+# Stop and resume
+
+
+def steps(data: Path) -> int:
+    return len(training.batches(len(ShardSet(data, "train")), 8))
+
+
+def dropping() -> nn.Module:
+    """A student that draws random numbers while it trains."""
+    torch.manual_seed(0)
+    return models.build_student(models.student_spec("mobilenetv4_conv_small_035", {"drop_rate": 0.3}, lessons.D, 32))
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+def test_a_run_stopped_after_every_step_ends_with_the_same_bytes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = tmp_path / "partial" / "checkpoint"
+    undisturbed = dropping()
+    history = distil(undisturbed, data, keep=keep)
+    assert not keep.exists()  # too quick to be worth one
+    assert not same(undisturbed, dropping())
+
+    monkeypatch.setenv(checkpoint.END_TIME, str(int(time.time()) + 5))
+    stops = []
+    while True:
+        model = dropping()
+        try:
+            assert distil(model, data, keep=keep) == history
+            break
+        except checkpoint.Stopped as stop:
+            stops.append(str(stop))
+    assert len(stops) == 2 * steps(data)
+    assert stops[1] == (
+        f"test student: stopped before the time limit of the job at epoch 1 of 2, step 2 of {steps(data)}; "
+        f"run the same command again to continue"
+    )
+    assert same(model, undisturbed)
+    monkeypatch.setenv(checkpoint.END_TIME, str(int(time.time()) + 3600))
+    checkpoint.remove(keep)
+    assert distil(dropping(), data, keep=keep) == history  # far enough away
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_after_the_step(
+    number: signal.Signals, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = tmp_path / "partial" / "checkpoint"
+    undisturbed = student()
+    history = distil(undisturbed, data)
+    handler, cosine, calls = signal.getsignal(number), losses.cosine, []
+
+    def interrupt(*arguments: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), number)
+        return cosine(*arguments)
+
+    monkeypatch.setattr(losses, "cosine", interrupt)
+    with pytest.raises(checkpoint.Stopped, match="stopped as asked at epoch 1 of 2, step 2 of"):
+        distil(student(), data, keep=keep)
+    assert signal.getsignal(number) == handler
+    model = student()
+    assert distil(model, data, keep=keep) == history
+    assert len(calls) == 2 * steps(data)  # none twice
+    assert same(model, undisturbed)
+
+
+@pytest.mark.parametrize(("short", "long", "behind"), [(0.0, 1e9, 1), (1e9, 0.0, 0)])
+def test_a_killed_run_loses_the_time_since_its_checkpoint(
+    short: float, long: float, behind: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = tmp_path / "partial" / "checkpoint"
+    undisturbed = student()
+    history = distil(undisturbed, data, epochs=3)
+    monkeypatch.setattr(training, "_SECONDS_KEPT_SHORT", short)
+    monkeypatch.setattr(training, "_SECONDS_KEPT_LONG", long)
+    cosine, calls = losses.cosine, []
+
+    def counted(*arguments: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == steps(data) + 2:  # in the second step of the second epoch
+            raise KeyboardInterrupt
+        return cosine(*arguments)
+
+    monkeypatch.setattr(losses, "cosine", counted)
+    with pytest.raises(KeyboardInterrupt):
+        distil(student(), data, epochs=3, keep=keep)
+    model = student()
+    assert distil(model, data, epochs=3, keep=keep) == history
+    assert len(calls) == 3 * steps(data) + 1 + behind
+    assert same(model, undisturbed)
+
+
+def test_a_checkpoint_of_another_recipe_is_removed(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = tmp_path / "partial" / "checkpoint"
+
+    def stop_and_go_on(change: Any = None, **changes: Any) -> str:
+        with monkeypatch.context() as patch, pytest.raises(checkpoint.Stopped):
+            patch.setenv(checkpoint.END_TIME, "0")
+            distil(student(), own, epochs=1, keep=keep)
+        model = change() if change else student()
+        capsys.readouterr()
+        distil(model or student(), own, **{"epochs": 1, "keep": keep, **changes})
+        said = capsys.readouterr().out
+        checkpoint.remove(keep)
+        return said
+
+    def other_targets() -> None:
+        leaves, _ = training.leaves_below(own)
+        text = lessons.unit(np.random.default_rng(1).normal(size=(5, lessons.D)))
+        lessons.write_cached(own, "train-00001", text, leaves, "teacher-a")
+
+    def other_weights() -> nn.Module:
+        torch.manual_seed(1)
+        return models.build_student(models.student_spec("mobilenetv4_conv_small_035", {}, lessons.D, 32))
+
+    def torn() -> None:
+        keep.write_bytes(keep.read_bytes()[:-100])
+
+    assert "continues in epoch 1 of 1, after step 1" in stop_and_go_on()
+    assert "is of other parameters; removed, training starts" in stop_and_go_on(learning_rate=0.001)
+    assert "is of other parameters; removed" in stop_and_go_on(seed=1)
+    assert "is of other initial weights; removed" in stop_and_go_on(other_weights)
+    assert "is of other files; removed" in stop_and_go_on(other_targets)
+    assert "cannot be read" in stop_and_go_on(torn)
+    with monkeypatch.context() as patch:
+        assert "is of other code; removed" in stop_and_go_on(lambda: patch.setattr(checkpoint, "meaning", str))
+
+
+def test_a_teacher_stops_and_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = {**lessons.TEACHER, "train": {**lessons.TEACHER["train"], "batch_size": 24, "epochs": 1}}
+
+    def made() -> dict[str, bytes]:
+        files = (path for path in (data / "teacher").rglob("*") if path.is_file())
+        return {str(path.relative_to(data)): path.read_bytes() for path in files}
+
+    teacher.run(params, data)
+    undisturbed = made()
+    shutil.rmtree(data / "teacher")
+    monkeypatch.setenv(checkpoint.END_TIME, "0")
+    for _ in range(2):
+        with pytest.raises(checkpoint.Stopped):
+            teacher.run(params, data)
+        assert list(made()) == ["teacher/.partial-model/checkpoint.safetensors"]
+    teacher.run(params, data)
+    assert made() == undisturbed

@@ -1,0 +1,149 @@
+"""Kills, full disks, read-only folders, two runs at once and wrong clocks: nothing lost, nothing wrong, a clear word.
+
+On the thinned pipeline. What is killed is killed with everything it started and without a chance to tidy up.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import checkout
+from bioclip_lite.params import STAGES
+from checkout import artifacts, ran, set_parameter, settled, sh, snakemake
+
+pytestmark = pytest.mark.pipeline
+
+KILLS = 25  # for each engine
+UNPRIVILEGED = "setpriv --bounding-set=-dac_override,-dac_read_search,-fowner"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or act as another user")
+
+
+@pytest.mark.parametrize("engine", ["snakemake --cores all evaluate", "dvc repro"])
+def test_a_run_killed_again_and_again_ends_as_if_undisturbed(thin_built: Path, tmp_path: Path, engine: str) -> None:
+    chance = random.Random(engine)
+    undisturbed = artifacts(thin_built)
+    folder = checkout.clone(thin_built, tmp_path / "clone", pull=False)
+    sh("dvc remote remove colleagues", folder)
+    shutil.copytree(thin_built / "data/photographs", folder / "data/photographs")
+    kills, places = 0, set()
+    while kills < KILLS:
+        forget_everything(folder)
+        while not run_or_kill(engine, folder, chance):
+            kills += 1
+            places.add(sum((folder / f"data/provenance/{stage}.json").exists() for stage in STAGES))
+            for lock in (folder / ".snakemake/locks").glob("*"):  # what `snakemake --unlock` does, in no time
+                lock.unlink()
+        assert artifacts(folder) == undisturbed
+        assert settled(folder)
+        assert checkout.cache_is_intact(folder)
+    assert len(places) >= 7  # so many stages were finished when it happened: the moments are spread over the run
+
+
+def forget_everything(folder: Path) -> None:
+    for name in [*(f"data/{stage}" for stage in STAGES), "data/provenance", ".snakemake", ".dvc/cache", "logs"]:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+
+
+def run_or_kill(engine: str, folder: Path, chance: random.Random) -> bool:
+    """Run; kill while the job that starts as the n-th is at work, a moment after, or before the first. Finished?"""
+    jobs, moment = chance.choice([0, 1, 1, 2, 3, 4, 6, 8]), chance.uniform(0, 0.6)
+    process = checkout.start(engine, folder)
+    began = {path: path.stat().st_mtime_ns for path in folder.glob("logs/*/*")}
+    while process.poll() is None:
+        now = {path: path.stat().st_mtime_ns for path in folder.glob("logs/*/*")}
+        if sum(began.get(path) != ns for path, ns in now.items()) >= jobs:
+            time.sleep(moment if jobs else 3 * moment)
+            if process.poll() is None:
+                checkout.kill(process)
+                return False
+        time.sleep(0.02)
+    assert process.returncode == 0
+    return True
+
+
+# --------------------------------------------------------------------------------------------------------- the machine
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(thin_built: Path, small_disk: Path) -> None:
+    folder = checkout.clone(thin_built, small_disk / "clone")
+    assert settled(folder)
+    before = artifacts(folder)
+    set_parameter(folder, "index.seed", 1)
+    set_parameter(folder, "caption.lit_columns", ["species"])
+    filler = small_disk / "filler"
+    free = shutil.disk_usage(small_disk).free
+    filler.write_bytes(bytes(free - 100 * 1024))
+    output = sh("snakemake --cores 1 -- caption", folder, check=False)
+    assert "No space left on device" in output or "disk is full" in output
+    assert "Nothing to be done" not in output
+    filler.unlink()
+    for lock in (folder / ".snakemake/locks").glob("*"):
+        lock.unlink()
+    snakemake(folder)
+    assert settled(folder)
+    assert checkout.cache_is_intact(folder)
+    sh("git checkout -q params.yaml dvc.lock && dvc checkout -q", folder)
+    assert settled(folder) and artifacts(folder) == before
+
+
+@needs_root
+def test_results_in_a_read_only_folder_are_used_and_not_touched(thin_built: Path, tmp_path: Path) -> None:
+    folder = checkout.clone(thin_built, tmp_path / "clone")
+    assert settled(folder)
+    before = artifacts(folder)
+    sh("chmod -R a-w data", folder)
+    assert "Nothing to be done" in sh(f"{UNPRIVILEGED} snakemake --cores all evaluate", folder)
+    set_parameter(folder, "prune.macs", 0.8)
+    output = sh(f"{UNPRIVILEGED} snakemake --cores all prune", folder, check=False)
+    assert "ermission" in output and "data/prune" in output and "Nothing to be done" not in output
+    sh("chmod -R u+w data", folder)
+    sh("git checkout -q params.yaml", folder)
+    assert artifacts(folder) == before
+    assert settled(folder)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(thin_built: Path, tmp_path: Path) -> None:
+    folder = checkout.clone(thin_built, tmp_path / "clone")
+    set_parameter(folder, "logits.views", 3)
+    first = checkout.start("snakemake --cores 1 -- evaluate", folder)
+    while not list((folder / ".snakemake/locks").glob("*.lock")):
+        time.sleep(0.02)
+    second = sh("snakemake --cores 1 -- evaluate", folder, check=False)
+    assert "Directory cannot be locked" in second and "Traceback" not in second
+    assert first.wait() == 0
+    assert settled(folder)
+    assert artifacts(folder) == checkout.from_scratch(folder, tmp_path / "scratch")
+
+
+def test_a_clock_set_back_hides_nothing(thin_built: Path, tmp_path: Path) -> None:
+    """Everything here was made tomorrow; what is made now is older than what it is made from."""
+    folder = checkout.clone(thin_built, tmp_path / "clone")
+    tomorrow = time.time() + 86400
+    tracked = [folder / name for name in sh("git ls-files", folder).split()]
+    for path in [*tracked, *(path for path in (folder / "data").rglob("*") if path.is_file())]:
+        os.utime(path, (tomorrow, tomorrow))
+    assert settled(folder)
+    set_parameter(folder, "logits.views", 3)
+    assert ran(folder, "snakemake --cores all evaluate")["embed_shard"] == 7
+    assert settled(folder)
+    set_parameter(folder, "logits.views", 4)
+    assert ran(folder, "dvc repro")["embed_shard"] == 7
+    assert settled(folder)
+    assert artifacts(folder) == checkout.from_scratch(folder, tmp_path / "scratch")
