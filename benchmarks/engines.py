@@ -147,6 +147,8 @@ def grow(folder: Path, shards: int) -> None:
             content = f"{copy}\n".encode()
             (folder / copy).write_bytes(content)
             hashes[copy] = hashlib.md5(content).hexdigest(), f"sha256:{hashlib.sha256(content).hexdigest()}"
+        if stage == "shard":
+            _grow_manifests(folder, ledger["jobs"]["data/shard/manifest"], names, hashes)
         jobs = {out: job if FIRST in out else expanded(job, names, hashes) for out, job in ledger["jobs"].items()}
         for (out, name), copy in copies.items():
             jobs[copy] = renamed(ledger["jobs"][out], name, hashes) | {"md5": hashes[copy][0]}
@@ -154,6 +156,17 @@ def grow(folder: Path, shards: int) -> None:
         path.write_text(json.dumps(ledger, sort_keys=True, separators=(",", ":")))
     shutil.rmtree(folder / ".snakemake")
     checkout.sh("dvc commit --quiet --force", folder)
+
+
+def _grow_manifests(folder: Path, job: dict[str, Any], names: list[str], hashes: dict[str, tuple[str, str]]) -> None:
+    """A manifest for each shard, in the one folder that a job makes."""
+    for name in names[1:]:
+        path = f"data/shard/manifest/{name}.parquet"
+        (folder / path).write_text(f"{path}\n")
+        content = f"{path}\n".encode()
+        hashes[path] = hashlib.md5(content).hexdigest(), f"sha256:{hashlib.sha256(content).hexdigest()}"
+        job["files"][f"{name}.parquet"] = hashes[path][0]
+    job["md5"] = hashlib.md5(json.dumps(sorted(job["files"].items())).encode()).hexdigest() + ".dir"
 
 
 def expanded(job: dict[str, Any], names: list[str], hashes: dict[str, tuple[str, str]]) -> dict[str, Any]:

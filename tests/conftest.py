@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-import checkout
-import thin
+pytest.register_assert_rewrite("checkout")  # so that its assertions say what they found
+
+import checkout  # noqa: E402
+import thin  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ AT_START = Path(".snakemake/bioclip_lite/sources.json")  # MD5 of every source f
 RECIPES = Path(".snakemake/bioclip_lite/recipes.json")  # recipe -> MD5 of the ledger that it led to here
 STAMP = ".snakemake_timestamp"  # where Snakemake keeps the time of a directory() output
 JUST_AFTER_NS = 1_000_000  # an output gets a time this much after its newest input
+RULE = "record_{}"  # the rule that writes a stage's ledger
 LONG_AGO_NS = 10**9  # older than everything
 _TICK_NS = 10**8  # between the last file of a directory() output and the stamp that Snakemake puts there
 CODE = (".py", ".smk")  # counts by its meaning (closure.meaning), so that a comment makes nothing run again
@@ -246,7 +247,7 @@ class Records:
         seconds = self.time(path) / 1e9
         record = MetadataRecord(
             **{field: job.get(field) for field in RECIPE},
-            input=sorted([*job["in"], *job.get("after", [])]),
+            input=sorted(job["in"]),
             input_checksums=job.get("sha256", {}),
             record_format_version=RECORD_FORMAT_VERSION,
             starttime=seconds,
@@ -311,7 +312,7 @@ def load_ledgers() -> dict[str, dict[str, Any]]:
         for out, job in data["jobs"].items():
             jobs[out] = data["recipes"][job["recipe"]] | job
         made_from = {out: job["md5"] for out, job in data["jobs"].items()}
-        jobs[ledger(stage)] = {"rule": stage, "in": made_from, "after": data["after"]}
+        jobs[ledger(stage)] = {"rule": RULE.format(stage), "in": made_from}
     return jobs
 
 
@@ -393,6 +394,10 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
     records = Records(hashes)
     learned = moved = 0
     unknown = []
+    # A ledger that came from elsewhere, say with `git checkout` and `dvc checkout`, knows better than the records of this
+    # workspace how a file was made that is the same in both; one that was written here knows less about an unfinished run.
+    ledgers = [ledger(stage) for stage in dvc_stages()]
+    arrived = {out for path in ledgers if path in jobs and not records.describes(path) for out in jobs[path]["in"]}
 
     @cache  # outputs come in order: the time of an input is final when it is first asked for
     def seen(path: str) -> int | None:
@@ -406,7 +411,7 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
             if not records.describes(out) and records.forget(out):  # neither the ledger's nor a run's in this workspace
                 unknown.append(out)
             continue
-        if not records.describes(out):
+        if out in arrived or not records.describes(out):
             records.learn(out, job)
             learned += 1
         moved += _set_right(out, job, hashes, records, seen)
@@ -456,27 +461,22 @@ def _unrecorded(jobs: dict[str, dict[str, Any]], records: Records) -> Iterator[s
                 yield path
 
 
-def write_ledger(stage: str, inputs: Iterable[str]) -> None:
+def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     """Store what made every output of ``stage``; remove outputs that no job makes any more.
 
-    ``inputs`` are the outputs of the stage and the ledgers of the stages before it.
+    ``outputs`` are all that the jobs of the stage make.
     """
     outs, hashes = dvc_stages()[stage]["outs"], Hashes()
     records = Records(hashes)
     at_start = json.loads(AT_START.read_text()) if AT_START.exists() else {}
     recipes: list[dict[str, Any]] = []
     jobs: dict[str, dict[str, Any]] = {}
-    ledgers = {ledger(name) for name in dvc_stages()}
-    after, edited = [], set()  # after: the ledgers of earlier stages, which say nothing about this one
-    for path in inputs:
-        if not within(path, outs):
-            after.append(path)
-            continue
+    edited = set()
+    for path in outputs:
         record = records.get(path)
         if not record:
             raise UserError(f"Snakemake has no record of how {path} was made; remove it and run again")
-        waited_for = [file for file in record["input"] if file in ledgers]
-        made_from = {file: hashes[file] for file in record["input"] if file not in ledgers}
+        made_from = {file: hashes[file] for file in record["input"]}
         for file, md5 in made_from.items():
             if at_start.get(file, md5) != md5:  # e.g. code edited while jobs were running: nobody knows what they saw
                 records.forget(path)
@@ -486,8 +486,6 @@ def write_ledger(stage: str, inputs: Iterable[str]) -> None:
             recipes.append(how)
         checksums = record.get("input_checksums") or {}
         jobs[path] = {"recipe": recipes.index(how), "md5": hashes[path], "in": made_from, "sha256": checksums}
-        if waited_for:
-            jobs[path]["after"] = waited_for
         if os.path.isdir(path):
             jobs[path]["files"] = hashes.files(path)
     hashes.save()
@@ -496,22 +494,22 @@ def write_ledger(stage: str, inputs: Iterable[str]) -> None:
     if not jobs:
         raise UserError(f"stage {stage} would have no outputs; are its inputs here? (dvc pull)")
     _remove_orphans(stage, outs, jobs, records)
-    text = json.dumps({"recipes": recipes, "jobs": jobs, "after": after}, sort_keys=True, separators=(",", ":"))
+    text = json.dumps({"recipes": recipes, "jobs": jobs}, sort_keys=True, separators=(",", ":"))
     target = Path(ledger(stage))
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_suffix(".tmp")
     scratch.write_text(text)
     scratch.replace(target)
-    _note_recipes(at_start)
 
 
-def _note_recipes(at_start: dict[str, str | None]) -> None:
-    """Remember what the recipes of all stages made so far led to, unless something was edited meanwhile."""
+def note_recipes(stages: Iterable[str]) -> None:
+    """Remember what the recipes of ``stages``, all made by now, led to, unless something was edited meanwhile."""
     jobs, hashes = load_ledgers(), Hashes()
+    at_start = json.loads(AT_START.read_text())
     if any(hashes[file] != md5 for file, md5 in at_start.items()):
         return
     recipes = json.loads(RECIPES.read_text()) if RECIPES.exists() else {}
-    for stage in dvc_stages():
+    for stage in stages:
         key, md5 = recipe(stage, jobs, hashes), hashes[ledger(stage)]
         if key and md5:
             recipes[key] = md5
@@ -529,19 +527,20 @@ def _remove_orphans(stage: str, outs: list[str], jobs: dict[str, dict[str, Any]]
         os.remove(path)
 
 
-def commit(wanted: Iterable[str], ran: set[str]) -> None:
+def commit(wanted: set[str], ran: set[str]) -> None:
     """Record in dvc.lock, and in DVC's cache, the stages that a run has made or completed.
 
     Args:
         wanted: the rules of its graph.
         ran: those of them whose jobs ran.
     """
-    hashes, named = Hashes(), set(wanted)
-    locked = locked_ledgers()
-    new = {s for s in dvc_stages() if s in named and (s in ran or hashes[ledger(s)] not in (None, locked.get(s)))}
+    hashes, locked = Hashes(), locked_ledgers()
+    named = {stage for stage in dvc_stages() if RULE.format(stage) in wanted}
+    note_recipes(named)
+    new = {s for s in named if RULE.format(s) in ran or hashes[ledger(s)] not in (None, locked.get(s))}
     outs = [out for stage in new for out in dvc_stages()[stage]["outs"]]
     # DVC asks folders where Snakemake asks files: a stage that had nothing to do may still depend on what has changed.
-    also = {s for s in named & dvc_stages().keys() if any(_overlap(dep, outs) for dep in dvc_stages()[s]["deps"])}
+    also = {s for s in named if any(_overlap(dep, outs) for dep in dvc_stages()[s]["deps"])}
     record([stage for stage in dvc_stages() if stage in new | also])
 
 

@@ -15,10 +15,9 @@ rule write_captions:
         "python -m bioclip_lite caption {wildcards.shard} --section {params.section:q} > {log} 2>&1"
 
 
-rule caption:
+rule record_caption:
     input:
         expand("data/caption/{shard}.parquet", shard=shards(*SPLITS)),
-        upstream=upstream("caption"),
     output:
         provenance.ledger("caption"),
     log:
@@ -26,3 +25,8 @@ rule caption:
     localrule: True
     shell:
         "python -m bioclip_lite.provenance caption {input} > {log} 2>&1"
+
+
+rule caption:
+    input:
+        ledgers("caption"),

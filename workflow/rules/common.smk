@@ -89,19 +89,19 @@ def teacher_inputs(wildcards):
     ]
 
 
-def upstream(stage):
-    """The ledgers of all stages before one, so that no target leaves a stage without its own.
+def ledgers(stage):
+    """What a stage's target asks for: the ledgers of all stages up to it, so that none of them stays unrecorded.
 
     Asking for them is the moment to fetch what has been made before: the targets are known by then, and no file has
     been looked at yet.
     """
-    before = parameters.STAGES[: parameters.STAGES.index(stage)]
+    stages = parameters.STAGES[: parameters.STAGES.index(stage) + 1]
 
-    def ledgers(wildcards):
-        fetch((*before, stage))
-        return [provenance.ledger(name) for name in before]
+    def input(wildcards):
+        fetch(stages)
+        return [provenance.ledger(name) for name in stages]
 
-    return ancient(ledgers)
+    return input
 
 
 def fetch(stages):

@@ -28,10 +28,9 @@ rule convert_student:
         "python -m bioclip_lite convert --section {params.section:q} > {log} 2>&1"
 
 
-rule convert:
+rule record_convert:
     input:
         rules.convert_student.output,
-        upstream=upstream("convert"),
     output:
         provenance.ledger("convert"),
     log:
@@ -39,3 +38,8 @@ rule convert:
     localrule: True
     shell:
         "python -m bioclip_lite.provenance convert {input} > {log} 2>&1"
+
+
+rule convert:
+    input:
+        ledgers("convert"),

@@ -44,11 +44,10 @@ rule train_control:
         "python -m bioclip_lite distill control --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
 
 
-rule distill:
+rule record_distill:
     input:
         rules.train_student.output,
         rules.train_control.output,
-        upstream=upstream("distill"),
     output:
         provenance.ledger("distill"),
     log:
@@ -56,3 +55,8 @@ rule distill:
     localrule: True
     shell:
         "python -m bioclip_lite.provenance distill {input} > {log} 2>&1"
+
+
+rule distill:
+    input:
+        ledgers("distill"),

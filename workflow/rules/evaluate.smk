@@ -61,12 +61,10 @@ rule write_report:
         "python -m bioclip_lite evaluate report --section {params.section:q} > {log} 2>&1"
 
 
-rule evaluate:
-    default_target: True
+rule record_evaluate:
     input:
         rules.write_report.output,
         expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
-        upstream=upstream("evaluate"),
     output:
         provenance.ledger("evaluate"),
     log:
@@ -74,3 +72,9 @@ rule evaluate:
     localrule: True
     shell:
         "python -m bioclip_lite.provenance evaluate {input} > {log} 2>&1"
+
+
+rule evaluate:
+    default_target: True
+    input:
+        ledgers("evaluate"),

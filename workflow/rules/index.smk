@@ -19,10 +19,9 @@ rule make_index:
         "python -m bioclip_lite index --section {params.section:q} > {log} 2>&1"
 
 
-rule index:
+rule record_index:
     input:
         rules.make_index.output,
-        upstream=upstream("index"),
     output:
         provenance.ledger("index"),
     log:
@@ -30,3 +29,8 @@ rule index:
     localrule: True
     shell:
         "python -m bioclip_lite.provenance index {input} > {log} 2>&1"
+
+
+rule index:
+    input:
+        ledgers("index"),

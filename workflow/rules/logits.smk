@@ -39,11 +39,10 @@ rule embed_shard:
         "python -m bioclip_lite logits {wildcards.shard} --section {params.section:q} > {log} 2>&1"
 
 
-rule logits:
+rule record_logits:
     input:
         expand("data/logits/{shard}.safetensors", shard=CACHED),
         rules.embed_taxa.output,
-        upstream=upstream("logits"),
     output:
         provenance.ledger("logits"),
     log:
@@ -51,3 +50,8 @@ rule logits:
     localrule: True
     shell:
         "python -m bioclip_lite.provenance logits {input} > {log} 2>&1"
+
+
+rule logits:
+    input:
+        ledgers("logits"),

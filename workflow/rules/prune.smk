@@ -20,10 +20,9 @@ rule prune_student:
         "python -m bioclip_lite prune --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
 
 
-rule prune:
+rule record_prune:
     input:
         rules.prune_student.output,
-        upstream=upstream("prune"),
     output:
         provenance.ledger("prune"),
     log:
@@ -31,3 +30,8 @@ rule prune:
     localrule: True
     shell:
         "python -m bioclip_lite.provenance prune {input} > {log} 2>&1"
+
+
+rule prune:
+    input:
+        ledgers("prune"),

@@ -22,10 +22,9 @@ rule quantize_student:
         "python -m bioclip_lite quantize --section {params.section:q} > {log} 2>&1"
 
 
-rule quantize:
+rule record_quantize:
     input:
         rules.quantize_student.output,
-        upstream=upstream("quantize"),
     output:
         provenance.ledger("quantize"),
     log:
@@ -33,3 +32,8 @@ rule quantize:
     localrule: True
     shell:
         "python -m bioclip_lite.provenance quantize {input} > {log} 2>&1"
+
+
+rule quantize:
+    input:
+        ledgers("quantize"),

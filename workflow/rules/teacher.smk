@@ -21,10 +21,9 @@ rule make_teacher:
         "python -m bioclip_lite teacher --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
 
 
-rule teacher:
+rule record_teacher:
     input:
         rules.make_teacher.output,
-        upstream=upstream("teacher"),
     output:
         provenance.ledger("teacher"),
     log:
@@ -32,3 +31,8 @@ rule teacher:
     localrule: True
     shell:
         "python -m bioclip_lite.provenance teacher {input} > {log} 2>&1"
+
+
+rule teacher:
+    input:
+        ledgers("teacher"),
