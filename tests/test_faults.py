@@ -35,13 +35,13 @@ def test_a_run_killed_again_and_again_ends_as_if_undisturbed(thin_built: Path, t
         forget_everything(folder)
         while not run_or_kill(engine, folder, chance):
             kills += 1
-            places.add(sum((folder / f"data/provenance/{stage}.json").exists() for stage in STAGES))
+            places.add(sum(any((folder / "data" / stage).glob("*")) for stage in STAGES))
             for lock in (folder / ".snakemake/locks").glob("*"):  # what `snakemake --unlock` does, in no time
                 lock.unlink()
         assert artifacts(folder) == undisturbed
         assert settled(folder)
         assert checkout.cache_is_intact(folder)
-    assert len(places) >= 7  # so many stages were finished when it happened: the moments are spread over the run
+    assert len(places) >= 5  # so many stages had begun when it happened: the moments are spread over the run
 
 
 def forget_everything(folder: Path) -> None:

@@ -394,8 +394,8 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
     records = Records(hashes)
     learned = moved = 0
     unknown = []
-    # A ledger that came from elsewhere, say with `git checkout` and `dvc checkout`, knows better than the records of this
-    # workspace how a file was made that is the same in both; one that was written here knows less about an unfinished run.
+    # A ledger that came from elsewhere, say by `dvc checkout`, knows better than the records of this workspace how a
+    # file was made that is the same in both; one that was written here knows less than they do about an unfinished run.
     ledgers = [ledger(stage) for stage in dvc_stages()]
     arrived = {out for path in ledgers if path in jobs and not records.describes(path) for out in jobs[path]["in"]}
 
