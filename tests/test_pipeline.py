@@ -15,7 +15,7 @@ from bioclip_lite.params import STAGES
 from bioclip_lite.taxonomy import RANKS
 from checkout import artifacts, planned, repro, settled, sh
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("tiny")]  # its pipeline is run once
+pytestmark = pytest.mark.pipeline
 VARIANTS = {"teacher", "student", "pruned", "int8", "tfjs", "control", "random"}
 
 

@@ -10,7 +10,7 @@ import pytest
 import checkout
 from checkout import artifacts, ran, repro, set_parameter, settled, sh, snakemake
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("recipes")]  # they share what they set up
+pytestmark = pytest.mark.pipeline
 
 ENGINES = ["snakemake --cores all evaluate", "dvc repro"]
 

@@ -23,7 +23,7 @@ import checkout
 import servers
 from checkout import artifacts, repro, sh, snakemake
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("remotes")]  # they share what they set up
+pytestmark = pytest.mark.pipeline
 
 PUSH, PULL = "python -m bioclip_lite push", "python -m bioclip_lite pull"
 MODEL = "data/prune/model/model.safetensors"

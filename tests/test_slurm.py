@@ -14,7 +14,7 @@ import checkout
 import slurm
 from checkout import artifacts, changed, planned, repro, set_parameter, sh
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("slurm")]  # they share what they set up
+pytestmark = pytest.mark.pipeline
 PROFILE = "workflow/profiles/slurm"
 # What is special here: a small node, no accounting, and jobs so short that it pays to ask for them often.
 HERE = {
