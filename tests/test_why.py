@@ -156,7 +156,7 @@ def test_a_partial_pull(thin_built: Path, tmp_path: Path) -> None:
 
 def test_a_ledger_a_folder_and_a_file_in_it(pulled: Path) -> None:
     text = ask(pulled, "data/provenance/caption.json")
-    assert "stage caption, rule caption" in text and ", as in dvc.lock" in text
+    assert "stage caption, rule record_caption" in text and ", as in dvc.lock" in text
     assert "stage convert, rule convert_student" in ask(pulled, "data/convert/tfjs")
     assert "in the folder data/convert/tfjs" in ask(pulled, "data/convert/tfjs/model.json")
 
@@ -170,7 +170,7 @@ def test_sources_and_code(pulled: Path) -> None:
     path.write_text(f"{path.read_text()}\n_EDITED = True\n")
     assert "made from its present content: no artifacts" in ask(pulled, "workflow/bioclip_lite/losses.py")
     assert "data/index/samples.parquet" in ask(pulled, "data/photographs/metadata.csv")
-    assert "the rules write_captions, caption" in ask(pulled, "workflow/rules/caption.smk")
+    assert "the rules write_captions, record_caption;" in ask(pulled, "workflow/rules/caption.smk")
 
 
 def test_a_file_that_a_stopped_run_left(thin_built: Path, tmp_path: Path) -> None:

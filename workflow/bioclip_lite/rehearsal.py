@@ -48,6 +48,7 @@ def stand_in() -> Iterator[None]:
     Raises:
         UserError: this is not the root of a checkout of the pipeline.
     """
+    dvc_stages.cache_clear()  # of another folder, where this process has worked there
     if not Path("Snakefile").is_file() or not dvc_stages():
         raise UserError(f"{Path.cwd()} holds no Snakefile and dvc.yaml; run this in the root of the repository")
     hashes = Hashes()
@@ -86,10 +87,11 @@ def _mirror(entry: os.DirEntry[str], root: Path, outs: list[str], above: set[str
 
 
 def counts(target: str) -> dict[str, int]:
-    """How often Snakemake would run each rule. Call in a stand-in."""
+    """How often Snakemake would run each rule that makes something. Call in a stand-in."""
     output = _dry_run(target, "--quiet", "rules", "reason", "host")
     table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+$", output, re.M | re.S)
-    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table[1], re.M)} if table else {}
+    found = re.findall(r"^(\w+) +(\d+)$", table[1], re.M) if table else []
+    return {name: int(count) for name, count in found if name not in dvc_stages()}
 
 
 def jobs(target: str) -> list[Job]:

@@ -41,6 +41,7 @@ def stages(remote: bool) -> tuple[list[Stage], int, str]:
         UserError: this is not the root of a checkout, or one of the engines cannot say.
     """
     root = Path.cwd()
+    dvc_stages.cache_clear()
     news = _news(_dvc("status", "--json")) if dvc_stages() else {}
     cloud = _dvc("status", "--cloud", "--json") if remote else None
     locked = _locked()

@@ -357,8 +357,9 @@ def _about_source(path: str, stages: list[str], jobs: Jobs, now: Content) -> lis
 
 
 def rules_of(stage: str) -> list[str]:
+    """The rules of a stage that make something; its target, of the same name, does not."""
     text = Path(f"workflow/rules/{stage}.smk").read_text()
-    return re.findall(r"^(?:rule|checkpoint) (\w+):", text, re.M)
+    return [name for name in re.findall(r"^(?:rule|checkpoint) (\w+):", text, re.M) if name != stage]
 
 
 def main(arguments: list[str]) -> int:
