@@ -1,6 +1,9 @@
 """What the tiny pipeline leaves behind is what its users expect."""
 
+import csv
+import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import webdataset
 from safetensors.numpy import load_file
 
 import checkout
+from bioclip_lite import provenance
 from bioclip_lite.params import STAGES
 from bioclip_lite.taxonomy import RANKS
 from checkout import artifacts, planned, repro, settled, sh
@@ -95,3 +99,41 @@ def test_the_report_stands_alone(built: Path, metrics: dict) -> None:
         assert name in report
     for variant in metrics["variants"].values():
         assert f"{100 * variant['top1']['value']:.1f}" in report
+
+
+def test_dvc_yaml_says_what_the_graph_says(built: Path) -> None:
+    text = sh("snakemake --detailed-summary -- evaluate 2>/dev/null", built)
+    head, *rows = [row for row in csv.reader(io.StringIO(text), delimiter="\t") if len(row) > 6]
+    outputs, inputs, rules = (head.index(name) for name in ("output_file", "input-file(s)", "rule"))
+    stages = provenance_view(built)
+    problems = []
+    for stage, view in stages.items():
+        # data/weights is read only where params.yaml names a file in it
+        used = {f"workflow/rules/{stage}.smk", "data/weights"}
+        made = set()
+        for row in rows:
+            out = provenance.within(row[outputs], view["outs"])
+            if row[rules] == f"record_{stage}" or out is None:
+                continue
+            made.add(out)
+            for path in row[inputs].split(","):
+                if provenance.within(path, view["outs"]) or "/ready-" in path:
+                    continue  # made within the stage, or an environment
+                dep = provenance.within(path, view["deps"])
+                used.add(dep or path)
+                if dep is None:
+                    problems.append(f"{stage}: add the dependency {path}")
+        problems += [f"{stage}: nothing uses the dependency {dep}" for dep in sorted(set(view["deps"]) - used)]
+        problems += [f"{stage}: no rule makes {out}" for out in sorted(set(view["outs"]) - made)]
+    assert not problems, "\n".join(problems)
+
+
+def provenance_view(folder: Path) -> dict[str, dict[str, list[str]]]:
+    here = Path.cwd()
+    try:
+        os.chdir(folder)
+        provenance.dvc_stages.cache_clear()
+        return provenance.dvc_stages()
+    finally:
+        os.chdir(here)
+        provenance.dvc_stages.cache_clear()

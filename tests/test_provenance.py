@@ -4,8 +4,6 @@ On the thinned pipeline (tests/thin.py): the real rules and engines, jobs of mil
 all they read. tests/test_pipeline.py has the real jobs.
 """
 
-import csv
-import io
 import os
 import random
 import shutil
@@ -423,7 +421,7 @@ def test_a_killed_run_with_other_parameters_leaves_nothing_of_its_own(pulled: Pa
     interrupt("snakemake --cores 1 -- evaluate", pulled, "data/logits/*.safetensors", 3)
     sh("git checkout -q params.yaml", pulled)
     jobs = ran(pulled, "snakemake --cores all evaluate")
-    assert 3 <= jobs["embed_shard"] <= 5  # those made with the other value, and one that was being made
+    assert jobs.get("embed_shard", 0) <= 5  # those made with the other value and one being made, if not fetched
     assert artifacts(pulled) == original and settled(pulled)
     set_parameter(pulled, "logits.views", 3)
     interrupt("snakemake --cores 1 -- evaluate", pulled, "data/logits/*.safetensors", 3)
@@ -526,46 +524,6 @@ def test_a_user_without_privileges_works_on_links(thin_built: Path, tmp_path: Pa
 
 
 # -------------------------------------------------------------------------------------------------------- the two texts
-
-
-def test_dvc_yaml_says_what_the_graph_says(pulled: Path) -> None:
-    set_parameter(pulled, "teacher.kind", "train")  # the kind that reads most
-    set_parameter(pulled, "teacher.train.splits", ["train"])
-    text = sh("snakemake --detailed-summary -- evaluate 2>/dev/null", pulled)
-    head, *rows = [row for row in csv.reader(io.StringIO(text), delimiter="\t") if len(row) > 6]
-    outputs, inputs, rules = (head.index(name) for name in ("output_file", "input-file(s)", "rule"))
-    stages = provenance_view(pulled)
-    problems = []
-    for stage, view in stages.items():
-        # data/weights is read only where params.yaml names a file in it
-        used = {f"workflow/rules/{stage}.smk", "data/weights"}
-        made = set()
-        for row in rows:
-            out = provenance.within(row[outputs], view["outs"])
-            if row[rules] == f"record_{stage}" or out is None:
-                continue
-            made.add(out)
-            for path in row[inputs].split(","):
-                if provenance.within(path, view["outs"]) or "/ready-" in path:
-                    continue  # made within the stage, or an environment
-                dep = provenance.within(path, view["deps"])
-                used.add(dep or path)
-                if dep is None:
-                    problems.append(f"{stage}: add the dependency {path}")
-        problems += [f"{stage}: nothing uses the dependency {dep}" for dep in sorted(set(view["deps"]) - used)]
-        problems += [f"{stage}: no rule makes {out}" for out in sorted(set(view["outs"]) - made)]
-    assert not problems, "\n".join(problems)
-
-
-def provenance_view(folder: Path) -> dict[str, dict[str, list[str]]]:
-    here = Path.cwd()
-    try:
-        os.chdir(folder)
-        provenance.dvc_stages.cache_clear()
-        return provenance.dvc_stages()
-    finally:
-        os.chdir(here)
-        provenance.dvc_stages.cache_clear()
 
 
 def test_every_stage_has_one_name_everywhere() -> None:
