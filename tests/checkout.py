@@ -148,16 +148,22 @@ def artifacts(folder: Path) -> dict[str, str]:
     }
 
 
-def start(command: str, folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        f"exec {command}",
-        shell=True,
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def start(command: str, folder: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """A run to be waited for or killed; ``printed`` has what it says."""
+    with folder.with_suffix(".printed").open("wb") as output:
+        return subprocess.Popen(
+            f"exec {command}",
+            shell=True,
+            cwd=folder,
+            env=ENVIRONMENT | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def printed(folder: Path) -> str:
+    return folder.with_suffix(".printed").read_text()
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
