@@ -20,6 +20,7 @@ class Sample:
     group: str
     path: taxonomy.Path  # seven ranks, None where unknown
     common_name: str | None = None
+    common_names: tuple[tuple[str, str], ...] = ()  # (language, name), e.g. ("de", "Maulbeere")
     split: str | None = None  # None: the index deals it
     licence: str | None = None
     attribution: str | None = None
