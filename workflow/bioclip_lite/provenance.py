@@ -33,7 +33,7 @@ from snakemake.persistence.file import FilePersistence
 
 from bioclip_lite.closure import meaning
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import PARTIAL, write_json
+from bioclip_lite.files import PARTIAL, replacing, write_json
 
 HASHES = Path(".snakemake/bioclip_lite/hashes.json")  # MD5 by (time, size, inode), so that a file is read once
 AT_START = Path(".snakemake/bioclip_lite/sources.json")  # MD5 of every source file when the run began
@@ -145,10 +145,8 @@ class Hashes:
 
     def write(self, path: Path) -> None:
         """Store what is known, in the form of HASHES."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps(self._known))
-        scratch.replace(path)
+        with replacing(path) as scratch:
+            scratch.write_text(json.dumps(self._known))
 
     def save(self) -> None:
         self.write(HASHES)
@@ -494,12 +492,8 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     if not jobs:
         raise UserError(f"stage {stage} would have no outputs; are its inputs here? (dvc pull)")
     _remove_orphans(stage, outs, jobs, records)
-    text = json.dumps({"recipes": recipes, "jobs": jobs}, sort_keys=True, separators=(",", ":"))
-    target = Path(ledger(stage))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_suffix(".tmp")
-    scratch.write_text(text)
-    scratch.replace(target)
+    with replacing(ledger(stage)) as scratch:
+        scratch.write_text(json.dumps({"recipes": recipes, "jobs": jobs}, sort_keys=True, separators=(",", ":")))
 
 
 def note_recipes(stages: Iterable[str]) -> None:

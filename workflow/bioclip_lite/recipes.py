@@ -35,23 +35,25 @@ def fetch(stages: Iterable[str], jobs: dict[str, dict[str, Any]], hashes: proven
     index: _Index | None = None
     fetched: list[str] = []
     unknown: list[str] = []  # folders whose content is not known before their stage has run
+    incomplete = provenance.incomplete(jobs)
     for stage in [os.environ["DVC_STAGE"]] if "DVC_STAGE" in os.environ else stages:
-        if any(provenance.within(dep, unknown) for dep in provenance.dvc_stages()[stage]["deps"]):
-            key = None
-        else:
-            key = provenance.recipe(stage, jobs, hashes)
+        deps, outs = provenance.dvc_stages()[stage]["deps"], provenance.dvc_stages()[stage]["outs"]
+        known = not any(provenance.within(dep, unknown) for dep in deps)
+        key = provenance.recipe(stage, jobs, hashes) if known else None
         made = hashes[provenance.ledger(stage)]
-        if key is not None and made and _here().get(key) == made and stage not in provenance.incomplete(jobs):
+        if key and made and _here().get(key) == made and stage not in incomplete:
             continue
-        if key is None or not (index or (index := _Index.open())):
-            unknown += provenance.dvc_stages()[stage]["outs"]
+        index = index or (_Index.open() if key else None)
+        if not key or not index:
+            unknown += outs
         elif made and index.unchanged(stage):
             _note(key, made)
         elif index.restore(stage, key, jobs, hashes):
             fetched.append(stage)
             jobs, hashes = provenance.load_ledgers(), provenance.Hashes()
+            incomplete = provenance.incomplete(jobs)
         else:
-            unknown += provenance.dvc_stages()[stage]["outs"]
+            unknown += outs
     provenance.record(fetched)
     return fetched
 
