@@ -23,7 +23,15 @@ PATHS: list[taxonomy.Path] = [
 ]
 IDS = [taxonomy.taxon_id(path) for path in PATHS]
 IMAGES = {"pretrain": 2, "train": 6, "val": 2, "calibration": 1, "test": 1}  # per taxon
-VIEWS = {"views": 3, "crop_scale": [0.5, 1.0], "operations": 2, "magnitude": 0.5, "prompt": "taxon_com", "seed": 0}
+VIEWS = {
+    "views": 3,
+    "crop_scale": [0.5, 1.0],
+    "operations": 2,
+    "magnitude": 0.5,
+    "prompt": "taxon_com",
+    "templates": "plain",
+    "seed": 0,
+}
 D = 16
 DISTILL: dict[str, Any] = {
     "student": "mobilenetv4_conv_small_035",

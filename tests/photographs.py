@@ -86,3 +86,28 @@ def synthetic_params(**more: Any) -> dict[str, Any]:
     synthetic = {"species": 10, "unseen_species": 1, "image_size": 32, "images": images}
     synthetic |= {"within_species": 0.12, "nuisance": 0.7, **more}
     return {**folder_params(Path("absent")), "source": "synthetic", "synthetic": synthetic}
+
+
+def many(folder: Path, count: int, kinds: int = 500, taxa: int = 50) -> dict[str, Any]:
+    """Section ``index`` for a folder of ``count`` small photographs, to measure time and memory with.
+
+    They are ``kinds`` pictures over and over. Each file differs from all others, by a comment; every 100 photographs
+    are one observation.
+    """
+    contents = [encoded(picture("many", i), quality=60) for i in range(min(kinds, count))]
+    folder.mkdir(parents=True)
+    with (folder / "metadata.csv").open("w", newline="") as table:
+        rows = csv.writer(table)
+        rows.writerow(("file", "kingdom", "family", "genus", "species", "observation", "licence", "source"))
+        for i in range(count):
+            name, taxon = f"{i // 1000}/{i:07d}.jpg", i % len(contents) % taxa
+            content, comment = contents[i % len(contents)], f"photograph {i:07d}".encode()
+            if i % 1000 == 0:
+                (folder / str(i // 1000)).mkdir()
+            segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment  # a JPEG comment, after the start
+            (folder / name).write_bytes(content[:2] + segment + content[2:])
+            epithet = "abcdefghij"[taxon // 10] + "abcdefghij"[taxon % 10] + "ensis"
+            rows.writerow(
+                (name, "Animalia", "Examplidae", "Exemplum", epithet, f"visit-{i // 100}", "CC0", f"person {i}")
+            )
+    return folder_params(folder)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from bioclip_lite import hub, models
 from bioclip_lite.errors import UserError
+from bioclip_lite.stages import teacher
 
 CONFIG: dict[str, Any] = {
     "model_cfg": {
@@ -67,17 +68,58 @@ def test_a_model_in_the_hub_cache_needs_no_hub(cache: Path, tmp_path: Path, weig
     (repository / "refs" / "main").write_text("abc")
     published = hub.find("hf-hub:imageomics/small", None, tmp_path)
     assert published.weights.name == weights
-    assert published.licence == "mit"
+    assert (published.licence, published.revision) == ("mit", "abc")
     model = hub.load(published)
     for name, tensor in small().state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
     preprocess = models.open_clip_preprocess(published.config, "here")
     assert (preprocess["size"], preprocess["mean"]) == (16, [0.4] * 3)
     models.save_teacher(tmp_path / "t", model, published.config, preprocess, "pretrained", "small", "mit")
-    teacher = models.load_teacher(tmp_path / "t")
+    loaded = models.load_teacher(tmp_path / "t")
     pixels = torch.ones(1, 3, 16, 16)
-    assert torch.equal(models.embed_images(teacher.model, pixels), models.embed_images(small(), pixels))
-    assert models.embed_texts(teacher, ["a photo of Bellis perennis."]).shape == (1, 8)
+    assert torch.equal(models.embed_images(loaded.model, pixels), models.embed_images(small(), pixels))
+    assert models.embed_texts(loaded, ["a photo of Bellis perennis."]).shape == (1, 8)
+
+
+def test_a_pinned_revision_is_that_and_no_other(cache: Path, tmp_path: Path) -> None:
+    repository = cache / "models--imageomics--small"
+    for commit in ("1" * 40, "2" * 40):
+        config = {**CONFIG, "preprocess_cfg": {**CONFIG["preprocess_cfg"], "mean": [int(commit[0]) / 10] * 3}}
+        publish(repository / "snapshots" / commit, "open_clip_model.safetensors", config)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("2" * 40)
+    assert hub.find("hf-hub:imageomics/small", None, tmp_path).revision == "2" * 40
+    pinned = hub.find("hf-hub:imageomics/small", None, tmp_path, "1" * 40)
+    assert pinned.revision == "1" * 40 and pinned.config["preprocess_cfg"]["mean"] == [0.1] * 3
+    with pytest.raises(UserError, match="neither in"):
+        hub.find("hf-hub:imageomics/small", None, tmp_path, "3" * 40)
+
+
+@pytest.mark.parametrize(
+    ("head", "licence", "refused"),
+    [
+        ("license: mit", "mit", False),
+        ("license: cc-by-nc-4.0", "cc-by-nc-4.0", False),
+        ("license: apple-amlr", "apple-amlr", True),
+        ("license: other\nlicense_name: apple-amlr", "apple-amlr", True),
+        ("license: other\nlicense_name: apple-ascl", "apple-ascl", False),
+        ("tags: x", None, False),
+    ],
+)
+def test_weights_for_research_only_are_refused_unless_asked_for(
+    tmp_path: Path, head: str, licence: str | None, refused: bool
+) -> None:
+    publish(tmp_path / "weights" / "mine", "open_clip_model.safetensors")
+    (tmp_path / "weights" / "mine" / "README.md").write_text(f"---\n{head}\n---\n")
+    chosen = {"model": "local-dir:mine", "weights": None, "revision": None}
+    params = {"kind": "pretrained", "pretrained": chosen, "allow_research_only": False}
+    if refused:
+        with pytest.raises(UserError, match=r"allows research only, .* set teacher\.allow_research_only"):
+            teacher.run(params, tmp_path)
+        assert not (tmp_path / "teacher").exists()
+    teacher.run({**params, "allow_research_only": refused}, tmp_path)
+    about = json.loads((tmp_path / "teacher" / "model" / "teacher.json").read_text())
+    assert about["licence"] == licence
 
 
 def test_a_hub_out_of_reach_is_one_line_within_seconds(

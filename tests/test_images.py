@@ -108,7 +108,7 @@ def test_orientation_is_applied(orientation: int) -> None:
         8: np.rot90(stored),
     }[orientation]
     assert (np.asarray(decode(with_exif(orientation))) == upright).all()
-    assert inspect(with_exif(orientation), 16) == upright.shape[1::-1]
+    assert inspect(with_exif(orientation), 16).size == upright.shape[1::-1]
     again = np.asarray(decode(to_jpeg(with_exif(orientation))), float)
     assert np.abs(again - upright).mean() < 2
 
@@ -118,6 +118,19 @@ def test_a_clean_jpeg_passes_unchanged(options: dict[str, Any]) -> None:
     for image in (PHOTO, PHOTO.convert("L")):
         content = encoded(image, **options)
         assert to_jpeg(content) is content
+
+
+@pytest.mark.parametrize(("size", "side", "expected"), [((400, 300), 100, (100, 75)), ((300, 400), 150, (112, 150))])
+def test_a_longer_photograph_is_made_smaller(size: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
+    large = picture("large", size=size)
+    for kind in ("JPEG", "PNG"):
+        small = decode(to_jpeg(encoded(large, kind), side))
+        assert small.size == expected
+        wanted = large.resize(expected, Image.Resampling.LANCZOS)
+        assert np.abs(np.asarray(small, float) - np.asarray(wanted, float)).mean() < 3
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    assert decode(to_jpeg(encoded(large, exif=exif), side)).size == expected[::-1]
 
 
 def test_place_and_author_do_not_pass() -> None:

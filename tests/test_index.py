@@ -1,12 +1,20 @@
 import csv
+import io
+import json
 import os
 import re
 import shutil
+import struct
+import tracemalloc
+import zipfile
+import zlib
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,7 +22,8 @@ from PIL import Image
 from bioclip_lite import taxonomy
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table
-from bioclip_lite.sources import SPLITS
+from bioclip_lite.randomness import generator
+from bioclip_lite.sources import SPLITS, find_source
 from bioclip_lite.stages import index
 from photographs import (
     DAISY,
@@ -24,6 +33,7 @@ from photographs import (
     encoded,
     folder_params,
     garden,
+    many,
     picture,
     row,
     synthetic_params,
@@ -351,3 +361,296 @@ def test_no_observation_is_in_two_splits(tmp_path_factory: pytest.TempPathFactor
     assert all(len(found) == 1 for found in splits.values())
     assert train == {t["taxon_id"] for t in table(folder / "data", "taxa")}
     shutil.rmtree(folder)
+
+
+# ----------------------------------------------------------------------------------------------------------- duplicates
+
+
+def detailed(*names: object) -> Image.Image:
+    """A picture with details, whose copies are recognised."""
+    cells = generator(*names).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    return Image.fromarray(cells).resize((96, 72), Image.Resampling.BICUBIC)
+
+
+def test_near_duplicates_share_a_split_and_their_observations_are_joined(tmp_path: Path) -> None:
+    columns = (*FIELDS, "observation")
+    rows = [row(f"{i}.jpg", DAISY, observation=f"o{i:02d}", content=encoded(detailed(i))) for i in range(20)]
+    rows += [  # each looks like one of another observation, and has other bytes
+        row(f"copy{i}.jpg", DAISY, observation=f"p{i:02d}", content=encoded(detailed(i), quality=60)) for i in range(8)
+    ]
+    rows += [row(f"more{i}.jpg", DAISY, observation=f"p{i:02d}", content=encoded(detailed("m", i))) for i in range(8)]
+    rows += [row("g.jpg", GANNET, content=encoded(detailed(0).resize((48, 36))))]  # and one has another label
+    index.run(folder_params(write_folder(tmp_path / "source", rows, columns)), tmp_path / "data")
+    samples = {s["locator"]: s for s in table(tmp_path / "data", "samples")}
+    assert len(samples) == len(rows)
+    for i in range(8):
+        family = [samples[f"{name}{i}.jpg"] for name in ("", "copy", "more")]
+        assert len({s["split"] for s in family}) == 1
+        assert {s["group"] for s in family} == ({f"o{i:02d}"} if i else {samples["g.jpg"]["key"]})
+        assert family[0]["looks_like"] == family[1]["looks_like"] and family[2]["looks_like"] is None
+    assert samples["g.jpg"]["genus"] == "Morus" and samples["g.jpg"]["looks_like"] == samples["0.jpg"]["looks_like"]
+    assert samples["9.jpg"]["looks_like"] is None and len({s["phash"] for s in samples.values()}) > 20
+    assert "labels differ" in (tmp_path / "data/index/report.html").read_text()
+
+
+def test_of_near_duplicates_in_two_stated_splits_the_one_held_out_stays(tmp_path: Path) -> None:
+    rows = [row(f"{i}.jpg", DAISY, split="train", content=encoded(detailed(i))) for i in range(4)]
+    rows += [row("t.jpg", DAISY, split="test", content=encoded(detailed(0), quality=50))]
+    rows += [row("u.jpg", DAISY, content=encoded(detailed(0), quality=30))]
+    rows += [
+        row("x.jpg", GANNET, split="train"),
+        row("same.jpg", GANNET, split="test", content=encoded(picture("x.jpg"))),
+    ]
+    source = write_folder(tmp_path / "source", rows, (*FIELDS, "split"))
+    index.run(folder_params(source), tmp_path / "data")
+    splits = {s["locator"]: s["split"] for s in table(tmp_path / "data", "samples")}
+    assert splits["t.jpg"] == splits["u.jpg"] == "test" and splits["same.jpg"] == "test"
+    assert reasons(tmp_path / "data") == {"0.jpg": "near duplicate", "x.jpg": "duplicate"}
+    (near,) = (r for r in table(tmp_path / "data", "rejects") if r["reason"] == "near duplicate")
+    assert "t.jpg" in near["detail"] and "test" in near["detail"]
+
+
+def test_plain_pictures_are_not_near_duplicates(tmp_path: Path) -> None:
+    rows = [row(f"{i}.jpg", DAISY, content=encoded(Image.new("RGB", (32, 32), (i, 2 * i, 90)))) for i in range(30)]
+    data = indexed(tmp_path, rows)
+    assert not any(s["looks_like"] for s in table(data, "samples"))
+    assert sum(s["phash"] is None for s in table(data, "samples")) == 30
+
+
+def test_the_built_in_sample_has_no_near_duplicates(tmp_path: Path) -> None:
+    """Its drawings are all of one kind, and none may be taken for another; also true of all 5,200 of params.yaml."""
+    section = yaml.safe_load(Path(__file__).with_name("tiny.yaml").read_text())["index"]
+    index.run(section, tmp_path)
+    samples = table(tmp_path, "samples")
+    assert len(samples) == 202 and not any(s["looks_like"] for s in samples) and not table(tmp_path, "rejects")
+
+
+# ----------------------------------------------------------------------------------------------------- names, lists
+
+
+def put_list(tmp_path: Path, text: str, name: str = "list.txt") -> str:
+    (tmp_path / "data" / "lists").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "data" / "lists" / name).write_text(text)
+    return name
+
+
+def test_a_species_list_restricts_and_says_what_it_does_not_find(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    garden(tmp_path / "source", each=3)
+    name = put_list(tmp_path, "BELLIS PERENNIS L.\nsulidae\nMoruss alba\nMorus\n")
+    index.run(folder_params(tmp_path / "source", species_list=name), tmp_path / "data")
+    assert {s["taxon_id"] for s in table(tmp_path / "data", "samples")} == {*map(taxonomy.taxon_id, (DAISY, GANNET))}
+    assert Counter(reasons(tmp_path / "data").values()) == {"not listed": 3}
+    rows = {row["verbatim"]: row for row in table(tmp_path / "data", "names") if row["origin"] == "species list"}
+    assert rows["BELLIS PERENNIS L."]["taxon_id"] == taxonomy.taxon_id(DAISY)
+    assert rows["Moruss alba"]["status"] == "unmatched" and rows["Moruss alba"]["candidates"][0] == "Morus alba"
+    assert rows["Morus"]["status"] == "ambiguous" and len(rows["Morus"]["candidates"]) == 2
+    told = capsys.readouterr().out
+    assert "2 of 4 names" in told and "'Moruss alba' (nearest: Morus alba" in told
+    page = (tmp_path / "data/index/report.html").read_text()
+    assert "Moruss alba" in page
+
+
+def test_a_species_list_that_nothing_matches(tmp_path: Path) -> None:
+    garden(tmp_path / "source")
+    name = put_list(tmp_path, "Belis perenis\n")
+    params = folder_params(tmp_path / "source", species_list=name)
+    fails(params, tmp_path, "list.txt", "'Belis perenis'", "Bellis perennis")
+    fails({**params, "species_list": "absent.csv"}, tmp_path, "absent.csv", "params.yaml")
+
+
+def test_names_and_their_synonyms(tmp_path: Path) -> None:
+    old = (*GANNET[:5], "Sula", "bassana (Linnaeus, 1758)")
+    name = put_list(tmp_path, "name\taccepted\nSula bassana L.\tMorus bassanus\n", "synonyms.tsv")
+    data = indexed(tmp_path, [row("old.jpg", old)], synonyms=name)
+    (sample,) = (s for s in table(data, "samples") if s["locator"] == "old.jpg")
+    assert sample["taxon_id"] == taxonomy.taxon_id(GANNET) and "Linnaeus" in sample["verbatim"]
+    (changed,) = (n for n in table(data, "names") if n["status"] == "changed")
+    assert changed["resolved"] == "Morus bassanus" and "synonym" in changed["change"] and changed["photographs"] == 1
+    assert {n["verbatim"] for n in table(data, "names") if n["status"] == "same"} >= {"Bellis perennis"}
+
+
+def test_common_names_are_resolved_by_the_list(tmp_path: Path) -> None:
+    garden(tmp_path / "source", each=3)
+    with (tmp_path / "source" / "metadata.csv").open("a") as file:
+        file.write("daisy.jpg,The Daisy,,,,,,,,,\nunknown.jpg,Tench,,,,,,,,,\n")
+    for name in ("daisy", "unknown"):
+        (tmp_path / "source" / f"{name}.jpg").write_bytes(encoded(picture(name)))
+    lines = [",".join(taxonomy.RANKS) + ",common_name", ",".join(DAISY) + ",the daisy", ",".join(GANNET) + ",gannet"]
+    params = folder_params(tmp_path / "source", species_list=put_list(tmp_path, "\n".join(lines), "list.csv"))
+    index.run(params, tmp_path / "data")
+    (sample,) = (s for s in table(tmp_path / "data", "samples") if s["locator"] == "daisy.jpg")
+    assert sample["taxon_id"] == taxonomy.taxon_id(DAISY) and sample["verbatim"] == "The Daisy"
+    assert reasons(tmp_path / "data")["unknown.jpg"] == "not listed"
+
+
+def test_species_that_share_a_common_name_stay_apart(tmp_path: Path) -> None:
+    data = indexed(tmp_path, [row(f"{i}.jpg", (*DAISY[:6], f"{'ab'[i]}lba"), common_name="Daisy") for i in range(2)])
+    assert len([t for t in table(data, "taxa") if t["common_name"] == "Daisy" and t["genus"] == "Bellis"]) == 2
+
+
+def test_common_names_by_language(tmp_path: Path) -> None:
+    columns = (*FIELDS, "common_name_de")
+    rows = [row(f"{i}.jpg", DAISY, common_name_de=name) for i, name in enumerate(("Tausendschön", "Maßliebchen") * 2)]
+    rows += [row("4.jpg", DAISY, common_name_de="Tausendschön"), row("g.jpg", GANNET)]
+    index.run(folder_params(write_folder(tmp_path / "source", rows, columns)), tmp_path / "data")
+    taxa = {t["genus"]: dict(t["common_names"]) for t in table(tmp_path / "data", "taxa")}
+    assert taxa == {"Bellis": {"de": "Tausendschön"}, "Morus": {}}
+    samples = {s["locator"]: dict(s["common_names"]) for s in table(tmp_path / "data", "samples")}
+    assert samples["1.jpg"] == {"de": "Maßliebchen"} and samples["g.jpg"] == {}
+
+
+# ---------------------------------------------------------------------------------------- licences, budget, attribution
+
+
+def test_licences_are_filtered_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    licences = ("CC0", "http://creativecommons.org/licenses/by-nc/4.0/", "CC BY 4.0", "all rights reserved", "")
+    rows = [row(f"d{i}.jpg", DAISY, licence=licence) for i, licence in enumerate(licences)]
+    rows += [row(f"g{i}.jpg", GANNET, licence=licence) for i, licence in enumerate(licences)]
+    source = write_folder(tmp_path / "source", rows)
+    read: list[str] = []
+    monkeypatch.setattr(
+        find_source("folder"), "read", lambda _, locator: read.append(locator) or (source / locator).read_bytes()
+    )
+    index.run(folder_params(source, licences=["cc0", "by"], reject_budget=0.0), tmp_path / "data")
+    assert {s["licence"] for s in table(tmp_path / "data", "samples")} == {"CC0", "CC BY 4.0"}
+    assert Counter(reasons(tmp_path / "data").values()) == {"licence": 6}
+    assert set(read) == {"d0.jpg", "d2.jpg", "g0.jpg", "g2.jpg"}
+
+
+def test_the_reject_budget(tmp_path: Path) -> None:
+    rows = [row(f"d{i}.jpg", DAISY) for i in range(4)] + [row(f"g{i}.jpg", GANNET) for i in range(4)]
+    rows += [row("t.jpg", GANNET, content=b"text"), row("e.jpg", GANNET, content=b"")]
+    rows += [row(f"copy{i}.jpg", GANNET, content=encoded(picture("g0.jpg"))) for i in range(6)]  # these are no damage
+    source = write_folder(tmp_path / "source", rows)
+    message = ("2 of 10", "20.0 %", "15 %", "1 not an image", "1 empty file", "'t.jpg': not an image")
+    fails(folder_params(source, reject_budget=0.15), tmp_path, *message)
+    index.run(folder_params(source, reject_budget=0.2), tmp_path / "data")
+
+
+def test_attribution(tmp_path: Path) -> None:
+    rows = [row(f"{i}.jpg", path, licence="CC BY 4.0", source='A. "B", C') for i, path in enumerate((DAISY, GANNET))]
+    index.run(folder_params(write_folder(tmp_path / "source", rows)), tmp_path / "data")
+    with (tmp_path / "data/index/ATTRIBUTION.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [
+        (r["file"], r["taxon"], r["licence"], r["attribution"]) for r in sorted(found, key=lambda r: r["file"])
+    ] == [
+        ("0.jpg", "Bellis perennis", "CC BY 4.0", 'A. "B", C'),
+        ("1.jpg", "Morus bassanus", "CC BY 4.0", 'A. "B", C'),
+    ]
+
+
+def test_where_the_source_has_test_photographs_none_are_dealt_to_test(tmp_path: Path) -> None:
+    rows = [row(f"{i}.jpg", DAISY) for i in range(16)] + [row(f"t{i}.jpg", GANNET, split="test") for i in range(2)]
+    index.run(folder_params(write_folder(tmp_path / "source", rows, (*FIELDS, "split"))), tmp_path / "data")
+    samples = table(tmp_path / "data", "samples")
+    assert {s["locator"] for s in samples if s["split"] == "test"} == {"t0.jpg", "t1.jpg"}
+    assert Counter(s["split"] for s in samples) == {"train": 12, "val": 2, "calibration": 2, "test": 2}
+
+
+def test_a_source_that_downloads_is_told_what_will_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    prepare = lambda params, locators: asked.extend(locators)  # noqa: E731
+    monkeypatch.setattr(find_source("folder"), "prepare", prepare, raising=False)
+    index.run(folder_params(garden(tmp_path / "source"), where={"kingdom": ["Plantae"]}), tmp_path / "data")
+    assert sorted(asked) == sorted(s["locator"] for s in table(tmp_path / "data", "samples"))
+    origin = read_table(tmp_path / "data/index/samples.parquet").schema.metadata[b"source"]
+    assert json.loads(origin)["downloads"]["per_host"] == 4
+
+
+# ------------------------------------------------------------------------------------------------ whatever may be there
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A piece of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def broken(number: int) -> bytes:
+    """A file that is no good photograph, in one of many ways."""
+    rng = generator("broken", number)
+    kind = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")[number % 6]
+    good = encoded(picture("broken", number, size=(48, 40)), kind)
+    cut = int(rng.integers(1, len(good)))
+    flipped = bytearray(good)
+    for place in rng.integers(0, len(good), 8):
+        flipped[place] ^= int(rng.integers(1, 256))
+    size = struct.pack(">II", 100_000, 100_000) + b"\x08\x02\x00\x00\x00"  # a header that claims 30 GB
+    huge = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b""))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a.jpg", good)
+    forms = (
+        good[:cut],
+        bytes(flipped),
+        b"<html>404 Not Found</html>",
+        b"",
+        b"\x00\x00\x00\x18ftypheic" + rng.bytes(60),
+    )
+    return (*forms, picture(number).tobytes(), archive.getvalue(), huge, rng.bytes(300), good[cut:])[number // 6 % 10]
+
+
+def test_two_hundred_broken_images_are_rejects_and_no_traceback(tmp_path: Path) -> None:
+    rows = [row(f"b/{i:03d}.jpg", DAISY, content=broken(i)) for i in range(200)]
+    data = indexed(tmp_path, rows)
+    found, kept = reasons(data), {s["locator"] for s in table(data, "samples")}
+    assert len(found) + len(kept) == 209 and sum(name.startswith("b/") for name in found) > 150
+    assert {"truncated", "not an image", "empty file", "unsupported format", "too large"} <= set(found.values())
+
+
+ODD = ["nan", "\x00", "\u202e", "=1+1", "<script>", "../../x", "a" * 300, "\N{MULTIPLICATION SIGN}"]
+FIELD = st.text(max_size=40) | st.sampled_from(ODD)
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys((*FIELDS[1:], "observation"), FIELD))))
+def test_any_text_in_the_metadata(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    columns = (*FIELDS, "observation")
+    lines = [{"file": f"{i}.jpg", **fields} for i, fields in enumerate(rows)] + [
+        row("d.jpg", DAISY),
+        row("g.jpg", GANNET),
+    ]
+    index.run(folder_params(write_folder(folder / "source", lines, columns)), folder / "data")
+    assert {"d.jpg", "g.jpg"} <= {s["locator"] for s in table(folder / "data", "samples")}
+    assert "<script>" not in (folder / "data/index/report.html").read_text().replace("<script>\nfor", "")
+    shutil.rmtree(folder)
+
+
+@settings(max_examples=25, deadline=None)
+@given(names=st.lists(st.text(max_size=30), max_size=5))
+def test_any_text_as_the_name_of_a_file(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    lines = [row("d.jpg", DAISY), row("g.jpg", GANNET)] + [row(name, DAISY, content=None) for name in names]
+    index.run(folder_params(write_folder(folder / "source", lines)), folder / "data")
+    shutil.rmtree(folder)
+
+
+def test_a_file_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    for name in ("Bellis perennis", "Morus alba"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.jpg").write_bytes(encoded(picture(name)))
+    try:
+        Path(os.fsdecode(os.fsencode(folder / "Bellis perennis") + b"/M\xfcller.jpg")).write_bytes(
+            encoded(picture("m"))
+        )
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    index.run(folder_params(folder), tmp_path / "data")
+    assert set(reasons(tmp_path / "data").values()) == {"bad name"}
+
+
+def test_memory_does_not_grow_with_the_number_of_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a size that tests can afford; of processes with 10,000 and 100,000 photographs the peaks differ by 1 %."""
+    monkeypatch.setattr(index, "_ROWS", 128)
+    monkeypatch.setattr(index, "_BATCH", 128)
+    peaks = []
+    for count in (400, 400, 1600):  # the first fills caches
+        tracemalloc.start()
+        index.run(many(tmp_path / f"{count}-{len(peaks)}", count, kinds=40), tmp_path / f"data{len(peaks)}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.3 * peaks[1]

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 import checkout
 from bioclip_lite import provenance
+from bioclip_lite.closure import closure
 from bioclip_lite.params import STAGES
 from bioclip_lite.taxonomy import RANKS
 from checkout import artifacts, planned, repro, settled, sh
@@ -86,7 +87,7 @@ def test_shards_are_plain_webdatasets(built: Path) -> None:
 def test_no_artifact_is_a_pickle_and_nothing_is_half_written(built: Path) -> None:
     files = [path for path in (built / "data").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {
-        *(".parquet", ".tar", ".json", ".safetensors", ".bin", ".png", ".html", ".md", ""),  # "": .gitignore
+        *(".parquet", ".tar", ".json", ".safetensors", ".bin", ".png", ".html", ".csv", ".md", ""),  # "": .gitignore
     }
     assert not list((built / "data").rglob(".partial-*"))
 
@@ -101,6 +102,14 @@ def test_the_report_stands_alone(built: Path, metrics: dict) -> None:
         assert f"{100 * variant['top1']['value']:.1f}" in report
 
 
+# Of the automatic LiT columns and of captioners.
+ON_REQUEST = {
+    "caption": ["data/index/taxa.parquet"]
+    + [path for path in closure("captioner") if path not in closure("stages.caption")],
+    "logits": ["data/caption"],
+}
+
+
 def test_dvc_yaml_says_what_the_graph_says(built: Path) -> None:
     text = sh("snakemake --detailed-summary -- evaluate 2>/dev/null", built)
     head, *rows = [row for row in csv.reader(io.StringIO(text), delimiter="\t") if len(row) > 6]
@@ -108,8 +117,8 @@ def test_dvc_yaml_says_what_the_graph_says(built: Path) -> None:
     stages = provenance_view(built)
     problems = []
     for stage, view in stages.items():
-        # data/weights is read only where params.yaml names a file in it
-        used = {f"workflow/rules/{stage}.smk", "data/weights"}
+        # read only where params.yaml asks for it
+        used = {f"workflow/rules/{stage}.smk", "data/weights", "data/lists", *ON_REQUEST.get(stage, [])}
         made = set()
         for row in rows:
             out = provenance.within(row[outputs], view["outs"])

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bioclip_lite import push as module
@@ -190,6 +191,26 @@ def test_without_the_index_nothing_is_published(clone: Path) -> None:
     message = refused()
     assert module.SAMPLES in message and "nothing was pushed" in message
     assert objects(clone.parent / "open") == 0
+
+
+def test_the_report_of_the_index_may_go_unless_it_shows_what_was_left_out(tmp_path: Path) -> None:
+    page, samples = tmp_path / "report.html", module.Samples({"a": "CC0"}, {"a": None}, [], {})
+    page.write_text("<p>Nothing was left out.</p>")
+    assert module._refuse("data/index/report.html", page, samples) is None
+    page.write_text('<div class="example"><img></div>')
+    refused = module._refuse("data/index/report.html", page, samples)
+    assert refused is not None and refused.licences == {"unknown to the index": 1}
+
+
+def test_terms_of_a_collection_count_for_more_than_licences(repository: Path, clone: Path) -> None:
+    sh("dvc checkout -q data/index", clone)
+    table = pq.read_table("data/index/samples.parquet")
+    origin = json.dumps({"source": "inat2021", "path": "data/photos"})
+    Path("data/index/samples.parquet").unlink()
+    write_table(Path("data/index/samples.parquet"), table.replace_schema_metadata({"source": origin}))
+    sh("dvc add -q data/index", clone)
+    with pytest.raises(UserError, match="terms of iNaturalist 2021: not to be distributed"):
+        push(["data/shard/train-00000.tar"], "open")
 
 
 def test_a_file_of_a_folder_does_not_make_the_folder_count_as_pushed(clone: Path) -> None:

@@ -1,9 +1,11 @@
+import json
 import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ from bioclip_lite.shards import ShardSet, open_shard
 from bioclip_lite.stages import index, shard
 from photographs import encoded, folder_params, garden, picture, synthetic_params
 
-COUNTS = {"counts": {"pretrain": 1, "train": 2, "val": 1, "calibration": 1, "test": 1}}
+COUNTS = {"counts": {"pretrain": 1, "train": 2, "val": 1, "calibration": 1, "test": 1}, "max_side": None}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def data(indexed: Path, tmp_path: Path) -> Path:
 
 
 def counts(**more: int) -> dict[str, Any]:
-    return {"counts": {**COUNTS["counts"], **more}}
+    return {"counts": {**COUNTS["counts"], **more}, "max_side": None}
 
 
 def test_every_sample_is_in_the_shard_of_its_split_once(data: Path) -> None:
@@ -100,6 +102,37 @@ def test_powers_of_two_make_even_shards() -> None:
     assert len(sizes) == 8 and all(850 < size < 1150 for size in sizes.values())
 
 
+def test_manifests_dealt_in_blocks_are_the_same(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard.run(COUNTS, data, "manifests")
+    whole = contents(data / "shard")
+    monkeypatch.setattr(shard, "_BLOCK", 20)
+    monkeypatch.setattr(shard, "_BATCH", 7)
+    shard.run(COUNTS, data, "manifests")
+    assert contents(data / "shard") == whole
+
+
+def test_photographs_pass_untouched_and_larger_ones_are_made_smaller_on_request(tmp_path: Path) -> None:
+    source = garden(tmp_path / "source", each=10)
+    index.run(folder_params(source), tmp_path)
+    locators = {s["key"]: s["locator"] for s in read_table(tmp_path / "index" / "samples.parquet").to_pylist()}
+    for max_side, size in ((None, (40, 32)), (40, (40, 32)), (20, (20, 16))):
+        shard.run({**counts(pretrain=0), "max_side": max_side}, tmp_path)
+        shards = ShardSet(tmp_path, "train")
+        untouched = [shards.jpeg(i) == (source / locators[key]).read_bytes() for i, key in enumerate(shards.keys)]
+        assert all(untouched) if size == (40, 32) else not any(untouched)
+        assert {shards.image(i).size for i in range(len(shards))} == {size}
+
+
+def test_a_webdataset_reader_finds_image_caption_and_description(data: Path) -> None:
+    shard.run(COUNTS, data)
+    samples = list(webdataset.WebDataset(str(data / "shard" / "val-00000.tar"), shardshuffle=False))
+    assert len(samples) == read_json(data / "shard" / "sizes.json")["val-00000.tar"]
+    for sample in samples:
+        ranks = json.loads(sample["json"])["ranks"]
+        assert sample["txt"].decode().startswith(f"a photo of {' '.join(ranks)} with common name ")
+        assert sample["jpg"].startswith(b"\xff\xd8")
+
+
 def test_fewer_shards_leave_no_stale_ones(data: Path) -> None:
     shard.run(COUNTS, data)
     shard.run(counts(train=1), data)
@@ -113,7 +146,7 @@ def test_a_photograph_that_is_no_jpeg_becomes_one(tmp_path: Path) -> None:
     for i in range(12):
         (source / "daisy" / f"{i}.jpg").write_bytes(encoded(picture("png", i, mode="RGBA"), "PNG"))
     index.run(folder_params(source), tmp_path)
-    shard.run({"counts": {"train": 1, "val": 1, "calibration": 1, "test": 1}}, tmp_path)
+    shard.run(counts(pretrain=0, train=1), tmp_path)
     shards = ShardSet(tmp_path, "train")
     daisies = [i for i, key in enumerate(shards.keys) if shards.description(i)["common_name"] == "daisy"]
     assert daisies and all(shards.jpeg(i).startswith(b"\xff\xd8\xff") for i in daisies)
@@ -135,7 +168,7 @@ def test_a_split_without_photographs_and_a_shard_that_is_not_asked_for(tmp_path:
     index.run(folder_params(garden(tmp_path / "source", each=10)), tmp_path)
     with pytest.raises(UserError, match=r"shard\.counts\.pretrain is 1, but the index has no photograph"):
         shard.run(counts(), tmp_path)
-    with pytest.raises(UserError, match="there is no 'train-00007'"):
+    with pytest.raises(UserError, match=r"train-00007\.parquet is missing"):
         shard.run(counts(pretrain=0), tmp_path, "train-00007")
 
 

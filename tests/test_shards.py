@@ -61,7 +61,7 @@ def test_equal_samples_give_equal_bytes(tmp_path: Path) -> None:
 
 def test_webdataset_reads_our_shards(tmp_path: Path) -> None:
     write_shard(tmp_path / "train-00000.tar", samples())
-    found = list(wds.WebDataset(str(tmp_path / "train-00000.tar"), shardshuffle=False, empty_check=False))
+    found = list(wds.WebDataset(str(tmp_path / "train-00000.tar"), shardshuffle=False))
     assert [sample["__key__"] for sample in found] == list(KEYS)
     for sample, (_, jpeg, description) in zip(found, samples(), strict=True):
         assert sample["jpg"] == jpeg

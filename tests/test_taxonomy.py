@@ -27,7 +27,7 @@ def test_the_many_ways_of_writing_missing(word: str | None) -> None:
     [
         ("excelsa", "Amanita", "excelsa"),
         ("Amanita excelsa", "Amanita", "excelsa"),
-        ("amanita excelsa", "amanita", "amanita"),  # no capital: taken for an epithet with something after it
+        ("amanita excelsa", "amanita", "excelsa"),
         ("excelsa Gonn. & Rabenh.", "Amanita", "excelsa"),
         ("Amanita excelsa (Fr.) Bertill., 1866", "Amanita", "excelsa"),
         ("alba subsp. nivea", "Salix", "alba"),
@@ -45,6 +45,154 @@ def test_species_as_they_are_written_in_the_wild(species: str, genus: str | None
     path = taxonomy.make_path({"genus": genus, "species": species})
     assert path[6] == expected
     assert path[5] == (genus.capitalize() if genus else "Bellis")
+
+
+@pytest.mark.parametrize(
+    ("species", "genus", "expected"),
+    [
+        # subgenus
+        ("Aedes (Stegomyia) aegypti (Linnaeus, 1762)", None, ("Aedes", "aegypti")),
+        ("(Stegomyia) aegypti", "Aedes", ("Aedes", "aegypti")),
+        ("aegypti", "Aedes (Stegomyia)", ("Aedes", "aegypti")),
+        ("Rosa subg. Rosa canina", "Rosa", ("Rosa", "canina")),
+        # authors
+        ("Amanita excelsa Gonn. & Rabenh.", "Amanita", ("Amanita", "excelsa")),
+        ("Pinus abies (L.) Karst., 1881", None, ("Pinus", "abies")),
+        ("Bellis perennis Linnaeus 1758", None, ("Bellis", "perennis")),
+        ("Alba Miller", "Salix", ("Salix", "alba")),
+        # below the species
+        ("Corvus corone cornix L.", None, ("Corvus", "corone")),
+        ("alba subsp. nivea", "Salix", ("Salix", "alba")),
+        ("excelsa var. alba Fr.", "Amanita", ("Amanita", "excelsa")),
+        ("Adalia bipunctata f. typica", None, ("Adalia", "bipunctata")),
+        ("vulgare nothosubsp. mantoniae", "Polypodium", ("Polypodium", "vulgare")),
+        ("bison bison", "Bison", ("Bison", "bison")),
+        ("alba s.l.", "Salix", ("Salix", "alba")),
+        # hybrids
+        ("Viola \N{MULTIPLICATION SIGN} media", "Viola", ("Viola", "\N{MULTIPLICATION SIGN} media")),
+        ("Viola \N{MULTIPLICATION SIGN}media", "Viola", ("Viola", "\N{MULTIPLICATION SIGN} media")),
+        ("Viola X media", "Viola", ("Viola", "\N{MULTIPLICATION SIGN} media")),
+        ("Mentha nothosp. piperita", "Mentha", ("Mentha", "\N{MULTIPLICATION SIGN} piperita")),
+        ("x Cupressocyparis leylandii", None, ("\N{MULTIPLICATION SIGN} Cupressocyparis", "leylandii")),
+        (
+            "\N{MULTIPLICATION SIGN} Cupressocyparis leylandii",
+            "\N{MULTIPLICATION SIGN}Cupressocyparis",
+            ("\N{MULTIPLICATION SIGN} Cupressocyparis", "leylandii"),
+        ),
+        ("Salix alba \N{MULTIPLICATION SIGN} S. fragilis", "Salix", ("Salix", "alba \N{MULTIPLICATION SIGN} fragilis")),
+        ("Salix alba x Salix fragilis", None, ("Salix", "alba \N{MULTIPLICATION SIGN} fragilis")),
+        (
+            "Anas platyrhynchos \N{MULTIPLICATION SIGN} Mareca strepera",
+            None,
+            ("Anas", "platyrhynchos \N{MULTIPLICATION SIGN} Mareca strepera"),
+        ),
+        # not determined
+        ("Apis sp. BOLD:AAB1234", None, ("Apis", None)),
+        ("BOLD:AAB1234", "Apis", ("Apis", None)),
+        ("Salix cf. alba", "Salix", ("Salix", None)),
+        ("Salix aff. alba L.", None, ("Salix", None)),
+        ("cf. Salix alba", None, (None, None)),
+        ("alba?", "Salix", ("Salix", None)),
+        ("alba agg.", "Rubus", ("Rubus", None)),
+        ("Larus argentatus/fuscus", "Larus", ("Larus", None)),
+        ("Salix hybrid", "Salix", ("Salix", None)),
+        ("incertae sedis", "Bellis", ("Bellis", None)),
+        # case
+        ("MORUS ALBA L.", None, ("Morus", "alba")),
+        ("MORUS ALBA", "MORUS", ("Morus", "alba")),
+        ("morus alba", None, ("Morus", "alba")),
+        # letters and marks
+        ("Isoëtes lacustris", None, ("Isoetes", "lacustris")),
+        ("Aloë vera", None, ("Aloe", "vera")),
+        ("Müllerella bücheri", None, ("Muellerella", "buecheri")),
+        ("d'urvillei", "Cyanea", ("Cyanea", "durvillei")),
+        ("10-punctata", "Adalia", ("Adalia", "10-punctata")),
+        ("<i>Bellis perennis</i>", None, ("Bellis", "perennis")),
+        ("Bellis_perennis", None, ("Bellis", "perennis")),
+        ("Bellis\N{NO-BREAK SPACE}perennis\N{ZERO WIDTH SPACE}", None, ("Bellis", "perennis")),
+        # the name stands in the column of genera
+        (None, "Bellis perennis L.", ("Bellis", "perennis")),
+        ("Agaricus excelsus", "Amanita", ("Amanita", "excelsus")),
+    ],
+)
+def test_full_names_and_epithets(
+    species: str | None, genus: str | None, expected: tuple[str | None, str | None]
+) -> None:
+    path = taxonomy.make_path({"genus": genus, "species": species})
+    assert path[5:] == expected
+    again = taxonomy.make_path({"genus": path[5], "species": path[6]})
+    assert again == path
+
+
+def test_a_small_letter_may_be_an_epithet_that_repeats_the_genus() -> None:
+    names = {"kingdom": "Animalia", "genus": "Rattus", "species": "rattus alexandrinus"}
+    assert taxonomy.make_path(names)[5:] == ("Rattus", "rattus")
+    names = {"kingdom": "Plantae", "genus": "Quercus", "species": "quercus robur"}  # not so among plants
+    assert taxonomy.make_path(names)[5:] == ("Quercus", "robur")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        *(("Rosaceae Juss.", "Rosaceae"), ("Formicidae Latreille, 1809", "Formicidae"), ("ROSALES", "Rosales")),
+        *(("Incertae sedis", None), ("incertae_sedis", None), ("Hymenoptera incertae sedis", None)),
+        *(("not assigned", None), ("Fungi unassigned", None), ("unplaced", None), ("-", None), ("nan", None)),
+        ("True bugs", "True bugs"),
+    ],
+)
+def test_names_of_higher_ranks(written: str, expected: str | None) -> None:
+    assert taxonomy.make_path({"order": written, "genus": "Aa"})[3] == expected
+
+
+@given(st.fixed_dictionaries({rank: st.none() | st.text(max_size=30) for rank in taxonomy.RANKS}))
+def test_any_text_gives_a_path(names: dict[str, str | None]) -> None:
+    path = taxonomy.make_path(names)
+    assert len(path) == 7
+    assert all(name is None or name.strip() for name in path)
+    "".join(filter(None, path)).encode()
+    again = taxonomy.make_path(dict(zip(taxonomy.RANKS, path, strict=True)))
+    assert again == taxonomy.make_path(dict(zip(taxonomy.RANKS, again, strict=True)))
+
+
+WORDS = [
+    *("Salix", "alba", "x", "\N{MULTIPLICATION SIGN}", "cf.", "sp.", "(L.)", "L.", "var.", "f.", "(Salix)", "SALIX"),
+    *("subg.", "1881", "&", "et", "agg.", "?", "fragilis", "'", "-", "s.l."),
+]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=6))
+def test_any_order_of_words(words: list[str]) -> None:
+    for genus in (None, "Salix"):
+        path = taxonomy.make_path({"genus": genus, "species": " ".join(words)})
+        assert path[5] in (None, "Salix", "Alba", "Fragilis", "\N{MULTIPLICATION SIGN} Salix", "Et")
+        assert genus is None or path[5] == genus
+        assert taxonomy.make_path(dict(zip(taxonomy.RANKS, path, strict=True))) == path
+
+
+def test_parsing_names() -> None:
+    assert taxonomy.parse_name("Corvus corone subsp. cornix L.")[:3] == ("Corvus", "corone", ("cornix",))
+    assert taxonomy.parse_name("MORUS")[:3] == ("Morus", None, ())
+    assert taxonomy.parse_name("  ")[:2] == (None, None)
+
+
+HOMONYMS = [
+    *("Ammophila", "Scoparia", "Brunia", "Anticlea", "Dysphania", "Colocasia", "Baileya", "Dryas", "Amorpha", "Iris"),
+    *("Arenaria", "Chloris", "Linaria", "Oenanthe", "Prunella", "Morus"),
+]
+
+
+@pytest.mark.parametrize("genus", HOMONYMS)
+def test_the_homonyms_of_inaturalist_2021(genus: str) -> None:
+    animal, plant = (taxonomy.make_path({"kingdom": k, "genus": genus}) for k in ("Animalia", "PLANTAE"))
+    assert taxonomy.taxon_id(animal) != taxonomy.taxon_id(plant)
+    assert taxonomy.conflict(animal, plant) and not taxonomy.conflict(animal, with_ranks(genus=genus))
+    assert len(taxonomy.label_space([animal, plant])) == 2
+
+
+def test_a_genus_and_an_order_of_one_name() -> None:
+    mammals = taxonomy.make_path({"kingdom": "Animalia", "order": "Proboscidea"})
+    unicorn_plant = taxonomy.make_path({"kingdom": "Plantae", "genus": "Proboscidea"})
+    assert len({taxonomy.taxon_id(mammals), taxonomy.taxon_id(unicorn_plant)}) == 2
 
 
 @given(PATHS)

@@ -1,6 +1,6 @@
 """``python -m bioclip_lite <stage> [job]``: one stage, or one job of it, without Snakemake or DVC.
 
-``python -m bioclip_lite status``, ``why``, ``push`` and ``pull`` are about what has been made.
+``python -m bioclip_lite <command>`` is about what has been made: COMMANDS.
 """
 
 import argparse
@@ -19,6 +19,9 @@ COMMANDS = {
     "why": "what made a file, from what, and why it would or would not be made again",
     "push": "send artifacts to a remote; to a public one only photographs that may be published",
     "pull": "fetch artifacts from a remote, naming what is damaged there",
+    "captioner": "train a small CoCa that describes photographs, or fine-tune one",
+    "verify-cache": "embed some views again and compare them with the teacher cache",
+    "plan": "what a larger collection would take: shards, jobs, bytes and hours",
 }
 HINTS = {
     errno.ENOSPC: "the disk is full; free some space and run again: what was finished stays",
@@ -31,13 +34,13 @@ TRAINING = ("teacher", "distill", "prune")  # the stages that several processes 
 
 def main() -> int:
     if sys.argv[1:] and sys.argv[1] in COMMANDS:
-        return importlib.import_module(f"bioclip_lite.{sys.argv[1]}").main(sys.argv[2:])
+        return importlib.import_module(f"bioclip_lite.{sys.argv[1].replace('-', '_')}").main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="python -m bioclip_lite",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run one stage of the pipeline. `snakemake --cores all evaluate` runs them all, in order.",
         epilog="about what has been made (python -m bioclip_lite <command> --help):\n"
-        + "\n".join(f"  {name:8}{does}" for name, does in COMMANDS.items()),
+        + "\n".join(f"  {name:14}{does}" for name, does in COMMANDS.items()),
     )
     parser.add_argument("stage", choices=parameters.STAGES)
     parser.add_argument("job", nargs="?", help="one job of the stage, e.g. train-00000; default: all of them")

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from bioclip_lite import taxonomy
 from bioclip_lite.files import replacing
-from bioclip_lite.images import decode
+from bioclip_lite.images import BadImage, decode
 
 _SIDE, _GAP, _LABEL, _MARGIN, _HEAD = 64, 3, 200, 20, 40  # pixels
 _INK, _GREY, _RULE, _PAPER = "#1c1c1c", "#6b6b6b", "#b8b8b8", "#ffffff"
@@ -38,7 +38,10 @@ def draw_contact_sheet(
         order = taxon[:4]
         _label(draw, left, top, taxon, common_name)
         for j, locator in enumerate(locators):
-            photograph = ImageOps.fit(decode(read(locator)), (_SIDE, _SIDE))
+            try:
+                photograph = ImageOps.fit(decode(read(locator)), (_SIDE, _SIDE))
+            except (BadImage, OSError):  # it has been read before; stage shard says so if it has really gone
+                continue
             sheet.paste(photograph, (left + _LABEL + j * step, top))
     file = io.BytesIO()
     sheet.save(file, "PNG", optimize=True)
@@ -57,6 +60,7 @@ def _label(draw: ImageDraw.ImageDraw, left: int, top: int, taxon: taxonomy.Path,
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    text = "".join(letter if letter.isprintable() else " " for letter in text[:200])
     if font.getlength(text) <= _LABEL - 8:
         return text
     while text and font.getlength(text + "\N{HORIZONTAL ELLIPSIS}") > _LABEL - 8:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ WEIGHTS = (
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",
 )
+_RESEARCH_ONLY = re.compile(r"amlr|research")
 _SECONDS = 5.0  # to find out whether the hub can be reached
 
 
@@ -34,24 +36,31 @@ class Published:
     config: dict[str, Any]  # content of open_clip_config.json
     weights: Path  # .safetensors, or a foreign checkpoint
     licence: str | None
+    revision: str | None = None  # the commit of the hub's repository
 
 
-def find(model: str, weights: str | None, folder: Path) -> Published:
+def find(model: str, weights: str | None, folder: Path, revision: str | None = None) -> Published:
     """Locate an open_clip model.
 
     Args:
         model: "hf-hub:organisation/name", "local-dir:folder", or a name of open_clip.list_models().
         weights: for a name: the tag of open_clip's pretrained weights, or a file in ``folder``; otherwise None.
         folder: data/weights; a relative local-dir is looked up there first.
+        revision: branch, tag or commit of the hub's repository; None: its main branch, or what the cache has of it.
 
     Raises:
         UserError: not found, and within seconds if the hub does not answer.
     """
     if model.startswith("hf-hub:"):
-        return _from_hub(model.removeprefix("hf-hub:"))
+        return _from_hub(model.removeprefix("hf-hub:"), revision)
     if model.startswith("local-dir:"):
         return _from_folder(Path(model.removeprefix("local-dir:")), folder)
-    return _built_in(model, weights, folder)
+    return _built_in(model, weights, folder, revision)
+
+
+def research_only(licence: str | None) -> bool:
+    """Whether a licence, as model cards state it, allows research and nothing else, as Apple's for MobileCLIP2 does."""
+    return bool(licence and _RESEARCH_ONLY.search(licence.lower()))
 
 
 def load(published: Published) -> Any:
@@ -74,14 +83,15 @@ def load(published: Published) -> Any:
             ) from error
 
 
-def _from_hub(repository: str) -> Published:
-    config = _fetch(repository, CONFIG)
+def _from_hub(repository: str, revision: str | None) -> Published:
+    config = _fetch(repository, CONFIG, revision)
     if config is None:
         raise UserError(f"teacher.pretrained.model: {repository} has no {CONFIG}; it is not an open_clip model")
     for name in WEIGHTS:
-        path = _fetch(repository, name)
+        path = _fetch(repository, name, revision)
         if path is not None:
-            return Published(f"hf-hub:{repository}", read_json(config), path, _licence(_fetch(repository, "README.md")))
+            card = _licence(_fetch(repository, "README.md", revision))
+            return Published(f"hf-hub:{repository}", read_json(config), path, card, _commit(path))
     raise UserError(f"teacher.pretrained.model: {repository} has none of {', '.join(WEIGHTS)}")
 
 
@@ -99,7 +109,7 @@ def _from_folder(path: Path, folder: Path) -> Published:
     return Published(place.name, read_json(place / CONFIG), found[0], _licence(card if card.is_file() else None))
 
 
-def _built_in(model: str, weights: str | None, folder: Path) -> Published:
+def _built_in(model: str, weights: str | None, folder: Path, revision: str | None) -> Published:
     model_cfg = open_clip.get_model_config(model)
     tags = open_clip.list_pretrained_tags_by_model(model)
     if model_cfg is None:
@@ -128,23 +138,31 @@ def _built_in(model: str, weights: str | None, folder: Path) -> Published:
     # A safe file of the same name is preferred to a pickled one.
     names = [Path(name).with_suffix(".safetensors").name, name] if name else list(WEIGHTS)
     for candidate in names:
-        path = _fetch(repository, candidate)
+        path = _fetch(repository, candidate, revision)
         if path is not None:
-            return Published(f"{model} ({weights})", config, path, _licence(_fetch(repository, "README.md")))
+            card = _licence(_fetch(repository, "README.md", revision))
+            return Published(f"{model} ({weights})", config, path, card, _commit(path))
     raise UserError(f"teacher.pretrained.weights: {repository} has none of {', '.join(names)}")
 
 
-def _fetch(repository: str, file: str) -> Path | None:
+def _commit(path: Path) -> str:
+    """Of a file in the hub's cache: models--<organisation>--<name>/snapshots/<commit>/<file>."""
+    places = path.parts
+    return places[places.index("snapshots") + 1]
+
+
+def _fetch(repository: str, file: str, revision: str | None) -> Path | None:
     """A file of a hub repository, from the cache or downloaded; None if the repository does not have it.
 
     huggingface_hub retries for minutes when the hub is out of reach, and name resolution alone may block for long, so
     the hub is first asked whether the file exists, within seconds and outside the main thread.
     """
     try:
-        return Path(hf_hub_download(repository, file, local_files_only=True))
+        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         pass
-    if _cached(repository, CONFIG) and (file not in WEIGHTS or any(_cached(repository, name) for name in WEIGHTS)):
+    weights_here = file not in WEIGHTS or any(_cached(repository, name, revision) for name in WEIGHTS)
+    if weights_here and _cached(repository, CONFIG, revision):
         return None  # the model is here; the hub is not asked for what else it may have
     if constants.HF_HUB_OFFLINE:
         raise _unreachable(repository, "HF_HUB_OFFLINE is set")
@@ -152,7 +170,7 @@ def _fetch(repository: str, file: str) -> Path | None:
 
     def ask() -> None:
         try:
-            get_hf_file_metadata(hf_hub_url(repository, file), timeout=_SECONDS)
+            get_hf_file_metadata(hf_hub_url(repository, file, revision=revision), timeout=_SECONDS)
             answer.append(None)
         except Exception as error:
             answer.append(error)
@@ -165,12 +183,12 @@ def _fetch(repository: str, file: str) -> Path | None:
         return None
     if problem is not None:
         raise _unreachable(repository, f"{type(problem).__name__}: {str(problem).splitlines()[0]}") from problem
-    return Path(hf_hub_download(repository, file))
+    return Path(hf_hub_download(repository, file, revision=revision))
 
 
-def _cached(repository: str, file: str) -> bool:
+def _cached(repository: str, file: str, revision: str | None) -> bool:
     try:
-        hf_hub_download(repository, file, local_files_only=True)
+        hf_hub_download(repository, file, revision=revision, local_files_only=True)
     except LocalEntryNotFoundError:
         return False
     return True
@@ -185,9 +203,11 @@ def _unreachable(repository: str, why: str) -> UserError:
 
 
 def _licence(card: Path | None) -> str | None:
-    """The licence that the YAML head of a model card states."""
+    """The licence that the YAML head of a model card states; its name where that only says "other"."""
     if card is None:
         return None
     head = card.read_text(errors="replace").split("---")
     lines = head[1].splitlines() if len(head) > 2 else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), None)
+    stated = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    licence = stated.get("license")
+    return stated.get("license_name", licence) if licence == "other" else licence

@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
@@ -44,26 +46,33 @@ def decode(data: bytes) -> Image.Image:
     return _rgb(_upright(_load(data)))
 
 
-def inspect(data: bytes, min_side: int) -> tuple[int, int]:
-    """Width and height in pixels of a file that decodes and is large enough. Raises BadImage."""
-    width, height = decode(data).size
-    if min(width, height) < min_side:
-        raise BadImage("too small", f"{width} x {height} pixels, the shorter side must have {min_side}")
-    return width, height
+def inspect(data: bytes, min_side: int) -> Image.Image:
+    """``decode``, of a file that is large enough: its shorter side has ``min_side`` pixels. Raises BadImage."""
+    image = decode(data)
+    if min(image.size) < min_side:
+        raise BadImage("too small", f"{image.width} x {image.height} pixels, the shorter side must have {min_side}")
+    return image
 
 
-def to_jpeg(data: bytes) -> bytes:
+def to_jpeg(data: bytes, max_side: int | None = None) -> bytes:
     """A JPEG file of the photograph that is upright, RGB or grey, and tells nothing about place or person.
 
-    A file that is so already passes unchanged; any other is encoded anew at quality 95 without metadata.
-    Raises BadImage.
+    A file that is so already, and whose longer side has at most ``max_side`` pixels, passes unchanged and is not
+    decoded (stage index has done that). Any other is encoded anew at quality 95 without metadata. Raises BadImage.
     """
-    image = _load(data)
-    private = {"xmp", "photoshop", "comment"} & set(image.info)
-    exif = _exif(image)
-    if image.format == "JPEG" and image.mode in ("RGB", "L") and not private and not exif:
-        return data
+    image = _open(data)
+    jpeg = image.format == "JPEG"
+    if jpeg and image.mode in ("RGB", "L"):
+        private = {"xmp", "photoshop", "comment"} & set(image.info)
+        if not private and not _exif(image) and max(image.size) <= (max_side or max(image.size)):
+            return data
+    with _reasons():
+        if jpeg and max_side:  # the decoder itself makes 1/2, 1/4 or 1/8 of the size, at a fraction of the cost
+            image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        image.load()
     image = _rgb(_upright(image))
+    if max_side:
+        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     image.info.clear()  # Pillow would write comments and profiles again
     file = io.BytesIO()
     image.save(file, "JPEG", quality=95)
@@ -71,25 +80,38 @@ def to_jpeg(data: bytes) -> bytes:
 
 
 def _load(data: bytes) -> Image.Image:
+    image = _open(data)
+    with _reasons():
+        image.load()
+    return image
+
+
+def _open(data: bytes) -> Image.Image:
+    """The file's header, and what it says about the image; no pixels yet."""
     if not data:
         raise BadImage("empty file", "0 bytes")
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > _LARGEST:
-            raise BadImage("too large", f"{image.width} x {image.height} pixels, at most {_LARGEST:,} are decoded")
-        image.load()
-    except BadImage:
-        raise
+        with _reasons():
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.UnidentifiedImageError:
         raise _unidentified(data) from None
+    if image.width * image.height > _LARGEST:
+        raise BadImage("too large", f"{image.width} x {image.height} pixels, at most {_LARGEST:,} are decoded")
+    return image
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn whatever a decoder raises into a reason why the file is no photograph."""
+    try:
+        yield
     except Image.DecompressionBombError as error:
         raise BadImage("too large", str(error)) from None
-    except MemoryError:
+    except (MemoryError, Image.UnidentifiedImageError):
         raise
     except Exception as error:  # a decoder may fail in any way on bytes that are not what they claim to be
         reason = "truncated" if "truncated" in str(error).lower() or isinstance(error, EOFError) else "damaged"
         raise BadImage(reason, f"{type(error).__name__}: {error}") from None
-    return image
 
 
 def _unidentified(data: bytes) -> BadImage:

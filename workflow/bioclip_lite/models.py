@@ -291,6 +291,7 @@ def save_teacher(
     kind: str,
     name: str,
     licence: str | None,
+    revision: str | None = None,
 ) -> dict[str, Any]:
     """Write a teacher folder in open_clip's hub layout with ``preprocess.json``; returns its ``teacher.json``."""
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
@@ -304,6 +305,7 @@ def save_teacher(
             "kind": kind,
             "name": name,
             "licence": licence,
+            "revision": revision,
             "weights_sha256": sha256,
             "identity": hashlib.sha256(facts.encode()).hexdigest(),
         }

@@ -7,6 +7,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from bioclip_lite import texts
 from bioclip_lite.errors import UserError
 
 STAGES = (
@@ -97,7 +98,7 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
     for name, value in (("logits.crop_scale", params["logits"]["crop_scale"]),):
         if value[0] > value[1]:
             lines.append(f"{name} is {value}; the smaller value comes first")
-    return lines
+    return lines + texts.problems(params["caption"], params["teacher"]["captions"])
 
 
 def check_sources(params: dict[str, Any]) -> None:
@@ -109,9 +110,25 @@ def check_sources(params: dict[str, Any]) -> None:
             f"index.path is {index['path']}, but there is no such folder; put the photographs and metadata.csv there, "
             f"make a link to them, or fetch them (dvc pull {index['path']})"
         )
+    if index["source"] != "synthetic" and not Path(index["path"]).exists() and not indexed:
+        raise UserError(
+            f"index.path is {index['path']}, but there is nothing; put what source {index['source']} reads there, or "
+            f"make a link to it"
+        )
+    for name in ("species_list", "synonyms"):
+        if index[name] and not Path("data/lists", index[name]).is_file() and not indexed:
+            raise UserError(f"index.{name} is {index[name]}, but data/lists/{index[name]} does not exist; put it there")
     wanted = {"distill.weights": distill["weights"]}
     if teacher["kind"] == "lit":
         wanted["teacher.lit.weights"] = teacher["lit"]["weights"]
     for name, file in wanted.items():
         if file and not Path("data/weights", file).is_file():
             raise UserError(f"{name} is {file}, but data/weights/{file} does not exist; copy the weights there")
+    for captioner in params["caption"]["captioners"]:
+        kind, _, folder = captioner["model"].partition(":")
+        if kind == "local-dir" and not (Path("data/weights", folder).is_dir() or Path(folder).is_dir()):
+            raise UserError(
+                f"caption.captioners: the model of {captioner['name']} is {captioner['model']}, but there is no folder "
+                f"data/weights/{folder}; put it there, or train one: python -m bioclip_lite captioner "
+                f"--out data/weights/{folder}"
+            )

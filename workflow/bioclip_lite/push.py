@@ -36,6 +36,8 @@ TABLES_AND_MODELS = {
     ".pt",
     ".onnx",
 }
+# Collections whose terms forbid to hand photographs on, whatever the licence of each.
+TERMS = {"inat2021": "terms of iNaturalist 2021: not to be distributed"}
 _LISTED = 10  # refused files in a message
 _CHILDREN = 20  # of a folder that may go in part, in a message
 
@@ -131,6 +133,8 @@ def _photographs(path: str, content: Path, samples: Samples) -> list[str]:
         return [entry.key for entry in open_shard(content)]
     if path == "data/index/contact_sheet.png":  # some of all photographs
         return list(samples.licences)
+    if path == "data/index/report.html":  # some of all photographs, and examples of those that were left out
+        return [*samples.licences, *([path] if b'class="example"' in content.read_bytes() else [])]
     if path == "data/evaluate/report.html":  # some of the test photographs
         return samples.test
     return [path]
@@ -155,6 +159,8 @@ def _samples(repo: "Repo", remote: str) -> Samples:
     origin = json.loads(table.schema.metadata[b"source"])
     key, locator, split, licence, attribution = (table[name].to_pylist() for name in table.column_names)
     in_folder = origin["source"] == "folder"
+    if origin["source"] in TERMS:
+        licence = [TERMS[origin["source"]]] * len(key)
     return Samples(
         licences=dict(zip(key, licence, strict=True)),
         attributions=dict(zip(key, attribution, strict=True)),

@@ -1,14 +1,15 @@
 """Shards: WebDataset tars, written so that equal samples give equal bytes and read at random without unpacking.
 
-A sample is two neighbouring members, ``<key>.jpg`` and ``<key>.json`` (webdataset: the key is the file name up to
-its first dot). Needs neither torch nor webdataset.
+A sample is neighbouring members, ``<key>.jpg``, ``<key>.json`` and ``<key>.txt`` (webdataset: the key is the file name
+up to its first dot); the last is for readers that look for one caption, as open_clip does. Needs neither torch nor
+webdataset.
 """
 
 import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,13 +21,22 @@ from bioclip_lite.files import read_json, replacing, require
 from bioclip_lite.images import decode
 
 
-def write_shard(path: str | os.PathLike[str], samples: Iterable[tuple[str, bytes, dict[str, Any]]]) -> int:
-    """Write (key, JPEG file, description) triples in the order given and return their number."""
+def write_shard(
+    path: str | os.PathLike[str],
+    samples: Iterable[tuple[str, bytes, dict[str, Any]]],
+    text: Callable[[dict[str, Any]], str] | None = None,
+) -> int:
+    """Write (key, JPEG file, description) triples in the order given and return their number.
+
+    ``text`` gives a sample's caption from its description; None: without captions.
+    """
     count = 0
     with replacing(path) as scratch, tarfile.open(scratch, "w", format=tarfile.USTAR_FORMAT) as tar:
         for key, jpeg, description in samples:
             _add(tar, f"{key}.jpg", jpeg)
             _add(tar, f"{key}.json", json.dumps(description, sort_keys=True, ensure_ascii=False).encode())
+            if text is not None:
+                _add(tar, f"{key}.txt", text(description).encode())
             count += 1
     return count
 
@@ -100,7 +110,7 @@ class ShardSet:
         return decode(self.jpeg(i))
 
     def description(self, i: int) -> dict[str, Any]:
-        """Keys taxon_id, ranks (7), common_name, group, licence, attribution."""
+        """Keys taxon_id, ranks (7), common_name, common_names (by language), group, licence, attribution."""
         path, entry = self._places[i]
         with path.open("rb") as file:
             return _description(file, entry)

@@ -7,7 +7,11 @@ Plantae, and 10,000 species share 6,485 epithets.
 
 import hashlib
 import json
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +19,53 @@ RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 Path = tuple[str | None, ...]
 _MISSING = {"", "nan", "none", "null", "na", "n/a", "unknown", "incertae sedis"}
 _TIMES = "\N{MULTIPLICATION SIGN}"  # marks hybrids
-_UNDETERMINED = {"sp", "spp", "cf", "aff", "nr", "indet", "?"}
+
+# Ranks that are filled in with words that name nothing.
+_NO_TAXON = re.compile(
+    r"incertae?[ ._-]?sedis|\b(un(placed|assigned|classified|ranked|known|determined|identified|described|named)"
+    r"|not (assigned|known|applicable|placed|identified)|indet(erminate|erminata)?\b|genus novum)",
+    re.IGNORECASE,
+)
+_UNDETERMINED = {
+    *("sp", "spp", "species", "cf", "aff", "nr", "near", "indet", "undet", "?", "gen", "hybrid", "hyb", "gr", "group"),
+    *("agg", "aggr", "complex", "ssp", "subsp", "var", "f", "forma", "sect", "ser", "subg", "subgen", "subgenus"),
+}
+_DOUBTFUL = {"cf", "aff", "nr", "near", "?", "gr"}  # what follows is a guess
+_WIDER = {"agg", "aggr", "complex", "group"}  # after an epithet: several species
+_BELOW_SPECIES = {
+    *(
+        "subsp",
+        "ssp",
+        "subspecies",
+        "var",
+        "variety",
+        "varietas",
+        "subvar",
+        "f",
+        "fo",
+        "form",
+        "forma",
+        "subf",
+        "morph",
+    ),
+    *("nothosubsp", "nothossp", "nothovar", "nothof", "nothoforma", "cv", "ab", "race", "morph"),
+}
+_ABOVE_SPECIES = {"subg", "subgen", "subgenus", "sect", "section", "ser", "series", "subsect", "nothosect", "nothosubg"}
+_HYBRID = {"x", "X", _TIMES, "nothosp", "nothospec", "nothospecies"}
+_EPITHET = re.compile(r"(\d+-)?[^\W\d_]{2,}(-[^\W\d_]+)*|[^\W\d_](-[^\W\d_]+)+")
+# How Latin names write other letters (ICN Art. 60.7); a mark over a second vowel only parts the two.
+_LETTERS = {"\u00e6": "ae", "\u0153": "oe", "\u00f8": "oe", "\u00e5": "ao", "\u00df": "ss", "\u00f0": "d"}
+_LETTERS |= {letter.upper(): text.capitalize() for letter, text in _LETTERS.items() if len(letter.upper()) == 1}
+_UMLAUTS = {"a": "ae", "o": "oe", "u": "ue"}
+
+
+class Name(NamedTuple):
+    """A scientific name taken apart. Genus capitalised, epithet lower-case; None where unknown."""
+
+    genus: str | None
+    epithet: str | None
+    below: tuple[str, ...] = ()  # epithets of subspecies, variety, form
+    notes: tuple[str, ...] = ()  # what of the text is not in the name
 
 
 def clean(name: object) -> str | None:
@@ -27,29 +77,209 @@ def clean(name: object) -> str | None:
 def make_path(names: Mapping[str, object]) -> Path:
     """The path from names by rank as they are written in the wild; other keys are ignored.
 
-    Ranks down to genus are capitalised, epithets lower-cased. A species may be given as epithet or full name, with
-    author, year or subspecies, which are cut off: "Amanita excelsa Gonn. & Rabenh." gives "excelsa". An undetermined
-    species ("sp.", "cf. alba") is unknown.
+    Ranks down to genus are capitalised, epithets lower-cased, letters that Latin lacks written as the codes of
+    nomenclature say. A species may be given as epithet or full name, with subgenus, author, year, subspecies, variety
+    or form, which are left out: "Aedes (Stegomyia) aegypti (L., 1762)" gives "aegypti". Hybrids keep their sign. An
+    undetermined species ("sp.", "cf. alba", "sp. BOLD:AAB1234") is unknown, and so is a rank "incertae sedis".
     """
-    ranks = [clean(names.get(rank)) for rank in RANKS]
-    higher = [name and name.capitalize() for name in ranks[:6]]
-    words = (ranks[6] or "").split()
-    if len(words) > 1 and words[0][0].isupper():  # the genus is repeated, or stands here alone
-        if higher[5] is None:
-            higher[5] = words[0].capitalize()
-        if words[0].capitalize() == higher[5]:
-            words = words[1:]
-    return (*higher, _epithet(words))
+    return _path(tuple(None if (name := names.get(rank)) is None else str(name) for rank in RANKS))
 
 
-def _epithet(words: list[str]) -> str | None:
-    if not words or words[0].lower().rstrip(".") in _UNDETERMINED:
+def parse_name(text: str) -> Name:
+    """A scientific name as people write it, in any case: "MORUS ALBA L.", "morus alba", "Morus", "x Festulolium".
+
+    Without a capital anywhere the first word is still taken for the genus.
+    """
+    words, notes = _words(text)
+    genus, words, more = _split_genus(words, None, None)
+    epithet, below, rest = _epithet(words, genus)
+    return Name(genus, epithet, below, (*notes, *more, *rest))
+
+
+def conflict(a: Path, b: Path) -> bool:
+    """True if two taxa of one name are homonyms: they differ at the highest rank, down to order, known of both."""
+    for mine, other in zip(a[:4], b[:4], strict=True):
+        if mine and other:
+            return mine != other
+    return False
+
+
+@lru_cache(maxsize=1 << 16)  # photographs of one taxon come in a row, or by thousands
+def _path(raw: tuple[str | None, ...]) -> Path:
+    higher = [_higher(clean(name)) for name in raw[:5]]
+    kingdom = higher[0]
+    in_genus, _ = _words(clean(raw[5]) or "")
+    lowered = bool(in_genus) and in_genus[0].islower() and in_genus[0] not in _HYBRID
+    genus, words, _ = _split_genus([in_genus[0].capitalize(), *in_genus[1:]] if lowered else in_genus, None, None)
+    in_species, _ = _words(clean(raw[6]) or "")
+    if in_species:  # otherwise the whole name may stand in the genus' place
+        found, words, _ = _split_genus(in_species, genus, kingdom, lowered)
+        genus = genus or found
+    epithet, _, _ = _epithet(words, genus)
+    return (*higher, genus, epithet)
+
+
+def _plain(text: str) -> str:
+    """Without markup, accents, ligatures and invisible characters; a name in another script stays as it is."""
+    text = re.sub(r"<[^<>]*>", " ", text)
+    out: list[str] = []
+    for letter in unicodedata.normalize("NFC", text):
+        base, *marks = list(unicodedata.normalize("NFD", letter))
+        if letter in _LETTERS:
+            out.append(_LETTERS[letter])
+        elif unicodedata.category(letter) in ("Cf", "Cc", "Cs"):
+            out.append(" " if letter.isspace() else "")
+        elif marks and base.isascii():
+            umlaut = marks == ["\u0308"] and not (out and out[-1][-1:].lower() in ("a", "e", "i", "o", "u", "y"))
+            latin = _UMLAUTS.get(base.lower(), base) if umlaut else base
+            out.append(latin.capitalize() if base.isupper() else latin)
+        elif unicodedata.category(letter) != "Mn":
+            out.append(letter)
+    return "".join(out)
+
+
+@lru_cache(maxsize=1 << 16)
+def _words(text: str) -> tuple[list[str], list[str]]:
+    """The words of a name, with the hybrid sign as a word of its own, and notes."""
+    if not text:
+        return [], []
+    plain = _plain(text)
+    notes = ["letters"] if plain != text and not plain.isspace() else []
+    plain = re.sub('["\u201c\u201d\u2020\\[\\]_]', " ", plain).replace(_TIMES, f" {_TIMES} ")
+    if _NO_TAXON.search(plain):
+        plain = _NO_TAXON.split(plain)[0]
+        notes.append("not a name")
+        if len(plain.split()) == 1 and plain.strip().istitle():  # "Hymenoptera incertae sedis"
+            plain = ""
+    return [word.replace("'", "").replace("\u2019", "") for word in plain.split() if word.strip("'\u2019")], notes
+
+
+def _bare(word: str) -> str:
+    return word.lower().rstrip(".,;:")
+
+
+def _higher(name: str | None) -> str | None:
+    """A name from kingdom to family, without an author."""
+    words, _ = _words(name or "")
+    text = " ".join(words)
+    if not words or _bare(words[0]) in _UNDETERMINED or not any(map(str.isalpha, text)):
         return None
-    if words[0] in ("x", _TIMES) and len(words) > 1:
-        return f"{_TIMES} {words[1].lower()}"
-    if len(words) > 2 and words[1] in ("x", _TIMES):
-        return f"{words[0].lower()} {_TIMES} {words[2].lower()}"
-    return words[0].lower()
+    rest = " ".join(words[1:])
+    of_a_code = re.search("(idae|inae|aceae|ales|ineae|oidea|mycetes|opsida|phyta)$", words[0].lower())
+    if rest and (re.search(r"[.&(,\d]", rest) or (of_a_code and rest[0].isupper())):
+        text = words[0].rstrip(",;:")
+    return text.capitalize()
+
+
+def _split_genus(
+    words: list[str], genus: str | None, kingdom: str | None, lowered: bool = False
+) -> tuple[str | None, list[str], list[str]]:
+    """The genus that ``words`` begin with, or None, what follows it, and notes.
+
+    ``genus`` is the name that stands in the column of genera; ``words`` may then be an epithet with an author.
+    ``lowered``: that column is written without capitals, so that a small letter says nothing.
+    """
+    notes: list[str] = []
+    sign = ""
+    if not words:
+        return genus, [], []
+    if genus is None:
+        if words[0] in _HYBRID and len(words) > 1 and words[1][:1].isupper():
+            sign, words = f"{_TIMES} ", words[1:]
+        first = _bare(words[0])
+        if first in _UNDETERMINED or not _EPITHET.fullmatch(words[0].rstrip(".,;:?").replace("(", "")):
+            return None, [], ["undetermined"]
+        if words[0].endswith("?") or (len(words) > 1 and _bare(words[1]) == "?"):
+            return None, [], ["undetermined"]
+        alone = len(words) == 1 and words[0].islower()
+        if alone or (words[0].islower() and len(words) > 1 and _after_an_epithet(words[1:])):
+            return None, words, notes
+        found, words = sign + words[0].rstrip(".,;:").capitalize(), words[1:]
+    else:
+        known = genus.removeprefix(f"{_TIMES} ")
+        at = 1 if words[0] in _HYBRID and len(words) > 1 and words[1].capitalize() == known else 0
+        first = words[at]
+        repeated = first.capitalize() == known or (re.fullmatch(r"[A-Z]\.", first) and first[0] == known[0])
+        # A small letter and the name of the genus: in zoology an epithet can be that ("Rattus" "rattus alexandrinus").
+        tautonym = first.islower() and not lowered and kingdom in (None, "Animalia", "Metazoa")
+        others = len(words) > at + 1 and (words[at + 1][:1].islower() or words[at + 1] in _HYBRID)
+        if repeated and len(words) > at + 1 and not tautonym:
+            words = words[at + 1 :]
+        elif repeated and len(words) == at + 1 and first[:1].isupper() and kingdom not in (None, "Animalia", "Metazoa"):
+            return genus, [], notes  # no plant's epithet repeats its genus
+        elif first[:1].isupper() and others and not _after_an_epithet(words[at + 1 :]):
+            notes.append(f"genus {first.capitalize()} in the full name")
+            words = words[at + 1 :]
+        elif first.isupper() and len(words) > at + 1 and words[at + 1].isupper() and len(first) > 2:
+            words = words[at + 1 :] if _EPITHET.fullmatch(words[at + 1]) and len(words[at + 1]) > 2 else words
+        found = genus
+    while words and (re.fullmatch(r"\(\w+\)", words[0]) or _bare(words[0]) in _ABOVE_SPECIES):
+        notes.append("subgenus left out")
+        if len(words) == 1 or (words[0][0] != "(" and len(words) < 3):
+            return found, [], notes
+        words = words[1:] if words[0][0] == "(" else words[2:]
+    return found, words, notes
+
+
+def _after_an_epithet(words: list[str]) -> bool:
+    """True if ``words`` can only follow an epithet: a rank below species, a hybrid sign, an author."""
+    first = _bare(words[0])
+    return (
+        (first in _BELOW_SPECIES and len(words) > 1)
+        or first in {"agg", "aggr", "ex", "et", "de", "van", "von"}
+        or words[0][:1] in "(&"
+        or bool(re.match(r"[A-Z]", words[0]) and not words[0].isupper())
+        or (words[0].endswith(".") and first not in _UNDETERMINED and first not in _HYBRID)
+    )
+
+
+def _epithet(words: list[str], genus: str | None) -> tuple[str | None, tuple[str, ...], list[str]]:
+    """The epithet that ``words`` begin with, those of lower ranks, and notes."""
+    if not words:
+        return None, (), []
+    hybrid = words[0].rstrip(".") in _HYBRID
+    if hybrid:
+        words = words[1:]
+    if not words or _bare(words[0]) in _UNDETERMINED or words[0].endswith("?"):
+        return None, (), ["undetermined"]
+    first = words[0].rstrip(".,;:")
+    if not _EPITHET.fullmatch(first) or (len(words) > 1 and _bare(words[1]) in _WIDER | {"?"}):
+        return None, (), ["undetermined"]
+    epithet, rest = first.lower(), words[1:]
+    if hybrid:
+        epithet = f"{_TIMES} {epithet}"
+    elif rest and rest[0] in _HYBRID and len(rest) > 1:
+        other = _other_parent(rest[1:], genus)
+        if other is None:
+            return None, (), ["undetermined"]
+        return f"{epithet} {_TIMES} {other}", (), []
+    below = _below(rest)
+    notes = ["subspecies, variety or form left out"] if below else []
+    if any(word[:1].isupper() or word[:1] in "(&" for word in rest):
+        notes.append("author left out")
+    return epithet, below, notes
+
+
+def _other_parent(words: list[str], genus: str | None) -> str | None:
+    """The second half of "alba x fragilis", "alba x S. fragilis" or "platyrhynchos x Mareca strepera"."""
+    if len(words) > 1 and words[0][:1].isupper() and words[1][:1].islower() and _EPITHET.fullmatch(words[1]):
+        if words[0].endswith(".") or words[0].capitalize() == genus:
+            return words[1].lower()
+        if _EPITHET.fullmatch(words[0]):
+            return f"{words[0].capitalize()} {words[1].lower()}"
+    first = words[0].rstrip(".,;:")
+    return first.lower() if _EPITHET.fullmatch(first) and _bare(first) not in _UNDETERMINED else None
+
+
+def _below(words: list[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for number, word in enumerate(words):
+        marked = number > 0 and _bare(words[number - 1]) in _BELOW_SPECIES
+        if _bare(word) in _BELOW_SPECIES or not _EPITHET.fullmatch(word) or not word.islower():
+            continue
+        if marked or number == 0 or (found and number == 1):
+            found.append(word)
+    return tuple(found)
 
 
 def taxon_id(path: Path) -> str:

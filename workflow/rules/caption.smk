@@ -1,7 +1,59 @@
+CAPTIONERS = {captioner["name"]: captioner for captioner in config["caption"]["captioners"]}
+LIT_COLUMNS = ["data/caption/lit_columns.json"] if config["caption"]["lit_columns"] == "auto" else []
+
+
+wildcard_constraints:
+    captioner="[a-z][a-z0-9_]*",
+
+
+def described(captioners, *splits):
+    """The captions that some captioners wrote for the photographs of some splits."""
+    return expand("data/caption/{captioner}/{shard}.parquet", captioner=captioners, shard=shards(*splits))
+
+
+def text_section(wildcards):
+    """What the text types depend on: another captioner changes none of them."""
+    texts = {name: config["caption"][name] for name in ("lit_columns", "templates", "languages")}
+    return json.dumps(texts, sort_keys=True)
+
+
+def captioner_section(wildcards):
+    """What the captions of one captioner depend on."""
+    section = {"captioners": [CAPTIONERS[wildcards.captioner]], "seed": config["caption"]["seed"]}
+    return json.dumps(section, sort_keys=True)
+
+
+def captioner_files(wildcards):
+    """The model that a captioner is, where it lies in data/weights."""
+    captioner = CAPTIONERS[wildcards.captioner]
+    kind, _, folder = captioner["model"].partition(":")
+    if kind == "local-dir":
+        return [str(path) for path in sorted(Path("data/weights", folder).glob("open_clip_*"))]
+    return weights(captioner["weights"])
+
+
+if LIT_COLUMNS:
+
+    rule choose_columns:
+        input:
+            code("stages.caption"),
+            taxa="data/index/taxa.parquet",
+        output:
+            LIT_COLUMNS,
+        log:
+            "logs/caption/lit_columns.log",
+        resources:
+            mem_mb=4000,
+            runtime=30,
+        shell:
+            "python -m bioclip_lite caption columns > {log} 2>&1"
+
+
 rule write_captions:
     input:
         code("stages.caption"),
         tar=listed("data/shard/{shard}.tar"),
+        columns=LIT_COLUMNS,
     output:
         "data/caption/{shard}.parquet",
     log:
@@ -10,14 +62,38 @@ rule write_captions:
         mem_mb=2000,
         runtime=30,
     params:
-        section=section("caption"),
+        section=text_section,  # a function: Snakemake would take {fields} of templates for wildcards
     shell:
         "python -m bioclip_lite caption {wildcards.shard} --section {params.section:q} > {log} 2>&1"
 
 
+# A rule of its own, so that text types ask for no GPU.
+rule write_synthetic:
+    input:
+        code("stages.caption", "captioner"),
+        tar=listed("data/shard/{shard}.tar"),
+        model=captioner_files,
+    output:
+        "data/caption/{captioner}/{shard}.parquet",
+    log:
+        "logs/caption/{captioner}-{shard}.log",
+    threads: 8
+    resources:
+        mem_mb=8000,
+        runtime=720,
+        gpu=0,
+    params:
+        section=captioner_section,
+    shell:
+        "python -m bioclip_lite caption {wildcards.captioner}/{wildcards.shard} --section {params.section:q} "
+        "> {log} 2>&1"
+
+
 rule record_caption:
     input:
+        LIT_COLUMNS,
         expand("data/caption/{shard}.parquet", shard=shards(*SPLITS)),
+        described(CAPTIONERS, *SPLITS),
     output:
         provenance.ledger("caption"),
     log:

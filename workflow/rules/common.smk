@@ -83,6 +83,7 @@ def teacher_inputs(wildcards):
     return [
         *expand("data/shard/{shard}.tar", shard=shards(*splits, "val")),
         *expand("data/caption/{shard}.parquet", shard=shards(*splits, "val")),
+        *described([name for name in teacher["captions"] if name in CAPTIONERS], *splits, "val"),
         "data/shard/sizes.json",
         "data/index/taxa.parquet",
         *(weights(teacher["lit"]["weights"]) if kind == "lit" else []),

@@ -2,11 +2,15 @@ rule make_index:
     input:
         code("stages.index"),
         source=config["index"]["path"],
+        lists=[f"data/lists/{config['index'][name]}" for name in ("species_list", "synonyms") if config["index"][name]],
     output:
         "data/index/samples.parquet",
         "data/index/taxa.parquet",
         "data/index/rejects.parquet",
+        "data/index/names.parquet",
+        "data/index/ATTRIBUTION.csv",
         "data/index/contact_sheet.png",
+        "data/index/report.html",
     log:
         "logs/index/index.log",
     threads: 8

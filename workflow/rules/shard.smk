@@ -40,8 +40,10 @@ rule write_shard:
     resources:
         mem_mb=2000,
         runtime=120,
+    params:
+        section=json.dumps({"max_side": config["shard"]["max_side"]}),  # the counts are in the manifests
     shell:
-        "python -m bioclip_lite shard {wildcards.shard} > {log} 2>&1"
+        "python -m bioclip_lite shard {wildcards.shard} --section {params.section:q} > {log} 2>&1"
 
 
 rule write_sizes:

@@ -24,6 +24,7 @@ class Sample:
     split: str | None = None  # None: the index deals it
     licence: str | None = None
     attribution: str | None = None
+    verbatim: str | None = None  # the scientific name as the source writes it, with authors and all
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Reject:
 
 
 class Source(Protocol):
+    """``sources.__init__`` says what these do, and of ``prepare``, which only some have."""
+
     def samples(self, params: dict[str, Any]) -> Iterator[Sample | Reject]: ...
 
     def read(self, params: dict[str, Any], locator: str) -> bytes: ...

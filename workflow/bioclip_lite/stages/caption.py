@@ -1,27 +1,96 @@
-"""Stage caption: every text type for every sample, one table per shard."""
+"""Stage caption: what is said about each photograph, one table per shard.
 
+Text types say what the taxon is, data/caption/<shard>.parquet; captioners describe the photograph itself,
+data/caption/<captioner>/<shard>.parquet, with one column per caption: <captioner>_0 ...
+"""
+
+import importlib
+import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from bioclip_lite.captions import TYPES, caption
-from bioclip_lite.files import write_table
-from bioclip_lite.shards import descriptions, shard_names
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import read_json, read_table, require, write_json, write_table
+from bioclip_lite.progress import progress
+from bioclip_lite.shards import ShardSet, descriptions, shard_names
+from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.texts import all_texts, text_types
 
-SCHEMA = pa.schema([(name, pa.string()) for name in ("key", *TYPES)])
+COLUMNS = "lit_columns.json"
 
 
 def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
-    """``job``: the name of a shard; None: all shards."""
-    for name in [job] if job else shard_names(data):
-        rows = [
-            {"key": key, **_captions(tuple(sample["ranks"]), sample["common_name"], params["lit_columns"])}
-            for key, sample in descriptions(data / "shard" / f"{name}.tar")
-        ]
-        write_table(data / "caption" / f"{name}.parquet", pa.Table.from_pylist(rows, SCHEMA))
-        print(f"caption: {name}, {len(rows)} photographs with {len(TYPES)} captions each")
+    """Do one job, or with None all of them.
+
+    ``job``: "columns" (where lit_columns is auto), then "train-00000" for the text types of a shard and
+    "<captioner>/train-00000" for a captioner's descriptions of it.
+    """
+    for name in [job] if job else _jobs(params, data):
+        captioner, _, shard = name.rpartition("/")
+        if name == "columns":
+            _choose_columns(data)
+        elif captioner:
+            _describe(params, data, captioner, shard)
+        else:
+            _write_texts(params, data, shard)
 
 
-def _captions(path: tuple[str | None, ...], common_name: str | None, lit_columns: list[str]) -> dict[str, str]:
-    return {kind: caption(path, common_name, kind, lit_columns) for kind in TYPES}
+def _jobs(params: dict[str, Any], data: Path) -> list[str]:
+    shards = shard_names(data)
+    described = [f"{captioner['name']}/{shard}" for captioner in params["captioners"] for shard in shards]
+    return [*(["columns"] if params["lit_columns"] == "auto" else []), *shards, *described]
+
+
+def _choose_columns(data: Path) -> None:
+    from open_clip import SimpleTokenizer  # takes seconds to import, and the jobs of shards do without
+
+    from bioclip_lite import lit
+
+    taxa = read_table(data / "index" / "taxa.parquet", columns=[*RANKS, "common_name", "leaf"]).to_pylist()
+    classes = [(tuple(row[rank] for rank in RANKS), row["common_name"]) for row in taxa if row["leaf"]]
+    columns, distance = lit.choose_columns(classes, SimpleTokenizer().encode)
+    write_json(data / "caption" / COLUMNS, columns)
+    print(
+        f"caption: the LiT sentence lists {', '.join(columns)}; of the words of {len(classes)} classes and their "
+        f"nearest {distance:.0%} differ"
+    )
+
+
+def _write_texts(params: dict[str, Any], data: Path, name: str) -> None:
+    columns = params["lit_columns"]
+    if columns == "auto":
+        columns = read_json(require(data / "caption" / COLUMNS))
+    # Whoever asks with the LiT sentence must say what these captions say.
+    metadata = {"lit_columns": json.dumps(columns)}
+    schema = pa.schema([(column, pa.string()) for column in ("key", *text_types(params))], metadata)
+    rows = [
+        {"key": key, **all_texts(description, params, columns)}
+        for key, description in descriptions(data / "shard" / f"{name}.tar")
+    ]
+    write_table(data / "caption" / f"{name}.parquet", pa.Table.from_pylist(rows, schema))
+    print(f"caption: {name}, {len(rows)} photographs with {len(schema) - 1} captions each")
+
+
+def _describe(params: dict[str, Any], data: Path, captioner: str, name: str) -> None:
+    chosen = next((entry for entry in params["captioners"] if entry["name"] == captioner), None)
+    if chosen is None:
+        raise UserError(f"caption: params.yaml, caption.captioners names no {captioner!r}")
+    # Takes seconds to import, and what it imports must not count as code of the text types (closure): only the rule of
+    # this job names it.
+    coca = importlib.import_module("bioclip_lite.captioner")
+    began = time.monotonic()
+    images = ShardSet.of(data / "shard" / f"{name}.tar")
+    texts = coca.describe(coca.find(chosen, data / "weights"), images, chosen, params["seed"])
+    columns = [f"{captioner}_{n}" for n in range(chosen["captions"])]
+    rows = [
+        {"key": key, **dict(zip(columns, found, strict=False))}
+        for key, found in zip(images.keys, progress(texts, len(images), f"{captioner}, {name}"), strict=True)
+    ]
+    schema = pa.schema([(column, pa.string()) for column in ("key", *columns)])
+    write_table(data / "caption" / captioner / f"{name}.parquet", pa.Table.from_pylist(rows, schema))
+    said = sum(bool(row.get(column)) for row in rows for column in columns)
+    seconds = time.monotonic() - began
+    print(f"caption: {captioner}, {name}: {said} captions of {len(rows)} photographs in {seconds:.1f} s")

@@ -1,32 +1,50 @@
-"""Stage index: which photographs there are, of which taxa, and which split each belongs to."""
+"""Stage index: which photographs there are, of which taxa, and which split each belongs to.
 
+Photographs are rows of a scratch database, so that memory grows with the number of taxa and not with theirs.
+"""
+
+import csv
 import hashlib
+import heapq
 import json
 import os
+import sqlite3
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from difflib import get_close_matches
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from rapidfuzz import process
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from bioclip_lite import taxonomy
+from bioclip_lite import duplicates, index_report, licences, names, taxonomy
 from bioclip_lite.contact_sheet import draw_contact_sheet
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import write_table
+from bioclip_lite.files import PARTIAL, replacing, write_table
 from bioclip_lite.images import BadImage, inspect
 from bioclip_lite.progress import progress
 from bioclip_lite.randomness import digest
 from bioclip_lite.sources import SPLITS, Reject, Sample, find_source
 
-_BATCH = 4096  # photographs handed to the workers at a time
+_BATCH = 4096  # photographs downloaded, and then read, at a time
+_CHUNK = 32  # photographs handed to a worker at a time
+_ROWS = 8192  # in a row group of a table
 SHEET_TAXA, SHEET_IMAGES = 40, 8
+# Left out because somebody asked for it, or because they are there twice; everything else is damage.
+NO_DAMAGE = ("not listed", "licence", "duplicate", "near duplicate")
+
 _TEXT = pa.string()
+_NAMES_BY_LANGUAGE = pa.map_(_TEXT, _TEXT)
 SAMPLES = pa.schema(
     [
         *((name, _TEXT) for name in ("key", "locator", "split", "taxon_id", "group", *taxonomy.RANKS)),
@@ -34,6 +52,10 @@ SAMPLES = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("md5", _TEXT),
+        ("common_names", _NAMES_BY_LANGUAGE),  # by language
+        ("verbatim", _TEXT),  # the name as the source has it
+        ("phash", pa.uint64()),  # null for a plain image
+        ("looks_like", _TEXT),  # key of the first of its near duplicates, its own included; null if it has none
     ]
 )
 TAXA = pa.schema(
@@ -41,195 +63,519 @@ TAXA = pa.schema(
         *((name, _TEXT) for name in ("taxon_id", *taxonomy.RANKS, "common_name", "rank")),
         ("leaf", pa.bool_()),
         *((split, pa.int32()) for split in SPLITS),
+        ("common_names", _NAMES_BY_LANGUAGE),
     ]
 )
 REJECTS = pa.schema([(name, _TEXT) for name in ("locator", "reason", "detail")])
+NAMES = pa.schema(
+    [
+        ("origin", _TEXT),  # "source" or "species list"
+        ("verbatim", _TEXT),
+        ("resolved", _TEXT),  # scientific name; null if unknown
+        ("taxon_id", _TEXT),
+        ("status", _TEXT),  # same, changed, ambiguous, unmatched
+        ("change", _TEXT),
+        ("candidates", pa.list_(_TEXT)),  # what an ambiguous name may mean; for one that is unmatched, names like it
+        ("photographs", pa.int64()),  # in the source, before any is left out
+    ]
+)
+
+_TABLES = """
+CREATE TABLE photograph (
+    id INTEGER PRIMARY KEY, key TEXT, locator TEXT, observation INTEGER, label INTEGER, taxon INTEGER, common_name TEXT,
+    common_names TEXT, licence TEXT, attribution TEXT, md5 BLOB, width INTEGER, height INTEGER, phash INTEGER,
+    dhash INTEGER, looks_like TEXT, gone INTEGER DEFAULT 0
+);
+CREATE TABLE observation (id INTEGER PRIMARY KEY, name TEXT UNIQUE, split TEXT, joined TEXT);
+CREATE TABLE label (id INTEGER PRIMARY KEY, taxon INTEGER, reason TEXT, detail TEXT, photographs INTEGER);
+CREATE TABLE reject (locator TEXT, reason TEXT, detail TEXT);
+CREATE TABLE dealt (observation TEXT PRIMARY KEY, split TEXT);
+CREATE TABLE left_out (id INTEGER PRIMARY KEY);
+CREATE TABLE joins (first TEXT PRIMARY KEY, second TEXT);
+CREATE TABLE deals (observation TEXT, split TEXT);
+CREATE TABLE twin (photograph INTEGER, alike INTEGER, observation INTEGER, circle INTEGER);
+"""
 
 
-class Photograph(NamedTuple):
-    """A sample whose file has been read."""
+class Labels(NamedTuple):
+    """The distinct ways in which a source names taxa, by number, and what they mean."""
 
-    sample: Sample
-    md5: str
-    width: int
-    height: int
+    given: list[names.Label]
+    meanings: list[names.Meaning]
+    paths: list[taxonomy.Path]  # taxa by number
 
 
 def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     out = data / "index"
-    found, rejects = _gather(params)
-    kept = _keep(found, params["where"])
-    photographs, unreadable = _examine_all(params, kept)
-    photographs, copies = _without_copies(photographs)
-    rejects += unreadable + copies
-    _check(photographs, rejects, params)
-    splits = _splits(photographs, params["split"], params["seed"])
-    taxa = _taxa_table(photographs, splits)
-
-    # The parameters that shard needs to read the source again travel with the table.
-    origin = {name: params[name] for name in ("source", "path", "seed", "synthetic")}
-    write_table(out / "samples.parquet", _samples_table(photographs, splits, {"source": json.dumps(origin)}))
-    write_table(out / "taxa.parquet", taxa)
-    rows = [{"locator": r.locator, "reason": r.reason, "detail": r.detail} for r in sorted(rejects, key=_reject_order)]
-    write_table(out / "rejects.parquet", pa.Table.from_pylist(rows, REJECTS))
-    read = partial(find_source(params["source"]).read, params)
-    rows_shown = _sheet_rows(photographs, taxa)
-    title = f"{len(rows_shown)} of {sum(taxa['leaf'].to_pylist())} taxa, in the order of the tree"
-    draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
-    _report(photographs, splits, taxa, rejects)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out) as scratch:
+        database = _database(Path(scratch, "index.sqlite"))
+        try:
+            given = _gather(database, params)
+            labels, listed = _resolve(database, given, params, data / "lists")
+            _keep(database, labels, params)
+            _examine_all(database, params)
+            _leave_out_copies(database, labels.paths)
+            _join_look_alikes(database, params["near_duplicates"])
+            _check(database, labels.paths, params)
+            _deal_all(database, labels.paths, params["split"], params["seed"])
+            _write(database, labels, listed, params, out)
+        finally:
+            database.close()
 
 
-def _reject_order(reject: Reject) -> tuple[str, str]:
-    return reject.locator, reject.reason
+def _database(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None)
+    # Nothing of this outlives the run, so a crash may spoil it.
+    database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {_TABLES} BEGIN;")
+    return database
 
 
 # ------------------------------------------------------------------------------------------------- what the source has
 
 
-def _gather(params: dict[str, Any]) -> tuple[list[Sample], list[Reject]]:
-    samples: list[Sample] = []
-    rejects: list[Reject] = []
+def _gather(database: sqlite3.Connection, params: dict[str, Any]) -> list[names.Label]:
+    """Write down every photograph that the source knows; returns the labels that they refer to by number."""
+    numbers: dict[names.Label, int] = {}
     for item in find_source(params["source"]).samples(params):
         if isinstance(item, Reject):
-            rejects.append(item)
-        elif taxonomy.label_rank(item.path) < 0:
-            rejects.append(Reject(item.locator, "no taxon", "no rank is known"))
-        else:
-            samples.append(item)
-    return samples, rejects
+            _reject(database, item)
+            continue
+        if not _is_text(item.locator):
+            readable = _text(item.locator)
+            _reject(database, Reject(readable or "", "bad name", "the file's name is not UTF-8; rename the file"))
+            continue
+        if item.split is not None and item.split not in SPLITS:
+            raise UserError(f"index: {item.locator} states split {item.split!r}; splits: {', '.join(SPLITS)}")
+        nameless = taxonomy.label_rank(item.path) < 0
+        label = names.Label(item.path, _text(item.verbatim), _text(item.common_name) if nameless else None)
+        number = numbers.setdefault(label, len(numbers))
+        database.execute(
+            "INSERT INTO photograph (key, locator, observation, label, common_name, common_names, licence, attribution)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (item.key, item.locator, _observation(database, item), number, _text(item.common_name),
+             json.dumps([(_text(language), _text(name)) for language, name in item.common_names]) if item.common_names
+             else None, _text(item.licence), _text(item.attribution)),
+        )  # fmt: skip
+    return list(numbers)
 
 
-def _keep(samples: list[Sample], where: dict[str, list[str]]) -> list[Sample]:
-    """The samples whose names are among those listed, rank by rank."""
+def _observation(database: sqlite3.Connection, sample: Sample) -> int:
+    group = _text(sample.group)
+    found = database.execute("SELECT id, split FROM observation WHERE name = ?", (group,)).fetchone()
+    if found is None:
+        row = database.execute("INSERT INTO observation (name, split) VALUES (?, ?)", (group, sample.split))
+        return int(row.lastrowid or 0)
+    number, split = found
+    if split and sample.split and split != sample.split:
+        raise UserError(
+            f"index: observation {sample.group!r} stands in splits {split!r} and {sample.split!r} "
+            f"({sample.locator}); photographs of one individual must share a split"
+        )
+    if sample.split and not split:
+        database.execute("UPDATE observation SET split = ? WHERE id = ?", (sample.split, number))
+    return int(number)
+
+
+def _reject(database: sqlite3.Connection, reject: Reject) -> None:
+    row = (_text(reject.locator), _text(reject.reason), _text(reject.detail))
+    database.execute("INSERT INTO reject VALUES (?, ?, ?)", row)
+
+
+def _is_text(text: str) -> bool:
+    """False for what cannot be written as UTF-8: halves of surrogate pairs, names of files in another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _text(text: str | None) -> str | None:
+    return None if text is None else text.encode(errors="replace").decode()
+
+
+# --------------------------------------------------------------------------------------------------------------- names
+
+
+def _resolve(
+    database: sqlite3.Connection, given: list[names.Label], params: dict[str, Any], lists: Path
+) -> tuple[Labels, list[names.Found]]:
+    """What each label means, and which the species list keeps; table ``label`` gets taxa and reasons."""
+    entries = names.read_species_list(lists / params["species_list"]) if params["species_list"] else []
+    synonyms = names.read_synonyms(lists / params["synonyms"]) if params["synonyms"] else {}
+    resolver = names.Resolver(synonyms, entries)
+    source = names.Index()
+    for label in given:
+        source.add(label.path)
+    meanings = [resolver.meaning(label, source) for label in given]
+    known = names.Index()
+    for number, common_names in _common_names(database, len(given)) if entries else ():
+        known.add(meanings[number].path, common_names)
+    listed = names.match(entries, known, synonyms)
+    nodes = {node for found in listed for node in found.nodes}
+    if entries and not nodes:
+        raise UserError(
+            f"{lists / params['species_list']}: nothing in the source has a name of it. {_unmatched(listed)}"
+        )
+
+    numbers: dict[taxonomy.Path, int] = {}
+    for number, meaning in enumerate(meanings):
+        reason, detail = _why_not(meaning, bool(entries), nodes)
+        taxon = numbers.setdefault(meaning.path, len(numbers))
+        database.execute("INSERT INTO label VALUES (?, ?, ?, ?, 0)", (number, taxon, reason, detail))
+    database.execute(
+        "UPDATE label SET photographs = n FROM (SELECT label AS one, count(*) AS n FROM photograph GROUP BY label) "
+        "WHERE id = one"
+    )
+    return Labels(given, meanings, list(numbers)), listed
+
+
+def _common_names(database: sqlite3.Connection, labels: int) -> Iterator[tuple[int, set[str]]]:
+    """The common names, in any language, that come with each label."""
+    found: list[set[str]] = [set() for _ in range(labels)]
+    for label, name, others in database.execute("SELECT DISTINCT label, common_name, common_names FROM photograph"):
+        found[label].update(filter(None, (name, *(name for _, name in json.loads(others or "[]")))))
+    yield from enumerate(found)
+
+
+def _why_not(meaning: names.Meaning, restricted: bool, nodes: set[taxonomy.Path]) -> tuple[str | None, str | None]:
+    if taxonomy.label_rank(meaning.path) < 0:
+        if meaning.candidates:
+            return "no taxon", f"the common name may mean {', '.join(meaning.candidates)}"
+        return ("not listed", "no name of the list") if restricted else ("no taxon", "no rank is known")
+    if restricted and not names.is_listed(meaning.path, nodes):
+        return "not listed", taxonomy.scientific_name(meaning.path)
+    return None, None
+
+
+def _unmatched(listed: Sequence[names.Found]) -> str:
+    """Names of a species list that nothing matches, for a message."""
+    parts = []
+    missing = [found for found in listed if not found.nodes]
+    for found in missing[:10]:
+        near = f"may mean {', '.join(found.candidates)}" if found.candidates else f"nearest: {', '.join(found.nearest)}"
+        parts.append(f"{found.entry.text!r} ({near if found.candidates or found.nearest else 'nothing like it'})")
+    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+    return f"{len(missing)} of {len(listed)} names: {'; '.join(parts)}{more}"
+
+
+# ------------------------------------------------------------------------------------------------------------- filters
+
+
+def _keep(database: sqlite3.Connection, labels: Labels, params: dict[str, Any]) -> None:
+    """Leave out what the parameters do not ask for, before anything is downloaded or read."""
+    before = _count(database)
+    database.execute(
+        "INSERT INTO reject SELECT locator, reason, detail FROM photograph JOIN label ON label.id = label "
+        "WHERE reason IS NOT NULL"
+    )
+    wanted = _wanted(labels.paths, params["where"])
+    database.executemany("UPDATE label SET reason = 'where' WHERE taxon = ? AND reason IS NULL", wanted)
+    database.execute("DELETE FROM photograph WHERE label IN (SELECT id FROM label WHERE reason IS NOT NULL)")
+    if params["where"] and before and not _count(database):
+        raise UserError(f"params.yaml, index.where: {params['where']} leaves none of {before} photographs; loosen it")
+    database.execute("UPDATE photograph SET taxon = (SELECT taxon FROM label WHERE label.id = label)")
+    if params["licences"]:
+        database.create_function("licence_code", 1, licences.code, deterministic=True)
+        allowed = f"SELECT value FROM json_each('{json.dumps(params['licences'])}')"
+        barred = f"FROM photograph WHERE coalesce(licence_code(licence), '') NOT IN ({allowed})"
+        database.execute(f"INSERT INTO reject SELECT locator, 'licence', coalesce(licence, 'none stated') {barred}")
+        database.execute(f"DELETE {barred}")
+
+
+def _wanted(paths: Sequence[taxonomy.Path], where: dict[str, list[str]]) -> Iterator[tuple[int]]:
+    """The taxa, by number, whose names are not among those listed, rank by rank."""
     for rank, wanted in where.items():
         if rank not in taxonomy.RANKS:
             raise UserError(f"params.yaml, index.where: {rank!r} is no rank; ranks: {', '.join(taxonomy.RANKS)}")
         place = taxonomy.RANKS.index(rank)
-        available = sorted({s.path[place] or "" for s in samples} - {""})
+        available = sorted({path[place] or "" for path in paths} - {""})
         for name in wanted:
             if name not in available:
-                near = get_close_matches(str(name), available, n=5) or available[:10]
+                near = [hit for hit, _, _ in process.extract(str(name), available, limit=5, score_cutoff=60)]
                 raise UserError(
                     f"params.yaml, index.where.{rank}: nothing in the source is called {name!r}; "
-                    f"of {len(available)} names at this rank: {', '.join(near) or 'none'}"
+                    f"of {len(available)} names at this rank: {', '.join(near or available[:10]) or 'none'}"
                 )
-    kept = [s for s in samples if all(s.path[taxonomy.RANKS.index(r)] in names for r, names in where.items())]
-    if samples and not kept:
-        raise UserError(f"params.yaml, index.where: {where} leaves none of {len(samples)} photographs; loosen it")
-    return kept
+    for number, path in enumerate(paths):
+        if any(path[taxonomy.RANKS.index(rank)] not in wanted for rank, wanted in where.items()):
+            yield (number,)
+
+
+def _count(database: sqlite3.Connection) -> int:
+    return int(database.execute("SELECT count(*) FROM photograph WHERE NOT gone").fetchone()[0])
 
 
 # ------------------------------------------------------------------------------------------------------ the photographs
 
 
-def _examine(params: dict[str, Any], sample: Sample) -> Photograph | Reject:
+class Seen(NamedTuple):
+    """What a photograph's file says."""
+
+    md5: bytes
+    width: int
+    height: int
+    phash: int | None  # signed, as the database has it
+    dhash: int | None
+
+
+def _see(params: dict[str, Any], locator: str) -> Seen | Reject:
     try:
-        content = find_source(params["source"]).read(params, sample.locator)
-        width, height = inspect(content, params["min_side"])
+        content = find_source(params["source"]).read(params, locator)
+        image = inspect(content, params["min_side"])
     except BadImage as bad:
-        return Reject(sample.locator, bad.reason, bad.detail)
+        return Reject(locator, bad.reason, bad.detail)
     except FileNotFoundError as error:
-        return Reject(sample.locator, "missing file", str(error))
-    except OSError as error:
-        return Reject(sample.locator, "unreadable", str(error))
-    return Photograph(sample, hashlib.md5(content, usedforsecurity=False).hexdigest(), width, height)
+        return Reject(locator, "missing file", str(error))
+    except (OSError, ValueError) as error:  # ValueError: a locator that no file can have
+        return Reject(locator, "unreadable", str(error))
+    hashes = duplicates.fingerprint(image)
+    phash, dhash = map(_signed, hashes) if hashes else (None, None)
+    return Seen(hashlib.md5(content, usedforsecurity=False).digest(), *image.size, phash, dhash)
 
 
-def _examine_all(params: dict[str, Any], samples: list[Sample]) -> tuple[list[Photograph], list[Reject]]:
-    photographs: list[Photograph] = []
-    rejects: list[Reject] = []
-    results = _in_parallel(partial(_examine, params), samples)
-    for result in progress(results, len(samples), "index: photographs read"):
-        if isinstance(result, Reject):
-            rejects.append(result)
+def _signed(number: int) -> int:
+    """An unsigned 64-bit integer with the same bits as a signed one, which is all that SQLite knows."""
+    return number - (1 << 64) if number >> 63 else number
+
+
+def _see_all(params: dict[str, Any], locators: list[str]) -> list[Seen | Reject]:
+    return [_see(params, locator) for locator in locators]
+
+
+def _examine_all(database: sqlite3.Connection, params: dict[str, Any]) -> None:
+    total = _count(database)
+    results = _in_parallel(database, params, total)
+    for number, seen in progress(results, total, "index: photographs read"):
+        if isinstance(seen, Reject):
+            _reject(database, seen)
+            database.execute("DELETE FROM photograph WHERE id = ?", (number,))
         else:
-            photographs.append(result)
-    photographs.sort(key=lambda p: p.sample.key)
-    return photographs, rejects
+            database.execute(
+                "UPDATE photograph SET md5 = ?, width = ?, height = ?, phash = ?, dhash = ? WHERE id = ?",
+                (*seen, number),
+            )
 
 
-def _in_parallel(work: partial[Photograph | Reject], samples: list[Sample]) -> Iterator[Photograph | Reject]:
-    """``map(work, samples)`` on all processors that this process may use."""
+def _in_parallel(
+    database: sqlite3.Connection, params: dict[str, Any], total: int
+) -> Iterator[tuple[int, Seen | Reject]]:
+    """Read all photographs on all processors that this process may use.
+
+    While the workers read one batch, the source downloads the next.
+    """
+    prepare: Callable[..., None] | None = getattr(find_source(params["source"]), "prepare", None)
     affinity = getattr(os, "sched_getaffinity", None)
     workers = len(affinity(0)) if affinity else os.cpu_count() or 1
-    if workers == 1 or len(samples) < 256:
-        yield from map(work, samples)
+    if workers == 1 or total < 256:
+        for batch in _batches(database):
+            if prepare:
+                prepare(params, (locator for _, locator in batch))
+            for number, locator in batch:
+                yield number, _see(params, locator)
         return
-    waiting = iter(samples)
+    see = partial(_see_all, params)
+    waiting: Iterable[tuple[int, Seen | Reject]] = ()
     try:
         with ProcessPoolExecutor(workers) as pool:
-            while batch := list(islice(waiting, _BATCH)):
-                yield from pool.map(work, batch, chunksize=32)
+            pool.submit(int).result()  # starts all workers, before a download starts threads
+            for batch in _batches(database):
+                if prepare:
+                    prepare(params, (locator for _, locator in batch))
+                chunks = [batch[i : i + _CHUNK] for i in range(0, len(batch), _CHUNK)]
+                futures = [pool.submit(see, [locator for _, locator in chunk]) for chunk in chunks]
+                yield from waiting
+                waiting = (
+                    (number, seen)
+                    for chunk, future in zip(chunks, futures, strict=True)
+                    for (number, _), seen in zip(chunk, future.result(), strict=True)
+                )
+            yield from waiting
     except BrokenProcessPool:
         raise UserError("index: a process that reads photographs was killed; usually memory ran out") from None
 
 
-def _without_copies(photographs: list[Photograph]) -> tuple[list[Photograph], list[Reject]]:
+def _batches(database: sqlite3.Connection) -> Iterator[list[tuple[int, str]]]:
+    last = 0
+    query = "SELECT id, locator FROM photograph WHERE id > ? ORDER BY id LIMIT ?"
+    while batch := database.execute(query, (last, _BATCH)).fetchall():
+        yield batch
+        last = batch[-1][0]
+
+
+# ----------------------------------------------------------------------------------------------------------- duplicates
+
+
+def _leave_out_copies(database: sqlite3.Connection, paths: Sequence[taxonomy.Path]) -> None:
     """Keep one of each set of identical files, and none where their labels contradict each other.
 
-    Labels agree if they lie on one line of descent; the copy with the most precise label stays.
+    Labels agree if they lie on one line of descent; the copy with the most precise label stays, and of several the one
+    that the source holds out for tests. Copies whose split is not stated are only marked: their observations are one.
     """
-    copies: dict[str, list[Photograph]] = defaultdict(list)
-    for photograph in photographs:
-        copies[photograph.md5].append(photograph)
-    kept, rejects = [], []
-    for same in copies.values():
-        best = max(same, key=lambda p: taxonomy.label_rank(p.sample.path))  # the first of the most precise
-        path, paths = best.sample.path, {p.sample.path for p in same}
-        if all(other == path or taxonomy.is_ancestor(other, path) for other in paths):
-            kept.append(best)
-            detail = f"same file as {best.sample.locator}"
-            rejects += [Reject(p.sample.locator, "duplicate", detail) for p in same if p is not best]
+    database.execute("CREATE INDEX content ON photograph (md5, key)")
+    database.execute("CREATE INDEX keys ON photograph (key)")
+    rows = database.execute(
+        "SELECT md5, photograph.id, locator, taxon, split "
+        "FROM photograph JOIN observation ON observation.id = observation "
+        "WHERE md5 IN (SELECT md5 FROM photograph GROUP BY md5 HAVING count(*) > 1) ORDER BY md5, key, locator"
+    )
+    held_out = {split: -place for place, split in enumerate((*duplicates.HELD_OUT, None))}
+    for _, group in groupby(rows, key=itemgetter(0)):
+        same = list(group)
+        best = max(same, key=lambda row: (taxonomy.label_rank(paths[row[3]]), held_out[row[4]]))
+        path, others = paths[best[3]], {paths[row[3]] for row in same}
+        if all(other == path or taxonomy.is_ancestor(other, path) for other in others):
+            reason, detail, gone = "duplicate", f"same file as {best[2]}", [row for row in same if row is not best]
         else:
-            detail = f"the same file is labelled {' and '.join(sorted(map(taxonomy.scientific_name, paths)))}"
-            rejects += [Reject(p.sample.locator, "conflicting labels", detail) for p in same]
-    return sorted(kept, key=lambda p: p.sample.key), rejects
+            told = " and ".join(sorted(map(taxonomy.scientific_name, others)))
+            reason, detail, gone = "conflicting labels", f"the same file is labelled {told}", same
+        for _, number, locator, _, _ in gone:
+            _reject(database, Reject(locator, reason, detail))
+            database.execute("INSERT INTO left_out VALUES (?)", (number,))
+    database.execute("UPDATE photograph SET gone = 1 WHERE id IN (SELECT id FROM left_out)")
 
 
-def _check(photographs: list[Photograph], rejects: list[Reject], params: dict[str, Any]) -> None:
-    """Stop with what was found where no classifier can come of it."""
-    reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(r.reason for r in rejects).most_common())
-    told = f" Left out: {reasons}, first {rejects[0].locator!r} ({rejects[0].detail})." if rejects else ""
+def _join_look_alikes(database: sqlite3.Connection, bits: int) -> None:
+    """Find near duplicates, join their observations, and leave out those that the source puts into other splits."""
+    database.execute("UPDATE observation SET joined = name")
+    seen = (
+        "FROM photograph JOIN observation ON observation.id = observation "
+        "WHERE phash IS NOT NULL AND (NOT gone OR split IS NULL)"  # a copy joins the observations that it is part of
+    )
+    number = int(database.execute(f"SELECT count(*) {seen}").fetchone()[0])
+    kind = np.dtype([("id", np.int64), ("observation", np.int64), ("phash", np.int64), ("dhash", np.int64)])
+    query = f"SELECT photograph.id, observation, phash, dhash {seen} ORDER BY key, locator"
+    found = np.fromiter(database.execute(query), kind, number)
+    alike = duplicates.look_alikes(found["phash"].view(np.uint64), found["dhash"].view(np.uint64), bits)
+    first = found["id"][alike]
+    twins = np.bincount(alike, minlength=number)[alike] > 1
+    first, observation = first[twins], found["observation"][twins]
+    circles = _circles(first, observation)
+    columns = (found["id"][twins], first, observation, circles)
+    for start in range(0, len(first), _ROWS):  # numbers of NumPy are small, those of Python are not
+        rows = zip(*(column[start : start + _ROWS].tolist() for column in columns), strict=True)
+        database.executemany("INSERT INTO twin VALUES (?, ?, ?, ?)", rows)
+    _settle(database)
+    database.execute(
+        "UPDATE photograph SET looks_like = name "
+        "FROM (SELECT twin.photograph AS one, name FROM twin JOIN (SELECT alike, "
+        "min(key) AS name FROM twin JOIN photograph ON photograph.id = twin.photograph WHERE NOT gone GROUP BY alike "
+        "HAVING count(*) > 1) USING (alike)) WHERE id = one"
+    )
+
+
+def _circles(alike: np.ndarray, observations: np.ndarray) -> np.ndarray:
+    """For each photograph with near duplicates a number that it shares with all that are tied to it.
+
+    Ties are near duplicates and observations; all int64 [n].
+    """
+    if not len(alike):
+        return alike
+    _, one = np.unique(alike, return_inverse=True)
+    _, other = np.unique(observations, return_inverse=True)
+    size = int(one.max() + other.max()) + 2
+    ties = coo_array((np.ones(len(one), np.int8), (one, other + one.max() + 1)), (size, size))
+    return connected_components(ties, directed=False)[1][one].astype(np.int64)
+
+
+def _settle(database: sqlite3.Connection) -> None:
+    """Write down which observations are joined, and leave out photographs whose near duplicates are held out."""
+    database.execute(
+        "CREATE TABLE circle AS SELECT circle AS number, min(name) AS name, count(split) AS stated "
+        "FROM twin JOIN observation ON observation.id = twin.observation GROUP BY circle"
+    )
+    database.execute(
+        "UPDATE observation SET joined = first FROM (SELECT DISTINCT twin.observation AS one, circle.name AS first "
+        "FROM twin JOIN circle ON number = circle WHERE NOT stated) WHERE id = one"
+    )
+    rows = database.execute(
+        "SELECT circle, photograph, alike, observation.name, split FROM twin JOIN circle ON number = circle "
+        "JOIN observation ON observation.id = twin.observation WHERE stated ORDER BY circle, photograph"
+    )
+    for _, group in groupby(rows, key=itemgetter(0)):
+        same = list(group)
+        stated = {name: split for _, _, _, name, split in same if split}
+        joined, left_out = duplicates.settle([duplicates.Twin(*row[1:4]) for row in same], stated)
+        database.executemany("INSERT INTO joins VALUES (?, ?)", joined.items())
+        for number, other in left_out.items():
+            locator, kept, split = database.execute(
+                "SELECT a.locator, b.locator, observation.split FROM photograph a, photograph b "
+                "JOIN observation ON observation.id = b.observation WHERE a.id = ? AND b.id = ?",
+                (number, other),
+            ).fetchone()
+            where = f", which is in split {split}" if split else ", which is tied to photographs of another split"
+            _reject(database, Reject(locator, "near duplicate", f"looks like {kept}{where}"))
+            database.execute("UPDATE photograph SET gone = 1 WHERE id = ?", (number,))
+    database.execute("UPDATE observation SET joined = second FROM joins WHERE name = first")
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def _check(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], params: dict[str, Any]) -> None:
+    """Stop with what was found where no classifier can come of it, or where too much is broken."""
+    reasons = dict(
+        database.execute("SELECT reason, count(*) FROM reject GROUP BY reason ORDER BY count(*) DESC, reason")
+    )
+    counts = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+    first = database.execute("SELECT locator, detail FROM reject ORDER BY locator, reason LIMIT 1").fetchone()
+    told = f" Left out: {counts}, first {first[0]!r} ({first[1]})." if first else ""
     place = f"index: source {params['source']!r}"
-    if not photographs:
+    kept = _count(database)
+    if not kept:
         raise UserError(f"{place} gave no usable photograph.{told}")
-    leaves = taxonomy.label_space(p.sample.path for p in photographs)
+    used = database.execute("SELECT DISTINCT taxon FROM photograph WHERE NOT gone")
+    leaves = taxonomy.label_space(paths[taxon] for (taxon,) in used)
     if len(leaves) < 2:
         name = taxonomy.scientific_name(leaves[0])
         raise UserError(f"{place} has one class only, {name}; a classifier needs two or more.{told}")
-    keys = Counter(p.sample.key for p in photographs)
-    (key, times), *_ = keys.most_common(1)
-    if times > 1:
+    again = "SELECT key, count(*) FROM photograph WHERE NOT gone GROUP BY key HAVING count(*) > 1 LIMIT 1"
+    for key, times in database.execute(again):
         raise UserError(f"{place} gave {times} different photographs the key {key!r}; rename one of the files")
+    damage = {reason: number for reason, number in reasons.items() if reason not in NO_DAMAGE}
+    share = sum(damage.values()) / (kept + sum(damage.values()))
+    if share > params["reject_budget"]:
+        examples = []
+        for reason in damage:
+            query = "SELECT locator, detail FROM reject WHERE reason = ? ORDER BY locator LIMIT 2"
+            examples += [f"{locator!r}: {reason} ({detail})" for locator, detail in database.execute(query, (reason,))]
+        shown = "\n  ".join(examples[:10])
+        raise UserError(
+            f"{place}: {sum(damage.values())} of {kept + sum(damage.values())} photographs are of no use "
+            f"({100 * share:.1f} %), and index.reject_budget allows {100 * params['reject_budget']:g} %: "
+            f"{', '.join(f'{number} {reason}' for reason, number in damage.items())}. Mend the source, or raise the "
+            f"budget in params.yaml. The first:\n  {shown}"
+        )
 
 
 # -------------------------------------------------------------------------------------------------------------- splits
 
 
-def _splits(photographs: Sequence[Photograph], shares: dict[str, float], seed: int) -> dict[str, str]:
-    """The split of each observation: the source's word where it has one, otherwise dealt taxon by taxon."""
-    stated: dict[str, str] = {}
-    for photograph in photographs:
-        sample = photograph.sample
-        if sample.split is None:
-            continue
-        if sample.split not in SPLITS:
-            raise UserError(f"index: {sample.locator} states split {sample.split!r}; splits: {', '.join(SPLITS)}")
-        if stated.setdefault(sample.group, sample.split) != sample.split:
-            raise UserError(
-                f"index: observation {sample.group!r} stands in splits {stated[sample.group]!r} and {sample.split!r} "
-                f"({sample.locator}); photographs of one individual must share a split"
-            )
-    to_deal: dict[str, set[str]] = defaultdict(set)
-    dealt: set[str] = set()
-    for photograph in photographs:  # an observation with several labels is dealt with the first
-        group = photograph.sample.group
-        if group not in stated and group not in dealt:
-            dealt.add(group)
-            to_deal[taxonomy.taxon_id(photograph.sample.path)].add(group)
-    for taxon, groups in to_deal.items():
-        stated.update(deal(taxon, groups, shares, seed))
-    return stated
+def _deal_all(
+    database: sqlite3.Connection, paths: Sequence[taxonomy.Path], shares: dict[str, float], seed: int
+) -> None:
+    """The split of each observation: the source's word where it has one, otherwise dealt taxon by taxon.
+
+    Where the source itself states test photographs, nothing is dealt to test.
+    """
+    database.execute(
+        "INSERT INTO dealt SELECT joined, max(split) FROM observation GROUP BY joined HAVING max(split) IS NOT NULL"
+    )
+    tests = (
+        "SELECT 1 FROM photograph JOIN observation ON observation.id = observation WHERE split = 'test' AND NOT gone"
+    )
+    if database.execute(f"{tests} LIMIT 1").fetchone():
+        rest = {split: share for split, share in shares.items() if split != "test"}
+        shares = {split: share / sum(rest.values()) for split, share in rest.items()}
+    rows = database.execute(  # an observation with several labels is dealt with the first
+        "SELECT taxon, joined, min(key) FROM photograph JOIN observation ON observation.id = observation "
+        "WHERE NOT gone AND joined NOT IN (SELECT observation FROM dealt) GROUP BY joined ORDER BY taxon"
+    )
+    for taxon, group in groupby(rows, key=itemgetter(0)):
+        splits = deal(taxonomy.taxon_id(paths[taxon]), {row[1] for row in group}, shares, seed)
+        database.executemany("INSERT INTO deals VALUES (?, ?)", splits.items())
+    database.execute("INSERT INTO dealt SELECT observation, split FROM deals")
 
 
 def deal(taxon: str, groups: set[str], shares: dict[str, float], seed: int) -> dict[str, str]:
@@ -256,79 +602,212 @@ def deal(taxon: str, groups: set[str], shares: dict[str, float], seed: int) -> d
 
 # -------------------------------------------------------------------------------------------------------------- tables
 
+_KEPT = (
+    "FROM photograph JOIN observation ON observation.id = photograph.observation "
+    "JOIN dealt ON dealt.observation = joined WHERE NOT gone"
+)
 
-def _samples_table(photographs: Sequence[Photograph], splits: dict[str, str], metadata: dict[str, str]) -> pa.Table:
-    def row(photograph: Photograph) -> dict[str, Any]:
-        sample = photograph.sample
-        return {
-            **{
-                name: getattr(sample, name)
-                for name in ("key", "locator", "group", "common_name", "licence", "attribution")
-            },
-            **dict(zip(taxonomy.RANKS, sample.path, strict=True)),
-            "split": splits[sample.group],
-            "taxon_id": taxonomy.taxon_id(sample.path),
-            "width": photograph.width,
-            "height": photograph.height,
-            "md5": photograph.md5,
+
+def _write(
+    database: sqlite3.Connection, labels: Labels, listed: list[names.Found], params: dict[str, Any], out: Path
+) -> None:
+    taxa = _taxa_table(database, labels.paths)
+    read = partial(find_source(params["source"]).read, params)
+    # The parameters that shard needs to read the source again travel with the table.
+    origin = {name: params[name] for name in ("source", "path", "seed", "synthetic", "downloads")}
+    _write_samples(database, labels, out / "samples.parquet", {"source": json.dumps(origin)})
+    write_table(out / "taxa.parquet", taxa)
+    rejects = database.execute("SELECT locator, reason, detail FROM reject ORDER BY locator, reason, detail")
+    _write_rows(out / "rejects.parquet", REJECTS, rejects)
+    resolved = list(_names(database, labels, listed))
+    _write_rows(out / "names.parquet", NAMES, iter(resolved))
+    _write_attribution(database, labels.paths, out / "ATTRIBUTION.csv")
+    rows_shown = _sheet_rows(database, labels.paths, taxa)
+    title = f"{len(rows_shown)} of {sum(taxa['leaf'].to_pylist())} taxa, in the order of the tree"
+    draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
+    facts = _facts(database, labels.paths, taxa, resolved)
+    with replacing(out / "report.html") as scratch:
+        scratch.write_text(index_report.render(facts, read), encoding="utf-8")
+    _tell(taxa, facts, listed)
+
+
+def _write_rows(path: Path, schema: pa.Schema, rows: Iterator[tuple[Any, ...]]) -> None:
+    """Write rows as they come, so that a table of any length takes the memory of one group of rows."""
+    with replacing(path) as scratch, pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
+        while batch := list(islice(rows, _ROWS)):
+            values = zip(*batch, strict=True)
+            columns = [pa.array(column, kind) for column, kind in zip(values, schema.types, strict=True)]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, metadata: dict[str, str]) -> None:
+    ids = [taxonomy.taxon_id(taxon) for taxon in labels.paths]
+    rows = database.execute(
+        "SELECT key, locator, dealt.split, taxon, joined, common_name, licence, attribution, width, height, md5, "
+        f"common_names, label, phash, looks_like {_KEPT} ORDER BY key"
+    )
+
+    def row(found: tuple[Any, ...]) -> tuple[Any, ...]:
+        (
+            key,
+            locator,
+            split,
+            taxon,
+            group,
+            common_name,
+            licence,
+            owner,
+            width,
+            height,
+            md5,
+            others,
+            label,
+            phash,
+            twin,
+        ) = found
+        verbatim = labels.given[label].verbatim or taxonomy.scientific_name(labels.given[label].path) or common_name
+        unsigned = None if phash is None else phash % (1 << 64)
+        return (
+            *(key, locator, split, ids[taxon], group, *labels.paths[taxon], common_name, licence, owner, width, height),
+            *(md5.hex(), [*map(tuple, json.loads(others or "[]"))], verbatim, unsigned, twin),
+        )
+
+    _write_rows(path, SAMPLES.with_metadata(metadata), map(row, rows))
+
+
+def _taxa_table(database: sqlite3.Connection, paths: Sequence[taxonomy.Path]) -> pa.Table:
+    images: dict[int, Counter[str]] = defaultdict(Counter)
+    common: dict[int, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for taxon, split, number in database.execute(f"SELECT taxon, dealt.split, count(*) {_KEPT} GROUP BY 1, 2"):
+        images[taxon][split] = number
+    rows = database.execute(f"SELECT taxon, common_name, common_names, count(*) {_KEPT} GROUP BY 1, 2, 3")
+    for taxon, name, others, number in rows:
+        for language, called in (("", name), *json.loads(others or "[]")):
+            if called:
+                common[taxon][language][called] += number
+    leaves = set(taxonomy.label_space(paths[taxon] for taxon in images))
+    table = []
+    for taxon in sorted(images, key=lambda taxon: tuple(name or "" for name in paths[taxon])):
+        path = paths[taxon]
+        first = {
+            language: min(counts, key=lambda name, counts=counts: (-counts[name], name))  # type: ignore[misc]
+            for language, counts in sorted(common[taxon].items())
         }
-
-    schema = SAMPLES.with_metadata(metadata)
-    starts = range(0, len(photographs), _BATCH)
-    batches = [pa.RecordBatch.from_pylist([*map(row, photographs[i : i + _BATCH])], schema) for i in starts]
-    return pa.Table.from_batches(batches, schema)
-
-
-def _taxa_table(photographs: Sequence[Photograph], splits: dict[str, str]) -> pa.Table:
-    images: dict[taxonomy.Path, Counter[str]] = defaultdict(Counter)
-    common: dict[taxonomy.Path, Counter[str]] = defaultdict(Counter)
-    for photograph in photographs:
-        sample = photograph.sample
-        images[sample.path][splits[sample.group]] += 1
-        if sample.common_name:
-            common[sample.path][sample.common_name] += 1
-    leaves = set(taxonomy.label_space(images))
-    rows = []
-    for path in sorted(images, key=lambda p: tuple(name or "" for name in p)):
-        names = sorted(common[path], key=lambda name: (-common[path][name], name))
-        rows.append(
+        table.append(
             {
                 "taxon_id": taxonomy.taxon_id(path),
                 **dict(zip(taxonomy.RANKS, path, strict=True)),
-                "common_name": names[0] if names else None,
+                "common_name": first.pop("", None),
                 "rank": taxonomy.RANKS[taxonomy.label_rank(path)],
                 "leaf": path in leaves,
-                **{split: images[path][split] for split in SPLITS},
+                **{split: images[taxon][split] for split in SPLITS},
+                "common_names": list(first.items()),
             }
         )
-    return pa.Table.from_pylist(rows, TAXA)
+    return pa.Table.from_pylist(table, TAXA)
 
 
-def _sheet_rows(photographs: Sequence[Photograph], taxa: pa.Table) -> list[tuple[taxonomy.Path, str | None, list[str]]]:
+def _names(database: sqlite3.Connection, labels: Labels, listed: Sequence[names.Found]) -> Iterator[tuple[Any, ...]]:
+    """The rows of names.parquet: how the source names its taxa, then the lines of the species list."""
+    counts = dict(database.execute("SELECT id, photographs FROM label"))
+    rows: dict[tuple[Any, ...], int] = defaultdict(int)
+    for number, (label, meaning) in enumerate(zip(labels.given, labels.meanings, strict=True)):
+        known = taxonomy.label_rank(meaning.path) >= 0
+        verbatim = label.verbatim or taxonomy.scientific_name(label.path) or label.common_name
+        status = (
+            "ambiguous" if meaning.candidates else "unmatched" if not known else "changed" if meaning.change else "same"
+        )
+        name = taxonomy.scientific_name(meaning.path) if known else None
+        taxon = taxonomy.taxon_id(meaning.path) if known else None
+        rows["source", verbatim, name, taxon, status, meaning.change, meaning.candidates] += counts.get(number, 0)
+    for row, number in sorted(rows.items(), key=lambda item: tuple(str(value or "") for value in item[0])):
+        yield (*row, number)
+    for found in listed:
+        node = found.nodes[0] if found.nodes else None
+        status = "same" if node else "ambiguous" if found.candidates else "unmatched"
+        name, taxon = (taxonomy.scientific_name(node), taxonomy.taxon_id(node)) if node else (None, None)
+        status = "changed" if node and name != found.entry.text else status
+        yield "species list", found.entry.text, name, taxon, status, None, found.candidates or found.nearest, None
+
+
+def _write_attribution(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], path: Path) -> None:
+    rows = database.execute(f"SELECT key, locator, taxon, licence, attribution {_KEPT} ORDER BY key")
+    with replacing(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("key", "file", "taxon", "licence", "attribution"))
+        for key, locator, taxon, licence, attribution in rows:
+            table.writerow((key, locator, taxonomy.scientific_name(paths[taxon]), licence or "", attribution or ""))
+
+
+# ------------------------------------------------------------------------------------------------------------- reports
+
+
+def _sheet_rows(
+    database: sqlite3.Connection, paths: Sequence[taxonomy.Path], taxa: pa.Table
+) -> list[tuple[taxonomy.Path, str | None, list[str]]]:
     """Up to 40 leaves, neighbours in pairs so that relatives can be compared, with the locators of 8 photographs."""
-    leaves = [row for row in taxa.to_pylist() if row["leaf"]]
+    leaves = [row for row in taxa.select([*taxonomy.RANKS, "common_name", "leaf"]).to_pylist() if row["leaf"]]
     if len(leaves) > SHEET_TAXA:
         pairs = SHEET_TAXA // 2
         starts = [2 * (i * (len(leaves) // 2) // pairs) for i in range(pairs)]
         leaves = [leaves[start + i] for start in starts for i in (0, 1)]
-    chosen: dict[taxonomy.Path, list[Sample]] = {tuple(leaf[r] for r in taxonomy.RANKS): [] for leaf in leaves}
-    for photograph in photographs:
-        if photograph.sample.path in chosen:
-            chosen[photograph.sample.path].append(photograph.sample)
+    shown = [tuple(leaf[rank] for rank in taxonomy.RANKS) for leaf in leaves]
+    numbers = {path: number for number, path in enumerate(paths) if path in set(shown)}
+    database.execute("CREATE INDEX of_taxon ON photograph (taxon)")
     rows = []
-    for leaf, (path, samples) in zip(leaves, chosen.items(), strict=True):
-        samples.sort(key=lambda s: digest("contact sheet", s.key))
-        rows.append((path, leaf["common_name"], [s.locator for s in samples[:SHEET_IMAGES]]))
+    for leaf, path in zip(leaves, shown, strict=True):
+        found = database.execute("SELECT key, locator FROM photograph WHERE taxon = ? AND NOT gone", (numbers[path],))
+        chosen = heapq.nsmallest(SHEET_IMAGES, found, key=lambda row: digest("contact sheet", row[0]))
+        rows.append((path, leaf["common_name"], [locator for _, locator in chosen]))
     return rows
 
 
-def _report(photographs: Sequence[Photograph], splits: dict[str, str], taxa: pa.Table, rejects: list[Reject]) -> None:
-    counts = Counter(splits[p.sample.group] for p in photographs)
-    leaves = sum(taxa["leaf"].to_pylist())
-    shares = ", ".join(f"{split} {counts[split]}" for split in SPLITS if counts[split])
-    print(f"index: {len(photographs)} photographs of {leaves} taxa to tell apart ({shares})")
-    untrained = sum(not (row["train"] or row["pretrain"]) for row in taxa.to_pylist() if row["leaf"])
+def _facts(
+    database: sqlite3.Connection, paths: Sequence[taxonomy.Path], taxa: pa.Table, resolved: list[tuple[Any, ...]]
+) -> index_report.Facts:
+    def counted(query: str) -> dict[str, int]:
+        return dict(database.execute(query).fetchall())
+
+    rejects = counted("SELECT reason, count(*) FROM reject GROUP BY reason ORDER BY count(*) DESC, reason")
+    examples = {
+        reason: database.execute(
+            "SELECT locator, detail FROM reject WHERE reason = ? ORDER BY locator LIMIT ?",
+            (reason, index_report.EXAMPLES),
+        ).fetchall()
+        for reason in rejects
+    }
+    pairs = database.execute(
+        "SELECT a.locator, a.taxon, b.locator, b.taxon FROM photograph a JOIN photograph b ON b.key = a.looks_like "
+        "WHERE NOT a.gone AND NOT b.gone AND a.key <> b.key ORDER BY a.taxon = b.taxon, b.key, a.key LIMIT ?",
+        (index_report.PAIRS,),
+    ).fetchall()
+    twins = "SELECT count(*), count(DISTINCT looks_like) FROM photograph WHERE looks_like IS NOT NULL AND NOT gone"
+    alike, sets = database.execute(twins).fetchone()
+    odd = database.execute(
+        "SELECT count(*) FROM photograph a JOIN photograph b ON b.key = a.looks_like "
+        "WHERE NOT a.gone AND NOT b.gone AND a.taxon <> b.taxon"
+    ).fetchone()[0]
+    return index_report.Facts(
+        splits=counted(f"SELECT dealt.split, count(*) {_KEPT} GROUP BY 1"),
+        observations=database.execute(f"SELECT count(DISTINCT joined) {_KEPT}").fetchone()[0],
+        taxa=taxa,
+        rejects=rejects,
+        examples=examples,
+        look_alikes=(alike, sets, odd),
+        pairs=[(a, taxonomy.scientific_name(paths[i]), b, taxonomy.scientific_name(paths[j])) for a, i, b, j in pairs],
+        licences=counted(f"SELECT coalesce(licence, ''), count(*) {_KEPT} GROUP BY 1 ORDER BY 2 DESC, 1"),
+        names=resolved,
+    )
+
+
+def _tell(taxa: pa.Table, facts: index_report.Facts, listed: Sequence[names.Found]) -> None:
+    leaves = taxa.filter(taxa["leaf"])
+    shares = ", ".join(f"{split} {facts.splits[split]}" for split in SPLITS if facts.splits.get(split))
+    print(f"index: {sum(facts.splits.values())} photographs of {leaves.num_rows} taxa to tell apart ({shares})")
+    untrained = sum(not count for count in np.add(leaves["train"].to_numpy(), leaves["pretrain"].to_numpy()))
     if untrained:
         print(f"index: {untrained} of these taxa have no training photograph")
-    for reason, number in Counter(r.reason for r in rejects).most_common():
+    if any(not found.nodes for found in listed):
+        print(f"index: the species list has names that nothing in the source has, {_unmatched(listed)}")
+    for reason, number in facts.rejects.items():
         print(f"index: {number} left out: {reason} (rejects.parquet)")

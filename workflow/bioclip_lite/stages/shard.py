@@ -6,41 +6,40 @@ a photograph that is added, removed or changed rewrites its own shard and no oth
 
 import hashlib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from bioclip_lite import taxonomy
+from bioclip_lite.captions import caption
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_table, write_json, write_table
+from bioclip_lite.files import read_table, require, write_json, write_table
 from bioclip_lite.images import to_jpeg
 from bioclip_lite.progress import progress
 from bioclip_lite.randomness import digest
-from bioclip_lite.shards import open_shard, write_shard
+from bioclip_lite.shards import open_shard, split_of, write_shard
 from bioclip_lite.sources import SPLITS, find_source
 
-_DESCRIPTION = ("taxon_id", "common_name", "group", "licence", "attribution")
+_DESCRIPTION = ("taxon_id", "common_name", "common_names", "group", "licence", "attribution")
+_BATCH, _BLOCK = 4096, 50_000  # rows in memory at a time: while they are read, and while manifests are written
 _MANIFEST = ("key", "locator", "md5", *_DESCRIPTION, *taxonomy.RANKS)
 
 
 def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     """``job``: "manifests" first, then a shard name such as "train-00000", last "sizes"; None: all of them."""
-    counts = params["counts"]
-    if job == "manifests":
-        _write_manifests(data, counts)
-    elif job == "sizes":
-        _write_sizes(data, counts)
-    elif job is not None:
-        _write_shard(data, job, counts)
-    else:
-        _write_manifests(data, counts)
-        for name in names(counts):
-            _write_shard(data, name, counts)
-        _write_sizes(data, counts)
+    if job in (None, "manifests"):
+        _write_manifests(data, params["counts"])
+    for name in names(params["counts"]) if job is None else {job} - {"manifests", "sizes"}:
+        _write_shard(data, name, params["max_side"])
+    if job in (None, "sizes"):
+        _write_sizes(data, params["counts"])
 
 
 def names(counts: dict[str, int]) -> list[str]:
@@ -72,33 +71,56 @@ def shard_number(group: str, count: int) -> int:
 
 
 def _write_manifests(data: Path, counts: dict[str, int]) -> None:
-    samples = read_table(data / "index" / "samples.parquet")
-    _check(Counter(samples["split"].to_pylist()), counts)
-    for split in counts:
-        here = samples.filter(pc.equal(samples["split"], split)).select(_MANIFEST)
-        numbers = pa.array([shard_number(group, counts[split]) for group in here["group"].to_pylist()], pa.int32())
-        for number in range(counts[split]):
-            mine = here.filter(pc.equal(numbers, number))
-            name = f"{split}-{number:05d}"
-            if not mine.num_rows:
-                raise UserError(
-                    f"shard {name} would be empty; lower shard.counts.{split} in params.yaml (now {counts[split]})"
-                )
-            write_table(manifest(data, name), mine)
-    print(f"shard: {len(names(counts))} manifests, {samples.num_rows} photographs")
+    """Deal the samples to shards, through scratch files of some shards each, so that memory does not grow with them."""
+    path = require(data / "index" / "samples.parquet")
+    images: Counter[str] = Counter()
+    for batch in pq.ParquetFile(path).iter_batches(columns=["split"]):
+        images.update(batch["split"].to_pylist())
+    _check(images, counts)
+    wanted = {name: number for number, name in enumerate(names(counts))}
+    blocks = min(len(wanted), 1 + images.total() // _BLOCK)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, str(block)) for block in range(blocks)]
+        with ExitStack() as stack:
+            schema = pq.read_schema(path)
+            schema = pa.schema([*map(schema.field, _MANIFEST), pa.field("shard", pa.int32())], schema.metadata)
+            writers = [stack.enter_context(pq.ParquetWriter(file, schema)) for file in files]
+            for batch in pq.ParquetFile(path).iter_batches(_BATCH):
+                rows = zip(batch["split"].to_pylist(), batch["group"].to_pylist(), strict=True)
+                numbers = [wanted[f"{split}-{shard_number(group, counts[split]):05d}"] for split, group in rows]
+                batch = batch.select(_MANIFEST).append_column("shard", pa.array(numbers, pa.int32()))
+                block_of = [number % blocks for number in numbers]
+                for block in set(block_of):
+                    writers[block].write_batch(batch.filter(pc.equal(pa.array(block_of), block)).cast(schema))
+        for block, file in enumerate(files):
+            table = pq.read_table(file)
+            for name, number in wanted.items():
+                if number % blocks == block:
+                    _write_manifest(data, name, table.filter(pc.equal(table["shard"], number)), counts)
+    print(f"shard: {len(wanted)} manifests, {images.total()} photographs")
+
+
+def _write_manifest(data: Path, name: str, listed: pa.Table, counts: dict[str, int]) -> None:
+    split = split_of(name)
+    if not listed.num_rows:
+        raise UserError(f"shard {name} would be empty; lower shard.counts.{split} in params.yaml (now {counts[split]})")
+    # In one piece: how the table came together must not show in the file, which decides whether a shard is current.
+    write_table(manifest(data, name), listed.drop_columns(["shard"]).combine_chunks())
 
 
 def manifest(data: Path, name: str) -> Path:
     return data / "shard" / "manifest" / f"{name}.parquet"
 
 
-def _write_shard(data: Path, name: str, counts: dict[str, int]) -> None:
-    if name not in names(counts):
-        raise UserError(f"shard: there is no {name!r}; params.yaml, shard.counts asks for {', '.join(names(counts))}")
+def _write_shard(data: Path, name: str, max_side: int | None) -> None:
     listed = read_table(manifest(data, name))
     origin = json.loads(listed.schema.metadata[b"source"])
+    prepare = getattr(find_source(origin["source"]), "prepare", None)
+    if prepare is not None:  # what stage index has downloaded may have been on another machine
+        prepare(origin, listed["locator"].to_pylist())
     rows = progress(_rows(listed), listed.num_rows, f"shard {name}: photographs")
-    written = write_shard(data / "shard" / f"{name}.tar", (_sample(row, origin) for row in rows))
+    samples = (_sample(row, origin, max_side) for row in rows)
+    written = write_shard(data / "shard" / f"{name}.tar", samples, _text)
     print(f"shard: {name}.tar, {written} photographs")
 
 
@@ -107,7 +129,7 @@ def _rows(table: Any) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _sample(row: dict[str, Any], origin: dict[str, Any]) -> tuple[str, bytes, dict[str, Any]]:
+def _sample(row: dict[str, Any], origin: dict[str, Any], max_side: int | None) -> tuple[str, bytes, dict[str, Any]]:
     again = "the source has changed since it was indexed; run stage index again"
     try:
         content = find_source(origin["source"]).read(origin, row["locator"])
@@ -116,8 +138,14 @@ def _sample(row: dict[str, Any], origin: dict[str, Any]) -> tuple[str, bytes, di
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != row["md5"]:
         raise UserError(f"shard: {row['locator']} is not the file that was indexed; {again}")
     description = {name: row[name] for name in _DESCRIPTION}
+    description["common_names"] = dict(description["common_names"] or ())  # Arrow gives a map as pairs
     description["ranks"] = [row[rank] for rank in taxonomy.RANKS]
-    return row["key"], to_jpeg(content), description
+    return row["key"], to_jpeg(content, max_side), description
+
+
+def _text(description: dict[str, Any]) -> str:
+    """What open_clip trains on if it is given a shard; data/caption has this and every other text type."""
+    return caption(tuple(description["ranks"]), description["common_name"], "taxon_com")
 
 
 def _write_sizes(data: Path, counts: dict[str, int]) -> None:

@@ -5,6 +5,7 @@ tower to it (LiT, arXiv 2111.07991); "pretrained" takes a published open_clip mo
 """
 
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,12 +17,13 @@ import pyarrow as pa
 import torch
 from torch.nn import functional as F
 
-from bioclip_lite import captions, checkpoint, distributed, hub, losses, models, training, views
+from bioclip_lite import checkpoint, distributed, hub, losses, models, training, views
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_table, write_table
+from bioclip_lite.files import write_table
 from bioclip_lite.preprocess import preprocessing
 from bioclip_lite.randomness import generator
 from bioclip_lite.shards import ShardSet, shard_names
+from bioclip_lite.texts import Captions
 
 _CONTEXT = 64  # tokens; the longest caption of iNaturalist 2021 has 54
 _HEAD_WIDTH = 64  # of the text tower's attention
@@ -37,12 +39,12 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     if params["kind"] == "pretrained" and not distributed.first():
         return  # nothing is trained
     make = {"train": _train, "lit": _lit, "pretrained": _pretrained}[params["kind"]]
-    model, config, history, name, licence = make(params, data)
+    model, config, history, name, licence, revision = make(params, data)
     if not distributed.first():
         return
     folder = data / "teacher" / "model"
     preprocess = models.open_clip_preprocess(config, folder)
-    about = models.save_teacher(folder, model, config, preprocess, params["kind"], name, licence)
+    about = models.save_teacher(folder, model, config, preprocess, params["kind"], name, licence, revision)
     write_table(
         data / "teacher" / "history.parquet",
         pa.Table.from_pylist(history) if history else pa.table({"epoch": pa.array([], pa.int64())}),
@@ -52,14 +54,20 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     print(f"{params['kind']} teacher {name}: {size / 1e6:.1f} M parameters, identity {about['identity'][:12]}")
 
 
-Made = tuple[models.Clip, dict[str, Any], list[dict[str, float]], str, str | None]
+# Model, open_clip config, history of its training, name, licence, revision.
+Made = tuple[models.Clip, dict[str, Any], list[dict[str, float]], str, str | None, str | None]
 
 
 def _pretrained(params: dict[str, Any], data: Path) -> Made:
     chosen = params["pretrained"]
-    published = hub.find(chosen["model"], chosen["weights"], data / "weights")
-    print(f"{published.name}: weights {published.weights}")
-    return hub.load(published), published.config, [], published.name, published.licence
+    published = hub.find(chosen["model"], chosen["weights"], data / "weights", chosen["revision"])
+    print(f"{published.name}: weights {published.weights}, licence {published.licence or 'not stated'}")
+    if hub.research_only(published.licence) and not params["allow_research_only"]:
+        raise UserError(
+            f"teacher.pretrained.model: the licence of {published.name}, {published.licence}, allows research only, "
+            f"and what is distilled from it inherits that; set teacher.allow_research_only to true if it suits you"
+        )
+    return hub.load(published), published.config, [], published.name, published.licence, published.revision
 
 
 def _train(params: dict[str, Any], data: Path) -> Made:
@@ -115,7 +123,7 @@ def _train(params: dict[str, Any], data: Path) -> Made:
         recipe=lambda: _recipe(model, params, data, [*chosen["splits"], "val"]),
     )
     _settle(model)
-    return model, config, history, f"CLIP {chosen['image_tower']}", None
+    return model, config, history, f"CLIP {chosen['image_tower']}", None, None
 
 
 def _lit(params: dict[str, Any], data: Path) -> Made:
@@ -172,7 +180,7 @@ def _lit(params: dict[str, Any], data: Path) -> Made:
         recipe=lambda: _recipe(model, params, data, ["train", "val"]),
     )
     _settle(model)
-    return model, config, history, f"LiT {chosen['image_tower']} {chosen['weights']}", None
+    return model, config, history, f"LiT {chosen['image_tower']} {chosen['weights']}", None, None
 
 
 def _keep(data: Path) -> Path:
@@ -183,7 +191,14 @@ def _recipe(model: models.Clip, params: dict[str, Any], data: Path, splits: Sequ
     names = [name for split in splits for name in shard_names(data, split)]
     files = [data / "shard" / f"{name}.tar" for name in names]
     files += [data / "caption" / f"{name}.parquet" for name in names]
-    return checkpoint.recipe(model, ["stages.teacher"], files, params)
+    # A captioner's tables have the names of the others, so they count by their contents.
+    described = {
+        str(path): hashlib.sha256((data / path).read_bytes()).hexdigest()
+        for kind in params["captions"]
+        for name in names
+        if (data / (path := Path("caption", kind, f"{name}.parquet"))).exists()
+    }
+    return checkpoint.recipe(model, ["stages.teacher"], files, [params, described])
 
 
 def _config(
@@ -228,20 +243,16 @@ class _Pairs:
             raise UserError(f"splits {', '.join(splits)} have no shard in {data / 'shard'}; see shard.counts")
         self.images = ShardSet.of(*(data / "shard" / f"{name}.tar" for name in names))
         self.keys, self.taxon_ids = self.images.keys, self.images.taxon_ids
-        tables = [read_table(data / "caption" / f"{name}.parquet", ["key", *types]) for name in names]
-        table = pa.concat_tables(tables).combine_chunks()
-        if table["key"].to_pylist() != self.keys:
+        self.texts = Captions(data, names, types)
+        if self.texts.keys != self.keys:
             raise UserError(
                 f"{data / 'caption'} and {data / 'shard'} list different photographs of {', '.join(splits)}; "
                 f"run stage caption again"
             )
-        self.types = list(types)
-        self.texts = {name: table[name] for name in types}
 
     def draw(self, seed: int, epoch: int, rows: Sequence[int] | np.ndarray) -> tuple[list[str], torch.Tensor]:
         """One caption per photograph: (the t distinct ones, bool (b, t): caption of the photograph's taxon?)."""
-        types = [captions.draw_type(self.types, seed, epoch, self.keys[i]) for i in rows]
-        drawn = [self.texts[name][int(i)].as_py() for name, i in zip(types, rows, strict=True)]
+        drawn = [self.texts.draw(seed, epoch, int(i)) for i in rows]
         return _matches(drawn, [self.taxon_ids[i] for i in rows])
 
 
@@ -319,8 +330,8 @@ def _features(model: models.Clip, images: ShardSet, preprocess: dict[str, Any]) 
 
 
 def _zero_shot(model: models.Clip, val: _Pairs, features: Callable[[], np.ndarray]) -> Callable[[], dict[str, float]]:
-    """Measures the share of val photographs whose own caption (of the last type) is the best of all taxa in val."""
-    prompts = dict(zip(val.taxon_ids, val.texts[val.types[-1]].to_pylist(), strict=True))
+    """Measures the share of val photographs whose own caption (of the last text type) is the best of all in val."""
+    prompts = dict(zip(val.taxon_ids, val.texts.prompts(), strict=True))
     number = {taxon: n for n, taxon in enumerate(prompts)}
     truth = np.array([number[taxon] for taxon in val.taxon_ids])
 

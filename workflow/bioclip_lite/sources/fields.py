@@ -1,0 +1,176 @@
+"""Columns of tables in the wild, and what a row of them says about a photograph.
+
+The same thing has many names: ``license`` and ``licence``, ``scientificName`` and ``scientific_name``. Case, spaces and
+underscores in a column's name do not count. Where several columns mean the same, the first that is not empty is taken,
+in the order of ``_NAMES``; columns with other names are ignored.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from bioclip_lite import taxonomy
+from bioclip_lite.sources.sample import Sample
+
+Row = dict[str, str | None]  # by field, the keys of _NAMES and "label"; None: empty or one of the ways to say so
+
+_NAMES = {
+    "file": (
+        *("file", "filepath", "filename", "path", "image", "imagepath", "imagefile"),
+        *("url", "imageurl", "photourl", "mediaurl"),
+    ),
+    **{rank: (rank,) for rank in taxonomy.RANKS[:6]},
+    "species": ("species", "speciesepithet", "specificepithet", "epithet"),
+    "scientific_name": ("scientificname", "acceptedscientificname", "taxonname"),
+    "rank": ("taxonrank",),
+    "common_name": ("commonname", "vernacularname", "common"),
+    "licence": ("licence", "license", "licensename", "licensecode", "licenselink"),
+    "attribution": (
+        *("attribution", "rightsholder", "copyrightowner", "photographer", "creator"),
+        *("source", "recordedby"),
+    ),
+    "observation": ("observation", "group", "observationid", "observationuuid", "gbifid", "occurrenceid"),
+    "split": ("split",),
+}
+NAMING = (*taxonomy.RANKS, "scientific_name", "common_name", "label")  # fields of which one at least says the taxon
+_LANGUAGE = re.compile(r"(?:common|vernacular)[ _]?name[ _-]([a-z]{2,3})", re.IGNORECASE)
+_SAID = {"not provided", "notprovided", "unspecified"}  # by catalogues, where they know no owner or licence
+_BELOW_SPECIES = {"subspecies", "variety", "form", "cultivar", "infraspecific_name", "subvariety", "subform"}
+
+
+class Columns(NamedTuple):
+    """Which columns of a table hold which field, by position, best first."""
+
+    places: dict[str, list[int]]
+    languages: dict[str, int]  # of common names
+
+
+def understand(header: Sequence[str]) -> Columns:
+    """What the columns of a table mean, from their names.
+
+    In the tables of BioCLIP's evaluation sets ``class`` is the label of the photograph, and the rank is called ``cls``.
+    """
+    names = [_plain(name) for name in header]
+    meaning = {name: field for field, spellings in _NAMES.items() for name in spellings}
+    if "cls" in names:
+        meaning |= {"cls": "class", "class": "label"}
+    elif ("" in names or "filepath" in names) and not _named_without_class(names, meaning):
+        meaning["class"] = "label"
+    places: dict[str, list[int]] = {}
+    for field in (*_NAMES, "label"):
+        spellings = [name for name, meant in meaning.items() if meant == field]
+        found = [names.index(name) for name in spellings if name in names]
+        if found:
+            places[field] = found
+    matches = {i: _LANGUAGE.fullmatch(name.strip()) for i, name in enumerate(header)}
+    return Columns(places, {match[1].lower(): i for i, match in matches.items() if match})
+
+
+def repeated(header: Sequence[str]) -> str | None:
+    """A column that ``header`` has twice and that would be read, or None."""
+    names = [_plain(name) for name in header]
+    known = {name for spellings in _NAMES.values() for name in spellings} | {"cls"}
+    return next(
+        (written for written, name in zip(header, names, strict=True) if name in known and names.count(name) > 1), None
+    )
+
+
+def row_of(columns: Columns, values: Sequence[object]) -> Row:
+    """The fields of one row; those that the table has no column for are absent."""
+    return {
+        field: next((name for i in places if (name := taxonomy.clean(values[i])) is not None), None)
+        for field, places in columns.places.items()
+    }
+
+
+def languages_of(columns: Columns, values: Sequence[object]) -> tuple[tuple[str, str], ...]:
+    """The common names of one row by language."""
+    found = ((language, taxonomy.clean(values[i])) for language, i in columns.languages.items())
+    return tuple((language, name) for language, name in sorted(found) if name)
+
+
+def to_sample(row: Row, key: str, locator: str, languages: tuple[tuple[str, str], ...] = ()) -> Sample:
+    """The sample that a row describes; without an observation the photograph is one of its own."""
+    path, common_name = path_of(row), row.get("common_name")
+    split = row.get("split")
+    return Sample(
+        key=key,
+        locator=locator,
+        group=row.get("observation") or key,
+        path=path,
+        common_name=common_name,
+        common_names=languages,
+        split=split.lower() if split else None,
+        licence=stated(row.get("licence")),
+        attribution=stated(row.get("attribution")),
+        verbatim=verbatim(row),
+    )
+
+
+def stated(text: str | None) -> str | None:
+    """A licence or an owner, or None where a catalogue says that none is known."""
+    return None if text is None or text.lower() in _SAID else text
+
+
+def verbatim(row: Mapping[str, str | None]) -> str | None:
+    """The scientific name as it is written, put together from genus and epithet where it stands in two columns."""
+    if row.get("scientific_name"):
+        return row["scientific_name"]
+    genus, species = row.get("genus"), row.get("species")
+    return f"{genus} {species}" if genus and species and not species[0].isupper() else species
+
+
+_EPITHET = re.compile("(\\([^)]*\\) )?[a-z\N{MULTIPLICATION SIGN}]")  # what follows the genus, past a subgenus
+
+
+def path_of(row: Mapping[str, str | None]) -> taxonomy.Path:
+    """The path from ranks and, for what they leave open, the scientific name.
+
+    A scientific name of one word is put at the rank that ``rank`` states. Without one, endings tell families
+    (-aceae, -idae); any other single word is a genus, and only if no rank is given at all.
+    """
+    names: dict[str, str | None] = {rank: row.get(rank) for rank in taxonomy.RANKS}
+    scientific, rank = row.get("scientific_name"), (row.get("rank") or "").lower()
+    if scientific is None or names["species"] is not None:
+        return taxonomy.make_path(names)
+    first, _, more = scientific.partition(" ")
+    if rank in taxonomy.RANKS[:6]:
+        if names[rank] is None:
+            names[rank] = first
+    elif rank == "species" or rank in _BELOW_SPECIES or (not rank and _EPITHET.match(more)):
+        names["species"] = scientific
+    elif not rank and not any(names.values()):
+        names["family" if first.endswith(("aceae", "idae")) else "genus"] = first
+    return taxonomy.make_path(names)
+
+
+_RANK_PATH = re.compile(r"(\d+ )?((?:[A-Z][\w-]* ){6})([a-z][\w-]*)")
+_TIMES = r"\N{MULTIPLICATION SIGN}"
+_BINOMIAL = re.compile(rf"[A-Z][a-z]+(-[a-z]+)?( [x{_TIMES}])?( {_TIMES}?[a-z][a-z-]+){{1,2}}")
+
+
+def label_paths(labels: Collection[str]) -> dict[str, taxonomy.Path]:
+    """The paths of those class names that spell one out; the rest are common names.
+
+    Understood are seven ranks, with or without a number before them and with spaces or underscores between them
+    ("00012_Animalia_..._Morus_bassanus"), and binomials. "American robin" looks like a binomial as well, so binomials
+    count only if they are more than half of the list.
+    """
+    words = {label: " ".join(label.replace("_", " ").split()) for label in labels}
+    ranks = {label: match for label, text in words.items() if (match := _RANK_PATH.fullmatch(text))}
+    binomials = [label for label, text in words.items() if _BINOMIAL.fullmatch(text)]
+    paths = {
+        label: taxonomy.make_path(dict(zip(taxonomy.RANKS, (*match[2].split(), match[3]), strict=True)))
+        for label, match in ranks.items()
+    }
+    if 2 * len(binomials) > len(words) - len(ranks):
+        paths |= {label: taxonomy.make_path({"species": words[label]}) for label in binomials}
+    return paths
+
+
+def _named_without_class(names: list[str], meaning: Mapping[str, str]) -> bool:
+    return any(meaning.get(name) in NAMING for name in names if name not in ("class", "commonname"))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower())
