@@ -109,7 +109,7 @@ def test_a_caption_depends_on_its_photograph_and_number_alone(trained: tuple, mo
     tiny.model.text_decoder.text_projection.data.mul_(0.88)  # less sure of what it sees
     chosen = {**NUCLEUS, "top_p": 0.9}
     texts = list(captioner.describe(tiny, images, chosen, 0))
-    assert len({text for both in texts for text in both}) > 6
+    assert len({text for both in texts for text in both}) > 3  # they are drawn, and photographs differ
     assert any(first != second for first, second in texts)
     monkeypatch.setitem(captioner._IMAGES, training.device().type, 3)
     assert list(captioner.describe(tiny, images, chosen, 0)) == texts
