@@ -108,7 +108,9 @@ def test_orientation_is_applied(orientation: int) -> None:
         8: np.rot90(stored),
     }[orientation]
     assert (np.asarray(decode(with_exif(orientation))) == upright).all()
-    assert inspect(with_exif(orientation), 16).size == upright.shape[1::-1]
+    width, height, small = inspect(with_exif(orientation), 16)
+    assert (width, height) == upright.shape[1::-1]
+    assert np.abs(np.asarray(small.convert("L"), float) - np.asarray(Image.fromarray(upright).convert("L"))).mean() < 2
     again = np.asarray(decode(to_jpeg(with_exif(orientation))), float)
     assert np.abs(again - upright).mean() < 2
 

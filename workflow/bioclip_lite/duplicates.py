@@ -17,17 +17,13 @@ import numpy as np
 from PIL import Image
 
 _DIFFERENCE = 6  # bits that two dHashes may differ in, beyond those of the pHashes
-_SIDE = 96  # pixels; the hashes look at 32 x 32
 _CONTRAST = 2.0  # grey levels; below this standard deviation a hash is made of noise
 _NEIGHBOURS = 512  # a photograph is compared with at most so many of one bucket
 HELD_OUT = ("test", "calibration", "val", "train", "pretrain")  # of equal photographs the first of these stays
 
 
 def fingerprint(image: Image.Image) -> tuple[int, int] | None:
-    """pHash and dHash of an RGB image, 64 bits each; None for a plain one, whose hashes would mean nothing."""
-    factor = max(1, min(image.size) // _SIDE)
-    if factor > 1:  # every so-many-th pixel is enough, and saves a third of the time that decoding takes
-        image = image.resize((image.width // factor, image.height // factor), Image.Resampling.NEAREST)
+    """pHash and dHash of an RGB or grey image, 64 bits each; None for a plain one, whose hashes would mean nothing."""
     grey = image.convert("L").resize((32, 32), Image.Resampling.BILINEAR)
     if np.asarray(grey).std() < _CONTRAST:
         return None

@@ -323,16 +323,16 @@ class Seen(NamedTuple):
 def _see(params: dict[str, Any], locator: str) -> Seen | Reject:
     try:
         content = find_source(params["source"]).read(params, locator)
-        image = inspect(content, params["min_side"])
+        width, height, small = inspect(content, params["min_side"])
     except BadImage as bad:
         return Reject(locator, bad.reason, bad.detail)
     except FileNotFoundError as error:
         return Reject(locator, "missing file", str(error))
     except (OSError, ValueError) as error:  # ValueError: a locator that no file can have
         return Reject(locator, "unreadable", str(error))
-    hashes = duplicates.fingerprint(image)
+    hashes = duplicates.fingerprint(small)
     phash, dhash = map(_signed, hashes) if hashes else (None, None)
-    return Seen(hashlib.md5(content, usedforsecurity=False).digest(), *image.size, phash, dhash)
+    return Seen(hashlib.md5(content, usedforsecurity=False).digest(), width, height, phash, dhash)
 
 
 def _signed(number: int) -> int:
