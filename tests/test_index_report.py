@@ -14,7 +14,7 @@ from PIL import Image
 from bioclip_lite import index_report, taxonomy
 from bioclip_lite.contact_sheet import draw_contact_sheet
 from bioclip_lite.index_report import Facts, render
-from bioclip_lite.stages.index import TAXA
+from bioclip_lite.index_tables import TAXA
 from photographs import DAISY, GANNET, encoded, picture
 
 VOID = {"meta", "br", "img", "line", "polygon", "polyline", "input"}
