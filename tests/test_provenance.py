@@ -413,6 +413,25 @@ def test_a_killed_run_resumes(pulled: Path, tmp_path: Path, engine: str) -> None
     assert settled(pulled)
 
 
+@pytest.mark.parametrize("newest", ["index", "distill"])
+def test_what_is_not_here_counts_only_if_it_would_be_made_differently(pulled: Path, newest: str) -> None:
+    """Whatever the times of what it is made from, and of what is made from it."""
+    shutil.rmtree(pulled / "data/logits")
+    for path in (pulled / "data" / newest).rglob("*"):
+        os.utime(path, (time.time() + 1000, time.time() + 1000))
+    assert planned(pulled) == {}
+    module = pulled / "workflow/bioclip_lite/views.py"
+    original = module.read_text()
+    module.write_text(original + "\n_EDITED = True\n")
+    os.utime(module, (1, 1))
+    assert planned(pulled)["embed_shard"] == 7
+    module.write_text(original)
+    os.utime(module, (1, 1))
+    assert planned(pulled) == {}
+    set_parameter(pulled, "logits.views", 3)
+    assert planned(pulled)["embed_shard"] == 7
+
+
 def test_a_killed_run_with_other_parameters_leaves_nothing_of_its_own(pulled: Path, tmp_path: Path) -> None:
     original = artifacts(pulled)
     set_parameter(pulled, "logits.views", 3)

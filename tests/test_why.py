@@ -163,7 +163,7 @@ def test_a_ledger_a_folder_and_a_file_in_it(pulled: Path) -> None:
 
 def test_sources_and_code(pulled: Path) -> None:
     text = ask(pulled, "workflow/bioclip_lite/losses.py")
-    assert "read by     stage teacher, logits, distill, prune" in text
+    assert "read by     stage caption, teacher, logits, distill, prune" in text
     assert "data/logits/val-00000.safetensors" in text and "data/caption" not in text
     assert "made from another content: no artifacts" in text
     path = pulled / "workflow/bioclip_lite/losses.py"

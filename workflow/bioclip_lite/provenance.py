@@ -44,6 +44,7 @@ RULE = "record_{}"  # the rule that writes a stage's ledger
 LONG_AGO_NS = 10**9  # older than everything
 _TICK_NS = 10**8  # between the last file of a directory() output and the stamp that Snakemake puts there
 CODE = (".py", ".smk")  # counts by its meaning (closure.meaning), so that a comment makes nothing run again
+_NOBODY = ["no recorded job"]
 RECIPE = ("rule", "params", "code", "conda_env", "container_img_url", "software_stack_hash")
 
 
@@ -242,7 +243,9 @@ class Records:
 
     def learn(self, path: str, job: dict[str, Any]) -> None:
         """Write the record that Snakemake would have if it had run the job here."""
-        seconds = self.time(path) / 1e9
+        self._write(path, job, self.time(path) / 1e9)
+
+    def _write(self, path: str, job: dict[str, Any], seconds: float | None) -> None:
         record = MetadataRecord(
             **{field: job.get(field) for field in RECIPE},
             input=sorted(job["in"]),
@@ -253,6 +256,19 @@ class Records:
             incomplete=False,
         )
         self._store._write_record(path, record)
+
+    def keep_absent(self, path: str, job: dict[str, Any], changed: bool) -> None:
+        """Have a record of an output that is not here, e.g. because it was never pulled.
+
+        Snakemake leaves such files alone as long as what is made from them is up to date, but it compares parameters,
+        code and inputs with the record, and without one it would miss every change. ``changed``: inputs have changed.
+        """
+        record = self.get(path) or {}
+        if changed:
+            if record.get("params") != _NOBODY:
+                self.doubt(path)
+        elif record.get("endtime") or any(record.get(field) != job.get(field) for field in ("params", "code")):
+            self._write(path, job, None)
 
     def set_time(self, path: str, ns: int) -> None:
         described = self.describes(path)
@@ -284,7 +300,7 @@ class Records:
 
     def doubt(self, path: str) -> None:
         """Make Snakemake run the job of ``path`` again, whatever its time and that of its inputs."""
-        nobody = MetadataRecord(params=["no recorded job"], record_format_version=RECORD_FORMAT_VERSION)
+        nobody = MetadataRecord(params=_NOBODY, record_format_version=RECORD_FORMAT_VERSION)
         self._store._write_record(path, nobody)
 
     def forget(self, path: str) -> bool:
@@ -403,7 +419,11 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
 
     for out in in_order(jobs):
         job = jobs[out]
-        if not os.path.lexists(out) or records.in_progress(out):
+        if records.in_progress(out):
+            continue
+        if not os.path.lexists(out):
+            changed = any(hashes[path] not in (None, md5) for path, md5 in job["in"].items())
+            records.keep_absent(out, job, changed)
             continue
         if "md5" in job and hashes[out] != job["md5"]:
             if not records.describes(out) and records.forget(out):  # neither the ledger's nor a run's in this workspace
