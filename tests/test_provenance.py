@@ -232,8 +232,7 @@ ONE_SHARD = {
 }
 
 
-@pytest.mark.parametrize("link", ["copy", "symlink"])
-@pytest.mark.parametrize("content", [("new",), ()])
+@pytest.mark.parametrize(("content", "link"), [(("new",), "copy"), ((), "symlink")])
 def test_a_photograph_more_or_less_touches_one_shard(
     thin_built: Path, tmp_path: Path, content: tuple[str, ...], link: str
 ) -> None:

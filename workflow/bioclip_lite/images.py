@@ -83,7 +83,7 @@ def to_jpeg(data: bytes, max_side: int | None = None) -> bytes:
             return data
     with _reasons():
         if jpeg and max_side:  # the decoder itself makes 1/2, 1/4 or 1/8 of the size, at a fraction of the cost
-            image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+            image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=1.0)
         image.load()
     image = _rgb(_upright(image))
     if max_side:
