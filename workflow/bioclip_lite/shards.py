@@ -45,7 +45,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)  # time, user and group 0, mode 0644
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
-    tar.members.clear()  # tarfile would keep them all
+    tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
 
 
 @dataclass(frozen=True)
