@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bioclip_lite import decoding, hub, models, training, views
+from bioclip_lite.command import command
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import replacing, write_json
 from bioclip_lite.randomness import generator
@@ -78,18 +79,11 @@ def find(chosen: dict[str, Any], weights: Path) -> Captioner:
         model = hub.load(published)
     except UserError as error:  # the hub speaks of the teacher
         raise UserError(str(error).replace("teacher.pretrained", where)) from error
-    tokenizer = _tokenizer(config)
+    tokenizer = models.tokenizer_of(config)
     if chosen["tokens"] >= model.context_length:
         raise UserError(f"{where}: tokens is {chosen['tokens']}; the model writes at most {model.context_length - 1}")
     model.to(training.device()).eval()
     return Captioner(model, tokenizer, models.open_clip_preprocess(config, where))
-
-
-def _tokenizer(config: dict[str, Any]) -> open_clip.SimpleTokenizer:
-    text = config["model_cfg"]["text_cfg"]
-    return open_clip.SimpleTokenizer(
-        context_length=text.get("context_length", 77), **(text.get("tokenizer_kwargs") or {})
-    )
 
 
 def describe(captioner: Captioner, images: ShardSet, chosen: dict[str, Any], seed: int) -> Iterator[list[str]]:
@@ -179,7 +173,7 @@ def train(
     else:
         published = hub.find(f"local-dir:{source}", None, Path())
         config, model = copy.deepcopy(published.config), hub.load(published)
-    tokenizer, preprocess = _tokenizer(config), models.open_clip_preprocess(config, out)
+    tokenizer, preprocess = models.tokenizer_of(config), models.open_clip_preprocess(config, out)
     machine = training.device()
     model.to(machine)
     weigh = CoCaLoss(*((2.0, 1.0) if source is None else (1.0, 0.0)), pad_id=model.pad_id)
@@ -270,6 +264,7 @@ def _read(data: Path, splits: Sequence[str], types: Sequence[str]) -> tuple[Shar
     return images, texts
 
 
+@command("captioner")
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bioclip_lite captioner",
@@ -285,13 +280,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--learning-rate", type=float, help="at its peak (default: 0.001, with --from 0.00003)")
     chosen = parser.parse_args(arguments)
     rate = chosen.learning_rate or (3e-5 if chosen.source else 1e-3)
-    try:
-        if chosen.epochs < 1:
-            raise UserError(f"--epochs is {chosen.epochs}; it must be at least 1")
-        train(chosen.data, chosen.out, chosen.captions, chosen.epochs, rate, chosen.source)
-    except UserError as error:
-        print(f"captioner: {error}", file=sys.stderr)
-        return 1
+    if chosen.epochs < 1:
+        raise UserError(f"--epochs is {chosen.epochs}; it must be at least 1")
+    train(chosen.data, chosen.out, chosen.captions, chosen.epochs, rate, chosen.source)
     print(f"captioner: {chosen.out}; name it in caption.captioners as local-dir:{chosen.out.name}")
     return 0
 

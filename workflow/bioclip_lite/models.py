@@ -315,6 +315,14 @@ def save_teacher(
     return about
 
 
+def tokenizer_of(config: dict[str, Any]) -> open_clip.SimpleTokenizer:
+    """The tokenizer of an open_clip model; ``config`` is the content of its open_clip_config.json."""
+    text = config["model_cfg"]["text_cfg"]
+    return open_clip.SimpleTokenizer(
+        context_length=text.get("context_length", 77), **(text.get("tokenizer_kwargs") or {})
+    )
+
+
 def load_teacher(folder: str | os.PathLike[str]) -> Teacher:
     """The teacher of a folder that ``save_teacher`` wrote, on the CPU."""
     folder = Path(folder)
@@ -326,11 +334,7 @@ def load_teacher(folder: str | os.PathLike[str]) -> Teacher:
         model.load_state_dict(load_file(require(folder / TEACHER_WEIGHTS)), strict=True)
     else:
         model = open_clip.create_model(f"local-dir:{folder}")
-    text = config["model_cfg"]["text_cfg"]
-    tokenizer = open_clip.SimpleTokenizer(
-        context_length=text.get("context_length", 77), **(text.get("tokenizer_kwargs") or {})
-    )
-    return Teacher(model.eval(), tokenizer, preprocess, float(model.logit_scale.exp().item()), about)
+    return Teacher(model.eval(), tokenizer_of(config), preprocess, float(model.logit_scale.exp().item()), about)
 
 
 @torch.inference_mode()

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from bioclip_lite.command import command
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, require
 from bioclip_lite.params import STAGES
 from bioclip_lite.provenance import Hashes, Records, dvc_stages, files_in, load_ledgers, within
 from bioclip_lite.shards import split_of
 from bioclip_lite.sources import SPLITS
+from bioclip_lite.status import bytes_text
 
 SPLITS_OF = {  # the splits whose photographs a job works on; jobs that are not here grow with something else
     "make_index": ("pretrain", "train", "val", "calibration", "test"),
@@ -153,7 +155,7 @@ def table(rows: list[Row], at_once: int) -> str:
     total = Row("all", *(sum(column) for column in zip(*(row[1:] for row in rows), strict=True)))
     lines = [f"{'stage':10} {'jobs':>8} {'hours':>10} {f'{at_once} at once':>12} {'on disk':>10}"]
     lines += [
-        f"{row.stage:10} {row.jobs:>8,} {_hours(row.hours):>10} {_hours(row.at_once):>12} {_bytes(row.size):>10}"
+        f"{row.stage:10} {row.jobs:>8,} {_hours(row.hours):>10} {_hours(row.at_once):>12} {bytes_text(row.size):>10}"
         for row in [*rows, total]
     ]
     return "\n".join(lines)
@@ -163,13 +165,7 @@ def _hours(hours: float) -> str:
     return "?" if math.isnan(hours) else f"{hours:,.1f}" if hours >= 1 else f"{hours:.2f}"
 
 
-def _bytes(size: float) -> str:
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= scale:
-            return f"{size / scale:,.1f} {unit}"
-    return f"{size / 1e3:,.1f} kB"
-
-
+@command("plan")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bioclip_lite plan",
@@ -180,13 +176,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--per-shard", type=int, default=10_000, help="photographs in a shard (default: 10000)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="jobs at once (default: the cores here)")
     options = parser.parse_args(arguments)
-    try:
-        if min(options.images, options.per_shard, options.jobs) < 1:
-            raise UserError("images, --per-shard and --jobs must be 1 or more")
-        shards, rows = plan(options.images, options.per_shard, options.jobs)
-    except UserError as error:
-        print(f"plan: {error}", file=sys.stderr)
-        return 1
+    if min(options.images, options.per_shard, options.jobs) < 1:
+        raise UserError("images, --per-shard and --jobs must be 1 or more")
+    shards, rows = plan(options.images, options.per_shard, options.jobs)
     counts = yaml.safe_dump({"counts": shards}, default_flow_style=True, sort_keys=False, width=200).strip()
     print(f"{options.images:,} photographs, {sum(shards.values()):,} shards of about {options.per_shard:,}\n")
     print(table(rows, options.jobs))

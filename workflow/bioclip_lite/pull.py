@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bioclip_lite import remotes
+from bioclip_lite.command import command
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import replacing
 from bioclip_lite.remotes import Lacking, Tracked
@@ -72,16 +73,13 @@ def _listed(files: list[Tracked]) -> list[str]:
     return [*lines, f"  and {len(files) - _LISTED} more"] if len(files) > _LISTED else lines
 
 
+@command("pull")
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bioclip_lite pull", description=(__doc__ or "").split(": ", 1)[1])
     parser.add_argument("targets", nargs="*", help="stages or paths; default: everything")
     parser.add_argument("-r", "--remote", help="default: DVC's default remote")
     options = parser.parse_args(arguments)
-    try:
-        fetched = pull(options.targets, options.remote)
-    except UserError as error:
-        print(f"pull: {error}", file=sys.stderr)
-        return 1
+    fetched = pull(options.targets, options.remote)
     print(f"pull: {fetched} objects fetched")
     return 0
 

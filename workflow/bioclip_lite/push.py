@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from bioclip_lite import recipes, remotes
+from bioclip_lite.command import command
 from bioclip_lite.errors import UserError
 from bioclip_lite.licences import may_be_published
 from bioclip_lite.remotes import PUBLIC, Tracked
@@ -220,6 +221,7 @@ def _may_go(refused: list[str], files: list[Tracked]) -> list[str]:
     return targets
 
 
+@command("push")
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bioclip_lite push", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("targets", nargs="*", help="stages or paths; default: everything")
@@ -228,11 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--again", action="store_true", help="send even what the remote has, because its copies are damaged"
     )
     options = parser.parse_args(arguments)
-    try:
-        sent = push(options.targets, options.remote, options.again)
-    except UserError as error:
-        print(f"push: {error}", file=sys.stderr)
-        return 1
+    sent = push(options.targets, options.remote, options.again)
     print(f"push: {sent} objects sent" if sent else "push: the remote has everything")
     return 0
 

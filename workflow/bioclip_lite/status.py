@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from bioclip_lite import rehearsal
+from bioclip_lite.command import command
 from bioclip_lite.errors import UserError
 from bioclip_lite.provenance import Hashes, dvc_stages, files_in, ledger, load_ledgers, within
 from bioclip_lite.why import made_at, rules_of
@@ -120,7 +121,7 @@ def table(rows: list[Stage]) -> str:
         made = datetime.fromtimestamp(row.made).astimezone().strftime("%Y-%m-%d %H:%M") if row.made else "-"
         jobs = _count(row.jobs, "job") if row.jobs else "-"
         lines.append(
-            [row.name, files, f"{row.changed or '-'}", _bytes(row.size), made, jobs, ", ".join(row.news) or "-"]
+            [row.name, files, f"{row.changed or '-'}", bytes_text(row.size), made, jobs, ", ".join(row.news) or "-"]
         )
     if rows[0].unpushed is not None:
         lines[0].append("remote")
@@ -139,7 +140,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _bytes(size: float) -> str:
+def bytes_text(size: float) -> str:
+    """A number of bytes as people read it, e.g. "12 MB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}"
@@ -220,6 +222,7 @@ def _reached(rows: list[Stage]) -> set[str]:
     return found
 
 
+@command("status")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bioclip_lite status",
@@ -227,16 +230,12 @@ def main(arguments: list[str]) -> int:
         "next. Changes nothing.",
     )
     parser.add_argument("--remote", action="store_true", help="also ask the default remote what it lacks")
-    try:
-        rows, total, obstacle = stages(parser.parse_args(arguments).remote)
-        print(table(rows), end="\n\n")
-        differing = [] if obstacle else disagreements(rows)
-        if differing:
-            print("The engines disagree.", *differing, sep="\n  ")
-        print(*filter(None, [obstacle, next_step(rows, total, obstacle)]), sep="\n")
-    except UserError as error:
-        print(f"status: {error}", file=sys.stderr)
-        return 1
+    rows, total, obstacle = stages(parser.parse_args(arguments).remote)
+    print(table(rows), end="\n\n")
+    differing = [] if obstacle else disagreements(rows)
+    if differing:
+        print("The engines disagree.", *differing, sep="\n  ")
+    print(*filter(None, [obstacle, next_step(rows, total, obstacle)]), sep="\n")
     return 0
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from bioclip_lite import cache, models, training
+from bioclip_lite.command import command
 from bioclip_lite.errors import UserError
 from bioclip_lite.randomness import digest
 from bioclip_lite.shards import ShardSet, shard_names, split_of
@@ -70,6 +71,7 @@ def verify(data: Path, count: int) -> list[Finding]:
     return sorted(found, key=lambda finding: finding.cosine)
 
 
+@command("verify-cache")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bioclip_lite verify-cache", description=(__doc__ or "").split("\n\n")[1]
@@ -77,11 +79,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--views", type=int, default=256, help="embedded again (default: 256)")
     parser.add_argument("--data", type=Path, default=Path("data"))
     options = parser.parse_args(arguments)
-    try:
-        found = verify(options.data, options.views)
-    except UserError as error:
-        print(f"verify-cache: {error}", file=sys.stderr)
-        return 1
+    found = verify(options.data, options.views)
     wrong = [finding for finding in found if not finding.cosine >= LEAST]
     for finding in wrong[:10]:
         print(f"{finding.shard} {finding.key} view {finding.view}: cosine {finding.cosine:.6f}", file=sys.stderr)

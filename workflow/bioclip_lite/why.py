@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from bioclip_lite import rehearsal
+from bioclip_lite.command import command
 from bioclip_lite.errors import UserError
 from bioclip_lite.provenance import Hashes, Records, dvc_stages, ledger, load_ledgers, locked_ledgers, within
 
@@ -362,6 +363,7 @@ def rules_of(stage: str) -> list[str]:
     return [name for name in re.findall(r"^(?:rule|checkpoint) (\w+):", text, re.M) if name != stage]
 
 
+@command("why")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bioclip_lite why",
@@ -371,11 +373,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "file", help="an output, e.g. data/prune/report.json, or a source or code file that a stage reads"
     )
-    try:
-        print("\n".join(why(parser.parse_args(arguments).file)))
-    except UserError as error:
-        print(f"why: {error}", file=sys.stderr)
-        return 1
+    print("\n".join(why(parser.parse_args(arguments).file)))
     return 0
 
 

@@ -71,7 +71,7 @@ def files_in(folder: Path) -> Iterator[str]:
 
 
 def writable(name: str) -> bool:
-    """False for a file name that is no Unicode text, and so cannot stand in a table."""
+    """False for a file name that is no Unicode text (halves of surrogate pairs), and so cannot stand in a table."""
     try:
         name.encode()
     except UnicodeEncodeError:

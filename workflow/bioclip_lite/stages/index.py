@@ -31,6 +31,7 @@ from bioclip_lite.index_tables import Labels, write
 from bioclip_lite.progress import progress
 from bioclip_lite.randomness import digest
 from bioclip_lite.sources import SPLITS, Reject, Sample, find_source
+from bioclip_lite.sources.places import writable
 
 _BATCH = 4096  # photographs downloaded, and then read, at a time; rows written at a time
 _CHUNK = 32  # photographs handed to a worker at a time
@@ -91,7 +92,7 @@ def _gather(database: sqlite3.Connection, params: dict[str, Any]) -> list[names.
         if isinstance(item, Reject):
             _reject(database, item)
             continue
-        if not _is_text(item.locator):
+        if not writable(item.locator):
             readable = _text(item.locator)
             _reject(database, Reject(readable or "", "bad name", "the file's name is not UTF-8; rename the file"))
             continue
@@ -130,15 +131,6 @@ def _observation(database: sqlite3.Connection, sample: Sample) -> int:
 def _reject(database: sqlite3.Connection, reject: Reject) -> None:
     row = (_text(reject.locator), _text(reject.reason), _text(reject.detail))
     database.execute("INSERT INTO reject VALUES (?, ?, ?)", row)
-
-
-def _is_text(text: str) -> bool:
-    """False for what cannot be written as UTF-8: halves of surrogate pairs, names of files in another encoding."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _text(text: str | None) -> str | None:
