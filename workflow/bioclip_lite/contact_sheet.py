@@ -39,12 +39,12 @@ def draw_contact_sheet(
         _label(draw, left, top, taxon, common_name)
         for j, locator in enumerate(locators):
             try:
-                photograph = ImageOps.fit(decode(read(locator)), (_SIDE, _SIDE))
+                photograph = ImageOps.fit(decode(read(locator), _SIDE), (_SIDE, _SIDE))
             except (BadImage, OSError):  # it has been read before; stage shard says so if it has really gone
                 continue
             sheet.paste(photograph, (left + _LABEL + j * step, top))
     file = io.BytesIO()
-    sheet.save(file, "PNG", optimize=True)
+    sheet.save(file, "PNG")
     with replacing(path) as scratch:
         scratch.write_bytes(file.getvalue())
 

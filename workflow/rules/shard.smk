@@ -49,6 +49,7 @@ rule write_shard:
 rule write_sizes:
     input:
         code("stages.shard"),
+        manifests="data/shard/manifest",
         tars=expand("data/shard/{shard}.tar", shard=shards(*SPLITS)),
     output:
         "data/shard/sizes.json",

@@ -20,15 +20,15 @@ import pyarrow.parquet as pq
 from bioclip_lite import taxonomy
 from bioclip_lite.captions import caption
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_table, require, write_json, write_table
+from bioclip_lite.files import require, write_json, write_table
 from bioclip_lite.images import to_jpeg
 from bioclip_lite.progress import progress
 from bioclip_lite.randomness import digest
-from bioclip_lite.shards import open_shard, split_of, write_shard
+from bioclip_lite.shards import split_of, write_shard
 from bioclip_lite.sources import SPLITS, find_source
 
 _DESCRIPTION = ("taxon_id", "common_name", "common_names", "group", "licence", "attribution")
-_BATCH, _BLOCK = 4096, 50_000  # rows in memory at a time: while they are read, and while manifests are written
+_BATCH, _BLOCK = 4096, 16_000  # rows in memory at a time: while they are read, and while manifests are written
 _MANIFEST = ("key", "locator", "md5", *_DESCRIPTION, *taxonomy.RANKS)
 
 
@@ -113,19 +113,19 @@ def manifest(data: Path, name: str) -> Path:
 
 
 def _write_shard(data: Path, name: str, max_side: int | None) -> None:
-    listed = read_table(manifest(data, name))
-    origin = json.loads(listed.schema.metadata[b"source"])
+    listed = pq.ParquetFile(require(manifest(data, name)))
+    origin = json.loads(listed.schema_arrow.metadata[b"source"])
     prepare = getattr(find_source(origin["source"]), "prepare", None)
     if prepare is not None:  # what stage index has downloaded may have been on another machine
-        prepare(origin, listed["locator"].to_pylist())
-    rows = progress(_rows(listed), listed.num_rows, f"shard {name}: photographs")
+        prepare(origin, (row["locator"] for row in _rows(listed, ["locator"])))
+    rows = progress(_rows(listed), listed.metadata.num_rows, f"shard {name}: photographs")
     samples = (_sample(row, origin, max_side) for row in rows)
     written = write_shard(data / "shard" / f"{name}.tar", samples, _text)
     print(f"shard: {name}.tar, {written} photographs")
 
 
-def _rows(table: Any) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=1024):
+def _rows(table: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    for batch in table.iter_batches(1024, columns=columns):
         yield from batch.to_pylist()
 
 
@@ -149,9 +149,12 @@ def _text(description: dict[str, Any]) -> str:
 
 
 def _write_sizes(data: Path, counts: dict[str, int]) -> None:
-    """Count the samples of each shard, and remove the tars of an earlier, larger number of shards."""
+    """Write how many samples each shard has, and remove the tars of an earlier, larger number of shards."""
     out = data / "shard"
-    sizes = {f"{name}.tar": len(open_shard(out / f"{name}.tar")) for name in names(counts)}
+    sizes = {}
+    for name in names(counts):
+        require(out / f"{name}.tar")  # it is complete or absent, and holds all that its manifest lists
+        sizes[f"{name}.tar"] = pq.read_metadata(manifest(data, name)).num_rows
     write_json(out / "sizes.json", sizes)
     for stale in [*out.glob("*.tar"), *(out / "manifest").glob("*.parquet")]:
         if f"{stale.stem}.tar" not in sizes:
