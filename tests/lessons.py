@@ -30,25 +30,35 @@ VIEWS = {
     "magnitude": 0.5,
     "prompt": "taxon_com",
     "templates": "plain",
+    "logit_scale": "given",
+    "precision": "float16",
     "seed": 0,
 }
 D = 16
 DISTILL: dict[str, Any] = {
     "student": "mobilenetv4_conv_small_035",
     "student_options": {},
+    "text_tower": None,
     "image_size": 32,
     "weights": None,
+    "allow_research_only": False,
     "epochs": 2,
     "batch_size": 8,
     "learning_rate": 0.002,
     "weight_decay": 0.05,
     "affinity": 1.0,
+    "teachers": ["model"],
     "cosine": 1.0,
+    "ranks": 0.0,
+    "labels": 0.0,
+    "ema": 0.0,
+    "finetune": {"epochs": 0, "learning_rate": 0.001},
     "seed": 0,
 }
 TEACHER: dict[str, Any] = {
     "kind": "train",
     "captions": ["sci", "taxon_com"],
+    "ensemble": [],
     "seed": 0,
     "train": {
         "splits": ["pretrain", "train"],
@@ -60,6 +70,7 @@ TEACHER: dict[str, Any] = {
         "epochs": 2,
         "batch_size": 16,
         "learning_rate": 0.001,
+        "ema": 0.0,
     },
     "lit": {
         "image_tower": "mobilenetv2_050",
@@ -126,6 +137,17 @@ def write_cached(folder: Path, name: str, text: np.ndarray, leaves: list[str], t
         embeddings.append(unit(own + 0.05 * generator("noise", key).normal(size=(count, text.shape[1]))))
         drawn = [views.draw(generator("view", key, k), VIEWS) for k in range(1, count)]
         rows.append(np.stack([views.plain_view(VIEWS["operations"]), *drawn]))
-    identity = {"teacher": teacher, "views": views.VERSION, "preprocess": {"size": 32}}
+    identity = {"teacher": teacher, "views": views.VERSION, "preprocess": '{"size": 32}'}
     path = folder / "logits" / f"{name}.safetensors"
-    cache.write_shard(path, images.keys, np.stack(embeddings), np.stack(rows), identity)
+    digests = np.array([cache.image_digest(images.jpeg(i)) for i in range(len(images))], np.uint64)
+    encoded = cache.encode(np.stack(embeddings), VIEWS["precision"])
+    cache.write_shard(path, images.keys, digests, np.stack(rows), encoded, identity)
+
+
+def write_texts(folder: Path, teacher: str = "teacher-a") -> None:
+    """What the teacher makes of every taxon in every text type: near the species it is, whatever the type."""
+    text = cache.read_taxa(folder / "logits" / "taxa.safetensors").text
+    leaves = [taxon for taxon, path in zip(IDS, PATHS, strict=True) if path[6]]
+    own = np.stack([text[leaves.index(taxon)] if taxon in leaves else text.mean(0) for taxon in IDS])
+    near = [unit(own + 0.1 * generator("texts", kind).normal(size=own.shape)) for kind in captions.TYPES]
+    cache.write_texts(folder / "logits" / "texts.safetensors", captions.TYPES, IDS, np.stack(near), teacher)

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 import lessons
-from bioclip_lite import checkpoint, models, training
+from bioclip_lite import cache, captions, checkpoint, distillation, models, text_towers
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, read_table
 from bioclip_lite.preprocess import preprocessing
@@ -47,6 +47,7 @@ def test_student_and_control_are_complete_and_two_runs_are_one(data: Path) -> No
         "reparameterized": True,
         "shapes": {},
         "trained_on": "teacher-a",
+        "initial_weights": None,
     }
     control = read_json(data / "distill" / "control" / "student.json")
     assert (control["outputs"], control["trained_on"]) == (5, None)
@@ -77,14 +78,78 @@ def test_a_head_that_the_file_brings_is_kept(data: Path, monkeypatch: pytest.Mon
     (data / "weights").mkdir(exist_ok=True)
     save_file(given.state_dict(), data / "weights" / "whole.safetensors")
     opened = []
-    cached = training.Cached
-    monkeypatch.setattr(training, "Cached", lambda *names: (opened.append(names[1]), cached(*names))[1])
+    cached = distillation.Cached
+    monkeypatch.setattr(distillation, "Cached", lambda *names: (opened.append(names[1]), cached(*names))[1])
     slow = {**PARAMS, "weights": "whole.safetensors", "epochs": 1, "learning_rate": 1e-9}
     distill.run(slow, data, "student")
     made = models.load_student(data / "distill" / "model")[0].state_dict()
     for name in ("classifier.weight", "classifier.bias", "conv_stem.weight"):
         torch.testing.assert_close(made[name], given.state_dict()[name], atol=1e-6, rtol=0)
     assert opened == ["train", "val"]  # once each
+
+
+def test_the_second_stage_starts_from_the_first_and_mixes_by_validation(tmp_path: Path) -> None:
+    data = lessons.make_cache(lessons.make_data(tmp_path / "data"))
+    distill.run(PARAMS, data, "student")
+    single = contents(data / "distill" / "model")
+    two = {**PARAMS, "finetune": {"epochs": 2, "learning_rate": 0.001}}
+    distill.run(two, data, "student")
+    assert contents(data / "distill" / "first") == single
+    distill.run(two, data, "finetune")
+    made = contents(data / "distill")
+    distill.run(two, data)
+    assert {name: content for name, content in contents(data / "distill").items() if "control" not in name} == made
+
+    chosen = read_json(data / "distill" / "interpolation.json")
+    curve = {row["share"]: row for row in chosen["curve"]}
+    assert sorted(curve) == [n / 10 for n in range(11)]
+    best = max(row["val_top1"] for row in curve.values())
+    assert curve[chosen["share"]]["val_top1"] == best
+    first = models.load_student(data / "distill" / "first")[0]
+    model = models.load_student(data / "distill" / "model")[0]
+    val = distillation.Cached(data, "val")
+    measured = distillation.validation(model, data, val, preprocessing(32))()
+    assert measured["val_nll"] == pytest.approx(curve[chosen["share"]]["val_nll"], rel=1e-4)
+    measured = distillation.validation(first, data, val, preprocessing(32))()
+    assert measured["val_nll"] == pytest.approx(curve[0.0]["val_nll"], rel=1e-4)
+    with pytest.raises(UserError, match="its jobs are student, control"):
+        distill.run(PARAMS, data, "finetune")
+
+
+def test_a_text_tower_learns_beside_the_image_tower(tmp_path: Path) -> None:
+    data = lessons.make_cache(lessons.make_data(tmp_path / "data"))
+    lessons.write_texts(data)
+    tower = {"kind": "transformer", "width": 64, "layers": 1, "batch_affinity": 0.1}
+    params = {**PARAMS, "text_tower": tower, "epochs": 30, "affinity": 0.0, "cosine": 0.0}
+    distill.run(params, data, "student")
+    first = contents(data / "distill" / "text")
+    history = read_table(data / "distill" / "history.parquet").to_pylist()
+    assert history[-1]["loss"] < history[0]["loss"] / 2
+    assert "val_text_top1" in history[-1]
+    text, tokenizer, about = text_towers.load_text(data / "distill" / "text")
+    assert about["trained_on"] == "teacher-a"
+    names = [captions.caption(path, None, "sci") for path in lessons.PATHS[:5]]
+    with torch.inference_mode():
+        said = torch.nn.functional.normalize(text(tokenizer(names)), dim=-1).numpy()
+    taught = cache.read_taxa(data / "logits" / "taxa.safetensors").text
+    assert ((said @ taught.T).argmax(1) == range(5)).all()  # it knows all names
+    # The image tower trains with the captions: not the same student as without them.
+    distill.run({**params, "epochs": 1}, data, "student")
+    with_text = contents(data / "distill" / "model")
+    distill.run({**PARAMS, "epochs": 1}, data, "student")
+    assert contents(data / "distill" / "model") != with_text
+    assert first != contents(data / "distill" / "text")
+    lessons.write_texts(data, "teacher-b")
+    with pytest.raises(UserError, match="--forcerun embed_texts"):
+        distill.run(params, data, "student")
+
+
+def test_mixing_is_linear_in_the_weights() -> None:
+    before = {"w": torch.tensor([0.0, 2.0]), "n": torch.tensor(3)}
+    after = {"w": torch.tensor([1.0, 4.0]), "n": torch.tensor(9)}
+    assert torch.equal(distill.mixed(before, after, 0.25)["w"], torch.tensor([0.25, 2.5]))
+    assert torch.equal(distill.mixed(before, after, 0.0)["w"], before["w"])
+    assert int(distill.mixed(before, after, 0.5)["n"]) == 9
 
 
 def test_a_stopped_job_leaves_a_checkpoint_and_no_output(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 import checkout
 import lessons
-from bioclip_lite import distributed, losses, models, training
+from bioclip_lite import distillation, distributed, losses, models, text_towers, training
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table
 from bioclip_lite.preprocess import preprocessing
@@ -140,22 +140,30 @@ class Double(nn.Module):
         return self.model(pixels.double())
 
 
-def train(data: Path, labels: bool, batch_size: int, epochs: int) -> tuple[list[dict[str, float]], list[np.ndarray]]:
+def train(
+    data: Path, labels: bool, batch_size: int, epochs: int, text: bool = False
+) -> tuple[list[dict[str, float]], list[np.ndarray]]:
     torch.manual_seed(distributed.rank())  # the weights of the first process count
+    arguments = {"kind": "mixer", "width": 64, "layers": 3, "outputs": lessons.D, "context": 64, "student": None}
+    tower = text_towers.build(**arguments).double()
+    read = distillation.TextStudent(tower, text_towers.tokenizer(arguments), 1.0)
     spec = models.student_spec("mobilenetv4_conv_small_035", {}, 5 if labels else lessons.D, 64)
     model = Double(models.build_student(spec))
-    history = training.distill(
+    history = distillation.distill(
         model,
         data,
         preprocessing(64),
         stage="test",
+        job="student",
         seed=0,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=0.002,
-        labels=labels,
+        control=labels,
+        text_student=read if text else None,
     )
-    return history, arrays(*model.state_dict().values())
+    trained = [model, tower] if text else [model]
+    return history, arrays(*(tensor for part in trained for tensor in part.state_dict().values()))
 
 
 # Parts of different sizes weigh their losses by numbers that are rounded to single precision; training, which doubles
@@ -171,6 +179,17 @@ def test_the_curve_of_two_processes_is_that_of_one(labels: bool, batch_size: int
     for found, other, expected in zip(first[1], second[1], weights, strict=True):
         np.testing.assert_array_equal(found, other)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_both_towers_of_two_processes_are_those_of_one(data: Path) -> None:
+    lessons.write_texts(data)
+    ((history, weights),) = together(train, data, False, 10, 1, True, processes=1)
+    first, second = together(train, data, False, 10, 1, True)
+    assert first[0] == second[0]
+    assert first[0][0] == pytest.approx(history[0], rel=1e-4)
+    for found, other, expected in zip(first[1], second[1], weights, strict=True):
+        np.testing.assert_array_equal(found, other)
+        np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-4)
 
 
 def teach(data: Path, params: dict[str, Any]) -> None:

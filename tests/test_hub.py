@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import open_clip
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
 from open_clip.model import CLIP
 from safetensors.torch import save_file
 
@@ -209,3 +211,157 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     save_file({"wrong": torch.zeros(1)}, tmp_path / "mine" / "open_clip_model.safetensors")
     with pytest.raises(UserError, match="cannot load"):
         hub.load(hub.find("local-dir:mine", None, tmp_path))
+
+
+def towers(cache: Path, repository: str, file: str, card: str | None, commit: str = "a" * 40) -> Path:
+    """An image tower in the hub cache, as timm publishes one; without its model card if ``card`` is None."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    place = folder / "snapshots" / commit
+    place.mkdir(parents=True)
+    save_file({"a": torch.zeros(1)}, place / file)
+    if card is not None:
+        (place / "README.md").write_text(f"---\n{card}\n---\n")
+    (folder / "refs").mkdir(exist_ok=True)
+    (folder / "refs" / "main").write_text(commit)
+    return place / file
+
+
+@pytest.mark.parametrize(
+    ("weights", "student", "repository", "file", "card", "licence"),
+    [
+        (
+            "pretrained",
+            "fastvit_t8.apple_in1k",
+            "timm/fastvit_t8.apple_in1k",
+            "model",
+            "license: other",
+            "fastvit-license",
+        ),
+        ("pretrained", "repvit_m0_9.dist_450e_in1k", "timm/repvit_m0_9.dist_450e_in1k", "model", None, "apache-2.0"),
+        ("pretrained", "MobileCLIP2-S0", "timm/MobileCLIP2-S0-OpenCLIP", "open_clip_model", "license: mit", "mit"),
+        (
+            "hf-hub:timm/vit_tiny_patch16_224.augreg_in1k",
+            "any",
+            "timm/vit_tiny_patch16_224.augreg_in1k",
+            "model",
+            "license: bsd",
+            "bsd",
+        ),
+        ("hf-hub:me/mine", "any", "me/mine", "model", "license: cc0-1.0", "cc0-1.0"),
+    ],
+)
+def test_weights_of_students_in_the_hub_cache(
+    cache: Path, tmp_path: Path, weights: str, student: str, repository: str, file: str, card: str, licence: str
+) -> None:
+    path = towers(cache, repository, f"{file}.safetensors", card)
+    found = hub.find_weights(weights, student, tmp_path, allow_research_only=False)
+    assert found.path == path
+    assert found.about() == {
+        "origin": f"hf-hub:{repository}",
+        "licence": licence,
+        "revision": "a" * 40,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    means = {"fastvit_t8.apple_in1k": (0.485, 0.456, 0.406), "MobileCLIP2-S0": (0.0, 0.0, 0.0)}
+    assert student not in means or found.mean == means[student]
+    assert repository != "me/mine" or found.mean is found.std is None
+
+
+def test_a_pinned_revision_of_weights_is_that_and_no_other(cache: Path, tmp_path: Path) -> None:
+    for commit in ("1" * 40, "2" * 40):
+        towers(cache, "timm/x", "model.safetensors", "license: mit", commit)
+    for at, commit in (("", "2" * 40), ("@" + "1" * 40, "1" * 40)):
+        found = hub.find_weights(f"hf-hub:timm/x{at}", "any", tmp_path, False)
+        assert found.revision == commit == found.path.parent.name
+    with pytest.raises(UserError, match=rf"^distill\.weights: timm/x .* `hf download timm/x --revision {'3' * 40}`"):
+        hub.find_weights("hf-hub:timm/x@" + "3" * 40, "any", tmp_path, False)
+
+
+@pytest.mark.parametrize(
+    ("weights", "student", "repository", "card"),
+    [
+        ("pretrained", "fastvit_mci0.apple_mclip", "apple/mobileclip_s0_timm", None),  # timm knows its licence
+        ("pretrained", "MobileCLIP2-S0", "timm/MobileCLIP2-S0-OpenCLIP", "license: apple-amlr"),
+        ("hf-hub:me/mine", "any", "me/mine", "license: other\nlicense_name: for-research-only"),
+    ],
+)
+def test_initial_weights_for_research_only_are_refused_unless_asked_for(
+    cache: Path, tmp_path: Path, weights: str, student: str, repository: str, card: str | None
+) -> None:
+    towers(cache, repository, "model.safetensors", card)
+    with pytest.raises(UserError, match=r"allows research only, .* set distill\.allow_research_only"):
+        hub.find_weights(weights, student, tmp_path, False)
+    assert hub.research_only(hub.find_weights(weights, student, tmp_path, True).licence)
+
+
+def test_weights_without_any_licence_at_hand_are_not_used_unseen(cache: Path, tmp_path: Path) -> None:
+    towers(cache, "timm/MobileCLIP2-S0-OpenCLIP", "open_clip_model.safetensors", None)  # as open_clip leaves its cache
+    with pytest.raises(UserError, match=r"\(README\.md\) is .* `hf download timm/MobileCLIP2-S0-OpenCLIP`"):
+        hub.find_weights("pretrained", "MobileCLIP2-S0", tmp_path, False)
+    assert hub.find_weights("pretrained", "MobileCLIP2-S0", tmp_path, True).licence is None
+
+
+def test_a_tag_whose_licence_is_not_at_hand_is_not_used_unseen(cache: Path, tmp_path: Path) -> None:
+    towers(cache, "timm/MobileCLIP2-S0-OpenCLIP", "open_clip_model.safetensors", None)
+    with pytest.raises(UserError, match=r"^teacher\.pretrained\.model: .* \(README\.md\) is neither"):
+        hub.find("MobileCLIP2-S0", "dfndr2b", tmp_path)
+
+
+def test_weights_that_are_not_there(cache: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    for weights, student, says in (
+        ("pretrained", "fastvit_t8", "`hf download timm/fastvit_t8.apple_in1k`"),
+        ("pretrained", "mobilenetv4_conv_small_035", "timm has no published weights of mobilenetv4_conv_small_035"),
+        (
+            "pretrained",
+            "mobilenetv4_conv_small_035.untrained",
+            "no published weights .* students with some: mobilenetv4_",
+        ),
+        ("pretrained", "no_such", "neither timm nor open_clip has published weights of no_such"),
+        ("hf-hub:timm/absent", "any", r"distill\.weights: timm/absent \(model\.safetensors\) is neither in"),
+        ("absent.safetensors", "any", r"distill\.weights: .*absent\.safetensors does not exist"),
+    ):
+        with pytest.raises(UserError, match=says):
+            hub.find_weights(weights, student, tmp_path, False)
+    assert time.monotonic() - began < 10
+
+
+def test_a_file_of_ones_own_has_no_licence_that_we_know(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "mine.safetensors")
+    found = hub.find_weights("mine.safetensors", "any", tmp_path, False)
+    assert found.path == tmp_path / "mine.safetensors"
+    assert {**found.about(), "sha256": ""} == {
+        "origin": "mine.safetensors",
+        "licence": None,
+        "revision": None,
+        "sha256": "",
+    }
+
+
+def test_pickled_weights_are_not_read(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise EntryNotFoundError("404")
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", absent)
+    towers(cache, "timm/x", "pytorch_model.bin", "license: mit")
+    with pytest.raises(UserError, match=r"has none of model\.safetensors, .* may hold code"):
+        hub.find_weights("hf-hub:timm/x", "any", tmp_path, False)
+
+
+def test_messages_name_the_parameter_that_asked(cache: Path, tmp_path: Path) -> None:
+    for model, says in (
+        ("hf-hub:imageomics/absent", r"^mine\.model: imageomics/absent \(open_clip_config\.json\) is neither in"),
+        ("local-dir:absent", r"^mine\.model: no folder"),
+        ("ViT-B-32", r"^mine\.weights: ViT-B-32 is only an architecture"),
+    ):
+        with pytest.raises(UserError, match=says):
+            hub.find(model, None, tmp_path, what="mine")
+
+
+def test_a_cache_that_lacks_the_model_card_needs_no_hub(cache: Path, tmp_path: Path) -> None:
+    repository = cache / "models--imageomics--small"
+    publish(repository / "snapshots" / "abc", "open_clip_model.safetensors")
+    (repository / "snapshots" / "abc" / "README.md").unlink()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    assert hub.find("hf-hub:imageomics/small", None, tmp_path).licence is None

@@ -45,13 +45,58 @@ def test_one_species_twice_in_a_batch_is_no_negative() -> None:
 @settings(max_examples=30, deadline=None)
 def test_affinity_is_a_divergence(seed: int, scale: float) -> None:
     student, teacher, text = units(seed, 5), units(seed + 1, 5), units(seed + 2, 11)
-    value = losses.affinity(3 * student, teacher, text, scale)
+    target = losses.agreed([losses.taxon_logits(teacher, text, scale)])
+    value = losses.affinity(losses.taxon_logits(3 * student, text, scale), target)
     log_p = (scale * teacher @ text.T).double().log_softmax(-1)
     log_q = (scale * student @ text.T).double().log_softmax(-1)
     expected = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
     assert torch.isclose(value.double(), expected, rtol=1e-3, atol=1e-4)
     assert value >= -1e-5
-    assert losses.affinity(teacher, 7 * teacher, text, scale).abs() < 1e-4
+    assert losses.affinity(losses.taxon_logits(7 * teacher, text, scale), target).abs() < 1e-4
+
+
+def test_teachers_of_any_width_and_scale_agree_on_the_mean_of_their_probabilities() -> None:
+    first = losses.taxon_logits(units(0, 5), units(1, 11), 50.0)
+    second = losses.taxon_logits(units(2, 5, width=4), units(3, 11, width=4), 7.0)
+    mean = (first.softmax(-1) + second.softmax(-1)) / 2
+    torch.testing.assert_close(losses.agreed([first, second]).exp(), mean)
+    assert losses.affinity(first, losses.agreed([first, second])) > 0
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_rank_affinity_is_the_divergence_of_summed_probabilities(seed: int) -> None:
+    logits, other = (9 * torch.randn(6, 8, generator=torch.Generator().manual_seed(seed + n)) for n in range(2))
+    target = other.log_softmax(-1)
+    nodes = torch.tensor([[0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 2, 2, 2]])
+    p = torch.stack([target.exp()[:, nodes[1] == n].sum(1) for n in range(3)], 1)
+    log_q = torch.stack([logits.log_softmax(-1)[:, nodes[1] == n].logsumexp(1) for n in range(3)], 1)
+    expected = F.kl_div(log_q, p, reduction="batchmean") / 2  # at the root both are sure
+    torch.testing.assert_close(losses.rank_affinity(logits, target, nodes), expected, rtol=1e-3, atol=1e-5)
+    leaves = torch.arange(8)[None]
+    torch.testing.assert_close(
+        losses.rank_affinity(logits, target, leaves), losses.affinity(logits, target), rtol=1e-3, atol=1e-4
+    )
+    # A teacher that knows the genus and no more is met by a student that knows the genus.
+    assert losses.rank_affinity(logits, target, nodes) <= losses.affinity(logits, target) + 1e-4
+
+
+def test_rank_affinity_has_gradients_where_probabilities_vanish() -> None:
+    logits = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
+    target = torch.tensor([[-150.0, 0.0, -150.0]]).log_softmax(-1)
+    losses.rank_affinity(logits, target, torch.tensor([[0, 0, 1]])).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_batch_affinity_is_nothing_for_the_teacher_itself_and_symmetric() -> None:
+    image, text = units(0, 6), units(1, 4)
+    other_image, other_text = units(2, 6), units(3, 4)
+    assert losses.batch_affinity(image, text, image, text, 30.0, 30.0).abs() < 1e-5
+    value = losses.batch_affinity(image, text, other_image, other_text, 30.0, 60.0)
+    swapped = losses.batch_affinity(text, image, other_text, other_image, 30.0, 60.0)
+    torch.testing.assert_close(value, swapped)
+    assert value > 0.1
 
 
 @given(seed=st.integers(0, 1000), factor=st.floats(0.1, 10))

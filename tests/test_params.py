@@ -34,6 +34,9 @@ def test_the_files_that_we_ship_are_valid(path: Path) -> None:
         ("logits.views", "six", "logits.views is 'six'; it must be of type integer"),
         ("logits.crop_scale", [0.9, 0.2], "logits.crop_scale is [0.9, 0.2]; the smaller value comes first"),
         ("teacher.captions", [], "teacher.captions is []; it must be a list of at least 1"),
+        ("teacher.train.text_width", 100, "teacher.train.text_width is 100; it must be a multiple of 64"),
+        ("distill.teachers", ["model", "second"], "distill.teachers has unknown second; known are model (see"),
+        ("distill.teachers", [], "distill.teachers is []; it must be a list of at least 1"),
         ("evaluate", None, "evaluate is None; it must be of type object"),
     ],
 )
@@ -47,6 +50,62 @@ def test_a_mistake_is_named(name: str, value: object, message: str) -> None:
     with pytest.raises(UserError) as error:
         parameters.check(params)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([{"seed": 1}], "teacher.ensemble.0 lacks name"),
+        ([{"name": "Second"}], "teacher.ensemble.0.name is 'Second'; it must be of the form ^[a-z][a-z0-9_]*$"),
+        ([{"name": "model"}], "teacher.ensemble.0.name is 'model'; it must be none of model, features, captions"),
+        ([{"name": "second"}, {"name": "second", "seed": 1}], "teacher.ensemble has second twice"),
+        ([{"name": "second", "sede": 1}], "teacher.ensemble.second has unknown sede; known are kind, captions"),
+        ([{"name": "second", "ensemble": []}], "teacher.ensemble.second has unknown ensemble; known are kind"),
+        ([{"name": "second", "kind": "lti"}], "teacher.ensemble.second.kind is 'lti'; it must be one of train, lit"),
+        ([{"name": "second", "train": 3}], "teacher.ensemble.second.train is 3; it must be of type object"),
+        ([{"name": "second", "lit": {"epochs": 0}}], "teacher.ensemble.second.lit.epochs is 0; it must be at least 1"),
+        ([{"name": "second", "captions": ["scii"]}], "teacher.ensemble.second.captions has unknown scii; did you mean"),
+    ],
+)
+def test_a_mistake_in_an_ensemble_names_the_teacher(entries: list[dict[str, object]], message: str) -> None:
+    params = copy.deepcopy(DEFAULT)
+    params["teacher"]["ensemble"] = entries
+    with pytest.raises(UserError) as error:
+        parameters.check(params)
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_students_answer_in_the_space_of_the_first_teacher() -> None:
+    params = copy.deepcopy(DEFAULT)
+    params["teacher"]["ensemble"] = [{"name": "second", "seed": 1}]
+    params["distill"]["teachers"] = ["second"]
+    with pytest.raises(UserError, match=r"distill\.teachers is \['second'\]; model, in whose space .* among them"):
+        parameters.check(params)
+    params["distill"]["teachers"] = ["model", "second"]
+    parameters.check(params)
+
+
+def test_further_teachers_are_the_first_but_for_what_differs() -> None:
+    section = copy.deepcopy(DEFAULT["teacher"])
+    options = {"drop_path_rate": 0.1}
+    section["ensemble"] = [
+        {"name": "second", "seed": 7},
+        {"name": "third", "kind": "lit", "lit": {"image_size": 96, "image_tower_options": options}},
+    ]
+    before = copy.deepcopy(section)
+    found = parameters.teachers(section)
+    assert section == before
+    assert list(found) == ["model", "second", "third"]
+    first = {name: value for name, value in DEFAULT["teacher"].items() if name != "ensemble"}
+    assert found["model"] == first
+    assert found["second"] == {**first, "seed": 7}
+    # Parts key by key; an entry can also take an option away.
+    assert found["third"] == {
+        **{**first, "kind": "lit"},
+        "lit": {**first["lit"], "image_size": 96, "image_tower_options": options},
+    }
+    assert parameters.teachers(first) == {"model": first}
 
 
 def test_every_mistake_is_named_at_once() -> None:
@@ -78,11 +137,23 @@ def test_both_engines_refuse_before_anything_runs(tmp_path: Path) -> None:
     assert not (folder / "data/index").exists()
 
 
+def test_weights_at_the_hub_are_no_missing_file() -> None:
+    params = copy.deepcopy(DEFAULT)
+    for weights in ("hf-hub:timm/fastvit_t8.apple_in1k", "pretrained"):
+        params["distill"]["weights"] = weights
+        parameters.check_sources(params)
+
+
 def test_missing_ingredients_are_named_before_anything_runs(tmp_path: Path) -> None:
     folder = checkout.new(tmp_path / "missing")
     for name, value, message in (
         ("index", {"source": "folder", "path": "data/nowhere"}, "index.path is data/nowhere, but there is no such"),
-        ("teacher", {"kind": "lit"}, "data/weights/none does not exist"),
+        ("teacher", {"kind": "lit"}, "teacher.lit.weights is none, but data/weights/none does not exist"),
+        (
+            "teacher",
+            {"ensemble": [{"name": "second", "kind": "lit"}]},
+            "teacher.ensemble.second.lit.weights is none, but data/weights/none does not exist",
+        ),
         ("distill", {"weights": "start.safetensors"}, "data/weights/start.safetensors does not exist"),
     ):
         params = yaml.safe_load((checkout.ROOT / "tests/tiny.yaml").read_text())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lessons
-from bioclip_lite import cache, checkpoint, losses, models, training, views
+from bioclip_lite import cache, checkpoint, distillation, losses, models, training, views, warm_start
 from bioclip_lite.errors import UserError
 from bioclip_lite.preprocess import preprocessing
 from bioclip_lite.shards import ShardSet, shard_names
@@ -37,8 +37,16 @@ def student(outputs: int = lessons.D) -> nn.Module:
 
 
 def distil(model: nn.Module, data: Path, **changes: Any) -> list[dict[str, float]]:
-    chosen = {"stage": "test", "seed": 0, "epochs": 2, "batch_size": 8, "learning_rate": 0.002, **changes}
-    return training.distill(model, data, preprocessing(32), **chosen)
+    chosen = {
+        "stage": "test",
+        "job": "student",
+        "seed": 0,
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 0.002,
+        **changes,
+    }
+    return distillation.distill(model, data, preprocessing(32), **{**chosen, **changes})
 
 
 @given(count=st.integers(1, 200), batch_size=st.integers(1, 64), seed=st.integers(0, 5))
@@ -84,9 +92,9 @@ def test_students_learn_and_two_runs_are_one(data: Path) -> None:
     first, second = student(), student()
     history = distil(first, data, epochs=4)
     assert distil(second, data, epochs=4) == history
-    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1]["val_cosine"] > history[0]["val_cosine"] + 0.03
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
-    assert set(history[0]) == {"epoch", "loss", "learning_rate", "val_top1", "val_agreement", "val_cosine"}
+    assert set(history[0]) == {"epoch", "loss", "learning_rate", "val_top1", "val_nll", "val_agreement", "val_cosine"}
     assert not first.training
     for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -107,38 +115,38 @@ def test_the_number_of_workers_changes_nothing(data: Path, monkeypatch: pytest.M
 
 def test_the_control_learns_from_labels_alone(data: Path, own: Path) -> None:
     first, second = student(5), student(5)
-    history = distil(first, data, labels=True)
-    assert set(history[0]) == {"epoch", "loss", "learning_rate", "val_top1", "val_agreement"}
+    history = distil(first, data, control=True)
+    assert set(history[0]) == {"epoch", "loss", "learning_rate", "val_top1", "val_nll", "val_agreement"}
     # Other targets of the teacher, same photographs, views and labels: the same control.
     leaves, _ = training.leaves_below(own)
     text = lessons.unit(np.random.default_rng(1).normal(size=(5, lessons.D)))
     for name in shard_names(own, "train"):
         lessons.write_cached(own, name, text, leaves, "teacher-a")
-    distil(second, own, labels=True)
+    distil(second, own, control=True)
     assert all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
 
 
 def test_the_target_is_the_embedding_of_the_view_shown(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cached = training.Cached(data, "train")
+    cached = distillation.Cached(data, "train")
     shown: list[bytes] = []
-    original = views.apply
+    original = views.reapply
 
     def spy(image: Any, row: np.ndarray, preprocess: dict[str, Any]) -> np.ndarray:
         shown.append(row.tobytes())
         return original(image, row, preprocess)
 
-    monkeypatch.setattr(views, "apply", spy)
+    monkeypatch.setattr(views, "reapply", spy)
     asked: list[bytes] = []
-    target = training.Cached.target
+    target = distillation.Cached.target
 
-    def spy_target(self: training.Cached, i: int, k: int) -> np.ndarray:
+    def spy_target(self: distillation.Cached, i: int, k: int, teacher: int = 0) -> np.ndarray:
         if len(self.images) == len(cached.images):
             asked.append(self.view(i, k).tobytes())
         return target(self, i, k)
 
-    monkeypatch.setattr(training.Cached, "target", spy_target)
+    monkeypatch.setattr(distillation.Cached, "target", spy_target)
     distil(student(), data, epochs=3)
     plain = views.plain_view(0).tobytes()
     assert [row for row in shown if row != plain] == asked
@@ -147,10 +155,10 @@ def test_the_target_is_the_embedding_of_the_view_shown(data: Path, monkeypatch: 
 
 
 def test_rows_of_the_cache_are_found_across_shards(data: Path) -> None:
-    cached = training.Cached(data, "train")
+    cached = distillation.Cached(data, "train")
     images = ShardSet(data, "train")
-    assert len(cached.shards) == 2
-    parts = [shard.embeddings[:, 1] for shard in cached.shards]
+    assert len(cached.shards[0]) == 2
+    parts = [shard.embeddings[:, 1] for shard in cached.shards[0]]
     expected = np.concatenate(parts).astype(np.float32)
     found = np.stack([cached.target(i, 1) for i in range(len(images))])
     np.testing.assert_array_equal(found, expected)
@@ -160,7 +168,7 @@ def test_caches_that_do_not_fit_are_refused(own: Path) -> None:
     with pytest.raises(UserError, match="gives 7 numbers"):
         distil(student(7), own)
     with pytest.raises(UserError, match="asks for 5"):
-        distil(student(), own, labels=True)
+        distil(student(), own, control=True)
 
     leaves, _ = training.leaves_below(own)
     text = cache.read_taxa(own / "logits" / "taxa.safetensors").text
@@ -173,8 +181,8 @@ def test_caches_that_do_not_fit_are_refused(own: Path) -> None:
         distil(student(), own)
     lessons.make_cache(own)
     shard = cache.read_shard(own / "logits" / "train-00000.safetensors")
-    less = [np.array(x[:-1]) for x in (shard.embeddings, shard.views)]
-    cache.write_shard(shard.path, shard.keys[:-1], *less, shard.identity)
+    less = [np.array(x[:-1]) for x in (shard.images, shard.views, shard.embeddings)]
+    cache.write_shard(shard.path, shard.keys[:-1], less[0], less[1], {"embeddings": less[2]}, shard.identity)
     with pytest.raises(UserError, match="1 of them not in the cache"):
         distil(student(), own)
 
@@ -190,6 +198,81 @@ def test_divergence_is_an_error(data: Path) -> None:
         next(model.parameters())[0] = torch.nan
     with pytest.raises(UserError, match="lower learning_rate"):
         distil(model, data)
+
+
+def second_teacher(data: Path, *, other_views: bool = False) -> None:
+    """A further teacher's cache, of another width and scale, that is sure of the next species on the list."""
+    leaves, _ = training.leaves_below(data)
+    text = lessons.unit(np.random.default_rng(2).normal(size=(5, 8)))
+    folder = cache.folder(data, "second")
+    cache.write_taxa(folder / "taxa.safetensors", leaves, text, 60.0, "teacher-b", "sci")
+    for name in (*shard_names(data, "train"), *shard_names(data, "val")):
+        first = cache.read_shard(data / "logits" / f"{name}.safetensors")
+        sure = [text[(leaves.index(t) + 1) % 5] if t in leaves else text.mean(0) for t in taxa_of(data, name)]
+        embeddings = np.repeat(lessons.unit(np.array(sure))[:, None], first.views.shape[1], 1)
+        rows = np.array(first.views) + (0.01 if other_views else 0)
+        identity = {**first.identity, "teacher": "teacher-b"}
+        encoded = cache.encode(embeddings, "float16")
+        cache.write_shard(folder / f"{name}.safetensors", first.keys, np.array(first.images), rows, encoded, identity)
+
+
+def taxa_of(data: Path, name: str) -> list[str]:
+    return ShardSet.of(data / "shard" / f"{name}.tar").taxon_ids
+
+
+def test_two_teachers_are_averaged_over_the_same_views(own: Path) -> None:
+    second_teacher(own)
+    together = {"affinity": 1.0, "cosine": 0.0, "epochs": 1, "batch_size": 4, "learning_rate": 1e-9}
+    alone = distil(student(), own, **together)[0]["loss"]
+    both = distil(student(), own, teachers=["model", "second"], **together)[0]["loss"]
+    twice = distil(student(), own, teachers=["model", "model"], **together)[0]["loss"]
+    assert both < alone - 0.5  # nobody can be as far from two species as from one
+    assert twice == pytest.approx(alone, rel=1e-5)
+    second_teacher(own, other_views=True)
+    with pytest.raises(UserError, match="hold different views"):
+        distil(student(), own, teachers=["model", "second"])
+    with pytest.raises(UserError, match=r"absent.taxa\.safetensors is missing"):
+        distil(student(), own, teachers=["model", "absent"])
+
+
+def test_further_losses_teach(data: Path) -> None:
+    """Each moves the student towards what it asks for, from the same start."""
+    start = {"affinity": 0.0, "cosine": 0.0, "epochs": 10, "batch_size": 36, "learning_rate": 0.001}
+    told = distil(student(), data, **start, labels=1.0)
+    assert told[-1]["loss"] < told[0]["loss"]
+    ranked = distil(student(), data, **start, ranks=1.0)
+    assert ranked[-1]["loss"] < ranked[0]["loss"]
+    assert distil(student(), data, **start)[0]["loss"] == 0.0
+
+
+def test_the_moving_average_is_that_of_the_weights(data: Path, tmp_path: Path) -> None:
+    still, moved, averaged = student(), student(), student()
+    distil(moved, data, epochs=1)
+    distil(averaged, data, epochs=1, ema=0.9)
+
+    def away(model: nn.Module) -> float:
+        pairs = zip(model.parameters(), still.parameters(), strict=True)
+        return sum(float((a - b).detach().square().sum()) for a, b in pairs) ** 0.5
+
+    assert 0 < away(averaged) < away(moved)
+    weights, mean = torch.zeros(3), {"w": torch.zeros(3)}
+    model = nn.Module()
+    model.w = nn.Parameter(weights)
+    for _ in range(3):
+        model.w.data += 1
+        training._follow(mean, model, 0.5)
+    torch.testing.assert_close(mean["w"], torch.full((3,), 0.5 * 3 + 0.25 * 2 + 0.125 * 1))
+
+
+def test_tensorboard_gets_every_step_and_epoch(own: Path) -> None:
+    distil(student(), own)
+    folder = own.parent / "logs" / "tensorboard" / "test-student"
+    written = b"".join(path.read_bytes() for path in folder.iterdir())
+    assert written.count(b"loss_of_step") == 2 * steps(own)
+    assert written.count(b"val_top1") == 2
+    distil(student(), own, epochs=1)  # a new run is a new line
+    written = b"".join(path.read_bytes() for path in folder.iterdir())
+    assert written.count(b"val_top1") == 1
 
 
 def test_half_precision_only_where_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +305,7 @@ def test_measured_batch_norms_compute_the_same_and_work_in_training(data: Path) 
         far = (model.train()(pixels) - right).square().mean()
         model = folded(student())
         right = model(pixels)
-        training.measure_batch_norms(model, pixels.split(16))
+        warm_start.measure_batch_norms(model, pixels.split(16))
         assert torch.allclose(model.eval()(pixels), right, rtol=1e-3, atol=1e-4 * float(right.abs().max()))
         near = (model.train()(pixels) - right).square().mean()
     assert near < 1e-3 * right.square().mean()
@@ -235,13 +318,13 @@ def test_a_fitted_head_answers_as_the_teacher_does_from_the_start(data: Path) ->
     for labels, outputs in ((False, lessons.D), (True, 5)):
         model = student(outputs)
         before = agreement(model, data, preprocess, labels)
-        training.fit_head(model, data, preprocess, training.Cached(data, "train"), labels=labels)
+        warm_start.fit_head(model, data, preprocess, distillation.Cached(data, "train"), control=labels)
         assert agreement(model, data, preprocess, labels) > before + 0.1
 
 
 def agreement(model: nn.Module, data: Path, preprocess: dict[str, Any], labels: bool) -> float:
     """Mean cosine to the target on split train: the teacher's embedding, or one-hot labels less their mean."""
-    train = training.Cached(data, "train")
+    train = distillation.Cached(data, "train")
     with torch.inference_mode():
         out = torch.cat([model.eval()(pixels) for pixels in training.plain_pixels(train.images, preprocess)])
     if not labels:
@@ -278,7 +361,7 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bytes(
 ) -> None:
     keep = tmp_path / "partial" / "checkpoint"
     undisturbed = dropping()
-    history = distil(undisturbed, data, keep=keep)
+    history = distil(undisturbed, data, keep=keep, ema=0.9)
     assert not keep.exists()  # too quick to be worth one
     assert not same(undisturbed, dropping())
 
@@ -287,7 +370,7 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bytes(
     while True:
         model = dropping()
         try:
-            assert distil(model, data, keep=keep) == history
+            assert distil(model, data, keep=keep, ema=0.9) == history
             break
         except checkpoint.Stopped as stop:
             stops.append(str(stop))
@@ -299,7 +382,7 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bytes(
     assert same(model, undisturbed)
     monkeypatch.setenv(checkpoint.END_TIME, str(int(time.time()) + 3600))
     checkpoint.remove(keep)
-    assert distil(dropping(), data, keep=keep) == history  # far enough away
+    assert distil(dropping(), data, keep=keep, ema=0.9) == history  # far enough away
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -162,13 +162,13 @@ def test_a_ledger_a_folder_and_a_file_in_it(pulled: Path) -> None:
 
 
 def test_sources_and_code(pulled: Path) -> None:
-    text = ask(pulled, "workflow/bioclip_lite/losses.py")
+    text = ask(pulled, "workflow/bioclip_lite/views.py")
     assert "read by     stage caption, teacher, logits, distill, prune" in text
     assert "data/logits/val-00000.safetensors" in text and "data/caption" not in text
     assert "made from another content: no artifacts" in text
-    path = pulled / "workflow/bioclip_lite/losses.py"
+    path = pulled / "workflow/bioclip_lite/views.py"
     path.write_text(f"{path.read_text()}\n_EDITED = True\n")
-    assert "made from its present content: no artifacts" in ask(pulled, "workflow/bioclip_lite/losses.py")
+    assert "made from its present content: no artifacts" in ask(pulled, "workflow/bioclip_lite/views.py")
     assert "data/index/samples.parquet" in ask(pulled, "data/photographs/metadata.csv")
     assert "the rules write_captions, write_synthetic, record_caption;" in ask(pulled, "workflow/rules/caption.smk")
 

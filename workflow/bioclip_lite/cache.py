@@ -1,11 +1,13 @@
 """The teacher cache: what the teacher answered to every view of every photograph, and to every taxon.
 
-``<shard>.safetensors`` holds "embeddings" float16 (n, K, D), L2-normalised, and "views" float32 (n, K, P), the rows of
-``views``; its metadata the sample keys and an *identity* (who embedded what, and how). ``taxa.safetensors`` holds
-"text" float32 (C, D). Files of different identities never mix: a student trained on another teacher's targets fails
-silently otherwise.
+``<shard>.safetensors`` holds "images" uint64 (n,), a digest of each photograph's bytes; "views" float32 (n, K, P), the
+rows of ``views``; and "embeddings" (n, K, D), L2-normalised, either float16, or int8 with "scales" float32 (n, K). Its
+metadata are the sample keys and an *identity*: who embedded what, and how. ``taxa.safetensors`` holds "text" float32
+(C, D), ``texts.safetensors`` the taxa in every text type. Files of different identities never mix: a student trained
+on another teacher's targets fails silently otherwise.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -18,9 +20,10 @@ import numpy as np
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import replacing, require
 
-_TYPES = {"F16": "<f2", "F32": "<f4"}
+_TYPES = {"I8": "|i1", "F16": "<f2", "F32": "<f4", "U64": "<u8"}
 _NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
 _REMEDY = "make the cache again: snakemake --cores all logits --forcerun embed_shard embed_taxa"
+FIRST = "model"  # the name of the teacher in whose space students answer
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,18 @@ class Shard:
 
     path: Path
     keys: list[str]
-    embeddings: np.ndarray  # float16 (n, K, D)
+    images: np.ndarray  # uint64 (n,), see image_digest
     views: np.ndarray  # float32 (n, K, P)
-    identity: dict[str, Any]
+    embeddings: np.ndarray  # float16 or int8 (n, K, D), as stored; ``target`` gives their values
+    scales: np.ndarray | None  # of int8: float32 (n, K)
+    identity: dict[str, str]
+
+    def target(self, i: int | slice, k: int | slice) -> np.ndarray:
+        """The teacher's embedding of view k of photograph i, or of several: float32 (..., D).
+
+        Its length is 1 to the precision of the cache.
+        """
+        return decode(self.embeddings[i, k], None if self.scales is None else self.scales[i, k])
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,50 @@ class Taxa:
     logit_scale: float  # logits = logit_scale * embedding @ text.T
     teacher: str
     prompt: str
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Every taxon, inner nodes too, in every text type."""
+
+    types: list[str]
+    taxon_ids: list[str]
+    text: np.ndarray  # float16 (T, C', D), L2-normalised; mapped from the file
+    teacher: str
+
+
+def folder(data: Path, teacher: str = FIRST) -> Path:
+    """Where a teacher's cache lies: the first one's in data/logits, that of any other in a folder of its name."""
+    return data / "logits" if teacher == FIRST else data / "logits" / teacher
+
+
+def teachers(data: Path) -> list[str]:
+    """The teachers that have a cache in a data folder, the first one first."""
+    return [FIRST, *sorted(path.parent.name for path in (data / "logits").glob("*/taxa.safetensors"))]
+
+
+def image_digest(jpeg: bytes) -> int:
+    """The first 64 bits of the SHA-256 of a photograph's file."""
+    return int.from_bytes(hashlib.sha256(jpeg).digest()[:8], "big")
+
+
+def encode(embeddings: np.ndarray, precision: str) -> dict[str, np.ndarray]:
+    """The tensors that hold ``embeddings`` (..., D) in a precision.
+
+    "float16" takes 2 bytes a number, "int8" one and a float32 scale per embedding: value = scale * int8.
+    """
+    if precision == "float16":
+        return {"embeddings": embeddings.astype("<f2")}
+    if precision != "int8":
+        raise ValueError(f"precision {precision!r}; there are float16 and int8")
+    scales = np.abs(embeddings).max(-1, initial=1e-12).astype("<f4") / np.float32(127)
+    return {"scales": scales, "embeddings": np.rint(embeddings / scales[..., None]).astype("|i1")}
+
+
+def decode(embeddings: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
+    """What ``encode`` was given, to its precision: float32 (..., D)."""
+    values = np.asarray(embeddings, np.float32)
+    return values if scales is None else values * np.asarray(scales)[..., None]
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
@@ -88,20 +144,21 @@ def map_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], di
 def write_shard(
     path: str | os.PathLike[str],
     keys: Sequence[str],
-    embeddings: np.ndarray,
+    images: np.ndarray,
     views: np.ndarray,
-    identity: dict[str, Any],
+    encoded: dict[str, np.ndarray],
+    identity: dict[str, str],
 ) -> None:
-    """Write the cache of one shard: ``embeddings`` (n, K, D) and ``views`` (n, K, P) in the order of ``keys``.
+    """Write the cache of one shard: ``images`` (n,), ``views`` (n, K, P) and ``encoded`` in the order of ``keys``.
 
-    ``identity`` must say everything the embeddings depend on besides the photographs: teacher, its preprocessing,
-    the version of the views.
+    ``encoded`` is what ``encode`` made of the embeddings (n, K, D). ``identity`` must say everything they depend on
+    besides the photographs: teacher, its preprocessing, the version of the views, the precision.
     """
-    if not len(keys) == len(embeddings) == len(views):
-        raise ValueError(f"{len(keys)} keys, {len(embeddings)} embeddings, {len(views)} views")
-    metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in identity.items()}
-    tensors = {"embeddings": embeddings.astype("<f2"), "views": views.astype("<f4")}
-    write_tensors(path, tensors, {**metadata, "keys": json.dumps(list(keys))})
+    tensors = {"images": images.astype("<u8"), "views": views.astype("<f4"), **encoded}  # widest first: all are aligned
+    if {len(tensor) for tensor in tensors.values()} != {len(keys)}:
+        counts = ", ".join(f"{len(tensor)} {name}" for name, tensor in tensors.items())
+        raise ValueError(f"{len(keys)} keys, {counts}")
+    write_tensors(path, tensors, {**identity, "keys": json.dumps(list(keys))})
 
 
 def read_shard(path: str | os.PathLike[str]) -> Shard:
@@ -109,14 +166,17 @@ def read_shard(path: str | os.PathLike[str]) -> Shard:
     arrays, metadata = map_tensors(path)
     try:
         keys = json.loads(metadata.pop("keys"))
-        embeddings, views = arrays["embeddings"], arrays["views"]
+        images, views, embeddings = arrays["images"], arrays["views"], arrays["embeddings"]
+        scales = arrays["scales"] if embeddings.dtype == np.int8 else None
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} is not a shard of the teacher cache (no {error}); {_REMEDY}") from error
     if embeddings.ndim != 3 or views.ndim != 3 or not (embeddings.shape[:2] == views.shape[:2]):
         raise UserError(f"{path}: embeddings {embeddings.shape} and views {views.shape} do not fit; {_REMEDY}")
-    if len(keys) != len(embeddings):
-        raise UserError(f"{path}: {len(keys)} keys for {len(embeddings)} rows; {_REMEDY}")
-    return Shard(Path(path), keys, embeddings, views, dict(sorted(metadata.items())))
+    if scales is not None and scales.shape != embeddings.shape[:2]:
+        raise UserError(f"{path}: embeddings {embeddings.shape} and scales {scales.shape} do not fit; {_REMEDY}")
+    if not len(keys) == len(images) == len(embeddings):
+        raise UserError(f"{path}: {len(keys)} keys for {len(embeddings)} rows of {len(images)} photographs; {_REMEDY}")
+    return Shard(Path(path), keys, images, views, embeddings, scales, dict(sorted(metadata.items())))
 
 
 def write_taxa(
@@ -126,11 +186,17 @@ def write_taxa(
     logit_scale: float,
     teacher: str,
     prompt: str,
+    given_logit_scale: float | None = None,
 ) -> None:
-    """Write the taxon text matrix ``text`` (C, D), rows in the order of ``taxon_ids``."""
+    """Write the taxon text matrix ``text`` (C, D), rows in the order of ``taxon_ids``.
+
+    ``given_logit_scale``: the teacher's own, where ``logit_scale`` is another.
+    """
+    given = logit_scale if given_logit_scale is None else given_logit_scale
     metadata = {
         "taxon_ids": json.dumps(list(taxon_ids)),
         "logit_scale": repr(float(logit_scale)),
+        "given_logit_scale": repr(float(given)),
         "teacher": teacher,
         "prompt": prompt,
     }
@@ -148,6 +214,29 @@ def read_taxa(path: str | os.PathLike[str]) -> Taxa:
     if text.ndim != 2 or len(text) != len(ids):
         raise UserError(f"{path}: {len(ids)} taxa for a matrix of shape {text.shape}; {_REMEDY}")
     return taxa
+
+
+def write_texts(
+    path: str | os.PathLike[str], types: Sequence[str], taxon_ids: Sequence[str], text: np.ndarray, teacher: str
+) -> None:
+    """Write ``text`` (T, C', D), what the teacher makes of every taxon in every text type, as float16."""
+    if text.shape[:2] != (len(types), len(taxon_ids)):
+        raise ValueError(f"{len(types)} text types and {len(taxon_ids)} taxa for embeddings of shape {text.shape}")
+    metadata = {"types": json.dumps(list(types)), "taxon_ids": json.dumps(list(taxon_ids)), "teacher": teacher}
+    write_tensors(path, {"texts": text.astype("<f2")}, metadata)
+
+
+def read_texts(path: str | os.PathLike[str]) -> Texts:
+    """What ``write_texts`` wrote; UserError if it is something else."""
+    arrays, metadata = map_tensors(path)
+    try:
+        types, ids, text = json.loads(metadata["types"]), json.loads(metadata["taxon_ids"]), arrays["texts"]
+        teacher = metadata["teacher"]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} does not hold the texts of the taxa (no {error}); {_REMEDY}") from error
+    if text.ndim != 3 or text.shape[:2] != (len(types), len(ids)):
+        raise UserError(f"{path}: {len(types)} text types and {len(ids)} taxa for shape {text.shape}; {_REMEDY}")
+    return Texts(types, ids, text, teacher)
 
 
 def check_same(shards: Sequence[Shard], taxa: Taxa) -> None:

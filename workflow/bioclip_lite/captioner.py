@@ -71,14 +71,11 @@ class Captioner:
 def find(chosen: dict[str, Any], weights: Path) -> Captioner:
     """The CoCa that an entry of caption.captioners names, on the device; ``weights`` is data/weights."""
     where = f"caption.captioners, {chosen['name']}"
-    try:
-        published = hub.find(chosen["model"], chosen["weights"], weights)
-        config = copy.deepcopy(published.config)
-        if "multimodal_cfg" not in config["model_cfg"]:
-            raise UserError(f"{where}: {published.name} is no CoCa, it has no decoder; see open_clip.list_models()")
-        model = hub.load(published)
-    except UserError as error:  # the hub speaks of the teacher
-        raise UserError(str(error).replace("teacher.pretrained", where)) from error
+    published = hub.find(chosen["model"], chosen["weights"], weights, what=where)
+    config = copy.deepcopy(published.config)
+    if "multimodal_cfg" not in config["model_cfg"]:
+        raise UserError(f"{where}: {published.name} is no CoCa, it has no decoder; see open_clip.list_models()")
+    model = hub.load(published, where)
     tokenizer = models.tokenizer_of(config)
     if chosen["tokens"] >= model.context_length:
         raise UserError(f"{where}: tokens is {chosen['tokens']}; the model writes at most {model.context_length - 1}")

@@ -71,7 +71,7 @@ def recipe(model: nn.Module, modules: Iterable[str], files: Iterable[Path], para
     root = PACKAGE.parents[1]
     paths = sorted(require(file) for file in files)
     with ThreadPoolExecutor() as pool:
-        contents = dict(zip([file.name for file in paths], pool.map(_sha256, paths), strict=True))
+        contents = dict(zip([str(file) for file in paths], pool.map(_sha256, paths), strict=True))
     code = {file: meaning((root / file).read_bytes()) for file in closure(*modules)}
     versions = {library: version(library) for library in ("torch", "timm", "numpy")}
     return {
@@ -104,9 +104,16 @@ def _state_digest(model: nn.Module) -> str:
 
 
 def write(
-    path: Path, recipe: dict[str, str], model: nn.Module, optim: torch.optim.Optimizer, position: Position
+    path: Path,
+    recipe: dict[str, str],
+    model: nn.Module,
+    optim: torch.optim.Optimizer,
+    position: Position,
+    average: dict[str, torch.Tensor],
 ) -> None:
+    """``average``: the moving average of the model's tensors, empty where there is none."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
     for number, state in optim.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -134,12 +141,14 @@ def usable(path: Path, recipe: dict[str, str]) -> bool:
     return False
 
 
-def read(path: Path, model: nn.Module, optim: torch.optim.Optimizer) -> Position:
-    """Put ``model`` and ``optim`` (of the recipe), in place, where they were; returns where that is."""
+def read(path: Path, model: nn.Module, optim: torch.optim.Optimizer, average: dict[str, torch.Tensor]) -> Position:
+    """Put ``model``, ``optim`` and ``average`` (of the recipe), in place, where they were; returns where that is."""
     with safe_open(path, "pt") as file:
         position = Position(**json.loads(file.metadata()["position"]))
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     model.load_state_dict({name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")})
+    for name, mean in average.items():
+        mean.copy_(tensors[f"average.{name}"])
     parameters = [parameter for group in optim.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, torch.Tensor]] = {}
     for full, tensor in tensors.items():

@@ -1,5 +1,8 @@
 """Losses of teacher and student. All take float32 and return the mean over the batch as a scalar tensor."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
@@ -25,20 +28,77 @@ def contrastive(
     return (image_to_text + text_to_image) / 2
 
 
-def affinity(student: torch.Tensor, teacher: torch.Tensor, text: torch.Tensor, logit_scale: float) -> torch.Tensor:
+def taxon_logits(embedding: torch.Tensor, text: torch.Tensor, logit_scale: float) -> torch.Tensor:
+    """(b, C) logits of the taxa: (b, D) embeddings, normalised here, against the L2-normalised taxon matrix (C, D)."""
+    return logit_scale * F.normalize(embedding, dim=-1) @ text.T
+
+
+def agreed(logits: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Log of the mean of several teachers' distributions, from the (b, C) logits of each.
+
+    The mean is that of the probabilities, as in MobileCLIP (arXiv 2311.17049, section 3.2): teachers' temperatures and
+    widths may differ.
+    """
+    together = torch.stack([each.log_softmax(-1) for each in logits]).logsumexp(0)
+    return together - math.log(len(logits))
+
+
+def affinity(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """KL divergence in nats from the teacher's to the student's distribution over the taxa.
 
     The affinity distillation of MobileCLIP (arXiv 2311.17049, equation 3) with the taxa of the label space in place of
     the captions of a batch, so it does not need large batches.
 
     Args:
-        student, teacher: (b, D) embeddings of the same views; normalised here.
-        text: (C, D) L2-normalised taxon matrix.
-        logit_scale: the teacher's, exponentiated; one for both, since the student is used with the teacher's.
+        logits: (b, C) of the student, see ``taxon_logits``.
+        target: (b, C) log-probabilities of the teachers, see ``agreed``.
     """
-    own = (logit_scale * F.normalize(student, dim=-1) @ text.T).log_softmax(-1)
-    target = (logit_scale * F.normalize(teacher, dim=-1) @ text.T).log_softmax(-1)
-    return F.kl_div(own, target, reduction="batchmean", log_target=True)
+    return F.kl_div(logits.log_softmax(-1), target, reduction="batchmean", log_target=True)
+
+
+def rank_affinity(logits: torch.Tensor, target: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
+    """``affinity`` of the distributions over genera, families ..., averaged over those ranks.
+
+    Probabilities add up the tree, so a rank's distribution is that of the leaves summed by node.
+
+    Args:
+        logits, target: as in ``affinity``.
+        nodes: int64 (ranks, C), the number of each leaf's node at each rank, from 0.
+    """
+    own = logits.log_softmax(-1)
+    each = [affinity(_summed(own, node), _summed(target, node)) for node in nodes]
+    return torch.stack(each).mean()
+
+
+def _summed(log_p: torch.Tensor, node: torch.Tensor) -> torch.Tensor:
+    """(b, nodes) logarithms of the sums by ``node`` (C,) of probabilities, given as logarithms (b, C)."""
+    index = node.expand_as(log_p)
+    low = log_p.new_full((len(log_p), int(node.max()) + 1), -torch.inf)
+    highest = low.scatter_reduce(1, index, log_p.detach(), "amax")  # so that no sum underflows
+    parts = (log_p - highest.gather(1, index)).exp()
+    return torch.zeros_like(low).scatter_add(1, index, parts).log() + highest
+
+
+def batch_affinity(
+    image: torch.Tensor,
+    text: torch.Tensor,
+    teacher_image: torch.Tensor,
+    teacher_text: torch.Tensor,
+    logit_scale: torch.Tensor | float,
+    teacher_scale: float,
+) -> torch.Tensor:
+    """MobileCLIP's distillation loss (arXiv 2311.17049, equation 3) for a student with two towers.
+
+    KL divergence from the teacher's to the student's similarities between the photographs and the captions of a batch:
+    the mean of each photograph over the captions and each caption over the photographs.
+
+    Args:
+        image, teacher_image: (b, D) and (b, D') L2-normalised embeddings of the same views.
+        text, teacher_text: (t, D) and (t, D') L2-normalised embeddings of the same captions.
+        logit_scale, teacher_scale: exponentiated.
+    """
+    own, taught = logit_scale * image @ text.T, teacher_scale * teacher_image @ teacher_text.T
+    return (affinity(own, taught.log_softmax(-1)) + affinity(own.T, taught.T.log_softmax(-1))) / 2
 
 
 def cosine(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import copy
 import difflib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ import timm
 import torch
 from open_clip.model import CustomTextCLIP
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from timm.layers import resample_abs_pos_embed
 from timm.models.fastvit import Attention as FastVitAttention
 from timm.utils.model import reparameterize_model
 from torch import nn
@@ -35,6 +38,7 @@ SPEC_FILE = "student.json"
 TEACHER_WEIGHTS = "open_clip_model.safetensors"
 TEACHER_CONFIG = "open_clip_config.json"
 TEACHER_FILE = "teacher.json"
+_IN_CLIP = "visual.trunk."  # how the names of a timm image tower begin in the weights of an open_clip model
 
 
 # Students
@@ -69,11 +73,13 @@ def student_spec(
     outputs: int,
     image_size: int,
     trained_on: str | None = None,
+    initial_weights: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of a ``student.json`` for a student that is neither re-parameterised nor pruned.
 
     ``outputs`` is the length of the embedding (of the logits, for the control); ``image_size`` in pixels;
-    ``trained_on`` the identity of the teacher whose space the student answers in.
+    ``trained_on`` the identity of the teacher whose space the student answers in; ``initial_weights`` where the weights
+    that it started from come from, as hub.Weights.about says it, None for random ones.
     """
     return {
         "architecture": architecture,
@@ -83,6 +89,7 @@ def student_spec(
         "reparameterized": False,
         "shapes": {},
         "trained_on": trained_on,
+        "initial_weights": initial_weights,
     }
 
 
@@ -90,20 +97,68 @@ def build_student(spec: dict[str, Any]) -> nn.Module:
     """The architecture of ``spec`` with random weights, before pruning; draws from torch's random numbers.
 
     Maps float32 (batch, 3, image_size, image_size) to float32 (batch, outputs), an embedding that is not normalised.
-    Raises UserError if timm does not know the architecture or an option.
+    The name of an open_clip model with a timm image tower (MobileCLIP2-S0 ...) stands for that tower; its projection is
+    a linear last layer. Models that are made for one size of images (ViT) are made for this one.
+    Raises UserError if neither library knows the architecture, or timm an option.
     """
-    name, options = spec["architecture"], spec["options"]
-    if not timm.is_model(name):
-        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5)) or "see timm.list_models()"
-        raise UserError(f"distill.student: timm {timm.__version__} has no model {name!r}; did you mean: {near}")
+    name, outputs = spec["architecture"], spec["outputs"]
+    tower, own = timm_model(name)
+    published = timm.get_pretrained_cfg(tower)
+    if published is not None and published.fixed_input_size:
+        own["img_size"] = spec["image_size"]
+    options = {**own, **spec["options"]}
     try:
-        model = timm.create_model(name, pretrained=False, num_classes=spec["outputs"], **options)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"distill.student_options: timm cannot make {name} with {options}: {error}") from error
+        model = timm.create_model(tower, pretrained=False, num_classes=outputs, **options)
+    except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
+        why = str(error) or type(error).__name__
+        raise UserError(f"distill.student_options: timm cannot make {name} with {options}: {why}") from error
     for module in model.modules():
         if type(module) is FastVitAttention:
             module.__class__ = PrunableAttention
     return reparameterize(model) if spec["reparameterized"] else model
+
+
+def timm_model(name: str) -> tuple[str, dict[str, Any]]:
+    """(name of a timm model, further arguments of timm.create_model) that the name of a student stands for.
+
+    Raises UserError with the nearest names of timm and open_clip if it stands for none.
+    """
+    if timm.is_model(name) and ("." not in name or name in _tagged(name)):
+        return name, {}
+    if name not in open_clip.list_models():
+        raise UserError(
+            f"distill.student: neither timm {timm.__version__} nor open_clip {open_clip.__version__} has a model "
+            f"{name!r}; did you mean: {', '.join(_nearest(name)) or 'see timm.list_models()'}"
+        )
+    vision = open_clip.get_model_config(name)["vision_cfg"]
+    if not _can_be_student(vision):
+        raise UserError(
+            f"distill.student: the image tower of open_clip's {name} is no timm model that ends in one linear layer; "
+            f"choose a timm model, or another of open_clip's, e.g. MobileCLIP2-S0"
+        )
+    arguments = {"global_pool": vision.get("timm_pool"), "drop_path_rate": vision.get("timm_drop_path")}
+    return vision["timm_model_name"], {key: value for key, value in arguments.items() if value not in (None, "")}
+
+
+def _can_be_student(vision: dict[str, Any]) -> bool:
+    """Whether an open_clip model's ``vision_cfg`` is a timm model with at most a linear layer behind it."""
+    pooled_by_timm = vision.get("timm_pool") not in ("abs_attn", "rot_attn")
+    return "timm_model_name" in vision and pooled_by_timm and vision.get("timm_proj") != "mlp"
+
+
+def _tagged(name: str) -> list[str]:
+    """The names with a tag (fastvit_t8.apple_in1k) of the timm model that ``name`` is, with or without one."""
+    return timm.list_models(f"{name.split('.')[0]}.*", include_tags=True)
+
+
+def _nearest(name: str) -> list[str]:
+    if timm.is_model(name):  # so it is the tag that is wrong
+        return _tagged(name)
+    clips = [
+        other for other in open_clip.list_models() if _can_be_student(open_clip.get_model_config(other)["vision_cfg"])
+    ]
+    known = {other.lower(): other for other in [*timm.list_models(), *clips]}
+    return [known[other] for other in difflib.get_close_matches(name.lower(), known, n=5)]
 
 
 def reparameterize(model: nn.Module) -> nn.Module:
@@ -208,11 +263,20 @@ def load_student(folder: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, A
 def load_initial_weights(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
     """Start from the safetensors at ``path``, in place; returns the names of the model's tensors it does not give.
 
-    A tensor of another size (usually the head, which was made for other classes) is left at its random values.
-    Raises UserError if less than half of the model's tensors are found.
+    The file holds a timm model, or an open_clip model with one as its image tower. A tensor of another size (usually
+    the head, which was made for other classes) is left at its random values; position embeddings are resampled.
+    Raises UserError if it is no safetensors file, or less than half of the model's tensors are found.
     """
-    given = load_file(require(path))
+    try:
+        given = {name.removeprefix(_IN_CLIP): tensor for name, tensor in load_file(require(path)).items()}
+    except SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file ({error}); weights in other formats are not read") from error
     own = model.state_dict()
+    position = given.get("pos_embed")
+    if position is not None and "pos_embed" in own and position.shape[1] != own["pos_embed"].shape[1]:
+        grid = list(model.patch_embed.grid_size)  # type: ignore[union-attr,arg-type]
+        prefix = own["pos_embed"].shape[1] - math.prod(grid)  # class token and the like
+        given["pos_embed"] = resample_abs_pos_embed(position, grid, num_prefix_tokens=prefix)
     fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
     if len(fitting) < len(own) / 2:
         raise UserError(

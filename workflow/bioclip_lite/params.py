@@ -8,6 +8,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from bioclip_lite import texts
+from bioclip_lite.ensemble import FIRST, teachers
 from bioclip_lite.errors import UserError
 
 STAGES = (
@@ -44,16 +45,32 @@ def load(path: Path) -> dict[str, Any]:
 
 def check(params: Any, name: str = "params.yaml") -> None:
     """Raise UserError with one line for each violation of the schema."""
-    validator = Draft202012Validator(yaml.safe_load(SCHEMA.read_text()))
-    lines = sorted(_explain(error) for error in validator.iter_errors(params))
-    if not lines:
-        lines = _contradictions(params)
+    schema = yaml.safe_load(SCHEMA.read_text())
+    lines = sorted(_explain(error) for error in Draft202012Validator(schema).iter_errors(params))
+    lines = lines or _of_ensemble(params["teacher"], schema) or _contradictions(params)
     if lines:
         raise UserError(f"{name}: " + ("\n" + " " * len(name) + "  ").join(lines))
 
 
-def _explain(error: ValidationError) -> str:
-    where = ".".join(map(str, error.absolute_path)) or "the file"
+def _of_ensemble(section: dict[str, Any], schema: dict[str, Any]) -> list[str]:
+    """What is wrong with the further teachers: each, as part of the section that it changes, must fit the schema."""
+    part = schema["properties"]["teacher"]
+    own = {
+        **part,
+        "$defs": schema["$defs"],
+        "required": [name for name in part["required"] if name != "ensemble"],
+        "properties": {name: value for name, value in part["properties"].items() if name != "ensemble"},
+    }
+    names = [FIRST, *(entry["name"] for entry in section["ensemble"])]
+    lines = [f"teacher.ensemble has {name} twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    for name, teacher in teachers(section).items():
+        errors = [] if name == FIRST else Draft202012Validator(own).iter_errors(teacher)
+        lines += sorted(_explain(error, ("teacher", "ensemble", name)) for error in errors)
+    return lines
+
+
+def _explain(error: ValidationError, above: tuple[str, ...] = ()) -> str:
+    where = ".".join(map(str, (*above, *error.absolute_path))) or "the file"
     schema, value = error.schema, error.instance
     if error.validator == "additionalProperties":
         unknown = sorted(map(str, set(value) - set(schema["properties"])))
@@ -74,6 +91,9 @@ def _explain(error: ValidationError) -> str:
         "maxItems": lambda: f"a list of at most {schema['maxItems']}",
         "uniqueItems": lambda: "a list without repetitions",
         "minLength": lambda: "a text that is not empty",
+        "multipleOf": lambda: f"a multiple of {schema['multipleOf']}",
+        "pattern": lambda: f"of the form {schema['pattern']}",
+        "not": lambda: f"none of {', '.join(map(str, schema['not']['enum']))}",
     }.get(str(error.validator))
     wanted = allowed() if allowed else error.message
     return f"{where} is {value!r}; it must be {wanted}"
@@ -98,12 +118,27 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
     for name, value in (("logits.crop_scale", params["logits"]["crop_scale"]),):
         if value[0] > value[1]:
             lines.append(f"{name} is {value}; the smaller value comes first")
-    return lines + texts.problems(params["caption"], params["teacher"]["captions"])
+    known = teachers(params["teacher"])
+    named = params["distill"]["teachers"]
+    lines += [
+        f"distill.teachers has unknown {name}; known are {', '.join(known)} (see teacher.ensemble)"
+        for name in named
+        if name not in known
+    ]
+    if FIRST not in named:
+        lines.append(f"distill.teachers is {named}; {FIRST}, in whose space students answer, must be among them")
+    lines += texts.problems(params["caption"], known[FIRST]["captions"])
+    for name, teacher in known.items():
+        if teacher["captions"] != known[FIRST]["captions"]:
+            found = texts.problems(params["caption"], teacher["captions"])
+            own = [line for line in found if line.startswith("teacher.captions")]
+            lines += [line.replace("teacher", f"teacher.ensemble.{name}", 1) for line in own]
+    return lines
 
 
 def check_sources(params: dict[str, Any]) -> None:
     """Raise UserError, before any work, if a folder or a file of weights that the parameters name is not there."""
-    index, teacher, distill = params["index"], params["teacher"], params["distill"]
+    index, distill = params["index"], params["distill"]
     indexed = Path("data/provenance/index.json").exists()  # results are of use where the photographs are not
     if index["source"] == "folder" and not Path(index["path"]).is_dir() and not indexed:
         raise UserError(
@@ -118,9 +153,12 @@ def check_sources(params: dict[str, Any]) -> None:
     for name in ("species_list", "synonyms"):
         if index[name] and not Path("data/lists", index[name]).is_file() and not indexed:
             raise UserError(f"index.{name} is {index[name]}, but data/lists/{index[name]} does not exist; put it there")
-    wanted = {"distill.weights": distill["weights"]}
-    if teacher["kind"] == "lit":
-        wanted["teacher.lit.weights"] = teacher["lit"]["weights"]
+    at_the_hub = distill["weights"] == "pretrained" or str(distill["weights"]).startswith("hf-hub:")
+    wanted = {"distill.weights": None if at_the_hub else distill["weights"]}
+    for name, teacher in teachers(params["teacher"]).items():
+        if teacher["kind"] == "lit":
+            where = "teacher" if name == FIRST else f"teacher.ensemble.{name}"
+            wanted[f"{where}.lit.weights"] = teacher["lit"]["weights"]
     for name, file in wanted.items():
         if file and not Path("data/weights", file).is_file():
             raise UserError(f"{name} is {file}, but data/weights/{file} does not exist; copy the weights there")

@@ -31,6 +31,7 @@ SPLITS_OF = {  # the splits whose photographs a job works on; jobs that are not 
     "list_shards": ("pretrain", "train", "val", "calibration", "test"),
     "write_sizes": ("pretrain", "train", "val", "calibration", "test"),
     "make_teacher": ("pretrain", "train"),
+    "make_further_teacher": ("pretrain", "train"),
     "train_student": ("train",),
     "train_control": ("train",),
     "prune_student": ("train",),

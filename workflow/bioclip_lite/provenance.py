@@ -57,25 +57,29 @@ def ledger(stage: str) -> str:
 
 @cache
 def dvc_stages() -> dict[str, dict[str, list[str]]]:
-    """Stage -> its ``deps`` and ``outs`` (the ledger left out), in the order of dvc.yaml, with ${...} filled in."""
+    """Stage -> its ``deps``, ``params`` and ``outs`` (the ledger left out), in the order of dvc.yaml.
+
+    ${...} is filled in.
+    """
     if not Path("dvc.yaml").exists():
         return {}
-    params = yaml.safe_load(Path("params.yaml").read_text())
-
-    def value(match: re.Match[str]) -> str:
-        found: Any = params
-        for name in match[1].split("."):
-            found = found[name]
-        return str(found)
-
-    text = re.sub(r"\$\{([\w.]+)\}", value, Path("dvc.yaml").read_text())
+    text = re.sub(r"\$\{([\w.]+)\}", lambda match: str(parameter(match[1])), Path("dvc.yaml").read_text())
     stages = {}
     for name, stage in yaml.safe_load(text)["stages"].items():
         entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
         outs = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
         if ledger(name) in outs:
-            stages[name] = {"deps": stage.get("deps", []), "outs": [out for out in outs if out != ledger(name)]}
+            deps, asked = stage.get("deps", []), stage.get("params", [])
+            stages[name] = {"deps": deps, "params": asked, "outs": [out for out in outs if out != ledger(name)]}
     return stages
+
+
+def parameter(name: str) -> Any:
+    """The value in params.yaml of a name such as index.path."""
+    found: Any = yaml.safe_load(Path("params.yaml").read_text())
+    for part in name.split("."):
+        found = found[part]
+    return found
 
 
 def sources() -> Iterator[str]:
@@ -358,7 +362,7 @@ def recipe(stage: str, jobs: dict[str, dict[str, Any]], hashes: Hashes) -> str |
         if not parts:
             return None
         content[dep] = parts
-    parameters = yaml.safe_load(Path("params.yaml").read_text())[stage]
+    parameters = {name: parameter(name) for name in dvc_stages()[stage]["params"]}
     return hashlib.md5(json.dumps([stage, parameters, content], sort_keys=True).encode()).hexdigest()
 
 

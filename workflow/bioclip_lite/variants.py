@@ -55,7 +55,7 @@ def teacher(params: dict[str, Any], data: Path, split: str, labels: Labels) -> A
     return Answers(
         keys=[key for shard in shards for key in shard.keys],
         blocks=(
-            _logits(np.asarray(shard.embeddings[start : start + _BATCH, 0], dtype=np.float32), taxa)
+            _logits(shard.target(slice(start, start + _BATCH), 0), taxa)
             for shard in shards
             for start in range(0, len(shard.keys), _BATCH)
         ),

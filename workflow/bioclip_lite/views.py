@@ -11,9 +11,15 @@ logarithm of the crop's width / height; ``x``, ``y`` in [0, 1] its place between
 amount of an operation lies in [-1, 1], where 0 changes nothing.
 
 There is no mirror image: left and right differ in some organisms (snails, flatfish), and MobileCLIP does without.
+
+``compress`` makes a row from a list that people read, ``decompress`` such a list from a row, and ``reapply`` shows a
+photograph under a row::
+
+    [("crop", {"area": 0.5, "aspect": 1.2, "x": 0.5, "y": 0.1}), ("rotate", {"degrees": -20.0})]
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +36,17 @@ _MAX_ROTATION = math.radians(30)
 _MAX_SHEAR = 0.3  # shift of one edge against the other, as a share of the side
 _MAX_SHIFT = 0.3  # share of the side
 _MAX_ENHANCE = 0.9  # factor 0.1 to 1.9
+_UNITS = {  # operation -> what its amount is called, its value at amount 0, and how far amount 1 is from there
+    "rotate": ("degrees", 0.0, math.degrees(_MAX_ROTATION)),
+    "shear_x": ("share", 0.0, _MAX_SHEAR),
+    "shear_y": ("share", 0.0, _MAX_SHEAR),
+    "translate_x": ("share", 0.0, _MAX_SHIFT),
+    "translate_y": ("share", 0.0, _MAX_SHIFT),
+    "brightness": ("factor", 1.0, _MAX_ENHANCE),
+    "contrast": ("factor", 1.0, _MAX_ENHANCE),
+    "saturation": ("factor", 1.0, _MAX_ENHANCE),
+}
+_ROUNDING = 1e-6  # how far float32 may put a value beyond its limit
 
 
 def columns(operations: int) -> int:
@@ -54,7 +71,65 @@ def draw(rng: np.random.Generator, params: dict[str, Any]) -> np.ndarray:
     return np.array(row, np.float32)
 
 
-def apply(image: Image.Image, row: np.ndarray, preprocess: dict[str, Any]) -> np.ndarray:
+def compress(operations: Sequence[tuple[str, dict[str, float]]]) -> np.ndarray:
+    """The row of a view: float32 (columns(number of operations after the crop),).
+
+    ``operations`` first the crop, ("crop", {"area", "aspect", "x", "y"}), ``aspect`` being width / height, 3/4 to 4/3;
+    then in their order "rotate" by ``degrees``, "shear_x", "shear_y", "translate_x", "translate_y" by a ``share`` of
+    the side, "brightness", "contrast", "saturation" times a ``factor``. None at all are the plain view.
+
+    Raises:
+        ValueError: an operation or a number that no row can hold.
+    """
+    if not operations:
+        return plain_view(0)
+    (first, crop), *rest = operations
+    if first != "crop" or set(crop) != {"area", "aspect", "x", "y"}:
+        raise ValueError(f"a view begins with a crop of area, aspect, x and y, not with {first!r} of {sorted(crop)}")
+    if not (crop["area"] > 0 and crop["aspect"] > 0):
+        raise ValueError(f"crop: area {crop['area']} and aspect {crop['aspect']} must be positive")
+    row = [crop["area"], math.log(crop["aspect"]), crop["x"], crop["y"]]
+    for name, amounts in rest:
+        if name not in OPERATIONS:
+            raise ValueError(f"no operation {name!r}; there are crop (first) and {', '.join(OPERATIONS)}")
+        unit, neutral, reach = _UNITS[name]
+        if set(amounts) != {unit}:
+            raise ValueError(f"{name} is given by {unit}, not by {sorted(amounts)}")
+        row += [OPERATIONS.index(name), (amounts[unit] - neutral) / reach]
+    found = np.array(row, np.float32)
+    _check(found)
+    return found
+
+
+def decompress(row: np.ndarray) -> list[tuple[str, dict[str, float]]]:
+    """What ``compress`` makes ``row`` from, to float32; [] for the plain view. ValueError if it is no row."""
+    _check(row)
+    if row[0] == 0:
+        return []
+    area, log_aspect, x, y = (float(value) for value in row[:4])
+    operations = [("crop", {"area": area, "aspect": math.exp(log_aspect), "x": x, "y": y})]
+    for number, amount in row[4:].reshape(-1, 2):
+        name = OPERATIONS[int(number)]
+        unit, neutral, reach = _UNITS[name]
+        operations.append((name, {unit: neutral + reach * float(amount)}))
+    return operations
+
+
+def _check(row: np.ndarray) -> None:
+    """Raise ValueError unless ``row`` has the length of a view and every number lies within its limits."""
+    if row.ndim != 1 or len(row) < 4 or len(row) % 2:
+        raise ValueError(f"a view is a row of 4, 6, 8 ... numbers, not an array of shape {row.shape}")
+    limits = [("area", 0.0, 1.0), ("log_aspect", -_LOG_ASPECT, _LOG_ASPECT), ("x", 0.0, 1.0), ("y", 0.0, 1.0)]
+    for number in row[4::2]:
+        if number not in range(len(OPERATIONS)):
+            raise ValueError(f"there is no operation number {number:g}, only 0 to {len(OPERATIONS) - 1}")
+        limits += [("number", 0.0, np.inf), (f"the amount of {OPERATIONS[int(number)]}", -1.0, 1.0)]
+    for (name, low, high), value in zip(limits, row, strict=True):
+        if not low - _ROUNDING <= value <= high + _ROUNDING:  # so that nan is caught as well
+            raise ValueError(f"{name} is {value:g}; it lies between {low:g} and {high:g}")
+
+
+def reapply(image: Image.Image, row: np.ndarray, preprocess: dict[str, Any]) -> np.ndarray:
     """The view ``row`` of an RGB photograph as a model with ``preprocess`` sees it: float32 (3, size, size)."""
     if row[0] == 0:
         return plain(image, preprocess)

@@ -21,6 +21,7 @@ import yaml
 
 from bioclip_lite import rehearsal
 from bioclip_lite.command import command
+from bioclip_lite.ensemble import FIRST, teachers
 from bioclip_lite.errors import UserError
 from bioclip_lite.provenance import Hashes, Records, dvc_stages, ledger, load_ledgers, locked_ledgers, within
 
@@ -243,8 +244,19 @@ def _parameter_changes(out: str, job: dict[str, Any]) -> Iterator[str]:
     recorded = [section for text in job.get("params") or [] if (section := _section(text)) is not None]
     if recorded:
         stage = stage_of(out)
-        for name, before, after in _leaves(recorded[0], _present_parameters().get(stage, {}), stage):
-            yield f"{name} is {after}, it was made with {before}"
+        present = _present_section(stage, out)
+        partial = set(recorded[0]) < set(present)  # some jobs are handed what they depend on and no more
+        for name, before, after in _leaves(recorded[0], present, stage):
+            if not (partial and before == '"absent"'):
+                yield f"{name} is {after}, it was made with {before}"
+
+
+def _present_section(stage: str, out: str) -> dict[str, Any]:
+    section = _present_parameters().get(stage, {})
+    if stage != "teacher":
+        return section
+    known = teachers(section)
+    return known[next((name for name in Path(out).parts[2:] if name in known), FIRST)]
 
 
 @cache
@@ -360,7 +372,7 @@ def _about_source(path: str, stages: list[str], jobs: Jobs, now: Content) -> lis
 def rules_of(stage: str) -> list[str]:
     """The rules of a stage that make something; its target, of the same name, does not."""
     text = Path(f"workflow/rules/{stage}.smk").read_text()
-    return [name for name in re.findall(r"^(?:rule|checkpoint) (\w+):", text, re.M) if name != stage]
+    return [name for name in re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.M) if name != stage]
 
 
 @command("why")

@@ -29,6 +29,7 @@ except OSError as error:
 
 ASKED = set()
 SPLITS = [split for split, count in config["shard"]["counts"].items() if count]
+TEACHERS = parameters.teachers(config["teacher"])
 STUDENT = ["student.json", "model.safetensors", "preprocess.json"]
 TEACHER = ["open_clip_config.json", "open_clip_model.safetensors", "preprocess.json", "teacher.json"]
 
@@ -62,32 +63,47 @@ def ready(environment, lock):
         return f"{environment}/ready-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
 
 
-def cached(*splits):
-    """The teacher cache and the photographs it belongs to."""
+def cache_of(teacher):
+    """Where a teacher's cache lies in data/logits: the first one's there itself, of others in a folder of its name."""
+    return "" if teacher == "model" else f"{teacher}/"
+
+
+def cached(*splits, teachers=("model",)):
+    """The caches of some teachers and the photographs they belong to."""
+    caches = [cache_of(teacher) for teacher in teachers]
     return [
         *expand("data/shard/{shard}.tar", shard=shards(*splits)),
-        *expand("data/logits/{shard}.safetensors", shard=shards(*splits)),
+        *expand("data/logits/{cache}{shard}.safetensors", cache=caches, shard=shards(*splits)),
         "data/shard/sizes.json",
-        "data/logits/taxa.safetensors",
+        *expand("data/logits/{cache}taxa.safetensors", cache=caches),
         "data/index/taxa.parquet",
     ]
 
 
 def teacher_inputs(wildcards):
-    """What the chosen kind of teacher reads besides its code."""
-    teacher = config["teacher"]
+    """What a teacher of the chosen kind reads besides its code."""
+    name = wildcards.get("teacher", "model")
+    teacher = TEACHERS[name]
     kind = teacher["kind"]
     if kind == "pretrained":
         return weights(teacher["pretrained"]["weights"])
-    splits = [split for split in (teacher["train"]["splits"] if kind == "train" else ["train"]) if split in SPLITS]
-    return [
-        *expand("data/shard/{shard}.tar", shard=shards(*splits, "val")),
-        *expand("data/caption/{shard}.parquet", shard=shards(*splits, "val")),
-        *described([name for name in teacher["captions"] if name in CAPTIONERS], *splits, "val"),
+    splits = [*(split for split in teacher["train"]["splits"] if split in SPLITS), "val"]
+    if kind == "lit":
+        splits = ["train", "val"]
+    texts = [
+        *expand("data/caption/{shard}.parquet", shard=shards(*splits)),
+        *described([name for name in teacher["captions"] if name in CAPTIONERS], *splits),
         "data/shard/sizes.json",
-        "data/index/taxa.parquet",
-        *(weights(teacher["lit"]["weights"]) if kind == "lit" else []),
     ]
+    if kind == "lit":
+        return [*features(name), *texts, *weights(teacher["lit"]["weights"])]
+    return [*expand("data/shard/{shard}.tar", shard=shards(*splits)), *texts, "data/index/taxa.parquet"]
+
+
+def features(teacher):
+    """What the locked image tower of a LiT teacher makes of the photographs; none of other kinds."""
+    names = shards("train", "val") if TEACHERS[teacher]["kind"] == "lit" else []
+    return expand("data/teacher/features/{teacher}/{shard}.safetensors", teacher=teacher, shard=names)
 
 
 def ledgers(stage):

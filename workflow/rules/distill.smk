@@ -1,11 +1,16 @@
+# What is pruned and shipped is data/distill/model; with a second stage it is that stage's.
+FIRST_STAGE = "first" if config["distill"]["finetune"]["epochs"] else "model"
+DISTILLED = expand("data/distill/model/{file}", file=STUDENT)
+
+
 # Several processes train as one: --set-resources train_student:processes=4 train_student:gpu=4 gives each a GPU.
 rule train_student:
     input:
         code("stages.distill"),
         weights(config["distill"]["weights"]),
-        data=cached("train", "val"),
+        data=cached("train", "val", teachers=config["distill"]["teachers"]),
     output:
-        expand("data/distill/model/{file}", file=STUDENT),
+        expand(f"data/distill/{FIRST_STAGE}/{{file}}", file=STUDENT),
         "data/distill/history.parquet",
     log:
         "logs/distill/student.log",
@@ -19,6 +24,31 @@ rule train_student:
         section=section("distill"),
     shell:
         "python -m bioclip_lite distill student --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
+
+
+if config["distill"]["finetune"]["epochs"]:
+
+    rule finetune_student:
+        input:
+            code("stages.distill"),
+            student=rules.train_student.output[: len(STUDENT)],
+            data=cached("train", "val"),
+        output:
+            DISTILLED,
+            "data/distill/finetune.parquet",
+            "data/distill/interpolation.json",
+        log:
+            "logs/distill/finetune.log",
+        threads: 8
+        resources:
+            mem_mb=8000,
+            runtime=1440,
+            processes=1,
+            gpu=0,
+        params:
+            section=section("distill"),
+        shell:
+            "python -m bioclip_lite distill finetune --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
 
 
 # The control of every claim about distillation: the same student, images, views and steps, but labels for a teacher.
@@ -47,6 +77,7 @@ rule train_control:
 rule record_distill:
     input:
         rules.train_student.output,
+        rules.finetune_student.output if config["distill"]["finetune"]["epochs"] else [],
         rules.train_control.output,
     output:
         provenance.ledger("distill"),

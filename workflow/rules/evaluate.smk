@@ -4,7 +4,7 @@ VARIANTS = {
         *expand("data/teacher/model/{file}", file=TEACHER),
         *expand("data/logits/{shard}.safetensors", shard=shards("test")),
     ],
-    "student": expand("data/distill/model/{file}", file=STUDENT),
+    "student": DISTILLED,
     "pruned": expand("data/prune/model/{file}", file=STUDENT),
     "int8": expand("data/quantize/model/{file}", file=GRAPH),
     "tfjs": ["data/convert/tfjs", *expand("data/quantize/model/{file}", file=GRAPH), *NODE_CODE, NODE_LOCK],

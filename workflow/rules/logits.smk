@@ -1,22 +1,39 @@
 CACHED = shards("train", "val", "calibration", "test")
+CACHES = [cache_of(teacher) for teacher in TEACHERS]
+TUNED = config["logits"]["logit_scale"] == "tuned"
+TEXTS = ["data/logits/{cache}texts.safetensors"] if config["distill"].get("text_tower") else []
+
+
+wildcard_constraints:
+    cache="([a-z][a-z0-9_]*/)?",
+
+
+def teacher_files(wildcards):
+    """The model of the teacher whose cache this is."""
+    return expand(f"data/teacher/{wildcards.cache.strip('/') or 'model'}/{{file}}", file=TEACHER)
 
 
 def view_section():
     """What the views of photographs depend on: another prompt embeds none of them again."""
-    views = {name: value for name, value in config["logits"].items() if name not in ("prompt", "templates")}
-    return json.dumps(views, sort_keys=True)
+    other = ("prompt", "templates", "logit_scale")
+    return json.dumps({name: value for name, value in config["logits"].items() if name not in other}, sort_keys=True)
 
 
 rule embed_taxa:
     input:
         code("stages.logits"),
-        teacher=rules.make_teacher.output[: len(TEACHER)],
+        teacher=teacher_files,
         taxa="data/index/taxa.parquet",
         captions=["data/caption/val-00000.parquet"] if config["logits"]["prompt"] == "lit" else [],
+        # a scale is tuned by the labels of split val
+        sizes=["data/shard/sizes.json"] if TUNED else [],
+        tars=expand("data/shard/{shard}.tar", shard=shards("val")) if TUNED else [],
+        caches=expand("data/logits/{{cache}}{shard}.safetensors", shard=shards("val")) if TUNED else [],
     output:
-        "data/logits/taxa.safetensors",
+        "data/logits/{cache}taxa.safetensors",
+        [f"data/logits/{{cache}}scale.{ending}" for ending in ("json", "png")] if TUNED else [],
     log:
-        "logs/logits/taxa.log",
+        "logs/logits/{cache}taxa.log",
     resources:
         mem_mb=4000,
         runtime=60,
@@ -24,18 +41,18 @@ rule embed_taxa:
     params:
         section=section("logits"),
     shell:
-        "python -m bioclip_lite logits taxa --section {params.section:q} > {log} 2>&1"
+        "python -m bioclip_lite logits {wildcards.cache}taxa --section {params.section:q} > {log} 2>&1"
 
 
 rule embed_shard:
     input:
         code("stages.logits"),
-        teacher=rules.make_teacher.output[: len(TEACHER)],
+        teacher=teacher_files,
         tar=listed("data/shard/{shard}.tar"),
     output:
-        "data/logits/{shard}.safetensors",
+        "data/logits/{cache}{shard}.safetensors",
     log:
-        "logs/logits/{shard}.log",
+        "logs/logits/{cache}{shard}.log",
     resources:
         mem_mb=4000,
         runtime=240,
@@ -43,17 +60,40 @@ rule embed_shard:
     params:
         section=view_section(),
     shell:
-        "python -m bioclip_lite logits {wildcards.shard} --section {params.section:q} > {log} 2>&1"
+        "python -m bioclip_lite logits {wildcards.cache}{wildcards.shard} --section {params.section:q} > {log} 2>&1"
+
+
+if TEXTS:
+
+    # Every taxon in every text type, for students that read as well.
+    rule embed_texts:
+        input:
+            code("stages.logits"),
+            teacher=teacher_files,
+            taxa="data/index/taxa.parquet",
+            captions="data/caption/val-00000.parquet",
+        output:
+            TEXTS,
+        log:
+            "logs/logits/{cache}texts.log",
+        resources:
+            mem_mb=4000,
+            runtime=60,
+            gpu=0,
+        params:
+            section=json.dumps({}),
+        shell:
+            "python -m bioclip_lite logits {wildcards.cache}texts --section {params.section:q} > {log} 2>&1"
 
 
 # How well the captions that a captioner wrote agree with the labels. Nothing reads it but people.
 rule score_captions:
     input:
         code("stages.logits"),
-        teacher=rules.make_teacher.output[: len(TEACHER)],
+        teacher=expand("data/teacher/model/{file}", file=TEACHER),
         tar=listed("data/shard/{shard}.tar"),
         captions="data/caption/{captioner}/{shard}.parquet",
-        text=rules.embed_taxa.output,
+        text="data/logits/taxa.safetensors",
         taxa="data/index/taxa.parquet",
     output:
         "data/logits/captions/{captioner}/{shard}.parquet",
@@ -72,8 +112,9 @@ rule score_captions:
 
 rule record_logits:
     input:
-        expand("data/logits/{shard}.safetensors", shard=CACHED),
-        rules.embed_taxa.output,
+        expand(rules.embed_shard.output, cache=CACHES, shard=CACHED),
+        expand(rules.embed_taxa.output, cache=CACHES),
+        expand(TEXTS, cache=CACHES),
         expand("data/logits/captions/{captioner}/{shard}.parquet", captioner=CAPTIONERS, shard=shards(*SPLITS)),
     output:
         provenance.ledger("logits"),

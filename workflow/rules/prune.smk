@@ -1,7 +1,7 @@
 rule prune_student:
     input:
         code("stages.prune"),
-        model=rules.train_student.output[: len(STUDENT)],
+        model=DISTILLED,
         data=cached("train", "val"),
     output:
         expand("data/prune/model/{file}", file=STUDENT),

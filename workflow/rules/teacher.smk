@@ -1,3 +1,46 @@
+KINDS = ("train", "lit", "pretrained")
+FURTHER = [teacher for teacher in TEACHERS if teacher != "model"]
+
+
+wildcard_constraints:
+    teacher="[a-z][a-z0-9_]*",
+
+
+def teacher_section(wildcards):
+    """What one teacher depends on: neither other teachers nor the kinds that it is not."""
+    teacher = TEACHERS[wildcards.get("teacher", "model")]
+    own = {name: value for name, value in teacher.items() if name not in KINDS or name == teacher["kind"]}
+    return json.dumps(own, sort_keys=True)
+
+
+def tower_section(wildcards):
+    """What the features of a locked image tower depend on: the text tower changes none of them."""
+    names = ("image_tower", "image_tower_options", "weights", "image_size", "mean", "std")
+    lit = TEACHERS[wildcards.teacher]["lit"]
+    return json.dumps({"lit": {name: lit[name] for name in names}}, sort_keys=True)
+
+
+# A locked tower says the same of a photograph for ever, so tuning a text tower to it reads no photographs.
+rule embed_locked:
+    input:
+        code("stages.teacher"),
+        lambda wildcards: weights(TEACHERS[wildcards.teacher]["lit"]["weights"]),
+        tar=listed("data/shard/{shard}.tar"),
+    output:
+        "data/teacher/features/{teacher}/{shard}.safetensors",
+    log:
+        "logs/teacher/features-{teacher}-{shard}.log",
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=0,
+    params:
+        section=tower_section,
+    shell:
+        "python -m bioclip_lite teacher features/{wildcards.teacher}/{wildcards.shard} --section {params.section:q} "
+        "> {log} 2>&1"
+
+
 rule make_teacher:
     input:
         code("stages.teacher"),
@@ -16,14 +59,42 @@ rule make_teacher:
         processes=1,
         gpu=0,
     params:
-        section=section("teacher"),
+        section=teacher_section,
     shell:
-        "python -m bioclip_lite teacher --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
+        "python -m bioclip_lite teacher model --section {params.section:q} --processes {resources.processes} "
+        "> {log} 2>&1"
+
+
+# The others of an ensemble.
+rule make_further_teacher:
+    input:
+        code("stages.teacher"),
+        data=teacher_inputs,
+    output:
+        expand("data/teacher/{{teacher}}/{file}", file=[*TEACHER, "history.parquet"]),
+    log:
+        "logs/teacher/teacher-{teacher}.log",
+    wildcard_constraints:
+        teacher="|".join(FURTHER) or "none",
+    priority: 1
+    threads: 8
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        processes=1,
+        gpu=0,
+    params:
+        section=teacher_section,
+    shell:
+        "python -m bioclip_lite teacher {wildcards.teacher} --section {params.section:q} "
+        "--processes {resources.processes} > {log} 2>&1"
 
 
 rule record_teacher:
     input:
         rules.make_teacher.output,
+        expand(rules.make_further_teacher.output, teacher=FURTHER),
+        [path for teacher in TEACHERS for path in features(teacher)],
     output:
         provenance.ledger("teacher"),
     log:

@@ -1,78 +1,175 @@
-"""Stage distill: the student learns from the teacher's cache; its control from labels, everything else being equal."""
+"""Stage distill: the student learns from the teacher cache; its control from labels, everything else being equal.
 
+If ``finetune.epochs`` is not 0, a second stage follows (WiSE-FT, arXiv 2109.01903): the student goes on with the
+labels, the text matrix staying as it is, and what counts is the mix of its weights before and after that does best on
+split val.
+"""
+
+import copy
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 from torch import nn
 
-from bioclip_lite import cache, checkpoint, distributed, models, training
+from bioclip_lite import (
+    cache,
+    checkpoint,
+    distillation,
+    distributed,
+    hub,
+    models,
+    text_towers,
+    training,
+    warm_start,
+)
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import write_table
+from bioclip_lite.files import write_json, write_table
 from bioclip_lite.preprocess import preprocessing
 
-JOBS = ("student", "control")
+JOBS = ("student", "finetune", "control")
+_LOSSES = ("affinity", "cosine", "ranks", "labels", "ema")
+_MIXES = [n / 10 for n in range(11)]  # shares of the fine-tuned weights
 
 
 def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
-    """Train "student" (data/distill/model) or "control" (data/distill/control); None trains both."""
-    if job is not None and job not in JOBS:
-        raise UserError(f"distill has no job {job!r}; its jobs are {', '.join(JOBS)}")
-    for name in [job] if job else JOBS:
-        _train(params, data, name)
+    """Train "student" (data/distill/model), "control" (data/distill/control); None trains all.
+
+    With a second stage "student" makes data/distill/first, and "finetune" data/distill/model from it.
+    """
+    jobs = [name for name in JOBS if name != "finetune" or params["finetune"]["epochs"]]
+    if job is not None and job not in jobs:
+        raise UserError(f"distill has no job {job!r}; its jobs are {', '.join(jobs)}")
+    for name in [job] if job else jobs:
+        if name == "finetune":
+            _finetune(params, data)
+        else:
+            _train(params, data, name)
 
 
 def _train(params: dict[str, Any], data: Path, job: str) -> None:
     control = job == "control"
     taxa = cache.read_taxa(data / "logits" / "taxa.safetensors")
     outputs = len(taxa.taxon_ids) if control else taxa.text.shape[1]
+    start = None
+    if params["weights"]:
+        allowed = params["allow_research_only"]
+        start = hub.find_weights(params["weights"], params["student"], data / "weights", allowed)
     spec = models.student_spec(
-        params["student"], params["student_options"], outputs, params["image_size"], None if control else taxa.teacher
+        params["student"],
+        params["student_options"],
+        outputs,
+        params["image_size"],
+        None if control else taxa.teacher,
+        start.about() if start else None,
     )
-    preprocess = preprocessing(params["image_size"])
+    # Published weights expect the pixels that they were trained on.
+    colours = (start.mean, start.std) if start and start.mean and start.std else ()
+    preprocess = preprocessing(params["image_size"], *colours)
     training.deterministic(params["seed"], "distill", "weights")
     model = models.build_student(spec)
-    train = training.Cached(data, "train")
-    # Several processes start from the weights of the first.
-    if params["weights"] and distributed.first():
-        _start_from(model, data / "weights" / params["weights"], data, train, preprocess, control)
+    teachers = distillation.FIRST if control else params["teachers"]
+    train = distillation.Cached(data, "train", teachers)
+    if start and distributed.first():  # several processes start from the weights of the first
+        _start_from(model, start.path, data, train, preprocess, control)
+    tower, text_student = None if control else params["text_tower"], None
+    if tower:
+        arguments = {name: tower[name] for name in ("kind", "width", "layers")}
+        arguments |= {"outputs": outputs, "context": text_towers.CONTEXT, "student": params["student"]}
+        text_student = distillation.TextStudent(
+            text_towers.build(**arguments), text_towers.tokenizer(arguments), tower["batch_affinity"]
+        )
     size = sum(p.numel() for p in model.parameters())
     print(f"{job}: {params['student']}, {size / 1e6:.2f} M parameters, {params['image_size']} px, {outputs} outputs")
-    history = training.distill(
+    history = distillation.distill(
         model,
         data,
         preprocess,
         stage="distill",
+        job=job,
         seed=params["seed"],
         epochs=params["epochs"],
         batch_size=params["batch_size"],
         learning_rate=params["learning_rate"],
         weight_decay=params["weight_decay"],
-        affinity=params["affinity"],
-        cosine=params["cosine"],
-        labels=control,
+        teachers=teachers,
+        **{name: params[name] for name in _LOSSES},
+        control=control,
+        text_student=text_student,
         train=train,
         keep=(keep := checkpoint.path(data, "distill", job)),
     )
     if not distributed.first():
         return
     # Branches that only help training are merged: what is pruned, quantised and measured is what is deployed.
-    folder = data / "distill" / ("control" if control else "model")
+    folder = data / "distill" / ("control" if control else "first" if params["finetune"]["epochs"] else "model")
     models.save_student(folder, models.reparameterize(model), {**spec, "reparameterized": True}, preprocess)
+    if text_student:
+        text = models.reparameterize(text_student.tower)
+        text_towers.save_text(data / "distill" / "text", text, arguments, taxa.teacher)
     write_table((folder if control else folder.parent) / "history.parquet", pa.Table.from_pylist(history))
     checkpoint.remove(keep)
     print(f"{job}: written to {folder}")
 
 
 def _start_from(
-    model: nn.Module, path: Path, data: Path, train: training.Cached, preprocess: dict[str, Any], control: bool
+    model: nn.Module,
+    path: Path,
+    data: Path,
+    train: distillation.Cached,
+    preprocess: dict[str, Any],
+    control: bool,
 ) -> None:
     """Weights of a file, in place; a last layer that they do not bring is fitted to the features that they do bring."""
-    if not path.is_file():
-        raise UserError(f"distill.weights: {path} does not exist; copy the file there, or set distill.weights to null")
     left = models.load_initial_weights(model, path)
     print(f"initial weights from {path}; random: {', '.join(left) or 'none'}")
-    training.measure_batch_norms(model, training.plain_pixels(train.images, preprocess))  # the function stays the same
+    warm_start.measure_batch_norms(
+        model, training.plain_pixels(train.images, preprocess)
+    )  # the function stays the same
     head = next((name for name, module in model.named_modules() if module is model.get_classifier()), None)  # type: ignore[operator]
     if {f"{head}.weight", f"{head}.bias"} & set(left):
-        training.fit_head(model, data, preprocess, train, labels=control)
+        warm_start.fit_head(model, data, preprocess, train, control=control)
+
+
+def _finetune(params: dict[str, Any], data: Path) -> None:
+    model, spec, preprocess = models.load_student(data / "distill" / "first")
+    before = copy.deepcopy(model.state_dict())
+    chosen = params["finetune"]
+    history = distillation.distill(
+        model,
+        data,
+        preprocess,
+        stage="distill",
+        job="finetune",
+        seed=params["seed"],
+        epochs=chosen["epochs"],
+        batch_size=params["batch_size"],
+        learning_rate=chosen["learning_rate"],
+        weight_decay=params["weight_decay"],
+        affinity=0.0,
+        cosine=0.0,
+        labels=1.0,
+        keep=(keep := checkpoint.path(data, "distill", "finetune")),
+    )
+    model.to(training.device())
+    after = copy.deepcopy(model.state_dict())
+    measure = distillation.validation(model, data, distillation.Cached(data, "val"), preprocess)
+    curve = []
+    for share in _MIXES:
+        model.load_state_dict(mixed(before, after, share))
+        curve.append({"share": share, **measure()})
+    best = max(curve, key=lambda row: (row["val_top1"], -row["val_nll"]))
+    model.load_state_dict(mixed(before, after, best["share"]))
+    if not distributed.first():
+        return
+    models.save_student(data / "distill" / "model", model, spec, preprocess)
+    write_table(data / "distill" / "finetune.parquet", pa.Table.from_pylist(history))
+    write_json(data / "distill" / "interpolation.json", {"share": best["share"], "curve": curve})
+    checkpoint.remove(keep)
+    print(f"finetune: {best['share']:.1f} of the fine-tuned weights, right on val {100 * best['val_top1']:.1f} %")
+
+
+def mixed(before: dict[str, Any], after: dict[str, Any], share: float) -> dict[str, torch.Tensor]:
+    """(1 - share) x ``before`` + share x ``after``, tensor by tensor; counters are those of ``after``."""
+    return {name: torch.lerp(before[name].to(x), x, share) if x.is_floating_point() else x for name, x in after.items()}

@@ -1,8 +1,8 @@
-"""Stage logits: what the teacher answers to K replayable views of each photograph, to each taxon, and to captions."""
+"""Stage logits: what each teacher answers to K replayable views of each photograph, to each taxon, and to captions."""
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,16 @@ import pyarrow.parquet as pq
 import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-from bioclip_lite import cache, captions, models, training, views
+from bioclip_lite import cache, captions, logit_scale, models, reuse, training, views
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, read_table, require, write_table
+from bioclip_lite.files import read_table, replacing, require, write_json, write_table
 from bioclip_lite.progress import progress
-from bioclip_lite.randomness import generator
-from bioclip_lite.shards import ShardSet
+from bioclip_lite.randomness import digest, generator
+from bioclip_lite.shards import ShardSet, shard_names
 from bioclip_lite.taxonomy import RANKS
 
-_BATCH = 64  # views the teacher embeds at a time
+_LEAST, _USUAL, _MOST = 32, 64, 128  # photographs that are embedded together: at least, after that on average, at most
+_BATCH = 64  # captions that are scored together
 _MARGIN = 0.1  # of cosine similarity, by which a caption may be nearer to another taxon than to its own
 SCORES = pa.schema(
     [
@@ -37,50 +38,130 @@ SCORES = pa.schema(
 
 
 def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
-    """Embed the taxa (job "taxa") or the photographs of one shard (e.g. job "train-00000"); None does all.
+    """Embed the photographs of one shard (e.g. job "train-00000") or the taxa (job "taxa"); None does all.
 
-    Job "captions/<captioner>/train-00000", after "taxa", scores the captions that a captioner wrote.
+    "second/train-00000" is the job of a further teacher, that of data/teacher/second. A logit scale is tuned by job
+    "taxa", after those of split val. Job "texts" embeds the taxa in every text type. Job
+    "captions/<captioner>/train-00000", after "taxa", scores the captions that a captioner wrote.
     """
-    if job is None:
-        sizes = read_json(require(data / "shard" / "sizes.json"))
-        names = [name.removesuffix(".tar") for name in sorted(sizes)]
-        jobs = ["taxa", *(name for name in names if not name.startswith("pretrain-"))]
-        described = sorted(path.parent.name for path in (data / "caption").glob(f"*/{names[0]}.parquet"))
-        jobs += [f"captions/{captioner}/{name}" for captioner in described for name in names]
-    else:
-        jobs = [job]
-    teacher = models.load_teacher(data / "teacher" / "model")
-    teacher.model.to(training.device())
     torch.set_num_threads(training.cores())
-    for name in jobs:
-        if name == "taxa":
-            _embed_taxa(params, data, teacher)
-        elif name.startswith("captions/"):
-            _score_captions(data, teacher, *name.split("/")[1:])
-        else:
-            _embed_shard(params, data, teacher, name)
+    for who, names in _all_jobs(data) if job is None else [_parse(job)]:
+        teacher = models.load_teacher(data / "teacher" / who)
+        teacher.model.to(training.device())
+        for name in names:
+            if name == "taxa":
+                _embed_taxa(params, data, teacher, who)
+            elif name == "texts":
+                _embed_texts(data, teacher, who)
+            elif name.startswith("captions/"):
+                _score_captions(data, teacher, *name.split("/")[1:])
+            else:
+                _embed_shard(params, data, teacher, who, name)
 
 
-def _embed_taxa(params: dict[str, Any], data: Path, teacher: models.Teacher) -> None:
-    taxa = read_table(data / "index" / "taxa.parquet", columns=["taxon_id", *RANKS, "common_name", "leaf"]).to_pylist()
-    leaves = [row for row in taxa if row["leaf"]]
+def _parse(job: str) -> tuple[str, list[str]]:
+    who, _, name = job.rpartition("/")
+    return (cache.FIRST, [job]) if not who or job.startswith("captions/") else (who, [name])
+
+
+def _job(who: str, name: str) -> str:
+    return name if who == cache.FIRST else f"{who}/{name}"
+
+
+def _all_jobs(data: Path) -> list[tuple[str, list[str]]]:
+    """Each teacher that there is, the first one first, with its jobs."""
+    names = shard_names(data)
+    own = [*(name for name in names if not name.startswith("pretrain-")), "taxa"]
+    described = sorted(path.parent.name for path in (data / "caption").glob(f"*/{names[0]}.parquet"))
+    scores = [f"captions/{captioner}/{name}" for captioner in described for name in names]
+    found = sorted(path.parent.name for path in (data / "teacher").glob(f"*/{models.TEACHER_FILE}"))
+    return [(cache.FIRST, [*own, *scores]), *((who, own) for who in found if who != cache.FIRST)]
+
+
+# Taxa
+
+
+def _embed_taxa(params: dict[str, Any], data: Path, teacher: models.Teacher, who: str) -> None:
+    leaves = [row for row in _taxa(data) if row["leaf"]]
     if not leaves:
         raise UserError(f"{data / 'index' / 'taxa.parquet'} lists no leaf taxon; is the index empty?")
     columns = _lit_columns(data) if params["prompt"] == "lit" else captions.LIT_COLUMNS
-    prompts = [
-        captions.caption(tuple(row[r] for r in RANKS), row["common_name"], params["prompt"], columns) for row in leaves
-    ]
+    prompts = [captions.caption(_path(row), row["common_name"], params["prompt"], columns) for row in leaves]
     openai = params["templates"] == "openai"
     text = _embed_in_templates(teacher, prompts) if openai else models.embed_texts(teacher, prompts)
+    scale = _tune(data, teacher, who, text) if params["logit_scale"] == "tuned" else teacher.logit_scale
     cache.write_taxa(
-        data / "logits" / "taxa.safetensors",
+        cache.folder(data, who) / "taxa.safetensors",
         [row["taxon_id"] for row in leaves],
         text,
-        teacher.logit_scale,
+        scale,
         teacher.identity,
         params["prompt"] + (f" in {len(OPENAI_IMAGENET_TEMPLATES)} templates" if openai else ""),
+        teacher.logit_scale,
     )
-    print(f"taxa: {len(leaves)} x {text.shape[1]} numbers, e.g. {prompts[0]!r}; logit scale {teacher.logit_scale:.1f}")
+    print(f"{_job(who, 'taxa')}: {len(leaves)} x {text.shape[1]} numbers, e.g. {prompts[0]!r}; logit scale {scale:.1f}")
+
+
+def _taxa(data: Path) -> list[dict[str, Any]]:
+    columns = ["taxon_id", *RANKS, "common_name", "leaf"]
+    return read_table(data / "index" / "taxa.parquet", columns).to_pylist()
+
+
+def _path(row: dict[str, Any]) -> tuple[str | None, ...]:
+    return tuple(row[rank] for rank in RANKS)
+
+
+def _tune(data: Path, teacher: models.Teacher, who: str, text: np.ndarray) -> float:
+    """The logit scale at which the labels of split val surprise the teacher least; writes scale.json and scale.png."""
+    began = time.monotonic()
+    folder, (leaves, below) = cache.folder(data, who), training.leaves_below(data)
+    embeddings, labels = _validation(data, teacher, folder)
+    scales = logit_scale.grid(teacher.logit_scale)
+    matrix = torch.from_numpy(text).to(training.device())
+    nll, top1 = logit_scale.sweep(torch.from_numpy(embeddings), matrix, [below[taxon] for taxon in labels], scales)
+    found = logit_scale.curve(scales, nll, teacher.logit_scale)
+    found |= {"n_images": len(labels), "n_classes": len(set(labels)), "label_space": len(leaves), "top1": top1}
+    found |= {"split": "val", "teacher": teacher.identity}
+    write_json(folder / "scale.json", found)
+    with replacing(folder / "scale.png") as scratch:
+        scratch.write_bytes(logit_scale.draw(found))
+    print(
+        f"{_job(who, 'logit scale')}: {found['chosen']:.1f} of {len(scales)} tried, {found['nll']:.3f} nats; the "
+        f"teacher's own, {found['given']:.1f}, {found['nll_given']:.3f} nats; {found['n_images']} photographs of split "
+        f"val, {found['n_classes']} taxa, label space {found['label_space']}, {time.monotonic() - began:.1f} s"
+    )
+    if found["chosen"] in (scales[0], scales[-1]):
+        print("this is the end of the grid: the teacher knows these taxa hardly at all, or without a doubt")
+    return float(found["chosen"])
+
+
+def _validation(data: Path, teacher: models.Teacher, folder: Path) -> tuple[np.ndarray, list[str]]:
+    """(cached embeddings, taxa) of photographs of split val: all, or as many as a scale is tuned on, drawn by key."""
+    found: list[tuple[int, np.ndarray, str]] = []
+    for name in shard_names(data, "val"):
+        shard, images = cache.read_shard(folder / f"{name}.safetensors"), ShardSet.of(data / "shard" / f"{name}.tar")
+        if shard.identity["teacher"] != teacher.identity or shard.keys != images.keys:
+            raise UserError(f"{shard.path} is of another teacher or of other photographs; run job {name} again")
+        drawn = (digest("logits", "scale", key) for key in shard.keys)
+        found += zip(drawn, shard.target(slice(None), 0), images.taxon_ids, strict=True)
+        found = sorted(found, key=lambda photograph: photograph[0])[: logit_scale.PHOTOGRAPHS]
+    if not found:
+        raise UserError("logits.logit_scale is tuned, but split val has no photographs; set it to given")
+    return np.stack([embedding for _, embedding, _ in found]), [taxon for _, _, taxon in found]
+
+
+def _embed_texts(data: Path, teacher: models.Teacher, who: str) -> None:
+    """The teacher's embeddings of all taxa, inner nodes too, in all text types: float16 (T, C', D)."""
+    taxa, columns = _taxa(data), _lit_columns(data)
+    named = [(_path(row), row["common_name"]) for row in taxa]
+    said = [[captions.caption(path, name, kind, columns) for path, name in named] for kind in captions.TYPES]
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(text for texts in said for text in texts))}
+    embedded = models.embed_texts(teacher, list(numbers)).astype(np.float16)
+    text = embedded[[[numbers[text] for text in texts] for texts in said]]
+    path = cache.folder(data, who) / "texts.safetensors"
+    cache.write_texts(path, captions.TYPES, [row["taxon_id"] for row in taxa], text, teacher.identity)
+    kinds, count, width = text.shape
+    print(f"{_job(who, 'texts')}: {kinds} types x {count} taxa, {len(numbers)} distinct, x {width} numbers")
 
 
 def _lit_columns(data: Path) -> list[str]:
@@ -102,6 +183,9 @@ def _embed_in_templates(teacher: models.Teacher, prompts: list[str]) -> np.ndarr
     for template in progress(OPENAI_IMAGENET_TEMPLATES, len(OPENAI_IMAGENET_TEMPLATES), "taxa, templates"):
         total = total + models.embed_texts(teacher, [template(body) for body in bodies]).astype(np.float64)
     return (total / np.linalg.norm(total, axis=1, keepdims=True)).astype(np.float32)
+
+
+# Captions
 
 
 def _score_captions(data: Path, teacher: models.Teacher, captioner: str, name: str) -> None:
@@ -151,23 +235,47 @@ def _score_captions(data: Path, teacher: models.Teacher, captioner: str, name: s
     print(f"{captioner}, {name}: {flagged} of {len(rows)} captions contradict the label of their photograph")
 
 
-def _embed_shard(params: dict[str, Any], data: Path, teacher: models.Teacher, name: str) -> None:
+# Photographs
+
+
+def _embed_shard(params: dict[str, Any], data: Path, teacher: models.Teacher, who: str, name: str) -> None:
+    """Cache one shard, view by view. What the cache of an earlier run has of it is taken over, batch by batch.
+
+    A batch is embedded as a whole or not at all: what a network makes of an image depends, in the last bits, on how
+    many there are beside it. So the file has the same bytes whatever there was before.
+    """
     began = time.monotonic()
     images = ShardSet.of(data / "shard" / f"{name}.tar")
     count = params["views"] if name.startswith("train-") else 1
-    rows = np.stack([_rows(params, key, count) for key in images.keys])
-    plan = [(i, rows[i, k]) for i in range(len(images)) for k in range(count)]
-    batches = [plan[start : start + _BATCH] for start in range(0, len(plan), _BATCH)]
-    pixels = training.load(training.Views(images, teacher.preprocess), batches)
-    parts = progress(_embed(teacher, pixels), len(batches), f"{name}, batches of {_BATCH} views")
-    embeddings = np.concatenate(list(parts)).reshape(len(images), count, -1)
-    identity = {"teacher": teacher.identity, "preprocess": teacher.preprocess, "views": views.VERSION}
-    path = data / "logits" / f"{name}.safetensors"
-    cache.write_shard(path, images.keys, embeddings, rows, identity)
-    seconds = time.monotonic() - began
+    digests = np.array([cache.image_digest(images.jpeg(i)) for i in range(len(images))], np.uint64)
+    rows = np.array([_rows(params, key, count) for key in images.keys], np.float32)
+    rows = rows.reshape(len(images), count, views.columns(params["operations"]))
+    identity = {
+        "teacher": teacher.identity,
+        "preprocess": json.dumps(teacher.preprocess),
+        "views": views.VERSION,
+        "precision": params["precision"],
+    }
+    path = cache.folder(data, who) / f"{name}.safetensors"
+    batches = [(where, k) for k in range(count) for where in _batches(images.keys)]
+    known = _earlier(path, params, identity)
+    new = [batch for batch in batches if _content(digests, rows, *batch) not in known]
+    plan = [[(i, rows[i, k]) for i in range(where.start, where.stop)] for where, k in new]
+    embedded = _embed(teacher, training.load(training.Views(images, teacher.preprocess), plan))
+    done = sum(map(len, plan))
+    answers = iter(progress(embedded, len(new), f"{_job(who, name)}, batches of views", done // max(1, len(new))))
+    width = models.embed_texts(teacher, [""]).shape[1]
+    blank = cache.encode(np.empty((0, count, width), np.float32), params["precision"])
+    encoded = {part: np.empty((len(images), *none.shape[1:]), none.dtype) for part, none in blank.items()}
+    for where, k in batches:
+        old = known.get(_content(digests, rows, where, k))
+        for part, values in (cache.encode(next(answers), params["precision"]) if old is None else old).items():
+            encoded[part][where, k] = values
+    cache.write_shard(path, images.keys, digests, rows, encoded, identity)
+    size = path.stat().st_size / 1e6
     print(
-        f"{name}: {len(images)} photographs x {count} views x {embeddings.shape[2]} numbers, "
-        f"{path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s ({1000 * seconds / len(plan):.1f} ms a view)"
+        f"{_job(who, name)}: {len(images)} photographs x {count} views x {width} numbers, {size:.1f} MB; "
+        f"{done} views embedded, {len(images) * count - done} taken over, {time.monotonic() - began:.1f} s"
     )
 
 
@@ -177,7 +285,43 @@ def _rows(params: dict[str, Any], key: str, count: int) -> np.ndarray:
     return np.stack([views.plain_view(params["operations"]), *drawn])
 
 
+def _batches(keys: Sequence[str]) -> list[slice]:
+    """Neighbours that are embedded together.
+
+    What ends a batch is a key, not a number: one photograph more changes the batch that it falls into, and hardly ever
+    those that follow.
+    """
+    found, start = [], 0
+    for stop, key in enumerate(keys, 1):
+        size = stop - start
+        if size == _MOST or stop == len(keys) or (size >= _LEAST and digest("logits", "batch", key) % _USUAL == 0):
+            found.append(slice(start, stop))
+            start = stop
+    return found
+
+
+def _content(digests: np.ndarray, rows: np.ndarray, where: slice, k: int) -> tuple[bytes, bytes]:
+    """All that the answers to a batch depend on besides what a cache's identity says."""
+    return digests[where].tobytes(), rows[where, k].tobytes()
+
+
+def _earlier(
+    path: Path, params: dict[str, Any], identity: dict[str, str]
+) -> dict[tuple[bytes, bytes], dict[str, np.ndarray]]:
+    """The batches of the file that was at ``path`` in the last run, as encoded, by their content."""
+    content = reuse.earlier(path, params)
+    old = cache.read_shard(content) if content else None
+    if old is None or old.identity != identity:
+        return {}
+    parts = {"embeddings": old.embeddings} | ({} if old.scales is None else {"scales": old.scales})
+    return {
+        _content(old.images, old.views, where, k): {name: part[where, k] for name, part in parts.items()}
+        for where in _batches(old.keys)
+        for k in range(old.views.shape[1])
+    }
+
+
 def _embed(teacher: models.Teacher, batches: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
     machine = training.device()
     for pixels in batches:
-        yield models.embed_images(teacher.model, pixels.to(machine)).half().cpu().numpy()
+        yield models.embed_images(teacher.model, pixels.to(machine)).cpu().numpy()

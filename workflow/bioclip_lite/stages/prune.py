@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bioclip_lite import checkpoint, costs, distributed, graph, pruning, training
+from bioclip_lite import checkpoint, costs, distillation, distributed, graph, pruning
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import write_json
 from bioclip_lite.models import load_student, reparameterize, save_student
@@ -42,11 +42,12 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     history = []
     keep = checkpoint.path(data, "prune", "student")
     if after["macs"] < before["macs"]:
-        history = training.distill(
+        history = distillation.distill(
             pruned,
             data,
             preprocess,
             stage="prune",
+            job="student",
             seed=params["seed"],
             epochs=params["epochs"],
             batch_size=params["batch_size"],

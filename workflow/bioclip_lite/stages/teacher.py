@@ -1,13 +1,16 @@
-"""Stage teacher: a CLIP model that answers photographs and taxon names in one space.
+"""Stage teacher: CLIP models that answer photographs and taxon names in one space.
 
 Three kinds: "train" makes a small one from the shards; "lit" keeps a trained image tower as it is and tunes a text
-tower to it (LiT, arXiv 2111.07991); "pretrained" takes a published open_clip model. All end as the same folder.
+tower to it (LiT, arXiv 2111.07991); "pretrained" takes a published open_clip model. All end as the same folder,
+data/teacher/model for the first teacher, data/teacher/<name> for each further one of an ensemble.
 """
 
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ import pyarrow as pa
 import torch
 from torch.nn import functional as F
 
-from bioclip_lite import checkpoint, distributed, hub, losses, models, training, views
+from bioclip_lite import checkpoint, distributed, hub, locked, losses, models, training, views
+from bioclip_lite.ensemble import FIRST, teachers
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import write_table
 from bioclip_lite.preprocess import preprocessing
@@ -33,56 +37,85 @@ _WEIGHT_DECAY = 0.1
 
 
 def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
-    """Make data/teacher/model and data/teacher/history.parquet. The stage has a single job."""
-    if job is not None:
-        raise UserError(f"teacher has no job {job!r}; it is one job")
+    """Make one teacher (job "model" or the name of a further one); None makes all that the section names.
+
+    Beside its folder a teacher has history.parquet, further ones in it. Before the job of a LiT teacher come those that
+    embed the photographs, one for each shard of splits train and val: "features/<teacher>/train-00000".
+    """
+    if job is None:
+        for name, section in teachers(params).items():
+            if section["kind"] == "lit":
+                shards = _shards(data, ["train", "val"])
+                _embed(section, data, name, shards[distributed.rank() :: distributed.size()])
+                distributed.wait()
+            _make(section, data, name)
+    elif found := re.fullmatch(r"features/(\w+)/([a-z]+-\d{5})", job):
+        if distributed.first():
+            _embed(_section(params, found[1]), data, found[1], [found[2]])
+    else:
+        _make(_section(params, job), data, job)
+
+
+def _section(params: dict[str, Any], name: str) -> dict[str, Any]:
+    """A teacher's own section of ``params``."""
+    if "ensemble" not in params and name.isidentifier():
+        return params  # of the one teacher whose job this is: Snakemake hands over no more
+    known = teachers(params)
+    if name not in known:
+        raise UserError(f"teacher has no job {name!r}; its jobs are {', '.join(known)}, features/<teacher>/<shard>")
+    return known[name]
+
+
+def _where(name: str) -> str:
+    """A teacher's section in messages."""
+    return "teacher" if name == FIRST else f"teacher.ensemble.{name}"
+
+
+def _make(params: dict[str, Any], data: Path, name: str) -> None:
     if params["kind"] == "pretrained" and not distributed.first():
         return  # nothing is trained
     make = {"train": _train, "lit": _lit, "pretrained": _pretrained}[params["kind"]]
-    model, config, history, name, licence, revision = make(params, data)
+    model, config, history, title, licence, revision = make(params, data, name)
     if not distributed.first():
         return
-    folder = data / "teacher" / "model"
+    folder = data / "teacher" / name
     preprocess = models.open_clip_preprocess(config, folder)
-    about = models.save_teacher(folder, model, config, preprocess, params["kind"], name, licence, revision)
+    about = models.save_teacher(folder, model, config, preprocess, params["kind"], title, licence, revision)
     write_table(
-        data / "teacher" / "history.parquet",
+        (folder.parent if name == FIRST else folder) / "history.parquet",
         pa.Table.from_pylist(history) if history else pa.table({"epoch": pa.array([], pa.int64())}),
     )
-    checkpoint.remove(_keep(data))
+    checkpoint.remove(_keep(data, name))
     size = sum(p.numel() for p in model.parameters())
-    print(f"{params['kind']} teacher {name}: {size / 1e6:.1f} M parameters, identity {about['identity'][:12]}")
+    print(f"{params['kind']} teacher {title}: {size / 1e6:.1f} M parameters, identity {about['identity'][:12]}")
 
 
-# Model, open_clip config, history of its training, name, licence, revision.
+# Model, open_clip config, history of its training, title, licence, revision.
 Made = tuple[models.Clip, dict[str, Any], list[dict[str, float]], str, str | None, str | None]
 
 
-def _pretrained(params: dict[str, Any], data: Path) -> Made:
-    chosen = params["pretrained"]
-    published = hub.find(chosen["model"], chosen["weights"], data / "weights", chosen["revision"])
+def _pretrained(params: dict[str, Any], data: Path, name: str) -> Made:
+    chosen, where = params["pretrained"], f"{_where(name)}.pretrained"
+    published = hub.find(chosen["model"], chosen["weights"], data / "weights", chosen["revision"], where)
     print(f"{published.name}: weights {published.weights}, licence {published.licence or 'not stated'}")
-    if hub.research_only(published.licence) and not params["allow_research_only"]:
-        raise UserError(
-            f"teacher.pretrained.model: the licence of {published.name}, {published.licence}, allows research only, "
-            f"and what is distilled from it inherits that; set teacher.allow_research_only to true if it suits you"
-        )
-    return hub.load(published), published.config, [], published.name, published.licence, published.revision
+    if not params["allow_research_only"]:
+        hub.refuse_research_only(published.name, published.licence, f"{where}.model")
+    return hub.load(published, where), published.config, [], published.name, published.licence, published.revision
 
 
-def _train(params: dict[str, Any], data: Path) -> Made:
-    chosen, seed = params["train"], params["seed"]
-    config = _config(chosen, chosen["embed_dim"], "", {}, preprocessing(chosen["image_size"]))
+def _train(params: dict[str, Any], data: Path, name: str) -> Made:
+    chosen, seed, where = params["train"], params["seed"], f"{_where(name)}.train"
+    config = _config(chosen, chosen["embed_dim"], "", {}, preprocessing(chosen["image_size"]), where)
     training.deterministic(seed, "teacher", "weights")
     model = models.build_clip(config)
     machine = training.device()
     model.to(machine)
     model.visual.to(memory_format=torch.channels_last)
     preprocess = models.open_clip_preprocess(config, "the teacher")
-    train = _Pairs(data, chosen["splits"], params["captions"])
+    train, images = _photographs(data, chosen["splits"], params["captions"])
     half = training.autocast_helps(model.visual)
     size = min(chosen["batch_size"], len(train.keys))
-    training.check_split(size, "teacher.train.batch_size")
+    training.check_split(size, f"{where}.batch_size")
 
     def epoch_batches(epoch: int, step: int) -> Iterator[Any]:
         plan = training.batches(len(train.keys), size, seed, "teacher", "order", epoch)[step:]
@@ -91,7 +124,7 @@ def _train(params: dict[str, Any], data: Path) -> Made:
             return i, views.draw(generator(seed, "teacher", "view", epoch, train.keys[i]), _AUGMENTATION)
 
         mine = [[view(i) for i in rows[distributed.part(size)]] for rows in plan]
-        pixels = training.load(training.Views(train.images, preprocess), mine)
+        pixels = training.load(training.Views(images, preprocess), mine)
         return ((epoch, rows, x) for rows, x in zip(plan, pixels, strict=True))
 
     def loss(batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
@@ -105,8 +138,8 @@ def _train(params: dict[str, Any], data: Path) -> Made:
         text = distributed.gather(F.normalize(text.float(), dim=-1), len(texts))
         return losses.contrastive(image, text, same.to(machine), _logit_scale(model))
 
-    val = _Pairs(data, ["val"], params["captions"])
-    measure = _zero_shot(model, val, lambda: _features(model, val.images, preprocess))
+    val, val_images = _photographs(data, ["val"], params["captions"])
+    measure = _zero_shot(model, val, lambda: [_features(model, val_images, preprocess)])
     print(f"training on {len(train.keys)} photographs of {len(set(train.taxon_ids))} taxa, {chosen['image_tower']}")
     history = training.fit(
         model,
@@ -119,39 +152,48 @@ def _train(params: dict[str, Any], data: Path) -> Made:
         learning_rate=chosen["learning_rate"],
         weight_decay=_WEIGHT_DECAY,
         what="teacher",
-        keep=_keep(data),
-        recipe=lambda: _recipe(model, params, data, [*chosen["splits"], "val"]),
+        images=size,
+        ema=chosen["ema"],
+        keep=_keep(data, name),
+        log=_log(data, name),
+        recipe=lambda: _recipe(model, params, data, _shards(data, [*chosen["splits"], "val"]), data / "shard", ".tar"),
     )
     _settle(model)
     return model, config, history, f"CLIP {chosen['image_tower']}", None, None
 
 
-def _lit(params: dict[str, Any], data: Path) -> Made:
-    chosen, seed = params["lit"], params["seed"]
-    path = data / "weights" / chosen["weights"]
-    if not path.is_file():
-        raise UserError(f"teacher.lit.weights: {path} does not exist; copy the image tower's safetensors there")
+def _embed(params: dict[str, Any], data: Path, name: str, shards: Sequence[str]) -> None:
+    """Write the features of some shards by the locked image tower of a LiT teacher."""
+    tower = locked.tower(params["lit"], data / "weights", f"{_where(name)}.lit")
+    for shard in shards:
+        began = time.monotonic()
+        path = _features_folder(data, name) / f"{shard}.safetensors"
+        count = locked.embed(tower, data / "shard" / f"{shard}.tar", path)
+        print(f"{shard}: {count} photographs x {tower.width} numbers, {time.monotonic() - began:.1f} s")
+
+
+def _features_folder(data: Path, name: str) -> Path:
+    return data / "teacher" / "features" / name
+
+
+def _lit(params: dict[str, Any], data: Path, name: str) -> Made:
+    chosen, seed, where = params["lit"], params["seed"], f"{_where(name)}.lit"
     training.deterministic(seed, "teacher", "weights")
-    tower = models.image_tower(chosen["image_tower"], chosen["image_tower_options"])
-    missing = models.load_initial_weights(tower, path)
-    if missing:
-        raise UserError(f"teacher.lit.weights: {path} lacks {len(missing)} tensors of the tower, e.g. {missing[0]}")
-    spec = preprocessing(chosen["image_size"], chosen["mean"], chosen["std"])
-    with torch.inference_mode():
-        width = tower.eval()(torch.zeros(1, 3, spec["size"], spec["size"])).shape[1]
-    config = _config(chosen, width, "none", chosen["image_tower_options"], spec)
+    tower = locked.tower(chosen, data / "weights", where)
+    config = _config(chosen, tower.width, "none", chosen["image_tower_options"], tower.preprocess, where)
     model = models.build_clip(config)
-    model.visual.trunk = tower
+    model.visual.trunk = tower.model
     model.visual.requires_grad_(False)
     machine = training.device()
     model.to(machine).eval()
-    train, val = (_Pairs(data, [split], params["captions"]) for split in ("train", "val"))
-    print(f"embedding {len(train.keys) + len(val.keys)} photographs with {chosen['image_tower']}")
-    # The tower never changes, so its answers are computed once, to a file that is gone when this job ends.
-    features, val_features = (_features(model, pairs.images, spec) for pairs in (train, val))
-
+    folder = _features_folder(data, name)
+    shards = {split: _shards(data, [split]) for split in ("train", "val")}
+    features, val_features = (locked.Features(folder, names, tower.identity) for names in shards.values())
+    train = _Pairs(data, shards["train"], features.keys, features.taxon_ids, params["captions"], folder)
+    val = _Pairs(data, shards["val"], val_features.keys, val_features.taxon_ids, params["captions"], folder)
     size = min(chosen["batch_size"], len(train.keys))
-    training.check_split(size, "teacher.lit.batch_size")
+    training.check_split(size, f"{where}.batch_size")
+    print(f"tuning a text tower to {chosen['image_tower']} on {len(train.keys)} photographs")
 
     def epoch_batches(epoch: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
         rows = training.batches(len(train.keys), size, seed, "teacher", "order", epoch)[step:]
@@ -161,14 +203,14 @@ def _lit(params: dict[str, Any], data: Path) -> Made:
         epoch, rows = batch
         texts, same = train.draw(seed, epoch, rows)
         text = distributed.gather(F.normalize(_encode_part(model, texts), dim=-1), len(texts))
-        image = torch.from_numpy(features[rows]).to(machine)
+        image = torch.from_numpy(features.rows(rows)).to(machine)
         return losses.contrastive(image, text, same.to(machine), _logit_scale(model))
 
     history = training.fit(
         model,
         epoch_batches,
         loss,
-        _zero_shot(model, val, lambda: val_features),
+        _zero_shot(model, val, lambda: val_features.parts),
         seed=seed,
         steps=len(training.batches(len(train.keys), size)),
         epochs=chosen["epochs"],
@@ -176,20 +218,28 @@ def _lit(params: dict[str, Any], data: Path) -> Made:
         weight_decay=_WEIGHT_DECAY,
         what="teacher",
         train_mode=model.text.train,  # the image tower stays in eval mode: its batch statistics are part of it
-        keep=_keep(data),
-        recipe=lambda: _recipe(model, params, data, ["train", "val"]),
+        images=size,
+        keep=_keep(data, name),
+        log=_log(data, name),
+        recipe=lambda: _recipe(model, params, data, [*shards["train"], *shards["val"]], folder, ".safetensors"),
     )
     _settle(model)
     return model, config, history, f"LiT {chosen['image_tower']} {chosen['weights']}", None, None
 
 
-def _keep(data: Path) -> Path:
-    return checkpoint.path(data, "teacher", "model")
+def _keep(data: Path, name: str) -> Path:
+    return checkpoint.path(data, "teacher", name)
 
 
-def _recipe(model: models.Clip, params: dict[str, Any], data: Path, splits: Sequence[str]) -> dict[str, str]:
-    names = [name for split in splits for name in shard_names(data, split)]
-    files = [data / "shard" / f"{name}.tar" for name in names]
+def _log(data: Path, name: str) -> Path:
+    return data.parent / "logs" / "tensorboard" / f"teacher-{name}"
+
+
+def _recipe(
+    model: models.Clip, params: dict[str, Any], data: Path, names: Sequence[str], folder: Path, suffix: str
+) -> dict[str, str]:
+    """See ``checkpoint.recipe``; ``folder`` holds what the images of shards ``names`` are, in files of ``suffix``."""
+    files = [folder / f"{name}{suffix}" for name in names]
     files += [data / "caption" / f"{name}.parquet" for name in names]
     # A captioner's tables have the names of the others, so they count by their contents.
     described = {
@@ -202,12 +252,17 @@ def _recipe(model: models.Clip, params: dict[str, Any], data: Path, splits: Sequ
 
 
 def _config(
-    chosen: dict[str, Any], embed_dim: int, projection: str, options: dict[str, Any], preprocess: dict[str, Any]
+    chosen: dict[str, Any],
+    embed_dim: int,
+    projection: str,
+    options: dict[str, Any],
+    preprocess: dict[str, Any],
+    where: str = "teacher.train",
 ) -> dict[str, Any]:
     """An ``open_clip_config.json`` for a timm image tower and a small text transformer."""
     width = chosen["text_width"]
     if width % _HEAD_WIDTH:
-        raise UserError(f"teacher.{chosen}: text_width is {width}; it must be a multiple of {_HEAD_WIDTH}")
+        raise UserError(f"{where}.text_width is {width}; it must be a multiple of {_HEAD_WIDTH}")
     vision = {
         "timm_model_name": chosen["image_tower"],
         "timm_pool": "avg",
@@ -234,20 +289,38 @@ def _config(
     }
 
 
-class _Pairs:
-    """Photographs of some splits and the captions of each."""
+def _shards(data: Path, splits: Sequence[str]) -> list[str]:
+    names = [name for split in splits for name in shard_names(data, split)]
+    if not names:
+        raise UserError(f"splits {', '.join(splits)} have no shard in {data / 'shard'}; see shard.counts")
+    return names
 
-    def __init__(self, data: Path, splits: Sequence[str], types: Sequence[str]) -> None:
-        names = [name for split in splits for name in shard_names(data, split)]
-        if not names:
-            raise UserError(f"splits {', '.join(splits)} have no shard in {data / 'shard'}; see shard.counts")
-        self.images = ShardSet.of(*(data / "shard" / f"{name}.tar" for name in names))
-        self.keys, self.taxon_ids = self.images.keys, self.images.taxon_ids
-        self.texts = Captions(data, names, types)
+
+def _photographs(data: Path, splits: Sequence[str], types: Sequence[str]) -> tuple["_Pairs", ShardSet]:
+    names = _shards(data, splits)
+    images = ShardSet.of(*(data / "shard" / f"{name}.tar" for name in names))
+    return _Pairs(data, names, images.keys, images.taxon_ids, types, data / "shard"), images
+
+
+class _Pairs:
+    """Photographs of some shards, by key and taxon, and the captions of each."""
+
+    def __init__(
+        self,
+        data: Path,
+        shards: Sequence[str],
+        keys: list[str],
+        taxon_ids: list[str],
+        types: Sequence[str],
+        source: Path,
+    ) -> None:
+        """``source``: where ``keys`` and ``taxon_ids`` come from."""
+        self.keys, self.taxon_ids = keys, taxon_ids
+        self.texts = Captions(data, shards, types)
         if self.texts.keys != self.keys:
             raise UserError(
-                f"{data / 'caption'} and {data / 'shard'} list different photographs of {', '.join(splits)}; "
-                f"run stage caption again"
+                f"{data / 'caption'} and {source} list different photographs of {shards[0]} to {shards[-1]}; "
+                f"run stages shard, caption and teacher again, in this order"
             )
 
     def draw(self, seed: int, epoch: int, rows: Sequence[int] | np.ndarray) -> tuple[list[str], torch.Tensor]:
@@ -329,8 +402,13 @@ def _features(model: models.Clip, images: ShardSet, preprocess: dict[str, Any]) 
     return rows
 
 
-def _zero_shot(model: models.Clip, val: _Pairs, features: Callable[[], np.ndarray]) -> Callable[[], dict[str, float]]:
-    """Measures the share of val photographs whose own caption (of the last text type) is the best of all in val."""
+def _zero_shot(
+    model: models.Clip, val: _Pairs, features: Callable[[], Iterable[np.ndarray]]
+) -> Callable[[], dict[str, float]]:
+    """Measures the share of val photographs whose own caption (of the last text type) is the best of all in val.
+
+    ``features`` gives their L2-normalised embeddings, float32 (n, D), in parts.
+    """
     prompts = dict(zip(val.taxon_ids, val.texts.prompts(), strict=True))
     number = {taxon: n for n, taxon in enumerate(prompts)}
     truth = np.array([number[taxon] for taxon in val.taxon_ids])
@@ -338,7 +416,7 @@ def _zero_shot(model: models.Clip, val: _Pairs, features: Callable[[], np.ndarra
     @torch.inference_mode()
     def measure() -> dict[str, float]:
         text = F.normalize(_encode_text(model, list(prompts.values())), dim=-1).cpu().numpy()
-        best = (features() @ text.T).argmax(1)
+        best = np.concatenate([(part @ text.T).argmax(1) for part in features()])
         return {"logit_scale": _logit_scale(model).item(), "val_top1": float((best == truth).mean())}
 
     return measure

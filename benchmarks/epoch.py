@@ -1,0 +1,284 @@
+"""What one training epoch of a student costs: from the cache, from labels, with the teacher online, with open_clip.
+
+    PYTHONPATH=workflow python benchmarks/epoch.py [--data data] [--params params.yaml] [--epochs 8]
+
+Takes the shards and the cache of an existing data folder and writes benchmarks/epoch.md. One process and one thread
+(open_clip: a second process that decodes); the first epoch of each way is left out, the median of the others counts;
+validation is left out. The ways take turns.
+
+cached      the loss of params.yaml, targets from the cache
+supervised  the same student, photographs and views, cross entropy with the labels
+online      as cached, but each batch is also brought to the teacher's size and the teacher answers on the spot
+open_clip   open_clip_train with --distill-model on the same shards: the student's image tower with a text tower of one
+            layer, taught by a CLIP with the teacher's image tower (random weights: they cost the same)
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+from torch.utils.data import Dataset
+
+from bioclip_lite import cache, distillation, losses, models, params, training, views
+from bioclip_lite.files import read_json, replacing
+from bioclip_lite.preprocess import preprocessing
+from bioclip_lite.shards import ShardSet, shard_names, shard_paths
+from bioclip_lite.stages import logits
+
+OUTPUT = Path(__file__).with_suffix(".md")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--epochs", type=int, default=8)
+    options = parser.parse_args()
+    everything = params.load(options.params)
+    section, data = everything["distill"], options.data.resolve()
+    train = distillation.Cached(data, "train")
+    ways = {"cached": cached, "supervised": supervised, "online": online, "open_clip": with_open_clip}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for half in range(2):
+        for name, way in ways.items():
+            with tempfile.TemporaryDirectory() as scratch:
+                taken = way(data, section, train, options.epochs // 2 + 1, Path(scratch))
+            seconds[name] += taken[1:]
+            print(half, name, [round(value, 2) for value in taken], flush=True)
+    write(options, section, train, seconds, made(data, everything["logits"], train))
+    return 0
+
+
+def student(section: dict[str, Any], outputs: int) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return models.build_student(
+        models.student_spec(section["student"], section["student_options"], outputs, section["image_size"])
+    )
+
+
+def epochs(run: Any) -> list[float]:
+    """Seconds of each epoch: ``run`` gets a function to call when an epoch ends."""
+    ends = [time.perf_counter()]
+
+    def end() -> dict[str, float]:
+        ends.append(time.perf_counter())
+        return {}
+
+    run(end)
+    return [b - a for a, b in itertools.pairwise(ends)]
+
+
+def cached(data: Path, section: dict[str, Any], train: distillation.Cached, count: int, scratch: Path) -> list[float]:
+    return ours(data, section, train, count, scratch, control=False)
+
+
+def supervised(
+    data: Path, section: dict[str, Any], train: distillation.Cached, count: int, scratch: Path
+) -> list[float]:
+    return ours(data, section, train, count, scratch, control=True)
+
+
+def ours(
+    data: Path, section: dict[str, Any], train: distillation.Cached, count: int, scratch: Path, *, control: bool
+) -> list[float]:
+    inner = scratch / "data"
+    inner.symlink_to(data)  # logs lie beside the data folder
+    outputs = len(train.taxa[0].taxon_ids) if control else train.taxa[0].text.shape[1]
+    model = student(section, outputs)
+    measure = distillation.validation
+
+    def run(end: Any) -> None:
+        distillation.validation = lambda *_, **__: end
+        try:
+            distillation.distill(
+                model,
+                inner,
+                preprocessing(section["image_size"]),
+                stage="distill",
+                job="benchmark",
+                seed=0,
+                epochs=count,
+                batch_size=section["batch_size"],
+                learning_rate=section["learning_rate"],
+                control=control,
+                train=train,
+                **{name: section[name] for name in ("affinity", "cosine", "ranks", "labels", "ema")},
+            )
+        finally:
+            distillation.validation = measure
+
+    return epochs(run)
+
+
+class Both(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """A view as the student sees it and as the teacher sees it."""
+
+    def __init__(self, train: distillation.Cached, own: dict[str, Any], teachers: dict[str, Any]) -> None:
+        self.train, self.own, self.teachers = train, own, teachers
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        image, row = self.train.images.image(item[0]), self.train.view(*item)
+        small, large = (views.reapply(image, row, preprocess) for preprocess in (self.own, self.teachers))
+        return torch.from_numpy(small), torch.from_numpy(large)
+
+
+def online(data: Path, section: dict[str, Any], train: distillation.Cached, count: int, scratch: Path) -> list[float]:
+    teacher = models.load_teacher(data / "teacher" / "model")
+    text, scale = torch.from_numpy(train.taxa[0].text), train.taxa[0].logit_scale
+    model = student(section, text.shape[1]).to(memory_format=torch.channels_last)
+    both = Both(train, preprocessing(section["image_size"]), teacher.preprocess)
+    size, rows = section["batch_size"], len(train.images)
+
+    def lessons(epoch: int, step: int) -> Iterator[Any]:
+        plan = training.batches(rows, size, 0, "benchmark", epoch)[step:]
+        return training.load(both, [[(int(i), epoch % train.view_count) for i in batch] for batch in plan])
+
+    def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        taught = models.embed_images(teacher.model, batch[1]).clone()
+        out = model(batch[0].to(memory_format=torch.channels_last))
+        target = losses.agreed([losses.taxon_logits(taught, text, scale)])
+        return losses.cosine(out, taught) + losses.affinity(losses.taxon_logits(out, text, scale), target)
+
+    def run(end: Any) -> None:
+        steps = len(training.batches(rows, size))
+        training.fit(
+            model,
+            lessons,
+            loss,
+            end,
+            seed=0,
+            steps=steps,
+            epochs=count,
+            learning_rate=section["learning_rate"],
+            weight_decay=0.05,
+            what="online",
+            log=scratch / "log",
+        )
+
+    return epochs(run)
+
+
+def with_open_clip(
+    data: Path, section: dict[str, Any], train: distillation.Cached, count: int, scratch: Path
+) -> list[float]:
+    """Seconds of each epoch, from its log: the time from one epoch's first line to its last, validation left out."""
+    config = read_json(data / "teacher" / "model" / models.TEACHER_CONFIG)["model_cfg"]
+    text = {"context_length": 64, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    tower = {"timm_pool": "avg", "timm_proj": "linear", "timm_model_pretrained": False}
+    towers = {
+        "pupil": (section["student"], section["image_size"]),
+        "master": (config["vision_cfg"]["timm_model_name"], config["vision_cfg"]["image_size"]),
+    }
+    for name, (timm_name, size) in towers.items():
+        vision = {**tower, "timm_model_name": timm_name, "image_size": size}
+        model_cfg = {"embed_dim": config["embed_dim"], "vision_cfg": vision, "text_cfg": text}
+        (scratch / f"{name}.json").write_text(json.dumps(model_cfg))
+    open_clip.add_model_config(scratch / "master.json")
+    save_file(open_clip.create_model("master").state_dict(), scratch / "master.safetensors")
+    options = section["student_options"]
+    program = (
+        "import json, sys, timm, open_clip\n"
+        "from open_clip import timm_model\n"
+        f"options = json.loads({json.dumps(json.dumps(options))})\n"
+        "make = timm.create_model\n"
+        f"student = {section['student']!r}\n"
+        "timm_model.timm.create_model = lambda name, **k: make(name, **(k | (options if name == student else {})))\n"
+        "open_clip.add_model_config('pupil.json'); open_clip.add_model_config('master.json')\n"
+        "from open_clip_train.main import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    tars = [str(path) for path in shard_paths(data, "train")]
+    sizes = read_json(data / "shard" / "sizes.json")
+    number = sum(sizes[Path(tar).name] for tar in tars)
+    arguments = ["--model", "pupil", "--distill-model", "master", "--distill-pretrained", "master.safetensors"]
+    arguments += ["--dataset-type", "webdataset", "--train-data", "::".join(tars), "--train-num-samples", str(number)]
+    arguments += ["--batch-size", str(section["batch_size"]), "--workers", "1", "--epochs", str(count)]
+    arguments += ["--lr", "0.001", "--warmup", "1", "--logs", "logs", "--name", "t", "--save-frequency", "0"]
+    done = subprocess.Popen(
+        [sys.executable, "-u", "-c", program, *arguments],
+        cwd=scratch,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.stdout is not None
+    starts: list[float] = []
+    lines = []
+    for line in done.stdout:
+        lines.append(line)
+        if "Start epoch" in line:
+            starts.append(time.perf_counter())
+    assert done.wait() == 0, "".join(lines[-20:])
+    end = time.perf_counter()
+    shown = re.findall(r"Train Epoch: \d+ \[ *(\d+)/", "".join(lines))
+    assert shown, "".join(lines[-20:])
+    return [b - a for a, b in zip(starts, [*starts[1:], end], strict=True)][: count - 1]
+
+
+def made(data: Path, section: dict[str, Any], train: distillation.Cached) -> dict[str, float]:
+    """What the cache of split "train" costs: seconds to make it, and bytes."""
+    photographs, count = len(train.images), train.view_count
+    with tempfile.TemporaryDirectory() as scratch:
+        inner = Path(scratch, "data")
+        inner.mkdir()
+        for part in ("index", "shard", "teacher", "caption"):
+            (inner / part).symlink_to(data / part)
+        began = time.perf_counter()
+        for name in shard_names(data, "train"):
+            logits.run(section, inner, name)
+        seconds = time.perf_counter() - began
+        stored = sum((inner / "logits" / f"{name}.safetensors").stat().st_size for name in shard_names(data, "train"))
+    files = sum(len(ShardSet(data, "train").jpeg(i)) for i in range(photographs))
+    return {"seconds": seconds, "views": count, "bytes": stored / photographs, "jpeg": files / photographs}
+
+
+def write(
+    options: argparse.Namespace,
+    section: dict[str, Any],
+    train: distillation.Cached,
+    seconds: dict[str, list[float]],
+    cost: dict[str, float],
+) -> None:
+    base = statistics.median(seconds["supervised"])
+    size = cache.read_taxa(cache.folder(options.data) / "taxa.safetensors").text.shape
+    lines = [
+        "# What an epoch costs",
+        "",
+        f"`python benchmarks/epoch.py`: {section['student']} {section['student_options'] or ''} at "
+        f"{section['image_size']} px, batches of {section['batch_size']}, {len(train.images)} photographs, {size[0]} "
+        f"taxa x {size[1]} numbers; one thread; median of {len(seconds['cached'])} epochs.",
+        "",
+        "| | s an epoch | of supervised |",
+        "|---|---|---|",
+    ]
+    for name, values in seconds.items():
+        lines.append(f"| {name} | {statistics.median(values):.2f} | {statistics.median(values) / base:.2f} |")
+    lines += [
+        "",
+        f"Making the cache of {cost['views']:.0f} views took {cost['seconds']:.0f} s, "
+        f"{cost['seconds'] / base:.1f} supervised epochs, once; it has {cost['bytes']:,.0f} bytes a photograph (the "
+        f"JPEG file: {cost['jpeg']:,.0f}).",
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    with replacing(OUTPUT) as scratch:
+        scratch.write_text(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,383 @@
+"""A student learns from the teacher cache what its teachers answered; its control learns from labels alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from bioclip_lite import cache, captions, checkpoint, distributed, losses, training, views
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import read_table
+from bioclip_lite.randomness import digest
+from bioclip_lite.shards import ShardSet, shard_names
+from bioclip_lite.taxonomy import RANKS
+
+FIRST = (cache.FIRST,)  # the teacher in whose space students answer
+
+
+class Cached:
+    """The photographs of a split with the caches of some teachers, checked to belong together.
+
+    ``images`` the photographs; row i of every cache is photograph i. ``taxa`` the text matrix of each teacher.
+    """
+
+    def __init__(self, data: Path, split: str, teachers: Sequence[str] = FIRST) -> None:
+        self.images = ShardSet(data, split)
+        self.taxa = [cache.read_taxa(cache.folder(data, name) / "taxa.safetensors") for name in teachers]
+        names = shard_names(data, split)
+        self.shards = [
+            [cache.read_shard(cache.folder(data, teacher) / f"{name}.safetensors") for name in names]
+            for teacher in teachers
+        ]
+        for teacher, shards in zip(teachers, self.shards, strict=True):
+            cached_keys = [key for shard in shards for key in shard.keys]
+            if cached_keys != list(self.images.keys):
+                missing = len(set(self.images.keys) - set(cached_keys))
+                raise UserError(
+                    f"{cache.folder(data, teacher)}: the cache of split {split} has {len(cached_keys)} photographs, "
+                    f"the shards have {len(self.images.keys)}, {missing} of them not in the cache; make the cache "
+                    f"again: snakemake --cores all logits"
+                )
+            for shard, first in zip(shards, self.shards[0], strict=True):
+                if not np.array_equal(shard.views, first.views):
+                    raise UserError(
+                        f"{shard.path} and {first.path} hold different views, so their answers cannot be averaged; "
+                        f"make the cache again: snakemake --cores all logits"
+                    )
+        self.starts = np.cumsum([0, *(len(shard.keys) for shard in self.shards[0])])
+
+    @property
+    def view_count(self) -> int:
+        return int(self.shards[0][0].views.shape[1])
+
+    def _locate(self, i: int) -> tuple[int, int]:
+        number = int(np.searchsorted(self.starts, i, side="right")) - 1
+        return number, i - int(self.starts[number])
+
+    def view(self, i: int, k: int) -> np.ndarray:
+        """Row of ``views`` for view k of photograph i: float32 (P,)."""
+        number, row = self._locate(i)
+        return np.array(self.shards[0][number].views[row, k])
+
+    def target(self, i: int, k: int, teacher: int = 0) -> np.ndarray:
+        """A teacher's embedding of view k of photograph i: float32 (D,)."""
+        number, row = self._locate(i)
+        return self.shards[teacher][number].target(row, k)
+
+
+@dataclass(frozen=True)
+class TextStudent:
+    """The text tower of a student with two."""
+
+    tower: nn.Module  # int64 tokens (t, context) to float32 (t, D), in the first teacher's space
+    tokenizer: Callable[[list[str]], torch.Tensor]
+    batch_affinity: float  # weight of losses.batch_affinity
+
+
+class _Texts:
+    """What the first teacher makes of the taxa in every text type but lit, and the tokens of the same."""
+
+    def __init__(self, data: Path, student: TextStudent) -> None:
+        folder = cache.folder(data)
+        self.cached = cache.read_texts(folder / "texts.safetensors")
+        taxa = cache.read_taxa(folder / "taxa.safetensors")
+        if self.cached.teacher != taxa.teacher:
+            raise UserError(
+                f"{folder}/texts.safetensors was embedded by teacher {self.cached.teacher[:12]}, the taxa by "
+                f"{taxa.teacher[:12]}; make the cache again: snakemake --cores all logits --forcerun embed_texts"
+            )
+        table = read_table(data / "index" / "taxa.parquet", columns=["taxon_id", *RANKS, "common_name"]).to_pylist()
+        self.names = {row["taxon_id"]: (tuple(row[rank] for rank in RANKS), row["common_name"]) for row in table}
+        self.column = {taxon: number for number, taxon in enumerate(self.cached.taxon_ids)}
+        self.kinds = [kind for kind in self.cached.types if kind != "lit"]
+        self.tokenizer = student.tokenizer
+        self.known: dict[str, torch.Tensor] = {}
+
+    def of(self, said: Sequence[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(tokens int64 (t, context), the teacher's embeddings float32 (t, D)) of pairs of text type and taxon."""
+        texts = [captions.caption(*self.names[taxon], kind) for kind, taxon in said]
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        if new:
+            self.known |= zip(new, self.tokenizer(new), strict=True)
+        taught = [self.cached.text[self.cached.types.index(kind), self.column[taxon]] for kind, taxon in said]
+        rows = torch.from_numpy(np.stack(taught).astype(np.float32))
+        return torch.stack([self.known[text] for text in texts]), rows
+
+    def drawn(self, taxa: Sequence[str], keys: Sequence[str], *names: object) -> tuple[torch.Tensor, torch.Tensor]:
+        """``of`` the distinct captions of some photographs, whose text types are drawn by hash."""
+        kinds = [self.kinds[digest(*names, key) % len(self.kinds)] for key in keys]
+        return self.of(list(dict.fromkeys(zip(kinds, taxa, strict=True))))
+
+
+class _Towers(nn.Module):
+    """Both towers of a student, to be trained as one."""
+
+    def __init__(self, image: nn.Module, text: nn.Module) -> None:
+        super().__init__()
+        self.image, self.text = image, text
+
+
+def _read(data: Path, teachers: Sequence[str]) -> list[Path]:
+    names = [*shard_names(data, "train"), *shard_names(data, "val")]
+    folders = [cache.folder(data, teacher) for teacher in teachers]
+    return [
+        *(data / "shard" / f"{name}.tar" for name in names),
+        *(folder / f"{name}.safetensors" for folder in folders for name in (*names, "taxa")),
+        data / "index" / "taxa.parquet",
+    ]
+
+
+class _Lessons(Dataset[torch.Tensor]):
+    def __init__(self, cached: Cached, preprocess: dict[str, Any]) -> None:
+        self.cached, self.preprocess = cached, preprocess
+
+    def __getitem__(self, item: tuple[int, int]) -> torch.Tensor:
+        i, k = item
+        return torch.from_numpy(views.reapply(self.cached.images.image(i), self.cached.view(i, k), self.preprocess))
+
+
+def distill(
+    model: nn.Module,
+    data: Path,
+    preprocess: dict[str, Any],
+    *,
+    stage: str,
+    job: str,
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float = 0.05,
+    teachers: Sequence[str] = FIRST,
+    affinity: float = 1.0,
+    cosine: float = 1.0,
+    ranks: float = 0.0,
+    labels: float = 0.0,
+    ema: float = 0.0,
+    control: bool = False,
+    text_student: TextStudent | None = None,
+    train: Cached | None = None,
+    keep: Path | None = None,
+) -> list[dict[str, float]]:
+    """Train ``model`` in place on split "train" from the teacher cache; it ends in eval mode on the CPU.
+
+    Each epoch shows every photograph once, under one of its cached views, which the student replays at its own size;
+    targets are the teachers' embeddings of that same view. The loss is the sum of
+
+        affinity x losses.affinity to the mean of the teachers' distributions over the taxa,
+        ranks x losses.rank_affinity, the same for genera, families ...,
+        cosine x losses.cosine to the embedding of the first teacher,
+        labels x losses.taxon_nll of the student's logits,
+
+    where the student's logits are those of its embedding against the first teacher's text matrix, at its logit scale.
+    With a text tower each photograph brings a caption of its taxon, of a text type drawn by hash, and there is also
+    losses.cosine of the captions to the teacher's, and ``batch_affinity`` x losses.batch_affinity of photographs and
+    captions of the batch.
+
+    The control (same photographs, views and steps, no teacher) has taxon_nll of its C outputs for its only loss. There
+    is no selection: the last epoch counts.
+
+    Args:
+        model: float32 (b, 3, size, size) to (b, D), the first teacher's D (``control``: (b, C), the number of leaves).
+        data: the data folder; reads shard/, logits/, index/taxa.parquet.
+        preprocess: the student's; its size is the student's.
+        stage, job, seed: name the random numbers and the log lines.
+        learning_rate, weight_decay: AdamW's, at the peak of the schedule; ema: see ``training.fit``.
+        teachers: whose caches to learn from, the first of them in whose space.
+        text_student: trained along with ``model``, which also ends in eval mode on the CPU; reads
+            logits/texts.safetensors.
+        train: the photographs of split "train" with these teachers' caches, where the caller has opened them.
+        keep: the checkpoint, see ``training.fit``.
+
+    Returns:
+        History, one row per epoch: epoch, loss, learning_rate, what ``validation`` measures and, with a text tower,
+        val_text_top1, which is val_top1 with the student's own embeddings of the taxa.
+
+    Raises:
+        UserError: the caches are of other teachers or photographs than stated, or of another size than the model.
+    """
+    facts = {"stage": stage, "seed": seed, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    facts |= {"weight_decay": weight_decay, "teachers": list(teachers), "affinity": affinity, "cosine": cosine}
+    facts |= {"ranks": ranks, "labels": labels, "ema": ema, "control": control, **preprocess}
+    facts |= {"batch_affinity": text_student.batch_affinity} if text_student else {}
+    train, val = train or Cached(data, "train", teachers), Cached(data, "val", teachers)
+    leaves, below = training.leaves_below(data)
+    for number, taxa in enumerate(train.taxa):
+        cache.check_same([*train.shards[number], *val.shards[number]], taxa)
+        if leaves != taxa.taxon_ids:
+            raise UserError(
+                f"{cache.folder(data, teachers[number])}/taxa.safetensors and index/taxa.parquet list different taxa; "
+                f"make the cache again: snakemake --cores all logits"
+            )
+    if len(train.images) < 2:
+        raise UserError(f"split train has {len(train.images)} photographs; training needs at least 2")
+    size = min(batch_size, len(train.images))
+    training.check_split(size, f"{stage}.batch_size")
+    part = distributed.part(size)
+
+    machine = training.device()
+    texts = [torch.from_numpy(taxa.text).to(machine) for taxa in train.taxa]
+    scales = [taxa.logit_scale for taxa in train.taxa]
+    nodes = torch.from_numpy(training.rank_nodes(data)).to(machine)
+    training.deterministic(seed, stage, "train")
+    model.to(machine, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    predict = _predictor(model)
+    said = _Texts(data, text_student) if text_student else None
+    trained = _Towers(model, text_student.tower.to(machine)) if text_student else model
+    first_view = {i: digest(seed, stage, "view", key) for i, key in enumerate(train.images.keys)}
+    steps = len(training.batches(len(train.images), batch_size))
+
+    def lessons(epoch: int, step: int) -> Iterator[Any]:
+        # From epoch to epoch each photograph walks through its views, from a first one of its own.
+        plan = [
+            [(int(i), (first_view[int(i)] + epoch) % train.view_count) for i in rows]
+            for rows in training.batches(len(train.images), batch_size, seed, stage, "order", epoch)[step:]
+        ]
+        pixels = training.load(_Lessons(train, preprocess), [shown[part] for shown in plan])
+        return zip([epoch] * len(plan), plan, pixels, strict=True)
+
+    def loss(batch: tuple[int, list[tuple[int, int]], torch.Tensor]) -> torch.Tensor:
+        epoch, shown, pixels = batch
+        out = predict(pixels)
+        total = of_part(out, shown[part]) * distributed.share_of_loss(len(out), size)
+        return total + of_texts(out, epoch, shown) if text_student else total
+
+    def of_part(out: torch.Tensor, shown: list[tuple[int, int]]) -> torch.Tensor:
+        if control:
+            return losses.taxon_nll(out, under(shown))
+        taught = [targets(shown, number) for number in range(len(teachers))]
+        logits = losses.taxon_logits(out, texts[0], scales[0])
+        total = cosine * losses.cosine(out, taught[0])
+        if affinity or ranks:
+            target = losses.agreed([losses.taxon_logits(*of) for of in zip(taught, texts, scales, strict=True)])
+            total = total + affinity * losses.affinity(logits, target)
+            if ranks:
+                total = total + ranks * losses.rank_affinity(logits, target, nodes)
+        return total + labels * losses.taxon_nll(logits, under(shown)) if labels else total
+
+    def of_texts(out: torch.Tensor, epoch: int, shown: list[tuple[int, int]]) -> torch.Tensor:
+        assert said and text_student
+        keys, taxa = ([names[i] for i, _ in shown] for names in (train.images.keys, train.images.taxon_ids))
+        tokens, taught = (x.to(machine) for x in said.drawn(taxa, keys, seed, stage, "caption", epoch))
+        mine = tokens[distributed.part(len(tokens))]  # may be none of them
+        embedded = text_student.tower(mine if len(mine) else tokens[:1]).float()[: len(mine)]
+        own = distributed.gather(embedded, len(tokens))
+        image = distributed.gather(F.normalize(out, dim=-1), size)
+        both = losses.batch_affinity(
+            image, F.normalize(own, dim=-1), F.normalize(targets(shown), dim=-1), taught, scales[0], scales[0]
+        )
+        return losses.cosine(own, taught) + text_student.batch_affinity * both
+
+    def targets(shown: list[tuple[int, int]], number: int = 0) -> torch.Tensor:
+        return torch.from_numpy(np.stack([train.target(i, k, number) for i, k in shown])).to(machine)
+
+    def under(shown: list[tuple[int, int]]) -> torch.Tensor:
+        marked = torch.zeros(len(shown), len(leaves), dtype=torch.bool)
+        for b, (i, _) in enumerate(shown):
+            marked[b, below[train.images.taxon_ids[i]]] = True
+        return marked.to(machine)
+
+    with torch.inference_mode():
+        model.eval()
+        width = predict(torch.zeros(1, 3, preprocess["size"], preprocess["size"])).shape[1]
+    wanted = len(leaves) if control else train.taxa[0].text.shape[1]
+    if width != wanted:
+        raise UserError(
+            f"the model gives {width} numbers, the cache in {data}/logits asks for {wanted}; the student belongs to "
+            f"another teacher or list of taxa: train it again (snakemake --cores all distill)"
+        )
+    measure = validation(model, data, val, preprocess, control=control)
+
+    @torch.inference_mode()
+    def measure_both() -> dict[str, float]:
+        assert said and text_student
+        kind = next((kind for kind in said.kinds if train.taxa[0].prompt.startswith(kind)), said.kinds[-1])
+        tower = text_student.tower
+        own = [tower(said.of([(kind, taxon)])[0].to(machine)).float() for taxon in leaves]
+        return {**measure(), "val_text_top1": measure(F.normalize(torch.cat(own), dim=-1))["val_top1"]}
+
+    read = _read(data, teachers) + ([cache.folder(data) / "texts.safetensors"] if text_student else [])
+    history = training.fit(
+        trained,
+        lessons,
+        loss,
+        measure_both if text_student else measure,
+        seed=seed,
+        steps=steps,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        what=f"{stage} {job}",
+        images=size,
+        ema=ema,
+        log=data.parent / "logs" / "tensorboard" / f"{stage}-{job}",
+        keep=keep,
+        recipe=lambda: checkpoint.recipe(trained, ["distillation", f"stages.{stage}"], read, facts),
+    )
+    model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if text_student:
+        text_student.tower.to("cpu").eval()
+    return history
+
+
+def _predictor(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model's float32 outputs, computed in bfloat16 where that is faster."""
+    machine, half = training.device(), training.autocast_helps(model)
+
+    def predict(pixels: torch.Tensor) -> torch.Tensor:
+        pixels = pixels.to(machine, memory_format=torch.channels_last)
+        with torch.autocast(machine.type, torch.bfloat16, enabled=half):
+            return model(pixels).float()
+
+    return predict
+
+
+def validation(
+    model: nn.Module, data: Path, val: Cached, preprocess: dict[str, Any], *, control: bool = False
+) -> Callable[..., dict[str, float]]:
+    """Measures ``model``, in eval mode on ``training.device()``, on split "val", shared among the processes.
+
+    val_top1: share of photographs whose taxon is the best of all leaves (photographs not known to a leaf do not count);
+    val_nll: losses.taxon_nll, in nats; val_agreement: share whose best leaf is also the first teacher's; and, without
+    ``control``, val_cosine to that teacher's embedding. The function returned may be given another text matrix (C, D).
+    """
+    machine = training.device()
+    leaves, below = training.leaves_below(data)
+    text, scale = torch.from_numpy(val.taxa[0].text).to(machine), val.taxa[0].logit_scale
+    leaf_number = {taxon: number for number, taxon in enumerate(leaves)}
+    truth = torch.tensor([leaf_number.get(taxon, -1) for taxon in val.images.taxon_ids])
+    predict = _predictor(model)
+
+    @torch.inference_mode()
+    def measure(own_text: torch.Tensor | None = None) -> dict[str, float]:
+        mine = distributed.part(len(val.images))
+        start = mine.start
+        known, right, nll, agreed, alike = 0.0, 0.0, 0.0, 0.0, 0.0
+        for pixels in training.plain_pixels(val.images, preprocess, rows=mine):
+            out = predict(pixels)
+            stop = start + len(out)
+            taught = torch.from_numpy(np.stack([val.target(i, 0) for i in range(start, stop)])).to(machine)
+            logits = out if control else losses.taxon_logits(out, text if own_text is None else own_text, scale)
+            best = logits.argmax(-1).cpu()
+            under = torch.zeros(logits.shape, dtype=torch.bool)
+            for b, i in enumerate(range(start, stop)):
+                under[b, below[val.images.taxon_ids[i]]] = True
+            known += (truth[start:stop] >= 0).sum().item()
+            right += (best == truth[start:stop]).sum().item()
+            nll += losses.taxon_nll(logits, under.to(machine)).item() * len(out)
+            agreed += (best == (taught @ text.T).argmax(-1).cpu()).sum().item()
+            alike += 0.0 if control else F.cosine_similarity(out, taught).double().sum().item()
+            start = stop
+        sums = distributed.add(torch.tensor([right, nll, agreed, alike, known], dtype=torch.float64))
+        every = float(len(val.images))
+        counts = torch.tensor([sums[4].item(), every, every, every], dtype=torch.float64)
+        names = ["val_top1", "val_nll", "val_agreement", "val_cosine"][: 3 if control else 4]
+        return dict(zip(names, (sums[:4] / counts).tolist(), strict=False))
+
+    return measure
