@@ -40,20 +40,18 @@ CONTROL = "hard labels (the control)"
 GIVEN = {"logit_scale": "given"}
 TWO = ["model", "second"]
 FINETUNE = {"finetune": {"epochs": 10, "learning_rate": 0.0005}}
-WAYS: dict[str, dict[str, Any]] = {  # changes of section distill; the first is params.yaml itself
-    "params.yaml": {},
-    CONTROL: {},
-    "affinity and cosine": {"affinity": 1.0, "cosine": 1.0, "ranks": 0.0, "labels": 0.0, "ema": 0.0},
-    "affinity alone": {"affinity": 1.0, "cosine": 0.0, "ranks": 0.0, "labels": 0.0, "ema": 0.0},
-    "cosine alone": {"affinity": 0.0, "cosine": 1.0, "ranks": 0.0, "labels": 0.0, "ema": 0.0},
-    "both and ranks": {"affinity": 1.0, "cosine": 1.0, "ranks": 1.0, "labels": 0.0, "ema": 0.0},
-    "both and labels": {"affinity": 1.0, "cosine": 1.0, "ranks": 0.0, "labels": 0.5, "ema": 0.0},
-    "both, moving average of weights": {"affinity": 1.0, "cosine": 1.0, "ranks": 0.0, "labels": 0.0, "ema": 0.998},
-    "both, the teacher's own logit scale": {"affinity": 1.0, "cosine": 1.0, "ranks": 0.0, "labels": 0.0, "ema": 0.0}
-    | GIVEN,
-    "both, two teachers": {"affinity": 1.0, "cosine": 1.0, "ranks": 0.0, "labels": 0.0, "ema": 0.0, "teachers": TWO},
-    "both, then fine-tuned and mixed": {"affinity": 1.0, "cosine": 1.0, "ranks": 0.0, "labels": 0.0, "ema": 0.0}
-    | FINETUNE,
+BOTH = {"affinity": 1.0, "cosine": 1.0, "ranks": 0.0, "labels": 0.0, "ema": 0.0, "teachers": ["model"]}
+WAYS: dict[str, dict[str, Any]] = {  # changes of section distill
+    CONTROL: BOTH,
+    "affinity and cosine": BOTH,
+    "affinity alone": BOTH | {"cosine": 0.0},
+    "cosine alone": BOTH | {"affinity": 0.0},
+    "both and ranks": BOTH | {"ranks": 1.0},
+    "both and labels": BOTH | {"labels": 0.5},
+    "both, the teacher's own logit scale": BOTH | GIVEN,
+    "both, two teachers": BOTH | {"teachers": TWO},
+    "both, then fine-tuned and mixed": BOTH | FINETUNE,
+    "both, moving average of weights": BOTH | {"ema": 0.998},
 }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -262,6 +263,24 @@ def test_asked_to_stop_they_stop_together_and_go_on_later(tmp_path: Path) -> Non
     out, err = (process := start(data)).communicate()
     assert (process.returncode, err) == (0, "")
     assert out.count("continues in epoch 2 of 4") == out.count("epoch 4 of 4") == 1
+    assert contents(data / "distill") == undisturbed
+
+
+def test_a_killed_process_is_survived(tmp_path: Path) -> None:
+    data = lessons.make_cache(lessons.make_data(tmp_path))
+    together(distill.run, {**lessons.DISTILL, "epochs": 4}, data, "student")
+    undisturbed = contents(data / "distill")
+    shutil.rmtree(data / "distill")
+    process = start(data)
+    assert process.stdout is not None
+    while "epoch 1 of 4" not in process.stdout.readline():
+        assert process.poll() is None
+    workers = {worker.environ()["RANK"]: worker for worker in psutil.Process(process.pid).children()}
+    workers["1"].kill()
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert err == "distill: process 2 of 2 was ended by SIGKILL; all start again from the last checkpoint\n"
+    assert out.count("epoch 4 of 4") == 1
     assert contents(data / "distill") == undisturbed
 
 

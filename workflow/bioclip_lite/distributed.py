@@ -40,6 +40,8 @@ from bioclip_lite.errors import UserError
 _FOLDER = "BIOCLIP_LITE_RUN"  # environment: a folder that the processes of one run share with who started them
 _PARENT = "BIOCLIP_LITE_PARENT"  # environment: the process that started them
 _TIMEOUT = timedelta(days=1)  # a process may wait for long work of another; one that dies is noticed at once
+_RESTARTS = 2  # after a process was killed; training goes on from its checkpoint
+_FATAL = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -224,7 +226,7 @@ def launch(stage: str, processes: int, threads: int, arguments: list[str]) -> in
     """Run ``python -m bioclip_lite`` with ``arguments`` in several processes under torchrun; the exit status.
 
     Each gets ``threads`` threads. SIGTERM and SIGUSR1 ask all of them to stop at the same step. What a process has to
-    say to the user is said once.
+    say to the user is said once. If one of them is killed, all start again, where the last checkpoint is.
     """
     gpus = torch.cuda.device_count()
     if gpus and processes > gpus:
@@ -245,24 +247,32 @@ def launch(stage: str, processes: int, threads: int, arguments: list[str]) -> in
         # torchrun would pass SIGTERM on and kill after 30 seconds, and it sends SIGTERM itself when a process failed.
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, lambda *_: Path(folder, "stop").touch())
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
-            max_restarts=0,
-            signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
-        )
-        try:
-            elastic_launch(config, sys.executable)("-m", "bioclip_lite", *arguments)
-        except ChildFailedError as error:
-            return _explain(stage, Path(folder), processes, error)
-        except SignalException as error:
-            return 128 + error.sigval
-    return 0
+        for again in reversed(range(1 + _RESTARTS)):
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=processes,
+                run_id=uuid.uuid4().hex,
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                local_addr="localhost",
+                max_restarts=0,  # would also run again what a user has to mend
+                signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
+            )
+            try:
+                elastic_launch(config, sys.executable)("-m", "bioclip_lite", *arguments)
+                return 0
+            except ChildFailedError as error:
+                which, first = error.get_first_failure()
+                if -first.exitcode not in _FATAL or not again or Path(folder, "stop").exists():
+                    return _explain(stage, Path(folder), processes, error)
+                killed = f"process {which + 1} of {processes} was ended by {first.signal_name()}"
+                print(f"{stage}: {killed}; all start again from the last checkpoint", file=sys.stderr, flush=True)
+                for path in Path(folder).glob("[mt]*-*"):  # what the others had to say of that
+                    path.unlink()
+            except SignalException as error:
+                return 128 + error.sigval
+    raise AssertionError("unreachable")
 
 
 def launched() -> bool:
