@@ -108,7 +108,8 @@ def test_orientation_is_applied(orientation: int) -> None:
         8: np.rot90(stored),
     }[orientation]
     assert (np.asarray(decode(with_exif(orientation))) == upright).all()
-    width, height, small = inspect(with_exif(orientation), 16)
+    width, height, small, clean = inspect(with_exif(orientation), 16)
+    assert not clean  # its EXIF data must go
     assert (width, height) == upright.shape[1::-1]
     assert np.abs(np.asarray(small.convert("L"), float) - np.asarray(Image.fromarray(upright).convert("L"))).mean() < 2
     again = np.asarray(decode(to_jpeg(with_exif(orientation))), float)
@@ -120,6 +121,7 @@ def test_a_clean_jpeg_passes_unchanged(options: dict[str, Any]) -> None:
     for image in (PHOTO, PHOTO.convert("L")):
         content = encoded(image, **options)
         assert to_jpeg(content) is content
+        assert inspect(content, 1)[3]
 
 
 @pytest.mark.parametrize(("size", "side", "expected"), [((400, 300), 100, (100, 75)), ((300, 400), 150, (112, 150))])
@@ -138,7 +140,7 @@ def test_a_longer_photograph_is_made_smaller(size: tuple[int, int], side: int, e
 def test_place_and_author_do_not_pass() -> None:
     for private in (with_exif(gps=True), encoded(PHOTO, comment=b"taken by the garden gate")):
         out = to_jpeg(private)
-        assert out != private
+        assert out != private and not inspect(private, 1)[3] and inspect(out, 1)[3]
         stored = Image.open(io.BytesIO(out))
         assert not stored.getexif() and "comment" not in stored.info
         assert np.abs(np.asarray(stored, float) - np.asarray(decode(private), float)).mean() < 2
@@ -146,6 +148,7 @@ def test_place_and_author_do_not_pass() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_other_formats_become_jpeg(kind: str) -> None:
+    assert not inspect(encoded(PHOTO, kind), 1)[3]
     out = Image.open(io.BytesIO(to_jpeg(encoded(PHOTO, kind))))
     assert (out.format, out.mode, out.size) == ("JPEG", "RGB", PHOTO.size)
 

@@ -45,7 +45,7 @@ class Cached:
                     f"again: snakemake --cores all logits"
                 )
             for shard, first in zip(shards, self.shards[0], strict=True):
-                if not np.array_equal(shard.views, first.views):
+                if shard is not first and not np.array_equal(shard.views, first.views):
                     raise UserError(
                         f"{shard.path} and {first.path} hold different views, so their answers cannot be averaged; "
                         f"make the cache again: snakemake --cores all logits"
@@ -297,7 +297,8 @@ def distill(
     @torch.inference_mode()
     def measure_both() -> dict[str, float]:
         assert said and text_student
-        kind = next((kind for kind in said.kinds if train.taxa[0].prompt.startswith(kind)), said.kinds[-1])
+        prompt = train.taxa[0].prompt.split()[0]  # the text type; templates may be named behind it
+        kind = prompt if prompt in said.kinds else said.kinds[-1]
         tower = text_student.tower
         own = [tower(said.of([(kind, taxon)])[0].to(machine)).float() for taxon in leaves]
         return {**measure(), "val_text_top1": measure(F.normalize(torch.cat(own), dim=-1))["val_top1"]}

@@ -49,8 +49,9 @@ def decode(data: bytes, side: int | None = None) -> Image.Image:
     return _rgb(_upright(_load(data, side)))
 
 
-def inspect(data: bytes, min_side: int) -> tuple[int, int, Image.Image]:
-    """Width and height in pixels, and the photograph small, RGB or grey, for perceptual hashes; all upright.
+def inspect(data: bytes, min_side: int) -> tuple[int, int, Image.Image, bool]:
+    """Width and height in pixels, the photograph small, RGB or grey, for perceptual hashes, all upright; and whether
+    ``to_jpeg`` would leave the file as it is.
 
     The whole file is decoded. Of a JPEG file the decoder is asked for 1/2, 1/4 or 1/8 of the size in grey: it goes
     through all of the data as ever, and saves the arithmetic. Raises BadImage, also for one whose shorter side has less
@@ -58,6 +59,7 @@ def inspect(data: bytes, min_side: int) -> tuple[int, int, Image.Image]:
     """
     image = _open(data)
     width, height = image.size
+    clean = _clean(image)
     if image.format == "JPEG":
         image.draft("L", (_GLANCE, _GLANCE))
     with _reasons():
@@ -67,7 +69,7 @@ def inspect(data: bytes, min_side: int) -> tuple[int, int, Image.Image]:
     if _exif(image).get(_ORIENTATION) in _LYING:
         width, height = height, width
     image = _upright(image)
-    return width, height, image if image.mode == "L" else _rgb(image)
+    return width, height, image if image.mode == "L" else _rgb(image), clean
 
 
 def to_jpeg(data: bytes, max_side: int | None = None) -> bytes:
@@ -77,13 +79,12 @@ def to_jpeg(data: bytes, max_side: int | None = None) -> bytes:
     decoded (stage index has done that). Any other is encoded anew at quality 95 without metadata. Raises BadImage.
     """
     image = _open(data)
-    jpeg = image.format == "JPEG"
-    if jpeg and image.mode in ("RGB", "L"):
-        private = {"xmp", "photoshop", "comment"} & set(image.info)
-        if not private and not _exif(image) and max(image.size) <= (max_side or max(image.size)):
-            return data
+    if _clean(image) and max(image.size) <= (max_side or max(image.size)):
+        return data
     with _reasons():
-        if jpeg and max_side:  # the decoder itself makes 1/2, 1/4 or 1/8 of the size, at a fraction of the cost
+        if (
+            image.format == "JPEG" and max_side
+        ):  # the decoder itself makes 1/2, 1/4 or 1/8 of the size, at a fraction of the cost
             image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=1.0)
         image.load()
     image = _rgb(_upright(image))
@@ -93,6 +94,12 @@ def to_jpeg(data: bytes, max_side: int | None = None) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=95)
     return file.getvalue()
+
+
+def _clean(image: Image.Image) -> bool:
+    """Of a file that is not loaded yet: is it a JPEG file, RGB or grey, that is upright and tells of nobody?"""
+    private = {"xmp", "photoshop", "comment"} & set(image.info)
+    return image.format == "JPEG" and image.mode in ("RGB", "L") and not private and not _exif(image)
 
 
 def _load(data: bytes, side: int | None = None) -> Image.Image:

@@ -31,6 +31,7 @@ SAMPLES = pa.schema(
         *((name, _TEXT) for name in ("common_name", "licence", "attribution")),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("clean", pa.bool_()),  # a JPEG file that stage shard takes as it is
         ("md5", _TEXT),
         ("common_names", _NAMES_BY_LANGUAGE),  # by language
         ("verbatim", _TEXT),  # the name as the source has it
@@ -110,8 +111,8 @@ def _write_rows(path: Path, schema: pa.Schema, rows: Iterator[tuple[Any, ...]]) 
 def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, metadata: dict[str, str]) -> None:
     ids = [taxonomy.taxon_id(taxon) for taxon in labels.paths]
     rows = database.execute(
-        "SELECT key, locator, dealt.split, taxon, joined, common_name, licence, attribution, width, height, md5, "
-        f"common_names, label, phash, looks_like {_KEPT} ORDER BY key"
+        "SELECT key, locator, dealt.split, taxon, joined, common_name, licence, attribution, width, height, clean, "
+        f"md5, common_names, label, phash, looks_like {_KEPT} ORDER BY key"
     )
 
     def row(found: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -126,6 +127,7 @@ def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, met
             owner,
             width,
             height,
+            clean,
             md5,
             others,
             label,
@@ -136,7 +138,7 @@ def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, met
         unsigned = None if phash is None else phash % (1 << 64)
         return (
             *(key, locator, split, ids[taxon], group, *labels.paths[taxon], common_name, licence, owner, width, height),
-            *(md5.hex(), [*map(tuple, json.loads(others or "[]"))], verbatim, unsigned, twin),
+            *(bool(clean), md5.hex(), [*map(tuple, json.loads(others or "[]"))], verbatim, unsigned, twin),
         )
 
     _write_rows(path, SAMPLES.with_metadata(metadata), map(row, rows))

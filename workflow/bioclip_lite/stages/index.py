@@ -41,8 +41,8 @@ NO_DAMAGE = ("not listed", "licence", "duplicate", "near duplicate")
 _TABLES = """
 CREATE TABLE photograph (
     id INTEGER PRIMARY KEY, key TEXT, locator TEXT, observation INTEGER, label INTEGER, taxon INTEGER, common_name TEXT,
-    common_names TEXT, licence TEXT, attribution TEXT, md5 BLOB, width INTEGER, height INTEGER, phash INTEGER,
-    dhash INTEGER, looks_like TEXT, gone INTEGER DEFAULT 0
+    common_names TEXT, licence TEXT, attribution TEXT, md5 BLOB, width INTEGER, height INTEGER, clean INTEGER,
+    phash INTEGER, dhash INTEGER, looks_like TEXT, gone INTEGER DEFAULT 0
 );
 CREATE TABLE observation (id INTEGER PRIMARY KEY, name TEXT UNIQUE, split TEXT, joined TEXT);
 CREATE TABLE label (id INTEGER PRIMARY KEY, taxon INTEGER, reason TEXT, detail TEXT, photographs INTEGER);
@@ -258,6 +258,7 @@ class Seen(NamedTuple):
     md5: bytes
     width: int
     height: int
+    clean: bool  # stage shard can take it as it is
     phash: int | None  # signed, as the database has it
     dhash: int | None
 
@@ -265,7 +266,7 @@ class Seen(NamedTuple):
 def _see(params: dict[str, Any], locator: str) -> Seen | Reject:
     try:
         content = find_source(params["source"]).read(params, locator)
-        width, height, small = inspect(content, params["min_side"])
+        width, height, small, clean = inspect(content, params["min_side"])
     except BadImage as bad:
         return Reject(locator, bad.reason, bad.detail)
     except FileNotFoundError as error:
@@ -274,7 +275,7 @@ def _see(params: dict[str, Any], locator: str) -> Seen | Reject:
         return Reject(locator, "unreadable", str(error))
     hashes = duplicates.fingerprint(small)
     phash, dhash = map(_signed, hashes) if hashes else (None, None)
-    return Seen(hashlib.md5(content, usedforsecurity=False).digest(), width, height, phash, dhash)
+    return Seen(hashlib.md5(content, usedforsecurity=False).digest(), width, height, clean, phash, dhash)
 
 
 def _signed(number: int) -> int:
@@ -295,7 +296,7 @@ def _examine_all(database: sqlite3.Connection, params: dict[str, Any]) -> None:
             database.execute("DELETE FROM photograph WHERE id = ?", (number,))
         else:
             database.execute(
-                "UPDATE photograph SET md5 = ?, width = ?, height = ?, phash = ?, dhash = ? WHERE id = ?",
+                "UPDATE photograph SET md5 = ?, width = ?, height = ?, clean = ?, phash = ?, dhash = ? WHERE id = ?",
                 (*seen, number),
             )
 

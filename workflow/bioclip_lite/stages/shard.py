@@ -6,6 +6,7 @@ a photograph that is added, removed or changed rewrites its own shard and no oth
 
 import hashlib
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from bioclip_lite.sources import SPLITS, find_source
 
 _DESCRIPTION = ("taxon_id", "common_name", "common_names", "group", "licence", "attribution")
 _BATCH, _BLOCK = 4096, 16_000  # rows in memory at a time: while they are read, and while manifests are written
-_MANIFEST = ("key", "locator", "md5", *_DESCRIPTION, *taxonomy.RANKS)
+_MANIFEST = ("key", "locator", "md5", "width", "height", "clean", *_DESCRIPTION, *taxonomy.RANKS)
 
 
 def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
@@ -140,7 +141,8 @@ def _sample(row: dict[str, Any], origin: dict[str, Any], max_side: int | None) -
     description = {name: row[name] for name in _DESCRIPTION}
     description["common_names"] = dict(description["common_names"] or ())  # Arrow gives a map as pairs
     description["ranks"] = [row[rank] for rank in taxonomy.RANKS]
-    return row["key"], to_jpeg(content, max_side), description
+    as_it_is = row["clean"] and max(row["width"], row["height"]) <= (max_side or math.inf)
+    return row["key"], content if as_it_is else to_jpeg(content, max_side), description
 
 
 def _text(description: dict[str, Any]) -> str:
