@@ -41,17 +41,19 @@ GIVEN = {"logit_scale": "given"}
 TWO = ["model", "second"]
 FINETUNE = {"finetune": {"epochs": 10, "learning_rate": 0.0005}}
 BOTH = {"affinity": 1.0, "cosine": 1.0, "ranks": 0.0, "labels": 0.0, "ema": 0.0, "teachers": ["model"]}
+BOTH = {"affinity": 1.0, "cosine": 1.0, "ranks": 0.0, "labels": 0.0, "ema": 0.0, "teachers": ["model"]}
 WAYS: dict[str, dict[str, Any]] = {  # changes of section distill
     CONTROL: BOTH,
     "affinity and cosine": BOTH,
+    "both, temperature 1": BOTH | {"temperature": 1.0},
+    "both, temperature 1, the teacher's own logit scale": BOTH | {"temperature": 1.0} | GIVEN,
     "affinity alone": BOTH | {"cosine": 0.0},
     "cosine alone": BOTH | {"affinity": 0.0},
     "both and ranks": BOTH | {"ranks": 1.0},
     "both and labels": BOTH | {"labels": 0.5},
-    "both, the teacher's own logit scale": BOTH | GIVEN,
     "both, two teachers": BOTH | {"teachers": TWO},
-    "both, then fine-tuned and mixed": BOTH | FINETUNE,
     "both, moving average of weights": BOTH | {"ema": 0.998},
+    "both, then fine-tuned and mixed": BOTH | FINETUNE,
 }
 
 

@@ -47,6 +47,7 @@ DISTILL: dict[str, Any] = {
     "learning_rate": 0.002,
     "weight_decay": 0.05,
     "affinity": 1.0,
+    "temperature": 1.0,
     "teachers": ["model"],
     "cosine": 1.0,
     "ranks": 0.0,

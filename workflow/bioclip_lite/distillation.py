@@ -156,6 +156,7 @@ def distill(
     weight_decay: float = 0.05,
     teachers: Sequence[str] = FIRST,
     affinity: float = 1.0,
+    temperature: float = 1.0,
     cosine: float = 1.0,
     ranks: float = 0.0,
     labels: float = 0.0,
@@ -176,6 +177,8 @@ def distill(
         labels x losses.taxon_nll of the student's logits,
 
     where the student's logits are those of its embedding against the first teacher's text matrix, at its logit scale.
+    The first two divide all logits by ``temperature``: a softer answer says more of what a species is like
+    (arXiv 1503.02531). Divergences are not multiplied by its square; ``affinity`` is there for that.
     With a text tower each photograph brings a caption of its taxon, of a text type drawn by hash, and there is also
     losses.cosine of the captions to the teacher's, and ``batch_affinity`` x losses.batch_affinity of photographs and
     captions of the batch.
@@ -204,6 +207,7 @@ def distill(
     """
     facts = {"stage": stage, "seed": seed, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     facts |= {"weight_decay": weight_decay, "teachers": list(teachers), "affinity": affinity, "cosine": cosine}
+    facts |= {"temperature": temperature}
     facts |= {"ranks": ranks, "labels": labels, "ema": ema, "control": control, **preprocess}
     facts |= {"batch_affinity": text_student.batch_affinity} if text_student else {}
     train, val = train or Cached(data, "train", teachers), Cached(data, "val", teachers)
@@ -255,10 +259,11 @@ def distill(
         logits = losses.taxon_logits(out, texts[0], scales[0])
         total = cosine * losses.cosine(out, taught[0])
         if affinity or ranks:
-            target = losses.agreed([losses.taxon_logits(*of) for of in zip(taught, texts, scales, strict=True)])
-            total = total + affinity * losses.affinity(logits, target)
+            each = zip(taught, texts, scales, strict=True)
+            target = losses.agreed([losses.taxon_logits(*of) / temperature for of in each])
+            total = total + affinity * losses.affinity(logits / temperature, target)
             if ranks:
-                total = total + ranks * losses.rank_affinity(logits, target, nodes)
+                total = total + ranks * losses.rank_affinity(logits / temperature, target, nodes)
         return total + labels * losses.taxon_nll(logits, under(shown)) if labels else total
 
     def of_texts(out: torch.Tensor, epoch: int, shown: list[tuple[int, int]]) -> torch.Tensor:

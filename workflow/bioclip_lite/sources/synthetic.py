@@ -247,7 +247,10 @@ def _body_plans(clades: list[tuple[int, ...]]) -> tuple[dict[int, str], dict[int
 
 
 def _choose_unseen(clades: list[tuple[int, ...]], number: int, seed: int) -> set[int]:
-    """Tips whose species get no training photographs; each leaves a seen species in its genus."""
+    """Tips whose species get no training photographs; each leaves a seen species in its genus.
+
+    Like the species that somebody adds to a list: a published CLIP has seen them, and its student has not.
+    """
     left: dict[int, int] = {}
     for clade in clades:
         left[clade[5]] = left.get(clade[5], 0) + 1
@@ -276,7 +279,7 @@ def samples(params: dict[str, Any]) -> Iterator[Sample]:
     """All photographs, by species and split. Locators are "<genus_epithet>/<split>/<individual>/<photograph>"."""
     images = params["synthetic"]["images"]
     for species in _tree(params).values():
-        for split in SPLITS if species.seen else ("test",):
+        for split in SPLITS if species.seen else ("pretrain", "test"):
             for individual, photo in _photographs(params["seed"], species.name, split, images.get(split, 0)):
                 group = f"{species.name}-{split}-{individual:04d}"
                 yield Sample(

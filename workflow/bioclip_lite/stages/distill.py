@@ -29,7 +29,7 @@ from bioclip_lite.files import write_json, write_table
 from bioclip_lite.preprocess import preprocessing
 
 JOBS = ("student", "finetune", "control")
-_LOSSES = ("affinity", "cosine", "ranks", "labels", "ema")
+_LOSSES = ("affinity", "temperature", "cosine", "ranks", "labels", "ema")
 _MIXES = [n / 10 for n in range(11)]  # shares of the fine-tuned weights
 
 
