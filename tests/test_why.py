@@ -170,7 +170,9 @@ def test_sources_and_code(pulled: Path) -> None:
     path.write_text(f"{path.read_text()}\n_EDITED = True\n")
     assert "made from its present content: no artifacts" in ask(pulled, "workflow/bioclip_lite/views.py")
     assert "data/index/samples.parquet" in ask(pulled, "data/photographs/metadata.csv")
-    assert "the rules write_captions, write_synthetic, record_caption;" in ask(pulled, "workflow/rules/caption.smk")
+    assert "the rules choose_columns, write_captions, write_synthetic, record_caption;" in ask(
+        pulled, "workflow/rules/caption.smk"
+    )
 
 
 def test_a_file_that_a_stopped_run_left(thin_built: Path, tmp_path: Path) -> None:
