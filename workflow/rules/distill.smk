@@ -9,9 +9,11 @@ rule train_student:
         code("stages.distill"),
         weights(config["distill"]["weights"]),
         data=cached("train", "val", teachers=config["distill"]["teachers"]),
+        texts=["data/logits/texts.safetensors"] if TEXTS else [],
     output:
         expand(f"data/distill/{FIRST_STAGE}/{{file}}", file=STUDENT),
         "data/distill/history.parquet",
+        expand("data/distill/text/{file}", file=["text.json", "model.safetensors"]) if TEXTS else [],
     log:
         "logs/distill/student.log",
     threads: 8
