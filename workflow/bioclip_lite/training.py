@@ -234,9 +234,11 @@ def fit(
             checkpoint.write(keep, known, model, optim, at, average)
         kept = time.monotonic()
 
-    if log and (at.epoch, at.step) == (0, 0):
-        shutil.rmtree(log, ignore_errors=True)  # TensorBoard would draw an earlier run and this one as one line
-    board = SummaryWriter(str(log)) if log and distributed.first() else None
+    board = None
+    if log and distributed.first():
+        if (at.epoch, at.step) == (0, 0):
+            shutil.rmtree(log, ignore_errors=True)  # TensorBoard would draw an earlier run and this one as one line
+        board = SummaryWriter(str(log))
     with checkpoint.listening() if keep else nullcontext(lambda _: "") as why_stop:
         while at.epoch < epochs:
             began = before = time.monotonic()
