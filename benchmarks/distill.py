@@ -41,7 +41,6 @@ GIVEN = {"logit_scale": "given"}
 TWO = ["model", "second"]
 FINETUNE = {"finetune": {"epochs": 10, "learning_rate": 0.0005}}
 BOTH = {"affinity": 1.0, "cosine": 1.0, "ranks": 0.0, "labels": 0.0, "ema": 0.0, "teachers": ["model"]}
-BOTH = {"affinity": 1.0, "cosine": 1.0, "ranks": 0.0, "labels": 0.0, "ema": 0.0, "teachers": ["model"]}
 WAYS: dict[str, dict[str, Any]] = {  # changes of section distill
     CONTROL: BOTH,
     "affinity and cosine": BOTH,
