@@ -103,9 +103,8 @@ def ran(folder: Path, command: str) -> dict[str, int]:
 
 
 def settled(folder: Path) -> bool:
-    """Neither engine has anything to do."""
+    """Neither engine has anything to do; what `dvc repro` finds changed is what `dvc status` would say."""
     assert planned(folder) == {}
-    assert changed(folder) == []
     assert repro(folder) == ([], {})
     return True
 

@@ -20,7 +20,7 @@ from checkout import artifacts, ran, set_parameter, settled, sh, snakemake
 
 pytestmark = pytest.mark.pipeline
 
-KILLS = 25  # for each engine
+KILLS = 8  # for each engine
 UNPRIVILEGED = "setpriv --bounding-set=-dac_override,-dac_read_search,-fowner"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or act as another user")
 
@@ -41,7 +41,7 @@ def test_a_run_killed_again_and_again_ends_as_if_undisturbed(thin_built: Path, t
         assert artifacts(folder) == undisturbed
         assert settled(folder)
         assert checkout.cache_is_intact(folder)
-    assert len(places) >= 5  # so many stages had begun when it happened: the moments are spread over the run
+    assert len(places) >= 3  # so many stages had begun when it happened: the moments are spread over the run
 
 
 def forget_everything(folder: Path) -> None:

@@ -31,6 +31,7 @@ def metrics(built: Path) -> dict:
 
 def test_everything_is_made_committed_and_clean(built: Path) -> None:
     assert settled(built)
+    assert checkout.changed(built) == []
     assert sh("git status --porcelain", built) == ""
 
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import replacing, require
 
 _TYPES = {"I8": "|i1", "F16": "<f2", "F32": "<f4", "U64": "<u8"}
 _NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
 _REMEDY = "make the cache again: snakemake --cores all logits --forcerun embed_shard embed_taxa"
-FIRST = "model"  # the name of the teacher in whose space students answer
 
 
 @dataclass(frozen=True)

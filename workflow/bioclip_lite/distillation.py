@@ -12,13 +12,12 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from bioclip_lite import cache, captions, checkpoint, distributed, losses, training, views
+from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table
 from bioclip_lite.randomness import digest
 from bioclip_lite.shards import ShardSet, shard_names
 from bioclip_lite.taxonomy import RANKS
-
-FIRST = (cache.FIRST,)  # the teacher in whose space students answer
 
 
 class Cached:
@@ -27,7 +26,7 @@ class Cached:
     ``images`` the photographs; row i of every cache is photograph i. ``taxa`` the text matrix of each teacher.
     """
 
-    def __init__(self, data: Path, split: str, teachers: Sequence[str] = FIRST) -> None:
+    def __init__(self, data: Path, split: str, teachers: Sequence[str] = (FIRST,)) -> None:
         self.images = ShardSet(data, split)
         self.taxa = [cache.read_taxa(cache.folder(data, name) / "taxa.safetensors") for name in teachers]
         names = shard_names(data, split)
@@ -154,7 +153,7 @@ def distill(
     batch_size: int,
     learning_rate: float,
     weight_decay: float = 0.05,
-    teachers: Sequence[str] = FIRST,
+    teachers: Sequence[str] = (FIRST,),
     affinity: float = 1.0,
     temperature: float = 1.0,
     cosine: float = 1.0,
@@ -283,10 +282,7 @@ def distill(
         return torch.from_numpy(np.stack([train.target(i, k, number) for i, k in shown])).to(machine)
 
     def under(shown: list[tuple[int, int]]) -> torch.Tensor:
-        marked = torch.zeros(len(shown), len(leaves), dtype=torch.bool)
-        for b, (i, _) in enumerate(shown):
-            marked[b, below[train.images.taxon_ids[i]]] = True
-        return marked.to(machine)
+        return training.under([train.images.taxon_ids[i] for i, _ in shown], below, len(leaves)).to(machine)
 
     with torch.inference_mode():
         model.eval()
@@ -322,7 +318,7 @@ def distill(
         what=f"{stage} {job}",
         images=size,
         ema=ema,
-        log=data.parent / "logs" / "tensorboard" / f"{stage}-{job}",
+        log=training.log_folder(data, stage, job),
         keep=keep,
         recipe=lambda: checkpoint.recipe(trained, ["distillation", f"stages.{stage}"], read, facts),
     )
@@ -371,9 +367,7 @@ def validation(
             taught = torch.from_numpy(np.stack([val.target(i, 0) for i in range(start, stop)])).to(machine)
             logits = out if control else losses.taxon_logits(out, text if own_text is None else own_text, scale)
             best = logits.argmax(-1).cpu()
-            under = torch.zeros(logits.shape, dtype=torch.bool)
-            for b, i in enumerate(range(start, stop)):
-                under[b, below[val.images.taxon_ids[i]]] = True
+            under = training.under(val.images.taxon_ids[start:stop], below, len(leaves))
             known += (truth[start:stop] >= 0).sum().item()
             right += (best == truth[start:stop]).sum().item()
             nll += losses.taxon_nll(logits, under.to(machine)).item() * len(out)

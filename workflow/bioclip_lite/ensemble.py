@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-FIRST = "model"  # the teacher that the section itself describes
+FIRST = "model"  # the teacher that the section itself describes, in whose space students answer
 
 
 def teachers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

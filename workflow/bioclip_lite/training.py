@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,19 @@ def leaves_below(data: Path) -> tuple[list[str], dict[str, np.ndarray]]:
         leaves.append(row["taxon_id"])
     paths = {row["taxon_id"]: tuple(row[rank] for rank in RANKS) for row in table}
     return leaves, {taxon: np.array(below[path[: label_rank(path) + 1]], np.int64) for taxon, path in paths.items()}
+
+
+def under(taxa: Sequence[str], below: Mapping[str, np.ndarray], leaves: int) -> torch.Tensor:
+    """bool (n, leaves), from taxon ids and ``leaves_below``: which leaves are, or lie under, the taxon of each row."""
+    marked = torch.zeros(len(taxa), leaves, dtype=torch.bool)
+    for row, taxon in enumerate(taxa):
+        marked[row, below[taxon]] = True
+    return marked
+
+
+def log_folder(data: Path, stage: str, job: str) -> Path:
+    """Where a training writes for TensorBoard: beside the data folder, with the logs of the jobs."""
+    return data.parent / "logs" / "tensorboard" / f"{stage}-{job}"
 
 
 def rank_nodes(data: Path) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 
 from bioclip_lite import cache, models, training
 from bioclip_lite.command import command
+from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
 from bioclip_lite.randomness import digest
 from bioclip_lite.shards import ShardSet, shard_names, split_of
@@ -78,7 +79,7 @@ def _verify(data: Path, count: int, who: str) -> list[Finding]:
         now = torch.cat([models.embed_images(teacher.model, x.to(training.device())).float().cpu() for x in pixels])
         # As exact as the cache can be: what int8 costs, where one number of an embedding is large, is no fault of it.
         expected = cache.decode(**cache.encode(now.numpy(), "float16" if shard.scales is None else "int8"))
-        place = name if who == cache.FIRST else f"{who}/{name}"
+        place = name if who == FIRST else f"{who}/{name}"
         for (i, view), embedding in zip(mine, expected, strict=True):
             stored = shard.target(i, view)
             cosine = float(stored @ embedding / (np.linalg.norm(stored) * np.linalg.norm(embedding)))

@@ -15,6 +15,7 @@ sys.path.insert(0, PACKAGE)
 from bioclip_lite import params as parameters
 from bioclip_lite import provenance, recipes
 from bioclip_lite.closure import closure as code  # a change in what these files mean runs the job again
+from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
 
 try:
@@ -65,10 +66,10 @@ def ready(environment, lock):
 
 def cache_of(teacher):
     """Where a teacher's cache lies in data/logits: the first one's there itself, of others in a folder of its name."""
-    return "" if teacher == "model" else f"{teacher}/"
+    return "" if teacher == FIRST else f"{teacher}/"
 
 
-def cached(*splits, teachers=("model",)):
+def cached(*splits, teachers=(FIRST,)):
     """The caches of some teachers and the photographs they belong to."""
     caches = [cache_of(teacher) for teacher in teachers]
     return [
@@ -82,7 +83,7 @@ def cached(*splits, teachers=("model",)):
 
 def teacher_inputs(wildcards):
     """What a teacher of the chosen kind reads besides its code."""
-    name = wildcards.get("teacher", "model")
+    name = wildcards.get("teacher", FIRST)
     teacher = TEACHERS[name]
     kind = teacher["kind"]
     if kind == "pretrained":

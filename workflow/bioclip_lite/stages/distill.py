@@ -24,6 +24,7 @@ from bioclip_lite import (
     training,
     warm_start,
 )
+from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import write_json, write_table
 from bioclip_lite.preprocess import preprocessing
@@ -69,7 +70,7 @@ def _train(params: dict[str, Any], data: Path, job: str) -> None:
     preprocess = preprocessing(params["image_size"], *colours)
     training.deterministic(params["seed"], "distill", "weights")
     model = models.build_student(spec)
-    teachers = distillation.FIRST if control else params["teachers"]
+    teachers = (FIRST,) if control else params["teachers"]
     train = distillation.Cached(data, "train", teachers)
     if start and distributed.first():  # several processes start from the weights of the first
         _start_from(model, start.path, data, train, preprocess, control)

@@ -13,6 +13,7 @@ import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from bioclip_lite import cache, captions, logit_scale, models, reuse, training, views
+from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table, replacing, require, write_json, write_table
 from bioclip_lite.progress import progress
@@ -61,11 +62,11 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
 
 def _parse(job: str) -> tuple[str, list[str]]:
     who, _, name = job.rpartition("/")
-    return (cache.FIRST, [job]) if not who or job.startswith("captions/") else (who, [name])
+    return (FIRST, [job]) if not who or job.startswith("captions/") else (who, [name])
 
 
 def _job(who: str, name: str) -> str:
-    return name if who == cache.FIRST else f"{who}/{name}"
+    return name if who == FIRST else f"{who}/{name}"
 
 
 def _all_jobs(data: Path) -> list[tuple[str, list[str]]]:
@@ -75,7 +76,7 @@ def _all_jobs(data: Path) -> list[tuple[str, list[str]]]:
     described = sorted(path.parent.name for path in (data / "caption").glob(f"*/{names[0]}.parquet"))
     scores = [f"captions/{captioner}/{name}" for captioner in described for name in names]
     found = sorted(path.parent.name for path in (data / "teacher").glob(f"*/{models.TEACHER_FILE}"))
-    return [(cache.FIRST, [*own, *scores]), *((who, own) for who in found if who != cache.FIRST)]
+    return [(FIRST, [*own, *scores]), *((who, own) for who in found if who != FIRST)]
 
 
 # Taxa

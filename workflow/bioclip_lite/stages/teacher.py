@@ -155,7 +155,7 @@ def _train(params: dict[str, Any], data: Path, name: str) -> Made:
         images=size,
         ema=chosen["ema"],
         keep=_keep(data, name),
-        log=_log(data, name),
+        log=training.log_folder(data, "teacher", name),
         recipe=lambda: _recipe(model, params, data, _shards(data, [*chosen["splits"], "val"]), data / "shard", ".tar"),
     )
     _settle(model)
@@ -220,7 +220,7 @@ def _lit(params: dict[str, Any], data: Path, name: str) -> Made:
         train_mode=model.text.train,  # the image tower stays in eval mode: its batch statistics are part of it
         images=size,
         keep=_keep(data, name),
-        log=_log(data, name),
+        log=training.log_folder(data, "teacher", name),
         recipe=lambda: _recipe(model, params, data, [*shards["train"], *shards["val"]], folder, ".safetensors"),
     )
     _settle(model)
@@ -229,10 +229,6 @@ def _lit(params: dict[str, Any], data: Path, name: str) -> Made:
 
 def _keep(data: Path, name: str) -> Path:
     return checkpoint.path(data, "teacher", name)
-
-
-def _log(data: Path, name: str) -> Path:
-    return data.parent / "logs" / "tensorboard" / f"teacher-{name}"
 
 
 def _recipe(
