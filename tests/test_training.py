@@ -322,6 +322,17 @@ def test_a_fitted_head_answers_as_the_teacher_does_from_the_start(data: Path) ->
         assert agreement(model, data, preprocess, labels) > before + 0.1
 
 
+def test_both_heads_of_a_model_with_two_are_fitted(data: Path) -> None:
+    torch.manual_seed(0)
+    preprocess = preprocessing(32)
+    model = models.build_student(models.student_spec("repvit_m0_9", {"embed_dim": [16, 16, 24, 32]}, lessons.D, 32))
+    assert len(warm_start.heads(model)) == 2
+    warm_start.measure_batch_norms(model, training.plain_pixels(distillation.Cached(data, "train").images, preprocess))
+    before = agreement(model, data, preprocess, False)
+    warm_start.fit_head(model, data, preprocess, distillation.Cached(data, "train"))
+    assert agreement(model, data, preprocess, False) > before + 0.1
+
+
 def agreement(model: nn.Module, data: Path, preprocess: dict[str, Any], labels: bool) -> float:
     """Mean cosine to the target on split train: the teacher's embedding, or one-hot labels less their mean."""
     train = distillation.Cached(data, "train")

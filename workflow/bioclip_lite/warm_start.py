@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,7 +24,7 @@ def measure_batch_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> No
     batch, it is noise. Here scale and shift take up the difference: gamma' = gamma sigma / s,
     beta' = beta + gamma (mu - m) / s, for statistics m, s before and mu, sigma measured.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     sums = {norm: torch.zeros(3, norm.num_features).double() for norm in norms}  # count, sum, sum of squares
 
     def add(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -47,37 +48,66 @@ def measure_batch_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> No
         norm.running_var.copy_(variance)  # type: ignore[union-attr]
 
 
+def heads(model: nn.Module) -> dict[str, nn.Linear]:
+    """The last layers of a timm model, by name; a RepViT or LeViT has two, whose outputs are averaged."""
+    found = model.get_classifier()  # type: ignore[operator]
+    last = {layer for part in (found if isinstance(found, tuple) else (found,)) for layer in part.modules()}
+    return {name: module for name, module in model.named_modules() if module in last and isinstance(module, nn.Linear)}
+
+
 @torch.inference_mode()
 def fit_head(model: nn.Module, data: Path, preprocess: dict[str, Any], train: Cached, *, control: bool = False) -> None:
-    """Set the last layer of a timm model, in place, by ridge regression from its features to what it shall learn.
+    """Set the last layers of a timm model, in place, by ridge regression from what they read to what it shall learn.
 
     For a network that starts from foreign weights: a random last layer would send large gradients through good features
     and spoil them before it fits (linear probing before fine-tuning, arXiv 2202.10054). Targets are the teacher's
     embeddings of the plain views of split "train", or for the ``control`` logits that single out the leaves of each
     taxon. Only sums over the photographs are kept, so memory does not grow with their number.
     """
-    head = model.get_classifier()  # type: ignore[operator]
-    if not isinstance(head, nn.Linear):
-        return
-    _, below = training.leaves_below(data)
+    leaves, below = training.leaves_below(data)
+    sums = {head: _Sums(head) for head in heads(model).values()}
+    read: dict[nn.Module, torch.Tensor] = {}
+    hooks = [
+        head.register_forward_pre_hook(lambda layer, inputs: read.__setitem__(layer, inputs[0].double()))
+        for head in sums
+    ]
     model.eval()
     start = 0
-    x_sum, y_sum = torch.zeros(head.in_features).double(), torch.zeros(head.out_features).double()
-    xx = torch.zeros(head.in_features, head.in_features).double()
-    xy = torch.zeros(head.in_features, head.out_features).double()
     for pixels in training.plain_pixels(train.images, preprocess):
-        x = model.forward_head(model.forward_features(pixels), pre_logits=True).double()  # type: ignore[operator]
-        y = torch.zeros(len(x), head.out_features).double()
-        for b, i in enumerate(range(start, start + len(x))):
-            if control:
-                y[b, below[train.images.taxon_ids[i]]] = _PROBE_LOGIT
-            else:
-                y[b] = torch.from_numpy(train.target(i, 0)).double()
-        x_sum, y_sum, xx, xy = x_sum + x.sum(0), y_sum + y.sum(0), xx + x.T @ x, xy + x.T @ y
-        start += len(x)
-    x_mean, y_mean = x_sum / start, y_sum / start
-    covariance = xx / start - torch.outer(x_mean, x_mean)
-    ridge = _RIDGE * covariance.diagonal().mean() * torch.eye(head.in_features).double()
-    weight = torch.linalg.solve(covariance + ridge, xy / start - torch.outer(x_mean, y_mean)).T
-    head.weight.copy_(weight)
-    head.bias.copy_(y_mean - weight @ x_mean)
+        model(pixels)
+        rows = range(start, start + len(pixels))
+        if control:
+            y = _PROBE_LOGIT * training.under([train.images.taxon_ids[i] for i in rows], below, len(leaves)).double()
+        else:
+            y = torch.from_numpy(np.stack([train.target(i, 0) for i in rows])).double()
+        for head, own in sums.items():
+            own.add(read[head], y)
+        start += len(pixels)
+    for hook in hooks:
+        hook.remove()
+    for head, own in sums.items():
+        weight, bias = own.regression()
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+
+
+class _Sums:
+    """What ridge regression needs of (n, in) and (n, out), added up batch by batch."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.n = 0
+        self.x, self.y = torch.zeros(layer.in_features).double(), torch.zeros(layer.out_features).double()
+        self.xx = torch.zeros(layer.in_features, layer.in_features).double()
+        self.xy = torch.zeros(layer.in_features, layer.out_features).double()
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        self.n += len(x)
+        self.x, self.y, self.xx, self.xy = self.x + x.sum(0), self.y + y.sum(0), self.xx + x.T @ x, self.xy + x.T @ y
+
+    def regression(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(weight (out, in), bias (out,))."""
+        x, y = self.x / self.n, self.y / self.n
+        covariance = self.xx / self.n - torch.outer(x, x)
+        ridge = _RIDGE * covariance.diagonal().mean() * torch.eye(len(x)).double()
+        weight = torch.linalg.solve(covariance + ridge, self.xy / self.n - torch.outer(x, y)).T
+        return weight, y - weight @ x

@@ -125,11 +125,8 @@ def _start_from(
     """Weights of a file, in place; a last layer that they do not bring is fitted to the features that they do bring."""
     left = models.load_initial_weights(model, path)
     print(f"initial weights from {path}; random: {', '.join(left) or 'none'}")
-    warm_start.measure_batch_norms(
-        model, training.plain_pixels(train.images, preprocess)
-    )  # the function stays the same
-    head = next((name for name, module in model.named_modules() if module is model.get_classifier()), None)  # type: ignore[operator]
-    if {f"{head}.weight", f"{head}.bias"} & set(left):
+    warm_start.measure_batch_norms(model, training.plain_pixels(train.images, preprocess))
+    if {f"{head}.{part}" for head in warm_start.heads(model) for part in ("weight", "bias")} & set(left):
         warm_start.fit_head(model, data, preprocess, train, control=control)
 
 
