@@ -1,6 +1,7 @@
 # make evaluate   set up, then run the whole pipeline (snakemake --cores all evaluate)
 # make test       set up, then style checks and all tests
 # make setup      .venv (the pipeline), .venv-convert (TensorFlow.js conversion), npm packages (Node runtime)
+# make demo       the page in which the model answers, made from data/convert/tfjs and served on this machine
 # make preset NAME=insects PHOTOS=folder WEIGHTS=file    put a preset's params.yaml and its data in place
 
 SHELL := bash
@@ -10,7 +11,7 @@ TESTS_AT_ONCE ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: evaluate test check setup preset
+.PHONY: evaluate test check setup demo preset
 .DEFAULT_GOAL := evaluate
 
 evaluate: setup
@@ -34,6 +35,9 @@ $(MAIN):
 	.venv/bin/python -m pip install --quiet -r workflow/envs/main.txt -r workflow/envs/dev.txt
 	.venv/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
+
+demo: setup
+	node packages/react-bio-clip/demo/make.mjs data/convert/tfjs --serve
 
 preset: $(MAIN)
 	python -m bioclip_lite.preset $(NAME) $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(WEIGHTS),--weights $(WEIGHTS))

@@ -5,27 +5,22 @@ import {createHash} from 'node:crypto';
 
 import * as tf from '@tensorflow/tfjs-core';
 
-import {readModel} from '../src/bundle.js';
-import {fileReader, useBackend} from '../src/node.js';
+import {command} from './built.mjs';
 
-async function main() {
+await command(async () => {
+  const {readModel} = await import('../dist/core/bundle.js');
+  const {folderOrigin, useNodeBackend} = await import('../dist/core/node.js');
+
   const folder = process.argv[2];
   if (!folder) throw new Error('usage: weights.mjs BUNDLE');
-  await useBackend('cpu');
-  const {artifacts} = await readModel(fileReader(folder));
-  const weights = tf.io.decodeWeights(/** @type {ArrayBuffer} */ (artifacts.weightData), artifacts.weightSpecs ?? []);
-  /** @type {Object<string, string>} */
+  await useNodeBackend('cpu');
+  const {weightData, weightSpecs} = await readModel(folderOrigin(folder));
   const hashes = {};
-  for (const [name, tensor] of Object.entries(weights)) {
+  for (const [name, tensor] of Object.entries(tf.io.decodeWeights(weightData, weightSpecs))) {
     if (tensor.dtype !== 'float32') continue;
     const values = await tensor.data();
     const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
     hashes[name] = createHash('sha256').update(bytes).digest('hex');
   }
   console.log(JSON.stringify(hashes));
-}
-
-main().catch((error) => {
-  console.error(error.message);
-  process.exitCode = 1;
 });

@@ -6,7 +6,7 @@ import {test} from 'node:test';
 
 import sharp from 'sharp';
 
-import {decode, imageFiles} from '../src/node.js';
+import {decode, imageFiles} from '../dist/core/node.js';
 
 /** One member of a ustar archive. */
 function member(name, content, kind = '0') {

@@ -6,18 +6,19 @@
  * tf.image.resizeBilinear does not antialias like this. tests/test_convert.py pins both implementations bit for bit.
  */
 
-/**
- * @typedef {{data: Uint8Array | Uint8ClampedArray, width: number, height: number}} Pixels
- *   Rows from the top; 3 (RGB) or 4 (RGBA, as ImageData; alpha is ignored) bytes per pixel.
- * @typedef {{size: number, resize: 'shortest' | 'squash', interpolation: 'bicubic' | 'bilinear', crop: 'center',
- *   mean: number[], std: number[]}} Preprocess  preprocess.json
- * @typedef {{support: number, at: (x: number) => number}} Filter  support in input pixels at scale 1
- */
+import {BioClipError} from './errors.js';
+import type {Pixels, Preprocess} from './types.js';
+
+/** `support` in input pixels at scale 1. */
+interface Filter {
+  support: number;
+  at: (x: number) => number;
+}
 
 const PRECISION_BITS = 32 - 8 - 2;
 
-/** Keys' cubic convolution with a = -0.5. @param {number} x */
-function cubic(x) {
+/** Keys' cubic convolution with a = -0.5. */
+function cubic(x: number): number {
   const a = -0.5;
   x = Math.abs(x);
   if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
@@ -25,18 +26,13 @@ function cubic(x) {
   return 0;
 }
 
-/** @type {Object<string, Filter>} */
-const FILTERS = {
+const FILTERS: Record<Preprocess['interpolation'], Filter> = {
   bicubic: {support: 2, at: cubic},
   bilinear: {support: 1, at: (x) => Math.max(1 - Math.abs(x), 0)},
 };
 
-/**
- * For each output position the first input position and its fixed-point coefficients.
- * @param {number} from input length @param {number} to output length @param {Filter} filter
- * @returns {{first: Int32Array, count: Int32Array, coefficients: Int32Array, stride: number}}
- */
-function filterBank(from, to, filter) {
+/** For each output position the first input position and its fixed-point coefficients, `stride` apart. */
+function filterBank(from: number, to: number, filter: Filter) {
   const scale = from / to;
   const filterScale = Math.max(scale, 1);
   const support = filter.support * filterScale;
@@ -65,20 +61,22 @@ function filterBank(from, to, filter) {
   return {first, count, coefficients, stride};
 }
 
-/**
- * @param {Pixels} image
- * @param {number} width @param {number} height of the result
- * @param {'bicubic' | 'bilinear'} interpolation
- * @returns {{data: Uint8ClampedArray, width: number, height: number}} RGB, 3 bytes per pixel
- */
-export function resize(image, width, height, interpolation) {
+/** RGB pixels, 3 bytes each, of the given width and height. */
+export function resize(
+  image: Pixels,
+  width: number,
+  height: number,
+  interpolation: Preprocess['interpolation'],
+): {data: Uint8ClampedArray; width: number; height: number} {
   const channels = image.data.length / (image.width * image.height);
   if (channels !== 3 && channels !== 4) {
-    throw new Error(`expected 3 or 4 bytes per pixel, got ${channels} (${image.width} x ${image.height})`);
+    throw new BioClipError(
+      `an image of ${image.width} x ${image.height} pixels with ${image.data.length} bytes: 3 or 4 per pixel expected`,
+    );
   }
   const half = 1 << (PRECISION_BITS - 1);
 
-  let rows = new Uint8ClampedArray(width * image.height * 3);
+  const rows = new Uint8ClampedArray(width * image.height * 3);
   const horizontal = image.width === width ? null : filterBank(image.width, width, FILTERS[interpolation]);
   for (let y = 0; y < image.height; y++) {
     for (let x = 0; x < width; x++) {
@@ -118,24 +116,23 @@ export function resize(image, width, height, interpolation) {
   return {data: pixels, width, height};
 }
 
-/** Python's round(): halves go to the even neighbour. @param {number} x */
-function roundHalfToEven(x) {
+/** Python's round(): halves go to the even neighbour. */
+function roundHalfToEven(x: number): number {
   const floor = Math.floor(x);
   if (x - floor !== 0.5) return Math.round(x);
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
-/**
- * Shortest side to `size`, then the central square; or ("squash") both sides to `size`.
- * @param {Pixels} image @param {Preprocess} preprocess
- * @returns {Uint8ClampedArray} size x size x 3
- */
-export function resizeAndCrop(image, {size, resize: mode, interpolation, crop}) {
+/** Shortest side to `size`, then the central square; or ("squash") both sides to `size`: size x size x 3 bytes. */
+export function resizeAndCrop(image: Pixels, {size, resize: mode, interpolation, crop}: Preprocess): Uint8ClampedArray {
   if (!['shortest', 'squash'].includes(mode) || !(interpolation in FILTERS) || crop !== 'center') {
-    throw new Error(`the bundle asks for preprocessing ${mode}, ${interpolation}, ${crop}, which is unknown here`);
+    throw new BioClipError(
+      `bundle.json asks for preprocessing ${mode}, ${interpolation}, ${crop}, which this version does not know`,
+      'bundle.json',
+    );
   }
   const short = Math.min(image.width, image.height);
-  const side = (/** @type {number} */ length) =>
+  const side = (length: number) =>
     mode === 'squash' || length === short ? size : Math.trunc((size * length) / short);
   const resized = resize(image, side(image.width), side(image.height), interpolation);
   const left = roundHalfToEven((resized.width - size) / 2);
@@ -148,16 +145,14 @@ export function resizeAndCrop(image, {size, resize: mode, interpolation, crop}) 
   return square;
 }
 
-/**
- * The model's input: (pixel / 255 - mean) / std in float32.
- * @param {Pixels} image @param {Preprocess} preprocess
- * @returns {Float32Array} size x size x 3, channels last
- */
-export function preprocessImage(image, preprocess) {
+/** The model's input, (pixel / 255 - mean) / std in float32: size x size x 3, channels last. */
+export function preprocessImage(image: Pixels, preprocess: Preprocess): Float32Array {
   const pixels = resizeAndCrop(image, preprocess);
   const table = [0, 1, 2].map((c) => {
     const [mean, std] = [Math.fround(preprocess.mean[c]), Math.fround(preprocess.std[c])];
     return Float32Array.from({length: 256}, (_, v) => Math.fround(Math.fround(v / 255) - mean) / std);
   });
-  return Float32Array.from(pixels, (v, i) => table[i % 3][v]);
+  const input = new Float32Array(pixels.length);
+  for (let i = 0; i < input.length; i++) input[i] = table[i % 3][pixels[i]];
+  return input;
 }

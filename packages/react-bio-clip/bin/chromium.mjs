@@ -1,0 +1,60 @@
+/** A headless Chromium of this machine, and a small server for the pages that run in it. */
+
+import {accessSync, constants} from 'node:fs';
+import {createServer} from 'node:http';
+import path from 'node:path';
+
+import {chromium} from 'playwright-core';
+
+const NAMES = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'];
+// No sandbox: continuous integration runs as root. WebGL, where a page wants it, is computed by the processor.
+const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--enable-unsafe-swiftshader'];
+
+/** The path of the first installed one, or null. */
+export function findChromium() {
+  for (const folder of (process.env.PATH ?? '').split(path.delimiter)) {
+    for (const name of NAMES) {
+      try {
+        accessSync(path.join(folder, name), constants.X_OK);
+        return path.join(folder, name);
+      } catch {
+        // look on
+      }
+    }
+  }
+  return null;
+}
+
+export async function launchChromium() {
+  const executablePath = findChromium();
+  if (!executablePath) {
+    throw new Error(`no browser is installed (looked for ${NAMES.join(', ')}): apt-get install chromium`);
+  }
+  return chromium.launch({executablePath, args: FLAGS, headless: true});
+}
+
+const TYPES = {
+  '.html': 'text/html; charset=utf-8',
+  '.js': 'text/javascript',
+  '.mjs': 'text/javascript',
+  '.json': 'application/json',
+  '.wasm': 'application/wasm',
+};
+// What a browser asks of a page before it gives it threads.
+const ISOLATED = {'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp'};
+
+/**
+ * Serve what `content(path)` gives (bytes, or null for status 404) on a free port of this machine.
+ * @returns {Promise<{url: string, close: () => void}>}
+ */
+export async function serve(content, {isolated = false} = {}) {
+  const server = createServer(async (request, response) => {
+    const {pathname} = new URL(request.url, 'http://localhost');
+    const body = await content(pathname).catch(() => null);
+    const type = TYPES[pathname === '/' ? '.html' : path.extname(pathname)] ?? 'application/octet-stream';
+    response.writeHead(body === null ? 404 : 200, {'content-type': type, ...(isolated ? ISOLATED : {})});
+    response.end(body);
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return {url: `http://127.0.0.1:${server.address().port}/`, close: () => server.close()};
+}

@@ -1,0 +1,88 @@
+/** What classify.mjs and browser.mjs share: options, the images, and how answers are written. */
+
+import {createWriteStream} from 'node:fs';
+import {writeFile} from 'node:fs/promises';
+import {finished} from 'node:stream/promises';
+import {parseArgs} from 'node:util';
+
+import {imageFiles} from '../dist/core/node.js';
+
+const OPTIONS = '[--top N] [--raw PREFIX] [--latency RUNS] [--backend NAME]';
+
+/** The options of the command line; `extra` are those that only one of the programs knows. */
+export function readOptions(program, extra = {}) {
+  const usage = `usage: ${program} BUNDLE (IMAGE | SHARD.tar)... ${OPTIONS}${Object.keys(extra).map((name) => ` [--${name}]`).join('')}`;
+  const {values, positionals} = parseArgs({
+    allowPositionals: true,
+    options: {
+      top: {type: 'string', default: '1'},
+      raw: {type: 'string'},
+      latency: {type: 'string', default: '0'},
+      backend: {type: 'string', default: 'wasm'},
+      ...extra,
+    },
+  });
+  const [folder, ...files] = positionals;
+  if (!files.length) throw new Error(usage);
+  const [top, runs] = [Number(values.top), Number(values.latency)];
+  if (!(Number.isInteger(top) && top > 0 && Number.isInteger(runs) && runs >= 0)) throw new Error(usage);
+  return {...values, folder, files, top, runs};
+}
+
+/** One image as a line of JSON. */
+function line(info, key, file, {taxa, ranks, answer}) {
+  const [best] = taxa;
+  const names = Object.entries(ranks).map(([rank, {path, probability}]) => [rank, {name: path.at(-1), probability}]);
+  const common = info.languages.map((language) => best.commonNames[language]).find(Boolean) ?? null;
+  return {
+    key,
+    file,
+    taxon_id: best.id,
+    name: best.name,
+    rank: best.rank,
+    common_name: common,
+    probability: best.probability,
+    answer: answer && {rank: answer.rank, name: answer.name, probability: answer.probability},
+    ranks: Object.fromEntries(names),
+    top: taxa.map(({id, name, probability}) => ({taxon_id: id, name, probability})),
+  };
+}
+
+async function writeRow(stream, row) {
+  const bytes = Buffer.from(row.buffer, row.byteOffset, row.byteLength);
+  if (!stream.write(bytes)) await new Promise((resolve) => stream.once('drain', resolve));
+}
+
+/**
+ * Answer all images with `engine`: its `classify(bytes, file, top)` gives {embedding, logits, answer}, and its
+ * `latency(bytes, file, runs)` {median, min, runs, preprocess} in milliseconds; `about` goes into the report.
+ */
+export async function run(engine, {files, top, raw, runs}) {
+  const streams = raw && {
+    embeddings: createWriteStream(`${raw}.embeddings.f32`),
+    logits: createWriteStream(`${raw}.logits.f32`),
+  };
+  const keys = [];
+  let latency = null;
+  for await (const {key, file, bytes} of imageFiles(files)) {
+    if (runs && !latency) latency = await engine.latency(bytes, file, runs);
+    const {embedding, logits, answer} = await engine.classify(bytes, file, top);
+    if (streams) {
+      await writeRow(streams.embeddings, embedding);
+      await writeRow(streams.logits, logits);
+    } else {
+      console.log(JSON.stringify(line(engine.info, key, file, answer)));
+    }
+    keys.push(key);
+  }
+  if (!keys.length) throw new Error(`no image in ${files.join(', ')}`);
+  if (streams) {
+    for (const stream of Object.values(streams)) await finished(stream.end());
+    const {info, backend, bytes, about} = engine;
+    const [embedding, taxa] = [info.embedding, info.taxa.length];
+    const report = {keys, rows: keys.length, embedding, taxa, backend, latency_ms: latency, bytes, ...about};
+    await writeFile(`${raw}.json`, `${JSON.stringify(report)}\n`); // last: it says that the others are complete
+  } else if (latency) {
+    console.error(`latency on ${engine.backend}: ${latency.median.toFixed(2)} ms (median of ${latency.runs})`);
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * The demo page around a bundle: node demo/make.mjs BUNDLE [FOLDER] [--serve]
+ *
+ * Writes FOLDER/site, for any static web server, and FOLDER/bioclip-lite.html, the same page as one file that opens by
+ * a double click (default folder: demo/dist). --serve shows the site at an address of this machine, which it prints;
+ * HOST=0.0.0.0 shows it to others in the network, PORT=... takes another port than 4173.
+ */
+
+import {createHash} from 'node:crypto';
+import {cp, readFile, readdir, rm, stat, writeFile} from 'node:fs/promises';
+import path from 'node:path';
+import {fileURLToPath} from 'node:url';
+
+import {build, preview} from 'vite';
+
+const DEMO = path.dirname(fileURLToPath(import.meta.url));
+const configFile = path.join(DEMO, 'vite.config.js');
+
+const given = process.argv.slice(2).filter((argument) => argument !== '--serve');
+const serve = given.length < process.argv.length - 2;
+const [bundle, folder = path.join(DEMO, 'dist')] = given.map((name) => path.resolve(name));
+if (!bundle || given.length > 2 || given.some((name) => name.startsWith('-'))) {
+  console.error('usage: node demo/make.mjs BUNDLE [FOLDER] [--serve]');
+  process.exit(2);
+}
+const [site, single, file] = ['site', 'single', 'bioclip-lite.html'].map((name) => path.join(folder, name));
+try {
+  await readFile(path.join(bundle, 'bundle.json'));
+} catch {
+  console.error(`There is no model in ${bundle}. Make one: make evaluate (or snakemake --cores all convert).`);
+  process.exit(1);
+}
+
+await build({configFile, logLevel: 'warn', build: {outDir: site}});
+await cp(bundle, path.join(site, 'model'), {recursive: true, dereference: true});
+
+await build({configFile, mode: 'single', logLevel: 'warn', build: {outDir: single}});
+await writeFile(file, await oneFile(single));
+await rm(single, {recursive: true});
+
+console.log(`${site}  for any static web server`);
+console.log(`${file}  the page as one file (${((await stat(file)).size / 1e6).toFixed(1)} MB)`);
+
+if (serve) {
+  const {HOST = '127.0.0.1', PORT = 4173} = process.env;
+  const server = await preview({
+    configFile,
+    logLevel: 'warn',
+    preview: {host: HOST, port: Number(PORT)},
+    build: {outDir: site},
+  });
+  for (const url of [...server.resolvedUrls.local, ...server.resolvedUrls.network]) console.log(`\n  ${url}`);
+  console.log('\nStop with Ctrl+C.');
+}
+
+/** Script, style, icon, TensorFlow.js and model in the page itself, which then may load nothing at all. */
+async function oneFile(built) {
+  const assets = await readdir(path.join(built, 'assets'));
+  const content = (ending) =>
+    readFile(
+      path.join(
+        built,
+        'assets',
+        assets.find((name) => name.endsWith(ending)),
+      ),
+      'utf8',
+    );
+  const script = (await content('.js')).replaceAll('</script', '<\\/script').replaceAll('<!--', '<\\!--');
+  const style = await content('.css');
+  const icon = await readFile(path.join(DEMO, 'public', 'icon.svg'));
+  const files = {};
+  for (const name of (await readdir(bundle)).sort()) {
+    files[name] = (await readFile(path.join(bundle, name))).toString('base64');
+  }
+  const hash = (text) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
+  const policy = [
+    "default-src 'none'",
+    `script-src ${hash(script)} 'wasm-unsafe-eval'`,
+    `style-src ${hash(style)}`,
+    'img-src blob: data:',
+    'media-src blob:',
+    'connect-src data:',
+    "base-uri 'none'",
+    "form-action 'none'",
+  ];
+  const page = await readFile(path.join(built, 'index.html'), 'utf8');
+  const edits = [
+    [/(Content-Security-Policy"\s+content=)"[^"]*"/, (_, start) => `${start}"${policy.join('; ')}"`],
+    [/<link rel="(apple-touch-icon|manifest)"[^>]*>\s*/g, () => ''],
+    [/(<link rel="icon" href=)"[^"]*"/, (_, start) => `${start}"data:image/svg+xml;base64,${icon.toString('base64')}"`],
+    [/<link rel="stylesheet"[^>]*>/, () => `<style>${style}</style>`],
+    [/<script type="module"[^>]*><\/script>/, () => ''],
+    [
+      '</body>',
+      () =>
+        `<script type="application/json" id="bundle">${JSON.stringify(files)}</script>\n` +
+        `<script type="module">${script}</script>\n</body>`,
+    ],
+  ];
+  return edits.reduce((text, [what, by]) => {
+    const next = text.replace(what, by);
+    if (next === text) throw new Error(`the built page has no ${what}`);
+    return next;
+  }, page);
+}

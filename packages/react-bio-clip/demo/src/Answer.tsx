@@ -1,0 +1,129 @@
+/** The answer: a headline, the path through the tree with the confidence of each rank, and what else it could be. */
+
+import type {Answer} from 'react-bio-clip';
+import type {ReactNode} from 'react';
+
+import {common, isItalic, percent, scientific} from './names.js';
+import type {Named} from './names.js';
+
+interface Props {
+  answer: Answer;
+  ranks: readonly string[];
+  language: string;
+  /** Share of answers that were right when the thresholds were set, e.g. 0.95; null if unknown. */
+  level: number | null;
+}
+
+export function Name({of}: {of: Named}): ReactNode {
+  return isItalic(of.rank) ? <i lang="la">{scientific(of)}</i> : <span lang="la">{scientific(of)}</span>;
+}
+
+/** One sentence for those who do not see the page; without the number where it changes all the time. */
+export function spoken({answer}: Answer, language: string, withPercent: boolean): string {
+  if (!answer) return 'Not sure enough to name it, not even its kingdom.';
+  const name = common(answer, language);
+  const parts = [`${answer.rank} ${scientific(answer)}`, name, withPercent && percent(answer.probability)];
+  return parts.filter(Boolean).join(', ');
+}
+
+function Bar({share}: {share: number}): ReactNode {
+  return (
+    <span className="bar" aria-hidden="true">
+      <span style={{width: `${Math.max(1, 100 * share)}%`}} />
+    </span>
+  );
+}
+
+interface Step extends Named {
+  probability: number;
+  /** Of the answer: named with confidence; the answer itself; or below it, a guess. */
+  kind: 'sure' | 'answer' | 'guess';
+}
+
+/** The best node of each rank, from the top, as long as each lies below the one before it. */
+function trunk({answer, ranks: best}: Answer, ranks: readonly string[]): Step[] {
+  const steps: Step[] = [];
+  const depth = answer ? ranks.indexOf(answer.rank) : -1;
+  let above: readonly (string | null)[] = [];
+  ranks.forEach((rank, r) => {
+    const node = r === depth && answer ? answer : best[rank];
+    if (!node || above.some((name, i) => name !== node.path[i])) return;
+    above = node.path;
+    const kind = r === depth ? 'answer' : r < depth ? 'sure' : 'guess';
+    steps.push({rank, path: node.path, probability: node.probability, kind});
+  });
+  return steps;
+}
+
+function Headline({answer: {answer}, language, level, ranks}: Props): ReactNode {
+  if (!answer) {
+    return (
+      <div className="headline">
+        <h2>Not sure</h2>
+        <p className="note">
+          It is not sure enough of any rank{level !== null && ` to be right ${percent(level)} of the time`}. Is one
+          organism sharp, large and alone in the photo? It may also be none that this model knows.
+        </p>
+      </div>
+    );
+  }
+  const name = common(answer, language);
+  const isLowest = answer.rank === ranks.at(-1);
+  return (
+    <div className="headline">
+      <p className="rank">{answer.rank}</p>
+      <h2>
+        <Name of={answer} /> <span className="percent">{percent(answer.probability)}</span>
+      </h2>
+      {name && (
+        <p className="common" lang={language}>
+          {name}
+        </p>
+      )}
+      {!isLowest && (
+        <p className="note">
+          Not sure enough of the {ranks[ranks.indexOf(answer.rank) + 1]}
+          {level !== null && ` to be right ${percent(level)} of the time`}.
+        </p>
+      )}
+    </div>
+  );
+}
+
+export function AnswerView(props: Props): ReactNode {
+  const {answer, ranks, language} = props;
+  return (
+    <>
+      <Headline {...props} />
+      <h3 id="path">Its place in the tree</h3>
+      <ol className="path" aria-labelledby="path">
+        {trunk(answer, ranks).map((step) => (
+          <li key={step.rank} className={step.kind}>
+            <span className="rank">{step.rank}</span>
+            <span className="name">
+              <Name of={step} />
+              {step.kind === 'guess' && <span className="visually-hidden"> (a guess)</span>}
+            </span>
+            <span className="percent">{percent(step.probability)}</span>
+            <Bar share={step.probability} />
+          </li>
+        ))}
+      </ol>
+      <h3 id="candidates">It could be</h3>
+      <ol className="candidates" aria-labelledby="candidates">
+        {answer.taxa.map((taxon) => (
+          <li key={taxon.id}>
+            <span className="name">
+              <Name of={taxon} />
+              <span className="common" lang={language}>
+                {common(taxon, language)}
+              </span>
+            </span>
+            <span className="percent">{percent(taxon.probability)}</span>
+            <Bar share={taxon.probability} />
+          </li>
+        ))}
+      </ol>
+    </>
+  );
+}

@@ -1,0 +1,39 @@
+/** Where the model is and runs: beside the page, in a worker; or in the page that is one file, and then in the page. */
+
+import simd from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url';
+import threaded from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-threaded-simd.wasm?url';
+import plain from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm?url';
+import {loadBioClip, loadInWorker} from 'react-bio-clip';
+import type {LoadOptions, Source} from 'react-bio-clip';
+import type {Loader} from 'react-bio-clip/react';
+
+const absolute = (url: string) => new URL(url, document.baseURI).href;
+
+const IS_ONE_FILE = import.meta.env.MODE === 'single';
+const WASM = 'tfjs-backend-wasm';
+
+// Threads need a server that isolates the page, which a file is not: the copy in it would be 0.6 MB for nothing.
+export const OPTIONS: LoadOptions = {
+  wasmPaths: {
+    [`${WASM}.wasm`]: absolute(plain),
+    [`${WASM}-simd.wasm`]: absolute(simd),
+    [`${WASM}-threaded-simd.wasm`]: absolute(IS_ONE_FILE ? simd : threaded),
+  },
+};
+
+export const SOURCE: Source = IS_ONE_FILE ? inThisPage : absolute('./model/');
+
+/** Browsers start no worker for a page from a file. */
+export const load: Loader<Source> = IS_ONE_FILE
+  ? loadBioClip
+  : (source, options) => loadInWorker(worker(), source, options);
+
+let started: Worker | undefined;
+const worker = () => (started ??= new Worker(new URL('../../src/worker.ts', import.meta.url), {type: 'module'}));
+
+async function inThisPage(name: string): Promise<ArrayBuffer> {
+  const files: Record<string, string> = JSON.parse(document.getElementById('bundle')?.textContent ?? '{}');
+  const file = files[name];
+  if (file === undefined) throw new Error(`${name} is not in this page`);
+  return (await fetch(`data:application/octet-stream;base64,${file}`)).arrayBuffer();
+}

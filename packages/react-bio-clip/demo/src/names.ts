@@ -1,0 +1,54 @@
+/** How taxa and numbers are written. */
+
+/** What of a taxon stands in an answer: `path` runs from kingdom down to the taxon, null where a rank has no name. */
+export interface Named {
+  rank: string;
+  path: readonly (string | null)[];
+  commonNames?: Readonly<Record<string, string>>;
+}
+
+/** "Morus alba" for a species, else the name alone. */
+export function scientific({rank, path}: Named): string {
+  const names = path.filter((name) => name !== null);
+  return rank === 'species' ? names.slice(-2).join(' ') : (names.at(-1) ?? '');
+}
+
+export const isItalic = (rank: string) => rank === 'genus' || rank === 'species';
+
+export const common = ({commonNames}: Named, language: string): string | null => commonNames?.[language] ?? null;
+
+/** "96 %": never "100 %" of what is not certain, nor "0 %" of what is possible. */
+export function percent(probability: number): string {
+  const rounded = Math.round(100 * probability);
+  if (rounded === 100 && probability < 1) return '> 99 %';
+  return rounded === 0 && probability > 0 ? '< 1 %' : `${rounded} %`;
+}
+
+/** 1 MB = 1,000,000 bytes, as in the report. */
+export function megabytes(bytes: number): string {
+  return bytes < 1e5
+    ? `${Math.max(1, Math.round(bytes / 1e3))} kB`
+    : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+}
+
+/** "1.2 million", "860 thousand". */
+export function many(count: number): string {
+  if (count >= 1e9) return `${(count / 1e9).toFixed(1)} billion`;
+  if (count >= 1e6) return `${(count / 1e6).toFixed(1)} million`;
+  return count >= 1e4 ? `${Math.round(count / 1e3)} thousand` : count.toLocaleString('en');
+}
+
+/** "German" for "de". */
+export function languageName(code: string): string {
+  try {
+    return new Intl.DisplayNames(['en'], {type: 'language'}).of(code) ?? code;
+  } catch {
+    return code; // no code that browsers know
+  }
+}
+
+/** The first language of the visitor that the model has names in, else the model's first. */
+export function preferred(languages: readonly string[]): string {
+  const wanted = navigator.languages.map((tag) => tag.split('-')[0]!);
+  return wanted.find((code) => languages.includes(code)) ?? languages[0] ?? 'en';
+}

@@ -1,0 +1,35 @@
+import * as tf from '@tensorflow/tfjs-core';
+
+import {BioClipError, throwIfAborted} from './errors.js';
+import {messageOf} from './origin.js';
+import type {LoadOptions} from './types.js';
+
+/**
+ * Set the TensorFlow.js backend. Only WebAssembly is imported here; whoever wants another one imports it, so that
+ * nobody downloads what is not used.
+ */
+export async function useBackend({backend = 'wasm', wasmPaths, signal}: LoadOptions): Promise<void> {
+  throwIfAborted(signal);
+  if (backend === 'wasm' && tf.getBackend() !== 'wasm') {
+    const wasm = await import('@tensorflow/tfjs-backend-wasm');
+    const started = 'wasm' in tf.engine().registry;
+    if (wasmPaths && !started) wasm.setWasmPaths(wasmPaths);
+  }
+  if (!tf.findBackendFactory(backend)) {
+    throw new BioClipError(
+      `TensorFlow.js has no backend ${backend} here: import '@tensorflow/tfjs-backend-${backend}' before loading, or ` +
+        "use 'wasm'",
+    );
+  }
+  let set = false;
+  let reason = 'this browser may lack it';
+  try {
+    set = await tf.setBackend(backend);
+  } catch (error) {
+    reason = messageOf(error);
+  }
+  if (!set) {
+    const hint = backend === 'wasm' ? '; are its .wasm files where wasmPaths says?' : '';
+    throw new BioClipError(`the TensorFlow.js backend ${backend} does not start: ${reason}${hint}`);
+  }
+}

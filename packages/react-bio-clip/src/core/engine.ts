@@ -1,0 +1,21 @@
+/** What bin/classify.mjs and the page of bin/browser.mjs do with one image: everything that is written out. */
+
+import type {Bundle} from './bundle.js';
+import {embed} from './clip.js';
+import {logits, softmax} from './taxa.js';
+import {answerOf} from './tree.js';
+import type {Answer, Pixels} from './types.js';
+
+export interface Found {
+  embedding: Float32Array;
+  /** logit_scale * text . embedding, without the temperature, in the order of info.taxa. */
+  logits: Float32Array;
+  answer: Answer;
+}
+
+export async function findAll(bundle: Bundle, image: Pixels, topK: number): Promise<Found> {
+  const {info, table, tree} = bundle;
+  const embedding = await embed(bundle, image);
+  const scores = logits(info, table, embedding);
+  return {embedding, logits: scores, answer: answerOf(info, tree, softmax(scores, info.temperature), {topK})};
+}

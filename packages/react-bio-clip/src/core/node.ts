@@ -1,0 +1,104 @@
+/** What only Node has: files, tar shards, an image decoder, the WebAssembly files of TensorFlow.js. */
+
+import {open, readFile} from 'node:fs/promises';
+import {createRequire} from 'node:module';
+import path from 'node:path';
+
+import {setThreadsCount} from '@tensorflow/tfjs-backend-wasm';
+import sharp from 'sharp';
+
+import {useBackend} from './backend.js';
+import {openBundle, type Bundle} from './bundle.js';
+import {clipOf} from './clip.js';
+import {BioClipError} from './errors.js';
+import type {Origin} from './origin.js';
+import type {BioClip, LoadOptions, Pixels} from './types.js';
+
+export interface ImageFile {
+  key: string;
+  file: string;
+  bytes: Uint8Array;
+}
+
+const IMAGE = /\.(jpe?g|png|webp)$/i;
+
+/** The files of a folder on disk. */
+export function folderOrigin(folder: string): Origin {
+  const read = async (name: string) => {
+    try {
+      return await readFile(path.join(folder, name));
+    } catch (error) {
+      throw new BioClipError(`${path.join(folder, name)} cannot be read: ${(error as Error).message}`, name, error);
+    }
+  };
+  return {where: folder, read, shelf: null};
+}
+
+/** Set the backend `name`; WebAssembly with one thread, so that times can be compared. */
+export async function useNodeBackend(name: string): Promise<void> {
+  if (name === 'cpu') await import('@tensorflow/tfjs-backend-cpu');
+  const wasm = createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm/package.json');
+  setThreadsCount(1);
+  await useBackend({backend: name, wasmPaths: `${path.join(path.dirname(wasm), 'dist')}${path.sep}`});
+}
+
+/** The bundle in a folder, for those who need its parts. */
+export async function openFolder(folder: string, backend = 'wasm'): Promise<Bundle> {
+  await useNodeBackend(backend);
+  return openBundle(folderOrigin(folder));
+}
+
+/** As loadBioClip, from a folder on disk. */
+export async function loadFolder(folder: string, {backend = 'wasm', ...options}: LoadOptions = {}): Promise<BioClip> {
+  await useNodeBackend(backend);
+  return clipOf(await openBundle(folderOrigin(folder), options), backend);
+}
+
+/** RGB pixels, upright, as images.py decodes them: colour profiles are ignored, transparent pixels become white. */
+export async function decode(bytes: Uint8Array): Promise<Pixels> {
+  const pipeline = sharp(bytes, {ignoreIcc: true, limitInputPixels: false}).autoOrient().toColourspace('srgb');
+  const {data, info} = await pipeline.flatten({background: '#ffffff'}).raw().toBuffer({resolveWithObject: true});
+  if (info.channels !== 3) throw new BioClipError(`an image with ${info.channels} channels`);
+  return {data, width: info.width, height: info.height};
+}
+
+const stem = (name: string) => path.basename(name).replace(/\.[^.]*$/, '');
+
+/** A field of a tar header. */
+const beforeNul = (text: string) => text.replace(/\0.*$/s, '');
+
+/** The images of a tar, one at a time: memory does not grow with the shard. */
+async function* tarImages(file: string): AsyncGenerator<ImageFile> {
+  const handle = await open(file);
+  try {
+    const header = Buffer.alloc(512);
+    for (let offset = 0; ; ) {
+      const {bytesRead} = await handle.read(header, 0, 512, offset);
+      if (bytesRead < 512 || header[0] === 0) return;
+      const [prefix, last] = [header.toString('utf8', 345, 500), header.toString('utf8', 0, 100)].map(beforeNul);
+      const name = prefix ? `${prefix}/${last}` : last;
+      const size = parseInt(header.toString('ascii', 124, 136), 8);
+      const kind = String.fromCharCode(header[156]);
+      if ('xgLK'.includes(kind)) throw new Error(`${file}: names of over 100 bytes (pax or GNU tar) are not supported`);
+      const isFile = kind === '0' || kind === '\0';
+      if (Number.isNaN(size)) throw new Error(`${file}: damaged tar header at byte ${offset}`);
+      if (isFile && IMAGE.test(name)) {
+        const bytes = Buffer.alloc(size);
+        const body = await handle.read(bytes, 0, size, offset + 512);
+        if (body.bytesRead < size) throw new Error(`${file}: ends inside ${name}`);
+        yield {key: path.basename(name).split('.')[0], file: name, bytes}; // webdataset: up to the first dot
+      }
+      offset += 512 + Math.ceil(size / 512) * 512;
+    }
+  } finally {
+    await handle.close();
+  }
+}
+
+/** The images of image files and tar shards. */
+export async function* imageFiles(files: string[]): AsyncGenerator<ImageFile> {
+  for (const file of files) {
+    if (file.endsWith('.tar')) yield* tarImages(file);
+    else yield {key: stem(file), file, bytes: await readFile(file)};
+  }
+}

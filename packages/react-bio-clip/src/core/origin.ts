@@ -1,0 +1,129 @@
+/** Where the files of a bundle come from, and where they are kept for the next time. */
+
+import {BioClipError} from './errors.js';
+import type {Bundled, Progress, Reader, ReadOptions, Source} from './types.js';
+
+/** Files under `base` of earlier loads; absent where there is no Cache API (Node, plain http, React Native). */
+export interface Shelf {
+  get(name: string): Promise<ArrayBuffer | undefined>;
+  put(name: string, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
+  /** Forget all files but these. */
+  keep(names: string[]): Promise<void>;
+}
+
+export interface Origin {
+  /** For messages. */
+  where: string;
+  read: Reader;
+  shelf: Shelf | null;
+}
+
+const CACHE = 'react-bio-clip';
+
+export async function originOf(source: Source): Promise<Origin> {
+  if (typeof source === 'function') return {where: 'the bundle', read: source, shelf: null};
+  if (typeof source === 'string' || source instanceof URL) {
+    const base = folderUrl(source);
+    return {where: base, read: fetchReader(base), shelf: await openShelf(base)};
+  }
+  return {where: 'the bundle', read: bundledReader(source), shelf: null};
+}
+
+function folderUrl(source: string | URL): string {
+  const text = String(source);
+  const folder = text.endsWith('/') ? text : `${text}/`;
+  // Relative addresses mean the page's; Node has no page.
+  return globalThis.location ? new URL(folder, globalThis.document?.baseURI ?? globalThis.location.href).href : folder;
+}
+
+/** Reads the files of a folder on the web. */
+export function fetchReader(url: string | URL): Reader {
+  const base = folderUrl(url);
+  return (name, options) => fetchFile(base + name, name, options);
+}
+
+async function fetchFile(url: string, name: string, {signal, onBytes}: ReadOptions = {}): Promise<Uint8Array> {
+  // bundle.json has a fixed name, so it must be asked for again; other names change with their content.
+  const cache = name === 'bundle.json' ? 'no-cache' : 'default';
+  let response;
+  try {
+    response = await fetch(url, {signal, cache});
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new BioClipError(`${url} cannot be fetched: ${messageOf(error)}`, name, error);
+  }
+  if (!response.ok) throw new BioClipError(`${url}: HTTP status ${response.status}`, name, response.status);
+  try {
+    return await readBody(response, onBytes);
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new BioClipError(`${url}: the download stopped (${messageOf(error)})`, name, error);
+  }
+}
+
+async function readBody(response: Response, onBytes?: (bytes: number) => void): Promise<Uint8Array<ArrayBuffer>> {
+  if (!response.body) {
+    const bytes = new Uint8Array(await response.arrayBuffer()); // React Native has no streams
+    onBytes?.(bytes.length);
+    return bytes;
+  }
+  const parts: Uint8Array[] = [];
+  const reader = response.body.getReader();
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    parts.push(part.value);
+    onBytes?.(part.value.length);
+  }
+  return concatenate(parts);
+}
+
+export function concatenate(parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let offset = 0;
+  for (const part of parts) {
+    whole.set(part, offset);
+    offset += part.length;
+  }
+  return whole;
+}
+
+function bundledReader({bundle, files}: Bundled): Reader {
+  return async (name, options) => {
+    if (name === 'bundle.json') return new TextEncoder().encode(JSON.stringify(bundle));
+    const file = files[name];
+    if (file === undefined) throw new BioClipError(`${name} is not among the files given to loadBioClip`, name);
+    return typeof file === 'string' ? fetchFile(file, name, options) : file;
+  };
+}
+
+async function openShelf(base: string): Promise<Shelf | null> {
+  let cache: Cache;
+  try {
+    if (!globalThis.caches) return null;
+    cache = await caches.open(CACHE);
+  } catch {
+    return null; // forbidden by the browser's settings
+  }
+  return {
+    get: async (name) => (await cache.match(base + name))?.arrayBuffer(),
+    // A full disk costs the offline use, not the answer.
+    put: (name, bytes) => cache.put(base + name, new Response(bytes)).catch(() => {}),
+    keep: async (names) => {
+      const urls = new Set(names.map((name) => base + name));
+      for (const {url} of await cache.keys()) {
+        const inFolder = url.startsWith(base) && !url.slice(base.length).includes('/');
+        if (inFolder && !urls.has(url)) await cache.delete(url);
+      }
+    },
+  };
+}
+
+export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+/** Counts the bytes of several downloads together. */
+export function progressOf(total: number, onProgress?: (progress: Progress) => void): (bytes: number) => void {
+  let loaded = 0;
+  return (bytes) => {
+    loaded += bytes;
+    onProgress?.({loaded, total});
+  };
+}

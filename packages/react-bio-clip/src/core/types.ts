@@ -1,0 +1,145 @@
+/** What a bundle holds, what goes into a classifier and what comes out. */
+
+import type {Tensor3D} from '@tensorflow/tfjs-core';
+
+/** Rows from the top; 3 (RGB) or 4 (RGBA, as ImageData; alpha is ignored) bytes per pixel. */
+export interface Pixels {
+  data: Uint8Array | Uint8ClampedArray;
+  width: number;
+  height: number;
+}
+
+/** preprocess.json: how an image becomes the model's input. */
+export interface Preprocess {
+  size: number;
+  resize: 'shortest' | 'squash';
+  interpolation: 'bicubic' | 'bilinear';
+  crop: 'center';
+  mean: number[];
+  std: number[];
+}
+
+/** A leaf of the tree, one row of the text matrix. `ranks` is its path, null where a rank has no name. */
+export interface Taxon {
+  id: string;
+  ranks: (string | null)[];
+  common_names: Record<string, string>;
+  rank: string;
+}
+
+/** bundle.json, format 2. */
+export interface BundleInfo {
+  format: number;
+  preprocess: Preprocess;
+  embedding: number;
+  logit_scale: number;
+  /** Probabilities are softmax(logit_scale / temperature * text . embedding). */
+  temperature: number;
+  /** The lowest rank whose best node is at least this probable is the answer; null: never this rank. */
+  thresholds: {level: number; confidence?: number; ranks: Record<string, number | null>} | null;
+  ranks: string[];
+  languages: string[];
+  /** In tree order: the taxa below one node are neighbours. */
+  taxa: Taxon[];
+  text: {file: string; dtype: string; rows: number; columns: number; prompt?: string};
+  model: {file: string; nodes?: number; operations?: Record<string, number>; macs?: number; parameters?: number};
+  files: Record<string, {bytes: number; sha256: string}>;
+  /** Size of all files but bundle.json. */
+  bytes: number;
+  licences?: Record<string, unknown>;
+  attribution?: unknown[];
+  provenance?: Record<string, unknown>;
+}
+
+export interface ReadOptions {
+  signal?: AbortSignal;
+  /** Called with the number of bytes that arrived since the last call. */
+  onBytes?: (bytes: number) => void;
+}
+
+/** The bytes of one file of the bundle, by name. */
+export type Reader = (name: string, options?: ReadOptions) => Promise<ArrayBuffer | Uint8Array>;
+
+/** A bundle that an application brings with it. Files are bytes, or addresses that `fetch` reads. */
+export interface Bundled {
+  bundle: BundleInfo;
+  files: Record<string, ArrayBuffer | Uint8Array | string>;
+}
+
+/** The address of the bundle's folder, a function that reads its files, or the files themselves. */
+export type Source = string | URL | Reader | Bundled;
+
+/** Bytes of the download so far; what the offline cache had counts too. */
+export interface Progress {
+  loaded: number;
+  total: number;
+}
+
+export interface LoadOptions {
+  /** Name of a TensorFlow.js backend: wasm (default), or any that is registered: webgl, webgpu, cpu ... */
+  backend?: string;
+  /** Where the WebAssembly files are, as setWasmPaths takes it: a prefix, or an address for each file. */
+  wasmPaths?: string | Record<string, string>;
+  onProgress?: (progress: Progress) => void;
+  signal?: AbortSignal;
+}
+
+export interface CallOptions {
+  signal?: AbortSignal;
+}
+
+export interface ClassifyOptions extends CallOptions {
+  /** How many candidates (default 5). */
+  topK?: number;
+  /** Candidates are nodes of this rank, and the answer is of no lower one (default: the taxa themselves). */
+  rank?: string;
+  /** In place of the calibrated thresholds: the probability that the answer must have, at every rank. */
+  minConfidence?: number;
+}
+
+/** A photograph, at its own size. A tensor is height x width x 3 or 4: int32 in 0..255, or float32 in 0..1. */
+export type ImageInput =
+  | HTMLImageElement
+  | HTMLVideoElement
+  | HTMLCanvasElement
+  | OffscreenCanvas
+  | ImageBitmap
+  | ImageData
+  | Blob
+  | Pixels
+  | Tensor3D;
+
+/** A node of the tree. `path` ends with the node's own name; `name` of a species is its binomial. */
+export interface Node {
+  name: string;
+  path: (string | null)[];
+  probability: number;
+}
+
+export interface Candidate extends Node {
+  /** null for a node that is no taxon of the bundle, such as the family of its species. */
+  id: string | null;
+  rank: string;
+  /** By language. */
+  commonNames: Record<string, string>;
+}
+
+export interface Answer {
+  /** By falling probability. */
+  taxa: Candidate[];
+  /** The most probable node of each rank; each rank is judged alone. */
+  ranks: Record<string, Node>;
+  /** What can be said with confidence: the lowest rank that is sure enough, or null. */
+  answer: Candidate | null;
+}
+
+/** A loaded classifier. Calls may overlap: they are answered one after the other. */
+export interface BioClip {
+  readonly info: BundleInfo;
+  readonly backend: string;
+  classify(image: ImageInput, options?: ClassifyOptions): Promise<Answer>;
+  /** The unit embedding of an image, of length info.embedding. */
+  embed(image: ImageInput, options?: CallOptions): Promise<Float32Array>;
+  /** Frees the memory. Calls that wait and later ones fail. */
+  dispose(): void;
+}

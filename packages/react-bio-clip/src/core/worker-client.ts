@@ -1,0 +1,113 @@
+import {abortable, BioClipError, throwIfAborted} from './errors.js';
+import {is, pixelsOf} from './pixels.js';
+import {checkOptions} from './tree.js';
+import type {Answer, BioClip, CallOptions, ClassifyOptions, ImageInput, LoadOptions, Source} from './types.js';
+import type {ImageRequest, Loaded, LoadRequest, Port, Reply} from './worker-protocol.js';
+
+type Waiting = {resolve: (value: any) => void; reject: (error: unknown) => void; options: LoadOptions};
+
+/**
+ * Load a bundle in a worker, so that neither loading nor inference holds up the page. The worker's script imports
+ * 'react-bio-clip/worker'. The source is an address or the files themselves, no function. One bundle per worker; who
+ * made the worker ends it.
+ */
+export async function loadInWorker(worker: Port, source: Source, options: LoadOptions = {}): Promise<BioClip> {
+  if (typeof source === 'function') throw new BioClipError('a function cannot be sent to a worker: give an address');
+  const waiting = new Map<number, Waiting>();
+  let calls = 0;
+  let broken: unknown = null;
+
+  worker.addEventListener('message', ({data}: {data: Reply}) => {
+    const found = waiting.get(data.call);
+    if (!found) return; // aborted
+    if ('progress' in data) {
+      found.options.onProgress?.(data.progress);
+      return;
+    }
+    waiting.delete(data.call);
+    if ('value' in data) found.resolve(data.value);
+    else found.reject(errorOf(data.error));
+  });
+  worker.start?.();
+  if (typeof Worker !== 'undefined' && worker instanceof Worker) {
+    worker.addEventListener('error', (event) => {
+      broken = new BioClipError(`the worker failed: ${event.message || 'its script cannot be loaded'}`);
+      for (const {reject} of waiting.values()) reject(broken);
+      waiting.clear();
+    });
+  }
+
+  async function ask<T>(
+    request: LoadRequest | ImageRequest,
+    given: LoadOptions,
+    transfer: Transferable[] = [],
+  ): Promise<T> {
+    throwIfAborted(given.signal);
+    if (broken) throw broken;
+    const call = ++calls;
+    const reply = new Promise<T>((resolve, reject) => {
+      waiting.set(call, {resolve, reject, options: given});
+      worker.postMessage({call, ...request}, transfer);
+    });
+    try {
+      return await abortable(reply, given.signal);
+    } finally {
+      if (waiting.delete(call)) worker.postMessage({call, kind: 'abort'}, []); // gave up before the answer came
+    }
+  }
+
+  const {backend, wasmPaths} = options;
+  const where = typeof source === 'string' || source instanceof URL ? absolute(source) : source;
+  const loaded = await ask<Loaded>({kind: 'load', source: where, options: {backend, wasmPaths}}, options);
+  let disposed = false;
+
+  async function send<T>(kind: 'classify' | 'embed', image: ImageInput, given: ClassifyOptions): Promise<T> {
+    if (disposed) throw new BioClipError('this classifier has been disposed of; load it again');
+    const {signal, ...rest} = given;
+    throwIfAborted(signal);
+    const {content, transfer} = await sendable(image);
+    return ask<T>({kind, image: content, options: rest}, {signal}, transfer);
+  }
+
+  return {
+    ...loaded,
+    embed: (image, given: CallOptions = {}) => send<Float32Array>('embed', image, given),
+    classify: async (image, given = {}) => {
+      checkOptions(loaded.info, given);
+      return send<Answer>('classify', image, given);
+    },
+    dispose() {
+      if (!disposed) worker.postMessage({call: ++calls, kind: 'dispose'}, []);
+      disposed = true;
+    },
+  };
+}
+
+/** The address as the page means it: a worker has another base. */
+function absolute(source: string | URL): string {
+  return globalThis.document ? new URL(source, document.baseURI).href : String(source);
+}
+
+/** Elements become bitmaps, which move without a copy. What belongs to the caller is copied. */
+async function sendable(image: ImageInput): Promise<{content: ImageRequest['image']; transfer: Transferable[]}> {
+  if (is(image, 'Blob')) return {content: image, transfer: []};
+  const element =
+    is(image, 'HTMLImageElement') ||
+    is(image, 'HTMLVideoElement') ||
+    is(image, 'HTMLCanvasElement') ||
+    is(image, 'OffscreenCanvas') ||
+    is(image, 'ImageBitmap');
+  if (element) {
+    const bitmap = await createImageBitmap(image).catch((error) => {
+      throw new BioClipError(`the image has no pixels: has it been loaded? (${error.message})`, null, error);
+    });
+    return {content: bitmap, transfer: [bitmap]};
+  }
+  const {data, width, height} = await pixelsOf(image);
+  return {content: {data, width, height}, transfer: []};
+}
+
+function errorOf({message, name, file}: {message: string; name: string; file: string | null}): Error {
+  if (name === 'BioClipError') return new BioClipError(message, file);
+  return Object.assign(new Error(message), {name});
+}

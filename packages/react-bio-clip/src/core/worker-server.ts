@@ -1,0 +1,57 @@
+import {useBackend} from './backend.js';
+import {openBioClip} from './clip.js';
+import {BioClipError} from './errors.js';
+import {is} from './pixels.js';
+import type {BioClip} from './types.js';
+import type {Port, Reply, Request} from './worker-protocol.js';
+
+/** Answer the requests of `loadInWorker` that come through a port. */
+export function serve(port: Port): void {
+  const running = new Map<number, AbortController>();
+  let clip: BioClip | null = null;
+
+  const reply = (message: Reply, transfer: Transferable[] = []) => port.postMessage(message, transfer);
+
+  async function answer(request: Request, signal: AbortSignal): Promise<void> {
+    const {call} = request;
+    if (request.kind === 'load') {
+      const {source, options} = request;
+      await useBackend({...options, signal});
+      clip?.dispose();
+      clip = await openBioClip(source, {signal, onProgress: (progress) => reply({call, progress})});
+      reply({call, value: {info: clip.info, backend: clip.backend}});
+    } else if (request.kind === 'classify' || request.kind === 'embed') {
+      if (!clip) throw new BioClipError('no bundle has been loaded in this worker');
+      const {image} = request;
+      try {
+        reply({call, value: await clip[request.kind](image, {...request.options, signal})});
+      } finally {
+        if (is(image, 'ImageBitmap')) image.close();
+      }
+    }
+  }
+
+  port.addEventListener('message', async ({data: request}: {data: Request}) => {
+    if (request.kind === 'abort') {
+      running.get(request.call)?.abort();
+      return;
+    }
+    if (request.kind === 'dispose') {
+      clip?.dispose();
+      clip = null;
+      return;
+    }
+    const stop = new AbortController();
+    running.set(request.call, stop);
+    try {
+      await answer(request, stop.signal);
+    } catch (error) {
+      const {message, name} = error instanceof Error ? error : new Error(String(error));
+      const file = error instanceof BioClipError ? error.file : null;
+      reply({call: request.call, error: {message, name, file}});
+    } finally {
+      running.delete(request.call);
+    }
+  });
+  port.start?.();
+}

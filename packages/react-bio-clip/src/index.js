@@ -1,2 +1,0 @@
-export * from './bundle.js';
-export * from './preprocess.js';

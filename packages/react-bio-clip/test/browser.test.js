@@ -1,0 +1,235 @@
+/** The package in a real browser: what Node lacks (elements, canvases, the Cache API, workers). */
+
+import assert from 'node:assert/strict';
+import {readFile} from 'node:fs/promises';
+import {createRequire} from 'node:module';
+import path from 'node:path';
+import {after, before, test} from 'node:test';
+import {fileURLToPath} from 'node:url';
+
+import {build} from 'esbuild';
+import sharp from 'sharp';
+
+import {findChromium, launchChromium, serve} from '../bin/chromium.mjs';
+import {makeBundle, plain} from './fixture.js';
+
+const PACKAGE = fileURLToPath(new URL('..', import.meta.url));
+const WASM = path.join(path.dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm/package.json')), 'dist');
+const SKIP = findChromium() ? false : 'no browser is installed: apt-get install chromium';
+const README = await readFile(new URL('../README.md', import.meta.url), 'utf8');
+const [EXAMPLE, WORKER] = [...README.matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code);
+const GREEN = await sharp(plain([20, 230, 30], 60, 40).data, {raw: {width: 60, height: 40, channels: 3}}).jpeg().toBuffer();
+
+let browser;
+let server;
+let site; // what the server has, by path
+before(async () => {
+  if (SKIP) return;
+  browser = await launchChromium();
+  server = await serve(async (name) => site[name] ?? null);
+});
+after(async () => {
+  await browser?.close();
+  server?.close();
+});
+
+/** A module that imports the package by its name, for a page. */
+async function bundled(contents) {
+  const stdin = {contents, resolveDir: PACKAGE};
+  const {outputFiles} = await build({stdin, bundle: true, format: 'esm', write: false, logLevel: 'error'});
+  return outputFiles[0].contents;
+}
+
+async function files(bundle, folder) {
+  const listed = Object.entries(bundle.files).map(([name, bytes]) => [folder + name, Buffer.from(bytes)]);
+  return {[`${folder}bundle.json`]: JSON.stringify(bundle.bundle), ...Object.fromEntries(listed)};
+}
+
+/** A page with the package as `bioclip` and the given script; errors of the page fail the test. */
+async function open(script, {html = '', bundle = makeBundle(), more = {}} = {}) {
+  site = {
+    '/': `<!doctype html>${html}<script type="module" src="/page.js"></script>`,
+    '/page.js': await bundled(script),
+    '/green.jpg': GREEN,
+    ...(await files(bundle, '/models/oaks/')),
+    ...more,
+  };
+  for (const name of ['', '-simd', '-threaded-simd']) {
+    const file = `tfjs-backend-wasm${name}.wasm`;
+    site[`/wasm/${file}`] = await readFile(path.join(WASM, file));
+  }
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  page.errors = [];
+  page.on('pageerror', (error) => page.errors.push(error.message));
+  await page.goto(server.url);
+  return page;
+}
+
+const ALL = `
+  import * as bioclip from 'react-bio-clip';
+  import * as tf from '@tensorflow/tfjs-core';
+  Object.assign(globalThis, {bioclip, tf});
+  globalThis.load = (options) => bioclip.loadBioClip('/models/oaks', {wasmPaths: '/wasm/', ...options});
+  globalThis.picture = async () => { const i = new Image(); i.src = '/green.jpg'; await i.decode(); return i; };
+`;
+const ready = (page) => page.waitForFunction(() => globalThis.bioclip);
+
+test('the example of the README runs as it is', {skip: SKIP}, async () => {
+  assert.ok(EXAMPLE.trim().split('\n').length <= 12);
+  const page = await open(EXAMPLE, {html: '<img src="/green.jpg"><p id="answer"></p><p id="candidates"></p>'});
+  const log = [];
+  page.on('console', (message) => log.push(message.text()));
+  await page.waitForFunction(() => document.querySelector('#candidates').textContent);
+  assert.equal(await page.textContent('#answer'), 'genus Morus (100 %)'); // either mulberry
+  assert.match(await page.textContent('#candidates'), /^Morus alba \(\d+ %\), Morus nigra \(\d+ %\), \S/);
+  assert.deepEqual(page.errors, []);
+});
+
+test('elements, canvases, bitmaps, files and image data of one picture give one embedding', {skip: SKIP}, async () => {
+  const page = await open(ALL);
+  await ready(page);
+  const found = await page.evaluate(async () => {
+    const clip = await load();
+    const image = await picture();
+    const canvas = document.createElement('canvas');
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    canvas.getContext('2d').drawImage(image, 0, 0);
+    const offscreen = new OffscreenCanvas(canvas.width, canvas.height);
+    offscreen.getContext('2d').drawImage(image, 0, 0);
+    const bitmap = await createImageBitmap(image);
+    const file = await (await fetch('/green.jpg')).blob();
+    const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    const tensor = tf.browser.fromPixels(image);
+    image.width = 7; // as it is shown, not as it is
+    const all = [image, canvas, offscreen, bitmap, file, data, tensor];
+    const embeddings = [];
+    for (const input of all) embeddings.push([...(await clip.embed(input))]);
+    const errors = [];
+    for (const input of [new Image(), document.createElement('video'), new Blob(['no image']), document.body]) {
+      errors.push(await clip.classify(input).catch((error) => error.message));
+    }
+    return {embeddings, errors};
+  });
+  for (const vector of found.embeddings) assert.deepEqual(vector, found.embeddings[0]);
+  assert.match(found.errors[0], /no pixels/);
+  assert.match(found.errors[1], /no pixels/);
+  assert.match(found.errors[2], /cannot be decoded as an image/);
+  assert.match(found.errors[3], /not an image/);
+});
+
+test('a playing video is answered frame by frame, and memory stays as it is', {skip: SKIP}, async () => {
+  const page = await open(ALL);
+  await ready(page);
+  const {names, before, after} = await page.evaluate(async () => {
+    const clip = await load();
+    const canvas = document.createElement('canvas');
+    const context = canvas.getContext('2d');
+    const video = document.createElement('video');
+    video.muted = true;
+    const paint = (colour) => {
+      context.fillStyle = colour;
+      context.fillRect(0, 0, canvas.width, canvas.height);
+    };
+    paint('#f00');
+    video.srcObject = canvas.captureStream();
+    await video.play();
+    const names = [];
+    let before;
+    for (const colour of ['#f00', '#0f0', '#00f', '#f00']) {
+      let name;
+      for (let frames = 0; frames < 100 && (name === undefined || name === names.at(-1)); frames++) {
+        paint(colour); // frames in between may still show the last colour
+        await new Promise((resolve) => video.requestVideoFrameCallback(resolve));
+        name = (await clip.classify(video)).taxa[0].name;
+      }
+      names.push(name);
+      before ??= tf.memory();
+    }
+    return {names, before, after: tf.memory()};
+  });
+  assert.deepEqual(names, ['Morus bassanus', 'Morus alba', 'Ficus', 'Morus bassanus']);
+  assert.equal(after.numTensors, before.numTensors);
+  assert.equal(after.numBytes, before.numBytes);
+});
+
+test('a bundle that was loaded once loads without a connection; a new version replaces it', {skip: SKIP}, async () => {
+  const page = await open(ALL);
+  await ready(page);
+  const answer = () =>
+    page.evaluate(async () => {
+      const clip = await load();
+      const {taxa} = await clip.classify({data: new Uint8Array([255, 0, 0]), width: 1, height: 1});
+      clip.dispose();
+      const kept = (await (await caches.open('react-bio-clip')).keys()).map(({url}) => new URL(url).pathname);
+      return {probability: taxa[0].probability, kept: kept.sort()};
+    });
+  const asked = [];
+  page.on('request', (request) => asked.push(new URL(request.url()).pathname));
+  const first = await answer();
+  const model = Object.keys(makeBundle().files).map((name) => `/models/oaks/${name}`);
+  assert.deepEqual(first.kept, [...model, '/models/oaks/bundle.json'].sort());
+
+  asked.length = 0;
+  assert.deepEqual(await answer(), first);
+  assert.deepEqual(asked, ['/models/oaks/bundle.json']); // nothing else is fetched again
+
+  await page.context().setOffline(true);
+  assert.deepEqual(await answer(), first);
+  await page.context().setOffline(false);
+
+  // a new version whose files are not all there yet: refused, and the old one stays usable
+  const newer = makeBundle({temperature: 9});
+  const weights = Object.keys(newer.files).find((name) => name.startsWith('weights'));
+  const renamed = weights.replace('weights', 'weights-new');
+  newer.bundle.files[renamed] = newer.bundle.files[weights];
+  site['/models/oaks/bundle.json'] = JSON.stringify(newer.bundle);
+  await assert.rejects(answer(), /weights-new-.*: HTTP status 404/);
+  await page.context().setOffline(true);
+  assert.deepEqual(await answer(), first);
+  await page.context().setOffline(false);
+  site[`/models/oaks/${renamed}`] = Buffer.from(newer.files[weights]);
+  const second = await answer();
+  assert.ok(second.probability < first.probability);
+  assert.ok(second.kept.includes(`/models/oaks/${renamed}`));
+
+  // a file that was damaged in the cache is fetched again
+  await page.evaluate(async (name) => {
+    const cache = await caches.open('react-bio-clip');
+    await cache.put(name, new Response(new Uint8Array(5)));
+  }, `/models/oaks/${weights}`);
+  assert.deepEqual(await answer(), second);
+});
+
+test('a worker answers as the page does', {skip: SKIP}, async () => {
+  const page = await open(ALL, {more: {'/worker.js': await bundled(WORKER)}});
+  await ready(page);
+  const {there, here, errors, detached} = await page.evaluate(async () => {
+    const worker = new Worker('/worker.js', {type: 'module'});
+    const [far, near] = [await bioclip.loadInWorker(worker, 'models/oaks', {wasmPaths: '/wasm/'}), await load()];
+    const image = await picture();
+    const bitmap = await createImageBitmap(image);
+    const data = {data: new Uint8ClampedArray(48).fill(200), width: 4, height: 4};
+    const embed = async (clip) => [await clip.embed(image), await clip.embed(bitmap), await clip.embed(data)].map((v) => [...v]);
+    const result = {there: await embed(far), here: await embed(near), detached: bitmap.width === 0 || !data.data.length};
+    const broken = bioclip.loadInWorker(new Worker('/nowhere.js', {type: 'module'}), '/models/oaks');
+    const absent = bioclip.loadInWorker(new Worker('/worker.js', {type: 'module'}), '/nothing', {wasmPaths: '/wasm/'});
+    const caught = (promise) => promise.then(() => '', ({message, file}) => `${message} [${file}]`);
+    return {...result, errors: [await caught(broken), await caught(absent)]};
+  });
+  assert.deepEqual(there, here);
+  assert.equal(detached, false); // what the page gave is still its own
+  assert.match(errors[0], /the worker failed/);
+  assert.match(errors[1], /nothing\/bundle\.json: HTTP status 404 \[bundle\.json\]/);
+});
+
+test('errors name what is missing', {skip: SKIP}, async () => {
+  const page = await open(ALL);
+  await ready(page);
+  const found = await page.evaluate(async () => {
+    const caught = (options) => load(options).then(() => '', ({message}) => message);
+    return [await caught({backend: 'webgl'}), await caught({wasmPaths: '/nowhere/'})];
+  });
+  assert.match(found[0], /no backend webgl here: import '@tensorflow\/tfjs-backend-webgl'/);
+  assert.match(found[1], /backend wasm does not start/);
+});

@@ -1,0 +1,180 @@
+import assert from 'node:assert/strict';
+import {mkdtemp, rm} from 'node:fs/promises';
+import {tmpdir} from 'node:os';
+import path from 'node:path';
+import {before, test} from 'node:test';
+
+import * as tf from '@tensorflow/tfjs-core';
+
+import {loadFolder, useNodeBackend} from '../dist/core/node.js';
+import {loadBioClip} from '../dist/index.js';
+import {makeBundle, plain, readerOf, SIZE, TAXA, writeBundle} from './fixture.js';
+
+const MADE = makeBundle();
+const RED = plain([255, 0, 0]);
+const GREEN = plain([0, 255, 0]);
+
+before(() => useNodeBackend('wasm')); // Node's WebAssembly files; a page gives wasmPaths
+
+const load = (options, source = MADE) => loadBioClip(source, {backend: 'wasm', ...options});
+
+test('pixels in, taxa out', async () => {
+  const clip = await load();
+  const {taxa, ranks, answer} = await clip.classify(RED, {topK: 2});
+  assert.deepEqual(taxa.map(({name}) => name), ['Morus bassanus', 'Morus nigra']);
+  assert.deepEqual([answer.name, answer.rank, answer.id], ['Morus bassanus', 'species', TAXA[0].id]);
+  assert.equal(ranks.class.name, 'Aves');
+  const total = (await clip.classify(RED)).taxa.reduce((sum, {probability}) => sum + probability, 0);
+  assert.ok(Math.abs(total - 1) < 1e-12);
+  const vector = await clip.embed(GREEN);
+  assert.deepEqual([...vector].map((v) => Math.round(v * 1e6) / 1e6), [0, 1, 0]);
+  clip.dispose();
+});
+
+test('the temperature of the bundle makes answers less sure', async () => {
+  const sure = await load();
+  const unsure = await load({}, makeBundle({temperature: 20}));
+  const [one, other] = [await sure.classify(RED), await unsure.classify(RED)];
+  assert.equal(one.taxa[0].id, other.taxa[0].id);
+  assert.ok(other.taxa[0].probability < one.taxa[0].probability - 0.3);
+  sure.dispose();
+  unsure.dispose();
+});
+
+test('image data, tensors and pixels of one image give one answer', async () => {
+  const clip = await load();
+  const values = Uint8ClampedArray.from({length: 12 * 10 * 3}, (_, i) => (i * 37) % 256);
+  const rgba = new Uint8ClampedArray(12 * 10 * 4).fill(9);
+  for (let i = 0; i < 120; i++) rgba.set(values.subarray(3 * i, 3 * i + 3), 4 * i);
+  const whole = tf.tensor3d(Array.from(values), [10, 12, 3], 'int32');
+  const unit = tf.tensor3d(Array.from(values, (v) => v / 255), [10, 12, 3], 'float32');
+  const wanted = await clip.embed({data: values, width: 12, height: 10});
+  for (const image of [{data: rgba, width: 12, height: 10}, whole, unit]) assert.deepEqual(await clip.embed(image), wanted);
+  assert.equal(whole.isDisposed, false); // the caller's
+  tf.dispose([whole, unit]);
+  clip.dispose();
+});
+
+test('a thousand images leave no memory behind, and dispose gives back what load took', async () => {
+  const empty = tf.memory();
+  const clip = await load();
+  await clip.classify(RED);
+  const {numTensors, numBytes, numDataBuffers} = tf.memory();
+  for (let i = 0; i < 1000; i++) await clip.classify(plain([i % 256, (i * 7) % 256, 128]));
+  const after = tf.memory();
+  assert.deepEqual([after.numTensors, after.numBytes, after.numDataBuffers], [numTensors, numBytes, numDataBuffers]);
+  clip.dispose();
+  assert.deepEqual([tf.memory().numTensors, tf.memory().numBytes], [empty.numTensors, empty.numBytes]);
+});
+
+test('calls that overlap are each answered for their own image', async () => {
+  const clip = await load();
+  const answers = await Promise.all(Array.from({length: 20}, (_, i) => clip.classify(i % 2 ? RED : GREEN)));
+  answers.forEach(({taxa}, i) => assert.equal(taxa[0].name, i % 2 ? 'Morus bassanus' : 'Morus alba'));
+  clip.dispose();
+});
+
+test('a call can be cancelled, before and while it waits; the others go on', async () => {
+  const clip = await load();
+  await assert.rejects(clip.classify(RED, {signal: AbortSignal.abort()}), {name: 'AbortError'});
+  const stop = new AbortController();
+  const calls = [clip.classify(RED), clip.classify(RED, {signal: stop.signal}), clip.classify(GREEN)];
+  stop.abort(new Error('enough'));
+  const found = await Promise.allSettled(calls);
+  assert.deepEqual(found.map(({status}) => status), ['fulfilled', 'rejected', 'fulfilled']);
+  assert.equal(found[1].reason.message, 'enough');
+  clip.dispose();
+});
+
+test('loading can be cancelled and leaves nothing', async () => {
+  const before = tf.memory().numTensors;
+  await assert.rejects(load({signal: AbortSignal.abort()}), {name: 'AbortError'});
+  const stop = new AbortController();
+  const never = (name, {signal}) =>
+    name === 'bundle.json'
+      ? readerOf(MADE)(name)
+      : new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+  const loading = load({signal: stop.signal}, never);
+  setTimeout(() => stop.abort(), 20);
+  await assert.rejects(loading, {name: 'AbortError'});
+  assert.equal(tf.memory().numTensors, before);
+});
+
+test('progress counts the bytes up to the total that bundle.json states', async () => {
+  const seen = [];
+  const clip = await load({onProgress: (progress) => seen.push(progress)});
+  assert.ok(seen.every(({total}) => total === MADE.bundle.bytes));
+  assert.ok(seen.every(({loaded}, i) => i === 0 || loaded > seen[i - 1].loaded));
+  assert.equal(seen.at(-1).loaded, MADE.bundle.bytes);
+  clip.dispose();
+});
+
+test('after dispose nothing is answered, not even what waits', async () => {
+  const clip = await load();
+  const waiting = clip.classify(RED);
+  clip.dispose();
+  clip.dispose();
+  await assert.rejects(waiting, /disposed of/);
+  await assert.rejects(clip.embed(RED), /disposed of/);
+});
+
+test('options that make no sense are named', async () => {
+  const clip = await load();
+  await assert.rejects(clip.classify(RED, {topK: 0}), /topK is 0/);
+  await assert.rejects(clip.classify(RED, {rank: 'tribe'}), /rank is tribe; this bundle knows kingdom, /);
+  await assert.rejects(clip.classify(RED, {minConfidence: 95}), /minConfidence is 95/);
+  await assert.rejects(clip.classify({}), /not an image/);
+  await assert.rejects(clip.classify({data: new Uint8Array(5), width: 1, height: 1}), /1 x 1 pixels with 5 bytes/);
+  await assert.rejects(clip.classify(tf.zeros([2, 2])), /a tensor of shape 2 x 2/);
+  clip.dispose();
+  await assert.rejects(load({backend: 'webgl'}), /no backend webgl here: import '@tensorflow\/tfjs-backend-webgl'/);
+});
+
+test('a bundle that is damaged is refused, and the file is named', async () => {
+  const weights = Object.keys(MADE.files).find((name) => name.startsWith('weights'));
+  const flipped = MADE.files[weights].slice();
+  flipped[20] ^= 1;
+  const refused = (replace, message, file) =>
+    assert.rejects(load({}, readerOf(MADE, replace)), (error) => {
+      assert.match(error.message, message);
+      assert.deepEqual([error.name, error.file], ['BioClipError', file]);
+      return true;
+    });
+  await refused({[weights]: flipped}, /weights-.*\.bin of the bundle has SHA-256 .*damaged or changed/, weights);
+  await refused({[weights]: flipped.subarray(1)}, /has 43 bytes, bundle.json says 44: .*incomplete/, weights);
+  const text = (value) => ({'bundle.json': new TextEncoder().encode(value)});
+  await refused(text('<!doctype html>'), /no JSON/, 'bundle.json');
+  await refused(text(JSON.stringify({...MADE.bundle, format: 1})), /format 1.*reads format 2/, 'bundle.json');
+  await refused(text(JSON.stringify({...MADE.bundle, files: {}})), /does not list taxa-/, 'bundle.json');
+  await assert.rejects(load({}, {...MADE, files: {}}), /is not among the files given/);
+  const {bundle, files} = makeBundle({taxa: TAXA.slice(1)});
+  await assert.rejects(load({}, {bundle, files}), /lists 3 taxa.*do not belong together/);
+});
+
+test('without SubtleCrypto the hashes are checked as well', async () => {
+  const found = Object.getOwnPropertyDescriptor(globalThis, 'crypto');
+  Object.defineProperty(globalThis, 'crypto', {value: {}, configurable: true});
+  try {
+    (await load()).dispose();
+    const bad = Object.fromEntries(Object.entries(MADE.files).map(([name, bytes]) => [name, bytes.map((b) => b ^ 1)]));
+    await assert.rejects(load({}, {...MADE, files: bad}), /damaged or changed/);
+  } finally {
+    Object.defineProperty(globalThis, 'crypto', found);
+  }
+});
+
+test('a folder on disk, on both backends of Node', async () => {
+  const folder = await mkdtemp(path.join(tmpdir(), 'bundle-'));
+  try {
+    await writeBundle(folder);
+    for (const backend of ['wasm', 'cpu']) {
+      const clip = await loadFolder(folder, {backend});
+      assert.equal((await clip.classify(plain([0, 0, 255], SIZE, SIZE))).answer.name, 'Ficus');
+      clip.dispose();
+    }
+    await rm(path.join(folder, 'bundle.json'));
+    await assert.rejects(loadFolder(folder), /bundle\.json cannot be read/);
+  } finally {
+    await rm(folder, {recursive: true});
+  }
+});

@@ -1,0 +1,158 @@
+/** React Native without a device: only what the device gives is replaced (expo-asset, XMLHttpRequest, Metro). */
+
+import assert from 'node:assert/strict';
+import {execFile} from 'node:child_process';
+import {access, mkdtemp, readdir, readFile, rm, writeFile} from 'node:fs/promises';
+import {register} from 'node:module';
+import {tmpdir} from 'node:os';
+import path from 'node:path';
+import {after, before, test} from 'node:test';
+import {fileURLToPath, pathToFileURL} from 'node:url';
+import {promisify} from 'node:util';
+
+import '@tensorflow/tfjs-backend-cpu';
+import * as tf from '@tensorflow/tfjs-core';
+import sharp from 'sharp';
+
+import {loadBioClip} from '../dist/native/index.js';
+import {exifOrientation, upright} from '../dist/native/orientation.js';
+import {makeBundle, writeBundle} from './fixture.js';
+
+const asset = `export class Asset {
+  constructor(module) { this.module = module; this.localUri = null; }
+  static fromModule(module) { return new Asset(module); }
+  async downloadAsync() { this.localUri = globalThis.metro[this.module]; return this; }
+}`;
+const source = (code) => `data:text/javascript,${encodeURIComponent(code)}`;
+register(
+  source(`export const resolve = (name, context, next) =>
+    name === 'expo-asset' ? {url: ${JSON.stringify(source(asset))}, shortCircuit: true} : next(name, context);`),
+);
+const {expoAdapter, readUri} = await import('../dist/native/expo.js');
+
+/** As React Native's: status 0 and the bytes for file: addresses, an error where there is no file. */
+globalThis.XMLHttpRequest = class {
+  open(_, uri) {
+    this.uri = uri;
+  }
+  send() {
+    assert.equal(this.responseType, 'arraybuffer');
+    readFile(new URL(this.uri)).then(
+      (bytes) => {
+        this.status = 0;
+        this.response = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
+        this.onload();
+      },
+      () => this.onerror(),
+    );
+  }
+};
+
+const COMMAND = fileURLToPath(new URL('../bin/native.mjs', import.meta.url));
+const run = (...args) => promisify(execFile)(process.execPath, [COMMAND, ...args]);
+let folder;
+
+before(async () => {
+  await tf.setBackend('cpu');
+  folder = await mkdtemp(path.join(tmpdir(), 'native-'));
+  await writeBundle(path.join(folder, 'bundle'));
+});
+after(() => rm(folder, {recursive: true}));
+
+/** What Metro makes of the folder that bioclip-native wrote: assets become numbers, JSON becomes objects. */
+async function bundled() {
+  const target = path.join(folder, 'assets');
+  await run(path.join(folder, 'bundle'), target);
+  globalThis.metro = [];
+  const json = {'./bundle.json': JSON.parse(await readFile(path.join(target, 'bundle.json'), 'utf8'))};
+  const require = (name) => json[name] ?? globalThis.metro.push(pathToFileURL(path.join(target, name)).href) - 1;
+  const module = {};
+  new Function('module', 'require', await readFile(path.join(target, 'index.js'), 'utf8'))(module, require);
+  for (const uri of globalThis.metro) {
+    assert.match(uri, /\.bin$/); // one kind of asset to tell Metro of
+    await access(new URL(uri));
+  }
+  return module.exports;
+}
+
+const jpeg = async (colour, orientation = 1) =>
+  new Uint8Array(
+    await sharp({create: {width: 24, height: 16, channels: 3, background: colour}})
+      .withMetadata({orientation})
+      .jpeg({quality: 95})
+      .toBuffer(),
+  );
+
+test('a bundle in an application classifies the photographs of its camera', async () => {
+  const adapter = expoAdapter(await bundled());
+  const progress = [];
+  const clip = await loadBioClip(adapter, {
+    backend: 'cpu',
+    onProgress: ({loaded, total}) => progress.push(loaded / total),
+  });
+  assert.equal(clip.backend, 'cpu');
+  assert.equal(progress.at(-1), 1);
+
+  const photo = path.join(folder, 'photo.jpg');
+  await writeFile(photo, await jpeg('#ff0000'));
+  const {answer} = await clip.classifyJpeg(new Uint8Array(await readUri(pathToFileURL(photo).href)), {topK: 1});
+  assert.deepEqual([answer.name, answer.commonNames.de], ['Morus bassanus', 'Basstölpel']);
+
+  const embedding = await clip.embedJpeg(await jpeg('#0000ff'));
+  assert.ok(Math.abs(Math.hypot(...embedding) - 1) < 1e-6 && embedding[2] > 0.9);
+  clip.dispose();
+  await assert.rejects(clip.classifyJpeg(await jpeg('#0000ff')), /disposed/);
+});
+
+test('what is wrong is named', async () => {
+  const given = await bundled();
+  const [name] = Object.keys(given.files);
+  const without = {...given, files: Object.fromEntries(Object.entries(given.files).filter(([key]) => key !== name))};
+  await assert.rejects(loadBioClip(expoAdapter(without)), (error) => error.message.includes(name));
+  await writeFile(new URL(globalThis.metro[given.files[name]]), 'damaged');
+  await assert.rejects(loadBioClip(expoAdapter(given)), (error) => error.message.includes(name));
+  await assert.rejects(readUri(pathToFileURL(path.join(folder, 'nothing')).href), /nothing cannot be read/);
+  await assert.rejects(loadBioClip(expoAdapter(await bundled()), {backend: 'rn-webgl'}), /rn-webgl/);
+
+  const clip = await loadBioClip(expoAdapter(await bundled()));
+  await assert.rejects(clip.classifyJpeg(new Uint8Array([0x89, 0x50, 0x4e, 0x47])), /no JPEG/);
+  await assert.rejects(clip.classifyJpeg((await jpeg('#00ff00')).slice(0, 300)), /cannot be decoded/);
+  clip.dispose();
+});
+
+test('photographs are turned upright, as their Exif data says', async () => {
+  const pixels = Uint8Array.from({length: 3 * 2 * 3}, (_, i) => 11 * i);
+  for (let orientation = 1; orientation <= 8; orientation++) {
+    const raw = {width: 3, height: 2, channels: 3};
+    const stored = sharp(pixels, {raw}).withMetadata({orientation});
+    assert.equal(exifOrientation(await stored.clone().jpeg().toBuffer()), orientation);
+    const {data, info} = await sharp(await stored.png().toBuffer())
+      .autoOrient()
+      .raw()
+      .toBuffer({resolveWithObject: true});
+    const found = upright({data: pixels, width: 3, height: 2}, orientation);
+    assert.deepEqual([found.width, found.height, [...found.data]], [info.width, info.height, [...data]]);
+  }
+  const plain = await sharp(pixels, {raw: {width: 3, height: 2, channels: 3}})
+    .jpeg()
+    .toBuffer();
+  assert.equal(exifOrientation(plain), 1);
+  for (const length of [2, 5, 20, 40]) assert.equal(exifOrientation(plain.subarray(0, length)), 1);
+});
+
+test('an adapter of another kind needs two functions', async () => {
+  const {bundle, files} = makeBundle();
+  const json = new TextEncoder().encode(JSON.stringify(bundle));
+  const decodeJpeg = async () => ({data: new Uint8Array([0, 255, 0]), width: 1, height: 1});
+  const clip = await loadBioClip({readFile: async (name) => files[name] ?? json, decodeJpeg});
+  const {taxa} = await clip.classifyJpeg(new Uint8Array([0xff, 0xd8, 0xff, 0xd9]));
+  assert.equal(taxa[0].name, 'Morus alba');
+  clip.dispose();
+});
+
+test('bioclip-native explains itself', async () => {
+  await assert.rejects(run(), ({code, stderr}) => code === 2 && /usage/.test(stderr));
+  const isClear = ({code, stderr}) => code === 1 && /nowhere/.test(stderr) && !/ at /.test(stderr);
+  await assert.rejects(run('nowhere', path.join(folder, 'x')), isClear);
+  assert.ok(!(await readdir(folder)).includes('x'));
+});
