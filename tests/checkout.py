@@ -51,7 +51,7 @@ def clone(origin: Path, folder: Path, pull: bool = True, link: str | None = None
 
 def _with_environments(folder: Path) -> Path:
     """Link the environments that `make setup` made, so that a checkout does not make its own."""
-    for name in (".venv-convert", "packages/react-bio-clip/node_modules"):
+    for name in (".venv-convert", "packages/react-bio-clip/node_modules", "packages/react-bio-clip/dist"):
         assert (ROOT / name).exists(), f"{name} is missing; run: make setup"
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)

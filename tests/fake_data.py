@@ -60,6 +60,8 @@ def make_data(folder: Path, name: str, options: dict[str, Any], size: int = 32) 
     lessons.make_cache(folder)
     teacher = {"identity": "teacher-a", "name": "test teacher", "licence": "CC0-1.0", "kind": "train"}
     write_json(folder / "teacher" / "model" / "teacher.json", teacher)
+    owned = "a,a.jpg,Morus alba,CC0-1.0,A. Person\nb,b.jpg,Morus alba,CC-BY-4.0,B. Person\nc,c.jpg,Morus alba,,\n"
+    (folder / "index" / "ATTRIBUTION.csv").write_text("key,file,taxon,licence,attribution\n" + owned)
     spec = {**student_spec(name, options, lessons.D, size, "teacher-a"), "reparameterized": True}
     model = student(name, options, size, lessons.D)
     save_student(folder / "distill" / "model", model, spec, preprocessing(size))

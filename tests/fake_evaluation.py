@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
 
-from bioclip_lite.files import write_json, write_table
+from bioclip_lite.files import read_table, write_json, write_table
 from bioclip_lite.stages.evaluate import VARIANTS
 from bioclip_lite.taxonomy import RANKS, is_ancestor, label_rank, label_space, taxon_id
 from bioclip_lite.taxonomy import Path as TaxonPath
@@ -19,9 +19,10 @@ from bioclip_lite.taxonomy import Path as TaxonPath
 SPLITS = ("pretrain", "train", "val", "calibration", "test")
 PARAMS: dict[str, Any] = {"bootstrap": 200, "latency_runs": 3, "examples": 4, "seed": 0}
 # how well a variant tells species apart, and what it costs
-QUALITY = {"teacher": 1.0, "student": 0.88, "pruned": 0.84, "int8": 0.83, "tfjs": 0.83, "control": 0.62, "random": 0.0}
+QUALITY = {"teacher": 1.0, "table": 1.0, "student": 0.88, "pruned": 0.84, "int8": 0.83, "tfjs": 0.83, "control": 0.62}
 COSTS = {
     "teacher": (5_210_000, 61_000_000, 20_900_000, "PyTorch, CPU", 6.42),
+    "table": (5_210_000, 61_000_000, 20_900_000, "PyTorch, CPU", 6.42),
     "student": (3_410_000, 24_000_000, 13_700_000, "PyTorch, CPU", 5.31),
     "pruned": (1_340_000, 12_100_000, 5_390_000, "PyTorch, CPU", 3.88),
     "int8": (1_340_000, 12_100_000, 1_420_000, "PyTorch, CPU", 4.05),
@@ -66,21 +67,33 @@ def write_data(
     variants: tuple[str, ...] = VARIANTS,
     paths: list[TaxonPath] | None = None,
 ) -> dict[str, TaxonPath]:
-    """Write the folder; returns the label of every test photograph by key."""
+    """Write the folder; returns the label of every test photograph by key.
+
+    Split calibration has four times as many, each an observation of its own, of the species that are seen.
+    """
     known = paths or tree(species)
     coarse = [(*path[:6], None) for path in known[:known_to_genus]]
     labels = {}
-    groups = {}
+    groups: dict[str, str | None] = {}
     for number, path in enumerate([*known * images, *coarse]):
         key = f"photo-{(number * 7919) % 100003:06d}"
         labels[key] = path
         groups[key] = f"observation-{number // 2}" if number % 5 else None
     labels = dict(sorted(labels.items()))
-    taxa = _taxa(known, coarse, unseen, images, common_names)
+    untrained = set(known[::5][:unseen])
+    taxa = _taxa(known, coarse, untrained, images, common_names)
     write_table(data / "index" / "taxa.parquet", taxa)
     common = dict(zip(taxa["taxon_id"].to_pylist(), taxa["common_name"].to_pylist(), strict=True))
-    write_table(data / "index" / "samples.parquet", _samples(labels, groups, common))
-    _shard(data, labels, groups)
+    calibration = {
+        f"{key}-calibration{i}": path for i in range(4) for key, path in labels.items() if path not in untrained
+    }
+    groups |= dict.fromkeys(calibration)
+    write_table(data / "index" / "samples.parquet", _samples(labels, calibration, groups, common))
+    write_json(
+        data / "shard" / "sizes.json", {"calibration-00000.tar": len(calibration), "test-00000.tar": len(labels)}
+    )
+    for split, photographs in (("calibration", calibration), ("test", labels)):
+        _shard(data / "shard" / f"{split}-00000.tar", photographs, groups)
     leaves = label_space([*known, *coarse])
     for variant in variants:
         write_prediction(data, variant, list(labels), leaves, plausible(variant, labels, leaves))
@@ -91,19 +104,23 @@ def plausible(variant: str, labels: dict[str, TaxonPath], leaves: list[TaxonPath
     """Logits float32 [n, C] that are higher for the truth and its relatives, with noise that the variants share."""
     shared = np.random.default_rng(1).normal(size=(len(labels), len(leaves)))
     own = np.random.default_rng(VARIANTS.index(variant) + 2).normal(size=shared.shape)
-    logits = 2.0 * shared + 0.5 * own if variant != "random" else 3.0 * own
+    logits = 2.0 * shared + 0.5 * own if variant in QUALITY else 3.0 * own
     for row, truth in enumerate(labels.values()):
         for column, leaf in enumerate(leaves):
             together = next((r for r in range(7) if truth[r] != leaf[r]), 7)
-            logits[row, column] += QUALITY[variant] * 1.1 * together
+            logits[row, column] += QUALITY.get(variant, 0.0) * 1.1 * together
     return logits.astype(np.float32)
 
 
 def write_prediction(data: Path, variant: str, keys: list[str], leaves: list[TaxonPath], logits: np.ndarray) -> None:
+    """Predictions for these photographs and plausible ones for split calibration."""
     folder = data / "evaluate" / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"keys": json.dumps(keys), "taxon_ids": json.dumps([taxon_id(leaf) for leaf in leaves])}
-    save_file({"logits": logits}, folder / f"{variant}.safetensors", metadata)
+    samples = read_table(data / "index" / "samples.parquet").to_pylist()
+    calibration = {row["key"]: tuple(row[r] for r in RANKS) for row in samples if row["split"] == "calibration"}
+    metadata = {"keys": json.dumps([*keys, *calibration]), "taxon_ids": json.dumps([taxon_id(leaf) for leaf in leaves])}
+    both = np.concatenate([logits, plausible(variant, calibration, leaves)])
+    save_file({"logits": both}, folder / f"{variant}.safetensors", metadata)
     costs: dict[str, Any] = {}
     if variant in COSTS:
         params, macs, size, runtime, median = COSTS[variant]
@@ -115,11 +132,12 @@ def write_prediction(data: Path, variant: str, keys: list[str], leaves: list[Tax
     write_json(folder / f"{variant}.json", costs)
 
 
-def _taxa(known: list[TaxonPath], coarse: list[TaxonPath], unseen: int, images: int, common_names: bool) -> pa.Table:
+def _taxa(
+    known: list[TaxonPath], coarse: list[TaxonPath], untrained: set[TaxonPath], images: int, common_names: bool
+) -> pa.Table:
     leaves = label_space([*known, *coarse])
     inner = sorted({path for path in coarse if path not in leaves}, key=lambda path: tuple(name or "" for name in path))
     everything = [*leaves, *inner]
-    untrained = set(known[::5][:unseen])
     columns: dict[str, Any] = {
         "taxon_id": [taxon_id(path) for path in everything],
         **{rank: pa.array([path[r] for path in everything], pa.string()) for r, rank in enumerate(RANKS)},
@@ -130,14 +148,21 @@ def _taxa(known: list[TaxonPath], coarse: list[TaxonPath], unseen: int, images: 
         "leaf": [not any(is_ancestor(path, other) for other in everything) for path in everything],
     }
     for split in SPLITS:
-        counts = [0 if split in ("train", "val") and path in untrained else images for path in everything]
+        unseen = untrained if split in ("train", "val", "calibration") else set()
+        counts = [0 if path in unseen else images for path in everything]
         columns[split] = pa.array(counts, pa.int32())
     return pa.table(columns)
 
 
-def _samples(labels: dict[str, TaxonPath], groups: dict[str, str | None], common: dict[str, str | None]) -> pa.Table:
+def _samples(
+    labels: dict[str, TaxonPath],
+    calibration: dict[str, TaxonPath],
+    groups: dict[str, str | None],
+    common: dict[str, str | None],
+) -> pa.Table:
     rows = [(key, "test", path) for key, path in labels.items()]
-    rows += [(f"{key}-{split}", split, path) for key, path in list(labels.items())[:4] for split in SPLITS[:-1]]
+    rows += [(key, "calibration", path) for key, path in calibration.items()]
+    rows += [(f"{key}-{split}", split, path) for key, path in list(labels.items())[:4] for split in SPLITS[:3]]
     rows.sort()
     return pa.table(
         {
@@ -153,8 +178,7 @@ def _samples(labels: dict[str, TaxonPath], groups: dict[str, str | None], common
     )
 
 
-def _shard(data: Path, labels: dict[str, TaxonPath], groups: dict[str, str | None]) -> None:
-    path = data / "shard" / "test-00000.tar"
+def _shard(path: Path, labels: dict[str, TaxonPath], groups: dict[str, str | None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for key, taxon in labels.items():
@@ -170,7 +194,6 @@ def _shard(data: Path, labels: dict[str, TaxonPath], groups: dict[str, str | Non
                 member = tarfile.TarInfo(key + ending)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    write_json(data / "shard" / "sizes.json", {"test-00000.tar": len(labels)})
 
 
 def _picture(key: str) -> bytes:

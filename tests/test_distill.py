@@ -48,9 +48,10 @@ def test_student_and_control_are_complete_and_two_runs_are_one(data: Path) -> No
         "shapes": {},
         "trained_on": "teacher-a",
         "initial_weights": None,
+        "teachers": ["model"],
     }
     control = read_json(data / "distill" / "control" / "student.json")
-    assert (control["outputs"], control["trained_on"]) == (5, None)
+    assert (control["outputs"], control["trained_on"], control["teachers"]) == (5, None, [])
     model, _, preprocess = models.load_student(data / "distill" / "model")
     assert preprocess == preprocessing(32)
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, lessons.D)
@@ -162,6 +163,14 @@ def test_a_stopped_job_leaves_a_checkpoint_and_no_output(data: Path, monkeypatch
     assert list(contents(data / "distill")) == [".partial-control/checkpoint.safetensors"]
     distill.run(PARAMS, data, "control")
     assert contents(data / "distill") == {f"control/{name}": content for name, content in undisturbed.items()}
+
+
+def test_a_student_that_cannot_be_shipped_is_refused_before_its_training(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(distillation, "distill")
+    with pytest.raises(UserError, match=r"the student cannot be traced.*take another student"):
+        distill.run(PARAMS | {"student": "efficientvit_m0", "image_size": 64}, data, "student")
 
 
 def test_bad_jobs_and_missing_caches_are_named(data: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_metrics_have_every_variant_rank_and_number(metrics: dict[str, Any]) -> 
             assert 0 <= low <= number["value"] <= high <= 1
         assert list(row["per_rank"]) == sorted(RANKS)  # JSON is written with sorted keys
         assert row["n_images"] == 62 and row["n_classes"] == 12 and row["label_space"] == 12
-        assert (row["bytes"] is None) == (variant == "random")
+        assert (row["bytes"] is None) == (variant in ("majority", "random"))
 
 
 def test_photographs_known_to_genus_count_at_the_ranks_they_have(metrics: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ def test_predictions_are_joined_by_key(tmp_path: Path, metrics: dict[str, Any]) 
 
 def test_missing_variants_are_named(tmp_path: Path) -> None:
     write_data(tmp_path, variants=("teacher", "student", "random"))
-    with pytest.raises(UserError, match=r"lacks the predictions of pruned, int8, tfjs, control"):
+    with pytest.raises(UserError, match=r"lacks the predictions of table, pruned, int8, tfjs, control, majority"):
         report(tmp_path)
     assert not (tmp_path / "evaluate" / "metrics.json").exists()
 
@@ -157,7 +157,7 @@ def test_no_test_photographs(tmp_path: Path) -> None:
 
 
 def test_unknown_job(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no job 'studnet'; its jobs are teacher, student"):
+    with pytest.raises(UserError, match="no job 'studnet'; its jobs are teacher, table, student"):
         evaluate.run(PARAMS, tmp_path, "studnet")
 
 
@@ -180,6 +180,68 @@ def test_one_species_and_one_photograph(tmp_path: Path) -> None:
     write_data(tmp_path, species=1, images=1, unseen=0, known_to_genus=0)
     metrics = report(tmp_path)
     assert metrics["variants"]["tfjs"]["top1"] == {"value": 1.0, "ci95": None, "n_images": 1, "n_classes": 1}
+
+
+# ---- back-off and calibration
+
+
+def test_every_variant_says_how_sure_it_is_and_keeps_its_promise(metrics: dict[str, Any]) -> None:
+    for variant, row in metrics["variants"].items():
+        found = row["back_off"]
+        assert row["protocol"] == metrics["protocol"]["id"]
+        assert row["calibration"]["source"] == "fitted" and found["n_fitted_on"] == 208
+        shares = [found["answered_at"][rank]["value"] for rank in RANKS]
+        assert sum(shares) == pytest.approx(found["answered"]["value"], abs=1e-5)
+        if variant in ("majority", "random"):
+            assert set(found["thresholds"].values()) == {None} and found["kept"] is None and not found["levels"]
+    teacher = metrics["variants"]["teacher"]["back_off"]
+    assert teacher["right"]["value"] > 0.9 and teacher["answered"]["value"] > 0.3 and teacher["kept"]
+    assert teacher["strata"]["not_in_calibration"]["answered"]["n_images"] == 10
+    strata = metrics["variants"]["teacher"]["strata"]
+    assert {name: row["species"]["n_images"] for name, row in strata["training_images"].items()} == {
+        "0": 10, "1-10": 50, "11-50": 0, ">50": 0
+    }  # fmt: skip
+    assert sum(row["species"]["n_images"] for row in strata["kingdom"].values()) == 60
+
+
+def test_what_is_shipped_is_measured_as_it_is_shipped(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    path = tmp_path / "evaluate" / "predictions" / "tfjs.json"
+    limits = dict.fromkeys(RANKS, None) | {"genus": 0.5}
+    shipped = {"temperature": 2.5, "thresholds": {"level": 0.95, "ranks": limits}}
+    path.write_text(json.dumps(read_json(path) | {"calibration": shipped}))
+    row = report(tmp_path)["variants"]["tfjs"]
+    assert row["calibration"]["temperature"] == 2.5 and row["calibration"]["source"] == "shipped"
+    assert row["back_off"]["thresholds"] == limits
+    answered = {rank: row["back_off"]["answered_at"][rank]["value"] for rank in RANKS}
+    assert answered["genus"] == row["back_off"]["answered"]["value"] > 0
+
+
+def test_a_temperature_takes_away_what_was_boasted(tmp_path: Path) -> None:
+    labels = write_data(tmp_path)
+    path = tmp_path / "evaluate" / "predictions" / "student.safetensors"
+    found = predictions.read(path.parent, ["student"])["student"]
+    before = report(tmp_path)["variants"]["student"]
+    logits = load_file(path)["logits"]
+    predictions.write(path.parent, "student", found.keys, found.taxon_ids, [3 * logits], found.costs)
+    after = report(tmp_path)["variants"]["student"]
+    assert after["calibration"]["temperature"] == pytest.approx(3 * before["calibration"]["temperature"], rel=0.01)
+    assert after["calibration"]["nll"]["before"]["value"] > before["calibration"]["nll"]["before"]["value"]
+    assert after["calibration"]["nll"]["after"]["value"] == pytest.approx(
+        before["calibration"]["nll"]["after"]["value"], abs=0.01
+    )
+    assert len(labels) == after["n_images"]
+
+
+def test_predictions_without_the_calibration_split_are_refused(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    path = tmp_path / "evaluate" / "predictions" / "student.safetensors"
+    found = predictions.read(path.parent, ["student"])["student"]
+    kept = [row for row, key in enumerate(found.keys) if "-calibration" not in key]
+    keys = [found.keys[row] for row in kept]
+    predictions.write(path.parent, "student", keys, found.taxon_ids, [load_file(path)["logits"][kept]], found.costs)
+    with pytest.raises(UserError, match="student lacks 208 photographs"):
+        report(tmp_path)
 
 
 # ---- predictions
@@ -219,7 +281,21 @@ def test_labels_keep_the_order_of_taxa(tmp_path: Path) -> None:
             assert (space.nodes[rank][node] == path[: rank + 1]) if path[rank] else node == -1
 
 
-# ---- random
+# ---- majority and random
+
+
+def test_majority_is_the_taxon_with_most_training_photographs(tmp_path: Path) -> None:
+    labels = write_data(tmp_path, species=6, images=4, known_to_genus=0, unseen=0)
+    path = tmp_path / "index" / "taxa.parquet"
+    taxa = read_table(path)
+    leaves = label_space(labels.values())
+    counts = [3 + (leaf == leaves[4]) for leaf in leaves]
+    write_table(path, taxa.set_column(taxa.schema.get_field_index("train"), "train", pa.array(counts, pa.int32())))
+    evaluate.run(PARAMS, tmp_path, "majority")
+    found = predictions.read(tmp_path / "evaluate" / "predictions", ["majority"])["majority"]
+    logits = load_file(found.path)["logits"]
+    assert len(logits) == 24 + 96 and (logits.argmax(axis=1) == 4).all() and (logits == logits[0]).all()
+    assert report(tmp_path)["variants"]["majority"]["top1"]["value"] == pytest.approx(1 / 6, abs=1e-6)
 
 
 def test_random_answers_depend_on_key_and_seed_alone(tmp_path: Path) -> None:

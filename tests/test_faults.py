@@ -120,7 +120,7 @@ def test_results_in_a_read_only_folder_are_used_and_not_touched(thin_built: Path
     before = artifacts(folder)
     sh("chmod -R a-w data", folder)
     assert "Nothing to be done" in sh(f"{UNPRIVILEGED} snakemake --cores all evaluate", folder)
-    set_parameter(folder, "prune.macs", 0.8)
+    set_parameter(folder, "prune.budget.macs", 0.8)
     output = sh(f"{UNPRIVILEGED} snakemake --cores all prune", folder, check=False)
     assert "Write-protected output files" in output and "Nothing to be done" not in output
     sh("chmod -R u+w data", folder)

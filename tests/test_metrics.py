@@ -183,15 +183,22 @@ def test_no_image_no_interval() -> None:
 
 
 def columns(right: list[float], answer: list[int]) -> dict[str, np.ndarray]:
+    """Scores in which every error is of height 2, and every answer 80 % sure."""
     values = np.array(right, dtype=float)
-    return {**dict.fromkeys(("top1", "top5", *RANKS), values), "answer": np.array(answer)}
+    sure = dict.fromkeys(("probability", "probability_raw", "nll", "nll_raw"), np.full(len(right), 0.8))
+    far = dict.fromkeys(("height", "height5"), 2 * (1 - values))
+    return {**dict.fromkeys(("top1", "top5", *RANKS), values), **sure, **far, "answer": np.array(answer)}
+
+
+def seen_or_not(seen: np.ndarray) -> dict[tuple[str, ...], np.ndarray]:
+    return {("seen",): seen, ("unseen",): ~seen}
 
 
 def test_summary_by_hand() -> None:
     scores = {"teacher": columns([1, 1, 1, 0], [0, 0, 1, 0]), "student": columns([1, 0, 1, 0], [0, 1, 1, 0])}
     nodes = np.tile(np.array([[0], [0], [0], [1]]), (1, 7))
     seen = np.array([True, True, False, False])
-    found = summarise(scores, nodes, np.arange(4), seen, ("teacher",), 50, 0)
+    found = summarise(scores, nodes, np.arange(4), seen_or_not(seen), ("teacher",), 50, 0)
     assert found["teacher"]["top1"]["value"] == 0.75
     student = found["student"]
     assert (student["top1"]["value"], student["top1"]["n_images"], student["top1"]["n_classes"]) == (0.5, 4, 2)
@@ -201,13 +208,19 @@ def test_summary_by_hand() -> None:
     assert student["strata"]["seen"]["species"]["value"] == 0.5
     assert student["strata"]["unseen"]["family"]["n_images"] == 2
     assert "difference_to" not in found["teacher"]
+    flips = student["flips_to"]["teacher"]
+    assert (flips["negative"]["value"], flips["positive"]["value"]) == (0.25, 0)
+    assert [flips["negative_by_height"][str(h)]["value"] for h in range(1, 8)] == [0, 0.25, 0, 0, 0, 0, 0]
+    assert student["hierarchy"]["ahd_at_1"]["value"] == 1 and student["hierarchy"]["severity"]["value"] == 2
+    assert student["hierarchy"]["severity"]["n_images"] == 2
+    assert student["calibration"]["ece"]["after"]["value"] == pytest.approx(0.3)  # half right, 80 % sure
 
 
 def test_difference_is_paired() -> None:
     """A student that always fails on just the same photographs differs by nothing, however few they are."""
     right = [1.0, 0.0] * 10
     scores = {"teacher": columns(right, [0] * 20), "student": columns(right, [0] * 20)}
-    found = summarise(scores, np.zeros((20, 7), int), np.arange(20), np.ones(20, bool), ("teacher",), 100, 0)
+    found = summarise(scores, np.zeros((20, 7), int), np.arange(20), {}, ("teacher",), 100, 0)
     low, high = found["student"]["top1"]["ci95"]
     assert low < 0.5 < high
     assert found["student"]["difference_to"]["teacher"]["top1"]["ci95"] == [0, 0]
@@ -215,7 +228,9 @@ def test_difference_is_paired() -> None:
 
 def test_one_observation_has_no_interval() -> None:
     scores = {"teacher": columns([1, 0, 1], [0, 0, 0])}
-    found = summarise(scores, np.zeros((3, 7), int), np.zeros(3, int), np.zeros(3, bool), ("teacher",), 20, 0)
+    found = summarise(
+        scores, np.zeros((3, 7), int), np.zeros(3, int), seen_or_not(np.zeros(3, bool)), ("teacher",), 20, 0
+    )
     assert found["teacher"]["top1"]["ci95"] is None and found["teacher"]["top1"]["value"] == pytest.approx(
         2 / 3, abs=1e-6
     )

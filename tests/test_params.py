@@ -23,9 +23,12 @@ def test_the_files_that_we_ship_are_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("prune.macz", 0.5, "prune has unknown macz; known are macs, round_to"),
-        ("prune.macs", 3, "prune.macs is 3; it must be at most 1"),
-        ("prune.macs", 0, "prune.macs is 0; it must be above 0"),
+        ("prune.macz", 0.5, "prune has unknown macz; known are budget, importance"),
+        ("prune.budget.macz", 0.5, "prune.budget has unknown macz; known are macs, params, bytes, ms"),
+        ("prune.budget.macs", 0, "prune.budget.macs is 0; it must be above 0"),
+        ("prune.budget", {}, "prune.budget is {}; it must be one of macs, params, bytes, ms with a number"),
+        ("prune.budget", {"macs": 0.5, "ms": 3}, "it must be one of macs, params, bytes, ms, not several"),
+        ("prune.round_to", 0, "prune.round_to is 0; it must be at least 1"),
         ("index.source", "gbif", "index.source is 'gbif'; it must be one of synthetic, folder"),
         ("index.where", {"clas": ["Aves"]}, "index.where has unknown clas; known are kingdom, phylum, class"),
         ("index.min_side", -1, "index.min_side is -1; it must be at least 1"),
@@ -110,10 +113,10 @@ def test_further_teachers_are_the_first_but_for_what_differs() -> None:
 
 def test_every_mistake_is_named_at_once() -> None:
     params = copy.deepcopy(DEFAULT)
-    params["prune"]["macs"], params["convert"]["images"] = 7, 0
+    params["prune"]["round_to"], params["convert"]["images"] = -7, 0
     with pytest.raises(UserError) as error:
         parameters.check(params)
-    assert "prune.macs is 7" in str(error.value)
+    assert "prune.round_to is -7" in str(error.value)
     assert "convert.images is 0" in str(error.value)
 
 
@@ -127,11 +130,11 @@ def test_a_missing_and_a_broken_file(tmp_path: Path) -> None:
 
 def test_both_engines_refuse_before_anything_runs(tmp_path: Path) -> None:
     folder = checkout.new(tmp_path / "wrong")
-    checkout.set_parameter(folder, "prune.macs", 3)
+    checkout.set_parameter(folder, "prune.steps", 0)
     checkout.set_parameter(folder, "convert.imagez", 3)
     for command in ("snakemake --cores 1 evaluate", "dvc repro"):
         output = checkout.sh(command, folder, check=False)
-        assert "prune.macs is 3; it must be at most 1" in output
+        assert "prune.steps is 0; it must be at least 1" in output
         assert "convert has unknown imagez" in output
         assert "Traceback" not in output
     assert not (folder / "data/index").exists()

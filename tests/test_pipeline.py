@@ -21,7 +21,7 @@ from bioclip_lite.taxonomy import RANKS
 from checkout import artifacts, planned, repro, settled, sh
 
 pytestmark = pytest.mark.pipeline
-VARIANTS = {"teacher", "student", "pruned", "int8", "tfjs", "control", "random"}
+VARIANTS = {"teacher", "table", "student", "pruned", "int8", "tfjs", "control", "majority", "random"}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_the_report_stands_alone(built: Path, metrics: dict) -> None:
     report = (built / "data/evaluate/report.html").read_text()
     assert "http://" not in report.replace("http://www.w3.org", "")
     assert "<script src" not in report
-    for name in ("Teacher", "Student", "Pruned", "INT8", "Web model", "Control", "Random"):
+    for name in ("Teacher", "Student", "Pruned", "INT8", "Web model", "Control", "Majority", "Random"):
         assert name in report
     for variant in metrics["variants"].values():
         assert f"{100 * variant['top1']['value']:.1f}" in report

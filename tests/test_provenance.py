@@ -24,7 +24,7 @@ from photographs import encoded, picture
 
 pytestmark = pytest.mark.pipeline
 
-EVALUATE = {"predict": 7, "write_report": 1, "evaluate": 1}
+EVALUATE = {"predict": 9, "write_report": 1, "evaluate": 1}
 # What a change of stage prune makes run, and nothing else.
 AFTER_PRUNE = {
     "prune_student": 1,
@@ -33,12 +33,12 @@ AFTER_PRUNE = {
     "quantize": 1,
     "convert_student": 1,
     "convert": 1,
-    "predict": 3,  # pruned, int8, tfjs
+    "predict": 4,  # pruned, int8, tfjs, table
     "write_report": 1,
     "evaluate": 1,
 }
 # What new teacher embeddings of every shard make run besides those.
-AFTER_TRAINING = AFTER_PRUNE | {"train_student": 1, "train_control": 1, "distill": 1, "predict": 7}
+AFTER_TRAINING = AFTER_PRUNE | {"train_student": 1, "train_control": 1, "distill": 1, "predict": 9}
 
 
 def first_stage(jobs: dict[str, int]) -> str | None:
@@ -94,7 +94,7 @@ def test_a_part_of_the_artifacts_is_enough_for_what_reads_it(thin_built: Path, t
         sh(f"dvc pull -q data/shard data/prune data/quantize {ledgers}", folder)
         assert planned(folder, "quantize") == {}
         assert ran(folder, "dvc repro --allow-missing quantize") == {}
-        set_parameter(folder, "quantize.wide_layers", 3)
+        set_parameter(folder, "quantize.images", 3)
         assert ran(folder, engine) == jobs
         assert ran(folder, "dvc repro --allow-missing quantize") == planned(folder, "quantize") == {}
         assert not (folder / "data/teacher").exists() and not (folder / "data/logits").exists()
@@ -112,8 +112,8 @@ def test_a_part_of_the_artifacts_is_enough_for_what_reads_it(thin_built: Path, t
         ("teacher.pretrained.model", "ViT-B-32"),
         ("logits.views", 3),
         ("distill.cosine", 0.5),
-        ("prune.macs", 0.6),
-        ("quantize.wide_layers", 3),
+        ("prune.budget.macs", 0.6),
+        ("quantize.images", 3),
         ("convert.images", 3),
         ("evaluate.examples", 5),
     ],
@@ -134,7 +134,7 @@ def test_a_parameter_runs_the_same_jobs_in_both(twins: tuple[Path, Path], tmp_pa
     ours, theirs = twins
     before = artifacts(ours)
     for folder in twins:
-        set_parameter(folder, "prune.macs", 0.8)
+        set_parameter(folder, "prune.budget.macs", 0.8)
     assert snakemake(ours) == AFTER_PRUNE
     assert repro(theirs) == (["prune", "quantize", "convert", "evaluate"], AFTER_PRUNE)
     assert artifacts(ours) == artifacts(theirs) == from_scratch(ours, tmp_path / "scratch") != before
@@ -146,7 +146,7 @@ def test_times_that_look_right_hide_no_parameter(pulled: Path) -> None:
     for number, stage in enumerate(["photographs", *STAGES, "provenance"]):
         for path in (pulled / "data" / stage).rglob("*"):
             os.utime(path, (1.7e9 + number, 1.7e9 + number))
-    set_parameter(pulled, "prune.macs", 0.8)
+    set_parameter(pulled, "prune.budget.macs", 0.8)
     assert repro(pulled) == (["prune", "quantize", "convert", "evaluate"], AFTER_PRUNE)
     assert settled(pulled)
 
@@ -312,7 +312,7 @@ def test_a_deleted_output_comes_back(pulled: Path, engine: str) -> None:
 
 def test_nothing_is_trusted_without_provenance(pulled: Path) -> None:
     shutil.rmtree(pulled / "data/provenance")
-    set_parameter(pulled, "prune.macs", 0.8)
+    set_parameter(pulled, "prune.budget.macs", 0.8)
     jobs = ran(pulled, "dvc repro")
     assert jobs["write_shard"] == jobs["write_captions"] == jobs["embed_shard"] == 7
     assert {"make_index", "make_teacher", "train_student", "prune_student", "write_report"} <= set(jobs)
@@ -358,7 +358,7 @@ def test_two_changes_at_once_record_every_stage(pulled: Path, tmp_path: Path) ->
 
 def test_a_merge_makes_only_what_neither_branch_had(pulled: Path, tmp_path: Path) -> None:
     sh("git checkout -q -b parameter", pulled)
-    set_parameter(pulled, "quantize.wide_layers", 3)
+    set_parameter(pulled, "quantize.images", 3)
     snakemake(pulled)
     sh(
         "git commit -q -a -m parameter && git checkout -q main && dvc checkout -q && git checkout -q -b photograph",
@@ -379,10 +379,10 @@ def test_a_merge_makes_only_what_neither_branch_had(pulled: Path, tmp_path: Path
 def test_experiments_run_beside_and_inside_the_workspace(pulled: Path) -> None:
     original = artifacts(pulled)
     # A copy has no environments, which stage convert would make first: up to quantize it needs none.
-    assert "Ran experiment" in sh("dvc exp run --temp -S prune.macs=0.8 quantize", pulled)
+    assert "Ran experiment" in sh("dvc exp run --temp -S prune.budget.macs=0.8 quantize", pulled)
     assert artifacts(pulled) == original and settled(pulled)
-    assert "Ran experiment" in sh("dvc exp run -S prune.macs=0.8", pulled)
-    assert yaml.safe_load((pulled / "params.yaml").read_text())["prune"]["macs"] == 0.8
+    assert "Ran experiment" in sh("dvc exp run -S prune.budget.macs=0.8", pulled)
+    assert yaml.safe_load((pulled / "params.yaml").read_text())["prune"]["budget"]["macs"] == 0.8
     assert artifacts(pulled) != original and settled(pulled)
 
 
@@ -503,7 +503,7 @@ def test_no_way_of_linking_lets_a_run_into_the_cache(thin_built: Path, tmp_path:
     folder = checkout.clone(thin_built, tmp_path / "clone", link=link)
     set_parameter(folder, "logits.views", 3)
     snakemake(folder)
-    set_parameter(folder, "prune.macs", 0.8)
+    set_parameter(folder, "prune.budget.macs", 0.8)
     repro(folder)
     assert checkout.cache_is_intact(folder)
     sh("git checkout -q params.yaml dvc.lock && dvc checkout -q", folder)
@@ -533,7 +533,7 @@ def test_files_of_another_user_are_recognised(pulled: Path) -> None:
 @needs_root
 def test_a_user_without_privileges_works_on_links(thin_built: Path, tmp_path: Path) -> None:
     folder = checkout.clone(thin_built, tmp_path / "clone", link="symlink")
-    set_parameter(folder, "prune.macs", 0.8)
+    set_parameter(folder, "prune.budget.macs", 0.8)
     sh("setpriv --bounding-set=-dac_override,-dac_read_search snakemake --cores all evaluate", folder)
     assert checkout.cache_is_intact(folder)
     assert settled(folder)

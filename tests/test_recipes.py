@@ -28,7 +28,7 @@ def shared(thin_built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def colleague(shared: Path, tmp_path: Path) -> Path:
     """Somebody who has made and pushed other results, and has not committed them to git."""
     folder = checkout.clone(shared, tmp_path / "colleague")
-    set_parameter(folder, "prune.macs", 0.8)
+    set_parameter(folder, "prune.budget.macs", 0.8)
     snakemake(folder)
     push(folder)
     return folder
@@ -47,7 +47,7 @@ def test_what_a_colleague_has_made_is_not_made_again(
     shared: Path, colleague: Path, tmp_path: Path, engine: str
 ) -> None:
     folder = checkout.clone(shared, tmp_path / "clone")
-    set_parameter(folder, "prune.macs", 0.8)
+    set_parameter(folder, "prune.budget.macs", 0.8)
     assert checkout.planned(folder) != {}  # a dry run fetches nothing
     assert artifacts(folder) == artifacts(shared)
     assert ran(folder, engine) == {}
@@ -69,13 +69,13 @@ def test_the_way_back_needs_no_remote(shared: Path, tmp_path: Path) -> None:
     folder = checkout.clone(shared, tmp_path / "clone")
     assert snakemake(folder) == {}
     sh("dvc remote remove colleagues", folder)
-    set_parameter(folder, "prune.macs", 0.8)
+    set_parameter(folder, "prune.budget.macs", 0.8)
     snakemake(folder)
     other = artifacts(folder)
-    set_parameter(folder, "prune.macs", 0.7)
+    set_parameter(folder, "prune.budget.macs", 0.7)
     assert snakemake(folder) == {}
     assert artifacts(folder) == artifacts(shared)
-    set_parameter(folder, "prune.macs", 0.8)
+    set_parameter(folder, "prune.budget.macs", 0.8)
     assert repro(folder)[1] == {}
     assert artifacts(folder) == other
     assert settled(folder)
@@ -83,7 +83,7 @@ def test_the_way_back_needs_no_remote(shared: Path, tmp_path: Path) -> None:
 
 def test_what_is_not_the_same_is_made(shared: Path, colleague: Path, tmp_path: Path) -> None:
     folder = checkout.clone(shared, tmp_path / "clone")
-    set_parameter(folder, "prune.macs", 0.8)
+    set_parameter(folder, "prune.budget.macs", 0.8)
     module = folder / "workflow/bioclip_lite/stages/quantize.py"
     module.write_text(f"# a comment\n{module.read_text()}\n_EDITED = True\n")
     jobs = ran(folder, ENGINES[0])
@@ -95,14 +95,14 @@ def test_what_is_not_the_same_is_made(shared: Path, colleague: Path, tmp_path: P
 
 def test_forced_jobs_are_made(shared: Path, colleague: Path, tmp_path: Path) -> None:
     folder = checkout.clone(shared, tmp_path / "clone")
-    set_parameter(folder, "prune.macs", 0.8)
+    set_parameter(folder, "prune.budget.macs", 0.8)
     assert ran(folder, "snakemake --cores all --forcerun prune_student -- prune") == {"prune_student": 1, "prune": 1}
 
 
 def test_a_target_fetches_no_more_than_it_needs(shared: Path, colleague: Path, tmp_path: Path) -> None:
     folder = checkout.clone(shared, tmp_path / "clone")
     before = artifacts(folder)
-    set_parameter(folder, "prune.macs", 0.8)
+    set_parameter(folder, "prune.budget.macs", 0.8)
     assert ran(folder, "snakemake --cores all prune") == {}
     after = artifacts(folder)
     assert {name.split("/")[1] for name in before if before[name] != after[name]} == {"prune"}
@@ -118,7 +118,7 @@ def test_results_that_are_lost_or_damaged_are_made(shared: Path, colleague: Path
     objects[damaged].chmod(0o644)
     objects[damaged].write_bytes(b"garbage")
     folder = checkout.clone(shared, tmp_path / "clone")
-    set_parameter(folder, "prune.macs", 0.8)
+    set_parameter(folder, "prune.budget.macs", 0.8)
     jobs = ran(folder, ENGINES[0])
     assert jobs["prune_student"] == jobs["quantize_student"] == 1
     assert artifacts(folder) == good
@@ -131,7 +131,7 @@ def test_an_entry_for_something_else_is_not_believed(shared: Path, tmp_path: Pat
     shutil.copytree(remote(folder), own)
     sh(f"dvc remote modify colleagues url '{own}'", folder)
     other = hashlib.md5((folder / "data/provenance/caption.json").read_bytes()).hexdigest()
-    set_parameter(folder, "prune.macs", 0.9)
+    set_parameter(folder, "prune.budget.macs", 0.9)
     snakemake(folder, "prune")
     made = hashlib.md5((folder / "data/provenance/prune.json").read_bytes()).hexdigest()
     recipes = json.loads((folder / ".snakemake/bioclip_lite/recipes.json").read_text())
@@ -143,7 +143,7 @@ def test_an_entry_for_something_else_is_not_believed(shared: Path, tmp_path: Pat
         entry.parent.mkdir(parents=True, exist_ok=True)
         entry.write_text(other)
     sh("git checkout -q params.yaml dvc.lock && dvc checkout -q", folder)
-    set_parameter(folder, "prune.macs", 0.9)
+    set_parameter(folder, "prune.budget.macs", 0.9)
     assert ran(folder, "snakemake --cores all prune") == {"prune_student": 1, "prune": 1}
     assert artifacts(folder) == good
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.pipeline
 
 PUSH, PULL = "python -m bioclip_lite push", "python -m bioclip_lite pull"
 MODEL = "data/prune/model/model.safetensors"
-ENVIRONMENTS = (".venv-convert", "packages/react-bio-clip/node_modules")
+ENVIRONMENTS = (".venv-convert", "packages/react-bio-clip/node_modules", "packages/react-bio-clip/dist")
 SAVE = "git add -A && git commit -q -m run && git push -q origin HEAD:refs/heads/$(id -un)"
 LARGE, PARTS, ENOUGH = 200_000, 300, 10  # bytes, files, files that have arrived when a transfer is killed
 
@@ -283,7 +283,7 @@ def test_two_users_with_one_cache_lose_and_make_again_nothing(team: Team, thin_b
     sh("find cache origin.git -type d -exec chmod g+s {} +", team.folder)
     one, two = team.users
     at_one, at_two = settle(one, team, origin, "symlink"), settle(two, team, origin, "copy")
-    checkout.set_parameter(at_one, "prune.macs", 0.8)
+    checkout.set_parameter(at_one, "prune.budget.macs", 0.8)
     checkout.set_parameter(at_two, "logits.views", 3)
 
     # at once: the first fills the cache while the second does, and both add to it

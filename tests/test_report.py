@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bioclip_lite import report
+from bioclip_lite import report, report_doubt
 from bioclip_lite.files import read_json
 from bioclip_lite.stages import evaluate
 from bioclip_lite.taxonomy import RANKS, label_space
@@ -89,6 +89,27 @@ def test_headlines_say_how_many(page: tuple[str, Page, dict[str, Any]]) -> None:
     assert any("2 species without a training photograph (10 test photographs)" in sentence for sentence in sentences)
 
 
+def test_confusion_holds_every_photograph(page: tuple[str, Page, dict[str, Any]]) -> None:
+    table = page[0].partition('<table class="confusion">')[2].partition("</table>")[0]
+    assert sum(map(int, re.findall(r">(\d+)</td>", table))) == 60  # at the species: two are known to genus only
+    assert page[0].count("What each species is taken for") == 1
+
+
+def test_headline_of_back_off_adds_up(page: tuple[str, Page, dict[str, Any]]) -> None:
+    shipped = page[2]["variants"]["tfjs"]
+    first, second = report_doubt.headline(shipped)
+    shares = [float(share) for share in re.findall(r"in (?:<b>)?([\d.]+) %", first)]
+    assert sum(shares) == pytest.approx(100, abs=0.3) and len(shares) == 5
+    assert f"{100 * shipped['back_off']['right']['value']:.1f} %" in first
+    assert "for other species" in second
+    assert "promise kept" in page[0]
+
+
+def test_headline_without_a_promise(page: tuple[str, Page, dict[str, Any]]) -> None:
+    (sentence,) = report_doubt.headline(page[2]["variants"]["random"])
+    assert "cannot promise to be right in 95 %" in sentence and "208 observations" in sentence
+
+
 def test_gain_and_loss_follow_the_sign() -> None:
     def sentence(value: float, low: float, high: float) -> str:
         return report._compared("The student", {"value": value, "ci95": [low, high]}, "over it")
@@ -122,7 +143,7 @@ def test_empty_cases(tmp_path: Path) -> None:
 
 def test_thumbnails_carry_no_metadata(page: tuple[str, Page, dict[str, Any]]) -> None:
     thumbnails = [a.partition(",")[2] for a in page[1].addresses if a.startswith("data:image/jpeg")]
-    assert len(thumbnails) == PARAMS["examples"]
+    assert len(thumbnails) == PARAMS["examples"] + page[0].count('<tr><th scope="row"><img')
     assert all(b"Exif" not in base64.b64decode(thumbnail) for thumbnail in thumbnails)
 
 

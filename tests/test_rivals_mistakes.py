@@ -32,7 +32,7 @@ import torch
 from safetensors.torch import load_file
 
 import lessons
-from bioclip_lite import cache, graph, hub, models, pruning, quantized, training, variants, views
+from bioclip_lite import bundle, cache, graph, hub, models, pruning, quantized, training, variants, views
 from bioclip_lite.__main__ import COMMANDS
 from bioclip_lite.closure import PACKAGE, closure
 from bioclip_lite.errors import UserError
@@ -190,7 +190,8 @@ def test_7_every_figure_says_of_how_many_images_and_classes(data: Path) -> None:
     logits = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
     scores = {name: score(logits, truth.leaf, truth.nodes, labels.node_of_leaf) for name in ("teacher", "student")}
     seen = np.array([True, True, False, False, True, True])
-    found = dict(figures(summarise(scores, truth.nodes, np.arange(6), seen, ("teacher",), 20, 0)))
+    strata = {("seen",): seen, ("unseen",): ~seen}
+    found = dict(figures(summarise(scores, truth.nodes, np.arange(6), strata, ("teacher",), 20, 0)))
     assert len(found) > 30
     for name, figure in found.items():
         assert isinstance(figure["n_images"], int) and isinstance(figure["n_classes"], int), name
@@ -201,19 +202,27 @@ def test_7_every_figure_says_of_how_many_images_and_classes(data: Path) -> None:
 
 def test_8_a_bundle_names_what_it_was_made_of_by_content(data: Path, tmp_path: Path) -> None:
     write_json(data / "teacher" / "model" / "teacher.json", {"identity": "teacher-a", "name": "t", "licence": "mit"})
+    write_json(data / "prune" / "model" / "student.json", {"architecture": "a", "initial_weights": None})
+    (data / "index" / "ATTRIBUTION.csv").write_text("key,file,taxon,licence,attribution\n")
     spec = preprocessing(32)
 
     def made(folder: str, weights: bytes) -> dict[str, Any]:
-        (tmp_path / folder).mkdir(exist_ok=True)
-        (tmp_path / folder / quantized.WEIGHTS_FILE).write_bytes(weights)
-        write_json(tmp_path / folder / FILE, spec)
-        convert._write_taxa(tmp_path, data, tmp_path / folder)
-        return dict(read_json(tmp_path / "bundle.json"))
+        model, made = tmp_path / folder, tmp_path / f"bundle-{len(list(tmp_path.iterdir()))}"
+        for path in (model, made):
+            path.mkdir(exist_ok=True)
+        quantized.save(model, nodes, {"w": np.frombuffer(weights, np.uint8).astype(np.float32)}, {})
+        write_json(model / FILE, spec)
+        write_json(made / "model.json", {"weightsManifest": [], "modelTopology": {"node": []}})
+        text = convert._text(data)
+        sure = {"temperature": 1.0, "thresholds": None, "photographs": 0}
+        convert._describe(made, data, model, text, bundle.make_table(data, text, None), sure)
+        return dict(read_json(made / "bundle.json"))
 
+    nodes: dict[str, Any] = {"input": {"name": "x", "shape": [3, 32, 32]}, "output": "x", "nodes": []}
     first = made("final", b"weights")
     assert first["provenance"]["teacher_identity"] == "teacher-a" and first["preprocess"] == spec
     assert made("renamed", b"weights") == first
-    other = made("final", b"others of the same name")
+    other = made("final", b"strange")  # as many
     assert {key for key in first if first[key] != other[key]} == {"provenance"}
     changed = {key for key, value in first["provenance"].items() if other["provenance"][key] != value}
     assert changed == {"weights_sha256"}
@@ -228,14 +237,16 @@ def test_8_a_bundle_names_what_it_was_made_of_by_content(data: Path, tmp_path: P
 
 def test_9_the_web_model_is_what_node_says_of_the_jpegs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = read_labels(data)
-    model, bundle = data / "quantize" / "model", data / "convert" / "tfjs"
-    for folder in (model, bundle):
-        folder.mkdir(parents=True)
+    model, folder = data / "quantize" / "model", data / "convert" / "tfjs"
+    for path in (model, folder):
+        path.mkdir(parents=True)
     (model / quantized.WEIGHTS_FILE).write_bytes(b"weights")
-    about = {"taxa": [{"id": taxon} for taxon in labels.ids], "text": {"file": "taxa.bin"}}
+    about: dict[str, Any] = {"taxa": [{"id": taxon, "rank": "species"} for taxon in labels.ids]}
+    about |= {"text": {"file": "taxa.bin"}, "temperature": 1.0, "thresholds": None}
     about["provenance"] = {"weights_sha256": variants._sha256(model / quantized.WEIGHTS_FILE)}
-    write_json(bundle / "bundle.json", about)
-    (bundle / "taxa.bin").touch()
+    about |= {"temperature": 1.0, "thresholds": {"level": 0.95, "ranks": {}}}
+    write_json(folder / "bundle.json", about)
+    (folder / "taxa.bin").touch()
     said = np.arange(30, dtype="<f4").reshape(6, 5)
     asked: list[str] = []
 
@@ -251,9 +262,9 @@ def test_9_the_web_model_is_what_node_says_of_the_jpegs(data: Path, monkeypatch:
     # What a simulation would need is not there.
     monkeypatch.setattr(quantized, "load", lambda _: ({}, {}))
     monkeypatch.setattr(graph, "macs", lambda *_: 0)
-    answers = variants.tfjs({"latency_runs": 3}, data, "test", labels)
+    answers = variants.tfjs({"latency_runs": 3}, data, ("test",), labels)
     np.testing.assert_array_equal(np.concatenate(list(answers.blocks)), said)
-    assert asked[:2] == [str(bundle), str(data / "shard" / "test-00000.tar")]
+    assert asked[:2] == [str(folder), str(data / "shard" / "test-00000.tar")]
     assert "Node" in answers.costs["latency_ms"]["runtime"]
 
 
@@ -316,7 +327,7 @@ def test_10_no_damaged_photograph_is_passed_over_in_silence(tmp_path: Path) -> N
 def test_11_a_pruned_student_is_an_ordinary_model_with_a_measured_gain(tmp_path: Path) -> None:
     name, size = "mobilenetv4_conv_small_050", 32
     whole = student(name, {}, size)
-    pruned = pruning.prune(whole, images(8, size), 0.5, 8)
+    pruned = pruning.prune(whole, images(8, size), *pruning.limit(whole, size, {"macs": 0.5}), round_to=8)
     spec = {**models.student_spec(name, {}, 16, size), "reparameterized": True}
     models.save_student(tmp_path / "model", pruned, spec, preprocessing(size))
     loaded, _, _ = models.load_student(tmp_path / "model")

@@ -119,9 +119,25 @@ def test_names_of_nothing_are_refused_with_the_nearest(name: str, says: str) -> 
 
 
 def test_options_that_do_not_fit_are_no_traceback() -> None:
-    for options in ({"embed_dims": [8]}, {"embed_dims": [8, 16]}, {"colour": 1}):
+    for options in ({"embed_dims": [8]}, {"embed_dims": [8, 16]}, {"colour": 1}, {"act_layer": "blue"}):
         with pytest.raises(UserError, match=r"distill\.student_options: timm cannot make fastvit_t8"):
             models.build_student(spec("fastvit_t8", options))
+    for name, options in (("fastvit_t8", {**FASTVIT, "mlp_kernel": 4}), ("mobilenetv4_conv_small", {"mlp_kernel": 3})):
+        with pytest.raises(UserError, match=f"odd number of pixels, and a FastViT .distill.student is {name}"):
+            models.build_student(spec(name, options))
+
+
+def test_a_fastvit_with_smaller_kernels_and_another_activation(tmp_path: Path) -> None:
+    quick_options = {**FASTVIT, "act_layer": "silu", "mlp_kernel": 3}
+    quick = models.build_student(spec("fastvit_t8", quick_options)).eval()
+    kinds = {type(module) for module in quick.modules()}
+    assert nn.SiLU in kinds and nn.GELU not in kinds
+    depthwise = [m for m in quick.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels == m.out_channels]
+    assert {m.kernel_size for m in depthwise} <= {(1, 1), (3, 3)}
+    models.save_student(tmp_path / "m", quick, spec("fastvit_t8", quick_options), preprocessing(64))
+    loaded, _, _ = models.load_student(tmp_path / "m")
+    with torch.inference_mode():
+        assert torch.equal(loaded(pixels()), quick(pixels()))
 
 
 def test_a_student_starts_from_the_image_tower_of_a_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from bioclip_lite import cache, costs, models, predictions, variants
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, write_json
+from bioclip_lite.files import write_json
 from bioclip_lite.labels import Labels, read_labels
 from bioclip_lite.preprocess import preprocess, preprocessing
 from bioclip_lite.shards import ShardSet
@@ -53,7 +53,8 @@ def test_a_student_answers_in_the_space_of_its_teacher(tmp_path: Path, labels: L
     model = save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
     found, cost = answers(tmp_path, "student")
     shards = ShardSet(tmp_path, "test")
-    assert sorted(found) == sorted(shards.keys) and len(found) == 80  # more than one batch
+    calibration = ShardSet(tmp_path, "calibration")
+    assert sorted(found) == sorted([*calibration.keys, *shards.keys]) and len(shards) == 80  # more than one batch
     text = cache.read_taxa(tmp_path / "logits" / "taxa.safetensors").text
     for row in (0, 79):
         pixels = torch.from_numpy(preprocess(shards.image(row), preprocessing(32)))[None]
@@ -85,7 +86,7 @@ def test_the_control_answers_without_the_text_matrix(tmp_path: Path, labels: Lab
     save_student(tmp_path / "distill" / "control", len(labels.ids), None)
     (tmp_path / "logits" / "taxa.safetensors").unlink()
     found, cost = answers(tmp_path, "control")
-    assert len(found) == 80 and cost["table_bytes"] == 0
+    assert set(ShardSet(tmp_path, "test").keys) < set(found) and cost["table_bytes"] == 0
 
 
 def test_a_control_for_other_taxa_is_refused(tmp_path: Path, labels: Labels) -> None:
@@ -102,7 +103,7 @@ def test_a_text_matrix_for_other_taxa_is_refused(tmp_path: Path, labels: Labels)
         evaluate.run(PARAMS, tmp_path, "student")
 
 
-@pytest.mark.parametrize("variant", ["teacher", "student", "pruned", "int8", "tfjs", "control"])
+@pytest.mark.parametrize("variant", ["teacher", "table", "student", "pruned", "int8", "tfjs", "control"])
 def test_what_is_missing_is_named(tmp_path: Path, labels: Labels, variant: str) -> None:
     with pytest.raises(UserError, match="is missing"):
         evaluate.run(PARAMS, tmp_path, variant)
@@ -114,13 +115,39 @@ def test_a_bundle_for_other_taxa_or_weights_is_refused(tmp_path: Path, labels: L
     weights.parent.mkdir(parents=True)
     save_file({"w": np.zeros(1, np.float32)}, weights)
     bundle = tmp_path / "convert" / "tfjs" / "bundle.json"
-    about = {"taxa": [{"id": taxon} for taxon in labels.ids], "provenance": {"weights_sha256": "0" * 64}}
+    taxa = [{"id": taxon, "rank": "species"} for taxon in labels.ids]
+    about = {"taxa": taxa, "provenance": {"weights_sha256": "0" * 64}}
     write_json(bundle, about)
     with pytest.raises(UserError, match="was not made from the weights in"):
         evaluate.run(PARAMS, tmp_path, "tfjs")
-    write_json(bundle, {**about, "taxa": read_json(bundle)["taxa"][::-1]})
-    with pytest.raises(UserError, match="answers among other taxa"):
-        evaluate.run(PARAMS, tmp_path, "tfjs")
+    for others in (taxa[1:], [*taxa, {"id": "0" * 16, "rank": "species"}]):
+        write_json(bundle, {**about, "taxa": others})
+        with pytest.raises(UserError, match="answers among other taxa"):
+            evaluate.run(PARAMS, tmp_path, "tfjs")
+
+
+def test_the_teacher_answers_from_the_table_that_ships(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, labels: Labels
+) -> None:
+    """In the order of the taxa, whatever that of the bundle."""
+    order = [2, 0, 3, 1]
+    taxa = [{"id": labels.ids[i], "ranks": list(labels.leaves[i]), "rank": "species"} for i in order]
+    bundle = tmp_path / "convert" / "tfjs"
+    write_json(bundle / "bundle.json", {"taxa": taxa, "text": {"file": "taxa.bin", "rows": 4, "columns": DIMENSIONS}})
+    integers = np.arange(4 * DIMENSIONS, dtype=np.int8).reshape(4, DIMENSIONS)
+    scales = np.array([1, 2, 3, 4], "<f4")
+    (bundle / "taxa.bin").write_bytes(scales.tobytes() + integers.tobytes())
+    seen: list[cache.Taxa] = []
+
+    def taught(params: object, data: object, splits: object, taxa: cache.Taxa) -> variants.Answers:
+        seen.append(taxa)
+        return variants.Answers(["a"], iter([np.zeros((1, 4), np.float32)]), {"table_bytes": 96, "bytes": 7})
+
+    monkeypatch.setattr(variants, "_taught", taught)
+    found = variants.table(PARAMS, tmp_path, ("test",), labels)
+    np.testing.assert_array_equal(seen[0].text[order], integers * scales[:, None])
+    assert found.costs == {"table_bytes": 4 * 4 + 4 * DIMENSIONS, "bytes": 7}
+    np.testing.assert_array_equal(next(found.blocks), np.zeros((1, 4)))
 
 
 def test_node_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

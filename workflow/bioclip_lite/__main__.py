@@ -21,6 +21,7 @@ COMMANDS = {
     "pull": "fetch artifacts from a remote, naming what is damaged there",
     "captioner": "train a small CoCa that describes photographs, or fine-tune one",
     "verify-cache": "embed some views again and compare them with the teacher cache",
+    "predict": "name what is on photographs, as CSV",
     "plan": "what a larger collection would take: shards, jobs, bytes and hours",
 }
 HINTS = {

@@ -1,6 +1,7 @@
 """What one answer costs: parameters, multiply-accumulates, bytes, milliseconds."""
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -13,11 +14,27 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 _WARM_UP = 5
+_TRIES = 5  # of a comparison that is not decided
 
 
 def parameters(model: nn.Module) -> int:
     """Numbers that were learned: weights and biases, not the running statistics of batch normalisation."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def int8_bytes(model: nn.Module) -> int:
+    """About what a model is with INT8 weights: a byte each, four for every output of a layer and for all other numbers.
+
+    Batch normalisation and layer scales (named gamma) count nothing, they are folded into the layers.
+    """
+    total, counted = 0, set()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            total += module.weight.numel() + 4 * len(module.weight)
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
+            counted |= set(module.parameters())
+    rest = (p for name, p in model.named_parameters() if p not in counted and not name.endswith("gamma"))
+    return total + 4 * sum(p.numel() for p in rest)
 
 
 @torch.inference_mode()
@@ -55,6 +72,49 @@ def latency(forward: Callable[[torch.Tensor], Any], image: torch.Tensor, runs: i
         "threads": 1,
         "batch": 1,
     }
+
+
+@torch.inference_mode()
+def race(before: nn.Module, after: nn.Module, image: torch.Tensor, rounds: int) -> dict[str, Any]:
+    """How long ``after`` takes for ``image`` (1, 3, height, width), as a multiple of ``before``, on one thread.
+
+    The two take turns, and what counts is the time that this thread had the processor, so that neither a slower minute
+    of the machine nor other work on it decides. ``ratio`` is the median of the rounds, ``low`` and ``high`` the limits
+    of its 95 % confidence interval (order statistics), ``n`` the rounds that were needed: it starts again, four times
+    at most, while the interval includes 1. ``faster``: the ratio is below 1. ``before_ms``, ``after_ms``: the medians.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    seconds: dict[str, list[float]] = {"before": [], "after": []}
+    runners = {"before": before, "after": after}
+    try:
+        for _ in range(_WARM_UP):
+            before(image), after(image)
+        for _ in range(_TRIES):
+            for number in range(rounds):
+                for name in ("before", "after") if number % 2 else ("after", "before"):
+                    seconds[name].append(_thread_time(runners[name], image))
+            found = _median([b / a for a, b in zip(seconds["before"], seconds["after"], strict=True)])
+            if not found["low"] <= 1 <= found["high"]:
+                break
+    finally:
+        torch.set_num_threads(threads)
+    times = {f"{name}_ms": 1000 * statistics.median(each) for name, each in seconds.items()}
+    return {"runtime": "PyTorch, CPU", "threads": 1, "batch": 1, **found, **times, "faster": found["ratio"] < 1}
+
+
+def _thread_time(model: nn.Module, image: torch.Tensor) -> float:
+    start = time.thread_time()
+    model(image)
+    return time.thread_time() - start
+
+
+def _median(values: list[float]) -> dict[str, float]:
+    """Of the binomial distribution of how many of n values lie below the median, by its normal approximation."""
+    ordered, n = sorted(values), len(values)
+    half = 0.98 * math.sqrt(n)
+    low, high = ordered[max(0, math.floor(n / 2 - half))], ordered[min(n - 1, math.ceil(n / 2 + half))]
+    return {"ratio": statistics.median(ordered), "low": low, "high": high, "n": n}
 
 
 def stored(paths: Iterable[Path]) -> int:

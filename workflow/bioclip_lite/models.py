@@ -23,8 +23,11 @@ from open_clip.model import CustomTextCLIP
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.layers import resample_abs_pos_embed
+from timm.layers import Attention as ViTAttention
+from timm.layers import get_act_layer, resample_abs_pos_embed
 from timm.models.fastvit import Attention as FastVitAttention
+from timm.models.fastvit import ConvMlp
+from timm.models.tiny_vit import Attention as TinyViTAttention
 from timm.utils.model import reparameterize_model
 from torch import nn
 
@@ -67,6 +70,48 @@ class PrunableAttention(FastVitAttention):
         return x.transpose(-2, -1).reshape(b, -1, h, w)
 
 
+class PrunableViTAttention(ViTAttention):
+    """timm's attention of ViTs, whose scores keep the architecture's scale when the heads lose dimensions.
+
+    The numbers are the same as timm's, whose fused attention takes the scale from the dimensions that it finds.
+    """
+
+    def forward(self, x: torch.Tensor, attn_mask: torch.Tensor | None = None, is_causal: bool = False) -> torch.Tensor:
+        """(batch, tokens, channels) to the same shape."""
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = self.q_norm(q), self.k_norm(k)
+        dropout = self.attn_drop.p if self.training else 0.0
+        mixed = nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=attn_mask, dropout_p=dropout, is_causal=is_causal, scale=self.scale
+        )
+        mixed = self.norm(mixed.transpose(1, 2).reshape(b, n, self.attn_dim))
+        if self.gate is not None:
+            mixed = mixed * self.gate(x).sigmoid()
+        return self.proj_drop(self.proj(mixed))
+
+
+class PrunableTinyViTAttention(TinyViTAttention):
+    """TinyViT's attention, likewise."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch x windows, tokens, channels) to the same shape."""
+        bias = self.get_attention_biases(x.device)
+        b, n, _ = x.shape
+        qkv = self.qkv(self.norm(x)).view(b, n, self.num_heads, -1)
+        q, k, v = (part.transpose(1, 2) for part in qkv.split([self.key_dim, self.key_dim, self.val_dim], dim=3))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+        return self.proj(mixed.transpose(1, 2).reshape(b, n, self.out_dim))
+
+
+# timm's attention to the same with heads that can be pruned: other reshapes, or another place for the scale.
+_PRUNABLE: dict[type, type] = {
+    FastVitAttention: PrunableAttention,
+    ViTAttention: PrunableViTAttention,
+    TinyViTAttention: PrunableTinyViTAttention,
+}
+
+
 def student_spec(
     architecture: str,
     options: dict[str, Any],
@@ -74,12 +119,14 @@ def student_spec(
     image_size: int,
     trained_on: str | None = None,
     initial_weights: dict[str, Any] | None = None,
+    teachers: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of a ``student.json`` for a student that is neither re-parameterised nor pruned.
 
     ``outputs`` is the length of the embedding (of the logits, for the control); ``image_size`` in pixels;
     ``trained_on`` the identity of the teacher whose space the student answers in; ``initial_weights`` where the weights
-    that it started from come from, as hub.Weights.about says it, None for random ones.
+    that it started from come from, as hub.Weights.about says it, None for random ones; ``teachers`` the names of those
+    whose caches taught it.
     """
     return {
         "architecture": architecture,
@@ -90,6 +137,7 @@ def student_spec(
         "shapes": {},
         "trained_on": trained_on,
         "initial_weights": initial_weights,
+        "teachers": list(teachers),
     }
 
 
@@ -99,6 +147,8 @@ def build_student(spec: dict[str, Any]) -> nn.Module:
     Maps float32 (batch, 3, image_size, image_size) to float32 (batch, outputs), an embedding that is not normalised.
     The name of an open_clip model with a timm image tower (MobileCLIP2-S0 ...) stands for that tower; its projection is
     a linear last layer. Models that are made for one size of images (ViT) are made for this one.
+    Options are timm's. ``act_layer`` may be a name (relu, silu, gelu ...) for every model; ``mlp_kernel`` is the side
+    of the depthwise convolutions in FastViT's MLPs, 7 unless it is given. Both decide how fast a browser is.
     Raises UserError if neither library knows the architecture, or timm an option.
     """
     name, outputs = spec["architecture"], spec["outputs"]
@@ -107,15 +157,34 @@ def build_student(spec: dict[str, Any]) -> nn.Module:
     if published is not None and published.fixed_input_size:
         own["img_size"] = spec["image_size"]
     options = {**own, **spec["options"]}
+    kernel = options.pop("mlp_kernel", None)
     try:
+        if isinstance(options.get("act_layer"), str):
+            options["act_layer"] = get_act_layer(options["act_layer"])
         model = timm.create_model(tower, pretrained=False, num_classes=outputs, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
         why = str(error) or type(error).__name__
-        raise UserError(f"distill.student_options: timm cannot make {name} with {options}: {why}") from error
+        raise UserError(f"distill.student_options: timm cannot make {name} with {spec['options']}: {why}") from error
+    if kernel is not None:
+        _set_mlp_kernel(model, name, kernel)
     for module in model.modules():
-        if type(module) is FastVitAttention:
-            module.__class__ = PrunableAttention
+        module.__class__ = _PRUNABLE.get(type(module), type(module))
     return reparameterize(model) if spec["reparameterized"] else model
+
+
+def _set_mlp_kernel(model: nn.Module, name: str, side: int) -> None:
+    layers = [module.conv for module in model.modules() if isinstance(module, ConvMlp)]
+    if not layers or type(side) is not int or side < 1 or side % 2 == 0:
+        raise UserError(
+            f"distill.student_options: mlp_kernel is {side!r}; it takes an odd number of pixels, and a FastViT "
+            f"(distill.student is {name})"
+        )
+    for layer in layers:
+        old = layer.conv
+        layer.conv = nn.Conv2d(
+            old.in_channels, old.out_channels, side, padding=side // 2, groups=old.groups, bias=old.bias is not None
+        )
+        nn.init.trunc_normal_(layer.conv.weight, std=0.02)  # as timm does with those it makes
 
 
 def timm_model(name: str) -> tuple[str, dict[str, Any]]:
@@ -179,6 +248,8 @@ def _shape(module: nn.Module) -> dict[str, int] | None:
         return {"channels": module.num_features}
     if isinstance(module, nn.LayerNorm):
         return {"channels": module.normalized_shape[-1]}
+    if isinstance(module, TinyViTAttention):
+        return {"heads": module.num_heads, "key_dim": module.key_dim, "val_dim": module.val_dim}
     if hasattr(module, "qkv") and hasattr(module, "num_heads") and hasattr(module, "head_dim"):
         return {"heads": int(module.num_heads), "head_dim": int(module.head_dim)}  # type: ignore[arg-type]
     return None
@@ -193,6 +264,9 @@ def _set_shape(module: nn.Module, shape: dict[str, int]) -> None:
         module.num_features = shape["channels"]
     elif isinstance(module, nn.LayerNorm):
         module.normalized_shape = (*module.normalized_shape[:-1], shape["channels"])
+    elif isinstance(module, TinyViTAttention):
+        module.num_heads, module.key_dim, module.val_dim = shape["heads"], shape["key_dim"], shape["val_dim"]
+        module.out_dim = module.num_heads * module.val_dim
     else:
         heads, head_dim = shape["heads"], shape["head_dim"]
         module.num_heads, module.head_dim = heads, head_dim  # type: ignore[assignment]

@@ -90,6 +90,8 @@ def _explain(error: ValidationError, above: tuple[str, ...] = ()) -> str:
         "minItems": lambda: f"a list of at least {schema['minItems']}",
         "maxItems": lambda: f"a list of at most {schema['maxItems']}",
         "uniqueItems": lambda: "a list without repetitions",
+        "minProperties": lambda: f"one of {', '.join(schema['properties'])} with a number",
+        "maxProperties": lambda: f"one of {', '.join(schema['properties'])}, not several",
         "minLength": lambda: "a text that is not empty",
         "multipleOf": lambda: f"a multiple of {schema['multipleOf']}",
         "pattern": lambda: f"of the form {schema['pattern']}",

@@ -13,11 +13,13 @@ from bioclip_lite.taxonomy import RANKS
 # variant -> colour, marker, line; shape and line tell the variants apart in black and white too
 _LOOK = {
     "teacher": ("#000000", "s", "-"),
+    "table": ("#777777", "s", ":"),
     "student": ("#0072B2", "o", "-"),
     "pruned": ("#56B4E9", "^", "-"),
     "int8": ("#E69F00", "v", "-"),
     "tfjs": ("#D55E00", "D", "-"),
     "control": ("#009E73", "P", "--"),
+    "majority": ("#b0a060", "*", ":"),
     "random": ("#8a8a8a", "X", ":"),
 }
 _OTHER = ("#CC79A7", "*", "-")
@@ -73,7 +75,8 @@ def accuracy_by_size(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[
     with rc_context(_STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.add_subplot()
-        placed = []
+        placed: list[float] = []
+        baselines = 0
         for variant, metrics in variants.items():
             colour, marker, _ = _LOOK.get(variant, _OTHER)
             top1 = metrics["top1"]
@@ -83,7 +86,7 @@ def accuracy_by_size(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[
                 axes.axhline(100 * top1["value"], color=colour, linestyle=":", linewidth=1)
                 axes.annotate(
                     labels.get(variant, variant),
-                    (0.995, 100 * top1["value"]),
+                    (0.995 - 0.16 * baselines, 100 * top1["value"]),  # side by side: their values are close
                     xycoords=("axes fraction", "data"),
                     xytext=(0, 3),
                     textcoords="offset points",
@@ -91,6 +94,7 @@ def accuracy_by_size(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[
                     ha="right",
                     fontsize=9,
                 )
+                baselines += 1
                 continue
             megabytes = (metrics["bytes"] + (metrics.get("table_bytes") or 0)) / 1e6
             axes.errorbar(
@@ -119,6 +123,42 @@ def accuracy_by_size(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[
         axes.set_xlabel("model and taxon table (MB, log scale)")
         axes.set_ylabel("species right (%)")
         return _png(figure)
+
+
+def back_off(levels: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """How far down the tree a model answers at each promised level (``backoff.operating_curve``); a PNG file."""
+    parts = (("species", "#0072B2", ""), ("genus", "#56B4E9", "//"), ("family", "#E69F00", ".."),
+             ("higher", "#c9c9c9", ""), ("nothing", "#ffffff", ""))  # fmt: skip
+    with rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE)
+        axes = figure.add_subplot()
+        places = range(len(levels))
+        below = [0.0] * len(levels)
+        for part, colour, hatch in parts:
+            shares = [100 * _share(point, part) for point in levels.values()]
+            axes.bar(
+                places, shares, 0.7, below, label=part, color=colour, hatch=hatch, edgecolor="#555555", linewidth=0.6
+            )
+            below = [low + share for low, share in zip(below, shares, strict=True)]
+        for place, point in zip(places, levels.values(), strict=True):
+            if point["right"] is not None:
+                axes.text(place, 101.5, f"{100 * point['right']:.1f}", ha="center", fontsize=9, color="#555555")
+        if not levels:
+            axes.text(0.5, 0.5, "no level can be promised", ha="center", transform=axes.transAxes)
+        axes.set_xticks(places, [f"{100 * float(level):g}" for level in levels])
+        axes.set_ylim(0, 108)
+        axes.set_xlabel("promised share of answers that are right (%)")
+        axes.set_ylabel("photographs (%)")
+        figure.legend(loc="outside upper center", ncols=5, fontsize=9, columnspacing=1.2, handletextpad=0.5)
+        return _png(figure)
+
+
+def _share(point: Mapping[str, Any], part: str) -> float:
+    if part == "nothing":
+        return 1 - float(point["answered"])
+    if part == "higher":
+        return sum(float(point[rank]) for rank in RANKS[:-3])
+    return float(point[part])
 
 
 def _whiskers(rows: list[Mapping[str, Any]]) -> list[list[float]]:

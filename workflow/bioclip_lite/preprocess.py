@@ -6,7 +6,7 @@ It is described by ``preprocess.json``, which travels with every model::
 
 ``resize`` "shortest" scales the shortest side to ``size`` and cuts the centre (CLIP); "squash" scales both sides to
 ``size`` and ignores the aspect ratio (SigLIP). Resampling is Pillow's antialiased one on 8-bit pixels, which
-``packages/react-bio-clip/src/preprocess.js`` reproduces bit for bit.
+``packages/react-bio-clip/src/core/preprocess.ts`` reproduces bit for bit.
 """
 
 import os

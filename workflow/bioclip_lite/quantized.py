@@ -1,6 +1,6 @@
 """The folder of a quantised student: ``graph.json`` (nodes and grids) and ``weights.safetensors``.
 
-Quantised tensors are stored as the integers of their grid, the others (biases) as float32. Imported by the main
+Quantised tensors are stored as the integers of their grid, others (there are none now) as float32. Imported by the main
 environment and by the converter's, so it needs NumPy and safetensors only::
 
     graph, weights = quantized.load("data/quantize/model")

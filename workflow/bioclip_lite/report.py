@@ -7,23 +7,24 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from bioclip_lite import report_doubt
+from bioclip_lite.report_text import (
+    DASH,
+    LABELS,
+    SHIPPED,
+    VARIANTS,
+    bracket,
+    cell,
+    count_of,
+    interval,
+    milliseconds,
+    percent,
+    points,
+    points_interval,
+    quantity,
+    size,
+)
 from bioclip_lite.taxonomy import RANKS
-
-# variant -> name and what it is
-VARIANTS = {
-    "teacher": ("Teacher", "the CLIP model that the others learn from"),
-    "student": ("Student", "the small network, distilled from the teacher, float32"),
-    "pruned": ("Pruned", "the student with channels removed and trained on, float32"),
-    "int8": ("INT8", "the pruned student on the 8-bit grid, computed in PyTorch"),
-    "tfjs": ("Web model", "the files that ship: TensorFlow.js, run in Node on the JPEG files"),
-    "control": ("Control", "the student's network trained on labels alone, without a teacher"),
-    "random": ("Random", "a species drawn by lot"),
-}
-LABELS = {variant: name for variant, (name, _) in VARIANTS.items()}
-SHIPPED = "tfjs"
-
-_DASH = "\u2013"
-_MINUS = "\u2212"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,17 @@ class Weak:
     images: int
     right: int
     mistaken: Sequence[tuple[Name, int]]  # most frequent wrong answers
+    jpeg: bytes  # a thumbnail of a photograph that it gets wrong
+    credit: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What the shipped model takes the m groups of one rank for."""
+
+    rank: str
+    names: Sequence[str]
+    counts: Sequence[Sequence[int]]  # m rows of truth; m columns of answers and one for all other groups
 
 
 @dataclass(frozen=True)
@@ -74,13 +86,14 @@ def render(
     sample: Sample,
     examples: Sequence[Example],
     weakest: Sequence[Weak],
+    confusion: Confusion | None,
 ) -> str:
     """The whole page.
 
     Args:
         metrics: the content of metrics.json.
-        figures: PNG files "per_rank" and "accuracy_by_size".
-        sample, examples, weakest: what metrics.json does not hold; the last two may be empty.
+        figures: PNG files "per_rank", "accuracy_by_size" and, where anything is promised, "back_off".
+        sample, examples, weakest, confusion: what metrics.json does not hold; all but the first may be empty.
     """
     variants, protocol = metrics["variants"], metrics["protocol"]
     body = "\n".join(
@@ -88,9 +101,12 @@ def render(
         for section in (
             _head(variants, protocol),
             _variant_table(variants),
-            _figures(variants, figures),
+            _figures(variants, figures, ("per_rank", "accuracy_by_size")),
             _rank_table(variants),
+            report_doubt.back_off(variants, _figures(variants, figures, ("back_off",))),
+            report_doubt.errors(variants),
             _strata(variants),
+            _confusion(confusion),
             _examples(examples),
             _weakest(weakest),
             _about(variants, protocol, sample),
@@ -112,56 +128,6 @@ def _unbroken(body: str) -> str:
     return re.sub(r"(?<=\d) (?=%|[kMG]?B\b|ms\b|[kMG]\b)", "&nbsp;", body)
 
 
-# ---- numbers as text
-
-
-def percent(value: float | None) -> str:
-    return _DASH if value is None else f"{100 * value:.1f}"
-
-
-def _range(row: Mapping[str, Any]) -> str:
-    return "" if row["ci95"] is None else _DASH.join(percent(bound) for bound in row["ci95"])
-
-
-def points(value: float | None) -> str:
-    """A difference in percentage points, with its sign."""
-    if value is None:
-        return _DASH
-    text = f"{100 * value:+.1f}"
-    return text.replace("-", _MINUS) if float(text) else "0.0"
-
-
-def _points_range(row: Mapping[str, Any]) -> str:
-    return "" if row["ci95"] is None else f"{points(row['ci95'][0])} to {points(row['ci95'][1])}"
-
-
-def size(count: float | None) -> str:
-    """Bytes in decimal units."""
-    if not count:
-        return _DASH
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:.0f} {unit}"
-    return f"{count:.0f} bytes"
-
-
-def _quantity(count: float | None) -> str:
-    if not count:
-        return _DASH
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
-    return f"{count:.0f}"
-
-
-def _milliseconds(value: float | None) -> str:
-    return _DASH if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _count(number: int, singular: str, plural: str | None = None) -> str:
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
-
-
 def _stored(variant: Mapping[str, Any]) -> float | None:
     """Bytes of model and taxon table."""
     return variant["bytes"] + (variant.get("table_bytes") or 0) if variant.get("bytes") else None
@@ -176,20 +142,22 @@ def _head(variants: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
     latency = shipped.get("latency_ms") or {}
     cards = [
         _card(
-            "Species right", _with_unit(percent(top1["value"]), " %"), f"95 % interval {_range(top1) or 'not known'}"
+            "Species right", _with_unit(percent(top1["value"]), " %"), f"95 % interval {interval(top1) or 'not known'}"
         ),
         _card(
-            "Family right", _with_unit(percent(family["value"]), " %"), f"95 % interval {_range(family) or 'not known'}"
+            "Family right",
+            _with_unit(percent(family["value"]), " %"),
+            f"95 % interval {interval(family) or 'not known'}",
         ),
         _card("Size", size(_stored(shipped)), f"teacher {size(_stored(teacher))}"),
         _card(
-            "Time per photograph", _with_unit(_milliseconds(latency.get("median")), " ms"), latency.get("runtime", "")
+            "Time per photograph", _with_unit(milliseconds(latency.get("median")), " ms"), latency.get("runtime", "")
         ),
     ]
     lead = (
-        f"Web model on {_count(protocol['n_images'], 'test photograph')} of "
-        f"{_count(protocol['n_groups'], 'observation')}; it chooses among "
-        f"{_count(protocol['label_space'], 'taxon', 'taxa')}."
+        f"Web model on {count_of(protocol['n_images'], 'test photograph')} of "
+        f"{count_of(protocol['n_groups'], 'observation')}; it chooses among "
+        f"{count_of(protocol['label_space'], 'taxon', 'taxa')}."
     )
     sentences = "".join(f"<li>{sentence}</li>" for sentence in headlines(variants))
     return (
@@ -203,7 +171,7 @@ def _card(title: str, value: str, note: str) -> str:
 
 
 def _with_unit(number: str, unit: str) -> str:
-    return number if number == _DASH else f"{number}{unit}"
+    return number if number == DASH else f"{number}{unit}"
 
 
 def headlines(variants: Mapping[str, Any]) -> list[str]:
@@ -214,15 +182,16 @@ def headlines(variants: Mapping[str, Any]) -> list[str]:
     if top1["value"] is not None:
         found.append(
             f"The web model names the species right for <b>{percent(top1['value'])} %</b> of "
-            f"{_count(top1['n_images'], 'photograph')} of {_count(top1['n_classes'], 'species', 'species')}"
-            f"{_bracket('95 % interval ', _range(top1))}; for {percent(top5['value'])} % the species is among its "
+            f"{count_of(top1['n_images'], 'photograph')} of {count_of(top1['n_classes'], 'species', 'species')}"
+            f"{bracket('95 % interval ', interval(top1))}; for {percent(top5['value'])} % the species is among its "
             f"first five answers. The teacher reaches {percent(variants['teacher']['top1']['value'])} %."
         )
+    found += report_doubt.headline(shipped)
     family = shipped["per_rank"]["family"]
     if family["value"] is not None:
         found.append(
-            f"The family is right for <b>{percent(family['value'])} %</b>{_bracket('', _range(family))} of "
-            f"{_count(family['n_images'], 'photograph')} of {_count(family['n_classes'], 'family', 'families')}."
+            f"The family is right for <b>{percent(family['value'])} %</b>{bracket('', interval(family))} of "
+            f"{count_of(family['n_images'], 'photograph')} of {count_of(family['n_classes'], 'family', 'families')}."
         )
     gain = variants["student"]["difference_to"]["control"]["top1"]
     if gain["value"] is not None:
@@ -240,8 +209,8 @@ def headlines(variants: Mapping[str, Any]) -> list[str]:
     if unseen["value"] is not None:
         relatives = shipped["strata"]["unseen"]["family"]
         found.append(
-            f"Of {_count(unseen['n_classes'], 'species', 'species')} without a training photograph "
-            f"({_count(unseen['n_images'], 'test photograph')}) it names {percent(unseen['value'])} % to species and "
+            f"Of {count_of(unseen['n_classes'], 'species', 'species')} without a training photograph "
+            f"({count_of(unseen['n_images'], 'test photograph')}) it names {percent(unseen['value'])} % to species and "
             f"{percent(relatives['value'])} % to family."
         )
     return found
@@ -255,12 +224,8 @@ def _compared(who: str, difference: Mapping[str, Any], against: str) -> str:
     if not float(percent(value)):
         amount, unsure = "<b>neither gains nor loses</b> points", ""
     return (
-        f"{who} {amount} of species accuracy {against}{_bracket('95 % interval ', _points_range(difference), unsure)}."
+        f"{who} {amount} of species accuracy {against}{bracket('95 % interval ', points_interval(difference), unsure)}."
     )
-
-
-def _bracket(before: str, text: str, after: str = "") -> str:
-    return f" ({before}{text}{after})" if text else ""
 
 
 def _variant_table(variants: Mapping[str, Any]) -> str:
@@ -274,24 +239,24 @@ def _variant_table(variants: Mapping[str, Any]) -> str:
         latency = metrics.get("latency_ms") or {}
         table = metrics.get("table_bytes")
         cells = (
-            _cell(percent(metrics["top1"]["value"]), _range(metrics["top1"])),
-            _cell(percent(metrics["top5"]["value"]), _range(metrics["top5"])),
-            _cell(points(difference["value"]), _points_range(difference)) if difference else _cell(_DASH),
-            _cell(percent(agreement["value"]), _range(agreement)) if agreement else _cell(_DASH),
-            _cell(size(metrics.get("bytes")), f"+ {size(table)} taxa" if table else ""),
-            _cell(
-                _quantity(metrics.get("macs")),
-                f"{_quantity(metrics['params'])} parameters" if metrics.get("params") else "",
+            cell(percent(metrics["top1"]["value"]), interval(metrics["top1"])),
+            cell(percent(metrics["top5"]["value"]), interval(metrics["top5"])),
+            cell(points(difference["value"]), points_interval(difference)) if difference else cell(DASH),
+            cell(percent(agreement["value"]), interval(agreement)) if agreement else cell(DASH),
+            cell(size(metrics.get("bytes")), f"+ {size(table)} taxa" if table else ""),
+            cell(
+                quantity(metrics.get("macs")),
+                f"{quantity(metrics['params'])} parameters" if metrics.get("params") else "",
             ),
-            _cell(
-                _milliseconds(latency.get("median")),
-                f"minimum {_milliseconds(latency['min'])}" if latency else "",
+            cell(
+                milliseconds(latency.get("median")),
+                f"minimum {milliseconds(latency['min'])}" if latency else "",
                 latency.get("runtime", ""),
             ),
         )
         tds = "".join(
-            f'<td data-label="{label}"{" class=none" if cell == _DASH else ""}>{cell}</td>'
-            for label, cell in zip(header[1:], cells, strict=True)
+            f'<td data-label="{label}"{" class=none" if content == DASH else ""}>{content}</td>'
+            for label, content in zip(header[1:], cells, strict=True)
         )
         shipped = ' class="shipped"' if variant == SHIPPED else ""
         rows.append(f'<tr{shipped}><th scope="row">{escape(name)}<small>{escape(what)}</small></th>{tds}</tr>')
@@ -300,8 +265,8 @@ def _variant_table(variants: Mapping[str, Any]) -> str:
         "<section><h2>The same photographs, every model</h2>"
         f'<table class="variants"><thead><tr>{"".join(f"<th scope=col>{h}</th>" for h in header)}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
-        f'<p class="caption">{_count(top1["n_images"], "photograph")} whose species is known, '
-        f"{_count(top1['n_classes'], 'species', 'species')}. Small print: 95 % intervals. Operations: "
+        f'<p class="caption">{count_of(top1["n_images"], "photograph")} whose species is known, '
+        f"{count_of(top1['n_classes'], 'species', 'species')}. Small print: 95 % intervals. Operations: "
         f"multiply-accumulates for one photograph. Time: median{_runs(variants)} for one photograph on one "
         "thread, without decoding and scaling it; compare times of one runtime only.</p></section>"
     )
@@ -312,11 +277,7 @@ def _runs(variants: Mapping[str, Any]) -> str:
     return f" of {' or '.join(map(str, sorted(runs)))} runs" if runs else ""
 
 
-def _cell(value: str, *small: str) -> str:
-    return escape(value) + "".join(f"<small>{escape(line)}</small>" for line in small if line)
-
-
-def _figures(variants: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
+def _figures(variants: Mapping[str, Any], figures: Mapping[str, bytes], names: Sequence[str]) -> str:
     top1 = variants[SHIPPED]["top1"]
     captions = {
         "per_rank": (
@@ -325,17 +286,22 @@ def _figures(variants: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         ),
         "accuracy_by_size": (
             "Share of photographs whose species is right, by size",
-            f"n = {_count(top1['n_images'], 'photograph')}. Dotted: the baseline that stores nothing. "
+            f"n = {count_of(top1['n_images'], 'photograph')}. Dotted: baselines that store nothing. "
             "Bars: 95 % intervals.",
+        ),
+        "back_off": (
+            "What the web model answers at other promises",
+            "Above each bar: the share of the answers to test photographs that are right. A level that no thresholds "
+            "hold is left out.",
         ),
     }
     shown = "".join(
         f'<figure><img src="data:image/png;base64,{base64.b64encode(figures[name]).decode()}" alt="{title}">'
         f"<figcaption><b>{title}.</b> {text}</figcaption></figure>"
         for name, (title, text) in captions.items()
-        if name in figures
+        if name in names and name in figures
     )
-    return f'<div class="figures">{shown}</div>'
+    return f'<div class="figures">{shown}</div>' if shown else ""
 
 
 def _rank_table(variants: Mapping[str, Any]) -> str:
@@ -345,12 +311,12 @@ def _rank_table(variants: Mapping[str, Any]) -> str:
         first = next(iter(variants.values()))["per_rank"][rank]
         n = f"n = {first['n_images']:,}; {_taxa(first['n_classes'], first['label_space'])}"
         cells = "".join(
-            f"<td>{_cell(percent(m['per_rank'][rank]['value']), _range(m['per_rank'][rank]))}</td>"
+            f"<td>{cell(percent(m['per_rank'][rank]['value']), interval(m['per_rank'][rank]))}</td>"
             for m in variants.values()
         )
         rows.append(f'<tr><th scope="row">{rank.capitalize()}<small>{n}</small></th>{cells}</tr>')
     averages = [m["per_rank"]["species"]["macro"] for m in variants.values()]
-    macro = "".join(f"<td>{_cell(percent(average['value']), _range(average))}</td>" for average in averages)
+    macro = "".join(f"<td>{cell(percent(average['value']), interval(average))}</td>" for average in averages)
     rows.append(
         f'<tr class="rule"><th scope="row">Species, macro<small>every species weighs the same</small></th>{macro}</tr>'
     )
@@ -365,7 +331,7 @@ def _rank_table(variants: Mapping[str, Any]) -> str:
 
 
 def _taxa(scored: int, space: int) -> str:
-    return f"{scored:,} of {_count(space, 'taxon', 'taxa')}"
+    return f"{scored:,} of {count_of(space, 'taxon', 'taxa')}"
 
 
 def _strata(variants: Mapping[str, Any]) -> str:
@@ -381,14 +347,14 @@ def _strata(variants: Mapping[str, Any]) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(LABELS.get(v, v))}</th>'
         + "".join(
-            f"<td>{_cell(percent(m['strata'][s][q]['value']), _range(m['strata'][s][q]))}</td>" for s, q in columns
+            f"<td>{cell(percent(m['strata'][s][q]['value']), interval(m['strata'][s][q]))}</td>" for s, q in columns
         )
         + "</tr>"
         for v, m in variants.items()
     )
     n = "; ".join(
-        f"{titles[s]}: {_count(first[s]['species']['n_classes'], 'species', 'species')}, "
-        f"{_count(first[s]['species']['n_images'], 'photograph')}"
+        f"{titles[s]}: {count_of(first[s]['species']['n_classes'], 'species', 'species')}, "
+        f"{count_of(first[s]['species']['n_images'], 'photograph')}"
         for s in ("seen", "unseen")
     )
     return (
@@ -396,6 +362,29 @@ def _strata(variants: Mapping[str, Any]) -> str:
         f'<table class="strata"><thead><tr><th scope=col>Model</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
         f'<p class="caption">{n[0].upper() + n[1:]}. The teacher may have seen more species than the student.</p>'
         "</section>"
+    )
+
+
+def _confusion(confusion: Confusion | None) -> str:
+    if confusion is None:
+        return ""
+    others = any(row[-1] for row in confusion.counts)
+    width = len(confusion.names) + others
+    head = "".join(f"<th scope=col>{n + 1 if n < len(confusion.names) else 'other'}</th>" for n in range(width))
+    rows = []
+    for n, (name, counts) in enumerate(zip(confusion.names, confusion.counts, strict=True)):
+        tds = "".join(
+            # the right answers in one colour and the wrong ones in another, darker the larger their share
+            f'<td style="background:rgba({"0,114,178" if n == m else "213,94,0"},{0.55 * count / sum(counts):.3f})">'
+            f"{count or ''}</td>"
+            for m, count in enumerate(counts[:width])
+        )
+        rows.append(f'<tr><th scope="row">{n + 1}&ensp;{escape(name)}</th>{tds}</tr>')
+    return (
+        f"<section><h2>What each {confusion.rank} is taken for</h2>"
+        f'<div class="scroll"><table class="confusion"><thead><tr><th scope=col>True {confusion.rank}</th>{head}</tr>'
+        f'</thead><tbody>{"".join(rows)}</tbody></table></div><p class="caption">Photographs, by the '
+        f"{confusion.rank} that the web model answers (columns are numbered as the rows).</p></section>"
     )
 
 
@@ -444,23 +433,30 @@ def _weakest(weakest: Sequence[Weak]) -> str:
     if not weakest:
         return ""
     rows = "".join(
-        f'<tr><th scope="row">{_taxon(w.name)}</th><td>{w.right} of {w.images}</td>'
-        f'<td class="text">{", ".join(f"{_taxon(name)} ({n})" for name, n in w.mistaken) or _DASH}</td></tr>'
+        f'<tr><th scope="row">{_thumbnail(w)}<span>{_taxon(w.name)}<small>{escape(w.credit)}</small></span></th>'
+        f"<td>{w.right} of {w.images}</td>"
+        f'<td class="text">{", ".join(f"{_taxon(name)} ({n})" for name, n in w.mistaken) or DASH}</td></tr>'
         for w in weakest
     )
     return (
         "<section><h2>Species that the web model gets wrong most</h2>"
         '<table class="weak"><thead><tr><th scope=col>Species</th><th scope=col>Right</th>'
         f"<th scope=col>Most often taken for</th></tr></thead><tbody>{rows}</tbody></table>"
-        '<p class="caption">Few photographs per species: the order is a hint, not a measurement.</p></section>'
+        '<p class="caption">Few photographs per species: the order is a hint, not a measurement. Pictures: one that '
+        "the model gets wrong, drawn by lot.</p></section>"
     )
+
+
+def _thumbnail(weak: Weak) -> str:
+    image, alt = base64.b64encode(weak.jpeg).decode(), escape(weak.name.scientific, quote=True)
+    return f'<img src="data:image/jpeg;base64,{image}" alt="{alt}">'
 
 
 def _about(variants: Mapping[str, Any], protocol: Mapping[str, Any], sample: Sample) -> str:
     splits = ", ".join(f"{name} {n:,}" for name, n in sample.images.items())
     facts = [
-        ("Test photographs", f"{protocol['n_images']:,} of {_count(protocol['n_groups'], 'observation')}"),
-        ("Label space", f"{_count(protocol['label_space'], 'taxon', 'taxa')}; every model chooses among all of them"),
+        ("Test photographs", f"{protocol['n_images']:,} of {count_of(protocol['n_groups'], 'observation')}"),
+        ("Label space", f"{count_of(protocol['label_space'], 'taxon', 'taxa')}; every model chooses among all of them"),
         ("Photographs per split", splits),
         ("Sources of the test photographs", _listed(sample.sources)),
         ("Licences of the test photographs", _listed(sample.licences)),
@@ -512,7 +508,8 @@ small { display: block; font-weight: 400; font-size: 12px; }
 .variants th[scope=row] { max-width: 230px; } .variants td { white-space: nowrap; }
 .rule > * { border-top: 2px solid var(--line); }
 .scroll { overflow-x: auto; } .phone { display: none; }
-.ranks td, .ranks th { white-space: nowrap; } .strata th + th { width: 19%; }
+.ranks td, .ranks th { white-space: nowrap; }
+.doubt thead th { white-space: normal; min-width: 84px; } .strata th + th { width: 19%; }
 .figures { display: grid; grid-template-columns: 1fr 1fr; gap: 28px; margin-top: 40px; }
 figure { margin: 0; break-inside: avoid; } figure img { width: 100%; display: block; }
 figcaption { font-size: 13px; line-height: 1.4; color: var(--soft); margin-top: 6px; }
@@ -527,6 +524,13 @@ figcaption b { color: var(--ink); }
 .ok { background: #00785a; } .no { background: #b34700; }
 .example p:first-of-type .sci { display: block; } .example .note { font-size: 12px; } .credit { font-size: 11px; }
 .sci { color: var(--soft); }
+.confusion { width: auto; font-size: 14px; } .confusion th, .confusion td { padding: 5px 9px; white-space: nowrap; }
+.confusion td { min-width: 40px; border: 1px solid var(--line); print-color-adjust: exact; }
+.confusion tbody th { font-weight: 400; } .confusion th:first-child { padding-left: 0; }
+.weak tbody th img { width: 64px; height: 64px; object-fit: cover; border-radius: 6px; float: left;
+  margin-right: 12px; }
+.weak tbody th { width: 36%; } .weak tbody th span { display: block; overflow: hidden; overflow-wrap: anywhere; }
+.weak tbody th .sci { display: inline; }
 .weak tbody th { font-weight: 400; } .weak td:nth-child(2) { white-space: nowrap; }
 dl { display: grid; grid-template-columns: 220px 1fr; gap: 6px 20px; margin: 0; font-size: 14px; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -550,7 +554,7 @@ section { break-inside: auto; } tr { break-inside: avoid; }
   .ranks th:first-child { padding-left: 0; }
   .ranks small, .strata small { font-size: 11px; }
   .ranks th:first-child { position: sticky; left: 0; background: #fff; white-space: normal; min-width: 92px; }
-  .weak { font-size: 14px; }
+  .weak { font-size: 14px; } .weak tbody th img { float: none; display: block; margin-bottom: 4px; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 10px; }
 }
 @media print {
@@ -562,6 +566,7 @@ section { break-inside: auto; } tr { break-inside: avoid; }
   .shipped > *, .card { print-color-adjust: exact; } .scroll { overflow: visible; }
   table, .gallery, dl { break-inside: avoid; }
   th, td { padding: 3px 0 3px 8px; } small { font-size: 8px; } .figures { margin-top: 20px; }
+  .weak tbody th img { width: 36px; height: 36px; } .confusion { font-size: 9px; }
   .gallery { grid-template-columns: repeat(6, 1fr); } .example, .example .note, .credit { font-size: 8.5px; }
 }
 """

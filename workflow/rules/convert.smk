@@ -1,14 +1,13 @@
-NODE_CODE = ["packages/react-bio-clip/src", "packages/react-bio-clip/bin"]
-
-
 rule convert_student:
     input:
         code("stages.convert", "tfjs"),
         NODE_CODE,
-        expand("data/shard/{shard}.tar", shard=shards("test")),
+        expand("data/shard/{shard}.tar", shard=shards("calibration", "test")),
         model=expand("data/quantize/model/{file}", file=GRAPH),
         text="data/logits/taxa.safetensors",
         taxa="data/index/taxa.parquet",
+        attribution="data/index/ATTRIBUTION.csv",
+        student="data/prune/model/student.json",
         teacher="data/teacher/model/teacher.json",
         sizes="data/shard/sizes.json",
         locks=[CONVERT_LOCK, NODE_LOCK],
@@ -16,6 +15,7 @@ rule convert_student:
     output:
         directory("data/convert/tfjs"),
         "data/convert/report.json",
+        expand("data/convert/onnx/{kind}.onnx", kind=config["convert"]["onnx"]),
     log:
         "logs/convert/convert.log",
     threads: 8

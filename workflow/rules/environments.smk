@@ -1,9 +1,31 @@
 # What `make setup` makes besides .venv. Jobs take these as ancient(): an environment that is remade, or missing on a
 # machine that only needs the results, makes nothing run again; a changed lock file does: its hash names the mark.
+# The package of the web model is TypeScript, which jobs run compiled: what they read are the sources (NODE_CODE), and
+# the compiled files are part of the environment, whose mark is named by the sources. bin/*.mjs refuse older ones.
+def sources_mark(package, names):
+    """The file that marks dist as compiled from these sources; bin/built.mjs computes the same."""
+    found = hashlib.sha256()
+    for name in names:
+        found.update(name.encode() + b"\0" + Path(package, name).read_bytes() + b"\0")
+    return f"{package}/dist/core/ready-{found.hexdigest()[:12]}"
+
+
 CONVERT_LOCK = "workflow/envs/convert.txt"
 CONVERT_ENV = ready(".venv-convert", CONVERT_LOCK)
-NODE_LOCK = "packages/react-bio-clip/package-lock.json"
-NODE_ENV = ready("packages/react-bio-clip/node_modules", NODE_LOCK)
+NODE = "packages/react-bio-clip"
+NODE_LOCK = f"{NODE}/package-lock.json"
+NODE_PACKAGES = ready(f"{NODE}/node_modules", NODE_LOCK)
+NODE_SOURCES = [
+    "package-lock.json",
+    "tsconfig.core.json",
+    "tsconfig.json",
+    *sorted(str(path.relative_to(NODE)) for path in Path(NODE, "src", "core").iterdir()),
+]
+NODE_ENV = sources_mark(NODE, NODE_SOURCES)
+NODE_CODE = [
+    *expand(f"{NODE}/bin/{{name}}.mjs", name=["built", "classify", "run", "weights"]),
+    *expand(f"{NODE}/{{name}}", name=["src/core", "tsconfig.core.json", "tsconfig.json"]),
+]
 
 
 rule convert_env:
@@ -19,13 +41,28 @@ rule convert_env:
         "&& .venv-convert/bin/python -m pip install --quiet -r {input} && touch {output}) > {log} 2>&1"
 
 
-rule node_env:
+# A link to the environment of another checkout is replaced: npm would empty that one.
+rule node_packages:
     input:
         ancient(NODE_LOCK),
+    output:
+        NODE_PACKAGES,
+    log:
+        "logs/environments/node_packages.log",
+    localrule: True
+    shell:
+        "(cd {NODE} && if [ -L node_modules ]; then rm node_modules; fi "
+        "&& npm ci --no-audit --no-fund && touch ../../{output}) > {log} 2>&1"
+
+
+rule node_env:
+    input:
+        ancient(NODE_PACKAGES),
+        ancient(expand(f"{NODE}/{{file}}", file=NODE_SOURCES)),
     output:
         NODE_ENV,
     log:
         "logs/environments/node.log",
     localrule: True
     shell:
-        "(cd packages/react-bio-clip && npm ci --no-audit --no-fund && touch ../../{output}) > {log} 2>&1"
+        "(cd {NODE} && npm run build:core) > {log} 2>&1"

@@ -1,14 +1,17 @@
 # What each variant is made of, besides the test photographs and the taxa.
+TAUGHT = [
+    *expand("data/teacher/model/{file}", file=TEACHER),
+    *expand("data/logits/{shard}.safetensors", shard=shards("calibration", "test")),
+]
 VARIANTS = {
-    "teacher": [
-        *expand("data/teacher/model/{file}", file=TEACHER),
-        *expand("data/logits/{shard}.safetensors", shard=shards("test")),
-    ],
+    "teacher": TAUGHT,
+    "table": [*TAUGHT, "data/convert/tfjs"],
     "student": DISTILLED,
     "pruned": expand("data/prune/model/{file}", file=STUDENT),
     "int8": expand("data/quantize/model/{file}", file=GRAPH),
     "tfjs": ["data/convert/tfjs", *expand("data/quantize/model/{file}", file=GRAPH), *NODE_CODE, NODE_LOCK],
     "control": expand("data/distill/control/{file}", file=STUDENT),
+    "majority": [],
     "random": [],
 }
 
@@ -16,7 +19,7 @@ VARIANTS = {
 rule predict:
     input:
         code("stages.evaluate"),
-        expand("data/shard/{shard}.tar", shard=shards("test")),
+        expand("data/shard/{shard}.tar", shard=shards("calibration", "test")),
         lambda wildcards: ancient(NODE_ENV) if wildcards.variant == "tfjs" else [],
         model=lambda wildcards: VARIANTS[wildcards.variant],
         text="data/logits/taxa.safetensors",
@@ -49,6 +52,7 @@ rule write_report:
     output:
         "data/evaluate/metrics.json",
         "data/evaluate/report.html",
+        "data/evaluate/MODEL_CARD.md",
         directory("data/evaluate/plots"),
     log:
         "logs/evaluate/report.log",

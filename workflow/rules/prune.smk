@@ -2,7 +2,7 @@ rule prune_student:
     input:
         code("stages.prune"),
         model=DISTILLED,
-        data=cached("train", "val"),
+        data=cached("train", "val", teachers=config["distill"]["teachers"]),
     output:
         expand("data/prune/model/{file}", file=STUDENT),
         "data/prune/report.json",

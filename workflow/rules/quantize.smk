@@ -14,7 +14,7 @@ rule quantize_student:
         "logs/quantize/quantize.log",
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=8000,
         runtime=120,
     params:
         section=section("quantize"),

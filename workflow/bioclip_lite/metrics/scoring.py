@@ -2,13 +2,19 @@
 
 import numpy as np
 
-from bioclip_lite.metrics.ranks import answers, softmax
+from bioclip_lite.calibration import best_nodes, surprise
+from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.metrics.topk import places
+from bioclip_lite.metrics.tree import heights
 from bioclip_lite.taxonomy import RANKS
 
 
 def score(
-    logits: np.ndarray, truth: np.ndarray, truth_nodes: np.ndarray, node_of_leaf: np.ndarray
+    logits: np.ndarray,
+    truth: np.ndarray,
+    truth_nodes: np.ndarray,
+    node_of_leaf: np.ndarray,
+    temperature: float = 1.0,
 ) -> dict[str, np.ndarray]:
     """One value per image and question; 1 right, 0 wrong, NaN where the image's label does not answer the question.
 
@@ -17,21 +23,33 @@ def score(
         truth: int [n], the leaf of an image known to species; -1 otherwise.
         truth_nodes: int [n, 7], the node of the image's label at each rank; -1 where it has no name.
         node_of_leaf: int [7, C], the node above each leaf at each rank (``taxonomy.nodes_at``).
+        temperature: of the model; it says how likely an answer is, and so decides what is best above the species.
 
     Returns:
-        "top1", "top5" and the seven ranks, float64 [n]; "answer", int64 [n], the most probable leaf; "probability",
-        float64 [n], what the model gives it.
+        Float64 [n]: "top1", "top5" and the seven ranks; "height" and "height5", how far the best leaf and the mean of
+        the five best is from the truth (``tree.heights``); "probability" of the best leaf and "nll" of the label in
+        nats, both also "_raw", at temperature 1. Int64 [n]: "answer", the best leaf. [n, 7]: "share" and "node", the
+        best node at each rank (``calibration.best_nodes``).
     """
     place = places(logits, truth)
-    probabilities = softmax(logits)
-    answer = logits.argmax(axis=1)
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    raw, probabilities = softmax(logits), softmax(logits / temperature)
+    share, node = best_nodes(probabilities, node_of_leaf)
+    far = heights(best, truth, node_of_leaf)
     columns = {
-        "answer": answer,
-        "probability": np.take_along_axis(probabilities, answer[:, None], axis=1)[:, 0],
+        "answer": best[:, 0],
         "top1": np.where(place < 0, np.nan, place < 1),
         "top5": np.where(place < 0, np.nan, place < 5),
+        "height": far[:, 0],
+        "height5": far.mean(axis=1),
+        "probability": np.take_along_axis(probabilities, best[:, :1], axis=1)[:, 0],
+        "probability_raw": np.take_along_axis(raw, best[:, :1], axis=1)[:, 0],
+        "nll": surprise(logits, truth_nodes, node_of_leaf, temperature),
+        "nll_raw": surprise(logits, truth_nodes, node_of_leaf),
+        "share": share,
+        "node": node,
     }
     for rank, name in enumerate(RANKS):
         wanted = truth_nodes[:, rank]
-        columns[name] = np.where(wanted < 0, np.nan, answers(probabilities, node_of_leaf[rank]) == wanted)
+        columns[name] = np.where(wanted < 0, np.nan, node[:, rank] == wanted)
     return columns

@@ -6,17 +6,21 @@ from typing import Any
 import numpy as np
 
 from bioclip_lite.metrics import bootstrap
+from bioclip_lite.metrics.reliability import expected_error
 from bioclip_lite.taxonomy import RANKS
 
 Columns = Mapping[str, np.ndarray]
+Asked = dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]  # name -> values, classes
+Strata = Mapping[tuple[str, ...], np.ndarray]  # name -> bool [n]
 COMPARED = ("top1", *RANKS[:-1])
+HEIGHTS = range(1, len(RANKS) + 1)
 
 
 def summarise(
     scores: Mapping[str, Columns],
     truth_nodes: np.ndarray,
     group: np.ndarray,
-    seen: np.ndarray,
+    strata: Strata,
     references: tuple[str, ...],
     resamples: int,
     seed: int,
@@ -27,77 +31,155 @@ def summarise(
         scores: ``scoring.score`` of each variant, rows in one order.
         truth_nodes: int [n, 7], the node of each image's label at each rank; -1 where it has no name.
         group: int [n], images with one number are resampled together.
-        seen: bool [n], whether the species of an image has training images; only images known to species are asked.
+        strata: images that are also looked at on their own; of them, those known to species are asked.
         references: the variants that others are compared with; agreement is with the first.
         resamples: number of bootstrap resamples.
         seed: of the resampling.
 
     Returns:
-        For every variant: "top1", "top5", "per_rank", "strata", "difference_to" and "agreement_with_<reference>". Each
-        number is {"value", "ci95", "n_images", "n_classes"}, a per-rank one with a "macro" average over classes;
-        "value" is None where no image counts, "ci95" where fewer than two groups do.
+        For every variant: "top1", "top5", "per_rank", "strata", "hierarchy", "calibration", "difference_to",
+        "flips_to" and "agreement_with_<reference>". Each number is {"value", "ci95", "n_images", "n_classes"}, a
+        per-rank one with a "macro" average over classes; "value" is None where no image counts, "ci95" where fewer
+        than two groups do.
     """
-    species = truth_nodes[:, RANKS.index("species")]
-    columns: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}  # name -> values, classes
+    summary: dict[str, dict[str, Any]] = {}
     for variant, score in scores.items():
-        for question in ("top1", "top5"):
-            columns[variant, question] = score[question], species
-        for rank, name in enumerate(RANKS):
-            columns[variant, "per_rank", name] = score[name], truth_nodes[:, rank]
-        for stratum, members in (("seen", seen), ("unseen", ~seen)):
-            for question in ("species", "family"):
-                inside = np.where(members & ~np.isnan(score["top1"]), score[question], np.nan)
-                columns[variant, "strata", stratum, question] = inside, species
-        for reference in references:
-            if reference != variant:
-                for question in COMPARED:
-                    difference = score[question] - scores[reference][question]
-                    rank = RANKS.index(question) if question in RANKS else RANKS.index("species")
-                    columns[variant, "difference_to", reference, question] = difference, truth_nodes[:, rank]
+        others = {name: scores[name] for name in references if name != variant}
+        asked = _asked(score, others, truth_nodes, strata)
         if variant != references[0]:
             same = (score["answer"] == scores[references[0]]["answer"]).astype(np.float64)
-            columns[variant, f"agreement_with_{references[0]}"] = same, species
-    groups = int(group.max()) + 1
-    values = np.stack([values for values, _ in columns.values()], axis=1)
-    resampled = bootstrap.means(values, group, bootstrap.draws(groups, resamples, seed, "bootstrap"))
-    summary: dict[str, dict[str, Any]] = {}
-    for column, (path, (value, classes)) in enumerate(columns.items()):
-        _place(summary, path, _estimate(value, classes, group, resampled[:, column]))
+            asked[f"agreement_with_{references[0]}",] = same, truth_nodes[:, -1]
+        summary[variant] = estimate(asked, group, resamples, seed)
+        _calibration(summary[variant], score, truth_nodes, group, resamples, seed)
     for rank, name in enumerate(RANKS):
-        _macro(
-            summary, scores, name, truth_nodes[:, rank], group, bootstrap.draws(groups, resamples, seed, "bootstrap")
-        )
+        macros = _macros([score[name] for score in scores.values()], truth_nodes[:, rank], group, resamples, seed)
+        for row, macro in zip(summary.values(), macros, strict=True):
+            row["per_rank"][name]["macro"] = macro
     return summary
 
 
-def _macro(
-    summary: dict[str, dict[str, Any]],
-    scores: Mapping[str, Columns],
-    rank: str,
-    classes: np.ndarray,
-    group: np.ndarray,
-    counts: Any,
-) -> None:
-    """Add the macro average at one rank to every variant."""
-    values = np.stack([score[rank] for score in scores.values()], axis=1)
-    resampled = bootstrap.class_means(values, classes, group, counts)
-    for column, variant in enumerate(scores):
-        value = bootstrap.class_mean(values[:, column], classes)
-        known = group[classes >= 0]
-        summary[variant]["per_rank"][rank]["macro"] = {
-            "value": _number(value),
-            "ci95": _interval(resampled[:, column], known),
-        }
-
-
-def _estimate(values: np.ndarray, classes: np.ndarray, group: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
-    counted = ~np.isnan(values)
-    return {
-        "value": _number(values[counted].mean() if counted.any() else np.nan),
-        "ci95": _interval(resampled, group[counted]),
-        "n_images": int(counted.sum()),
-        "n_classes": len(np.unique(classes[counted & (classes >= 0)])),
+def _asked(score: Columns, others: Mapping[str, Columns], truth_nodes: np.ndarray, strata: Strata) -> Asked:
+    """The questions to one variant."""
+    species = truth_nodes[:, RANKS.index("species")]
+    wrong = score["top1"] == 0
+    asked: Asked = {
+        ("top1",): (score["top1"], species),
+        ("top5",): (score["top5"], species),
+        ("hierarchy", "ahd_at_1"): (score["height"], species),
+        ("hierarchy", "ahd_at_5"): (score["height5"], species),
+        ("hierarchy", "severity"): (np.where(wrong, score["height"], np.nan), species),
     }
+    for rank, name in enumerate(RANKS):
+        asked["per_rank", name] = score[name], truth_nodes[:, rank]
+    for stratum, members in strata.items():
+        for question in ("species", "family"):
+            inside = np.where(members & ~np.isnan(score["top1"]), score[question], np.nan)
+            asked["strata", *stratum, question] = inside, species
+    for reference, other in others.items():
+        for question in COMPARED:
+            rank = RANKS.index(question) if question in RANKS else RANKS.index("species")
+            asked["difference_to", reference, question] = score[question] - other[question], truth_nodes[:, rank]
+        asked |= {("flips_to", reference, *name): (lost, species) for name, lost in _flips(score, other).items()}
+    return asked
+
+
+def _flips(score: Columns, other: Columns) -> dict[tuple[str, ...], np.ndarray]:
+    """Where the reference is right and the variant wrong (negative), by height of the error, and the other way."""
+    known = ~np.isnan(score["top1"])
+    negative = (other["top1"] == 1) & (score["top1"] == 0)
+    flips: dict[tuple[str, ...], np.ndarray] = {
+        ("negative",): negative,
+        ("positive",): (other["top1"] == 0) & (score["top1"] == 1),
+    }
+    flips |= {("negative_by_height", str(h)): negative & (score["height"] == h) for h in HEIGHTS}
+    return {name: np.where(known, flip, np.nan) for name, flip in flips.items()}
+
+
+def estimate(asked: Asked, group: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+    """The mean of each question's values over the images that count, as a tree of names."""
+    groups = int(group.max()) + 1
+    values = np.stack([values for values, _ in asked.values()], axis=1)
+    resampled = bootstrap.means(values, group, bootstrap.draws(groups, resamples, seed, "bootstrap"))
+    tree: dict[str, Any] = {}
+    for column, (path, (value, classes)) in enumerate(asked.items()):
+        counted = ~np.isnan(value)
+        row = {
+            "value": _number(value[counted].mean() if counted.any() else np.nan),
+            "ci95": _interval(resampled[:, column], group[counted]),
+            "n_images": int(counted.sum()),
+            "n_classes": _classes(classes, counted),
+        }
+        _place(tree, path, row)
+    return tree
+
+
+def ratios(
+    common: np.ndarray, answered: np.ndarray, true: np.ndarray, classes: np.ndarray, group: np.ndarray,
+    resamples: int, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Hierarchical precision, recall and their harmonic mean from ``tree.overlap``, each float [n]."""
+    sums = np.stack([common, answered, true], axis=1)
+    counts = bootstrap.draws(int(group.max()) + 1, resamples, seed, "bootstrap")
+    rows = {}
+    whole, resampled = _ratios(sums.mean(axis=0)[None]), _ratios(bootstrap.means(sums, group, counts))
+    for column, name in enumerate(("precision", "recall", "f")):
+        rows[name] = {
+            "value": _number(whole[0, column]),
+            "ci95": _interval(resampled[:, column], group),
+            "n_images": len(group),
+            "n_classes": _classes(classes, np.ones(len(group), dtype=bool)),
+        }
+    return rows
+
+
+def _ratios(means: np.ndarray) -> np.ndarray:
+    """hP, hR, hF [rows, 3] of mean overlaps [rows, 3]; NaN for the precision of no answer."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        common, answered, true = means.T
+        return np.stack([common / answered, common / true, 2 * common / (answered + true)], axis=1)
+
+
+def _calibration(
+    row: dict[str, Any], score: Columns, truth_nodes: np.ndarray, group: np.ndarray, resamples: int, seed: int
+) -> None:
+    """Add NLL and ECE before and after the temperature."""
+    labels = np.unique(truth_nodes, axis=0, return_inverse=True)[1].reshape(-1)
+    asked: Asked = {("before",): (score["nll_raw"], labels), ("after",): (score["nll"], labels)}
+    confidence = np.stack([score["probability_raw"], score["probability"]], axis=1)
+    each, once = np.arange(len(group)), [np.ones(len(group), dtype=np.int64)]
+    whole = expected_error(confidence, score["top1"], each, once)[0]
+    draws = bootstrap.draws(int(group.max()) + 1, resamples, seed, "bootstrap")
+    resampled = expected_error(confidence, score["top1"], group, draws)
+    counted = ~np.isnan(score["top1"])
+    row["calibration"] = {
+        "nll": estimate(asked, group, resamples, seed),
+        "ece": {
+            when: {
+                "value": _number(whole[column]),
+                "ci95": _interval(resampled[:, column], group[counted]),
+                "n_images": int(counted.sum()),
+                "n_classes": _classes(truth_nodes[:, -1], counted),
+            }
+            for column, when in enumerate(("before", "after"))
+        },
+    }
+
+
+def _macros(
+    values: list[np.ndarray], classes: np.ndarray, group: np.ndarray, resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """The macro average of each of several variants at one rank: every class weighs the same."""
+    counts = bootstrap.draws(int(group.max()) + 1, resamples, seed, "bootstrap")
+    resampled = bootstrap.class_means(np.stack(values, axis=1), classes, group, counts)
+    known = group[classes >= 0]
+    return [
+        {"value": _number(bootstrap.class_mean(value, classes)), "ci95": _interval(resampled[:, column], known)}
+        for column, value in enumerate(values)
+    ]
+
+
+def _classes(classes: np.ndarray, counted: np.ndarray) -> int:
+    return len(np.unique(classes[counted & (classes >= 0)]))
 
 
 def _interval(resampled: np.ndarray, group: np.ndarray) -> list[float] | None:

@@ -1,36 +1,43 @@
 """The quantised student as a bundle for TensorFlow.js, compared with PyTorch before it is handed over.
 
-The bundle is a folder that react-bio-clip reads: the graph model, the text matrix of the taxa and bundle.json. It is
-released only if the weights that JavaScript decodes are bit-identical to those measured in PyTorch, and if Node,
-starting from the JPEG files of test photographs, comes to the same embeddings.
+The bundle is a folder that react-bio-clip reads: the graph model, the table of the taxa and bundle.json, which says how
+to come from an embedding to an answer and how sure to be of it. It is released only if the weights that JavaScript
+decodes are bit-identical to those measured in PyTorch, and if Node, starting from the JPEG files of test photographs,
+comes to the same embeddings. Files are named after their content, so that they may be cached for ever.
 """
 
-import hashlib
 import json
 import os
 import subprocess
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from bioclip_lite import graph, grid, quantized, tfjs
+from bioclip_lite import bundle, calibration, graph, grid, onnx_export, quantized, tfjs
 from bioclip_lite.cache import Taxa, read_taxa
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, read_table, replacing, require, write_json
 from bioclip_lite.preprocess import preprocess, read_preprocess
+from bioclip_lite.progress import progress
 from bioclip_lite.randomness import digest
 from bioclip_lite.shards import ShardSet
-from bioclip_lite.taxonomy import RANKS, label_rank
+from bioclip_lite.taxonomy import RANKS
 
-SPLIT = "test"
-FORMAT = 1  # of bundle.json; react-bio-clip refuses others
+COMPARED = "test"  # the split whose photographs are run in both
+CALIBRATION = "calibration"
+FORMAT = 2  # of bundle.json; react-bio-clip refuses others
+BUNDLE_FILE = "bundle.json"
 _REPOSITORY = Path(__file__).resolve().parents[3]
 _PACKAGE = _REPOSITORY / "packages" / "react-bio-clip"
 _PYTHON = "BIOCLIP_LITE_CONVERT_PYTHON"
 _RUNS = 30  # inferences that the latency is the median of
+_BATCH = 32
+_LOGITS = 1 << 27  # in memory at a time while thresholds are fitted; more photographs would not move them
 
 
 def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
@@ -40,17 +47,26 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     python, node = _tools()
     model = data / "quantize" / "model"
     require(model / quantized.GRAPH_FILE)
-    with replacing(data / "convert" / "tfjs") as bundle:
-        _execute([python, "-m", tfjs.__name__, str(model), str(bundle)], "the TensorFlow.js converter")
-        _write_taxa(bundle, data, model)
-        report = _compare(params, data, model, bundle, node)
-        report["files"] = {file.name: file.stat().st_size for file in sorted(bundle.iterdir())}
-        report["bytes"] = sum(report["files"].values())
+    text = _text(data)
+    table = bundle.make_table(data, text, params["taxa_bytes"])
+    with replacing(data / "convert" / "tfjs") as folder:
+        _execute([python, "-m", tfjs.__name__, str(model), str(folder)], "the TensorFlow.js converter")
+        confidence = _calibrate(data, model, table, text.logit_scale)
+        _describe(folder, data, model, text, table, confidence)
+        report = _compare(params, data, model, folder, node)
+        report["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+        about = read_json(folder / BUNDLE_FILE)
+        report["onnx"] = {kind: _export(params, data, model, kind) for kind in params["onnx"]}
+    report["bytes"] = sum(report["files"].values())
+    report["model"] = {key: about["model"][key] for key in ("nodes", "operations", "macs", "parameters")}
+    report["taxa"] = {"rows": len(table.paths), "left_out": table.left_out, "representatives": table.representatives}
+    report["confidence"] = confidence
     write_json(data / "convert" / "report.json", report)
     print(
-        f"convert: {report['bytes'] / 1e6:.2f} MB; {report['weights_identical']} weights bit-identical in JavaScript; "
-        f"{report['images']} photographs within {report['largest_difference']:.1e} of PyTorch; "
-        f"{report['latency_ms']['median']:.1f} ms an image in Node (WebAssembly, one thread)"
+        f"convert: {report['bytes'] / 1e6:.2f} MB, {report['model']['nodes']} nodes; {report['weights_identical']} "
+        f"weights bit-identical in JavaScript; {report['images']} photographs within "
+        f"{report['largest_difference']:.1e} of PyTorch; {report['latency_ms']['median']:.1f} ms an image in Node "
+        "(WebAssembly, one thread)"
     )
 
 
@@ -77,87 +93,171 @@ def _execute(command: list[str], what: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     except FileNotFoundError:
-        raise UserError(f"convert: {command[0]} is not installed; {what} needs it (Node 20.9 or newer)") from None
+        raise UserError(f"convert: {command[0]} is not installed; {what} needs it (Node 20.19 or newer)") from None
     if done.returncode:
         said = "\n".join((done.stderr + done.stdout).strip().splitlines()[-15:])
         raise UserError(f"convert: {what} failed with status {done.returncode}:\n{said}")
     return done.stdout
 
 
-def _write_taxa(bundle: Path, data: Path, model: Path) -> None:
-    """taxa.bin (the text matrix as float16) and bundle.json."""
+# What the answers are made of
+
+
+def _text(data: Path) -> Taxa:
+    """The text matrix of the teacher that the student answers in the space of."""
     text = read_taxa(data / "logits" / "taxa.safetensors")
-    taxa = _leaves(data, text)
-    teacher = read_json(require(data / "teacher" / "model" / "teacher.json"))
-    if teacher["identity"] != text.teacher:
+    if _teacher(data)["identity"] != text.teacher:
         raise UserError(
             "data/logits/taxa.safetensors was embedded by another teacher than data/teacher/model holds; "
             "run stage logits again"
         )
-    (bundle / "taxa.bin").write_bytes(np.ascontiguousarray(text.text, dtype="<f2").tobytes())
-    rows, columns = text.text.shape
-    weights = (model / quantized.WEIGHTS_FILE).read_bytes()
-    write_json(
-        bundle / "bundle.json",
-        {
-            "format": FORMAT,
-            "preprocess": read_preprocess(model),
-            "embedding": columns,
-            "logit_scale": text.logit_scale,
-            "ranks": list(RANKS),
-            "taxa": taxa,
-            "text": {"file": "taxa.bin", "dtype": "float16", "rows": rows, "columns": columns, "prompt": text.prompt},
-            "provenance": {
-                "teacher": teacher["name"],
-                "teacher_licence": teacher["licence"],
-                "teacher_identity": teacher["identity"],
-                "weights_sha256": hashlib.sha256(weights).hexdigest(),
-                "taxonomy_sha256": hashlib.sha256(json.dumps(taxa, sort_keys=True).encode()).hexdigest(),
-            },
-        },
-    )
+    return text
 
 
-def _leaves(data: Path, text: Taxa) -> list[dict[str, Any]]:
-    """The taxa that the rows of the text matrix stand for, as bundle.json lists them."""
-    table = read_table(data / "index" / "taxa.parquet", ["taxon_id", *RANKS, "common_name", "leaf"])
-    rows = {row["taxon_id"]: row for row in table.to_pylist() if row["leaf"]}
-    if list(rows) != text.taxon_ids:
-        raise UserError(
-            f"data/logits/taxa.safetensors has {len(text.taxon_ids)} taxa, data/index/taxa.parquet {len(rows)} leaves, "
-            "and they differ; run stage logits again"
-        )
-    return [
-        {
-            "id": taxon,
-            "ranks": [row[rank] for rank in RANKS],
-            "common_name": row["common_name"],
-            "rank": RANKS[label_rank(tuple(row[rank] for rank in RANKS))],
-        }
-        for taxon, row in rows.items()
-    ]
+def _teacher(data: Path) -> dict[str, Any]:
+    about: dict[str, Any] = read_json(require(data / "teacher" / "model" / "teacher.json"))
+    return about
 
 
-def _compare(params: dict[str, Any], data: Path, model: Path, bundle: Path, node: str) -> dict[str, Any]:
-    """Weights and embeddings in Node against PyTorch; UserError where they part."""
-    folded, weights = quantized.load(model)
-    identical = _compare_weights(bundle, node, folded, weights)
-    shards = ShardSet(data, SPLIT)
-    chosen = sorted(sorted(range(len(shards)), key=lambda i: digest(SPLIT, shards.keys[i]))[: params["images"]])
+def _calibrate(data: Path, model: Path, table: bundle.Table, logit_scale: float) -> dict[str, Any]:
+    """``temperature`` and ``thresholds`` of bundle.json: from calibration photographs, the INT8 graph and table."""
+    shards = ShardSet(data, CALIBRATION)
+    count = max(256, _LOGITS // len(table.paths))
+    chosen = sorted(sorted(range(len(shards)), key=lambda i: digest(CALIBRATION, shards.keys[i]))[:count])
     if not chosen:
-        raise UserError(f"split {SPLIT} has no photographs to compare PyTorch and TensorFlow.js on")
+        raise UserError(
+            f"split {CALIBRATION} has no photographs, so nothing can be said of how sure the model may be; give it a "
+            f"share in params.yaml (index.split.{CALIBRATION} or index.synthetic.images.{CALIBRATION})"
+        )
+    folded, weights = quantized.load(model)
     preprocessing = read_preprocess(model)
-    inputs = torch.from_numpy(np.stack([preprocess(shards.image(i), preprocessing) for i in chosen]))
-    expected = torch.nn.functional.normalize(graph.run(folded, weights, inputs), dim=1).numpy()
+    columns = ["taxon_id", *RANKS]
+    paths = {
+        row["taxon_id"]: tuple(row[rank] for rank in RANKS)
+        for row in read_table(data / "index" / "taxa.parquet", columns).to_pylist()
+    }
+    embeddings = np.concatenate(
+        [
+            _units(graph.run(folded, weights, _pixels(shards, chosen[start : start + _BATCH], preprocessing)))
+            for start in progress(range(0, len(chosen), _BATCH), -(-len(chosen) // _BATCH), "convert: calibration")
+        ]
+    )
+    logits = logit_scale * (embeddings @ table.text.T)
+    groups = [shards.description(i).get("group") for i in chosen]
+    found = calibration.calibrate(logits, [paths[shards.taxon_ids[i]] for i in chosen], table.paths, groups)
+    return {**found, "photographs": len(chosen)}
 
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{shards.keys[i]}.jpg" for i in chosen]
+
+def _pixels(shards: ShardSet, chosen: Sequence[int], spec: dict[str, Any]) -> torch.Tensor:
+    """Preprocessed photographs, float32 (n, 3, size, size)."""
+    return torch.from_numpy(np.stack([preprocess(shards.image(i), spec) for i in chosen]))
+
+
+def _units(outputs: torch.Tensor) -> np.ndarray:
+    """Unit embeddings, float32 (n, D)."""
+    units: np.ndarray = torch.nn.functional.normalize(outputs, dim=1).numpy()
+    return units
+
+
+# The files
+
+
+def _describe(
+    folder: Path, data: Path, model: Path, text: Taxa, table: bundle.Table, confidence: dict[str, Any]
+) -> None:
+    """Give the files of the model names with their hash, add the table, and write bundle.json about all of them."""
+    topology = read_json(folder / tfjs.MODEL_FILE)
+    (folder / tfjs.MODEL_FILE).unlink()
+    for group in topology["weightsManifest"]:
+        group["paths"] = [_named(folder, "weights", ".bin", _taken(folder / path)) for path in group["paths"]]
+    model_file = _named(folder, "model", ".json", bundle.json_bytes(topology))
+    taxa_file = _named(folder, "taxa", ".bin", table.content())
+    files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    operations = Counter(node["op"] for node in topology["modelTopology"]["node"])
+    operations = Counter({op: count for op, count in operations.items() if op not in tfjs.FREE})
+    folded, weights = quantized.load(model)
+    teacher, taxa = _teacher(data), table.described()
+    student = read_json(require(data / "prune" / "model" / "student.json"))
+    licences, attribution = bundle.photographs(data)
+    about = {
+        "format": FORMAT,
+        "preprocess": read_preprocess(model),
+        "embedding": text.text.shape[1],
+        "logit_scale": text.logit_scale,
+        "temperature": confidence["temperature"],
+        "thresholds": confidence["thresholds"],
+        "ranks": list(RANKS),
+        "languages": table.languages(),
+        "taxa": taxa,
+        "text": {
+            "file": taxa_file,
+            "dtype": "int8",
+            "rows": len(taxa),
+            "columns": text.text.shape[1],
+            "prompt": text.prompt,
+            "left_out": table.left_out,
+            "representatives": table.representatives,
+        },
+        "model": {
+            "file": model_file,
+            "nodes": sum(operations.values()),
+            "operations": dict(operations),
+            "macs": graph.macs(folded, weights),
+            "parameters": sum(array.size for array in weights.values()),
+        },
+        "files": {name: {"bytes": len(content), "sha256": bundle.sha256(content)} for name, content in files.items()},
+        "bytes": sum(map(len, files.values())),
+        "licences": {
+            "teacher": teacher["licence"],
+            "initial_weights": (student["initial_weights"] or {}).get("licence"),
+            "photographs": licences,
+        },
+        "attribution": attribution,
+        "provenance": {
+            "student": student["architecture"],
+            "initial_weights": student["initial_weights"],
+            "teacher": teacher["name"],
+            "teacher_identity": teacher["identity"],
+            "graph_sha256": bundle.sha256((model / quantized.GRAPH_FILE).read_bytes()),
+            "weights_sha256": bundle.sha256((model / quantized.WEIGHTS_FILE).read_bytes()),
+            "taxonomy_sha256": bundle.sha256(bundle.json_bytes(taxa)),
+            "calibration_photographs": confidence["photographs"],
+        },
+    }
+    (folder / BUNDLE_FILE).write_bytes(bundle.json_bytes(about) + b"\n")
+
+
+def _taken(path: Path) -> bytes:
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def _named(folder: Path, stem: str, ending: str, content: bytes) -> str:
+    """Write a file whose name holds the first digits of its hash, and return the name."""
+    name = f"{stem}-{bundle.sha256(content)[:8]}{ending}"
+    (folder / name).write_bytes(content)
+    return name
+
+
+# The comparison
+
+
+def _compare(params: dict[str, Any], data: Path, model: Path, folder: Path, node: str) -> dict[str, Any]:
+    """Weights, embeddings and logits in Node against PyTorch; UserError where they part."""
+    folded, weights = quantized.load(model)
+    identical = _compare_weights(folder, node, folded, weights)
+    shards, chosen = _chosen(params, data)
+    expected = _units(graph.run(folded, weights, _pixels(shards, chosen, read_preprocess(model))))
+
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [Path(scratch) / f"{shards.keys[i]}.jpg" for i in chosen]
         for i, file in zip(chosen, files, strict=True):
             file.write_bytes(shards.jpeg(i))
-        prefix = Path(folder) / "node"
+        prefix = Path(scratch) / "node"
         script = str(_PACKAGE / "bin" / "classify.mjs")
         options = ["--raw", str(prefix), "--latency", str(_RUNS)]
-        _execute([node, script, str(bundle), *map(str, files), *options], "the comparison in Node")
+        _execute([node, script, str(folder), *map(str, files), *options], "the comparison in Node")
         result = read_json(f"{prefix}.json")
         found = np.fromfile(f"{prefix}.embeddings.f32", dtype="<f4").reshape(len(result["keys"]), -1)
     if result["keys"] != [shards.keys[i] for i in chosen] or found.shape != expected.shape:
@@ -184,15 +284,47 @@ def _compare(params: dict[str, Any], data: Path, model: Path, bundle: Path, node
     }
 
 
-def _compare_weights(bundle: Path, node: str, folded: graph.Graph, weights: graph.Weights) -> int:
+def _export(params: dict[str, Any], data: Path, model: Path, kind: str) -> dict[str, Any]:
+    """Write data/convert/onnx/<kind>.onnx and compare it, in onnxruntime, with PyTorch."""
+    path = data / "convert" / "onnx" / f"{kind}.onnx"
+    onnx_export.write(model, path, kind)
+    folded, weights = quantized.load(model)
+    shards, chosen = _chosen(params, data)
+    pixels = _pixels(shards, chosen, read_preprocess(model))
+    expected = _units(graph.run(folded, weights, pixels))
+    found = _units(torch.from_numpy(onnx_export.run(path, pixels.numpy())))
+    difference = float(np.abs(found - expected).max())
+    if kind == "fp32" and not difference <= params["tolerance"]:
+        path.unlink()
+        raise UserError(
+            f"convert: embeddings by {path} in onnxruntime differ from PyTorch's by {difference:.2e}, more than "
+            f"convert.tolerance ({params['tolerance']}); an operation of onnx_export.py is wrong; take {kind!r} out of "
+            "convert.onnx to do without the file"
+        )
+    cosines = (found.astype(np.float64) * expected).sum(axis=1)
+    return {
+        "bytes": path.stat().st_size,
+        "largest_difference": difference,
+        "mean_cosine": float(cosines.mean()),
+        "least_cosine": float(cosines.min()),
+    }
+
+
+def _chosen(params: dict[str, Any], data: Path) -> tuple[ShardSet, list[int]]:
+    """The photographs that runtimes are compared on: a split, and which of it."""
+    shards = ShardSet(data, COMPARED)
+    chosen = sorted(sorted(range(len(shards)), key=lambda i: digest(COMPARED, shards.keys[i]))[: params["images"]])
+    if not chosen:
+        raise UserError(f"split {COMPARED} has no photographs to compare PyTorch and other runtimes on")
+    return shards, chosen
+
+
+def _compare_weights(folder: Path, node: str, folded: graph.Graph, weights: graph.Weights) -> int:
     """How many weights JavaScript decodes to the bits that PyTorch measured: all, or UserError."""
     decoded = json.loads(
-        _execute([node, str(_PACKAGE / "bin" / "weights.mjs"), str(bundle)], "decoding the weights in Node")
+        _execute([node, str(_PACKAGE / "bin" / "weights.mjs"), str(folder)], "decoding the weights in Node")
     )
-    expected = {
-        name: grid.fingerprint(tfjs.to_tensorflow(weights[name], op, channels))
-        for name, op, channels in tfjs.weighted(folded)
-    }
+    expected = {name: grid.fingerprint(array) for name, array in tfjs.to_tensorflow(folded, weights).items()}
     altered = sorted(set(expected) - {name for name, value in expected.items() if value in set(decoded.values())})
     if altered:
         raise UserError(

@@ -18,6 +18,7 @@ from bioclip_lite import (
     checkpoint,
     distillation,
     distributed,
+    graph,
     hub,
     models,
     text_towers,
@@ -64,12 +65,15 @@ def _train(params: dict[str, Any], data: Path, job: str) -> None:
         params["image_size"],
         None if control else taxa.teacher,
         start.about() if start else None,
+        [] if control else params["teachers"],
     )
     # Published weights expect the pixels that they were trained on.
     colours = (start.mean, start.std) if start and start.mean and start.std else ()
     preprocess = preprocessing(params["image_size"], *colours)
     training.deterministic(params["seed"], "distill", "weights")
     model = models.build_student(spec)
+    if not control:  # a student that cannot be shipped is refused now, not after its training
+        graph.fold(models.reparameterize(model), params["image_size"])
     teachers = (FIRST,) if control else params["teachers"]
     train = distillation.Cached(data, "train", teachers)
     if start and distributed.first():  # several processes start from the weights of the first

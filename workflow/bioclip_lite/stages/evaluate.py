@@ -1,45 +1,45 @@
 """Every variant on the same test photographs, with the same metrics.
 
 Jobs: one per variant writes what it answers to data/evaluate/predictions/; "report" reads only those and writes
-metrics.json, report.html and plots/*.png. Predictions are joined by sample key, never by row number.
+metrics.json, report.html, MODEL_CARD.md and plots/*.png. Predictions are joined by sample key, never by row number.
 """
 
 import hashlib
-import io
 import json
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
-from bioclip_lite import predictions
+from bioclip_lite import calibration, predictions
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table, replacing, write_json
 from bioclip_lite.labels import Labels, Truth, read_labels, truth_of
+from bioclip_lite.metrics import backoff
+from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.metrics.scoring import score
 from bioclip_lite.metrics.summary import summarise
+from bioclip_lite.model_card import card
 from bioclip_lite.predictions import Predictions
 from bioclip_lite.progress import progress
 from bioclip_lite.randomness import digest
-from bioclip_lite.report import LABELS, SHIPPED, Example, Name, Sample, Weak, render
-from bioclip_lite.shards import ShardSet
-from bioclip_lite.taxonomy import RANKS, label_rank, scientific_name
-from bioclip_lite.taxonomy import Path as TaxonPath
+from bioclip_lite.report import render
+from bioclip_lite.report_content import Pictures, confusion_of, examples_of, sample_of, weakest_of
+from bioclip_lite.report_text import LABELS, SHIPPED
+from bioclip_lite.taxonomy import RANKS
 
-VARIANTS = ("teacher", "student", "pruned", "int8", "tfjs", "control", "random")
+VARIANTS = ("teacher", "table", "student", "pruned", "int8", "tfjs", "control", "majority", "random")
 REFERENCES = ("teacher", "student", "control")  # agreement is measured with the first
-SPLIT = "test"
+SPLIT, FITTED_ON = "test", "calibration"  # temperatures and thresholds come from a split of their own
 
 # Part of the protocol's id. Raise it when a definition changes: figures of two protocols must not be compared.
-_DEFINITIONS = 1
-_THUMBNAIL = 240  # pixels, longest side
-_WEAKEST = 10
-_MISTAKES = 3  # wrong answers listed per species
+_DEFINITIONS = 2
+_FITTED_ON_AT_MOST = 10_000  # photographs for a temperature: their mean is good to a hundredth
+_TRAINING_IMAGES = (0, 10, 50)  # upper ends of the bins of training frequency; the last one is open
 
 
 def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
@@ -58,11 +58,11 @@ def _predict(variant: str, params: dict[str, Any], data: Path) -> None:
     from bioclip_lite.variants import ANSWERS  # PyTorch: the report does without
 
     labels = read_labels(data)
-    answers = ANSWERS[variant](params, data, SPLIT, labels)
+    answers = ANSWERS[variant](params, data, (FITTED_ON, SPLIT), labels)
     predictions.write(
         data / "evaluate" / "predictions", variant, answers.keys, labels.ids, answers.blocks, answers.costs
     )
-    print(f"evaluate: {variant} answered {len(answers.keys)} {SPLIT} photographs among {len(labels.ids)} taxa")
+    print(f"evaluate: {variant} answered {len(answers.keys)} photographs among {len(labels.ids)} taxa")
 
 
 def _report(params: dict[str, Any], data: Path) -> None:
@@ -72,34 +72,38 @@ def _report(params: dict[str, Any], data: Path) -> None:
     samples = read_table(
         data / "index" / "samples.parquet", ["key", "split", "taxon_id", "group", "licence", "attribution"]
     )
-    test = samples.filter(pc.equal(samples["split"], SPLIT)).sort_by("key")
-    keys = test["key"].to_pylist()
+    test, fitted_on = (samples.filter(pc.equal(samples["split"], split)).sort_by("key") for split in (SPLIT, FITTED_ON))
     found = predictions.read(data / "evaluate" / "predictions", VARIANTS)
-    _check_joinable(found, keys, labels)
+    _check_joinable(found, test["key"].to_pylist(), fitted_on["key"].to_pylist(), labels)
     truth = truth_of(test["taxon_id"].to_pylist(), labels)
-    scores = {
-        variant: _scores(prediction, keys, truth, labels)
-        for variant, prediction in progress(found.items(), len(found), "evaluate: variants scored")
-    }
-    metrics = _metrics(params, scores, found, test, truth, labels)
+    scores: dict[str, dict[str, np.ndarray]] = {}
+    fits: dict[str, _Fit] = {}
+    for variant, prediction in progress(found.items(), len(found), "evaluate: variants scored"):
+        fits[variant] = _fit(prediction, fitted_on, labels)
+        scores[variant] = _scores(prediction, test["key"].to_pylist(), truth, labels, fits[variant].temperature)
+    metrics = _metrics(params, scores, fits, found, test, truth, labels)
     figures = {
         "per_rank": plots.per_rank(metrics["variants"], LABELS),
         "accuracy_by_size": plots.accuracy_by_size(metrics["variants"], LABELS),
+        "back_off": plots.back_off(metrics["variants"][SHIPPED]["back_off"]["levels"]),
     }
+    pictures, sample = Pictures(data, test), sample_of(samples, test, found["teacher"].costs.get("about", {}))
     page = render(
         metrics,
         figures,
-        _sample(samples, test, found["teacher"].costs.get("about", {})),
-        _examples(params, data, scores[SHIPPED], test, truth, labels),
-        _weakest(scores[SHIPPED], truth, labels),
+        sample,
+        examples_of(params, scores[SHIPPED], test, truth, labels, pictures),
+        weakest_of(params, scores[SHIPPED], test, truth, labels, pictures),
+        confusion_of(scores[SHIPPED], truth, labels),
     )
     folder = data / "evaluate"
     write_json(folder / "metrics.json", metrics)
     for name, png in figures.items():
         with replacing(folder / "plots" / f"{name}.png") as scratch:
             scratch.write_bytes(png)
-    with replacing(folder / "report.html") as scratch:
-        scratch.write_text(page, encoding="utf-8")
+    for name, text in (("report.html", page), ("MODEL_CARD.md", card(metrics, sample))):
+        with replacing(folder / name) as scratch:
+            scratch.write_text(text, encoding="utf-8")
     for variant, row in metrics["variants"].items():
         top1 = row["top1"]
         right = (
@@ -108,10 +112,10 @@ def _report(params: dict[str, Any], data: Path) -> None:
         print(f"evaluate: {variant}: {right} (n = {top1['n_images']})")
 
 
-def _check_joinable(found: Mapping[str, Predictions], keys: list[str], labels: Labels) -> None:
-    """Every variant must have answered exactly the test photographs, among exactly the leaves of the taxonomy."""
-    wanted = set(keys)
-    if not wanted:
+def _check_joinable(found: Mapping[str, Predictions], keys: list[str], fitted_on: list[str], labels: Labels) -> None:
+    """Every variant must have answered exactly these photographs, among exactly the leaves of the taxonomy."""
+    wanted = {*keys, *fitted_on}
+    if not keys:
         raise UserError(
             f"data/index/samples.parquet has no photograph in split {SPLIT}, so there is nothing to report; "
             f"raise index.split.{SPLIT} (or index.synthetic.images.{SPLIT}) in params.yaml"
@@ -134,21 +138,70 @@ def _check_joinable(found: Mapping[str, Predictions], keys: list[str], labels: L
         )
 
 
-def _scores(prediction: Predictions, keys: list[str], truth: Truth, labels: Labels) -> dict[str, np.ndarray]:
-    """``scoring.score`` of all images, rows in the order of ``keys``."""
+@dataclass(frozen=True)
+class _Fit:
+    """What the calibration split says about a variant."""
+
+    source: str  # "fitted", or "shipped" in its bundle
+    temperature: float
+    thresholds: calibration.Thresholds
+    best: dict[str, np.ndarray]  # "share" and "node" (calibration.best_nodes) of one photograph per observation
+    truth_nodes: np.ndarray  # int64 [m, 7], their labels
+
+
+def _fit(prediction: Predictions, fitted_on: pa.Table, labels: Labels) -> _Fit:
+    """Temperature and thresholds of one variant; those that it is shipped with, if it has any."""
+    keys = fitted_on["key"].to_pylist()
+    truth = truth_of(fitted_on["taxon_id"].to_pylist(), labels).nodes
+    shipped = prediction.costs.get("calibration")
+    if shipped:
+        temperature = float(shipped["temperature"])
+    else:
+        drawn = sorted(keys, key=lambda key: digest("temperature", key))[:_FITTED_ON_AT_MOST]
+        row_of = {key: row for row, key in enumerate(keys)}
+        rows = np.array([row_of[key] for key in drawn], dtype=np.int64)
+        logits = np.empty((len(drawn), len(labels.ids)), dtype=np.float32)
+        for here, block in _rows(prediction, drawn):
+            logits[here] = block
+        temperature = calibration.fit_temperature(logits, truth[rows], labels.node_of_leaf)
+    first = calibration.first_of_each(fitted_on["group"].to_pylist())
+    share = np.empty((len(first), len(RANKS)))
+    node = np.empty((len(first), len(RANKS)), dtype=np.int64)
+    for here, block in _rows(prediction, [keys[row] for row in first]):
+        share[here], node[here] = calibration.best_nodes(softmax(block / temperature), labels.node_of_leaf)
+    thresholds = calibration.fit_reduced(share, node, truth[first], labels.node_of_leaf, calibration.LEVEL)
+    if shipped:
+        thresholds = shipped["thresholds"]["ranks"]
+    best = {"share": share, "node": node}
+    return _Fit("shipped" if shipped else "fitted", temperature, thresholds, best, truth[first])
+
+
+def _rows(prediction: Predictions, keys: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(places in ``keys``, their logits float32 [rows, C]), block by block."""
     row_of = {key: row for row, key in enumerate(keys)}
-    rows = np.array([row_of[key] for key in prediction.keys], dtype=np.int64)
-    columns: dict[str, np.ndarray] = {}
+    rows = np.array([row_of.get(key, -1) for key in prediction.keys], dtype=np.int64)
     for block, logits in prediction.blocks():
-        here = rows[block]
-        for name, values in score(logits, truth.leaf[here], truth.nodes[here], labels.node_of_leaf).items():
-            columns.setdefault(name, np.empty(len(keys), dtype=values.dtype))[here] = values
+        wanted = rows[block] >= 0
+        if wanted.any():
+            yield rows[block][wanted], logits[wanted]
+
+
+def _scores(
+    prediction: Predictions, keys: list[str], truth: Truth, labels: Labels, temperature: float
+) -> dict[str, np.ndarray]:
+    """``scoring.score`` of all images, rows in the order of ``keys``."""
+    columns: dict[str, np.ndarray] = {}
+    for here, logits in _rows(prediction, keys):
+        found = score(logits, truth.leaf[here], truth.nodes[here], labels.node_of_leaf, temperature)
+        for name, values in found.items():
+            columns.setdefault(name, np.empty((len(keys), *values.shape[1:]), dtype=values.dtype))[here] = values
     return columns
 
 
 def _metrics(
     params: dict[str, Any],
     scores: Mapping[str, Mapping[str, np.ndarray]],
+    fits: Mapping[str, _Fit],
     found: Mapping[str, Predictions],
     test: pa.Table,
     truth: Truth,
@@ -156,22 +209,24 @@ def _metrics(
 ) -> dict[str, Any]:
     """The content of metrics.json."""
     keys, groups = test["key"].to_pylist(), _groups(test)
-    trained = set(labels.taxa.filter(pc.greater(labels.taxa["train"], 0))["taxon_id"].to_pylist())
-    seen = np.array([taxon in trained for taxon in test["taxon_id"].to_pylist()])
-    rows = summarise(scores, truth.nodes, groups, seen, REFERENCES, params["bootstrap"], params["seed"])
+    resampling = params["bootstrap"], params["seed"]
+    rows = summarise(scores, truth.nodes, groups, _strata(test, labels), REFERENCES, *resampling)
     identity = [_DEFINITIONS, SPLIT, list(zip(keys, test["taxon_id"].to_pylist(), strict=True)), labels.ids]
+    protocol = f"{SPLIT}-" + hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     n_species = len({leaf for leaf in truth.leaf.tolist() if leaf >= 0})
     for variant, row in rows.items():
         for rank, of_rank in enumerate(row["per_rank"].values()):
             of_rank["n_classes"] = len(np.unique(truth.nodes[truth.nodes[:, rank] >= 0, rank]))
             of_rank["label_space"] = len(labels.nodes[rank])
-        row |= {"n_images": len(keys), "n_classes": n_species, "label_space": len(labels.ids)}
+        row |= {"n_images": len(keys), "n_classes": n_species, "label_space": len(labels.ids), "protocol": protocol}
+        row["calibration"] |= {"temperature": fits[variant].temperature, "source": fits[variant].source}
+        row["back_off"] = _back_off(scores[variant], fits[variant], test, truth, labels, groups, resampling)
         row |= {
             name: found[variant].costs.get(name) for name in ("params", "macs", "bytes", "table_bytes", "latency_ms")
         }
     return {
         "protocol": {
-            "id": f"{SPLIT}-" + hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12],
+            "id": protocol,
             "definitions": _DEFINITIONS,
             "split": SPLIT,
             "n_images": len(keys),
@@ -179,7 +234,11 @@ def _metrics(
             "n_classes": n_species,
             "label_space": len(labels.ids),
             "top_k": "images known to species; all leaves compete; equal logits in tree order",
-            "per_rank": "argmax over the nodes of a rank, keyed by full path, of summed leaf probabilities",
+            "per_rank": "argmax over the nodes of a rank, keyed by full path, of summed leaf probabilities at the "
+            "fitted temperature",
+            "calibration": f"temperature of least NLL and thresholds from split {FITTED_ON}; ECE in 15 bins of equal "
+            "width of the best leaf's probability",
+            "back_off": "the lowest rank whose best node reaches the rank's threshold",
             "bootstrap": {
                 "resamples": params["bootstrap"],
                 "seed": params["seed"],
@@ -192,114 +251,59 @@ def _metrics(
     }
 
 
+def _strata(test: pa.Table, labels: Labels) -> dict[tuple[str, ...], np.ndarray]:
+    """Photographs by what was there to learn their species from, and by kingdom; bool [n] each."""
+    taxa = test["taxon_id"].to_pylist()
+    training = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa["train"].to_pylist(), strict=True))
+    images = np.array([training[taxon] for taxon in taxa])
+    strata: dict[tuple[str, ...], np.ndarray] = {("seen",): images > 0, ("unseen",): images == 0}
+    low = -1
+    for high in (*_TRAINING_IMAGES, None):
+        name = f"{low + 1}-{high}" if high else "0" if high == 0 else f">{low}"
+        strata["training_images", name] = (images > low) & (images <= high if high is not None else True)
+        low = high if high is not None else low
+    kingdom = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa["kingdom"].to_pylist(), strict=True))
+    names = np.array([kingdom[taxon] or "not stated" for taxon in taxa])
+    return strata | {("kingdom", str(name)): names == name for name in np.unique(names)}
+
+
+def _back_off(
+    scores: Mapping[str, np.ndarray],
+    fit: _Fit,
+    test: pa.Table,
+    truth: Truth,
+    labels: Labels,
+    groups: np.ndarray,
+    resampling: tuple[int, int],
+) -> dict[str, Any]:
+    """What a variant answers if it climbs to where it is sure, and whether the promise is kept.
+
+    The promise is about species that the calibration split has; what species it lacks add is told apart.
+    """
+    counts = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa[FITTED_ON].to_pylist(), strict=True))
+    known = np.array([counts[taxon] > 0 for taxon in test["taxon_id"].to_pylist()])
+    found = backoff.summarise(
+        scores,
+        fit.thresholds,
+        truth.nodes,
+        labels.node_of_leaf,
+        groups,
+        {("in_calibration",): known, ("not_in_calibration",): ~known},
+        *resampling,
+    )
+    return {
+        "level": calibration.LEVEL,
+        "confidence": calibration.CONFIDENCE,
+        "thresholds": dict(fit.thresholds),
+        "n_fitted_on": len(fit.truth_nodes),
+        "kept": backoff.kept(found["strata"]["in_calibration"]["right"]),
+        **found,
+        "levels": backoff.operating_curve(fit.best, fit.truth_nodes, scores, truth.nodes, labels.node_of_leaf),
+    }
+
+
 def _groups(test: pa.Table) -> np.ndarray:
     """Number of each photograph's observation, int64 [n]; a photograph without one stands alone."""
     pairs = zip(test["key"].to_pylist(), test["group"].to_pylist(), strict=True)
     names = [f"photograph {key}" if group is None else f"observation {group}" for key, group in pairs]
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
-
-
-# ---- what the page shows beside the metrics
-
-
-def _sample(samples: pa.Table, test: pa.Table, teacher: Mapping[str, Any]) -> Sample:
-    per_split = Counter(samples["split"].to_pylist())
-    order = [split for split in ("pretrain", "train", "val", "calibration", SPLIT) if split in per_split]
-    return Sample(
-        images={split: per_split[split] for split in order},
-        licences=Counter(name or "not stated" for name in test["licence"].to_pylist()),
-        sources=Counter(name or "not stated" for name in test["attribution"].to_pylist()),
-        teacher=", ".join(
-            f"{what}{teacher[key]}" for key, what in (("name", ""), ("licence", "licence ")) if teacher.get(key)
-        ),
-    )
-
-
-def _examples(
-    params: dict[str, Any], data: Path, scores: Mapping[str, np.ndarray], test: pa.Table, truth: Truth, labels: Labels
-) -> list[Example]:
-    """As many right as wrong answers, drawn by hash among photographs known to species."""
-    keys = test["key"].to_pylist()
-    drawn: list[int] = []
-    for right in (1.0, 0.0):
-        rows = np.flatnonzero(scores["top1"] == right).tolist()
-        rows.sort(key=lambda row: digest(params["seed"], "example", keys[row]))
-        drawn += rows[: params["examples"] // 2]
-    if not drawn:
-        return []
-    shards = ShardSet(data, SPLIT)
-    place = {key: i for i, key in enumerate(shards.keys)}
-    examples = []
-    for row in drawn:
-        if keys[row] not in place:
-            raise UserError(
-                f"the shards of split {SPLIT} lack photograph {keys[row]} of data/index/samples.parquet; "
-                "run stage shard again"
-            )
-        right_leaf, answer = int(truth.leaf[row]), int(scores["answer"][row])
-        shared = _shared(labels.leaves[right_leaf], labels.leaves[answer])
-        credit = [test[column][row].as_py() for column in ("attribution", "licence")]
-        examples.append(
-            Example(
-                jpeg=_thumbnail(shards.image(place[keys[row]])),
-                truth=_name(right_leaf, labels),
-                answer=_name(answer, labels),
-                probability=float(scores["probability"][row]),
-                right=right_leaf == answer,
-                shared=None if shared < 0 else RANKS[shared],
-                credit=", ".join(part for part in credit if part),
-            )
-        )
-    return examples
-
-
-def _weakest(scores: Mapping[str, np.ndarray], truth: Truth, labels: Labels) -> list[Weak]:
-    """The species with the lowest share of right answers, if any is wrong."""
-    given: dict[int, Counter[int]] = defaultdict(Counter)
-    for leaf, answer in zip(truth.leaf.tolist(), scores["answer"].tolist(), strict=True):
-        if leaf >= 0:
-            given[leaf][answer] += 1
-    wrong = [leaf for leaf, answers in given.items() if answers[leaf] < answers.total()]
-    # of two species that are always wrong, the one with more photographs says more
-    wrong.sort(key=lambda leaf: (given[leaf][leaf] / given[leaf].total(), -given[leaf].total(), leaf))
-    weakest = []
-    for leaf in wrong[:_WEAKEST]:
-        mistakes = sorted(
-            ((answer, n) for answer, n in given[leaf].items() if answer != leaf), key=lambda item: (-item[1], item[0])
-        )
-        weakest.append(
-            Weak(
-                name=_name(leaf, labels),
-                images=given[leaf].total(),
-                right=given[leaf][leaf],
-                mistaken=[(_name(answer, labels), n) for answer, n in mistakes[:_MISTAKES]],
-            )
-        )
-    return weakest
-
-
-def _name(leaf: int, labels: Labels) -> Name:
-    path = labels.leaves[leaf]
-    return Name(scientific_name(path), labels.common_names[leaf], italic=label_rank(path) >= RANKS.index("genus"))
-
-
-def _shared(one: TaxonPath, other: TaxonPath) -> int:
-    """Index of the lowest rank down to which two paths are equal and named; -1 if none."""
-    shared = -1
-    for rank, (a, b) in enumerate(zip(one, other, strict=True)):
-        if a != b:
-            break
-        if a:
-            shared = rank
-    return shared
-
-
-def _thumbnail(image: Image.Image) -> bytes:
-    """A small JPEG without the metadata of the photograph (place and owner)."""
-    small = image.convert("RGB")
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    clean = Image.new("RGB", small.size)
-    clean.paste(small)
-    file = io.BytesIO()
-    clean.save(file, "JPEG", quality=85)
-    return file.getvalue()

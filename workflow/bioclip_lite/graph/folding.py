@@ -1,0 +1,168 @@
+"""Everything linear into its neighbours, in float64."""
+
+import copy
+
+import numpy as np
+from torch import nn
+
+from bioclip_lite.errors import UserError
+from bioclip_lite.graph.execution import Graph, Node, Weights
+from bioclip_lite.graph.tracing import Untraceable, traced
+from bioclip_lite.graph.translation import LEAVES, SUPPORTED, translate
+
+_COMMUTING = ("crop", "reshape", "mean", "flatten")  # with a scale and a shift per channel
+_GELU = 0.5**0.5
+
+
+def fold(model: nn.Module, size: int) -> tuple[Graph, Weights]:
+    """The graph of ``model`` for images of ``size`` x ``size`` pixels, and its float32 weights by name.
+
+    ``model`` maps (batch, 3, size, size) to (batch, outputs); it is left unchanged and used in evaluation mode.
+    Raises UserError with every operation that the graph has no node for, and the module it stands in.
+    """
+    model = copy.deepcopy(model).cpu().eval().double()
+    try:
+        trace = traced(model, size, LEAVES)
+    except Untraceable as error:
+        raise UserError(f"the student cannot be traced: {error}; take another student ({SUPPORTED})") from error
+    nodes, weights = translate(model, trace)
+    output = str(nodes.pop()["inputs"][0])
+    _drop_unused(nodes, output)
+    for node in [node for node in nodes if node["op"] == "affine"]:
+        output = _fold_affine(node, nodes, weights, output)
+    _merge_shifts(nodes, weights)
+    _scale_gelus(nodes, weights)
+    used = {node[kind] for node in nodes for kind in ("weight", "bias", "shift", "positions") if kind in node}
+    graph = {"input": {"name": nodes[0]["name"], "shape": nodes[0]["shape"]}, "output": output, "nodes": nodes[1:]}
+    return graph, {name: np.ascontiguousarray(weights[name], dtype=np.float32) for name in sorted(used)}
+
+
+def _drop_unused(nodes: list[Node], output: str) -> None:
+    """Remove, in place, the nodes that the output does not need; the input (first) stays."""
+    needed = {output}
+    for node in reversed(nodes):
+        if node["name"] in needed:
+            needed.update(node["inputs"])
+    nodes[:] = [node for node in nodes if node["name"] in needed or node is nodes[0]]
+
+
+def _consumers(nodes: list[Node], name: str) -> list[Node]:
+    return [node for node in nodes if name in node["inputs"]]
+
+
+def _rename(nodes: list[Node], old: str, new: str) -> None:
+    for node in nodes:
+        node["inputs"] = [new if name == old else name for name in node["inputs"]]
+
+
+def _fold_affine(node: Node, nodes: list[Node], weights: Weights, output: str) -> str:
+    """Merge y = scale * x + shift into the layers before it or after it; returns the output's name.
+
+    Where neither is exact it becomes a 1 x 1 depthwise convolution.
+    """
+    (source,) = node["inputs"]
+    scale, shift = weights[node["weight"]], weights[node["bias"]]
+    before = _sum_of_layers(source, nodes)
+    if before and source != output:
+        _fold_into_outputs(before, weights, scale, shift)
+    else:
+        output = _push_down(node, nodes, output)
+        (source,) = node["inputs"]
+        consumers = _consumers(nodes, node["name"])
+        if not consumers or node["name"] == output or not all(_takes_affine(after, shift) for after in consumers):
+            _make_layer(node, weights)
+            return output
+        for consumer in consumers:
+            _fold_into_input(consumer, weights, scale, shift)
+    nodes.remove(node)
+    _rename(nodes, node["name"], source)
+    return source if output == node["name"] else output
+
+
+def _sum_of_layers(name: str, nodes: list[Node]) -> list[Node]:
+    """The layers whose sum is ``name`` and nothing else; [] if it is something else."""
+    producer = next(node for node in nodes if node["name"] == name)
+    if sum(node["inputs"].count(name) for node in nodes) != 1:
+        return []
+    if "weight" in producer and producer["op"] != "affine":
+        return [producer]
+    if producer["op"] != "add":
+        return []
+    parts = [_sum_of_layers(part, nodes) for part in producer["inputs"]]
+    return [layer for part in parts for layer in part] if all(parts) else []
+
+
+def _fold_into_outputs(layers: list[Node], weights: Weights, scale: np.ndarray, shift: np.ndarray) -> None:
+    for number, layer in enumerate(layers):
+        weight = weights[layer["weight"]]
+        weights[layer["weight"]] = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        weights[layer["bias"]] = weights[layer["bias"]] * scale + (shift if number == 0 else 0)
+
+
+def _push_down(node: Node, nodes: list[Node], output: str) -> str:
+    """Exchange an affine node with what follows it, as long as that is one node that commutes with it."""
+    while node["name"] != output:
+        consumers = _consumers(nodes, node["name"])
+        if len(consumers) != 1 or consumers[0]["op"] not in _COMMUTING:
+            break
+        (after,) = consumers
+        _rename(nodes, after["name"], node["name"])
+        after["inputs"], node["inputs"], node["shape"] = node["inputs"], [after["name"]], after["shape"]
+        nodes.remove(node)
+        nodes.insert(nodes.index(after) + 1, node)
+        output = node["name"] if output == after["name"] else output
+    return output
+
+
+def _takes_affine(consumer: Node, shift: np.ndarray) -> bool:
+    """A shift of the input is constant over the image only where no zeros are padded."""
+    return consumer["op"] in ("conv", "depthwise", "linear") and (not any(consumer.get("pads", [])) or not shift.any())
+
+
+def _fold_into_input(consumer: Node, weights: Weights, scale: np.ndarray, shift: np.ndarray) -> None:
+    weight = weights[consumer["weight"]]
+    if consumer["op"] == "depthwise":
+        per_output = len(weight) // len(scale)
+        scale, shift = np.repeat(scale, per_output)[:, None], np.repeat(shift, per_output)[:, None]
+    broadcast = (-1, len(scale)) if consumer["op"] != "depthwise" else (len(scale), 1)
+    form = [1 if n == -1 else n for n in broadcast] + [1] * (weight.ndim - 2)
+    moved = weight * np.reshape(shift, form)
+    weights[consumer["bias"]] = weights[consumer["bias"]] + moved.reshape(len(weight), -1).sum(axis=1)
+    weights[consumer["weight"]] = weight * np.reshape(scale, form)
+
+
+def _make_layer(node: Node, weights: Weights) -> None:
+    """An affine node as a layer of its own."""
+    scale = weights[node["weight"]]
+    if len(node["shape"]) == 1:
+        weights[node["weight"]] = np.diag(scale)
+        node.update(op="linear")
+    else:
+        weights[node["weight"]] = scale.reshape(-1, 1, 1, 1)
+        node.update(op="depthwise", strides=[1, 1], pads=[0] * 4, dilations=[1, 1])
+
+
+def _merge_shifts(nodes: list[Node], weights: Weights) -> None:
+    """A class token and the position embedding that is added to it are one array."""
+    for node in [node for node in nodes if node["op"] == "shift"]:
+        producer = next(other for other in nodes if other["name"] == node["inputs"][0])
+        if producer["op"] == "shift" and len(_consumers(nodes, producer["name"])) == 1:
+            weights[node["shift"]] = weights[node["shift"]] + weights[producer["shift"]]
+            node["inputs"] = producer["inputs"]
+            nodes.remove(producer)
+
+
+def _scale_gelus(nodes: list[Node], weights: Weights) -> None:
+    """Spare GELU two multiplications: x = sqrt(2) u gives gelu(x) = u (1 + erf u) / sqrt(2).
+
+    Both factors go into the layers before and after it, where there are only layers.
+    """
+    for node in nodes:
+        if node.get("function") != "gelu":
+            continue
+        before, after = _sum_of_layers(node["inputs"][0], nodes), _consumers(nodes, node["name"])
+        if before and after and all(_takes_affine(layer, np.zeros(1)) for layer in after):
+            _fold_into_outputs(before, weights, np.array([_GELU]), np.zeros(1))
+            for layer in after:
+                weights[layer["weight"]] = weights[layer["weight"]] * _GELU
+            node["function"] = "scaled_gelu"

@@ -1,0 +1,184 @@
+"""A timm model as an fx graph of tensors.
+
+fx follows the operations of ``forward`` with symbols in place of tensors, so it cannot follow a module that looks at
+sizes while it runs. The attention modules of timm do; each gets a plain twin of its forward here that says the same in
+terms of ``mixed_heads`` and ``mixed_queries``, which the translation knows as one node.
+"""
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, LayerScale, LayerScale2d
+from timm.layers.attention import Attention as TokenAttention
+from timm.layers.attention2d import Attention2d, MultiQueryAttention2d
+from timm.models.fastvit import Attention as FastVitAttention
+from timm.models.fastvit import LayerScale2d as FastVitScale
+from timm.models.tiny_vit import TinyVitBlock
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from bioclip_lite.errors import UserError
+
+LAYER_SCALES = (LayerScale, LayerScale2d, FastVitScale)
+
+
+class Untraceable(Exception):
+    """The module, and why, at which fx stopped."""
+
+
+def traced(model: nn.Module, size: int, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
+    """The operations of ``model`` (float64, eval; changed in place) on one image, each node with its shape.
+
+    ``leaves`` are modules that are one operation. Raises Untraceable.
+    """
+    for module in model.modules():
+        _simplify(module)
+    tracer = _Tracer(leaves)
+    try:
+        graph_module = fx.GraphModule(model, tracer.trace(model))
+    except Exception as error:  # timm's forward may raise anything when its arguments are symbols
+        where = tracer.failed_in or type(model).__name__
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Untraceable(f"{where} chooses its operations while it runs ({said})") from error
+    graph_module.graph.eliminate_dead_code()
+    try:
+        with torch.no_grad():
+            ShapeProp(graph_module).propagate(torch.zeros(1, 3, size, size, dtype=torch.float64))
+    except UserError:
+        raise
+    except Exception as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Untraceable(f"{type(model).__name__} does not take images of {size} pixels ({said})") from error
+    return graph_module.graph
+
+
+class _Tracer(fx.Tracer):
+    """Stops at the modules that a node stands for, and remembers which module stopped it."""
+
+    def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
+        super().__init__()
+        self.leaves = (*leaves, *LAYER_SCALES, DropPath)
+        self.failed_in = ""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed_in = self.failed_in or f"{self.path_of_module(m)} ({type(m).__name__})"
+            raise
+
+
+# Operations that fx takes as one
+
+
+def mixed_heads(qkv: torch.Tensor, heads: int, window: int, positions: torch.Tensor | None) -> torch.Tensor:
+    """Attention of (batch, ..., 3 * heads * d), queries scaled already, in windows of an image; 0: one for all.
+
+    Only its shape matters here; the graph computes it.
+    """
+    return qkv[..., : qkv.shape[-1] // 3] * 1.0
+
+
+def mixed_queries(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
+    """Attention of (batch, heads * d, h, w) to (batch, d, ...) and (batch, d', ...); only its shape matters here."""
+    return q.new_zeros(len(q), heads * v.shape[1], *q.shape[2:])
+
+
+def padded(x: torch.Tensor, side: int) -> torch.Tensor:
+    """(batch, h, w, c) with zeros below and to the right, to multiples of ``side``."""
+    return F.pad(x, (0, 0, 0, -x.shape[2] % side, 0, -x.shape[1] % side))
+
+
+def cropped(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The upper left of (batch, h, w, c), as large as ``like``."""
+    return x[:, : like.shape[1], : like.shape[2]]
+
+
+for _name in ("mixed_heads", "mixed_queries", "padded", "cropped"):
+    fx.wrap(_name)
+
+
+# Twins
+
+
+def _simplify(module: nn.Module) -> None:
+    """Give an attention module a forward that can be followed, and scale its queries, in place."""
+    if isinstance(module, FastVitAttention | TokenAttention):
+        unusual = (getattr(module, name, None) for name in ("q_norm", "k_norm", "norm", "gate"))
+        if any(part is not None and not isinstance(part, nn.Identity) for part in unusual):
+            return  # its operations are traced one by one, and reported
+        # 1/sqrt(d) of the architecture: a pruned head keeps the scale that it was trained with
+        _scale(module.qkv, module.num_heads * module.head_dim, module.scale)
+        twin = _fastvit_attention if isinstance(module, FastVitAttention) else _token_attention
+    elif isinstance(module, Attention2d) and not module.head_first:
+        _scale(module.qkv, module.qkv.out_channels // 3, module.dim_head**-0.5)
+        twin = _attention_2d
+    elif isinstance(module, MultiQueryAttention2d):
+        _scale(module.query.proj, module.query.proj.out_channels, module.scale)  # type: ignore[arg-type,union-attr]
+        twin = _multi_query
+    elif isinstance(module, TinyVitBlock):
+        attention = module.attn
+        _regroup(attention)
+        _scale(attention.qkv, attention.proj.in_features, attention.scale)
+        offsets = attention.get_buffer("attention_bias_idxs")
+        table = attention.get_parameter("attention_biases").detach()[:, offsets]
+        attention.register_buffer("positions", table)
+        twin = _tiny_vit_block
+    else:
+        return
+    module.forward = types.MethodType(twin, module)  # type: ignore[method-assign]
+
+
+def _regroup(attention: Any) -> None:
+    """From each head's queries, keys and values to all queries, all keys, all values; all of one width.
+
+    Pruning may leave keys and values of different widths; zeros in the narrower ones change nothing.
+    """
+    heads, key, value = attention.num_heads, attention.key_dim, attention.val_dim
+    width = max(key, value)
+    for parameter in (attention.qkv.weight, attention.qkv.bias):
+        parts = parameter.data.reshape(heads, 2 * key + value, -1).split([key, key, value], dim=1)
+        wide = [F.pad(part, (0, 0, 0, width - part.shape[1])) for part in parts]
+        parameter.data = torch.cat(wide).reshape(3 * heads * width, *parameter.shape[1:])
+    columns = attention.proj.weight.data.reshape(-1, heads, value)
+    attention.proj.weight.data = F.pad(columns, (0, width - value)).reshape(-1, heads * width)
+    attention.qkv.out_features, attention.proj.in_features = 3 * heads * width, heads * width
+
+
+def _scale(layer: Any, rows: int, factor: float) -> None:
+    for parameter in (layer.weight, layer.bias):
+        if parameter is not None:
+            parameter.data[:rows] *= factor
+
+
+def _fastvit_attention(self: Any, x: torch.Tensor) -> torch.Tensor:
+    mixed = mixed_heads(self.qkv(x.permute(0, 2, 3, 1)), self.num_heads, 0, None)
+    return self.proj(mixed).permute(0, 3, 1, 2)
+
+
+def _token_attention(self: Any, x: torch.Tensor, attn_mask: Any = None, is_causal: bool = False) -> torch.Tensor:
+    return self.proj(mixed_heads(self.qkv(x), self.num_heads, 0, attn_mask))
+
+
+def _attention_2d(self: Any, x: torch.Tensor, attn_mask: Any = None) -> torch.Tensor:
+    mixed = mixed_heads(self.qkv(x).permute(0, 2, 3, 1), self.num_heads, 0, attn_mask)
+    return self.proj(mixed.permute(0, 3, 1, 2))
+
+
+def _multi_query(self: Any, x: torch.Tensor, attn_mask: Any = None) -> torch.Tensor:
+    return self.output(mixed_queries(self.query(x), self.key(x), self.value(x), self.num_heads))
+
+
+def _tiny_vit_block(self: Any, x: torch.Tensor) -> torch.Tensor:
+    attention = self.attn
+    inner = attention.qkv(attention.norm(padded(x, self.window_size)))
+    mixed = attention.proj(mixed_heads(inner, attention.num_heads, self.window_size, attention.positions))
+    x = x + cropped(mixed, x)
+    x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return x + self.mlp(x)

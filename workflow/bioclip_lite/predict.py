@@ -1,0 +1,181 @@
+"""``python -m bioclip_lite predict IMAGES...``: what is on photographs, as CSV with the columns of pybioclip.
+
+Probabilities are at the temperature, and back-off at the thresholds, that stage evaluate found for the variant.
+"""
+
+import argparse
+import csv
+import glob
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+
+from bioclip_lite import calibration, variants
+from bioclip_lite.command import command
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import read_json, replacing, require
+from bioclip_lite.images import BadImage, decode
+from bioclip_lite.labels import Labels, read_labels
+from bioclip_lite.metrics.ranks import softmax, sum_up
+from bioclip_lite.preprocess import preprocess
+from bioclip_lite.progress import progress
+from bioclip_lite.taxonomy import RANKS, scientific_name
+from bioclip_lite.taxonomy import Path as TaxonPath
+
+COLUMNS = ("file_name", *RANKS[:-1], "species_epithet", "species", "common_name", "score")
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+_BATCH = 32
+
+
+@command("predict")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bioclip_lite predict",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+    )
+    parser.add_argument("images", nargs="+", help="files, folders, patterns such as 'trip/*.jpg', or - for a list")
+    parser.add_argument("--variant", choices=variants.IN_PYTORCH, default="int8", help="(default: int8, as it ships)")
+    parser.add_argument("--rank", choices=RANKS, default="species", help="of the answers (default: species)")
+    parser.add_argument("--k", type=int, default=5, help="answers for a photograph (default: 5)")
+    parser.add_argument(
+        "--back-off", action="store_true", help="one answer, at the lowest rank that is sure enough, or none"
+    )
+    parser.add_argument("--output", type=Path, help="a file to write; default: standard output")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
+    options = parser.parse_args(argv)
+    if options.k < 1:
+        raise UserError(f"--k {options.k}: at least one answer is needed")
+    files = found(options.images, sys.stdin)
+    labels = read_labels(options.data)
+    measured = read_json(require(options.data / "evaluate" / "metrics.json"))["variants"][options.variant]
+    thresholds = measured["back_off"]["thresholds"] if options.back_off else None
+    if thresholds is not None and all(limit is None for limit in thresholds.values()):
+        raise UserError(
+            f"{options.variant} has no thresholds to back off with: on split calibration no choice was right often "
+            "enough, or there are too few photographs (data/evaluate/report.html); leave out --back-off, or raise "
+            "index.split.calibration in params.yaml"
+        )
+    prepared, logits = variants.load(options.data, options.variant, labels)
+    unread: list[str] = []
+    rows = (
+        row
+        for names, pixels in _batches(files, prepared, unread)
+        for row in answers(
+            names,
+            softmax(logits(pixels) / measured["calibration"]["temperature"]),
+            labels,
+            options.rank,
+            options.k,
+            thresholds,
+        )
+    )
+    if options.output:
+        with replacing(options.output) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+            _write(file, rows)
+    else:
+        _write(sys.stdout, rows)
+    if unread:
+        print(f"predict: {len(unread)} of {len(files)} files left out, see above", file=sys.stderr)
+    return 1 if unread else 0
+
+
+def found(names: Sequence[str], listed: TextIO) -> list[Path]:
+    """The files that arguments stand for, each once, in their order; a folder's sorted, with those of its folders.
+
+    Args:
+        names: files, folders, patterns; "-" stands for the lines of ``listed``.
+
+    Raises:
+        UserError: a name stands for nothing.
+    """
+    files: dict[Path, None] = {}
+    for name in names:
+        some = [line for line in listed.read().splitlines() if line.strip()] if name == "-" else [name]
+        for one in some:
+            path = Path(one)
+            if path.is_dir():
+                here = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+            elif path.is_file():
+                here = [path]
+            else:
+                here = sorted(Path(match) for match in glob.glob(one, recursive=True) if Path(match).is_file())
+            if not here:
+                what = "the folder holds no image" if path.is_dir() else "there is no such file, folder or match"
+                raise UserError(f"{one}: {what}; images end in {', '.join(sorted(ENDINGS))}")
+            files |= dict.fromkeys(here)
+    return list(files)
+
+
+def answers(
+    names: Sequence[str],
+    probabilities: np.ndarray,
+    labels: Labels,
+    rank: str,
+    k: int,
+    thresholds: calibration.Thresholds | None,
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table, by COLUMNS.
+
+    Args:
+        names: n file names.
+        probabilities: float64 [n, C].
+        labels: what the columns stand for.
+        rank, k: the k most probable nodes at this rank, the best first.
+        thresholds: instead of those the one answer with back-off; without an answer only the file name is filled.
+    """
+    common = dict(zip(labels.leaves, labels.common_names, strict=True))
+    if thresholds is None:
+        at = RANKS.index(rank)
+        summed = sum_up(probabilities, labels.node_of_leaf[at])
+        for name, row in zip(names, summed, strict=True):
+            for node in np.argsort(-row, kind="stable")[:k]:
+                yield _row(name, labels.nodes[at][node], float(row[node]), common)
+        return
+    share, node = calibration.best_nodes(probabilities, labels.node_of_leaf)
+    where = calibration.lowest(share, thresholds)
+    for number, name in enumerate(names):
+        at = int(where[number])
+        if at < 0:
+            yield {"file_name": name}
+        else:
+            yield _row(name, labels.nodes[at][node[number, at]], float(share[number, at]), common)
+
+
+def _row(name: str, node: TaxonPath, score: float, common: Mapping[TaxonPath, str | None]) -> dict[str, Any]:
+    path = (*node, *[None] * (len(RANKS) - len(node)))
+    row: dict[str, Any] = {"file_name": name, "score": f"{score:.6g}"}
+    row |= {rank: value for rank, value in zip(RANKS[:-1], path, strict=False) if value}
+    if path[-1]:
+        row |= {"species_epithet": path[-1], "species": scientific_name(path), "common_name": common[path] or ""}
+    return row
+
+
+def _batches(
+    files: Sequence[Path], prepared: dict[str, Any], unread: list[str]
+) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Names and pixels of the photographs; those that cannot be read are told and added to ``unread``."""
+    starts = range(0, len(files), _BATCH)
+    for start in progress(starts, len(starts), f"predict: batches of {_BATCH} photographs"):
+        names, pixels = [], []
+        for file in files[start : start + _BATCH]:
+            try:
+                pixels.append(preprocess(decode(file.read_bytes()), prepared))
+                names.append(str(file))
+            except (BadImage, OSError) as error:
+                print(f"predict: {file} is left out: {error}", file=sys.stderr)
+                unread.append(str(file))
+        if names:
+            yield names, torch.from_numpy(np.stack(pixels))
+
+
+def _write(file: TextIO, rows: Iterator[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(row)
+        file.flush()
