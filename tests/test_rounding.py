@@ -3,8 +3,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from bioclip_lite import graph, grid, rounding
@@ -20,23 +18,21 @@ def moments_of(groups: int, columns: int, seed: int, places: int = 400) -> np.nd
     return x.transpose(0, 2, 1) @ x / places
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(1, 3), st.integers(1, 5), st.integers(2, 150), st.integers(0, 1000))
-def test_gptq_disturbs_products_less_than_the_nearest_points(groups: int, rows: int, columns: int, seed: int) -> None:
-    moments = moments_of(groups, columns, seed)
-    weight = np.random.default_rng(seed + 1).normal(size=(groups * rows, columns)).astype(np.float32)
-    used = grid.fit(weight, 8)
-    before = moments.copy()
-
-    def error(q: np.ndarray) -> float:
-        wrong = (grid.decode(q, used).astype(np.float64) - weight).reshape(groups, rows, columns)
-        return float(np.einsum("grc,gcd,grd->", wrong, moments, wrong))
-
-    q = rounding.gptq(weight, used, moments)
-    assert q.shape == weight.shape and q.dtype == np.uint8
-    assert (moments == before).all()
-    nearest = error(grid.encode(weight, used))
-    assert error(q) <= nearest * (1.05 if columns * rows < 20 else 0.9)
+@pytest.mark.parametrize(("groups", "rows", "columns"), [(1, 4, 150), (1, 1, 64), (3, 2, 9), (2, 5, 65), (4, 1, 2)])
+def test_gptq_disturbs_products_less_than_the_nearest_points(groups: int, rows: int, columns: int) -> None:
+    """On average: column by column is greedy, so that a single small weight may come out worse."""
+    nearest, learnt = [], []
+    for seed in range(20):
+        moments = moments_of(groups, columns, seed)
+        weight = np.random.default_rng(seed + 1).normal(size=(groups * rows, columns)).astype(np.float32)
+        used, before = grid.fit(weight, 8), moments.copy()
+        q = rounding.gptq(weight, used, moments)
+        assert q.shape == weight.shape and q.dtype == np.uint8
+        assert (moments == before).all()
+        for found, errors in ((grid.encode(weight, used), nearest), (q, learnt)):
+            wrong = (grid.decode(found, used).astype(np.float64) - weight).reshape(groups, rows, columns)
+            errors.append(float(np.einsum("grc,gcd,grd->", wrong, moments, wrong)))
+    assert np.mean(learnt) < 0.7 * np.mean(nearest)
 
 
 def test_without_correlations_gptq_is_the_nearest_point() -> None:
