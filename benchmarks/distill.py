@@ -177,15 +177,16 @@ def write(options: argparse.Namespace, section: dict[str, Any], rows: list[dict[
     """The tables, in Markdown, on standard output and in a file."""
     teacher, control = rows[0], [row for row in rows if row["way"] == CONTROL]
     columns = [name for name in teacher if name.endswith("seen")][:-2]
+    size = next(row["parameters"] for row in rows[1:] if row["way"] != CONTROL)
     lines = [
         "# Distilled students by loss",
         "",
         f"`python benchmarks/distill.py`: {section['student']} {section['student_options'] or ''} at "
         f"{section['image_size']} px, {section['epochs']} epochs, {options.seeds} seeds. Accuracy in % (mean, standard "
         f"deviation over seeds) on {teacher['n seen']} test photographs of species with training photographs and "
-        f"{teacher['n unseen']} of species without any, among {teacher['taxa']} taxa. Student and control have "
-        f"{rows[1]['parameters'] / 1e6:.2f} M parameters, {100 * rows[1]['parameters'] / teacher['parameters']:.1f} % "
-        f"of the teacher's image tower ({teacher['parameters'] / 1e6:.2f} M).",
+        f"{teacher['n unseen']} of species without any, among {teacher['taxa']} taxa. The student has "
+        f"{size / 1e6:.2f} M parameters, {100 * size / teacher['parameters']:.1f} % of the teacher's image tower "
+        f"({teacher['parameters'] / 1e6:.2f} M); the control has a last layer for the taxa instead.",
         "",
         "| | " + " | ".join(columns) + " | of the teacher's species, seen | CPU s |",
         "|---" * (len(columns) + 3) + "|",

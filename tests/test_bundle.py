@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lessons
@@ -117,6 +117,7 @@ TREES = st.dictionaries(
 )
 
 
+@settings(deadline=None)  # the first example imports and writes tables
 @given(TREES, st.integers(1, 16))
 def test_whatever_the_budget(tmp_path_factory: pytest.TempPathFactory, counts: dict[TaxonPath, int], rows: int) -> None:
     folder = tmp_path_factory.mktemp("data")

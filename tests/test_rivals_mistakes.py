@@ -151,7 +151,7 @@ def test_5_what_is_near_the_teacher_is_not_what_is_right(data: Path) -> None:
         name: score(20 * rows @ text.T, truth.leaf, truth.nodes, labels.node_of_leaf)
         for name, rows in (("teacher", own), ("near", near), ("far", far))
     }
-    found = summarise(scores, truth.nodes, np.arange(10), np.ones(10, bool), ("teacher",), 20, 0)
+    found = summarise(scores, truth.nodes, np.arange(10), {"seen": np.ones(10, bool)}, ("teacher",), 20, 0)
     assert found["near"]["top1"]["value"] == found["near"]["agreement_with_teacher"]["value"] == 0
     assert found["far"]["top1"]["value"] == found["far"]["agreement_with_teacher"]["value"] == 1
     assert "cosine" not in json.dumps(found)

@@ -46,7 +46,7 @@ def load(path: Path) -> dict[str, Any]:
 def check(params: Any, name: str = "params.yaml") -> None:
     """Raise UserError with one line for each violation of the schema."""
     schema = yaml.safe_load(SCHEMA.read_text())
-    lines = sorted(_explain(error) for error in Draft202012Validator(schema).iter_errors(params))
+    lines = sorted({_explain(error) for error in Draft202012Validator(schema).iter_errors(params)})
     lines = lines or _of_ensemble(params["teacher"], schema) or _contradictions(params)
     if lines:
         raise UserError(f"{name}: " + ("\n" + " " * len(name) + "  ").join(lines))
