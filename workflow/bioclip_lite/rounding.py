@@ -20,11 +20,7 @@ from bioclip_lite.graph import ACTIVATIONS, Graph, Node, Weights
 from bioclip_lite.grid import Grid
 
 BIAS_BITS = 16
-ARRAYS = (
-    "weight",
-    "shift",
-    "positions",
-)  # keys of nodes: the arrays that have 8 bits or 16
+ARRAYS = ("weight", "shift", "positions")  # keys of nodes: the arrays that have 8 bits or 16
 _LAYERS = ("conv", "depthwise", "linear")
 _BATCH = 16
 _DAMPING = 0.01  # of the mean diagonal, as in the paper
