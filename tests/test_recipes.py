@@ -88,7 +88,7 @@ def test_what_is_not_the_same_is_made(shared: Path, colleague: Path, tmp_path: P
     module.write_text(f"# a comment\n{module.read_text()}\n_EDITED = True\n")
     jobs = ran(folder, ENGINES[0])
     assert "prune_student" not in jobs  # fetched
-    assert jobs["quantize_student"] == jobs["convert_student"] == 1 and jobs["predict"] == 3
+    assert jobs["quantize_student"] == jobs["convert_student"] == 1 and jobs["predict"] == 4
     assert artifacts(folder) == checkout.from_scratch(folder, tmp_path / "scratch")
     assert settled(folder)
 
