@@ -371,7 +371,7 @@ def test_a_merge_makes_only_what_neither_branch_had(pulled: Path, tmp_path: Path
     assert "CONFLICT" in sh("git merge parameter -m merged", pulled, check=False)
     sh("git checkout --ours dvc.lock && git add -A && git commit -q -m merged && dvc checkout -q", pulled)
     jobs = ran(pulled, "dvc repro")
-    assert first_stage(jobs) == "quantize" and jobs["predict"] == 2  # int8 and tfjs
+    assert first_stage(jobs) == "quantize" and jobs["predict"] == 3  # int8, tfjs and table
     assert artifacts(pulled) == from_scratch(pulled, tmp_path / "scratch")
     assert settled(pulled)
 
