@@ -122,7 +122,8 @@ class _Towers(nn.Module):
         self.image, self.text = image, text
 
 
-def _read(data: Path, teachers: Sequence[str]) -> list[Path]:
+def files_read(data: Path, teachers: Sequence[str]) -> list[Path]:
+    """What a training by ``distill`` depends on besides code and parameters, for the recipe of its checkpoint."""
     names = [*shard_names(data, "train"), *shard_names(data, "val")]
     folders = [cache.folder(data, teacher) for teacher in teachers]
     return [
@@ -304,7 +305,7 @@ def distill(
         own = [tower(said.of([(kind, taxon)])[0].to(machine)).float() for taxon in leaves]
         return {**measure(), "val_text_top1": measure(F.normalize(torch.cat(own), dim=-1))["val_top1"]}
 
-    read = _read(data, teachers) + ([cache.folder(data) / "texts.safetensors"] if text_student else [])
+    read = files_read(data, teachers) + ([cache.folder(data) / "texts.safetensors"] if text_student else [])
     history = training.fit(
         trained,
         lessons,

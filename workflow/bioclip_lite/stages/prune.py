@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from bioclip_lite import cache, checkpoint, costs, distillation, distributed, pruning, training
+from bioclip_lite import checkpoint, costs, distillation, distributed, pruning, training
 from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import write_json
 from bioclip_lite.models import load_student, reparameterize, save_student
 from bioclip_lite.preprocess import preprocess as preprocessed
 from bioclip_lite.randomness import digest
-from bioclip_lite.shards import shard_names
 
 _IMAGES = 128  # photographs that tell what a channel is worth
 _RUNS = 30  # inferences that the latency is the median of
@@ -148,7 +147,7 @@ def _recovered(
     last = step == params["steps"]
     known = {}
     if not last and distributed.first():
-        known = checkpoint.recipe(model, ["stages.prune"], _read(data, teachers), params)
+        known = checkpoint.recipe(model, ["stages.prune"], distillation.files_read(data, teachers), params)
     optimizer = training.optimizer(model, params["learning_rate"], 0.0)
     if not last and distributed.agree(distributed.first() and checkpoint.usable(_kept(data, step), known)):
         rows = checkpoint.read(_kept(data, step), model, optimizer, {}).history
@@ -172,12 +171,3 @@ def _recovered(
             checkpoint.write(_kept(data, step), known, model, optimizer, checkpoint.Position(history=rows), {})
     first = params["epochs"] * (step - 1) // params["steps"]
     return [{**row, "step": step, "epoch": first + row["epoch"]} for row in rows]
-
-
-def _read(data: Path, teachers: Sequence[str]) -> list[Path]:
-    names = [*shard_names(data, "train"), *shard_names(data, "val")]
-    folders = [cache.folder(data, teacher) for teacher in teachers]
-    return [
-        *(data / "shard" / f"{name}.tar" for name in names),
-        *(folder / f"{name}.safetensors" for folder in folders for name in (*names, "taxa")),
-    ]
