@@ -34,7 +34,7 @@ from bioclip_lite.files import replacing
 from bioclip_lite.grid import Grid
 from bioclip_lite.labels import read_labels, truth_of
 from bioclip_lite.preprocess import preprocess, preprocessing
-from bioclip_lite.randomness import digest
+from bioclip_lite.randomness import digest, drawn
 from bioclip_lite.shards import ShardSet
 from bioclip_lite.stages import quantize
 from fake_data import student
@@ -135,7 +135,7 @@ def photographs(data: Path, split: str, count: int, spec: dict[str, Any]) -> tor
 
 
 def chosen(shards: ShardSet, split: str, count: int) -> list[int]:
-    return sorted(range(len(shards)), key=lambda i: digest(split, shards.keys[i]))[:count]
+    return drawn(shards.keys, count, split)
 
 
 def from_folder(name: str, folder: Path, data: Path) -> Case:

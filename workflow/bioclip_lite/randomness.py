@@ -1,6 +1,7 @@
 """Random numbers that depend on names, not on the order of calls or the number of workers."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,3 +20,11 @@ def generator(*names: object) -> np.random.Generator:
 def uniform(*names: object) -> float:
     """One number in [0, 1) from names."""
     return digest(*names) / 2**64
+
+
+def drawn(keys: Sequence[str], count: int, *names: object) -> list[int]:
+    """Places of ``count`` keys, or of all if there are fewer, drawn by hash and in the order drawn.
+
+    What is drawn depends on ``names`` and the keys alone, so that a further key changes one place at most.
+    """
+    return sorted(range(len(keys)), key=lambda i: digest(*names, keys[i]))[:count]

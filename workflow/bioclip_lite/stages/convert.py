@@ -24,7 +24,7 @@ from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, read_table, replacing, require, write_json
 from bioclip_lite.preprocess import preprocess, read_preprocess
 from bioclip_lite.progress import progress
-from bioclip_lite.randomness import digest
+from bioclip_lite.randomness import drawn
 from bioclip_lite.shards import ShardSet
 from bioclip_lite.taxonomy import RANKS
 
@@ -123,7 +123,7 @@ def _calibrate(data: Path, model: Path, table: bundle.Table, logit_scale: float)
     """``temperature`` and ``thresholds`` of bundle.json: from calibration photographs, the INT8 graph and table."""
     shards = ShardSet(data, CALIBRATION)
     count = max(256, _LOGITS // len(table.paths))
-    chosen = sorted(sorted(range(len(shards)), key=lambda i: digest(CALIBRATION, shards.keys[i]))[:count])
+    chosen = sorted(drawn(shards.keys, count, CALIBRATION))
     if not chosen:
         raise UserError(
             f"split {CALIBRATION} has no photographs, so nothing can be said of how sure the model may be; give it a "
@@ -313,7 +313,7 @@ def _export(params: dict[str, Any], data: Path, model: Path, kind: str) -> dict[
 def _chosen(params: dict[str, Any], data: Path) -> tuple[ShardSet, list[int]]:
     """The photographs that runtimes are compared on: a split, and which of it."""
     shards = ShardSet(data, COMPARED)
-    chosen = sorted(sorted(range(len(shards)), key=lambda i: digest(COMPARED, shards.keys[i]))[: params["images"]])
+    chosen = sorted(drawn(shards.keys, params["images"], COMPARED))
     if not chosen:
         raise UserError(f"split {COMPARED} has no photographs to compare PyTorch and other runtimes on")
     return shards, chosen

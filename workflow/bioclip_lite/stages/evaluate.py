@@ -26,7 +26,7 @@ from bioclip_lite.metrics.summary import summarise
 from bioclip_lite.model_card import card
 from bioclip_lite.predictions import Predictions
 from bioclip_lite.progress import progress
-from bioclip_lite.randomness import digest
+from bioclip_lite.randomness import drawn
 from bioclip_lite.report import render
 from bioclip_lite.report_content import Pictures, confusion_of, examples_of, sample_of, weakest_of
 from bioclip_lite.report_text import LABELS, SHIPPED
@@ -157,11 +157,9 @@ def _fit(prediction: Predictions, fitted_on: pa.Table, labels: Labels) -> _Fit:
     if shipped:
         temperature = float(shipped["temperature"])
     else:
-        drawn = sorted(keys, key=lambda key: digest("temperature", key))[:_FITTED_ON_AT_MOST]
-        row_of = {key: row for row, key in enumerate(keys)}
-        rows = np.array([row_of[key] for key in drawn], dtype=np.int64)
-        logits = np.empty((len(drawn), len(labels.ids)), dtype=np.float32)
-        for here, block in _rows(prediction, drawn):
+        rows = drawn(keys, _FITTED_ON_AT_MOST, "temperature")
+        logits = np.empty((len(rows), len(labels.ids)), dtype=np.float32)
+        for here, block in _rows(prediction, [keys[row] for row in rows]):
             logits[here] = block
         temperature = calibration.fit_temperature(logits, truth[rows], labels.node_of_leaf)
     first = calibration.first_of_each(fitted_on["group"].to_pylist())

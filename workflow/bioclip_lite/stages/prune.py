@@ -15,7 +15,7 @@ from bioclip_lite.errors import UserError
 from bioclip_lite.files import write_json
 from bioclip_lite.models import load_student, reparameterize, save_student
 from bioclip_lite.preprocess import preprocess as preprocessed
-from bioclip_lite.randomness import digest
+from bioclip_lite.randomness import drawn
 
 _IMAGES = 128  # photographs that tell what a channel is worth
 _RUNS = 30  # inferences that the latency is the median of
@@ -115,7 +115,7 @@ def _photographs(train: distillation.Cached, preprocess: dict[str, Any]) -> tupl
     """Photographs of split train chosen by a hash of their keys, float32 (n, 3, size, size), and the first teacher's
     embeddings of them, float32 (n, D)."""
     shards = train.images
-    chosen = sorted(range(len(shards)), key=lambda i: digest("prune", shards.keys[i]))[:_IMAGES]
+    chosen = drawn(shards.keys, _IMAGES, "prune")
     pixels = np.stack([preprocessed(shards.image(i), preprocess) for i in chosen])
     return torch.from_numpy(pixels), torch.from_numpy(np.stack([train.target(i, 0) for i in chosen]))
 

@@ -24,7 +24,7 @@ from bioclip_lite.models import load_student, reparameterize
 from bioclip_lite.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.preprocess import preprocess
 from bioclip_lite.progress import progress
-from bioclip_lite.randomness import digest
+from bioclip_lite.randomness import drawn
 from bioclip_lite.rounding import Rounded, onto_grids
 from bioclip_lite.shards import ShardSet
 
@@ -196,5 +196,5 @@ def _calibration_images(count: int, data: Path, preprocessing: dict[str, Any]) -
             f"split {SPLIT} has no photographs, so the error of the quantised layers cannot be measured; "
             f"give it a share in params.yaml (index.split.{SPLIT} or index.synthetic.images.{SPLIT})"
         )
-    chosen = sorted(range(len(shards)), key=lambda i: digest(SPLIT, shards.keys[i]))[:count]
+    chosen = drawn(shards.keys, count, SPLIT)
     return torch.from_numpy(np.stack([preprocess(shards.image(i), preprocessing) for i in chosen]))
