@@ -167,9 +167,10 @@ def _fit(prediction: Predictions, fitted_on: pa.Table, labels: Labels) -> _Fit:
     node = np.empty((len(first), len(RANKS)), dtype=np.int64)
     for here, block in _rows(prediction, [keys[row] for row in first]):
         share[here], node[here] = calibration.best_nodes(softmax(block / temperature), labels.node_of_leaf)
-    thresholds = calibration.fit_reduced(share, node, truth[first], labels.node_of_leaf, calibration.LEVEL)
     if shipped:
         thresholds = shipped["thresholds"]["ranks"]
+    else:
+        thresholds = calibration.fit_reduced(share, node, truth[first], labels.node_of_leaf, calibration.LEVEL)
     best = {"share": share, "node": node}
     return _Fit("shipped" if shipped else "fitted", temperature, thresholds, best, truth[first])
 
