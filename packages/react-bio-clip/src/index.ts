@@ -16,6 +16,5 @@ export {loadInWorker} from './core/worker-client.js';
  * @throws BioClipError that names the file and what is wrong with it; the signal's reason when it is aborted
  */
 export async function loadBioClip(source: Source, options: LoadOptions = {}): Promise<BioClip> {
-  await useBackend(options);
-  return openBioClip(source, options);
+  return openBioClip(source, options, useBackend(options));
 }

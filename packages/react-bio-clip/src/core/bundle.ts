@@ -8,7 +8,7 @@ import {concatenate, messageOf, progressOf, type Origin} from './origin.js';
 import {sha256} from './sha256.js';
 import {readTable, type Table} from './taxa.js';
 import {plantTree, type Tree} from './tree.js';
-import type {BundleInfo, Progress, ReadOptions} from './types.js';
+import type {BundleInfo, LoadOptions, Progress, ReadOptions} from './types.js';
 
 export const FORMAT = 2;
 
@@ -20,14 +20,29 @@ export interface Bundle {
 }
 
 type Files = Map<string, Uint8Array<ArrayBuffer>>;
+type ReadBundleOptions = Pick<LoadOptions, 'signal' | 'onProgress'>;
+
+/** The files of a bundle as they were read, whole and unaltered. */
+export interface Download {
+  origin: Origin;
+  info: BundleInfo;
+  text: Uint8Array<ArrayBuffer>;
+  files: Files;
+}
 
 /** Load a bundle on the current TensorFlow.js backend. */
-export async function openBundle(
-  origin: Origin,
-  {signal, onProgress}: {signal?: AbortSignal; onProgress?: (progress: Progress) => void} = {},
-): Promise<Bundle> {
+export async function openBundle(origin: Origin, options: ReadBundleOptions = {}): Promise<Bundle> {
+  return openDownload(await downloadBundle(origin, options), options.signal);
+}
+
+/** Read all files of a bundle; needs no backend. */
+export async function downloadBundle(origin: Origin, {signal, onProgress}: ReadBundleOptions): Promise<Download> {
   const {info, text} = await readInfo(origin, signal);
-  const files = await readFiles(origin, info, signal, onProgress);
+  return {origin, info, text, files: await readFiles(origin, info, signal, onProgress)};
+}
+
+/** Load what was downloaded on the current TensorFlow.js backend. */
+export async function openDownload({origin, info, text, files}: Download, signal?: AbortSignal): Promise<Bundle> {
   const table = readTable(info, files.get(info.text.file));
   const tree = plantTree(info);
   const artifacts = modelArtifacts(info, files);

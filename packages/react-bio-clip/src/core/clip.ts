@@ -2,7 +2,7 @@
 
 import * as tf from '@tensorflow/tfjs-core';
 
-import {openBundle, type Bundle} from './bundle.js';
+import {downloadBundle, openDownload, type Bundle} from './bundle.js';
 import {abortable, BioClipError, throwIfAborted} from './errors.js';
 import {originOf} from './origin.js';
 import {pixelsOf} from './pixels.js';
@@ -11,14 +11,19 @@ import {logits, softmax} from './taxa.js';
 import {answerOf, checkOptions} from './tree.js';
 import type {BioClip, CallOptions, ImageInput, LoadOptions, Pixels, Source} from './types.js';
 
-/** Load a bundle on the backend that TensorFlow.js has now. */
+/** Load a bundle; its files are read while TensorFlow.js sets up a backend, where it is not set yet. */
 export async function openBioClip(
   source: Source,
   {signal, onProgress}: Pick<LoadOptions, 'signal' | 'onProgress'> = {},
+  backendSet: Promise<void> = Promise.resolve(),
 ): Promise<BioClip> {
-  throwIfAborted(signal);
+  const read = async () => {
+    throwIfAborted(signal);
+    return downloadBundle(await originOf(source), {signal, onProgress});
+  };
+  const [download] = await Promise.all([read(), backendSet]);
   const backend = tf.getBackend();
-  return clipOf(await openBundle(await originOf(source), {signal, onProgress}), backend);
+  return clipOf(await openDownload(download, signal), backend);
 }
 
 /** The model alone: embeddings, not normalised, of one preprocessed image or of several one after another. */

@@ -2,7 +2,7 @@ import {useBackend} from './backend.js';
 import {openBioClip} from './clip.js';
 import {BioClipError} from './errors.js';
 import {is} from './pixels.js';
-import type {BioClip} from './types.js';
+import type {BioClip, Progress} from './types.js';
 import type {Port, Reply, Request} from './worker-protocol.js';
 
 /** Answer the requests of `loadInWorker` that come through a port. */
@@ -16,9 +16,9 @@ export function serve(port: Port): void {
     const {call} = request;
     if (request.kind === 'load') {
       const {source, options} = request;
-      await useBackend({...options, signal});
       clip?.dispose();
-      clip = await openBioClip(source, {signal, onProgress: (progress) => reply({call, progress})});
+      const onProgress = (progress: Progress) => reply({call, progress});
+      clip = await openBioClip(source, {signal, onProgress}, useBackend({...options, signal}));
       reply({call, value: {info: clip.info, backend: clip.backend}});
     } else if (request.kind === 'classify' || request.kind === 'embed') {
       if (!clip) throw new BioClipError('no bundle has been loaded in this worker');
