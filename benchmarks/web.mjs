@@ -1,8 +1,8 @@
 /**
  * One model in several runtimes in one headless Chromium: node web.mjs JOB.json, made by web.py; writes JSON lines.
  *
- * Every runtime has a page, and so a process, of its own. Pages load one after the other; then each answers once per
- * round, in turn, so that what else the machine does hits all of them alike.
+ * Every runtime has a page, and so a process, of its own. Pages load one after the other; then those with as many
+ * threads answer once per round, in turn, so that what else the machine does hits all of them alike.
  */
 
 import {readFileSync} from 'node:fs';
@@ -25,12 +25,12 @@ const job = JSON.parse(readFileSync(process.argv[2]));
 const ORT = path.join(job.ort, 'node_modules', 'onnxruntime-web', 'dist');
 
 const TENSORFLOW = `
-  import {setThreadsCount} from '@tensorflow/tfjs-backend-wasm';
+  import {getThreadsCount, setThreadsCount} from '@tensorflow/tfjs-backend-wasm';
   import {useBackend} from './dist/core/backend.js';
-  import {openBundle} from './dist/core/bundle.js';
+  import {downloadBundle, openDownload} from './dist/core/bundle.js';
   import {predict} from './dist/core/clip.js';
   import {originOf} from './dist/core/origin.js';
-  globalThis.runtime = {setThreadsCount, useBackend, openBundle, predict, originOf};
+  globalThis.runtime = {getThreadsCount, setThreadsCount, useBackend, downloadBundle, openDownload, predict, originOf};
 `;
 const SCRIPTS = {
   wasm: TENSORFLOW,
@@ -114,10 +114,16 @@ async function open(browser, way, taken) {
   const page = await context.newPage();
   await page.goto(`${server.url}?${new URLSearchParams({runtime, backend, threads, size: job.size})}`);
   await page.waitForFunction(() => globalThis.benchmark, null, {timeout: 120_000});
-  const {milliseconds, vector, isolated} = await page.evaluate(() => globalThis.benchmark.first());
+  const {milliseconds, vector, isolated, started} = await page.evaluate(() => globalThis.benchmark.first());
   if (isolated !== threads > 1) throw new Error(`${JSON.stringify(way)}: isolated is ${isolated}`);
   const pid = await processOf(browser, taken);
-  return {way, page, server, pid, cold: milliseconds, vector, times: []};
+  return {way, page, server, pid, cold: milliseconds, vector, started, times: []};
+}
+
+/** Pages that take turns. Threads of onnxruntime spin after an answer and would slow whoever is next on one thread. */
+function crowds(opened) {
+  const crowd = ({way}) => `${way.threads} ${way.backend === 'webgl'}`;
+  return [...new Set(opened.map(crowd))].map((name) => opened.filter((page) => crowd(page) === name));
 }
 
 function cosine(a, b) {
@@ -129,19 +135,22 @@ const browser = await launchChromium();
 try {
   const opened = [];
   for (const way of job.ways) opened.push(await open(browser, way, opened.map(({pid}) => pid)));
-  for (let round = -WARM_UP; round < job.runs; round++) {
-    for (const {page, times, way} of opened) {
-      if (way.runs !== undefined && round >= way.runs) continue;
-      const time = await page.evaluate(() => globalThis.benchmark.once());
-      if (round >= 0) times.push(time);
+  for (const some of crowds(opened)) {
+    for (let round = -WARM_UP; round < job.runs; round++) {
+      for (const {page, times, way} of some) {
+        if (way.runs !== undefined && round >= way.runs) continue;
+        const time = await page.evaluate(() => globalThis.benchmark.once());
+        if (round >= 0) times.push(time);
+      }
     }
   }
   const reference = opened.find(({way}) => way.model === 'fp32').vector;
-  for (const {way, server, pid, cold, vector, times} of opened) {
+  for (const {way, server, pid, cold, vector, started, times} of opened) {
     const sorted = [...times].sort((a, b) => a - b);
     const row = {
       way: way.name,
       threads: way.threads,
+      started,
       browser: browser.version(),
       cold,
       median: sorted[sorted.length >> 1],
