@@ -8,6 +8,10 @@ min_version("9.27")
 configfile: "params.yaml"
 
 
+# The text on the first page of `snakemake --report`.
+report: "workflow/report/workflow.rst"
+
+
 # For `--software-deployment-method apptainer`; ignored otherwise. Built from the .def file beside it.
 container: "workflow/apptainer/bioclip-lite.sif"
 

@@ -217,7 +217,7 @@ def write(out: Path, rows: list[dict[str, Any]]) -> None:
         if threads > started:
             lines += [
                 "",
-                f"TensorFlow.js takes at most half of the cores, however many are asked for: here it started {started}.",
+                f"TensorFlow.js takes at most half of the cores, however many are asked for: here it ran in {started}.",
             ]
     largest = max(row["size"] for row in rows)
     agree = {name: min(row["cosine"] for row in rows if row["way"] == name) for name in (TENSORFLOW, FLOAT, INT8)}

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 import lessons
+from bioclip_lite import models
 from bioclip_lite.files import write_json
 from bioclip_lite.models import build_student, reparameterize, save_student, student_spec
 from bioclip_lite.preprocess import preprocessing
+from bioclip_lite.stages.teacher import _config
 
 # A FastViT with one block per stage: expanding depthwise convolutions, squeeze-and-excitation, layer scale, attention.
 FASTVIT: tuple[str, dict[str, Any]] = ("fastvit_sa12", {"embed_dims": (16, 32, 32, 64), "layers": (1, 1, 1, 1)})
@@ -66,6 +68,15 @@ def make_data(folder: Path, name: str, options: dict[str, Any], size: int = 32) 
     model = student(name, options, size, lessons.D)
     save_student(folder / "distill" / "model", model, spec, preprocessing(size))
     return folder
+
+
+def save_teacher(data: Path, name: str = "model", size: int = 32, width: int = lessons.D) -> None:
+    """An untrained teacher."""
+    torch.manual_seed(len(name))
+    section = lessons.TEACHER["train"] | {"image_size": size, "embed_dim": width}
+    config = _config(section, width, "", {}, preprocessing(size))
+    model, prepared = models.build_clip(config), models.open_clip_preprocess(config, "test")
+    models.save_teacher(data / "teacher" / name, model, config, prepared, "train", "small", None)
 
 
 def finish_pruning(folder: Path) -> None:

@@ -11,13 +11,23 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
 
+from bioclip_lite.evaluated import IN_BROWSER, VARIANTS
 from bioclip_lite.files import read_table, write_json, write_table
-from bioclip_lite.stages.evaluate import VARIANTS
 from bioclip_lite.taxonomy import RANKS, is_ancestor, label_rank, label_space, taxon_id
 from bioclip_lite.taxonomy import Path as TaxonPath
 
 SPLITS = ("pretrain", "train", "val", "calibration", "test")
-PARAMS: dict[str, Any] = {"bootstrap": 200, "latency_runs": 3, "examples": 4, "seed": 0}
+PARAMS: dict[str, Any] = {
+    "bootstrap": 200,
+    "latency_runs": 3,
+    "chromium": False,
+    "speed": {"sizes": []},
+    "examples": 4,
+    "prompts": {"types": ["sci", "com"], "templates": ["plain"], "taxa": 100},
+    "retrieval": ["sci"],
+    "suites": [],
+    "seed": 0,
+}
 # how well a variant tells species apart, and what it costs
 QUALITY = {"teacher": 1.0, "table": 1.0, "student": 0.88, "pruned": 0.84, "int8": 0.83, "tfjs": 0.83, "control": 0.62}
 COSTS = {
@@ -94,6 +104,8 @@ def write_data(
     )
     for split, photographs in (("calibration", calibration), ("test", labels)):
         _shard(data / "shard" / f"{split}-00000.tar", photographs, groups)
+    history = {"epoch": [1, 2], "loss": [2.5, 1.25], "learning_rate": [0.001, 0.0005], "val_top1": [0.5, 0.75]}
+    write_table(data / "distill" / "history.parquet", pa.table(history))
     leaves = label_space([*known, *coarse])
     for variant in variants:
         write_prediction(data, variant, list(labels), leaves, plausible(variant, labels, leaves))
@@ -103,7 +115,7 @@ def write_data(
 def plausible(variant: str, labels: dict[str, TaxonPath], leaves: list[TaxonPath]) -> np.ndarray:
     """Logits float32 [n, C] that are higher for the truth and its relatives, with noise that the variants share."""
     shared = np.random.default_rng(1).normal(size=(len(labels), len(leaves)))
-    own = np.random.default_rng(VARIANTS.index(variant) + 2).normal(size=shared.shape)
+    own = np.random.default_rng((*VARIANTS, IN_BROWSER).index(variant) + 2).normal(size=shared.shape)
     logits = 2.0 * shared + 0.5 * own if variant in QUALITY else 3.0 * own
     for row, truth in enumerate(labels.values()):
         for column, leaf in enumerate(leaves):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from bioclip_lite import calibration, graph, params, quantized
+from bioclip_lite import calibration, graph, params, quantized, speed, variants_web
 from bioclip_lite.files import read_json, write_json
+from bioclip_lite.labels import read_labels
 from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.preprocess import preprocess, read_preprocess
 from bioclip_lite.shards import ShardSet
@@ -72,6 +73,7 @@ def test_decoded_pixels_give_the_embeddings_of_pytorch(
 ) -> None:
     report, embeddings, _ = in_chromium(data, tmp_path / "x", "--decoded", "--backend", backend)
     assert report["backend"] == backend and report["browser"].startswith("Chromium ")
+    assert ("renderer" in report) == (backend == "webgl")
     assert report["keys"] == ShardSet.of(data / "shard" / "train-00000.tar").keys
     assert (embeddings * in_pytorch).sum(axis=1).min() >= 0.9995
 
@@ -81,13 +83,41 @@ def test_jpegs_give_the_embeddings_of_pytorch_and_the_answers_of_node(
 ) -> None:
     report, embeddings, logits = in_chromium(data, tmp_path / "x", "--latency", 2)
     assert (embeddings * in_pytorch).sum(axis=1).min() >= 0.995
-    assert report["latency_ms"]["median"] > 0 and report["load_ms"] > 0
+    assert report["latency_ms"]["median"] > 0
+    assert 0 < report["load_ms"] < report["first_ms"] < 60_000 and 10e6 < report["peak_bytes"] < 2e9
     bundle, shard = data / "convert" / "tfjs", data / "shard" / "train-00000.tar"
     done = node(PACKAGE / "bin" / "classify.mjs", bundle, shard, "--raw", tmp_path / "y")
     assert done.returncode == 0, done.stderr
     in_node = np.fromfile(tmp_path / "y.logits.f32", "<f4").reshape(logits.shape)
     assert (logits.argmax(axis=1) == in_node.argmax(axis=1)).mean() >= 0.99
-    assert read_json(tmp_path / "y.json")["bytes"] == report["bytes"]
+    there = read_json(tmp_path / "y.json")
+    assert there["bytes"] == report["bytes"] and there["processor"] == report["processor"]
+    assert 10e6 < there["peak_bytes"] < 1e9  # of Node alone, not what this process takes
+
+
+def test_the_variant_answers_as_node_does(data: Path) -> None:
+    """The same taxa in the same order, and costs that are the same but for the runtime."""
+    labels = read_labels(data)
+    found = [
+        answer({"latency_runs": 2}, data, ("calibration", "test"), labels)
+        for answer in (variants_web.tfjs, variants_web.chromium)
+    ]
+    node, chromium = ([np.concatenate(parts) for parts in zip(*answers.blocks, strict=True)] for answers in found)
+    assert found[0].keys == found[1].keys and node[0].shape == (len(found[0].keys), len(labels.ids))
+    for here, there in zip(node, chromium, strict=True):
+        assert np.abs(here - there).max() < 0.1 * np.abs(here).max()
+    assert (node[0].argmax(axis=1) == chromium[0].argmax(axis=1)).all()
+    costs = [dict(answers.costs) for answers in found]
+    runtimes = [cost.pop("latency_ms")["runtime"] for cost in costs]
+    assert runtimes[0].endswith("WASM, Node") and runtimes[1].partition("WASM, Chromium ")[2].isdigit()
+    assert costs[0] == costs[1] and 0 < costs[0]["gzipped"] < costs[0]["bytes"]
+
+
+def test_another_size_of_the_shipped_weights_runs(data: Path) -> None:
+    found = speed.measure({"chromium": False, "latency_runs": 2, "speed": {"sizes": [48]}}, data)
+    assert found["size"] == 32 and not found["left_out"]
+    assert [row["size"] for row in found["rows"]] == [32, 48]
+    assert all(row["latency_ms"]["median"] > 0 and row["first_ms"] > 0 for row in found["rows"])
 
 
 def test_photographs_of_many_sizes_and_forms(data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
+import csv
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -20,7 +22,7 @@ from timm.models.tiny_vit import TinyVitBlock
 from torch import nn
 
 import lessons
-from bioclip_lite import bundle, graph, params, quantized
+from bioclip_lite import bundle, graph, params, predict, quantized
 from bioclip_lite.cache import read_taxa
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, write_json
@@ -287,6 +289,29 @@ def test_an_image_gives_a_line_of_taxa(data: Path, tmp_path: Path) -> None:
         assert line["ranks"]["kingdom"]["probability"] == pytest.approx(best[1], abs=1e-4)
 
 
+def test_predict_says_the_same_with_the_bundle_and_with_the_weights(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("index", "logits", "quantize", "convert"):
+        (tmp_path / name).symlink_to(data / name)
+    write_json(
+        tmp_path / "evaluate" / "metrics.json",
+        {"variants": {variant: {"calibration": {"temperature": 1.5}} for variant in ("int8", "tfjs")}},
+    )
+    shards, photographs = ShardSet(data, "test"), tmp_path / "photographs"
+    photographs.mkdir()
+    for i in range(3):
+        (photographs / f"{shards.keys[i]}.jpg").write_bytes(shards.jpeg(i))
+    tables = []
+    for variant in ("int8", "tfjs"):
+        assert predict.main([str(photographs), "--variant", variant, "--k", "3", "--data", str(tmp_path)]) == 0
+        tables.append(list(csv.DictReader(io.StringIO(capsys.readouterr().out))))
+    assert len(tables[0]) == len(tables[1]) == 9
+    for one, other in zip(*tables, strict=True):
+        assert float(one.pop("score")) == pytest.approx(float(other.pop("score")), abs=5e-3)
+        assert one == other
+
+
 def test_what_is_no_image_is_named_and_fails(data: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     done = node(PACKAGE / "bin/classify.mjs", data / "convert" / "tfjs", tmp_path / "broken.jpg")
@@ -428,13 +453,13 @@ def test_other_weights_in_javascript_are_found(broken: Path, data: Path) -> None
     save_file(tensors, path)
     folded, weights = quantized.load(broken / "quantize" / "model")
     with pytest.raises(UserError, match=f"1 of .* weights have other bits in JavaScript.*{name}"):
-        convert._compare_weights(data / "convert" / "tfjs", "node", folded, weights)
+        convert._compare_weights(data / "convert" / "tfjs", folded, weights)
 
 
 def test_embeddings_that_differ_are_found(data: Path) -> None:
     model, bundle = data / "quantize" / "model", data / "convert" / "tfjs"
     with pytest.raises(UserError, match=r"differs between PyTorch and TensorFlow\.js.*no bundle was written"):
-        convert._compare({**PARAMS, "tolerance": 0.0}, data, model, bundle, "node")
+        convert._compare({**PARAMS, "tolerance": 0.0}, data, model, bundle)
 
 
 def test_a_converter_that_fails_leaves_no_bundle(broken: Path) -> None:

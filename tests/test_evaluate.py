@@ -13,8 +13,10 @@ from safetensors.numpy import load_file
 
 from bioclip_lite import predictions
 from bioclip_lite.errors import UserError
+from bioclip_lite.evaluated import VARIANTS
 from bioclip_lite.files import read_json, read_table, write_table
 from bioclip_lite.labels import read_labels, truth_of
+from bioclip_lite.predictions import Block
 from bioclip_lite.stages import evaluate
 from bioclip_lite.taxonomy import RANKS, label_space
 from fake_evaluation import PARAMS, tree, write_data, write_prediction
@@ -34,7 +36,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_metrics_have_every_variant_rank_and_number(metrics: dict[str, Any]) -> None:
-    assert sorted(metrics["variants"]) == sorted(evaluate.VARIANTS)
+    assert sorted(metrics["variants"]) == sorted(VARIANTS)
     for variant, row in metrics["variants"].items():
         for number in (row["top1"], row["top5"], *row["per_rank"].values()):
             assert {"value", "ci95", "n_images", "n_classes"} <= set(number)
@@ -97,7 +99,9 @@ def test_predictions_are_joined_by_key(tmp_path: Path, metrics: dict[str, Any]) 
     found = predictions.read(path.parent, ["student"])["student"]
     logits, keys = load_file(path)["logits"], found.keys
     order = np.random.default_rng(0).permutation(len(keys))
-    predictions.write(path.parent, "student", [keys[i] for i in order], found.taxon_ids, [logits[order]], found.costs)
+    predictions.write(
+        path.parent, "student", [keys[i] for i in order], found.taxon_ids, [Block(logits[order])], found.costs
+    )
     assert report(tmp_path) == metrics
 
 
@@ -223,7 +227,7 @@ def test_a_temperature_takes_away_what_was_boasted(tmp_path: Path) -> None:
     found = predictions.read(path.parent, ["student"])["student"]
     before = report(tmp_path)["variants"]["student"]
     logits = load_file(path)["logits"]
-    predictions.write(path.parent, "student", found.keys, found.taxon_ids, [3 * logits], found.costs)
+    predictions.write(path.parent, "student", found.keys, found.taxon_ids, [Block(3 * logits)], found.costs)
     after = report(tmp_path)["variants"]["student"]
     assert after["calibration"]["temperature"] == pytest.approx(3 * before["calibration"]["temperature"], rel=0.01)
     assert after["calibration"]["nll"]["before"]["value"] > before["calibration"]["nll"]["before"]["value"]
@@ -239,7 +243,9 @@ def test_predictions_without_the_calibration_split_are_refused(tmp_path: Path) -
     found = predictions.read(path.parent, ["student"])["student"]
     kept = [row for row, key in enumerate(found.keys) if "-calibration" not in key]
     keys = [found.keys[row] for row in kept]
-    predictions.write(path.parent, "student", keys, found.taxon_ids, [load_file(path)["logits"][kept]], found.costs)
+    predictions.write(
+        path.parent, "student", keys, found.taxon_ids, [Block(load_file(path)["logits"][kept])], found.costs
+    )
     with pytest.raises(UserError, match="student lacks 208 photographs"):
         report(tmp_path)
 
@@ -250,7 +256,7 @@ def test_predictions_without_the_calibration_split_are_refused(tmp_path: Path) -
 def test_predictions_are_written_in_blocks_and_read_back(tmp_path: Path) -> None:
     logits = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     keys, taxa = [f"ké{i}" for i in range(5)], list("abc")
-    predictions.write(tmp_path, "student", keys, taxa, iter([logits[:2], logits[2:2], logits[2:]]), {"macs": 3})
+    predictions.write(tmp_path, "student", keys, taxa, map(Block, [logits[:2], logits[2:2], logits[2:]]), {"macs": 3})
     np.testing.assert_array_equal(load_file(tmp_path / "student.safetensors")["logits"], logits)
     found = predictions.read(tmp_path, ["student"])["student"]
     assert (found.keys, found.taxon_ids, found.costs) == (keys, taxa, {"macs": 3})
@@ -259,7 +265,7 @@ def test_predictions_are_written_in_blocks_and_read_back(tmp_path: Path) -> None
 
 def test_an_incomplete_variant_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="answered 1 of 2"):
-        predictions.write(tmp_path, "student", ["a", "b"], ["t"], [np.zeros((1, 1), np.float32)], {})
+        predictions.write(tmp_path, "student", ["a", "b"], ["t"], [Block(np.zeros((1, 1), np.float32))], {})
     assert list(tmp_path.iterdir()) == []
 
 

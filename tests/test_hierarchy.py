@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
+    auc,
     balanced_accuracy_score,
     confusion_matrix,
     log_loss,
@@ -197,6 +198,66 @@ def test_back_off_shares_add_up_and_the_strictest_level_is_the_most_often_right(
     assert sum(parts) == pytest.approx(row["right"]["value"] * row["answered"]["value"], abs=1e-4)
     assert row["strata"]["in_calibration"]["answered"]["n_images"] == 400
     assert row["right"]["n_images"] == row["answered"]["value"] * 800
+
+
+# ---- risk and coverage
+
+
+def area(logits: np.ndarray, truth: np.ndarray, nodes: np.ndarray) -> dict[str, Any]:
+    found = score(logits, truth, nodes[:, truth].T, nodes)
+    return backoff.area(found, nodes[:, truth].T, nodes, np.arange(len(truth)), 20, 0)
+
+
+def test_area_by_hand() -> None:
+    """One photograph of the first leaf; its sister has 0.5 of the probability, itself 0.3, another family 0.2."""
+    nodes = NODE_OF_LEAF[:, :3]
+    leaves = np.log(np.array([[0.3, 0.5, 0.2]]))
+    found = area(leaves, np.array([0]), nodes)
+    # From 1 down to 0.8: the order, which is all leaves and covers nothing. To 0.5: the family, which is right and
+    # covers 1 - log 2 / log 3. Then the wrong species: a trapezoid of height 1 over what is left.
+    assert found["value"] == pytest.approx(0.5 * np.log(2) / np.log(3), abs=1e-6)
+    assert found["risk"][0] == 0 and found["risk"][-1] == 1 and found["n_images"] == 1 and found["ci95"] is None
+    assert area(leaves[:, [1, 0, 2]], np.array([0]), nodes)["value"] == 0  # now the species is right
+
+
+def test_area_is_that_of_a_curve_drawn_threshold_by_threshold() -> None:
+    logits, truth = photographs(60, 5)
+    truth_nodes = NODES[:, truth].T
+    found = score(logits, truth, truth_nodes, NODES)
+    coverage, risk = [0.0], [0.0]
+    for threshold in sorted({*found["share"].ravel().tolist()}, reverse=True):
+        row = backoff.summarise(found, dict.fromkeys(RANKS, threshold), truth_nodes, NODES, np.arange(60), {}, 1, 0)
+        coverage.append(row["specificity"]["value"])
+        risk.append(row["answered"]["value"] * (1 - row["right"]["value"]))
+    assert area(logits, truth, NODES)["value"] == pytest.approx(np.trapezoid(risk, coverage), abs=1e-5)
+    assert (coverage[-1], risk[-1]) == (1, pytest.approx(1 - found["top1"].mean(), abs=1e-6))
+    # scikit-learn wants rising coverage; above a threshold of one half it rises by itself
+    order = np.argsort(coverage, kind="stable")
+    assert auc(np.array(coverage)[order], np.array(risk)[order]) == pytest.approx(
+        area(logits, truth, NODES)["value"], abs=2e-3
+    )
+
+
+def test_area_is_zero_if_all_is_right_and_smaller_for_the_better_model() -> None:
+    truth = np.arange(24)
+    assert area(9.0 * np.eye(24), truth, NODES)["value"] == 0
+    areas = []
+    for skill in (0.5, 1.0, 2.0):
+        logits, labels = photographs(800, 6)
+        noise = np.random.default_rng(7).normal(size=logits.shape) / skill
+        areas.append(area(logits + 3 * noise, labels, NODES)["value"])
+    assert areas == sorted(areas, reverse=True) and areas[-1] > 0
+
+
+def test_area_has_an_interval_that_holds_it_and_asks_species_only() -> None:
+    logits, truth = photographs(300, 8)
+    nodes = NODES[:, truth].T.copy()
+    nodes[:40, 6] = -1
+    found = score(logits, np.where(nodes[:, 6] < 0, -1, truth), nodes, NODES)
+    row = backoff.area(found, nodes, NODES, np.arange(300) // 2, 100, 0)
+    assert row["n_images"] == 260 and row["ci95"][0] < row["value"] < row["ci95"][1]
+    nothing = {name: values[:40] for name, values in found.items()}
+    assert backoff.area(nothing, nodes[:40], NODES, np.arange(40), 10, 0)["value"] is None
 
 
 def test_a_promise_is_broken_only_beyond_doubt() -> None:

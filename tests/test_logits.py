@@ -20,22 +20,14 @@ from bioclip_lite import cache, captions, logit_scale, losses, models, taxonomy,
 from bioclip_lite.closure import PACKAGE, closure, meaning
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, read_table, write_json, write_table
-from bioclip_lite.preprocess import preprocess, preprocessing
+from bioclip_lite.preprocess import preprocess
 from bioclip_lite.randomness import generator
 from bioclip_lite.shards import ShardSet, write_shard
 from bioclip_lite.stages import logits
-from bioclip_lite.stages.teacher import _config
+from fake_data import save_teacher
 from photographs import encoded, picture
 
 PARAMS = lessons.VIEWS
-
-
-def save_teacher(data: Path, name: str = "model", size: int = 32, width: int = lessons.D) -> None:
-    torch.manual_seed(len(name))
-    section = lessons.TEACHER["train"] | {"image_size": size, "embed_dim": width}
-    config = _config(section, width, "", {}, preprocessing(size))
-    model, prepared = models.build_clip(config), models.open_clip_preprocess(config, "test")
-    models.save_teacher(data / "teacher" / name, model, config, prepared, "train", "small", None)
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,8 @@ def test_the_files_that_we_ship_are_valid(path: Path) -> None:
         ("distill.teachers", ["model", "second"], "distill.teachers has unknown second; known are model (see"),
         ("distill.teachers", [], "distill.teachers is []; it must be a list of at least 1"),
         ("evaluate", None, "evaluate is None; it must be of type object"),
+        ("evaluate.retrieval", ["scii"], "evaluate.retrieval has unknown scii; did you mean sci; known are sci, com"),
+        ("evaluate.prompts.types", ["lit"], "evaluate.prompts.types.0 is 'lit'; it must be one of sci, com, taxon"),
     ],
 )
 def test_a_mistake_is_named(name: str, value: object, message: str) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -103,11 +104,35 @@ def test_the_report_stands_alone(built: Path, metrics: dict) -> None:
         assert f"{100 * variant['top1']['value']:.1f}" in report
 
 
-# Of the automatic LiT columns and of captioners.
+def test_snakemake_report_holds_page_card_and_figures(built: Path, tmp_path: Path) -> None:
+    sh(f"snakemake --report {tmp_path / 'run.zip'} -- evaluate", built)
+    with zipfile.ZipFile(tmp_path / "run.zip") as file:
+        names = [Path(name) for name in file.namelist() if "/data/raw/" in name]
+        page = next(name for name in file.namelist() if name.endswith("/report.html") and "/raw/" not in name)
+        text = file.read(page).decode()
+    figures = {path.name for path in (built / "data/evaluate/plots").glob("*.png")}
+    assert {name.name for name in names} == {"report.html", "MODEL_CARD.md", *figures} and len(figures) == 5
+    assert "Share of the test photographs whose taxon is right" in text and "Hugging Face" in text
+    assert planned(built) == {}  # looking changes nothing
+
+
+def test_dvc_shows_metrics_and_plots(built: Path) -> None:
+    found = json.loads(sh("dvc metrics show --json", built).splitlines()[-1])[""]["data"]
+    assert list(found) == ["data/evaluate/headline.json"]
+    assert set(found["data/evaluate/headline.json"]["data"]) == VARIANTS
+    plots = json.loads(sh("dvc plots show --json", built).splitlines()[-1])
+    assert not plots.get("errors") and all(plots["data"].values())
+
+
+# Of the automatic LiT columns, of captioners and of suites.
 ON_REQUEST = {
     "caption": ["data/index/taxa.parquet"]
     + [path for path in closure("captioner") if path not in closure("stages.caption")],
     "logits": ["data/caption"],
+    # Of suites; of the variant in Chromium; of the web model's other sizes.
+    "evaluate": [path for path in closure("suites.answering") if path not in closure("stages.evaluate")]
+    + [f"packages/react-bio-clip/bin/{name}.mjs" for name in ("browser", "chromium", "page")]
+    + ["workflow/envs/convert.txt"],
 }
 
 
@@ -119,7 +144,7 @@ def test_dvc_yaml_says_what_the_graph_says(built: Path) -> None:
     problems = []
     for stage, view in stages.items():
         # read only where params.yaml asks for it
-        used = {f"workflow/rules/{stage}.smk", "data/weights", "data/lists", *ON_REQUEST.get(stage, [])}
+        used = {f"workflow/rules/{stage}.smk", "data/weights", "data/lists", "data/suites", *ON_REQUEST.get(stage, [])}
         made = set()
         for row in rows:
             out = provenance.within(row[outputs], view["outs"])

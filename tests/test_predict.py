@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bioclip_lite import predict, predictions
+from bioclip_lite import javascript, predict, predictions
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import write_json
+from bioclip_lite.images import decode
 from bioclip_lite.labels import Labels, read_labels
 from bioclip_lite.shards import ShardSet
 from bioclip_lite.stages import evaluate
@@ -91,6 +92,101 @@ def test_back_off_without_thresholds_is_refused(
     file = str(next(iter(photographs.values())))
     assert predict.main([file, "--variant", "student", "--back-off", "--data", str(data)]) == 1
     assert "student has no thresholds to back off with" in capsys.readouterr().err
+
+
+# ---- the web model
+
+
+@pytest.fixture
+def node(data: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[Path]]:
+    """The batches that Node is asked, whose bundle gives each photograph a logit by the bytes of its pixels.
+
+    It stops at a photograph that is called broken.
+    """
+    labels = read_labels(data)
+    taxa = [
+        {"id": taxon, "ranks": list(path), "rank": "species"}
+        for taxon, path in zip(labels.ids, labels.leaves, strict=True)
+    ]
+    write_json(data / "convert" / "tfjs" / "bundle.json", {"taxa": taxa[::-1]})
+    limits = dict.fromkeys(RANKS) | {"kingdom": 0.5}
+    about = {"calibration": {"temperature": 2.0}, "back_off": {"thresholds": limits}}
+    write_json(data / "evaluate" / "metrics.json", {"variants": {"tfjs": about}})
+    asked = []
+
+    def answer(where: str, bundle: Path, images: list[Path], prefix: Path) -> dict[str, int]:
+        asked.append(images)
+        assert where == "node" and all(image.is_absolute() and image.is_file() for image in images)
+        if any(image.stem == "broken" for image in images):
+            raise UserError("broken.jpg: cannot be decoded as an image")
+        logits = [[0, 1, 2, np.asarray(decode(image.read_bytes())).mean() % 3] for image in images]
+        np.array(logits, "<f4").tofile(f"{prefix}.logits.f32")
+        return {"rows": len(images), "taxa": 4}
+
+    monkeypatch.setattr(javascript, "answer", answer)
+    return asked
+
+
+def test_the_web_model_answers_in_batches_and_in_order(
+    data: Path, photographs: dict[str, Path], node: list[list[Path]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(predict, "_BATCH_IN_NODE", 5)
+    folder = str(next(iter(photographs.values())).parent)
+    assert predict.main([folder, "--variant", "tfjs", "--k", "4", "--data", str(data)]) == 0
+    rows = table(capsys.readouterr().out)
+    assert [len(batch) for batch in node] == [1, 5, 5, 2]  # a blank one first: is Node there?
+    leaves = read_labels(data).leaves
+    for number, file in enumerate(sorted(photographs.values())):
+        four = rows[4 * number : 4 * number + 4]
+        assert {row["file_name"] for row in four} == {str(file)}
+        last = np.asarray(decode(file.read_bytes())).mean() % 3
+        logits = np.array([last, 2, 1, 0])  # the bundle lists the leaves in another order
+        expected = np.exp(logits / 2) / np.exp(logits / 2).sum()
+        scores = {row["species_epithet"]: float(row["score"]) for row in four}
+        assert [scores[leaf[6] or ""] for leaf in leaves] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_photograph_that_stops_node_is_left_out_alone(
+    data: Path, photographs: dict[str, Path], node: list[list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = next(iter(photographs.values())).parent
+    (folder / "broken.jpg").write_bytes(next(iter(photographs.values())).read_bytes())
+    assert predict.main([str(folder), "--variant", "tfjs", "--k", "1", "--data", str(data)]) == 1
+    found = capsys.readouterr()
+    assert [row["file_name"] for row in table(found.out)] == sorted(map(str, photographs.values()))
+    assert f"{folder / 'broken.jpg'} is left out: broken.jpg: cannot be decoded" in found.err
+    assert "1 of 13 files left out" in found.err
+
+
+def test_formats_that_node_does_not_read_are_handed_over_as_png(
+    data: Path, photographs: dict[str, Path], node: list[list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = next(iter(photographs.values()))
+    image = decode(first.read_bytes())
+    names = ["a.bmp", "b.tif", "c.png", "d.webp", "e.jpeg"]
+    for name in names:
+        (tmp_path / "photos" / "other").mkdir(exist_ok=True)
+        image.save(tmp_path / "photos" / "other" / name)
+    assert predict.main([str(tmp_path / "photos" / "other"), "--variant", "tfjs", "--data", str(data)]) == 0
+    assert [file.suffix for file in node[1]] == [".png", ".png", ".png", ".webp", ".jpeg"]
+    assert [file.name for file in node[1][2:]] == names[2:]
+    rows = table(capsys.readouterr().out)
+    assert rows[0]["score"] == rows[4]["score"] == rows[8]["score"]  # bmp, tif and png hold the same pixels
+
+
+def test_without_node_nothing_is_begun(
+    data: Path, photographs: dict[str, Path], node: list[list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def missing(*_: object) -> dict[str, int]:
+        raise UserError("node is not installed")
+
+    monkeypatch.setattr(javascript, "answer", missing)
+    output = tmp_path / "names.csv"
+    folder = str(next(iter(photographs.values())).parent)
+    assert predict.main([folder, "--variant", "tfjs", "--output", str(output), "--data", str(data)]) == 1
+    assert capsys.readouterr().err == "predict: node is not installed\n" and not output.exists()
 
 
 # ---- answers

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bioclip_lite import report, report_doubt
+from bioclip_lite import plots, report, report_doubt
+from bioclip_lite.evaluated import VARIANTS
 from bioclip_lite.files import read_json
+from bioclip_lite.report_text import LABELS
 from bioclip_lite.stages import evaluate
 from bioclip_lite.taxonomy import RANKS, label_space
 from fake_evaluation import PARAMS, tree, write_data, write_prediction
@@ -57,10 +59,25 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page, dict[str,
 
 def test_page_asks_for_nothing_else(page: tuple[str, Page, dict[str, Any]]) -> None:
     html, parsed, _ = page
-    assert parsed.addresses and all(address.startswith("data:image/") for address in parsed.addresses)
+    assert parsed.addresses and all(address.startswith(("data:image/", "#s")) for address in parsed.addresses)
     assert not {"script", "link", "iframe", "object", "base"} & set(parsed.tags)
     assert not re.search(r"https?://|@import|url\(", html)
     assert "default-src 'none'" in html
+
+
+def test_contents_lead_to_every_section(page: tuple[str, Page, dict[str, Any]]) -> None:
+    html, parsed, _ = page
+    links = [address for address in parsed.addresses if address.startswith("#")]
+    assert links == [f"#s{n}" for n in range(1, html.count("<section") + 1)]
+    assert all(html.count(f'<section id="{link[1:]}">') == 1 for link in links)
+
+
+def test_every_figure_says_in_words_what_it_shows(page: tuple[str, Page, dict[str, Any]]) -> None:
+    html, _, metrics = page
+    alts = re.findall(r'<img src="data:image/png[^"]*" alt="([^"]+)"', html)
+    assert len(alts) == html.count("<figcaption>") == 5
+    web = metrics["variants"]["tfjs"]
+    assert f"Web model {100 * web['top1']['value']:.1f} % at 4.91 ms" in alts[1].replace("&nbsp;", " ")
 
 
 def test_page_is_well_formed(page: tuple[str, Page, dict[str, Any]]) -> None:
@@ -81,6 +98,64 @@ def test_page_shows_the_numbers_of_metrics(page: tuple[str, Page, dict[str, Any]
     assert lead in " ".join(parsed.text)
 
 
+def test_metrics_report_and_card_say_the_same(page: tuple[str, Page, dict[str, Any]], tmp_path: Path) -> None:
+    """The numbers of the rank table, of the card's table and of DVC's short list are those of metrics.json."""
+    html, _, metrics = page
+    variants = metrics["variants"]
+    write_data(tmp_path)
+    evaluate.run(PARAMS, tmp_path, "report")
+    card = (tmp_path / "evaluate" / "MODEL_CARD.md").read_text()
+    short = read_json(tmp_path / "evaluate" / "headline.json")
+    table = html.partition('<table class="ranks">')[2].partition("</table>")[0]
+    for rank in RANKS:
+        line = next(row for row in re.split("<tr[^>]*>", table) if f">{rank.capitalize()}<" in row)
+        cells = re.findall(r"<td[^>]*>([\d.]+)<small>([\d.]+)\u2013([\d.]+)</small>", line)
+        expected = [variants[variant]["per_rank"][rank] for variant in VARIANTS]  # as the page orders them
+        assert cells == [tuple(f"{100 * x:.1f}" for x in (row["value"], *row["ci95"])) for row in expected]
+    for name, row in (line.strip("| ").split(" | ", 1) for line in card.splitlines() if line.startswith("| ")):
+        variant = next((v for v, label in LABELS.items() if label == name), None)
+        if variant:
+            ranks = variants[variant]["per_rank"]
+            numbers = [number["value"] for number in (variants[variant]["top1"], ranks["genus"], ranks["family"])]
+            assert [part.split(" ")[0] for part in row.split(" | ")[:3]] == [f"{100 * x:.1f}" for x in numbers]
+    assert {v: row["species_right"] for v, row in short.items()} == {
+        v: row["top1"]["value"] for v, row in variants.items()
+    }
+    assert short["tfjs"]["haurc"] == variants["tfjs"]["back_off"]["haurc"]["value"]
+    assert f"{variants['tfjs']['back_off']['haurc']['value']:.3f}" in html
+
+
+def test_taxa_above_the_species_in_the_list_are_said_to_compete(tmp_path: Path) -> None:
+    """A photograph that is taken for a taxon known to its genus only: wrong, but not among the species."""
+    paths = [*tree(4), (*tree(4)[0][:5], "Alienus", None)]
+    labels = write_data(tmp_path, paths=paths, images=4, unseen=0, known_to_genus=0)
+    leaves = label_space(paths)
+    logits = np.array([[9.0 * (leaf == path) for leaf in leaves] for path in labels.values()], np.float32)
+    first = next(row for row, path in enumerate(labels.values()) if path[6])
+    logits[first] += 10.0 * np.array([leaf[6] is None for leaf in leaves])
+    write_prediction(tmp_path, "tfjs", list(labels), leaves, logits)
+    evaluate.run(PARAMS, tmp_path, "report")
+    row = read_json(tmp_path / "evaluate" / "metrics.json")["variants"]["tfjs"]
+    assert row["top1"]["value"] == 15 / 16 < row["per_rank"]["species"]["value"] == 1
+    text = " ".join(Page((tmp_path / "evaluate" / "report.html").read_text()).text).replace("\xa0", " ")
+    assert "everywhere else on this page all taxa do, and the web model is right for 93.8 %" in text
+    card = (tmp_path / "evaluate" / "MODEL_CARD.md").read_text()
+    assert next(line for line in card.splitlines() if line.startswith("| Web model")).startswith("| Web model | 93.8 (")
+
+
+def test_what_no_other_model_beats_is_joined() -> None:
+    points = {
+        "small": (1.0, 80.0),
+        "large": (20.0, 92.0),
+        "worse": (2.0, 79.0),
+        "dear": (20.0, 90.0),
+        "mid": (3.0, 85.0),
+    }
+    assert plots.front(points) == ["small", "mid", "large"]
+    assert plots.front({"a": (1.0, 2.0), "b": (1.0, 2.0)}) == ["a", "b"]
+    assert plots.front({}) == []
+
+
 def test_headlines_say_how_many(page: tuple[str, Page, dict[str, Any]]) -> None:
     variants = page[2]["variants"]
     sentences = report.headlines(variants)
@@ -92,7 +167,7 @@ def test_headlines_say_how_many(page: tuple[str, Page, dict[str, Any]]) -> None:
 def test_confusion_holds_every_photograph(page: tuple[str, Page, dict[str, Any]]) -> None:
     table = page[0].partition('<table class="confusion">')[2].partition("</table>")[0]
     assert sum(map(int, re.findall(r">(\d+)</td>", table))) == 60  # at the species: two are known to genus only
-    assert page[0].count("What each species is taken for") == 1
+    assert page[0].count("<h2>What each species is taken for</h2>") == 1
 
 
 def test_headline_of_back_off_adds_up(page: tuple[str, Page, dict[str, Any]]) -> None:
@@ -132,7 +207,7 @@ def test_empty_cases(tmp_path: Path) -> None:
     labels = write_data(tmp_path, **options)
     leaves = label_space(labels.values())
     right = [[9.0 * (leaf == path) for leaf in leaves] for path in labels.values()]
-    for variant in evaluate.VARIANTS:
+    for variant in VARIANTS:
         write_prediction(tmp_path, variant, list(labels), leaves, np.array(right, np.float32))
     evaluate.run({**PARAMS, "examples": 0}, tmp_path, "report")
     text = " ".join(Page((tmp_path / "evaluate" / "report.html").read_text()).text)

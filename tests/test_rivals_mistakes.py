@@ -32,7 +32,19 @@ import torch
 from safetensors.torch import load_file
 
 import lessons
-from bioclip_lite import bundle, cache, graph, hub, models, pruning, quantized, training, variants, views
+from bioclip_lite import (
+    bundle,
+    cache,
+    graph,
+    hub,
+    javascript,
+    models,
+    pruning,
+    quantized,
+    training,
+    variants_web,
+    views,
+)
 from bioclip_lite.__main__ import COMMANDS
 from bioclip_lite.closure import PACKAGE, closure
 from bioclip_lite.errors import UserError
@@ -243,27 +255,31 @@ def test_9_the_web_model_is_what_node_says_of_the_jpegs(data: Path, monkeypatch:
     (model / quantized.WEIGHTS_FILE).write_bytes(b"weights")
     about: dict[str, Any] = {"taxa": [{"id": taxon, "rank": "species"} for taxon in labels.ids]}
     about |= {"text": {"file": "taxa.bin"}, "temperature": 1.0, "thresholds": None}
-    about["provenance"] = {"weights_sha256": variants._sha256(model / quantized.WEIGHTS_FILE)}
+    about["provenance"] = {"weights_sha256": variants_web._sha256(model / quantized.WEIGHTS_FILE)}
     about |= {"temperature": 1.0, "thresholds": {"level": 0.95, "ranks": {}}}
     write_json(folder / "bundle.json", about)
     (folder / "taxa.bin").touch()
     said = np.arange(30, dtype="<f4").reshape(6, 5)
     asked: list[str] = []
 
-    def node(arguments: list[str]) -> None:
+    def node(program: str, arguments: list[str], what: str) -> None:
         asked.extend(arguments)
         prefix = arguments[arguments.index("--raw") + 1]
         latency = {"median": 1.0, "min": 1.0, "runs": 3}
         keys = ShardSet(data, "test").keys
-        write_json(f"{prefix}.json", {"keys": keys, "rows": 6, "taxa": 5, "latency_ms": latency, "backend": "wasm"})
+        about_run = {"keys": keys, "rows": 6, "taxa": 5, "embedding": 2, "latency_ms": latency, "backend": "wasm"}
+        write_json(f"{prefix}.json", about_run)
         said.tofile(f"{prefix}.logits.f32")
+        said[:, :2].tofile(f"{prefix}.embeddings.f32")
 
-    monkeypatch.setattr(variants, "_node", node)
+    monkeypatch.setattr(javascript, "node", node)
     # What a simulation would need is not there.
     monkeypatch.setattr(quantized, "load", lambda _: ({}, {}))
     monkeypatch.setattr(graph, "macs", lambda *_: 0)
-    answers = variants.tfjs({"latency_runs": 3}, data, ("test",), labels)
-    np.testing.assert_array_equal(np.concatenate(list(answers.blocks)), said)
+    answers = variants_web.tfjs({"latency_runs": 3}, data, ("test",), labels)
+    blocks = list(answers.blocks)
+    np.testing.assert_array_equal(np.concatenate([block.logits for block in blocks]), said)
+    np.testing.assert_array_equal(np.concatenate([block.embeddings for block in blocks]), said[:, :2])
     assert asked[:2] == [str(folder), str(data / "shard" / "test-00000.tar")]
     assert "Node" in answers.costs["latency_ms"]["runtime"]
 

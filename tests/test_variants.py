@@ -1,5 +1,6 @@
 """How variants answer, with real (random) models, and what an answer is said to cost."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from bioclip_lite import cache, costs, models, predictions, variants
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import write_json
 from bioclip_lite.labels import Labels, read_labels
+from bioclip_lite.predictions import Answers, Block
 from bioclip_lite.preprocess import preprocess, preprocessing
 from bioclip_lite.shards import ShardSet
 from bioclip_lite.stages import evaluate
@@ -67,6 +69,16 @@ def test_a_student_answers_in_the_space_of_its_teacher(tmp_path: Path, labels: L
     assert 0 < latency["min"] <= latency["median"] and (latency["n"], latency["threads"], latency["batch"]) == (3, 1, 1)
 
 
+def test_logits_are_those_of_the_embeddings_beside_them(tmp_path: Path, labels: Labels) -> None:
+    save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
+    evaluate.run(PARAMS, tmp_path, "student")
+    content = load_file(tmp_path / "evaluate" / "predictions" / "student.safetensors")
+    embeddings = content["embeddings"].astype(np.float32)
+    text = cache.read_taxa(tmp_path / "logits" / "taxa.safetensors").text
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3)
+    np.testing.assert_allclose(20 * embeddings @ text.T, content["logits"], atol=0.03)
+
+
 def test_two_runs_give_the_same_logits(tmp_path: Path, labels: Labels) -> None:
     save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
     path = tmp_path / "evaluate" / "predictions" / "student.safetensors"
@@ -86,7 +98,7 @@ def test_the_control_answers_without_the_text_matrix(tmp_path: Path, labels: Lab
     save_student(tmp_path / "distill" / "control", len(labels.ids), None)
     (tmp_path / "logits" / "taxa.safetensors").unlink()
     found, cost = answers(tmp_path, "control")
-    assert set(ShardSet(tmp_path, "test").keys) < set(found) and cost["table_bytes"] == 0
+    assert set(ShardSet(tmp_path, "test").keys) < set(found) and "table_bytes" not in cost
 
 
 def test_a_control_for_other_taxa_is_refused(tmp_path: Path, labels: Labels) -> None:
@@ -139,30 +151,20 @@ def test_the_teacher_answers_from_the_table_that_ships(
     (bundle / "taxa.bin").write_bytes(scales.tobytes() + integers.tobytes())
     seen: list[cache.Taxa] = []
 
-    def taught(params: object, data: object, splits: object, taxa: cache.Taxa) -> variants.Answers:
+    def taught(params: object, data: object, splits: object, taxa: cache.Taxa) -> Answers:
         seen.append(taxa)
-        return variants.Answers(["a"], iter([np.zeros((1, 4), np.float32)]), {"table_bytes": 96, "bytes": 7})
+        return Answers(
+            ["a"], iter([Block(np.zeros((1, 4), np.float32), np.zeros((1, 2)))]), {"table_bytes": 96, "bytes": 7}
+        )
 
     monkeypatch.setattr(variants, "_taught", taught)
     found = variants.table(PARAMS, tmp_path, ("test",), labels)
     np.testing.assert_array_equal(seen[0].text[order], integers * scales[:, None])
-    assert found.costs == {"table_bytes": 4 * 4 + 4 * DIMENSIONS, "bytes": 7}
-    np.testing.assert_array_equal(next(found.blocks), np.zeros((1, 4)))
-
-
-def test_node_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "node_modules" / "sharp").mkdir(parents=True)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "classify.mjs").write_text("console.error('no such bundle'); process.exitCode = 1;\n")
-    monkeypatch.setattr(variants, "_PACKAGE", tmp_path)
-    with pytest.raises(UserError, match="failed in Node with status 1:\nno such bundle"):
-        variants._node([])
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match="node is not installed"):
-        variants._node([])
-    monkeypatch.setattr(variants, "_PACKAGE", tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="make setup"):
-        variants._node([])
+    zipped = len(gzip.compress(scales.tobytes() + integers.tobytes(), 9))
+    assert found.costs == {"table_bytes": 4 * 4 + 4 * DIMENSIONS, "table_gzipped": zipped, "bytes": 7}
+    block = next(found.blocks)
+    np.testing.assert_array_equal(block.logits, np.zeros((1, 4)))
+    assert block.embeddings is None  # they are the teacher's own
 
 
 # ---- costs
@@ -192,5 +194,21 @@ def test_latency_leaves_the_number_of_threads_alone() -> None:
 def test_bytes_of_some_tensors(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"visual.a": np.zeros(3, np.float32), "text.b": np.zeros(5, np.float16)}, path, {"about": "x"})
-    assert costs.stored_tensors(path, "visual.") == 12
-    assert costs.stored_tensors(path) == 22
+    assert costs.tensors(path, "visual.") == {"bytes": 12, "gzipped": len(gzip.compress(bytes(12), 9))}
+    assert costs.tensors(path)["bytes"] == 22
+
+
+def test_every_file_is_gzipped_by_itself(tmp_path: Path) -> None:
+    contents = [b"abc" * 1_000_000, np.random.default_rng(0).bytes(3 << 20), b""]  # more than is read at once; nothing
+    for number, content in enumerate(contents):
+        (tmp_path / str(number)).write_bytes(content)
+    found = costs.files(sorted(tmp_path.iterdir()))
+    assert found["bytes"] == sum(map(len, contents))
+    assert found["gzipped"] == sum(len(gzip.compress(content, 9)) for content in contents)
+
+
+def test_an_array_costs_what_a_file_of_it_would(tmp_path: Path) -> None:
+    values = np.arange(600_000, dtype=np.float32).reshape(1000, 600)[:, ::2]  # not contiguous
+    (tmp_path / "values").write_bytes(values.tobytes())
+    assert costs.array(values) == costs.files([tmp_path / "values"])
+    assert costs.of_table({"bytes": 1, "gzipped": 2}) == {"table_bytes": 1, "table_gzipped": 2}

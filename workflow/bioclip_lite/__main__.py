@@ -22,6 +22,7 @@ COMMANDS = {
     "captioner": "train a small CoCa that describes photographs, or fine-tune one",
     "verify-cache": "embed some views again and compare them with the teacher cache",
     "predict": "name what is on photographs, as CSV",
+    "compare": "which species one revision names better, and which worse, than another",
     "plan": "what a larger collection would take: shards, jobs, bytes and hours",
 }
 HINTS = {

@@ -148,6 +148,12 @@ def photographs(data: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
     return dict(sorted(licences.items())), named
 
 
+def listed(folder: Path) -> dict[str, dict[str, Any]]:
+    """``files`` of bundle.json: what is in ``folder`` now, by name, with "bytes" and "sha256"."""
+    contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    return {name: {"bytes": len(content), "sha256": sha256(content)} for name, content in contents.items()}
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

@@ -4,10 +4,12 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 _WARM_UP = 5
 _TRIES = 5  # of a comparison that is not decided
+_CHUNK = 1 << 20  # bytes of a file in memory at a time
 
 
 def parameters(model: nn.Module) -> int:
@@ -117,16 +120,49 @@ def _median(values: list[float]) -> dict[str, float]:
     return {"ratio": statistics.median(ordered), "low": low, "high": high, "n": n}
 
 
-def stored(paths: Iterable[Path]) -> int:
-    """Bytes of files."""
-    return sum(path.stat().st_size for path in paths)
+def files(paths: Iterable[Path]) -> dict[str, int]:
+    """ "bytes" of files, and "gzipped": what a server sends, each file compressed by itself."""
+    sizes = {path: path.stat().st_size for path in paths}
+    return {
+        "bytes": sum(sizes.values()),
+        "gzipped": sum(gzipped(_spans(path, [(0, size)])) for path, size in sizes.items()),
+    }
 
 
-def stored_tensors(path: Path, prefix: str = "") -> int:
-    """Bytes of the tensors of a safetensors file whose names start with ``prefix``."""
+def tensors(path: Path, prefix: str = "") -> dict[str, int]:
+    """The same of the tensors of a safetensors file whose names start with ``prefix``."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    spans = (
+        start = file.tell()
+    offsets = (
         entry["data_offsets"] for name, entry in header.items() if name.startswith(prefix) and name != "__metadata__"
     )
-    return sum(end - begin for begin, end in spans)
+    spans = sorted((start + begin, start + end) for begin, end in offsets)
+    return {"bytes": sum(end - begin for begin, end in spans), "gzipped": gzipped(_spans(path, spans))}
+
+
+def array(values: np.ndarray) -> dict[str, int]:
+    """The same of an array, if it were a file."""
+    content = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    chunks = (content[start : start + _CHUNK].data for start in range(0, len(content), _CHUNK))
+    return {"bytes": values.nbytes, "gzipped": gzipped(chunks)}
+
+
+def of_table(sizes: dict[str, int]) -> dict[str, int]:
+    """The same as costs of the taxa that an embedding is compared with: "table_bytes" and "table_gzipped"."""
+    return {f"table_{name}": size for name, size in sizes.items()}
+
+
+def gzipped(chunks: Iterable[bytes | memoryview]) -> int:
+    """Bytes of a file that comes in ``chunks`` when gzip has compressed it (level 9)."""
+    packer = zlib.compressobj(9, wbits=31)  # 16 + 15: gzip's header, the largest window
+    return sum(len(packer.compress(chunk)) for chunk in chunks) + len(packer.flush())
+
+
+def _spans(path: Path, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    """The bytes of a file from each first to each last place."""
+    with path.open("rb") as file:
+        for begin, end in spans:
+            file.seek(begin)
+            for place in range(begin, end, _CHUNK):
+                yield file.read(min(_CHUNK, end - place))

@@ -80,5 +80,11 @@ def truth_of(taxon_ids: Sequence[str], labels: Labels) -> Truth:
     )
 
 
+def observations(test: pa.Table) -> list[str]:
+    """A name for the observation of each photograph of samples.parquet; a photograph without one stands alone."""
+    pairs = zip(test["key"].to_pylist(), test["group"].to_pylist(), strict=True)
+    return [f"photograph {key}" if group is None else f"observation {group}" for key, group in pairs]
+
+
 def _paths(taxa: pa.Table) -> list[TaxonPath]:
     return list(zip(*(taxa[rank].to_pylist() for rank in RANKS), strict=True))

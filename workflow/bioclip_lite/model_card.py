@@ -148,7 +148,9 @@ def _evaluation(variants: Mapping[str, Any], protocol: Mapping[str, Any]) -> str
     ]
     for variant in _ROWS:
         row = variants[variant]
-        numbers = [f"{percent(row['per_rank'][rank]['value'])}{_bounds(row['per_rank'][rank])}" for rank in ranks]
+        # of species as everywhere else in the card: all taxa of the list compete
+        found = [row["top1"], *(row["per_rank"][rank] for rank in ranks[1:])]
+        numbers = [f"{percent(number['value'])}{_bounds(number)}" for number in found]
         rows.append(f"| {LABELS[variant]} | {' | '.join(numbers)} | {size(row.get('bytes'))} |")
     shown = [rank for rank in RANKS if variants[SHIPPED]["per_rank"][rank]["value"] is not None]
     return (

@@ -120,6 +120,8 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
     for name, value in (("logits.crop_scale", params["logits"]["crop_scale"]),):
         if value[0] > value[1]:
             lines.append(f"{name} is {value}; the smaller value comes first")
+    suites = [suite["name"] for suite in params["evaluate"]["suites"]]
+    lines += [f"evaluate.suites has {name} twice" for name in sorted({n for n in suites if suites.count(n) > 1})]
     known = teachers(params["teacher"])
     named = params["distill"]["teachers"]
     lines += [
@@ -130,6 +132,9 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
     if FIRST not in named:
         lines.append(f"distill.teachers is {named}; {FIRST}, in whose space students answer, must be among them")
     lines += texts.problems(params["caption"], known[FIRST]["captions"])
+    found = texts.problems(params["caption"], params["evaluate"]["retrieval"])
+    own = [line for line in found if line.startswith("teacher.captions")]
+    lines += [line.replace("teacher.captions", "evaluate.retrieval", 1) for line in own]
     for name, teacher in known.items():
         if teacher["captions"] != known[FIRST]["captions"]:
             found = texts.problems(params["caption"], teacher["captions"])
@@ -164,6 +169,12 @@ def check_sources(params: dict[str, Any]) -> None:
     for name, file in wanted.items():
         if file and not Path("data/weights", file).is_file():
             raise UserError(f"{name} is {file}, but data/weights/{file} does not exist; copy the weights there")
+    for suite in params["evaluate"]["suites"]:
+        if not Path(suite["path"]).is_dir() and not Path("data/provenance/evaluate.json").exists():
+            raise UserError(
+                f"evaluate.suites: {suite['name']} is in {suite['path']}, but there is no such folder; put the test "
+                f"set there, make a link to it, or fetch it (dvc pull {suite['path']})"
+            )
     for captioner in params["caption"]["captioners"]:
         kind, _, folder = captioner["model"].partition(":")
         if kind == "local-dir" and not (Path("data/weights", folder).is_dir() or Path(folder).is_dir()):

@@ -8,6 +8,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from bioclip_lite.metrics.backoff import GRID
+from bioclip_lite.report_text import CONTROLS, stored
 from bioclip_lite.taxonomy import RANKS
 
 # variant -> colour, marker, line; shape and line tell the variants apart in black and white too
@@ -18,11 +20,13 @@ _LOOK = {
     "pruned": ("#56B4E9", "^", "-"),
     "int8": ("#E69F00", "v", "-"),
     "tfjs": ("#D55E00", "D", "-"),
+    "chromium": ("#CC79A7", "d", ":"),
     "control": ("#009E73", "P", "--"),
     "majority": ("#b0a060", "*", ":"),
     "random": ("#8a8a8a", "X", ":"),
 }
-_OTHER = ("#CC79A7", "*", "-")
+_OTHER = ("#F0E442", "h", "-")
+_CURVES = ("teacher", "student", "tfjs", "control")
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -71,57 +75,113 @@ def per_rank(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str
 
 
 def accuracy_by_size(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> bytes:
-    """Species accuracy against the bytes that have to be stored, with 95 % intervals; a PNG file."""
+    """Species accuracy against the bytes that have to be stored, as ``_pareto`` draws it; a PNG file."""
+    costs = {variant: stored(metrics) for variant, metrics in variants.items()}
+    megabytes = {variant: cost / 1e6 for variant, cost in costs.items() if cost}
+    return _pareto(variants, megabytes, labels, "model and taxon table (MB, log scale)")
+
+
+def accuracy_by_time(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> bytes:
+    """Species accuracy against the median time for one photograph, as ``_pareto`` draws it; a PNG file."""
+    times = {variant: metrics["latency_ms"]["median"] for variant, metrics in variants.items() if _timed(metrics)}
+    return _pareto(variants, times, labels, "one photograph, one thread (ms, log scale)")
+
+
+def _timed(metrics: Mapping[str, Any]) -> bool:
+    return bool(metrics.get("latency_ms"))
+
+
+def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The names of those points (cost, accuracy) that no other one beats in both, by rising cost."""
+    best = [
+        name
+        for name, (cost, right) in points.items()
+        if not any(c <= cost and r >= right and (c, r) != (cost, right) for c, r in points.values())
+    ]
+    return sorted(best, key=lambda name: points[name])
+
+
+def _pareto(
+    variants: Mapping[str, Mapping[str, Any]], costs: Mapping[str, float], labels: Mapping[str, str], axis: str
+) -> bytes:
+    """Models that none beats in both cost and accuracy are joined; what was not distilled is hollow.
+
+    Baselines without a cost are told in words: an axis that reached down to them would hide the differences.
+    """
+    right = {variant: m["top1"] for variant, m in variants.items() if m["top1"]["value"] is not None}
+    points = {variant: (cost, 100 * right[variant]["value"]) for variant, cost in costs.items() if variant in right}
     with rc_context(_STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.add_subplot()
-        placed: list[float] = []
-        baselines = 0
-        for variant, metrics in variants.items():
+        joined = [points[variant] for variant in front(points)]
+        axes.plot([cost for cost, _ in joined], [percent for _, percent in joined], color="#bbbbbb", linewidth=1.5)
+        for variant, (cost, percent) in points.items():
             colour, marker, _ = _LOOK.get(variant, _OTHER)
-            top1 = metrics["top1"]
-            if top1["value"] is None:
-                continue
-            if not metrics.get("bytes"):
-                axes.axhline(100 * top1["value"], color=colour, linestyle=":", linewidth=1)
-                axes.annotate(
-                    labels.get(variant, variant),
-                    (0.995 - 0.16 * baselines, 100 * top1["value"]),  # side by side: their values are close
-                    xycoords=("axes fraction", "data"),
-                    xytext=(0, 3),
-                    textcoords="offset points",
-                    color="#555555",
-                    ha="right",
-                    fontsize=9,
-                )
-                baselines += 1
-                continue
-            megabytes = (metrics["bytes"] + (metrics.get("table_bytes") or 0)) / 1e6
             axes.errorbar(
-                megabytes,
-                100 * top1["value"],
-                yerr=_whiskers([top1]),
+                cost,
+                percent,
+                yerr=_whiskers([right[variant]]),
                 color=colour,
                 marker=marker,
-                markersize=11 if variant == "int8" else 7,  # the web model lies on it and must not hide it
+                markerfacecolor="#ffffff" if variant in CONTROLS else colour,
+                markersize=11 if variant == "int8" else 7,  # the web model may lie on it and must not hide it
                 elinewidth=1,
                 linestyle="none",
                 label=labels.get(variant, variant),
             )
-            placed.append(megabytes)
-        if placed:
+        if points:
             axes.set_xscale("log")
-            low, high = min(placed) / 1.6, max(placed) * 1.6
+            low, high = min(c for c, _ in points.values()) / 1.6, max(c for c, _ in points.values()) * 1.6
             axes.set_xlim(low, high)
             ticks = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
             axes.set_xticks(ticks)
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
-            figure.legend(loc="outside upper center", ncols=3, fontsize=9, columnspacing=1.2, handletextpad=0.3)
-        tops = [m["top1"]["ci95"][1] if m["top1"]["ci95"] else m["top1"]["value"] or 0 for m in variants.values()]
-        axes.set_ylim(0, min(102, max(10, 115 * max(tops))))
-        axes.set_xlabel("model and taxon table (MB, log scale)")
+            figure.legend(loc="outside upper center", ncols=4, fontsize=9, columnspacing=1.2, handletextpad=0.3)
+            bounds = [
+                100 * bound for variant in points for bound in right[variant]["ci95"] or [right[variant]["value"]]
+            ]
+            axes.set_ylim(max(0, 5 * (min(bounds) // 5) - 5), min(102, max(bounds) + 3))
+        baselines = [
+            f"{labels.get(variant, variant)} {100 * row['value']:.1f} %"
+            for variant, row in right.items()
+            if variant not in points
+        ]
+        axes.text(0.98, 0.02, ", ".join(baselines), transform=axes.transAxes, ha="right", fontsize=9, color="#555555")
+        axes.set_xlabel(axis)
         axes.set_ylabel("species right (%)")
+        return _png(figure)
+
+
+def risk_coverage(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> bytes:
+    """How many answers are wrong, the further down the tree models answer (``backoff.area``); a PNG file."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE)
+        axes = figure.add_subplot()
+        for variant in _CURVES:
+            found = variants[variant]["back_off"]["haurc"]
+            if found["risk"] is None:
+                continue
+            colour, marker, line = _LOOK[variant]
+            axes.plot(
+                100 * GRID,
+                [100 * risk for risk in found["risk"]],
+                color=colour,
+                linestyle=line,
+                marker=marker,
+                markevery=10,
+                markersize=4.5,
+                linewidth=1.2,
+                label=f"{labels.get(variant, variant)} {found['value']:.3f}",
+            )
+        axes.set_xlim(0, 102)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("coverage: how much of the tree the answers decide (%)")
+        axes.set_ylabel("photographs answered wrong (%)")
+        if axes.lines:
+            figure.legend(
+                loc="outside upper center", ncols=3, fontsize=9, columnspacing=1.2, title="area", title_fontsize=9
+            )
         return _png(figure)
 
 

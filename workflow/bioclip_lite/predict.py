@@ -1,20 +1,23 @@
 """``python -m bioclip_lite predict IMAGES...``: what is on photographs, as CSV with the columns of pybioclip.
 
 Probabilities are at the temperature, and back-off at the thresholds, that stage evaluate found for the variant.
+--variant tfjs runs the web model as it ships, in Node, with its own decoder and resampler.
 """
 
 import argparse
 import csv
 import glob
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import torch
+from PIL import Image
 
-from bioclip_lite import calibration, variants
+from bioclip_lite import calibration, variants, variants_web
 from bioclip_lite.command import command
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, replacing, require
@@ -28,7 +31,9 @@ from bioclip_lite.taxonomy import Path as TaxonPath
 
 COLUMNS = ("file_name", *RANKS[:-1], "species_epithet", "species", "common_name", "score")
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+WEB = "tfjs"
 _BATCH = 32
+_BATCH_IN_NODE = 128  # Node starts anew for each, which takes a second
 
 
 @command("predict")
@@ -39,7 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
     )
     parser.add_argument("images", nargs="+", help="files, folders, patterns such as 'trip/*.jpg', or - for a list")
-    parser.add_argument("--variant", choices=variants.IN_PYTORCH, default="int8", help="(default: int8, as it ships)")
+    parser.add_argument(
+        "--variant",
+        choices=(*variants.IN_PYTORCH, WEB),
+        default="int8",
+        help=f"(default: int8, the weights that ship, in PyTorch; {WEB}: the bundle that ships, in Node)",
+    )
     parser.add_argument("--rank", choices=RANKS, default="species", help="of the answers (default: species)")
     parser.add_argument("--k", type=int, default=5, help="answers for a photograph (default: 5)")
     parser.add_argument(
@@ -60,14 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             "enough, or there are too few photographs (data/evaluate/report.html); leave out --back-off, or raise "
             "index.split.calibration in params.yaml"
         )
-    prepared, logits = variants.load(options.data, options.variant, labels)
+    answered = _in_node if options.variant == WEB else _in_pytorch
     unread: list[str] = []
     rows = (
         row
-        for names, pixels in _batches(files, prepared, unread)
+        for names, logits in answered(options.data, options.variant, labels, files, unread)
         for row in answers(
             names,
-            softmax(logits(pixels) / measured["calibration"]["temperature"]),
+            softmax(logits / measured["calibration"]["temperature"]),
             labels,
             options.rank,
             options.k,
@@ -155,22 +165,82 @@ def _row(name: str, node: TaxonPath, score: float, common: Mapping[TaxonPath, st
     return row
 
 
-def _batches(
-    files: Sequence[Path], prepared: dict[str, Any], unread: list[str]
-) -> Iterator[tuple[list[str], torch.Tensor]]:
-    """Names and pixels of the photographs; those that cannot be read are told and added to ``unread``."""
-    starts = range(0, len(files), _BATCH)
-    for start in progress(starts, len(starts), f"predict: batches of {_BATCH} photographs"):
-        names, pixels = [], []
-        for file in files[start : start + _BATCH]:
-            try:
-                pixels.append(preprocess(decode(file.read_bytes()), prepared))
-                names.append(str(file))
-            except (BadImage, OSError) as error:
-                print(f"predict: {file} is left out: {error}", file=sys.stderr)
-                unread.append(str(file))
-        if names:
-            yield names, torch.from_numpy(np.stack(pixels))
+def _in_pytorch(
+    data: Path, variant: str, labels: Labels, files: Sequence[Path], unread: list[str]
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Names of photographs and their logits, float32 [rows, C], batch by batch; files that are left out are told and
+    added to ``unread``."""
+    prepared, logits = variants.load(data, variant, labels)
+    for batch in _batches(files, _BATCH):
+        read = [(str(file), preprocess(image, prepared)) for file, image in _decoded(batch, unread)]
+        if read:
+            yield [name for name, _ in read], logits(torch.from_numpy(np.stack([pixels for _, pixels in read])))
+
+
+def _in_node(
+    data: Path, variant: str, labels: Labels, files: Sequence[Path], unread: list[str]
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """As ``_in_pytorch``, of the web model, which decodes and scales the files itself."""
+    logits = variants_web.for_files(data, labels)
+    with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as scratch:
+        blank = Path(scratch) / "blank.png"
+        Image.new("RGB", (8, 8)).save(blank)
+        logits([blank])  # what fails from here on is a photograph's fault
+        for batch in _batches(files, _BATCH_IN_NODE):
+            ready = {str(file): _for_node(file, image, Path(scratch)) for file, image in _decoded(batch, unread)}
+            yield from _halved(logits, ready, unread)
+            for file in Path(scratch).iterdir():
+                file.unlink()
+
+
+def _halved(
+    logits: Callable[[Sequence[Path]], np.ndarray], ready: Mapping[str, Path], unread: list[str]
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """The answers to files by name; where one stops the rest, those before and after it on their own."""
+    names = list(ready)
+    if not names:
+        return
+    try:
+        yield names, logits([ready[name] for name in names])
+    except UserError as error:
+        if len(names) == 1:
+            _leave_out(names[0], error, unread)
+            return
+        for part in (names[: len(names) // 2], names[len(names) // 2 :]):
+            yield from _halved(logits, {name: ready[name] for name in part}, unread)
+
+
+def _for_node(file: Path, image: Image.Image, scratch: Path) -> Path:
+    """The file itself if Node reads its format; otherwise what Python made of it, as PNG."""
+    with file.open("rb") as opened:
+        head = opened.read(12)
+    if head[:2] == b"\xff\xd8" or head[:4] == b"\x89PNG" or (head[:4], head[8:]) == (b"RIFF", b"WEBP"):
+        return file
+    copy = scratch / f"{len(list(scratch.iterdir()))}.png"
+    image.save(copy)
+    return copy
+
+
+def _batches(files: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    starts = range(0, len(files), size)
+    for start in progress(starts, len(starts), f"predict: batches of {size} photographs", size):
+        yield files[start : start + size]
+
+
+def _decoded(files: Sequence[Path], unread: list[str]) -> Iterator[tuple[Path, Image.Image]]:
+    """The photographs that can be read, one at a time."""
+    for file in files:
+        try:
+            image = decode(file.read_bytes())
+        except (BadImage, OSError) as error:
+            _leave_out(str(file), error, unread)
+            continue
+        yield file, image
+
+
+def _leave_out(name: str, error: Exception, unread: list[str]) -> None:
+    print(f"predict: {name} is left out: {error}", file=sys.stderr)
+    unread.append(name)
 
 
 def _write(file: TextIO, rows: Iterator[dict[str, Any]]) -> None:

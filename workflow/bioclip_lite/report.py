@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from bioclip_lite import report_doubt
+from bioclip_lite import report_doubt, report_prompts, report_speed, report_suites
 from bioclip_lite.report_text import (
     DASH,
     LABELS,
@@ -23,6 +23,7 @@ from bioclip_lite.report_text import (
     points_interval,
     quantity,
     size,
+    stored,
 )
 from bioclip_lite.taxonomy import RANKS
 
@@ -92,26 +93,31 @@ def render(
 
     Args:
         metrics: the content of metrics.json.
-        figures: PNG files "per_rank", "accuracy_by_size" and, where anything is promised, "back_off".
+        figures: PNG files "accuracy_by_size", "accuracy_by_time", "per_rank", "back_off" and "risk_coverage".
         sample, examples, weakest, confusion: what metrics.json does not hold; all but the first may be empty.
     """
     variants, protocol = metrics["variants"], metrics["protocol"]
-    body = "\n".join(
-        section
-        for section in (
-            _head(variants, protocol),
-            _variant_table(variants),
-            _figures(variants, figures, ("per_rank", "accuracy_by_size")),
-            _rank_table(variants),
-            report_doubt.back_off(variants, _figures(variants, figures, ("back_off",))),
-            report_doubt.errors(variants),
-            _strata(variants),
-            _confusion(confusion),
-            _examples(examples),
-            _weakest(weakest),
-            _about(variants, protocol, sample),
+    head = _head(variants, protocol, _figures(variants, figures, ("accuracy_by_size", "accuracy_by_time")))
+    contents, body = _anchored(
+        "\n".join(
+            section
+            for section in (
+                _rank_table(variants, _figures(variants, figures, ("per_rank",))),
+                report_doubt.back_off(variants, _figures(variants, figures, ("back_off", "risk_coverage"))),
+                report_doubt.errors(variants),
+                _strata(variants),
+                report_prompts.section(metrics),
+                report_suites.section(metrics),
+                _confusion(confusion),
+                _weakest(weakest),
+                _examples(examples),
+                _variant_table(variants),
+                report_speed.section(metrics),
+                _sources(sample),
+                _about(protocol),
+            )
+            if section
         )
-        if section
     )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -119,8 +125,17 @@ def render(
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
         f"<title>Evaluation of a species classifier</title>\n<style>{_CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{_unbroken(body)}\n</main>\n</body>\n</html>\n"
+        f"<body>\n<main>\n{_unbroken(f'{head}{contents}{body}')}\n</main>\n</body>\n</html>\n"
     )
+
+
+def _anchored(body: str) -> tuple[str, str]:
+    """A list of links to the sections, and the sections with names to link to."""
+    titles = re.findall(r"<section><h2>(.*?)</h2>", body)
+    numbers = iter(range(1, len(titles) + 1))
+    links = "".join(f'<li><a href="#s{number}">{title}</a></li>' for number, title in enumerate(titles, 1))
+    named = re.sub(r"<section>(?=<h2>)", lambda _: f'<section id="s{next(numbers)}">', body)
+    return f'<nav aria-label="Contents"><ol>{links}</ol></nav>\n', named
 
 
 def _unbroken(body: str) -> str:
@@ -128,15 +143,10 @@ def _unbroken(body: str) -> str:
     return re.sub(r"(?<=\d) (?=%|[kMG]?B\b|ms\b|[kMG]\b)", "&nbsp;", body)
 
 
-def _stored(variant: Mapping[str, Any]) -> float | None:
-    """Bytes of model and taxon table."""
-    return variant["bytes"] + (variant.get("table_bytes") or 0) if variant.get("bytes") else None
-
-
 # ---- sections
 
 
-def _head(variants: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+def _head(variants: Mapping[str, Any], protocol: Mapping[str, Any], figures: str) -> str:
     shipped, teacher = variants[SHIPPED], variants["teacher"]
     top1, family = shipped["top1"], shipped["per_rank"]["family"]
     latency = shipped.get("latency_ms") or {}
@@ -149,7 +159,7 @@ def _head(variants: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
             _with_unit(percent(family["value"]), " %"),
             f"95 % interval {interval(family) or 'not known'}",
         ),
-        _card("Size", size(_stored(shipped)), f"teacher {size(_stored(teacher))}"),
+        _card("Size", size(stored(shipped)), f"teacher {size(stored(teacher))}"),
         _card(
             "Time per photograph", _with_unit(milliseconds(latency.get("median")), " ms"), latency.get("runtime", "")
         ),
@@ -162,7 +172,7 @@ def _head(variants: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
     sentences = "".join(f"<li>{sentence}</li>" for sentence in headlines(variants))
     return (
         f'<header><h1>How well does it name species?</h1><p class="lead">{lead}</p></header>\n'
-        f'<div class="cards">{"".join(cards)}</div>\n<ul class="findings">{sentences}</ul>'
+        f'<div class="cards">{"".join(cards)}</div>\n<ul class="findings">{sentences}</ul>\n{figures}\n'
     )
 
 
@@ -195,14 +205,14 @@ def headlines(variants: Mapping[str, Any]) -> list[str]:
         )
     gain = variants["student"]["difference_to"]["control"]["top1"]
     if gain["value"] is not None:
-        found.append(_compared("The student", gain, "over the same network trained on labels alone"))
+        found.append(_compared("The student", gain, "against the same network trained on labels alone"))
     loss = shipped["difference_to"]["student"]["top1"]
     if loss["value"] is not None:
         found.append(_compared("The web model", loss, "against the student before pruning and 8-bit weights"))
-    stored, full = _stored(shipped), _stored(variants["teacher"])
-    if stored and full:
+    small, full = stored(shipped), stored(variants["teacher"])
+    if small and full:
         found.append(
-            f"Model and taxon table take <b>{size(stored)}</b>, {100 * stored / full:.2g} % of the teacher's "
+            f"Model and taxon table take <b>{size(small)}</b>, {100 * small / full:.2g} % of the teacher's "
             f"{size(full)}."
         )
     unseen = shipped["strata"]["unseen"]["species"]
@@ -238,12 +248,17 @@ def _variant_table(variants: Mapping[str, Any]) -> str:
         agreement = metrics.get("agreement_with_teacher")
         latency = metrics.get("latency_ms") or {}
         table = metrics.get("table_bytes")
+        zipped = metrics.get("gzipped") and metrics["gzipped"] + (metrics.get("table_gzipped") or 0)
         cells = (
             cell(percent(metrics["top1"]["value"]), interval(metrics["top1"])),
             cell(percent(metrics["top5"]["value"]), interval(metrics["top5"])),
             cell(points(difference["value"]), points_interval(difference)) if difference else cell(DASH),
             cell(percent(agreement["value"]), interval(agreement)) if agreement else cell(DASH),
-            cell(size(metrics.get("bytes")), f"+ {size(table)} taxa" if table else ""),
+            cell(
+                size(metrics.get("bytes")),
+                f"+ {size(table)} taxa" if table else "",
+                f"{size(zipped)} gzipped" if zipped else "",
+            ),
             cell(
                 quantity(metrics.get("macs")),
                 f"{quantity(metrics['params'])} parameters" if metrics.get("params") else "",
@@ -262,13 +277,14 @@ def _variant_table(variants: Mapping[str, Any]) -> str:
         rows.append(f'<tr{shipped}><th scope="row">{escape(name)}<small>{escape(what)}</small></th>{tds}</tr>')
     top1 = next(iter(variants.values()))["top1"]
     return (
-        "<section><h2>The same photographs, every model</h2>"
+        "<section><h2>What each model is, and what it costs</h2>"
         f'<table class="variants"><thead><tr>{"".join(f"<th scope=col>{h}</th>" for h in header)}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
         f'<p class="caption">{count_of(top1["n_images"], "photograph")} whose species is known, '
         f"{count_of(top1['n_classes'], 'species', 'species')}. Small print: 95 % intervals. Operations: "
-        f"multiply-accumulates for one photograph. Time: median{_runs(variants)} for one photograph on one "
-        "thread, without decoding and scaling it; compare times of one runtime only.</p></section>"
+        "multiply-accumulates for one photograph. Gzipped: model and taxa as a server sends them. Time: median"
+        f"{_runs(variants)} for one photograph on one thread, without decoding and scaling it; compare times of one "
+        "runtime only.</p></section>"
     )
 
 
@@ -278,45 +294,75 @@ def _runs(variants: Mapping[str, Any]) -> str:
 
 
 def _figures(variants: Mapping[str, Any], figures: Mapping[str, bytes], names: Sequence[str]) -> str:
-    top1 = variants[SHIPPED]["top1"]
+    n = f"n = {count_of(variants[SHIPPED]['top1']['n_images'], 'photograph')}"
+    joined = "Joined: models that no other beats in both. Hollow: controls. Bars: 95 % intervals. Mind where the axis "
+    joined += "begins."
     captions = {
-        "per_rank": (
-            "Share of photographs whose taxon is right at each rank",
-            "The answer at a rank is the taxon with the largest summed probability. Bars: 95 % intervals.",
+        "accuracy_by_size": ("Species right, by size", f"{n}. {joined}"),
+        "accuracy_by_time": (
+            "Species right, by time",
+            f"{n}. {joined} The web model is timed in TensorFlow.js, the others in PyTorch: what a photograph takes "
+            "there, not which network is faster.",
         ),
-        "accuracy_by_size": (
-            "Share of photographs whose species is right, by size",
-            f"n = {count_of(top1['n_images'], 'photograph')}. Dotted: baselines that store nothing. "
-            "Bars: 95 % intervals.",
+        "per_rank": (
+            "Photographs whose taxon is right at each rank",
+            "The answer at a rank is the taxon with the largest summed probability. Bars: 95 % intervals.",
         ),
         "back_off": (
             "What the web model answers at other promises",
             "Above each bar: the share of the answers to test photographs that are right. A level that no thresholds "
             "hold is left out.",
         ),
+        "risk_coverage": (
+            "Wrong answers, the further down the tree models answer",
+            "One threshold for all ranks falls from 1 to 0. Coverage: 100 % if every answer is a species, 0 if there "
+            "is none; a genus of 3 of 64 species counts 1 \u2212 log 3 / log 64. Legend: the area under each curve "
+            "(hAURC); less is better.",
+        ),
     }
     shown = "".join(
-        f'<figure><img src="data:image/png;base64,{base64.b64encode(figures[name]).decode()}" alt="{title}">'
+        f'<figure><img src="data:image/png;base64,{base64.b64encode(figures[name]).decode()}" '
+        f'alt="{escape(_in_words(name, variants) or title, quote=True)}">'
         f"<figcaption><b>{title}.</b> {text}</figcaption></figure>"
         for name, (title, text) in captions.items()
         if name in names and name in figures
     )
-    return f'<div class="figures">{shown}</div>' if shown else ""
+    return f'<div class="figures{" one" if len(names) == 1 else ""}">{shown}</div>' if shown else ""
 
 
-def _rank_table(variants: Mapping[str, Any]) -> str:
-    head = "".join(f"<th scope=col>{escape(LABELS.get(v, v))}</th>" for v in variants)
+def _in_words(figure: str, variants: Mapping[str, Any]) -> str:
+    """What a figure shows, for those who cannot see it; "" where a table beside it says the same."""
+
+    def listed(costs: Mapping[str, str]) -> str:
+        shown = [f"{LABELS.get(v, v)} {percent(variants[v]['top1']['value'])} % at {costs[v]}" for v in costs]
+        return "Species right: " + ", ".join(shown)
+
+    if figure == "accuracy_by_size":
+        return listed({v: size(stored(m)) for v, m in variants.items() if stored(m)})
+    if figure == "accuracy_by_time":
+        timed = {v: m["latency_ms"]["median"] for v, m in variants.items() if m.get("latency_ms")}
+        return listed({v: f"{milliseconds(median)} ms" for v, median in timed.items()})
+    if figure == "back_off":
+        points = variants[SHIPPED]["back_off"]["levels"].items()
+        shares = [f"{percent(point['species'])} % at {100 * float(level):g} % promised" for level, point in points]
+        return f"Answered with the species: {', '.join(shares)}" if shares else ""
+    return ""
+
+
+def _rank_table(variants: Mapping[str, Any], figure: str) -> str:
+    ours = {variant: " class=ours" if variant == SHIPPED else "" for variant in variants}
+    head = "".join(f"<th scope=col{ours[v]}>{escape(LABELS.get(v, v))}</th>" for v in variants)
     rows = []
     for rank in RANKS:
         first = next(iter(variants.values()))["per_rank"][rank]
         n = f"n = {first['n_images']:,}; {_taxa(first['n_classes'], first['label_space'])}"
         cells = "".join(
-            f"<td>{cell(percent(m['per_rank'][rank]['value']), interval(m['per_rank'][rank]))}</td>"
-            for m in variants.values()
+            f"<td{ours[v]}>{cell(percent(m['per_rank'][rank]['value']), interval(m['per_rank'][rank]))}</td>"
+            for v, m in variants.items()
         )
         rows.append(f'<tr><th scope="row">{rank.capitalize()}<small>{n}</small></th>{cells}</tr>')
-    averages = [m["per_rank"]["species"]["macro"] for m in variants.values()]
-    macro = "".join(f"<td>{cell(percent(average['value']), interval(average))}</td>" for average in averages)
+    averages = {v: m["per_rank"]["species"]["macro"] for v, m in variants.items()}
+    macro = "".join(f"<td{ours[v]}>{cell(percent(m['value']), interval(m))}</td>" for v, m in averages.items())
     rows.append(
         f'<tr class="rule"><th scope="row">Species, macro<small>every species weighs the same</small></th>{macro}</tr>'
     )
@@ -326,7 +372,19 @@ def _rank_table(variants: Mapping[str, Any]) -> str:
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         '<p class="caption"><span class="phone">Scroll sideways for more models. </span>n: photographs. Taxa: those '
         "that the photographs show, of those that a model chooses among. Photographs known only to genus or family "
-        "count at the ranks they have.</p></section>"
+        f"count at the ranks they have.{_other_leaves(variants)}</p>{figure}</section>"
+    )
+
+
+def _other_leaves(variants: Mapping[str, Any]) -> str:
+    """Where the list has taxa that are no species, a species is right in one way here and in another elsewhere."""
+    shipped = variants[SHIPPED]
+    if shipped["top1"]["value"] == shipped["per_rank"]["species"]["value"]:
+        return ""
+    return (
+        " The list has taxa that are known to a higher rank only. At the rank of the species only species compete; "
+        f"everywhere else on this page all taxa do, and the web model is right for {percent(shipped['top1']['value'])} "
+        "%."
     )
 
 
@@ -452,25 +510,32 @@ def _thumbnail(weak: Weak) -> str:
     return f'<img src="data:image/jpeg;base64,{image}" alt="{alt}">'
 
 
-def _about(variants: Mapping[str, Any], protocol: Mapping[str, Any], sample: Sample) -> str:
-    splits = ", ".join(f"{name} {n:,}" for name, n in sample.images.items())
-    facts = [
-        ("Test photographs", f"{protocol['n_images']:,} of {count_of(protocol['n_groups'], 'observation')}"),
-        ("Label space", f"{count_of(protocol['label_space'], 'taxon', 'taxa')}; every model chooses among all of them"),
-        ("Photographs per split", splits),
-        ("Sources of the test photographs", _listed(sample.sources)),
-        ("Licences of the test photographs", _listed(sample.licences)),
-        ("Teacher", sample.teacher),
-        (
-            "Intervals",
-            f"bootstrap over observations, {protocol['bootstrap']['resamples']:,} resamples, the same for every model. "
-            "They tell how far the result depends on the photographs drawn, not on the seed of the training; where all "
-            "answers are right, or all wrong, they shrink to a point, which is no certainty",
-        ),
-        ("Protocol", f"{protocol['id']}: figures with another protocol id must not be compared with these"),
-    ]
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(text)}</dd>" for k, text in facts if text)
-    return f"<section><h2>About these figures</h2><dl>{rows}</dl></section>"
+def _sources(sample: Sample) -> str:
+    facts = {
+        "Photographs per split": ", ".join(f"{name} {n:,}" for name, n in sample.images.items()),
+        "Sources of the test photographs": _listed(sample.sources),
+        "Licences of the test photographs": _listed(sample.licences),
+        "Teacher": sample.teacher,
+    }
+    return f"<section><h2>Photographs, teacher and licences</h2>{_facts(facts)}</section>"
+
+
+def _about(protocol: Mapping[str, Any]) -> str:
+    facts = {
+        "Test photographs": f"{protocol['n_images']:,} of {count_of(protocol['n_groups'], 'observation')}",
+        "Label space": f"{count_of(protocol['label_space'], 'taxon', 'taxa')}; every model chooses among all of them",
+        "Intervals": f"bootstrap over observations, {protocol['bootstrap']['resamples']:,} resamples, the same for "
+        "every model. They tell how far the result depends on the photographs drawn, not on the seed of the training; "
+        "where all answers are right, or all wrong, they shrink to a point, which is no certainty",
+        "Protocol": f"{protocol['id']}: figures with another protocol id must not be compared with these",
+    }
+    return f"<section><h2>About these figures</h2>{_facts(facts)}</section>"
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    return (
+        f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(text)}</dd>' for name, text in facts.items() if text)}</dl>"
+    )
 
 
 def _listed(counts: Mapping[str, int], most: int = 8) -> str:
@@ -484,7 +549,7 @@ _CSS = """
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
   "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
-main { max-width: 1060px; margin: 0 auto; padding: 32px 24px 64px; }
+main { max-width: 1060px; margin: 0 auto; padding: 32px 24px 64px; counter-reset: figure; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.01em; }
 h2 { font-size: 20px; line-height: 1.3; margin: 44px 0 10px; }
 h3 { font-size: 15px; margin: 16px 0 8px; color: var(--soft); font-weight: 600; }
@@ -501,16 +566,23 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; vertical-align: top; padding: 7px 0 7px 14px; border-bottom: 1px solid var(--line); }
 thead th { font-size: 13px; line-height: 1.3; color: var(--soft); font-weight: 600; vertical-align: bottom;
   border-bottom: 2px solid var(--ink); }
-th:first-child, .text, thead th:last-child:nth-child(3) { text-align: left; } th:first-child { padding-left: 0; }
+th:first-child, .text, .weak thead th:last-child { text-align: left; } th:first-child { padding-left: 0; }
 tbody th { font-weight: 600; }
 small { display: block; font-weight: 400; font-size: 12px; }
 .shipped > * { background: #fdf3ec; } .shipped > th { box-shadow: inset 3px 0 var(--mark); padding-left: 10px; }
 .variants th[scope=row] { max-width: 230px; } .variants td { white-space: nowrap; }
 .rule > * { border-top: 2px solid var(--line); }
 .scroll { overflow-x: auto; } .phone { display: none; }
-.ranks td, .ranks th { white-space: nowrap; }
+.ranks { font-size: 15px; } .ranks td, .ranks th { white-space: nowrap; padding-left: 9px; }
+.ranks thead th { white-space: normal; } .ranks th:first-child { padding-left: 0; }
+.ranks .shipped th:first-child { padding-left: 10px; } .ranks .ours { background: #fdf3ec; }
 .doubt thead th { white-space: normal; min-width: 84px; } .strata th + th { width: 19%; }
-.figures { display: grid; grid-template-columns: 1fr 1fr; gap: 28px; margin-top: 40px; }
+.figures { display: grid; grid-template-columns: 1fr 1fr; gap: 28px; margin-top: 28px; }
+.figures.one { grid-template-columns: minmax(0, 620px); }
+figcaption::before { counter-increment: figure; content: "Figure " counter(figure) ". "; }
+nav { margin-top: 36px; padding: 12px 0; border: solid var(--line); border-width: 1px 0; font-size: 14px; }
+nav ol { columns: 2; column-gap: 28px; margin: 0; padding-left: 22px; } nav li { padding: 2px 0; }
+a { color: #00579c; text-decoration-thickness: 1px; text-underline-offset: 2px; }
 figure { margin: 0; break-inside: avoid; } figure img { width: 100%; display: block; }
 figcaption { font-size: 13px; line-height: 1.4; color: var(--soft); margin-top: 6px; }
 figcaption b { color: var(--ink); }
@@ -538,7 +610,8 @@ section { break-inside: auto; } tr { break-inside: avoid; }
 @media (max-width: 720px) {
   main { padding: 20px 16px 48px; } h1 { font-size: 25px; }
   .cards { grid-template-columns: 1fr 1fr; gap: 8px; } .big { font-size: 23px; } .card { padding: 9px 11px; }
-  .figures { grid-template-columns: 1fr; }
+  .figures, .figures.one { grid-template-columns: 1fr; }
+  nav ol { columns: 1; } nav li { padding: 5px 0; }
   .gallery { grid-template-columns: repeat(3, 1fr); gap: 14px 10px; }
   .variants thead { display: none; }
   .variants, .variants tbody { display: block; }
@@ -554,7 +627,14 @@ section { break-inside: auto; } tr { break-inside: avoid; }
   .ranks th:first-child { padding-left: 0; }
   .ranks small, .strata small { font-size: 11px; }
   .ranks th:first-child { position: sticky; left: 0; background: #fff; white-space: normal; min-width: 92px; }
-  .weak { font-size: 14px; } .weak tbody th img { float: none; display: block; margin-bottom: 4px; }
+  .ranks .shipped th:first-child { background: #fdf3ec; }
+  .weak { font-size: 14px; } .weak thead { display: none; }
+  .weak tr { display: block; position: relative; padding: 9px 0 9px 76px; min-height: 83px;
+    border-bottom: 1px solid var(--line); }
+  .weak tbody th img { position: absolute; left: 0; top: 9px; float: none; margin: 0; }
+  .weak tbody th { display: block; width: auto; border: 0; padding: 0; }
+  .weak td { display: inline; border: 0; padding: 0; }
+  .weak td:nth-child(2)::after { content: " right; most often taken for "; color: var(--soft); white-space: normal; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 10px; }
 }
 @media print {
@@ -562,9 +642,11 @@ section { break-inside: auto; } tr { break-inside: avoid; }
   body { font-size: 10.5px; } main { max-width: none; padding: 0; }
   h1 { font-size: 22px; } h2 { font-size: 14px; margin-top: 20px; break-after: avoid; } h3 { break-after: avoid; }
   .card h2, .note, .caption, figcaption, dl, thead th, h3 { font-size: 9.5px; } .big { font-size: 19px; }
+  nav { display: none; } .figures.one { grid-template-columns: 60%; }
   .cards { margin: 14px 0 10px; } .card { padding: 7px 10px; } .findings li { margin: 2px 0; }
-  .shipped > *, .card { print-color-adjust: exact; } .scroll { overflow: visible; }
-  table, .gallery, dl { break-inside: avoid; }
+  .shipped > *, .ours, .card { print-color-adjust: exact; } .scroll { overflow: visible; }
+  table, .gallery, dl, .caption { break-inside: avoid; } .caption { break-before: avoid; }
+  .ranks { font-size: 10.5px; }
   th, td { padding: 3px 0 3px 8px; } small { font-size: 8px; } .figures { margin-top: 20px; }
   .weak tbody th img { width: 36px; height: 36px; } .confusion { font-size: 9px; }
   .gallery { grid-template-columns: repeat(6, 1fr); } .example, .example .note, .credit { font-size: 8.5px; }

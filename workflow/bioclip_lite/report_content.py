@@ -1,12 +1,9 @@
-"""What the report shows beside metrics.json: pictures, the weakest species, confusions, and where it all comes from.
-
-Scores are those of the shipped model (``metrics.scoring.score``), their rows those of ``test``, the test photographs of
-data/index/samples.parquet.
-"""
+"""What the report shows beside metrics.json: pictures, the weakest species, confusions, and where it all comes from."""
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,52 +67,50 @@ class Pictures:
         return ", ".join(part for part in credit if part)
 
 
-def examples_of(
-    params: dict[str, Any],
-    scores: Mapping[str, np.ndarray],
-    test: pa.Table,
-    truth: Truth,
-    labels: Labels,
-    pictures: Pictures,
-) -> list[Example]:
-    """As many right as wrong answers, drawn by hash among photographs known to species."""
-    keys = test["key"].to_pylist()
-    drawn: list[int] = []
-    for right in (1.0, 0.0):
-        rows = np.flatnonzero(scores["top1"] == right).tolist()
-        rows.sort(key=lambda row: digest(params["seed"], "example", keys[row]))
-        drawn += rows[: params["examples"] // 2]
+@dataclass(frozen=True)
+class Shown:
+    """The test photographs and what the shipped model says of them, row by row."""
+
+    test: pa.Table  # of data/index/samples.parquet
+    truth: Truth
+    labels: Labels
+    scores: Mapping[str, np.ndarray]  # ``metrics.scoring.score``
+    pictures: Pictures
+    seed: int
+
+    def drawn(self, rows: Sequence[int], count: int) -> list[int]:
+        """``count`` of ``rows``, by hash of the photographs' keys."""
+        return sorted(rows, key=lambda row: digest(self.seed, "example", self.test["key"][row].as_py()))[:count]
+
+
+def examples_of(shown: Shown, count: int) -> list[Example]:
+    """As many right as wrong answers, ``count`` together, drawn by hash among photographs known to species."""
+    labels, scores = shown.labels, shown.scores
     examples = []
-    for row in drawn:
-        right_leaf, answer = int(truth.leaf[row]), int(scores["answer"][row])
-        shared = _shared(labels.leaves[right_leaf], labels.leaves[answer])
+    for row in (
+        r for right in (1, 0) for r in shown.drawn(np.flatnonzero(scores["top1"] == right).tolist(), count // 2)
+    ):
+        leaf, answer = int(shown.truth.leaf[row]), int(scores["answer"][row])
+        shared = _shared(labels.leaves[leaf], labels.leaves[answer])
         examples.append(
             Example(
-                jpeg=pictures.thumbnail(row),
-                truth=_name(right_leaf, labels),
+                jpeg=shown.pictures.thumbnail(row),
+                truth=_name(leaf, labels),
                 answer=_name(answer, labels),
                 probability=float(scores["probability"][row]),
-                right=right_leaf == answer,
+                right=leaf == answer,
                 shared=None if shared < 0 else RANKS[shared],
-                credit=pictures.credit(row),
+                credit=shown.pictures.credit(row),
             )
         )
     return examples
 
 
-def weakest_of(
-    params: dict[str, Any],
-    scores: Mapping[str, np.ndarray],
-    test: pa.Table,
-    truth: Truth,
-    labels: Labels,
-    pictures: Pictures,
-) -> list[Weak]:
+def weakest_of(shown: Shown) -> list[Weak]:
     """The species with the lowest share of right answers, if any is wrong."""
-    keys = test["key"].to_pylist()
     given: dict[int, Counter[int]] = defaultdict(Counter)
     wrong_rows: dict[int, list[int]] = defaultdict(list)
-    for row, (leaf, answer) in enumerate(zip(truth.leaf.tolist(), scores["answer"].tolist(), strict=True)):
+    for row, (leaf, answer) in enumerate(zip(shown.truth.leaf.tolist(), shown.scores["answer"].tolist(), strict=True)):
         if leaf >= 0:
             given[leaf][answer] += 1
             if answer != leaf:
@@ -127,28 +122,28 @@ def weakest_of(
         mistakes = sorted(
             ((answer, n) for answer, n in given[leaf].items() if answer != leaf), key=lambda item: (-item[1], item[0])
         )
-        shown = min(wrong_rows[leaf], key=lambda row: digest(params["seed"], "example", keys[row]))
+        (pictured,) = shown.drawn(wrong_rows[leaf], 1)
         weakest.append(
             Weak(
-                name=_name(leaf, labels),
+                name=_name(leaf, shown.labels),
                 images=given[leaf].total(),
                 right=given[leaf][leaf],
-                mistaken=[(_name(answer, labels), n) for answer, n in mistakes[:_MISTAKES]],
-                jpeg=pictures.thumbnail(shown),
-                credit=pictures.credit(shown),
+                mistaken=[(_name(answer, shown.labels), n) for answer, n in mistakes[:_MISTAKES]],
+                jpeg=shown.pictures.thumbnail(pictured),
+                credit=shown.pictures.credit(pictured),
             )
         )
     return weakest
 
 
-def confusion_of(scores: Mapping[str, np.ndarray], truth: Truth, labels: Labels) -> Confusion | None:
+def confusion_of(shown: Shown) -> Confusion | None:
     """The groups of the lowest rank that a page has room for."""
-    rank = confusion.rank_to_show(truth.nodes)
+    rank = confusion.rank_to_show(shown.truth.nodes)
     if rank is None:
         return None
-    nodes, counts = confusion.counts(truth.nodes[:, rank], scores["node"][:, rank])
+    nodes, counts = confusion.counts(shown.truth.nodes[:, rank], shown.scores["node"][:, rank])
     below = (None,) * (len(RANKS) - rank - 1)
-    names = [scientific_name((*labels.nodes[rank][node], *below)) for node in nodes]
+    names = [scientific_name((*shown.labels.nodes[rank][node], *below)) for node in nodes]
     return Confusion(RANKS[rank], names, counts.tolist())
 
 

@@ -52,13 +52,14 @@ def headline(shipped: Mapping[str, Any]) -> list[str]:
 
 def back_off(variants: Mapping[str, Any], figure: str) -> str:
     """The table of answers with back-off; ``figure`` is the HTML of the operating curve."""
-    shown = {v: variants[v] for v in _NO_GUESS if v in variants}
-    head = ("Right, %", "Species, %", "Genus, %", "Family, %", "Higher, %", "Nothing, %", "Known species right, %")
+    shown = {variant: variants[variant] for variant in _NO_GUESS if variant in variants}
+    head = ("Right, %", "Species, %", "Genus, %", "Family, %", "Higher, %", "Nothing, %", "Known species right, %",
+            "hAURC")  # fmt: skip
     rows = []
     for variant, metrics in shown.items():
         found = metrics["back_off"]
         if found["right"]["value"] is None:
-            cells = [cell(DASH)] * len(head)
+            cells = [cell(DASH)] * (len(head) - 1)
         else:
             at = found["answered_at"]
             above = sum(at[rank]["value"] for rank in RANKS if rank not in _NAMED)
@@ -71,7 +72,10 @@ def back_off(variants: Mapping[str, Any], figure: str) -> str:
                 cell(percent(1 - found["answered"]["value"])),
                 cell(percent(known["value"]), interval(known), kept),
             ]
-        rows.append(_row(variant, cells))
+        area = found["haurc"]
+        shown_area = DASH if area["value"] is None else f"{area['value']:.3f}"
+        bounds = DASH.join(f"{bound:.3f}" for bound in area["ci95"] or ())
+        rows.append(_row(variant, [*cells, cell(shown_area, bounds)]))
     found = variants[SHIPPED]["back_off"]
     limits = {f"{value:.2f}" for value in found["thresholds"].values() if value is not None}
     return (
@@ -80,7 +84,8 @@ def back_off(variants: Mapping[str, Any], figure: str) -> str:
         f"How probable, is fitted on split calibration so that, with {100 * found['confidence']:.0f} % confidence, at "
         f"least {100 * found['level']:.0f} % of all answers are right. Small print: 95 % intervals; share of the "
         f"answers at that rank that are right. Known species: those that split calibration has, for which the promise "
-        f"is made; it is called broken where even the upper end of the interval lies below it. "
+        f"is made; it is called broken where even the upper end of the interval lies below it. hAURC: area under the "
+        "curve of wrong answers over coverage below, over all thresholds; 0 is best. "
         f"{f'Least probability of the web model: {DASH.join(sorted(limits))}.' if limits else ''}</p>{figure}</section>"
     )
 
@@ -93,14 +98,14 @@ def errors(variants: Mapping[str, Any]) -> str:
     for variant, metrics in variants.items():
         tree, sure = metrics["hierarchy"], metrics["calibration"]
         flips = metrics.get("flips_to", {}).get("teacher")
-        negative = _kinds(flips) if flips else ""
+        negative = _kinds(flips) if flips else ()
         rows.append(
             _row(
                 variant,
                 [
                     cell(_decimal(tree["ahd_at_1"]["value"]), _decimals(tree["ahd_at_1"])),
                     cell(_decimal(tree["severity"]["value"]), _decimals(tree["severity"])),
-                    cell(percent(flips["negative"]["value"]), negative) if flips else cell(DASH),
+                    cell(percent(flips["negative"]["value"]), *negative) if flips else cell(DASH),
                     cell(percent(flips["positive"]["value"])) if flips else cell(DASH),
                     cell(percent(sure["ece"]["after"]["value"]), f"before {percent(sure['ece']['before']['value'])}"),
                     cell(_decimal(sure["nll"]["after"]["value"]), f"before {_decimal(sure['nll']['before']['value'])}"),
@@ -120,13 +125,13 @@ def errors(variants: Mapping[str, Any]) -> str:
     )
 
 
-def _kinds(flips: Mapping[str, Any]) -> str:
+def _kinds(flips: Mapping[str, Any]) -> tuple[str, ...]:
     """How many of the negative flips stay in the genus and in the family."""
     total = flips["negative"]["value"]
     if not total:
-        return ""
+        return ()
     by_height = [flips["negative_by_height"][str(h)]["value"] for h in range(1, 8)]
-    return f"{100 * by_height[0] / total:.0f} % in genus, {100 * sum(by_height[:2]) / total:.0f} % in family"
+    return f"{100 * by_height[0] / total:.0f} % in genus", f"{100 * sum(by_height[:2]) / total:.0f} % in family"
 
 
 def _right(row: Mapping[str, Any]) -> str:

@@ -12,12 +12,14 @@ VARIANTS = {
     "pruned": ("Pruned", "the student with channels removed and trained on, float32"),
     "int8": ("INT8", "the pruned student on the 8-bit grid, computed in PyTorch"),
     "tfjs": ("Web model", "the files that ship: TensorFlow.js, run in Node on the JPEG files"),
+    "chromium": ("In Chromium", "the same files in a browser, with its own JPEG decoder"),
     "control": ("Control", "the student's network trained on labels alone, without a teacher"),
     "majority": ("Majority", "always the species with most training photographs"),
     "random": ("Random", "a species drawn by lot"),
 }
 LABELS = {variant: name for variant, (name, _) in VARIANTS.items()}
 SHIPPED = "tfjs"
+CONTROLS = ("table", "control", "majority", "random")  # what the others are measured by; no step of the pipeline
 
 DASH = "\u2013"
 _MINUS = "\u2212"
@@ -51,6 +53,11 @@ def size(count: float | None) -> str:
         if count >= scale:
             return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:.0f} {unit}"
     return f"{count:.0f} bytes"
+
+
+def stored(variant: Mapping[str, Any]) -> int | None:
+    """Bytes of model and taxon table; None of what has no files."""
+    return variant["bytes"] + (variant.get("table_bytes") or 0) if variant.get("bytes") else None
 
 
 def quantity(count: float | None) -> str:

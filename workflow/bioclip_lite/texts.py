@@ -5,6 +5,7 @@ of a photograph, not of its taxon.
 """
 
 import difflib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,6 +81,18 @@ def problems(section: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
             guess = f"; did you mean {near[0]}" if near else ""
             lines.append(f"teacher.captions has unknown {name}{guess}; known are {', '.join(known)}")
     return lines
+
+
+def lit_columns(data: Path) -> list[str]:
+    """What the LiT sentence lists in the captions that the teacher has learned from."""
+    import pyarrow.parquet as pq
+
+    file = data / "caption" / "val-00000.parquet"
+    metadata = pq.read_schema(require(file)).metadata or {}
+    if b"lit_columns" not in metadata:
+        raise UserError(f"{file} does not say what its LiT sentence lists; run stage caption")
+    columns: list[str] = json.loads(metadata[b"lit_columns"])
+    return columns
 
 
 class Captions:

@@ -17,6 +17,7 @@ from bioclip_lite import provenance, recipes
 from bioclip_lite.closure import closure as code  # a change in what these files mean runs the job again
 from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
+from bioclip_lite.evaluated import variants
 
 try:
     parameters.check(config)
@@ -39,11 +40,15 @@ wildcard_constraints:
     split="[a-z]+",
     shard=r"[a-z]+-\d{5}",
     variant="[a-z0-9]+",
+    suite="[a-z0-9_-]+",
 
 
-def section(stage):
-    """A stage's parameters as the one argument that its jobs get, so that what ran is what is recorded."""
-    return json.dumps(config[stage], sort_keys=True)
+def section(stage, **changed):
+    """A stage's parameters as the one argument that its jobs get, so that what ran is what is recorded.
+
+    ``changed`` gives parameters that a job does not read a fixed value, so that it need not run again for them.
+    """
+    return json.dumps({**config[stage], **changed}, sort_keys=True)
 
 
 def shards(*splits):

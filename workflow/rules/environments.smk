@@ -23,9 +23,10 @@ NODE_SOURCES = [
 ]
 NODE_ENV = sources_mark(NODE, NODE_SOURCES)
 NODE_CODE = [
-    *expand(f"{NODE}/bin/{{name}}.mjs", name=["built", "classify", "run", "weights"]),
+    *expand(f"{NODE}/bin/{{name}}.mjs", name=["built", "classify", "memory", "run", "weights"]),
     *expand(f"{NODE}/{{name}}", name=["src/core", "tsconfig.core.json", "tsconfig.json"]),
 ]
+BROWSER_CODE = expand(f"{NODE}/bin/{{name}}.mjs", name=["browser", "chromium", "page"])
 
 
 rule convert_env:

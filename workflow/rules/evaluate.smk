@@ -3,25 +3,50 @@ TAUGHT = [
     *expand("data/teacher/model/{file}", file=TEACHER),
     *expand("data/logits/{shard}.safetensors", shard=shards("calibration", "test")),
 ]
-VARIANTS = {
-    "teacher": TAUGHT,
+# Texts that find photographs, which the teacher reads.
+RETRIEVAL = config["evaluate"]["retrieval"]
+READ = [
+    *expand("data/caption/{shard}.parquet", shard=shards("test") if RETRIEVAL else []),
+    *described([name for name in RETRIEVAL if name in CAPTIONERS], "test"),
+]
+SHIPPED = ["data/convert/tfjs", *expand("data/quantize/model/{file}", file=GRAPH), *NODE_CODE, NODE_LOCK]
+MADE_OF = {
+    "teacher": [*TAUGHT, *READ],
     "table": [*TAUGHT, "data/convert/tfjs"],
     "student": DISTILLED,
     "pruned": expand("data/prune/model/{file}", file=STUDENT),
     "int8": expand("data/quantize/model/{file}", file=GRAPH),
-    "tfjs": ["data/convert/tfjs", *expand("data/quantize/model/{file}", file=GRAPH), *NODE_CODE, NODE_LOCK],
+    "tfjs": SHIPPED,
+    "chromium": [*SHIPPED, *BROWSER_CODE],
     "control": expand("data/distill/control/{file}", file=STUDENT),
     "majority": [],
     "random": [],
 }
+SUITES = {suite["name"]: suite for suite in config["evaluate"]["suites"]}
+VARIANTS = variants(config["evaluate"])
+SPEED = ["data/evaluate/predictions/speed.json"] if config["evaluate"]["speed"]["sizes"] else []
+# What no variant reads of section evaluate, so that no change of it makes them answer again.
+UNREAD = {"bootstrap": 100, "examples": 0, "speed": {"sizes": []}, "suites": []}
+
+
+def suite_section(wildcards):
+    """What the figures of one suite depend on."""
+    asked = {name: config["evaluate"][name] for name in ("bootstrap", "seed")}
+    return json.dumps({**asked, "suites": [SUITES[wildcards.suite]]}, sort_keys=True)
+
+
+def variant_section(wildcards):
+    """What the answers of one variant depend on: only the teacher reads texts."""
+    texts = {} if wildcards.variant == "teacher" else {"prompts": {}, "retrieval": []}
+    return section("evaluate", **UNREAD, **texts, chromium=wildcards.variant == "chromium")
 
 
 rule predict:
     input:
         code("stages.evaluate"),
         expand("data/shard/{shard}.tar", shard=shards("calibration", "test")),
-        lambda wildcards: ancient(NODE_ENV) if wildcards.variant == "tfjs" else [],
-        model=lambda wildcards: VARIANTS[wildcards.variant],
+        lambda wildcards: ancient(NODE_ENV) if wildcards.variant in ("tfjs", "chromium") else [],
+        model=lambda wildcards: MADE_OF[wildcards.variant],
         text="data/logits/taxa.safetensors",
         taxa="data/index/taxa.parquet",
         sizes="data/shard/sizes.json",
@@ -30,30 +55,99 @@ rule predict:
         "data/evaluate/predictions/{variant}.json",
     log:
         "logs/evaluate/{variant}.log",
+    wildcard_constraints:
+        variant="|".join(VARIANTS),
     # Latency is measured here, with one thread: as many are asked for as elsewhere, so that jobs do not share a core.
     threads: 8
     resources:
         mem_mb=4000,
-        runtime=120,
+        runtime=lambda wildcards: 600 if wildcards.variant == "teacher" else 120,  # it may read many texts
     params:
-        section=section("evaluate"),
+        section=variant_section,
     shell:
         "python -m bioclip_lite evaluate {wildcards.variant} --section {params.section:q} > {log} 2>&1"
+
+
+rule evaluate_suite:
+    input:
+        code("stages.evaluate", "suites.answering"),
+        ancient(NODE_ENV),
+        expand("data/teacher/model/{file}", file=TEACHER),
+        *(MADE_OF[variant] for variant in ("student", "pruned", "int8", "tfjs")),
+        lambda wildcards: "data/caption/val-00000.parquet" if SUITES[wildcards.suite]["prompt"] == "lit" else [],
+        photographs=lambda wildcards: SUITES[wildcards.suite]["path"],
+        text="data/logits/taxa.safetensors",
+    output:
+        "data/evaluate/predictions/suites/{suite}.json",
+    log:
+        "logs/evaluate/suite-{suite}.log",
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime=600,
+    params:
+        section=suite_section,
+    shell:
+        "python -m bioclip_lite evaluate suite:{wildcards.suite} --section {params.section:q} > {log} 2>&1"
+
+
+rule time_sizes:
+    input:
+        code("stages.evaluate"),
+        SHIPPED,
+        BROWSER_CODE if config["evaluate"]["chromium"] else [],
+        expand("data/shard/{shard}.tar", shard=shards("test")),
+        model=expand("data/prune/model/{file}", file=STUDENT),
+        sizes="data/shard/sizes.json",
+        lock=CONVERT_LOCK,
+        environments=ancient([CONVERT_ENV, NODE_ENV]),
+    output:
+        "data/evaluate/predictions/speed.json",
+    log:
+        "logs/evaluate/speed.log",
+    threads: 8  # as in rule predict
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        section=section("evaluate", bootstrap=100, examples=0, prompts={}, retrieval=[], suites=[], seed=0),
+    shell:
+        "python -m bioclip_lite evaluate speed --section {params.section:q} > {log} 2>&1"
 
 
 rule write_report:
     input:
         code("stages.evaluate"),
+        SPEED,
         expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
+        expand("data/evaluate/predictions/suites/{suite}.json", suite=SUITES),
         expand("data/shard/{shard}.tar", shard=shards("test")),
         samples="data/index/samples.parquet",
         taxa="data/index/taxa.parquet",
         sizes="data/shard/sizes.json",
+        history="data/distill/history.parquet",
     output:
         "data/evaluate/metrics.json",
-        "data/evaluate/report.html",
-        "data/evaluate/MODEL_CARD.md",
-        directory("data/evaluate/plots"),
+        "data/evaluate/headline.json",
+        report(
+            "data/evaluate/report.html",
+            caption="../report/evaluation.rst",
+            category="Evaluation",
+            labels={"what": "report"},
+        ),
+        report(
+            "data/evaluate/MODEL_CARD.md",
+            caption="../report/card.rst",
+            category="Evaluation",
+            labels={"what": "model card"},
+        ),
+        report(
+            directory("data/evaluate/plots"),
+            patterns=["{figure}.png"],
+            caption="../report/figure.rst",
+            category="Evaluation",
+            labels={"what": "{figure}"},
+        ),
     log:
         "logs/evaluate/report.log",
     resources:
@@ -68,7 +162,9 @@ rule write_report:
 rule record_evaluate:
     input:
         rules.write_report.output,
+        SPEED,
         expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
+        expand("data/evaluate/predictions/suites/{suite}.json", suite=SUITES),
     output:
         provenance.ledger("evaluate"),
     log:

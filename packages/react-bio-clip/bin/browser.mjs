@@ -14,12 +14,12 @@ const PAGE = fileURLToPath(new URL('page.mjs', import.meta.url));
 
 await command(async () => {
   const {build} = await import('esbuild');
-  const {launchChromium, serve} = await import('./chromium.mjs');
+  const {launchChromium, peakOfPage, serve} = await import('./chromium.mjs');
   const {readOptions, run} = await import('./run.mjs');
   const {decode} = await import('../dist/core/node.js');
 
   const options = readOptions('browser.mjs', {decoded: {type: 'boolean', default: false}});
-  const browser = await launchChromium();
+  const browser = await launchChromium({graphics: options.backend === 'webgl'});
   const bundling = {entryPoints: [PAGE], bundle: true, format: 'esm', minify: true, write: false, logLevel: 'error'};
   const script = (await build(bundling)).outputFiles[0].contents;
   let image = null;
@@ -51,17 +51,18 @@ await command(async () => {
       throw new Error(`${file}: ${error.message}`);
     };
 
-    const {info, milliseconds} = await call('load', options.backend);
+    const {info, milliseconds, renderer} = await call('load', options.backend);
     const engine = {
       info,
       backend: options.backend,
       bytes: info.bytes + statSync(path.join(options.folder, 'bundle.json')).size,
-      about: {browser: `Chromium ${browser.version()}`, load_ms: milliseconds},
+      about: {browser: `Chromium ${browser.version()}`, load_ms: milliseconds, ...(renderer ? {renderer} : {})},
       classify: async (bytes, file, top) => {
         const found = await offer(bytes).then((size) => call('classify', size, top)).catch(named(file));
         const [embedding, logits] = [Float32Array.from(found.embedding), Float32Array.from(found.logits)];
-        return {embedding, logits, answer: found.answer};
+        return {...found, embedding, logits};
       },
+      peak: () => peakOfPage(browser),
       latency: (bytes, file, runs) => offer(bytes).then((size) => call('latency', size, runs)).catch(named(file)),
     };
     await run(engine, options);

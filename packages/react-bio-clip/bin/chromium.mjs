@@ -6,9 +6,11 @@ import path from 'node:path';
 
 import {chromium} from 'playwright-core';
 
+import {peakOf} from './memory.mjs';
+
 const NAMES = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'];
-// No sandbox: continuous integration runs as root. WebGL, where a page wants it, is computed by the processor.
-const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--enable-unsafe-swiftshader'];
+// No sandbox: continuous integration runs as root. SwiftShader computes WebGL where no graphics processor does.
+const FLAGS = ['--no-sandbox', '--disable-background-networking', '--enable-unsafe-swiftshader'];
 
 /** The path of the first installed one, or null. */
 export function findChromium() {
@@ -25,12 +27,22 @@ export function findChromium() {
   return null;
 }
 
-export async function launchChromium() {
+/** `graphics`: use a graphics processor if there is one. */
+export async function launchChromium({graphics = false} = {}) {
   const executablePath = findChromium();
   if (!executablePath) {
     throw new Error(`no browser is installed (looked for ${NAMES.join(', ')}): apt-get install chromium`);
   }
-  return chromium.launch({executablePath, args: FLAGS, headless: true});
+  return chromium.launch({executablePath, args: graphics ? FLAGS : [...FLAGS, '--disable-gpu'], headless: true});
+}
+
+/** The most memory that the process of the only page has had, in bytes; null where no /proc says so. */
+export async function peakOfPage(browser) {
+  const session = await browser.newBrowserCDPSession();
+  const {processInfo} = await session.send('SystemInfo.getProcessInfo');
+  await session.detach();
+  const peaks = processInfo.filter(({type}) => type === 'renderer').map(({id}) => peakOf(id));
+  return Math.max(...peaks) || null; // a spare one that waits for the next page has less
 }
 
 const TYPES = {

@@ -5,6 +5,7 @@ import {statSync} from 'node:fs';
 import path from 'node:path';
 
 import {command} from './built.mjs';
+import {peakOf} from './memory.mjs';
 
 await command(async () => {
   const {readOptions, run} = await import('./run.mjs');
@@ -22,8 +23,12 @@ await command(async () => {
     info: bundle.info,
     backend: options.backend,
     bytes: bundle.info.bytes + statSync(path.join(options.folder, 'bundle.json')).size,
-    classify: async (bytes, file, top) => findAll(bundle, await decoded(bytes, file), top),
+    classify: async (bytes, file, top) => {
+      const found = await findAll(bundle, await decoded(bytes, file), top);
+      return {...found, at: performance.now()};
+    },
     latency: async (bytes, file, runs) => measureLatency(bundle, await decoded(bytes, file), runs),
+    peak: async () => peakOf(process.pid),
   };
   await run(engine, options);
 });

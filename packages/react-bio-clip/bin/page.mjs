@@ -10,7 +10,10 @@ import {measureLatency} from '../dist/core/latency.js';
 import {originOf} from '../dist/core/origin.js';
 import {pixelsOf} from '../dist/core/pixels.js';
 
+const NAMED = 0x9246; // UNMASKED_RENDERER_WEBGL, of the extension WEBGL_debug_renderer_info
+
 let bundle;
+let spent; // milliseconds that the page has worked so far; not those in which it waits for browser.mjs
 
 /** The image that the server has at hand: a file for the browser to decode, or RGB pixels. */
 async function image({width, height}) {
@@ -23,12 +26,22 @@ async function load(backend) {
   const start = performance.now();
   await useBackend({backend, wasmPaths: '/wasm/'});
   bundle = await openBundle(await originOf('/bundle/'));
-  return {info: bundle.info, milliseconds: performance.now() - start};
+  const milliseconds = performance.now() - start;
+  spent += milliseconds;
+  return {info: bundle.info, milliseconds, renderer: backend === 'webgl' ? renderer() : null};
+}
+
+/** What computes WebGL here: a graphics processor, or SwiftShader, which is a program. */
+function renderer() {
+  const context = document.createElement('canvas').getContext('webgl2');
+  return context.getExtension('WEBGL_debug_renderer_info') ? context.getParameter(NAMED) : null;
 }
 
 async function classify(size, top) {
+  const start = performance.now();
   const {embedding, logits, answer} = await findAll(bundle, await image(size), top);
-  return {embedding: [...embedding], logits: [...logits], answer};
+  spent += performance.now() - start;
+  return {embedding: [...embedding], logits: [...logits], answer, at: spent};
 }
 
 const latency = async (size, runs) => measureLatency(bundle, await image(size), runs);
@@ -43,3 +56,4 @@ const caught =
     );
 
 globalThis.bioclip = {load: caught(load), classify: caught(classify), latency: caught(latency)};
+spent = performance.now();

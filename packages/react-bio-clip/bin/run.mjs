@@ -2,6 +2,7 @@
 
 import {createWriteStream} from 'node:fs';
 import {writeFile} from 'node:fs/promises';
+import {cpus} from 'node:os';
 import {finished} from 'node:stream/promises';
 import {parseArgs} from 'node:util';
 
@@ -54,8 +55,9 @@ async function writeRow(stream, row) {
 }
 
 /**
- * Answer all images with `engine`: its `classify(bytes, file, top)` gives {embedding, logits, answer}, and its
- * `latency(bytes, file, runs)` {median, min, runs, preprocess} in milliseconds; `about` goes into the report.
+ * Answer all images with `engine`: its `classify(bytes, file, top)` gives {embedding, logits, answer, at}, at: the
+ * milliseconds of work since the program or the page began; `latency(bytes, file, runs)` {median, min, runs, preprocess}
+ * in milliseconds; `peak()` the most memory that its process has had, in bytes, or null. `about` goes into the report.
  */
 export async function run(engine, {files, top, raw, runs}) {
   const streams = raw && {
@@ -63,10 +65,12 @@ export async function run(engine, {files, top, raw, runs}) {
     logits: createWriteStream(`${raw}.logits.f32`),
   };
   const keys = [];
+  let first = null;
   let latency = null;
   for await (const {key, file, bytes} of imageFiles(files)) {
+    const {embedding, logits, answer, at} = await engine.classify(bytes, file, top);
+    first ??= at;
     if (runs && !latency) latency = await engine.latency(bytes, file, runs);
-    const {embedding, logits, answer} = await engine.classify(bytes, file, top);
     if (streams) {
       await writeRow(streams.embeddings, embedding);
       await writeRow(streams.logits, logits);
@@ -80,7 +84,11 @@ export async function run(engine, {files, top, raw, runs}) {
     for (const stream of Object.values(streams)) await finished(stream.end());
     const {info, backend, bytes, about} = engine;
     const [embedding, taxa] = [info.embedding, info.taxa.length];
-    const report = {keys, rows: keys.length, embedding, taxa, backend, latency_ms: latency, bytes, ...about};
+    const report = {
+      ...{keys, rows: keys.length, embedding, taxa, backend, latency_ms: latency, bytes},
+      ...{first_ms: first, peak_bytes: await engine.peak(), processor: cpus()[0]?.model ?? null},
+      ...about,
+    };
     await writeFile(`${raw}.json`, `${JSON.stringify(report)}\n`); // last: it says that the others are complete
   } else if (latency) {
     console.error(`latency on ${engine.backend}: ${latency.median.toFixed(2)} ms (median of ${latency.runs})`);

@@ -1,17 +1,20 @@
 """What a model that says when it does not know answers: how far down the tree, and how often it is right."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bioclip_lite.calibration import LEVEL, Thresholds, chosen, fit_reduced, judge, lowest
+from bioclip_lite.metrics import bootstrap
 from bioclip_lite.metrics.summary import Asked, Columns, Strata, estimate, ratios
 from bioclip_lite.metrics.tree import overlap, specificity
 from bioclip_lite.taxonomy import RANKS
 
 # Of the operating curve: what could be promised instead.
 LEVELS = (0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
+GRID = np.linspace(0, 1, 51)  # coverages at which a risk-coverage curve is written down
 
 
 def summarise(
@@ -84,6 +87,91 @@ def operating_curve(
             **{name: round(float((rank == at).mean()), 6) for at, name in enumerate(RANKS)},
         }
     return curve
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """Every answer that n images get while one threshold for all ranks falls from above 1 to 0.
+
+    Each event is one image's answer going one rank or more down the tree. Events are sorted by threshold, those of one
+    threshold happen together.
+    """
+
+    image: np.ndarray  # int [events], the row of the image
+    covered: np.ndarray  # float [events], by how much the image's coverage (``tree.specificity``) rises
+    wronged: np.ndarray  # float [events], 1 if the answer becomes wrong, -1 if it becomes right, 0 if it stays
+    last: np.ndarray  # int [points], the last event of each threshold
+
+    def points(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coverage and risk, each float [1 + points], from no answer at all on; ``weight`` [n]: of each image."""
+        weights = weight[self.image] / weight.sum()
+        sums = (np.cumsum(change * weights)[self.last] for change in (self.covered, self.wronged))
+        coverage, risk = (np.concatenate([[0.0], values]) for values in sums)
+        return coverage, risk
+
+    def area(self, weight: np.ndarray) -> float:
+        """hAURC, by trapezoids."""
+        coverage, risk = self.points(weight)
+        return float(np.trapezoid(risk, coverage))
+
+
+def risk_coverage(score: Columns, truth_nodes: np.ndarray, node_of_leaf: np.ndarray) -> RiskCoverage:
+    """The hierarchical risk-coverage curve (Goren et al., arXiv 2405.11533, section 3) of images known to species.
+
+    Coverage is the mean specificity of the answers, risk the share of the images whose answer is wrong; no answer is
+    the root of the tree, which is never wrong. The answers are those of ``calibration.lowest``, which above a threshold
+    of one half are those of the paper's climbing rule.
+
+    Args:
+        score: ``scoring.score`` of n images known to species: "share" and "node".
+        truth_nodes, node_of_leaf: as in ``summarise``.
+    """
+    share, node = score["share"], score["node"]
+    n = len(share)
+    # of each image: what its answer covers, and whether it is wrong, before the next event
+    covers, wrong = np.zeros(n), np.zeros(n)
+    events = []
+    for rank in range(len(RANKS)):
+        deeper = share[:, rank + 1 :].max(axis=1, initial=0.0)
+        image = np.flatnonzero(share[:, rank] > deeper)  # else a lower rank is reached first, or at once
+        at = np.full(len(image), rank)
+        covered = specificity(at, node[image, rank], node_of_leaf)
+        judged = 1 - judge(at, node[image, rank], truth_nodes[image], node_of_leaf)
+        events.append((share[image, rank], image, covered - covers[image], judged - wrong[image]))
+        covers[image], wrong[image] = covered, judged
+    threshold, image, covered, wronged = (np.concatenate(column) for column in zip(*events, strict=True))
+    order = np.argsort(-threshold, kind="stable")
+    last = np.flatnonzero(np.diff(threshold[order], append=-1.0))
+    return RiskCoverage(image[order], covered[order], wronged[order], last)
+
+
+def area(
+    score: Columns, truth_nodes: np.ndarray, node_of_leaf: np.ndarray, group: np.ndarray, resamples: int, seed: int
+) -> dict[str, Any]:
+    """hAURC, the area under ``risk_coverage``: 0 is best; a model that is never sure in vain comes close.
+
+    Returns:
+        "value", "ci95", "n_images", "n_classes", of images known to species; "risk": at each coverage of GRID.
+    """
+    known = ~np.isnan(score["top1"])
+    if not known.any():
+        return {"value": None, "ci95": None, "n_images": 0, "n_classes": 0, "risk": None}
+    inside: Columns = {name: score[name][known] for name in ("share", "node")}
+    curve = risk_coverage(inside, truth_nodes[known], node_of_leaf)
+    once = np.ones(int(known.sum()))
+    coverage, risk = curve.points(once)
+    order = np.argsort(coverage, kind="stable")  # below one half an answer further down may cover less
+    draws = bootstrap.draws(int(group.max()) + 1, resamples, seed, "bootstrap")
+    weights = (count[group[known]].astype(np.float64) for count in draws)
+    resampled = np.array([curve.area(weight) if weight.any() else np.nan for weight in weights])
+    found = bootstrap.interval(resampled) if len(np.unique(group[known])) > 1 else None
+    return {
+        "value": round(curve.area(once), 6),
+        "ci95": None if found is None else [round(bound, 6) for bound in found],
+        "n_images": len(once),
+        "n_classes": len(np.unique(truth_nodes[known, -1])),
+        "risk": [round(float(value), 6) for value in np.interp(GRID, coverage[order], risk[order])],
+    }
 
 
 def promised(thresholds: Thresholds) -> bool:

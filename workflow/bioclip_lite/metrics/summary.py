@@ -1,6 +1,6 @@
 """From one value per image to one number with its interval, for every variant, rank and stratum."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,15 +47,38 @@ def summarise(
         others = {name: scores[name] for name in references if name != variant}
         asked = _asked(score, others, truth_nodes, strata)
         if variant != references[0]:
-            same = (score["answer"] == scores[references[0]]["answer"]).astype(np.float64)
-            asked[f"agreement_with_{references[0]}",] = same, truth_nodes[:, -1]
+            asked[f"agreement_with_{references[0]}",] = _same(score, scores[references[0]]), truth_nodes[:, -1]
         summary[variant] = estimate(asked, group, resamples, seed)
         _calibration(summary[variant], score, truth_nodes, group, resamples, seed)
     for rank, name in enumerate(RANKS):
-        macros = _macros([score[name] for score in scores.values()], truth_nodes[:, rank], group, resamples, seed)
+        values, classes = [score[name] for score in scores.values()], truth_nodes[:, rank]
+        macros = macro_averages(values, classes, group, resamples, seed)
         for row, macro in zip(summary.values(), macros, strict=True):
             row["per_rank"][name]["macro"] = macro
     return summary
+
+
+def agreement(
+    scores: Mapping[str, Columns],
+    variant: str,
+    others: Sequence[str],
+    truth_nodes: np.ndarray,
+    group: np.ndarray,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The share of images to which a variant and each of ``others`` give the same answer, right or wrong.
+
+    Arguments and numbers as of ``summarise``; the names are "agreement_with_<other>".
+    """
+    asked: Asked = {
+        (f"agreement_with_{other}",): (_same(scores[variant], scores[other]), truth_nodes[:, -1]) for other in others
+    }
+    return estimate(asked, group, resamples, seed)
+
+
+def _same(score: Columns, other: Columns) -> np.ndarray:
+    return (score["answer"] == other["answer"]).astype(np.float64)
 
 
 def _asked(score: Columns, others: Mapping[str, Columns], truth_nodes: np.ndarray, strata: Strata) -> Asked:
@@ -104,8 +127,8 @@ def estimate(asked: Asked, group: np.ndarray, resamples: int, seed: int) -> dict
     for column, (path, (value, classes)) in enumerate(asked.items()):
         counted = ~np.isnan(value)
         row = {
-            "value": _number(value[counted].mean() if counted.any() else np.nan),
-            "ci95": _interval(resampled[:, column], group[counted]),
+            "value": number(value[counted].mean() if counted.any() else np.nan),
+            "ci95": interval(resampled[:, column], group[counted]),
             "n_images": int(counted.sum()),
             "n_classes": _classes(classes, counted),
         }
@@ -124,8 +147,8 @@ def ratios(
     whole, resampled = _ratios(sums.mean(axis=0)[None]), _ratios(bootstrap.means(sums, group, counts))
     for column, name in enumerate(("precision", "recall", "f")):
         rows[name] = {
-            "value": _number(whole[0, column]),
-            "ci95": _interval(resampled[:, column], group),
+            "value": number(whole[0, column]),
+            "ci95": interval(resampled[:, column], group),
             "n_images": len(group),
             "n_classes": _classes(classes, np.ones(len(group), dtype=bool)),
         }
@@ -155,8 +178,8 @@ def _calibration(
         "nll": estimate(asked, group, resamples, seed),
         "ece": {
             when: {
-                "value": _number(whole[column]),
-                "ci95": _interval(resampled[:, column], group[counted]),
+                "value": number(whole[column]),
+                "ci95": interval(resampled[:, column], group[counted]),
                 "n_images": int(counted.sum()),
                 "n_classes": _classes(truth_nodes[:, -1], counted),
             }
@@ -165,7 +188,7 @@ def _calibration(
     }
 
 
-def _macros(
+def macro_averages(
     values: list[np.ndarray], classes: np.ndarray, group: np.ndarray, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
     """The macro average of each of several variants at one rank: every class weighs the same."""
@@ -173,7 +196,7 @@ def _macros(
     resampled = bootstrap.class_means(np.stack(values, axis=1), classes, group, counts)
     known = group[classes >= 0]
     return [
-        {"value": _number(bootstrap.class_mean(value, classes)), "ci95": _interval(resampled[:, column], known)}
+        {"value": number(bootstrap.class_mean(value, classes)), "ci95": interval(resampled[:, column], known)}
         for column, value in enumerate(values)
     ]
 
@@ -182,13 +205,14 @@ def _classes(classes: np.ndarray, counted: np.ndarray) -> int:
     return len(np.unique(classes[counted & (classes >= 0)]))
 
 
-def _interval(resampled: np.ndarray, group: np.ndarray) -> list[float] | None:
-    """One group says nothing about how groups differ."""
+def interval(resampled: np.ndarray, group: np.ndarray) -> list[float] | None:
+    """The central 95 % of ``resampled``, rounded; one group says nothing about how groups differ."""
     found = bootstrap.interval(resampled) if len(np.unique(group)) > 1 else None
     return None if found is None else [round(found[0], 6), round(found[1], 6)]
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """A value as metrics.json holds it."""
     return None if np.isnan(value) else round(float(value), 6)
 
 

@@ -23,10 +23,12 @@ def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
         params["path"], "the folder of a data set with nshards.txt and 0.tar, or train and test"
     )
     parts = [name for name in _SPLITS if (root / name).is_dir()]
-    classes = _classes(root)
+    names = class_names(root)
+    paths = fields.label_paths(names)
+    classes = [(name, paths.get(name)) for name in names]
     for part in parts or ["."]:
         split = _SPLITS.get(root.resolve().name if part == "." else part)
-        for shard in _shards(root, part):
+        for shard in shards(root, part):
             for group in tars.groups(root, shard):
                 yield group if isinstance(group, Reject) else _sample(root, group, classes, split)
 
@@ -35,7 +37,8 @@ def read(params: dict[str, Any], locator: str) -> bytes:
     return places.read(params, Path(params["path"]), locator)
 
 
-def _shards(root: Path, part: str) -> list[str]:
+def shards(root: Path, part: str) -> list[str]:
+    """The tars of a part, "train", "test" or ".", as paths below ``root``."""
     file = root / part / "nshards.txt"
     try:
         count = int(file.read_text())
@@ -44,17 +47,17 @@ def _shards(root: Path, part: str) -> list[str]:
     except ValueError:
         raise UserError(f"{file} does not hold a number; download it again") from None
     tars.find(root / part)  # tells of compressed ones
-    shards = [f"{number}.tar" if part == "." else f"{part}/{number}.tar" for number in range(count)]
-    missing = [shard for shard in shards if not (root / shard).is_file()]
+    listed = [f"{number}.tar" if part == "." else f"{part}/{number}.tar" for number in range(count)]
+    missing = [shard for shard in listed if not (root / shard).is_file()]
     if missing:
         raise UserError(
             f"{file} says {count} tars, but {len(missing)} are missing, first {missing[0]}; download them again"
         )
-    return shards
+    return listed
 
 
-def _classes(root: Path) -> list[tuple[str, taxonomy.Path | None]]:
-    """Name and, if it spells one out, path of each class."""
+def class_names(root: Path) -> list[str]:
+    """The name of each class, by number."""
     # Of a single split, the description lies in the folder above.
     above = [root.resolve().parent] if root.resolve().name in _SPLITS else []
     for place in (root, *above):
@@ -75,28 +78,36 @@ def _classes(root: Path) -> list[tuple[str, taxonomy.Path | None]]:
         raise UserError(
             f"{file}: {len(twice)} names stand for several classes, e.g. {shown}; give each class its own name"
         )
-    paths = fields.label_paths(names)
-    return [(name, paths.get(name)) for name in names]
+    return names
 
 
 def _sample(
     root: Path, group: tars.Group, classes: list[tuple[str, taxonomy.Path | None]], split: str | None
 ) -> Sample | Reject:
+    found = labelled(root, group, len(classes))
+    if isinstance(found, Reject):
+        return found
+    locator, number = found
+    name, path = classes[number]
+    key = key_of(group.name)
+    nothing = (None,) * len(taxonomy.RANKS)
+    common_name = None if path else taxonomy.clean(name)
+    return Sample(
+        key, locator, key, path or nothing, common_name=common_name, split=split, verbatim=name if path else None
+    )
+
+
+def labelled(root: Path, group: tars.Group, classes: int) -> tuple[str, int] | Reject:
+    """The locator of a photograph and the number of its class, one of ``classes``."""
     if "cls" not in group.parts and {"npy", "txt"} & set(group.parts):
         raise UserError(_no_classes(root / group.tar, "multilabel" if "npy" in group.parts else "retrieval"))
     if group.image is None or "cls" not in group.parts:
         parts = ", ".join(sorted(group.parts))
         return Reject(group.name, "missing file", f"an image and .cls are needed, there are: {parts}")
     text = tars.content(root, group, "cls").decode("utf-8", "replace").strip()
-    if not text.isdecimal() or int(text) >= len(classes):
-        return Reject(group.name, "bad row", f"class {text[:20]!r}; classnames.txt has {len(classes)} lines")
-    name, path = classes[int(text)]
-    key = key_of(group.name)
-    nothing = (None,) * len(taxonomy.RANKS)
-    common_name = None if path else taxonomy.clean(name)
-    return Sample(
-        key, group.image, key, path or nothing, common_name=common_name, split=split, verbatim=name if path else None
-    )
+    if not text.isdecimal() or int(text) >= classes:
+        return Reject(group.name, "bad row", f"class {text[:20]!r}; classnames.txt has {classes} lines")
+    return group.image, int(text)
 
 
 def _no_classes(place: Path, kind: str) -> str:

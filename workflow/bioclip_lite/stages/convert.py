@@ -7,8 +7,6 @@ comes to the same embeddings. Files are named after their content, so that they 
 """
 
 import json
-import os
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioclip_lite import bundle, calibration, graph, grid, onnx_export, quantized, tfjs
+from bioclip_lite import bundle, calibration, graph, grid, javascript, onnx_export, quantized, tfjs
 from bioclip_lite.cache import Taxa, read_taxa
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, read_table, replacing, require, write_json
@@ -32,9 +30,6 @@ COMPARED = "test"  # the split whose photographs are run in both
 CALIBRATION = "calibration"
 FORMAT = 2  # of bundle.json; react-bio-clip refuses others
 BUNDLE_FILE = "bundle.json"
-_REPOSITORY = Path(__file__).resolve().parents[3]
-_PACKAGE = _REPOSITORY / "packages" / "react-bio-clip"
-_PYTHON = "BIOCLIP_LITE_CONVERT_PYTHON"
 _RUNS = 30  # inferences that the latency is the median of
 _BATCH = 32
 _LOGITS = 1 << 27  # in memory at a time while thresholds are fitted; more photographs would not move them
@@ -44,16 +39,16 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     """Read data/quantize/model and the taxa, write data/convert/tfjs and data/convert/report.json."""
     if job is not None:
         raise UserError(f"stage convert is one job; it has no job {job!r}")
-    python, node = _tools()
+    javascript.check_tools()
     model = data / "quantize" / "model"
     require(model / quantized.GRAPH_FILE)
     text = _text(data)
     table = bundle.make_table(data, text, params["taxa_bytes"])
     with replacing(data / "convert" / "tfjs") as folder:
-        _execute([python, "-m", tfjs.__name__, str(model), str(folder)], "the TensorFlow.js converter")
+        javascript.convert(model, folder)
         confidence = _calibrate(data, model, table, text.logit_scale)
         _describe(folder, data, model, text, table, confidence)
-        report = _compare(params, data, model, folder, node)
+        report = _compare(params, data, model, folder)
         report["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
         about = read_json(folder / BUNDLE_FILE)
         report["onnx"] = {kind: _export(params, data, model, kind) for kind in params["onnx"]}
@@ -68,36 +63,6 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
         f"{report['largest_difference']:.1e} of PyTorch; {report['latency_ms']['median']:.1f} ms an image in Node "
         "(WebAssembly, one thread)"
     )
-
-
-def _tools() -> tuple[str, str]:
-    """The converter's Python and the Node script, or what to do to get them."""
-    python = os.environ.get(_PYTHON) or str(_REPOSITORY / ".venv-convert" / "bin" / "python")
-    if not Path(python).exists():
-        raise UserError(
-            f"convert: {python} is missing; TensorFlow.js' converter has an environment of its own: run `make setup` "
-            f"(or set {_PYTHON} to the Python of such an environment)"
-        )
-    if not (_PACKAGE / "node_modules" / "sharp").exists():
-        raise UserError(
-            f"convert: {_PACKAGE / 'node_modules'} is missing or incomplete; the model is tried out in Node before it "
-            "is handed over: run `make setup` (it runs npm ci there)"
-        )
-    return python, "node"
-
-
-def _execute(command: list[str], what: str) -> str:
-    """Standard output of a command; UserError with the end of what it said if it fails."""
-    source = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    except FileNotFoundError:
-        raise UserError(f"convert: {command[0]} is not installed; {what} needs it (Node 20.19 or newer)") from None
-    if done.returncode:
-        said = "\n".join((done.stderr + done.stdout).strip().splitlines()[-15:])
-        raise UserError(f"convert: {what} failed with status {done.returncode}:\n{said}")
-    return done.stdout
 
 
 # What the answers are made of
@@ -172,7 +137,7 @@ def _describe(
         group["paths"] = [_named(folder, "weights", ".bin", _taken(folder / path)) for path in group["paths"]]
     model_file = _named(folder, "model", ".json", bundle.json_bytes(topology))
     taxa_file = _named(folder, "taxa", ".bin", table.content())
-    files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    files = bundle.listed(folder)
     operations = Counter(node["op"] for node in topology["modelTopology"]["node"])
     operations = Counter({op: count for op, count in operations.items() if op not in tfjs.FREE})
     folded, weights = quantized.load(model)
@@ -205,8 +170,8 @@ def _describe(
             "macs": graph.macs(folded, weights),
             "parameters": sum(array.size for array in weights.values()),
         },
-        "files": {name: {"bytes": len(content), "sha256": bundle.sha256(content)} for name, content in files.items()},
-        "bytes": sum(map(len, files.values())),
+        "files": files,
+        "bytes": sum(file["bytes"] for file in files.values()),
         "licences": {
             "teacher": teacher["licence"],
             "initial_weights": (student["initial_weights"] or {}).get("licence"),
@@ -243,10 +208,10 @@ def _named(folder: Path, stem: str, ending: str, content: bytes) -> str:
 # The comparison
 
 
-def _compare(params: dict[str, Any], data: Path, model: Path, folder: Path, node: str) -> dict[str, Any]:
+def _compare(params: dict[str, Any], data: Path, model: Path, folder: Path) -> dict[str, Any]:
     """Weights, embeddings and logits in Node against PyTorch; UserError where they part."""
     folded, weights = quantized.load(model)
-    identical = _compare_weights(folder, node, folded, weights)
+    identical = _compare_weights(folder, folded, weights)
     shards, chosen = _chosen(params, data)
     expected = _units(graph.run(folded, weights, _pixels(shards, chosen, read_preprocess(model))))
 
@@ -255,10 +220,7 @@ def _compare(params: dict[str, Any], data: Path, model: Path, folder: Path, node
         for i, file in zip(chosen, files, strict=True):
             file.write_bytes(shards.jpeg(i))
         prefix = Path(scratch) / "node"
-        script = str(_PACKAGE / "bin" / "classify.mjs")
-        options = ["--raw", str(prefix), "--latency", str(_RUNS)]
-        _execute([node, script, str(folder), *map(str, files), *options], "the comparison in Node")
-        result = read_json(f"{prefix}.json")
+        result = javascript.answer("node", folder, files, prefix, _RUNS)
         found = np.fromfile(f"{prefix}.embeddings.f32", dtype="<f4").reshape(len(result["keys"]), -1)
     if result["keys"] != [shards.keys[i] for i in chosen] or found.shape != expected.shape:
         raise UserError(
@@ -319,11 +281,9 @@ def _chosen(params: dict[str, Any], data: Path) -> tuple[ShardSet, list[int]]:
     return shards, chosen
 
 
-def _compare_weights(folder: Path, node: str, folded: graph.Graph, weights: graph.Weights) -> int:
+def _compare_weights(folder: Path, folded: graph.Graph, weights: graph.Weights) -> int:
     """How many weights JavaScript decodes to the bits that PyTorch measured: all, or UserError."""
-    decoded = json.loads(
-        _execute([node, str(_PACKAGE / "bin" / "weights.mjs"), str(folder)], "decoding the weights in Node")
-    )
+    decoded = json.loads(javascript.node("weights", [str(folder)], "decoding the weights in Node"))
     expected = {name: grid.fingerprint(array) for name, array in tfjs.to_tensorflow(folded, weights).items()}
     altered = sorted(set(expected) - {name for name, value in expected.items() if value in set(decoded.values())})
     if altered:

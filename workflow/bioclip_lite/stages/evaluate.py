@@ -1,12 +1,14 @@
 """Every variant on the same test photographs, with the same metrics.
 
 Jobs: one per variant writes what it answers to data/evaluate/predictions/; "report" reads only those and writes
-metrics.json, report.html, MODEL_CARD.md and plots/*.png. Predictions are joined by sample key, never by row number.
+metrics.json, headline.json, report.html, MODEL_CARD.md and plots/. Predictions are joined by sample key, never by row
+number.
 """
 
 import hashlib
+import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,54 +17,86 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bioclip_lite import calibration, predictions
+from bioclip_lite import calibration, predictions, report_suites
+from bioclip_lite.dvc_views import curves, headline
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_table, replacing, write_json
-from bioclip_lite.labels import Labels, Truth, read_labels, truth_of
+from bioclip_lite.evaluated import variants
+from bioclip_lite.files import read_json, read_table, replacing, require, write_json
+from bioclip_lite.labels import Labels, Truth, observations, read_labels, truth_of
 from bioclip_lite.metrics import backoff
 from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.metrics.scoring import score
-from bioclip_lite.metrics.summary import summarise
+from bioclip_lite.metrics.summary import agreement, summarise
 from bioclip_lite.model_card import card
 from bioclip_lite.predictions import Predictions
+from bioclip_lite.probes import Photographs, measure
 from bioclip_lite.progress import progress
 from bioclip_lite.randomness import drawn
 from bioclip_lite.report import render
-from bioclip_lite.report_content import Pictures, confusion_of, examples_of, sample_of, weakest_of
+from bioclip_lite.report_content import Pictures, Shown, confusion_of, examples_of, sample_of, weakest_of
 from bioclip_lite.report_text import LABELS, SHIPPED
 from bioclip_lite.taxonomy import RANKS
 
-VARIANTS = ("teacher", "table", "student", "pruned", "int8", "tfjs", "control", "majority", "random")
 REFERENCES = ("teacher", "student", "control")  # agreement is measured with the first
+TWINS = {"tfjs": ("int8",), "chromium": ("int8", "tfjs")}  # the same weights, which should give the same answers
 SPLIT, FITTED_ON = "test", "calibration"  # temperatures and thresholds come from a split of their own
+SPEED_FILE = "speed.json"  # beside the predictions, in a folder that is there whether anything is timed or not
 
 # Part of the protocol's id. Raise it when a definition changes: figures of two protocols must not be compared.
 _DEFINITIONS = 2
+_COSTS = ("params", "macs", "bytes", "gzipped", "table_bytes", "table_gzipped", "latency_ms")  # of <variant>.json
 _FITTED_ON_AT_MOST = 10_000  # photographs for a temperature: their mean is good to a hundredth
 _TRAINING_IMAGES = (0, 10, 50)  # upper ends of the bins of training frequency; the last one is open
 
 
 def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
-    """Evaluate one variant, write the report (job "report"), or do all of it (None)."""
-    jobs = (*VARIANTS, "report")
+    """Evaluate one variant, or one suite (job "suite:<name>"), time other sizes (job "speed"), write the report (job
+    "report"), or do all of it (None)."""
+    suites = [f"suite:{entry['name']}" for entry in params["suites"]]
+    if job in suites:  # it is told of nothing but its suite and the resampling
+        _ask_suite(params, data, job)
+        return
+    timed = bool(params["speed"]["sizes"])
+    jobs = (*variants(params), *(["speed"] if timed else []), *suites, "report")
     if job is not None and job not in jobs:
         raise UserError(f"evaluate knows no job {job!r}; its jobs are {', '.join(jobs)}")
     for name in jobs if job is None else (job,):
         if name == "report":
             _report(params, data)
+        elif name == "speed":
+            _time(params, data)
+        elif name in suites:
+            _ask_suite(params, data, name)
         else:
             _predict(name, params, data)
 
 
 def _predict(variant: str, params: dict[str, Any], data: Path) -> None:
-    from bioclip_lite.variants import ANSWERS  # PyTorch: the report does without
+    from bioclip_lite.prompts import texts_of  # PyTorch: the report does without
+    from bioclip_lite.variants import ANSWERS
 
     labels = read_labels(data)
     answers = ANSWERS[variant](params, data, (FITTED_ON, SPLIT), labels)
-    predictions.write(
-        data / "evaluate" / "predictions", variant, answers.keys, labels.ids, answers.blocks, answers.costs
-    )
+    extras = texts_of(params, data, SPLIT, labels) if variant == "teacher" else {}
+    folder = data / "evaluate" / "predictions"
+    predictions.write(folder, variant, answers.keys, labels.ids, answers.blocks, answers.costs, extras)
     print(f"evaluate: {variant} answered {len(answers.keys)} photographs among {len(labels.ids)} taxa")
+
+
+def _ask_suite(params: dict[str, Any], data: Path, job: str) -> None:
+    # Not an import that closure sees: the other jobs need not run again when what reads suites changes.
+    answering = importlib.import_module("bioclip_lite.suites.answering")
+    answering.run(params, data, job.removeprefix("suite:"))
+
+
+def _time(params: dict[str, Any], data: Path) -> None:
+    from bioclip_lite import speed  # PyTorch
+
+    found = speed.measure(params, data)
+    write_json(data / "evaluate" / "predictions" / SPEED_FILE, found)
+    for row in found["rows"]:
+        latency = row["latency_ms"]
+        print(f"evaluate: {row['size']} px, {latency['runtime']}: {latency['median']:.1f} ms")
 
 
 def _report(params: dict[str, Any], data: Path) -> None:
@@ -73,7 +107,7 @@ def _report(params: dict[str, Any], data: Path) -> None:
         data / "index" / "samples.parquet", ["key", "split", "taxon_id", "group", "licence", "attribution"]
     )
     test, fitted_on = (samples.filter(pc.equal(samples["split"], split)).sort_by("key") for split in (SPLIT, FITTED_ON))
-    found = predictions.read(data / "evaluate" / "predictions", VARIANTS)
+    found = predictions.read(data / "evaluate" / "predictions", variants(params))
     _check_joinable(found, test["key"].to_pylist(), fitted_on["key"].to_pylist(), labels)
     truth = truth_of(test["taxon_id"].to_pylist(), labels)
     scores: dict[str, dict[str, np.ndarray]] = {}
@@ -82,26 +116,32 @@ def _report(params: dict[str, Any], data: Path) -> None:
         fits[variant] = _fit(prediction, fitted_on, labels)
         scores[variant] = _scores(prediction, test["key"].to_pylist(), truth, labels, fits[variant].temperature)
     metrics = _metrics(params, scores, fits, found, test, truth, labels)
+    if params["speed"]["sizes"]:
+        metrics["speed"] = read_json(require(data / "evaluate" / "predictions" / SPEED_FILE))
+    if params["suites"]:
+        metrics["suites"] = report_suites.read(data, [entry["name"] for entry in params["suites"]])
+    photographs = Photographs(test["key"].to_pylist(), truth, _groups(test))
+    metrics |= measure(found, photographs, labels, params["bootstrap"], params["seed"])
     figures = {
         "per_rank": plots.per_rank(metrics["variants"], LABELS),
         "accuracy_by_size": plots.accuracy_by_size(metrics["variants"], LABELS),
+        "accuracy_by_time": plots.accuracy_by_time(metrics["variants"], LABELS),
         "back_off": plots.back_off(metrics["variants"][SHIPPED]["back_off"]["levels"]),
+        "risk_coverage": plots.risk_coverage(metrics["variants"], LABELS),
     }
-    pictures, sample = Pictures(data, test), sample_of(samples, test, found["teacher"].costs.get("about", {}))
-    page = render(
-        metrics,
-        figures,
-        sample,
-        examples_of(params, scores[SHIPPED], test, truth, labels, pictures),
-        weakest_of(params, scores[SHIPPED], test, truth, labels, pictures),
-        confusion_of(scores[SHIPPED], truth, labels),
-    )
+    sample = sample_of(samples, test, found["teacher"].costs.get("about", {}))
+    shown = Shown(test, truth, labels, scores[SHIPPED], Pictures(data, test), params["seed"])
+    content = examples_of(shown, params["examples"]), weakest_of(shown), confusion_of(shown)
+    tables = curves(metrics, read_table(data / "distill" / "history.parquet"))
     folder = data / "evaluate"
     write_json(folder / "metrics.json", metrics)
+    write_json(folder / "headline.json", headline(metrics))
     for name, png in figures.items():
         with replacing(folder / "plots" / f"{name}.png") as scratch:
             scratch.write_bytes(png)
-    for name, text in (("report.html", page), ("MODEL_CARD.md", card(metrics, sample))):
+    texts = {f"plots/{name}.csv": text for name, text in tables.items()}
+    texts |= {"report.html": render(metrics, figures, sample, *content), "MODEL_CARD.md": card(metrics, sample)}
+    for name, text in texts.items():
         with replacing(folder / name) as scratch:
             scratch.write_text(text, encoding="utf-8")
     for variant, row in metrics["variants"].items():
@@ -159,13 +199,13 @@ def _fit(prediction: Predictions, fitted_on: pa.Table, labels: Labels) -> _Fit:
     else:
         rows = drawn(keys, _FITTED_ON_AT_MOST, "temperature")
         logits = np.empty((len(rows), len(labels.ids)), dtype=np.float32)
-        for here, block in _rows(prediction, [keys[row] for row in rows]):
+        for here, block in prediction.placed([keys[row] for row in rows], prediction.blocks()):
             logits[here] = block
         temperature = calibration.fit_temperature(logits, truth[rows], labels.node_of_leaf)
     first = calibration.first_of_each(fitted_on["group"].to_pylist())
     share = np.empty((len(first), len(RANKS)))
     node = np.empty((len(first), len(RANKS)), dtype=np.int64)
-    for here, block in _rows(prediction, [keys[row] for row in first]):
+    for here, block in prediction.placed([keys[row] for row in first], prediction.blocks()):
         share[here], node[here] = calibration.best_nodes(softmax(block / temperature), labels.node_of_leaf)
     if shipped:
         thresholds = shipped["thresholds"]["ranks"]
@@ -175,22 +215,12 @@ def _fit(prediction: Predictions, fitted_on: pa.Table, labels: Labels) -> _Fit:
     return _Fit("shipped" if shipped else "fitted", temperature, thresholds, best, truth[first])
 
 
-def _rows(prediction: Predictions, keys: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(places in ``keys``, their logits float32 [rows, C]), block by block."""
-    row_of = {key: row for row, key in enumerate(keys)}
-    rows = np.array([row_of.get(key, -1) for key in prediction.keys], dtype=np.int64)
-    for block, logits in prediction.blocks():
-        wanted = rows[block] >= 0
-        if wanted.any():
-            yield rows[block][wanted], logits[wanted]
-
-
 def _scores(
     prediction: Predictions, keys: list[str], truth: Truth, labels: Labels, temperature: float
 ) -> dict[str, np.ndarray]:
     """``scoring.score`` of all images, rows in the order of ``keys``."""
     columns: dict[str, np.ndarray] = {}
-    for here, logits in _rows(prediction, keys):
+    for here, logits in prediction.placed(keys, prediction.blocks()):
         found = score(logits, truth.leaf[here], truth.nodes[here], labels.node_of_leaf, temperature)
         for name, values in found.items():
             columns.setdefault(name, np.empty((len(keys), *values.shape[1:]), dtype=values.dtype))[here] = values
@@ -213,6 +243,9 @@ def _metrics(
     identity = [_DEFINITIONS, SPLIT, list(zip(keys, test["taxon_id"].to_pylist(), strict=True)), labels.ids]
     protocol = f"{SPLIT}-" + hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     n_species = len({leaf for leaf in truth.leaf.tolist() if leaf >= 0})
+    for variant, twins in TWINS.items():
+        if variant in rows:
+            rows[variant] |= agreement(scores, variant, twins, truth.nodes, groups, *resampling)
     for variant, row in rows.items():
         for rank, of_rank in enumerate(row["per_rank"].values()):
             of_rank["n_classes"] = len(np.unique(truth.nodes[truth.nodes[:, rank] >= 0, rank]))
@@ -220,9 +253,7 @@ def _metrics(
         row |= {"n_images": len(keys), "n_classes": n_species, "label_space": len(labels.ids), "protocol": protocol}
         row["calibration"] |= {"temperature": fits[variant].temperature, "source": fits[variant].source}
         row["back_off"] = _back_off(scores[variant], fits[variant], test, truth, labels, groups, resampling)
-        row |= {
-            name: found[variant].costs.get(name) for name in ("params", "macs", "bytes", "table_bytes", "latency_ms")
-        }
+        row |= {name: found[variant].costs.get(name) for name in _COSTS}
     return {
         "protocol": {
             "id": protocol,
@@ -238,6 +269,8 @@ def _metrics(
             "calibration": f"temperature of least NLL and thresholds from split {FITTED_ON}; ECE in 15 bins of equal "
             "width of the best leaf's probability",
             "back_off": "the lowest rank whose best node reaches the rank's threshold",
+            "haurc": "images known to species; share of wrong answers over mean specificity as one threshold for all "
+            "ranks falls",
             "bootstrap": {
                 "resamples": params["bootstrap"],
                 "seed": params["seed"],
@@ -297,12 +330,11 @@ def _back_off(
         "n_fitted_on": len(fit.truth_nodes),
         "kept": backoff.kept(found["strata"]["in_calibration"]["right"]),
         **found,
+        "haurc": backoff.area(scores, truth.nodes, labels.node_of_leaf, groups, *resampling),
         "levels": backoff.operating_curve(fit.best, fit.truth_nodes, scores, truth.nodes, labels.node_of_leaf),
     }
 
 
 def _groups(test: pa.Table) -> np.ndarray:
-    """Number of each photograph's observation, int64 [n]; a photograph without one stands alone."""
-    pairs = zip(test["key"].to_pylist(), test["group"].to_pylist(), strict=True)
-    names = [f"photograph {key}" if group is None else f"observation {group}" for key, group in pairs]
-    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+    """Number of each photograph's observation, int64 [n]."""
+    return np.unique(observations(test), return_inverse=True)[1].astype(np.int64)

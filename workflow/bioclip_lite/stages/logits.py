@@ -8,18 +8,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-from bioclip_lite import cache, captions, logit_scale, models, reuse, training, views
+from bioclip_lite import cache, captions, logit_scale, models, reuse, texts, training, views
 from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_table, replacing, require, write_json, write_table
+from bioclip_lite.files import read_table, replacing, write_json, write_table
 from bioclip_lite.progress import progress
 from bioclip_lite.randomness import digest, generator
 from bioclip_lite.shards import ShardSet, shard_names
 from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.zero_shot import OPENAI, body, embed_in_templates
 
 _LEAST, _USUAL, _MOST = 32, 64, 128  # photographs that are embedded together: at least, after that on average, at most
 _BATCH = 64  # captions that are scored together
@@ -86,10 +85,10 @@ def _embed_taxa(params: dict[str, Any], data: Path, teacher: models.Teacher, who
     leaves = [row for row in _taxa(data) if row["leaf"]]
     if not leaves:
         raise UserError(f"{data / 'index' / 'taxa.parquet'} lists no leaf taxon; is the index empty?")
-    columns = _lit_columns(data) if params["prompt"] == "lit" else captions.LIT_COLUMNS
+    columns = texts.lit_columns(data) if params["prompt"] == "lit" else captions.LIT_COLUMNS
     prompts = [captions.caption(_path(row), row["common_name"], params["prompt"], columns) for row in leaves]
     openai = params["templates"] == "openai"
-    text = _embed_in_templates(teacher, prompts) if openai else models.embed_texts(teacher, prompts)
+    text = embed_in_templates(teacher, [*map(body, prompts)]) if openai else models.embed_texts(teacher, prompts)
     scale = _tune(data, teacher, who, text) if params["logit_scale"] == "tuned" else teacher.logit_scale
     cache.write_taxa(
         cache.folder(data, who) / "taxa.safetensors",
@@ -97,7 +96,7 @@ def _embed_taxa(params: dict[str, Any], data: Path, teacher: models.Teacher, who
         text,
         scale,
         teacher.identity,
-        params["prompt"] + (f" in {len(OPENAI_IMAGENET_TEMPLATES)} templates" if openai else ""),
+        params["prompt"] + (f" in {len(OPENAI)} templates" if openai else ""),
         teacher.logit_scale,
     )
     print(f"{_job(who, 'taxa')}: {len(leaves)} x {text.shape[1]} numbers, e.g. {prompts[0]!r}; logit scale {scale:.1f}")
@@ -153,37 +152,16 @@ def _validation(data: Path, teacher: models.Teacher, folder: Path) -> tuple[np.n
 
 def _embed_texts(data: Path, teacher: models.Teacher, who: str) -> None:
     """The teacher's embeddings of all taxa, inner nodes too, in all text types: float16 (T, C', D)."""
-    taxa, columns = _taxa(data), _lit_columns(data)
+    taxa, columns = _taxa(data), texts.lit_columns(data)
     named = [(_path(row), row["common_name"]) for row in taxa]
     said = [[captions.caption(path, name, kind, columns) for path, name in named] for kind in captions.TYPES]
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(text for texts in said for text in texts))}
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(text for row in said for text in row))}
     embedded = models.embed_texts(teacher, list(numbers)).astype(np.float16)
-    text = embedded[[[numbers[text] for text in texts] for texts in said]]
+    text = embedded[[[numbers[text] for text in row] for row in said]]
     path = cache.folder(data, who) / "texts.safetensors"
     cache.write_texts(path, captions.TYPES, [row["taxon_id"] for row in taxa], text, teacher.identity)
     kinds, count, width = text.shape
     print(f"{_job(who, 'texts')}: {kinds} types x {count} taxa, {len(numbers)} distinct, x {width} numbers")
-
-
-def _lit_columns(data: Path) -> list[str]:
-    """What the LiT sentence lists in the captions that the teacher has learned from."""
-    metadata = pq.read_schema(require(data / "caption" / "val-00000.parquet")).metadata or {}
-    if b"lit_columns" not in metadata:
-        raise UserError(f"{data}/caption/val-00000.parquet does not say what its LiT sentence lists; run stage caption")
-    columns: list[str] = json.loads(metadata[b"lit_columns"])
-    return columns
-
-
-def _embed_in_templates(teacher: models.Teacher, prompts: list[str]) -> np.ndarray:
-    """L2-normalised float32 (C, D): of each prompt the mean over OpenAI's zero-shot templates (arXiv 2103.00020).
-
-    Each template says what the prompt says after "a photo of"; the embeddings are normalised before and after.
-    """
-    bodies = [prompt[len("a photo of ") :].removesuffix(".") for prompt in prompts]
-    total = np.zeros(())
-    for template in progress(OPENAI_IMAGENET_TEMPLATES, len(OPENAI_IMAGENET_TEMPLATES), "taxa, templates"):
-        total = total + models.embed_texts(teacher, [template(body) for body in bodies]).astype(np.float64)
-    return (total / np.linalg.norm(total, axis=1, keepdims=True)).astype(np.float32)
 
 
 # Captions

@@ -1,0 +1,37 @@
+"""Choosing among names where several may be right, or where there are but two; and what guessing would give."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bioclip_lite.metrics.topk import places
+
+
+def best_places(logits: np.ndarray, right: Sequence[Sequence[int]]) -> np.ndarray:
+    """Place of the best of the right classes among all classes, 0 for the highest logit (``topk.places``).
+
+    Args:
+        logits: float [n, C], finite.
+        right: for each image the columns that count as right, one at least.
+
+    Returns:
+        int64 [n].
+    """
+    most = max(map(len, right), default=1)
+    # the last one again where an image has fewer
+    columns = np.array([[*one, *[one[-1]] * (most - len(one))] for one in right], dtype=np.int64).reshape(-1, most)
+    return np.min([places(logits, column) for column in columns.T], axis=0)
+
+
+def two_way(logits: np.ndarray, among: Sequence[Sequence[int]]) -> np.ndarray:
+    """Float64 [n]: 1 where the first of two columns has the higher logit, 0 where the second has, 0.5 for a draw."""
+    columns = np.array(among, dtype=np.int64).reshape(-1, 2)
+    first, second = np.take_along_axis(logits, columns, axis=1).T
+    return np.where(first == second, 0.5, first > second)
+
+
+def chance(right: int, classes: int, k: int) -> float:
+    """Probability that k of the classes, drawn without replacement, hold one of the right ones."""
+    k = min(k, classes)
+    return 1 - math.comb(classes - right, k) / math.comb(classes, k)

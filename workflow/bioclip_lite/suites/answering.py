@@ -1,0 +1,217 @@
+"""One suite: its names through the teacher's text tower, its photographs through every model that ships or leads there.
+
+Memory and disk do not grow with the number of photographs: some thousand at a time are copied to a tar, which PyTorch
+and Node read alike. Node gets JPEG files as they are; of others, the pixels that were decoded.
+"""
+
+import functools
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bioclip_lite import cache, captions, javascript, models, texts, training, variants, zero_shot
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import read_json, require, write_json
+from bioclip_lite.images import BadImage, decode
+from bioclip_lite.preprocess import preprocess
+from bioclip_lite.progress import progress
+from bioclip_lite.report_text import percent
+from bioclip_lite.shards import ShardSet, write_shard
+from bioclip_lite.sources.sample import Reject, key_of
+from bioclip_lite.suites import HEADLINES, Class, Photograph, Suite, scoring
+from bioclip_lite.suites.formats import FORMATS
+from bioclip_lite.variants_web import check_weights
+
+STUDENTS = ("student", "pruned", "int8")  # in PyTorch; the teacher is before them, the web model behind
+
+_AT_ONCE = 2048  # photographs in a tar
+_BATCH = 64
+_JPEG = b"\xff\xd8"
+_BUDGET = 0.05  # share of photographs that may be of no use: a published set is complete, or its figures are others
+_EXAMPLES = 5
+
+
+def run(params: dict[str, Any], data: Path, name: str) -> None:
+    """Write data/evaluate/predictions/suites/<name>.json: what ``scoring`` says of every variant, and the protocol."""
+    entry = next((entry for entry in params["suites"] if entry["name"] == name), None)
+    if entry is None:
+        listed = ", ".join(entry["name"] for entry in params["suites"]) or "none"
+        raise UserError(f"evaluate.suites in params.yaml has no {name!r}; it lists {listed}")
+    root = Path(entry["path"])
+    if not root.is_dir():
+        raise UserError(f"evaluate.suites: {name} is in {root}, but there is no such folder; put it there, or link it")
+    suite = FORMATS[entry["format"]](root)
+    _check(root, suite.photographs, suite.rejects)
+    names, templates = _said(suite, entry, data)
+    rejects = list(suite.rejects)
+    photographs, observed = _observe(suite, names, templates, data, rejects)
+    _check(root, photographs, rejects)
+    rows = scoring.summarise(suite, photographs, observed, params["bootstrap"], params["seed"])
+    sentences = [template(one) for one in names for template in templates]
+    protocol = scoring.protocol(entry["format"], suite, photographs, sentences)
+    for row in rows.values():
+        for number in row.values():
+            number["protocol"] = protocol
+    headline = HEADLINES[suite.question]
+    write_json(
+        data / "evaluate" / "predictions" / "suites" / f"{name}.json",
+        {
+            **{key: entry[key] for key in ("format", "prompt", "templates")},
+            "protocol": protocol,
+            "headline": headline,
+            "rules": suite.rules,
+            "example": sentences[0],
+            "n_templates": len(templates),
+            "cluster": suite.cluster,
+            "n_images": len(photographs),
+            "left_out": suite.left_out,
+            "rejected": {"count": len(rejects), "examples": [_shown(reject) for reject in rejects[:_EXAMPLES]]},
+            "variants": rows,
+        },
+    )
+    for variant, row in rows.items():
+        figure = percent(row[headline]["value"])
+        print(f"evaluate: suite {name}: {variant}: {headline} {figure} % (n = {len(photographs)})")
+
+
+def _said(suite: Suite, entry: dict[str, Any], data: Path) -> tuple[list[str], list[Callable[[str], str]]]:
+    """What is said of each class, and the templates that make sentences of it."""
+    columns = texts.lit_columns(data) if entry["prompt"] == "lit" else captions.LIT_COLUMNS
+    sentences = [_sentence(one, entry["prompt"], columns) for one in suite.classes]
+    if entry["templates"] == "plain":
+        return sentences, [str]
+    names = [zero_shot.body(sentence) for sentence in sentences]
+    if entry["templates"] == "openai":
+        return names, list(zero_shot.OPENAI)
+    if not suite.templates:
+        raise UserError(
+            f"evaluate.suites: {entry['name']} asks for templates of its own, but {entry['path']} has no "
+            "zeroshot_classification_templates.txt (lines with {c} for the name); set templates to plain or openai"
+        )
+    return names, [functools.partial(_filled, line) for line in suite.templates]
+
+
+def _filled(template: str, name: str) -> str:
+    return template.replace("{c}", name)
+
+
+def _sentence(one: Class, prompt: str, columns: Sequence[str]) -> str:
+    if prompt == "name" or one.path is None:
+        return f"a photo of {one.name}."
+    return captions.caption(one.path, one.common_name, prompt, columns)
+
+
+def _observe(
+    suite: Suite,
+    names: Sequence[str],
+    templates: Sequence[Callable[[str], str]],
+    data: Path,
+    rejects: list[Reject],
+) -> tuple[list[Photograph], dict[str, np.ndarray]]:
+    """The photographs that can be read, and ``scoring.observe`` of each variant; others are added to ``rejects``."""
+    taxa = cache.read_taxa(data / "logits" / "taxa.safetensors")
+    bundle = data / "convert" / "tfjs"
+    check_weights(data, read_json(require(bundle / "bundle.json")))
+    students = {variant: variants.embedder(data, variant, taxa) for variant in STUDENTS}
+    teacher = models.load_teacher(data / "teacher" / "model")
+    if teacher.identity != taxa.teacher:
+        raise UserError(
+            f"data/logits was made by teacher {taxa.teacher[:12]}, but data/teacher/model holds "
+            f"{teacher.identity[:12]}; run stage logits"
+        )
+    machine = training.device()  # of the teacher, which is large; students run where they are measured otherwise
+    teacher.model.to(machine)
+
+    def embed_by_teacher(pixels: torch.Tensor) -> np.ndarray:
+        return models.embed_images(teacher.model, pixels.to(machine)).cpu().numpy()
+
+    embedders = {"teacher": (teacher.preprocess, embed_by_teacher), **students}
+    text = zero_shot.embed_in_templates(teacher, names, templates)
+
+    def observe(variant: str, embeddings: np.ndarray, photographs: Sequence[Photograph]) -> np.ndarray:
+        unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        logits = np.float32(teacher.logit_scale) * (unit @ text.T)
+        if not np.isfinite(logits).all():  # nothing is greater than NaN: every answer would be right
+            bad = photographs[int(np.argmin(np.isfinite(logits).all(axis=1)))].locator
+            raise UserError(f"the answer of {variant} to {bad} is no finite number: the model is broken")
+        return scoring.observe(suite.question, logits, photographs)
+
+    kept: list[Photograph] = []
+    found: dict[str, list[np.ndarray]] = {variant: [] for variant in (*embedders, "tfjs")}
+    starts = range(0, len(suite.photographs), _AT_ONCE)
+    for start in progress(starts, len(starts), f"evaluate: {_AT_ONCE} photographs each"):
+        with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as scratch:
+            tar = Path(scratch) / "photographs.tar"
+            readable: list[Photograph] = []
+            write_shard(tar, _files(suite, suite.photographs[start : start + _AT_ONCE], readable, rejects))
+            if not readable:
+                continue
+            images = ShardSet.of(tar)
+            in_node = _in_node(bundle, tar, images.keys)
+            for first in range(0, len(readable), _BATCH):
+                some = readable[first : first + _BATCH]
+                pictures = [images.image(first + row) for row in range(len(some))]
+                for variant, (prepared, embed) in embedders.items():
+                    pixels = torch.from_numpy(np.stack([preprocess(picture, prepared) for picture in pictures]))
+                    found[variant].append(observe(variant, embed(pixels), some))
+                found["tfjs"].append(observe("tfjs", in_node[first : first + _BATCH], some))
+            kept += readable
+    return kept, {variant: np.concatenate([*parts, np.empty(0)]) for variant, parts in found.items()}
+
+
+def _in_node(bundle: Path, tar: Path, keys: list[str]) -> np.ndarray:
+    """The embeddings of the web model, float32 (n, D)."""
+    prefix = tar.with_suffix("")
+    answers = javascript.answer("node", bundle, [tar], prefix)
+    if answers["keys"] != keys:
+        raise UserError(f"the web model answered {answers['rows']} photographs other than the {len(keys)} it was given")
+    return np.fromfile(f"{prefix}.embeddings.f32", "<f4").reshape(len(keys), -1)
+
+
+def _files(
+    suite: Suite, photographs: Sequence[Photograph], readable: list[Photograph], rejects: list[Reject]
+) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    """The photographs as samples of a shard, as they are added to ``readable``, or to ``rejects``."""
+    for photograph in photographs:
+        try:
+            content = suite.read(photograph.locator)
+            image = decode(content)
+            if min(image.size) <= 2 * suite.border:
+                raise BadImage("too small", f"{image.width} x {image.height} pixels")
+        except BadImage as error:
+            rejects.append(Reject(photograph.locator, error.reason, error.detail))
+            continue
+        except OSError as error:
+            rejects.append(Reject(photograph.locator, "unreadable", str(error)))
+            continue
+        readable.append(photograph)
+        as_it_is = content.startswith(_JPEG) and not suite.border
+        yield key_of(photograph.locator), content if as_it_is else _png(image, suite.border), {"taxon_id": ""}
+
+
+def _png(image: Image.Image, border: int) -> bytes:
+    file = io.BytesIO()
+    inner = image.crop((border, border, image.width - border, image.height - border))
+    inner.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _check(root: Path, photographs: Sequence[Photograph], rejects: Sequence[Reject]) -> None:
+    total = len(photographs) + len(rejects)
+    if photographs and len(rejects) <= _BUDGET * total:
+        return
+    first = "".join(f"\n  {_shown(reject)}" for reject in rejects[:_EXAMPLES])
+    raise UserError(
+        f"{root}: {len(rejects)} of {total} photographs are of no use, and at most {100 * _BUDGET:g} % may be: the "
+        f"others are another test set. Mend or fetch them again.{' The first:' if first else ''}{first}"
+    )
+
+
+def _shown(reject: Reject) -> str:
+    return f"{reject.locator}: {reject.reason} ({reject.detail})"
