@@ -85,7 +85,7 @@ def main() -> int:
                         if options.rows:
                             with options.rows.open("a") as file:
                                 file.writelines(json.dumps(row) + "\n" for row in found)
-        write(options.out, [row for row in rows if row["student"] in options.students])
+        write(options.out, [row for student in options.students for row in rows if row["student"] == student])
     except UserError as error:
         print(f"web: {error}", file=sys.stderr)
         return 1
@@ -254,7 +254,7 @@ def pairs(rows: list[dict[str, Any]], threads: int) -> list[tuple[dict[str, Any]
 def latency(ours: dict[str, Any], others: dict[str, dict[str, Any]]) -> str:
     """A row of the table: the times and, of medians and of minima, the ratios of TensorFlow.js to the others."""
     compared = [others[name] for name in (FLOAT, INT8)]
-    times = [f"{row['median']:.0f} ({row['min']:.0f})" for row in (ours, *compared)]
+    times = [f"{row['median']:.1f} ({row['min']:.1f})" for row in (ours, *compared)]
     ratios = [f"{ours['median'] / row['median']:.2f} ({ours['min'] / row['min']:.2f})" for row in compared]
     about = [ours["student"], f"{ours['parameters'] / 1e6:.2f}", str(ours["size"]), f"{ours['macs'] / 1e6:.0f}"]
     return f"| {' | '.join([*about, *times, *ratios])} |"
