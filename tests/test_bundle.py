@@ -14,7 +14,7 @@ from bioclip_lite.files import write_table
 from bioclip_lite.labels import Labels
 from bioclip_lite.taxonomy import RANKS, label_space, taxon_id
 from bioclip_lite.taxonomy import Path as TaxonPath
-from bioclip_lite.variants import _columns
+from bioclip_lite.variants_web import columns
 
 D = 8
 ROW = D + 4  # bytes
@@ -135,7 +135,7 @@ def test_whatever_the_budget(tmp_path_factory: pytest.TempPathFactory, counts: d
     # every leaf finds its row, and what is left out shares its representative's probability
     leaves = label_space(counts)
     labels = Labels(pa.table({}), [taxon_id(path) for path in leaves], leaves, [], np.empty(0), [])
-    column, share = _columns(folder, table.described(), labels)
+    column, share = columns(folder, table.described(), labels)
     back = np.zeros(len(table.paths))
     np.add.at(back, column, np.exp(share))
     assert np.allclose(back, 1)
