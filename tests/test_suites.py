@@ -624,6 +624,10 @@ def test_the_report_has_a_table_for_each_suite(tmp_path: Path, ask: Callable[...
     evaluate.run(section, tmp_path / "data", "report")
     metrics = read_json(tmp_path / "data" / "evaluate" / "metrics.json")
     assert metrics["suites"] == {"it": found}
+    card = (tmp_path / "data" / "evaluate" / "MODEL_CARD.md").read_text()
+    row = next(line for line in card.splitlines() if line.startswith(f"| it (`{found['protocol']}`) |"))
+    top1 = found["variants"]["tfjs"]["top1"]
+    assert f"| {100 * top1['value']:.1f} (" in row and row.endswith(f"| {100 * top1['chance']:.1f} |")
     page = (tmp_path / "data" / "evaluate" / "report.html").read_text()
     text = report_suites.section(metrics)
     assert "Other test sets" in page and found["protocol"] in page and "<h3>it</h3>" in text

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from bioclip_lite.report import Sample
+from bioclip_lite.report_suites import TITLES
 from bioclip_lite.report_text import LABELS, SHIPPED, count_of, interval, percent, quantity, size
 from bioclip_lite.taxonomy import RANKS
 
@@ -29,6 +30,7 @@ def card(metrics: Mapping[str, Any], sample: Sample) -> str:
         _start(),
         _training(sample),
         _evaluation(metrics["variants"], protocol),
+        *([_suites(metrics["suites"])] if metrics.get("suites") else []),
     )
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -161,6 +163,21 @@ def _evaluation(variants: Mapping[str, Any], protocol: Mapping[str, Any]) -> str
         + "\n".join(rows)
         + f"\n\nAll ranks ({', '.join(shown)}), intervals and further measures are in `report.html` and `metrics.json`."
     )
+
+
+def _suites(suites: Mapping[str, Any]) -> str:
+    rows = ["| | photographs | measure | teacher | web model | guessing |", "|---|---|---|---|---|---|"]
+    for name, suite in suites.items():
+        teacher, shipped = (suite["variants"][variant][suite["headline"]] for variant in ("teacher", SHIPPED))
+        cells = (
+            f"{name} (`{suite['protocol']}`)",
+            f"{shipped['n_images']:,}",
+            TITLES[suite["headline"]],
+            *(f"{percent(row['value'])}{_bounds(row)}" for row in (teacher, shipped)),
+            percent(shipped["chance"]),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "## Other test sets\n\nNames are read by the teacher's text tower.\n\n" + "\n".join(rows)
 
 
 def _bounds(row: Mapping[str, Any]) -> str:

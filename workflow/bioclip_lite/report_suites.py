@@ -9,7 +9,7 @@ from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json
 from bioclip_lite.report_text import LABELS, SHIPPED, cell, count_of, interval, percent, points, points_interval
 
-_TITLES = {
+TITLES = {
     "two_way": "Right of two, %",
     "aupr": "Area under precision over recall, %",
     "top1": "Right, %",
@@ -48,8 +48,8 @@ def _suite(name: str, suite: Mapping[str, Any]) -> str:
     headline = suite["headline"]
     variants = {variant: suite["variants"][variant] for variant in LABELS if variant in suite["variants"]}
     first = next(iter(variants.values()))
-    shown = [title for title in _TITLES if title in first]
-    head = (*(_TITLES[number] for number in shown), "Against teacher, points")
+    shown = [title for title in TITLES if title in first]
+    head = (*(TITLES[number] for number in shown), "Against teacher, points")
     rows = [_row(variant, row, shown) for variant, row in variants.items()]
     rows.append(
         '<tr class="rule"><th scope="row">Guessing</th>'
