@@ -30,6 +30,13 @@ include: "workflow/rules/convert.smk"
 include: "workflow/rules/evaluate.smk"
 
 
+# Of plain `snakemake`. Here, since a file that is included cannot name it.
+rule all:
+    default_target: True
+    input:
+        rules.evaluate.input,
+
+
 onsuccess:
     finished = {job.rule.name for job in workflow.dag.finished_jobs}
     provenance.commit({job.rule.name for job in workflow.dag.jobs}, finished)

@@ -13,6 +13,7 @@ import {fileURLToPath} from 'node:url';
 import {gzipSync} from 'node:zlib';
 
 import {launchChromium, serve} from '../packages/react-bio-clip/bin/chromium.mjs';
+import {peakOf} from '../packages/react-bio-clip/bin/memory.mjs';
 
 const HERE = fileURLToPath(new URL('.', import.meta.url));
 const PACKAGE = path.join(HERE, '..', 'packages', 'react-bio-clip');
@@ -89,22 +90,13 @@ function sizes(asked) {
   };
 }
 
-/** The most memory that a process has had, in bytes; 0 if it has ended. */
-function peak(pid) {
-  try {
-    return 1024 * Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]);
-  } catch {
-    return 0;
-  }
-}
-
 /** The process of the page that was opened last: of those that draw pages and are nobody's yet, the one of most memory. */
 async function processOf(browser, taken) {
   const session = await browser.newBrowserCDPSession();
   const {processInfo} = await session.send('SystemInfo.getProcessInfo');
   await session.detach();
   const free = processInfo.filter(({type, id}) => type === 'renderer' && !taken.includes(id)).map(({id}) => id);
-  return free.sort((one, other) => peak(other) - peak(one))[0];
+  return free.sort((one, other) => peakOf(other) - peakOf(one))[0];
 }
 
 async function open(browser, way, taken) {
@@ -156,7 +148,7 @@ try {
       median: sorted[sorted.length >> 1],
       min: sorted[0],
       runs: sorted.length,
-      peak_bytes: peak(pid),
+      peak_bytes: peakOf(pid) ?? 0,
       cosine: cosine(vector, reference),
       ...sizes(server.asked),
     };

@@ -20,6 +20,7 @@ SPLITS = ("pretrain", "train", "val", "calibration", "test")
 PARAMS: dict[str, Any] = {
     "bootstrap": 200,
     "latency_runs": 3,
+    "also": [],
     "chromium": False,
     "speed": {"sizes": []},
     "examples": 4,

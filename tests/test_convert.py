@@ -35,7 +35,7 @@ from fake_data import FASTVIT, finish_pruning, lively, make_data
 
 PACKAGE = Path(__file__).parents[1] / "packages" / "react-bio-clip"
 TINY = params.load(Path(__file__).parent / "tiny.yaml")
-PARAMS = {"images": 4, "tolerance": 1e-4, "taxa_bytes": None, "onnx": []}
+PARAMS = {"images": 4, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": None}
 
 
 def node(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

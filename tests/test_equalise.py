@@ -5,8 +5,7 @@ from torch import nn
 
 from bioclip_lite import graph, grid
 from bioclip_lite.equalise import equalise
-from bioclip_lite.stages import quantize
-from bioclip_lite.stages.quantize import embed
+from bioclip_lite.mixed_precision import embed, quantise
 from fake_data import STUDENTS, images, largest_relative_difference, lively, student
 
 
@@ -104,7 +103,7 @@ def test_the_stage_keeps_it_where_it_helps() -> None:
     for name, start in {"unlike": weights, "alike": alike}.items():
         for tried in (False, True):
             repair = {"equalise": tried, "rounding": "nearest", "bias": False}
-            found[name, tried] = quantize.quantise(unlike, start, pixels, 1.3, repair)[1]
+            found[name, tried] = quantise(unlike, start, pixels, 1.3, repair)[1]
     assert [found["unlike", tried]["equalised"] for tried in (False, True)] == [False, True]
     lost = {key: 1 - report["cosine"]["mean"] for key, report in found.items()}
     assert lost["unlike", True] < 0.3 * lost["unlike", False]

@@ -9,7 +9,7 @@ from torch import nn
 
 from bioclip_lite import graph, grid, onnx_export, quantized, rounding
 from bioclip_lite.errors import UserError
-from bioclip_lite.stages.quantize import embed
+from bioclip_lite.mixed_precision import embed
 from fake_data import STUDENTS, images, lively, student
 
 MORE: dict[str, tuple[str, dict[str, Any], int]] = {

@@ -91,6 +91,34 @@ def test_students_answer_in_the_space_of_the_first_teacher() -> None:
     parameters.check(params)
 
 
+@pytest.mark.parametrize(("tower", "what"), [(None, "null"), ({"kind": "mixer", "width": 64, "layers": 3}, "a mixer")])
+def test_a_text_encoder_for_the_web_needs_a_tower_that_converts(tower: dict[str, object] | None, what: str) -> None:
+    params = copy.deepcopy(DEFAULT)
+    if tower:
+        tower["batch_affinity"] = 1.0
+    params["convert"]["text_encoder"], params["distill"]["text_tower"] = "student", tower
+    with pytest.raises(UserError, match=f"convert.text_encoder is student, but distill.text_tower is {what};"):
+        parameters.check(params)
+    params["convert"]["text_encoder"] = "teacher"
+    parameters.check(params)
+
+
+def test_variants_that_are_not_made_cannot_be_evaluated() -> None:
+    params = copy.deepcopy(DEFAULT)
+    assert params["evaluate"]["also"] == ["first"]
+    params["distill"]["finetune"]["epochs"] = 0
+    with pytest.raises(UserError, match=r"evaluate.also has first, .* but distill.finetune.epochs is 0"):
+        parameters.check(params)
+    params["evaluate"]["also"] = ["teacher-second"]
+    with pytest.raises(UserError, match=r"also has teacher-second, but teacher.ensemble has no second; .* none"):
+        parameters.check(params)
+    params["teacher"]["ensemble"] = [{"name": "second", "seed": 1}]
+    parameters.check(params)
+    params["evaluate"]["also"] = ["teacher-model"]
+    with pytest.raises(UserError, match=r"teacher.ensemble has no model; there is second"):
+        parameters.check(params)
+
+
 def test_further_teachers_are_the_first_but_for_what_differs() -> None:
     section = copy.deepcopy(DEFAULT["teacher"])
     options = {"drop_path_rate": 0.1}

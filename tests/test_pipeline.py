@@ -127,11 +127,14 @@ def test_dvc_shows_metrics_and_plots(built: Path) -> None:
     assert set(plots["data"]) - shown == {"answered_at_each_promise"}
 
 
-# Of the automatic LiT columns, of captioners and of suites.
+# Of the automatic LiT columns, of captioners, of a text encoder and of suites.
 ON_REQUEST = {
     "caption": ["data/index/taxa.parquet"]
     + [path for path in closure("captioner") if path not in closure("stages.caption")],
     "logits": ["data/caption"],
+    # Of the text encoder.
+    "convert": ["data/distill", "packages/react-bio-clip/bin/text.mjs"]
+    + [path for path in closure("text_encoder") if path not in closure("stages.convert", "tfjs")],
     # Of suites; of the variant in Chromium; of the web model's other sizes.
     "evaluate": [path for path in closure("suites.answering") if path not in closure("stages.evaluate")]
     + [f"packages/react-bio-clip/bin/{name}.mjs" for name in ("browser", "chromium", "page")]

@@ -86,6 +86,14 @@ def test_an_output_file_and_an_unreadable_photograph(
     assert f"{bad} is left out: not an image" in said and "1 of 13 files left out" in said
 
 
+def test_a_variant_that_was_not_evaluated_is_refused(
+    data: Path, photographs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(next(iter(photographs.values())).parent)
+    assert predict.main([folder, "--data", str(data), "--variant", "first"]) == 1
+    assert "first was not evaluated, so nothing is known of" in capsys.readouterr().err
+
+
 def test_back_off_without_thresholds_is_refused(
     data: Path, photographs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bioclip_lite import graph, grid, quantized, rounding
+from bioclip_lite import graph, grid, mixed_precision, quantized, rounding
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, write_json
 from bioclip_lite.models import load_student
@@ -33,7 +33,7 @@ def test_what_is_stored_is_what_is_measured(data: Path) -> None:
     pixels = quantize._calibration_images(4, data, preprocessing)
     with torch.no_grad():
         exact = torch.nn.functional.normalize(model(pixels), dim=1).numpy()
-    cosines = (quantize.embed(folded, weights, pixels) * exact).sum(axis=1)
+    cosines = (mixed_precision.embed(folded, weights, pixels) * exact).sum(axis=1)
     report = read_json(data / "quantize" / "report.json")
     assert 0.99 < cosines.min() < 1 - 1e-7  # close, and not the float32 weights
     assert report["cosine"]["mean"] == pytest.approx(cosines.mean(), abs=1e-6)
@@ -78,33 +78,34 @@ def test_a_budget_that_is_too_small(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "quantize").exists()
     least = float(str(caught.value).split("at least ")[1].split(",")[0])
     folded, weights = graph.fold(student(*FASTVIT, 32), 32)
-    quantize.choose_grids(folded, weights, images(2, 32), least)  # what the message says is enough
+    mixed_precision.choose_grids(folded, weights, images(2, 32), least)  # what the message says is enough
 
 
 def test_most_worth_keeps_the_budget() -> None:
     shifts = {"stem": 0.1, "large": 0.3, "small": 0.01, "last": 0.02}
     sizes = {"stem": 10, "large": 1000, "small": 5, "last": 100}
-    assert quantize.most_worth(shifts, sizes, 0) == []
-    assert quantize.most_worth(shifts, sizes, 10) == ["stem"]
-    assert quantize.most_worth(shifts, sizes, 999) == ["stem", "small", "last"]  # large does not fit: passed over
-    assert quantize.most_worth(shifts, sizes, 1115) == ["stem", "large", "small", "last"]
+    assert mixed_precision.most_worth(shifts, sizes, 0) == []
+    assert mixed_precision.most_worth(shifts, sizes, 10) == ["stem"]
+    # large does not fit: passed over
+    assert mixed_precision.most_worth(shifts, sizes, 999) == ["stem", "small", "last"]
+    assert mixed_precision.most_worth(shifts, sizes, 1115) == ["stem", "large", "small", "last"]
 
 
 def test_wide_layers_bring_the_embeddings_closer() -> None:
     folded, weights = graph.fold(student(*FASTVIT, 32), 32)
     pixels = images(16, 32)
-    exact = quantize.embed(folded, weights, pixels)
+    exact = mixed_precision.embed(folded, weights, pixels)
     narrow = {name: grid.fit(weights[name], 8) for name in rounding.arrays(folded)}
-    shifts = quantize.sensitivity(folded, weights, narrow, pixels, exact)
+    shifts = mixed_precision.sensitivity(folded, weights, narrow, pixels, exact)
     sizes = {name: weights[name].size for name in narrow}
     budget = sum(sizes.values()) // 20
-    wide = quantize.most_worth(shifts, sizes, budget)
-    least = quantize.most_worth({name: 1 / shift for name, shift in shifts.items()}, sizes, budget)
+    wide = mixed_precision.most_worth(shifts, sizes, budget)
+    least = mixed_precision.most_worth({name: 1 / shift for name, shift in shifts.items()}, sizes, budget)
 
     def error(names: list[str]) -> float:
         grids = {name: grid.fit(weights[name], 16 if name in names else 8) for name in narrow}
         on_grid = quantized.decode({name: grid.encode(weights[name], grids[name]) for name in grids}, grids)
-        return float(np.square(quantize.embed(folded, {**weights, **on_grid}, pixels) - exact).sum())
+        return float(np.square(mixed_precision.embed(folded, {**weights, **on_grid}, pixels) - exact).sum())
 
     assert error(wide) < 0.7 * error([])
     assert error(wide) < 0.7 * error(least)
@@ -116,11 +117,11 @@ def error() -> Callable[..., float]:
     """Squared distance of embeddings by a choice of repairs, on photographs that the repairs have not seen."""
     folded, weights = graph.fold(student(*FASTVIT, 32), 32)
     pixels, others = images(24, 32), images(16, 32)
-    exact = quantize.embed(folded, weights, others)
+    exact = mixed_precision.embed(folded, weights, others)
 
     def measure(choice: dict[str, Any]) -> float:
-        rounded, _ = quantize.quantise(folded, weights, pixels, 1.06, {**NO_REPAIR, **choice})
-        return float(np.square(quantize.embed(folded, rounded.weights, others) - exact).sum())
+        rounded, _ = mixed_precision.quantise(folded, weights, pixels, 1.06, {**NO_REPAIR, **choice})
+        return float(np.square(mixed_precision.embed(folded, rounded.weights, others) - exact).sum())
 
     return cache(lambda *names: measure({name: REPAIR[name] for name in names}))
 
@@ -158,8 +159,8 @@ def test_two_runs_give_the_same_bytes(data: Path) -> None:
 
 def test_signal_to_noise_ratio() -> None:
     signal = np.array([3.0, 4.0], np.float32)
-    assert quantize.sqnr(signal, signal + np.array([0.3, 0.4], np.float32)) == pytest.approx(20, abs=1e-4)
-    assert quantize.sqnr(signal, signal) is None
+    assert mixed_precision.sqnr(signal, signal + np.array([0.3, 0.4], np.float32)) == pytest.approx(20, abs=1e-4)
+    assert mixed_precision.sqnr(signal, signal) is None
 
 
 def test_without_calibration_photographs(data: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bioclip_lite import graph, javascript, quantized, report_speed, rounding, speed
 from bioclip_lite.errors import UserError
-from bioclip_lite.evaluated import IN_BROWSER, VARIANTS, variants
+from bioclip_lite.evaluated import IN_BROWSER, VARIANTS, further_teacher, variants
 from bioclip_lite.files import read_json, write_json
 from bioclip_lite.grid import fit
 from bioclip_lite.metrics.summary import agreement
@@ -159,9 +159,15 @@ def test_a_missing_chromium_is_named_with_what_to_install(monkeypatch: pytest.Mo
 
 
 def test_chromium_is_a_variant_where_it_is_asked_for() -> None:
-    assert variants({"chromium": False}) == VARIANTS
-    assert variants({"chromium": True}) == (*VARIANTS[:6], IN_BROWSER, *VARIANTS[6:])
+    assert variants({"also": [], "chromium": False}) == VARIANTS
+    assert variants({"also": [], "chromium": True}) == (*VARIANTS[:6], IN_BROWSER, *VARIANTS[6:])
     assert VARIANTS[5] == "tfjs"
+
+
+def test_further_variants_stand_with_their_like() -> None:
+    found = variants({"also": ["first", "teacher-b", "teacher-a"], "chromium": False})
+    assert found[:5] == ("teacher", "teacher-b", "teacher-a", "table", "first") and found[5:] == VARIANTS[2:]
+    assert [further_teacher(name) for name in ("teacher-b", "teacher", "first")] == ["b", None, None]
 
 
 def test_agreement_by_hand() -> None:

@@ -1,6 +1,7 @@
 """How variants answer, with real (random) models, and what an answer is said to cost."""
 
 import gzip
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from bioclip_lite.files import write_json
 from bioclip_lite.labels import Labels, read_labels
 from bioclip_lite.predictions import Answers, Block
 from bioclip_lite.preprocess import preprocess, preprocessing
-from bioclip_lite.shards import ShardSet
+from bioclip_lite.shards import ShardSet, shard_paths
 from bioclip_lite.stages import evaluate
+from fake_data import save_teacher
 from fake_evaluation import PARAMS, write_data
 
 DIMENSIONS = 6
@@ -86,6 +88,42 @@ def test_two_runs_give_the_same_logits(tmp_path: Path, labels: Labels) -> None:
     first = path.read_bytes()
     answers(tmp_path, "student")
     assert path.read_bytes() == first
+
+
+def test_the_student_before_its_fine_tuning_is_another(tmp_path: Path, labels: Labels) -> None:
+    save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
+    shutil.copytree(tmp_path / "distill" / "model", tmp_path / "distill" / "first")
+    weights = load_file(file := tmp_path / "distill" / "first" / "model.safetensors")
+    save_file({name: np.roll(array, 1) for name, array in weights.items()}, file)
+    both = [variants.answers(name, PARAMS, tmp_path, ("test",), labels) for name in ("student", "first")]
+    student, first = (np.concatenate([block.logits for block in found.blocks]) for found in both)
+    assert student.shape == first.shape and np.abs(student - first).max() > 0.1
+
+
+def test_a_further_teacher_answers_in_its_own_space(tmp_path: Path, labels: Labels) -> None:
+    for name, width in (("model", 16), ("second", 8)):
+        save_teacher(tmp_path, name, width=width)
+        identity = models.load_teacher(tmp_path / "teacher" / name).identity
+        folder = cache.folder(tmp_path, name)
+        text = np.eye(len(labels.ids), width, dtype=np.float32)
+        cache.write_taxa(folder / "taxa.safetensors", labels.ids, text, 10.0, identity, "taxon")
+        for split in ("calibration", "test"):
+            (shard,) = shard_paths(tmp_path, split)
+            keys = ShardSet.of(shard).keys
+            encoded = cache.encode(np.eye(width, dtype=np.float32)[np.arange(len(keys)) % width, None], "float16")
+            of = {"teacher": identity, "precision": "float16"}
+            views = np.zeros((len(keys), 1, 1))
+            cache.write_shard(folder / f"{shard.stem}.safetensors", keys, np.arange(len(keys)), views, encoded, of)
+    found = variants.answers("teacher-second", PARAMS, tmp_path, ("test",), labels)
+    blocks = list(found.blocks)
+    assert [block.embeddings for block in blocks] == [None] * len(blocks)
+    logits = np.concatenate([block.logits for block in blocks])
+    np.testing.assert_array_equal(logits[:4, :4], 10 * np.eye(4))
+    own = next(iter(variants.answers("teacher", PARAMS, tmp_path, ("test",), labels).blocks))
+    assert own.embeddings is not None and own.embeddings.shape[1] == 16
+    towers = [models.load_teacher(tmp_path / "teacher" / name).model.visual for name in ("model", "second")]
+    first, second = map(costs.parameters, towers)
+    assert found.costs["params"] == second != first
 
 
 def test_a_student_of_another_teacher_is_refused(tmp_path: Path, labels: Labels) -> None:

@@ -1,4 +1,4 @@
-"""What a bundle holds besides its model: the taxa that it answers among, and where everything came from.
+"""The files of a bundle, the taxa that it answers among, and where everything came from.
 
 The rows of the taxon table are in tree order, so that the taxa below one node are neighbours and the probability of
 the node is the sum of a segment. A row is int8 with a float32 scale: value = scale * int8. Where a budget of bytes
@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from bioclip_lite import cache
+from bioclip_lite import cache, tfjs
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table, require
 from bioclip_lite.taxonomy import RANKS, label_rank, taxon_id
 from bioclip_lite.taxonomy import Path as TaxonPath
 
+FILE = "bundle.json"
 _SPECIES, _GENUS = RANKS.index("species"), RANKS.index("genus")
 _SEEN = ("pretrain", "train")  # splits whose photographs say how common a species is; others are for measuring
 _OWNERS = 20  # of photographs, that are named in the bundle itself
@@ -146,6 +147,33 @@ def photographs(data: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
         others = sum(count for _, count in most[_OWNERS:])
         named.append({"name": f"{len(most) - _OWNERS} others", "photographs": others})
     return dict(sorted(licences.items())), named
+
+
+def take_model(folder: Path) -> dict[str, Any]:
+    """Give the converter's files in ``folder`` names with their hash; what bundle.json says of them as "model"."""
+    topology = json.loads(_taken(folder / tfjs.MODEL_FILE))
+    for group in topology["weightsManifest"]:
+        group["paths"] = [add(folder, "weights", ".bin", _taken(folder / path)) for path in group["paths"]]
+    operations = Counter(node["op"] for node in topology["modelTopology"]["node"])
+    operations = Counter({op: count for op, count in operations.items() if op not in tfjs.FREE})
+    return {
+        "file": add(folder, "model", ".json", json_bytes(topology)),
+        "nodes": sum(operations.values()),
+        "operations": dict(operations),
+    }
+
+
+def _taken(path: Path) -> bytes:
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def add(folder: Path, stem: str, ending: str, content: bytes) -> str:
+    """Write a file whose name holds the first digits of its hash, so that it may be cached for ever; its name."""
+    name = f"{stem}-{sha256(content)[:8]}{ending}"
+    (folder / name).write_bytes(content)
+    return name
 
 
 def listed(folder: Path) -> dict[str, dict[str, Any]]:

@@ -4,12 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 VARIANTS = ("teacher", "table", "student", "pruned", "int8", "tfjs", "control", "majority", "random")
+BEFORE_FINETUNING = "first"
 IN_BROWSER = "chromium"
+_TEACHER = "teacher-"  # before the name of a further teacher
+_AFTER = {"teacher": _TEACHER, "table": BEFORE_FINETUNING, "tfjs": IN_BROWSER}  # where further variants stand
 
 
 def variants(section: Mapping[str, Any]) -> tuple[str, ...]:
     """Those that a section evaluate of params.yaml asks for, in the order of the report."""
-    if not section["chromium"]:
-        return VARIANTS
-    place = VARIANTS.index("tfjs") + 1
-    return (*VARIANTS[:place], IN_BROWSER, *VARIANTS[place:])
+    asked = [*section["also"], *([IN_BROWSER] if section["chromium"] else [])]
+    order = []
+    for variant in VARIANTS:
+        order += [variant, *(name for name in asked if name.startswith(_AFTER.get(variant, "-")))]
+    return tuple(order)
+
+
+def further_teacher(variant: str) -> str | None:
+    """The name in teacher.ensemble, if the variant is one of these teachers."""
+    return variant.removeprefix(_TEACHER) if variant.startswith(_TEACHER) else None

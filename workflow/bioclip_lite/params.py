@@ -1,5 +1,6 @@
 """params.yaml, checked against its schema before anything runs."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from bioclip_lite import texts
+from bioclip_lite import evaluated, texts
 from bioclip_lite.ensemble import FIRST, teachers
 from bioclip_lite.errors import UserError
 
@@ -101,6 +102,19 @@ def _explain(error: ValidationError, above: tuple[str, ...] = ()) -> str:
     return f"{where} is {value!r}; it must be {wanted}"
 
 
+def _unknown_variants(params: dict[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    for variant in params["evaluate"]["also"]:
+        name = evaluated.further_teacher(variant)
+        if name is None and not params["distill"]["finetune"]["epochs"]:
+            yield (
+                f"evaluate.also has {variant}, the student before its fine-tuning, but distill.finetune.epochs is 0: "
+                "take one of them back"
+            )
+        elif name == FIRST or (name is not None and name not in known):
+            further = ", ".join(other for other in known if other != FIRST) or "none"
+            yield f"evaluate.also has {variant}, but teacher.ensemble has no {name}; there is {further}"
+
+
 def _either(types: str | list[str]) -> str:
     return types if isinstance(types, str) else " or ".join(types)
 
@@ -131,15 +145,18 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
     ]
     if FIRST not in named:
         lines.append(f"distill.teachers is {named}; {FIRST}, in whose space students answer, must be among them")
+    lines += _unknown_variants(params, known)
+    tower = params["distill"]["text_tower"]
+    if params["convert"]["text_encoder"] == "student" and (tower is None or tower["kind"] == "mixer"):
+        lines.append(
+            f"convert.text_encoder is student, but distill.text_tower is {'null' if tower is None else 'a mixer'}; the "
+            "web model reads towers of kind transformer and own, and the teacher's"
+        )
     lines += texts.problems(params["caption"], known[FIRST]["captions"])
-    found = texts.problems(params["caption"], params["evaluate"]["retrieval"])
-    own = [line for line in found if line.startswith("teacher.captions")]
-    lines += [line.replace("teacher.captions", "evaluate.retrieval", 1) for line in own]
+    lines += texts.unknown(params["caption"], params["evaluate"]["retrieval"], "evaluate.retrieval")
     for name, teacher in known.items():
         if teacher["captions"] != known[FIRST]["captions"]:
-            found = texts.problems(params["caption"], teacher["captions"])
-            own = [line for line in found if line.startswith("teacher.captions")]
-            lines += [line.replace("teacher", f"teacher.ensemble.{name}", 1) for line in own]
+            lines += texts.unknown(params["caption"], teacher["captions"], f"teacher.ensemble.{name}.captions")
     return lines
 
 

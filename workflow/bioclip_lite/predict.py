@@ -62,7 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--k {options.k}: at least one answer is needed")
     files = found(options.images, sys.stdin)
     labels = read_labels(options.data)
-    measured = read_json(require(options.data / "evaluate" / "metrics.json"))["variants"][options.variant]
+    evaluated = read_json(require(options.data / "evaluate" / "metrics.json"))["variants"]
+    if options.variant not in evaluated:
+        raise UserError(
+            f"{options.variant} was not evaluated, so nothing is known of how sure it may be: name it in evaluate.also "
+            f"of params.yaml and run stage evaluate, or take one of {', '.join(evaluated)}"
+        )
+    measured = evaluated[options.variant]
     thresholds = measured["back_off"]["thresholds"] if options.back_off else None
     if thresholds is not None and all(limit is None for limit in thresholds.values()):
         raise UserError(

@@ -18,6 +18,7 @@ from bioclip_lite.labels import Labels
 from bioclip_lite.predictions import Extra
 from bioclip_lite.randomness import digest, drawn
 from bioclip_lite.shards import ShardSet, shard_names
+from bioclip_lite.variants import teacher_of
 from bioclip_lite.zero_shot import body, embed_in_templates
 
 # How many are easily found depends on how many there are to choose from, so their number is the same everywhere.
@@ -37,12 +38,7 @@ def texts_of(params: dict[str, Any], data: Path, split: str, labels: Labels) -> 
         UserError: a file is missing, or the teacher is not that of the cache.
     """
     taxa = cache.read_taxa(data / "logits" / "taxa.safetensors")
-    teacher = models.load_teacher(data / "teacher" / "model")
-    if teacher.identity != taxa.teacher:
-        raise UserError(
-            f"data/logits was made by teacher {taxa.teacher[:12]}, but data/teacher/model holds "
-            f"{teacher.identity[:12]}; run stage logits"
-        )
+    teacher = teacher_of(data, taxa)
     teacher.model.to("cuda" if torch.cuda.is_available() else "cpu")  # some thousands of texts
     found = {"prompts": _prompts(params, split, labels, taxa, teacher)}
     for name in params["retrieval"]:

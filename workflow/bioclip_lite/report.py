@@ -10,14 +10,13 @@ from typing import Any
 from bioclip_lite import report_doubt, report_prompts, report_speed, report_suites
 from bioclip_lite.report_text import (
     DASH,
-    LABELS,
     SHIPPED,
-    VARIANTS,
     bracket,
     cell,
     count_of,
     interval,
     milliseconds,
+    named,
     percent,
     points,
     points_interval,
@@ -243,7 +242,7 @@ def _variant_table(variants: Mapping[str, Any]) -> str:
               "Operations", "Time, ms")  # fmt: skip
     rows = []
     for variant, metrics in variants.items():
-        name, what = VARIANTS.get(variant, (variant, ""))
+        name, what = named(variant)
         difference = metrics.get("difference_to", {}).get("teacher", {}).get("top1")
         agreement = metrics.get("agreement_with_teacher")
         latency = metrics.get("latency_ms") or {}
@@ -334,7 +333,7 @@ def _in_words(figure: str, variants: Mapping[str, Any]) -> str:
     """What a figure shows, for those who cannot see it; "" where a table beside it says the same."""
 
     def listed(costs: Mapping[str, str]) -> str:
-        shown = [f"{LABELS.get(v, v)} {percent(variants[v]['top1']['value'])} % at {costs[v]}" for v in costs]
+        shown = [f"{named(v)[0]} {percent(variants[v]['top1']['value'])} % at {costs[v]}" for v in costs]
         return "Species right: " + ", ".join(shown)
 
     if figure == "accuracy_by_size":
@@ -351,7 +350,7 @@ def _in_words(figure: str, variants: Mapping[str, Any]) -> str:
 
 def _rank_table(variants: Mapping[str, Any], figure: str) -> str:
     ours = {variant: " class=ours" if variant == SHIPPED else "" for variant in variants}
-    head = "".join(f"<th scope=col{ours[v]}>{escape(LABELS.get(v, v))}</th>" for v in variants)
+    head = "".join(f"<th scope=col{ours[v]}>{escape(named(v)[0])}</th>" for v in variants)
     rows = []
     for rank in RANKS:
         first = next(iter(variants.values()))["per_rank"][rank]
@@ -403,7 +402,7 @@ def _strata(variants: Mapping[str, Any]) -> str:
     titles = {"seen": "trained on", "unseen": "never trained on"}
     head = "".join(f"<th scope=col>{q.capitalize()}<small>{titles[s]}</small></th>" for s, q in columns)
     rows = "".join(
-        f'<tr><th scope="row">{escape(LABELS.get(v, v))}</th>'
+        f'<tr><th scope="row">{escape(named(v)[0])}</th>'
         + "".join(
             f"<td>{cell(percent(m['strata'][s][q]['value']), interval(m['strata'][s][q]))}</td>" for s, q in columns
         )

@@ -6,19 +6,18 @@ from typing import Any
 
 from bioclip_lite.report_text import (
     DASH,
-    LABELS,
     SHIPPED,
-    VARIANTS,
     bracket,
     cell,
     count_of,
     interval,
+    named,
     percent,
 )
 from bioclip_lite.taxonomy import RANKS
 
 _NAMED = ("species", "genus", "family")  # what is answered above them is told in one number
-_NO_GUESS = tuple(variant for variant in VARIANTS if variant not in ("majority", "random"))
+_GUESSES = ("majority", "random")
 
 
 def headline(shipped: Mapping[str, Any]) -> list[str]:
@@ -52,7 +51,7 @@ def headline(shipped: Mapping[str, Any]) -> list[str]:
 
 def back_off(variants: Mapping[str, Any], figure: str) -> str:
     """The table of answers with back-off; ``figure`` is the HTML of the operating curve."""
-    shown = {variant: variants[variant] for variant in _NO_GUESS if variant in variants}
+    shown = {variant: found for variant, found in variants.items() if variant not in _GUESSES}
     head = ("Right, %", "Species, %", "Genus, %", "Family, %", "Higher, %", "Nothing, %", "Known species right, %",
             "hAURC")  # fmt: skip
     rows = []
@@ -149,7 +148,7 @@ def _decimals(row: Mapping[str, Any]) -> str:
 def _row(variant: str, cells: list[str]) -> str:
     shipped = ' class="shipped"' if variant == SHIPPED else ""
     tds = "".join(f"<td>{content}</td>" for content in cells)
-    return f'<tr{shipped}><th scope="row">{escape(LABELS.get(variant, variant))}</th>{tds}</tr>'
+    return f'<tr{shipped}><th scope="row">{escape(named(variant)[0])}</th>{tds}</tr>'
 
 
 def _table(head: tuple[str, ...], rows: list[str]) -> str:

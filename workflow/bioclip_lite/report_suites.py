@@ -7,7 +7,7 @@ from typing import Any
 
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json
-from bioclip_lite.report_text import LABELS, SHIPPED, cell, count_of, interval, percent, points, points_interval
+from bioclip_lite.report_text import LABELS, SHIPPED, cell, count_of, interval, named, percent, points, points_interval
 
 TITLES = {
     "two_way": "Right of two, %",
@@ -70,7 +70,7 @@ def _row(variant: str, row: Mapping[str, Any], shown: Sequence[str]) -> str:
     cells.append(cell(points(difference["value"]), points_interval(difference)) if difference else "")
     marked = ' class="shipped"' if variant == SHIPPED else ""
     tds = "".join(f"<td>{content}</td>" for content in cells)
-    return f'<tr{marked}><th scope="row">{escape(LABELS.get(variant, variant))}</th>{tds}</tr>'
+    return f'<tr{marked}><th scope="row">{escape(named(variant)[0])}</th>{tds}</tr>'
 
 
 def _caption(suite: Mapping[str, Any], number: Mapping[str, Any]) -> str:

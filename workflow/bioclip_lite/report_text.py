@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from bioclip_lite.evaluated import further_teacher
+
 # variant -> name and what it is
 VARIANTS = {
     "teacher": ("Teacher", "the CLIP model that the others learn from"),
     "table": ("Shipped table", "the teacher against the 8-bit taxon table of the web model"),
+    "first": ("Before fine-tuning", "the student as distilled, before labels fine-tuned it, float32"),
     "student": ("Student", "the small network, distilled from the teacher, float32"),
     "pruned": ("Pruned", "the student with channels removed and trained on, float32"),
     "int8": ("INT8", "the pruned student on the 8-bit grid, computed in PyTorch"),
@@ -23,6 +26,13 @@ CONTROLS = ("table", "control", "majority", "random")  # what the others are mea
 
 DASH = "\u2013"
 _MINUS = "\u2212"
+
+
+def named(variant: str) -> tuple[str, str]:
+    """Name of a variant and what it is."""
+    if name := further_teacher(variant):
+        return f"Teacher {name}", "a further teacher, by itself and in its own space"
+    return VARIANTS.get(variant, (variant, ""))
 
 
 def percent(value: float | None) -> str:

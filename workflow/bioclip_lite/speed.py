@@ -21,7 +21,6 @@ from bioclip_lite.progress import progress
 from bioclip_lite.shards import ShardSet
 
 SPLIT = "test"
-BUNDLE_FILE = "bundle.json"
 _LACKING = "does not start"  # how the package says that a browser has no such backend
 
 
@@ -33,7 +32,7 @@ def measure(params: dict[str, Any], data: Path) -> dict[str, Any]:
         "runtime" (None: all of them) and "why" of what could not be timed.
     """
     shipped = data / "convert" / "tfjs"
-    own = read_json(require(shipped / BUNDLE_FILE))["preprocess"]["size"]
+    own = read_json(require(shipped / bundle.FILE))["preprocess"]["size"]
     sizes = sorted({own, *params["speed"]["sizes"]})
     student, spec, _ = load_student(data / "prune" / "model")
     student = student if spec["reparameterized"] else reparameterize(student)
@@ -83,14 +82,14 @@ def _resized(student: nn.Module, quantised: Path, size: int, folder: Path) -> bo
 
 def _bundled(model: Path, shipped: Path, size: int, folder: Path) -> None:
     """The bundle that ships with another model in it."""
-    about = read_json(shipped / BUNDLE_FILE)
+    about = read_json(shipped / bundle.FILE)
     javascript.convert(model, folder)
     shutil.copy(shipped / about["text"]["file"], folder)
     files = bundle.listed(folder)
     about["preprocess"]["size"] = size
     about["model"]["file"] = tfjs.MODEL_FILE
     about |= {"files": files, "bytes": sum(file["bytes"] for file in files.values())}
-    write_json(folder / BUNDLE_FILE, about)
+    write_json(folder / bundle.FILE, about)
 
 
 def _timed(params: dict[str, Any], folder: Path, photograph: Path) -> Iterator[dict[str, Any]]:

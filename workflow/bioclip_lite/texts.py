@@ -75,11 +75,18 @@ def problems(section: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
                 f"caption.captioners.{number} ({captioner['name']}): beam search with {captioner['beams']} beams gives "
                 f"at most that many captions, not {captioner['captions']}; raise beams or lower captions"
             )
+    return lines + unknown(section, wanted, "teacher.captions")
+
+
+def unknown(section: Mapping[str, Any], wanted: Sequence[str], where: str) -> list[str]:
+    """What is wrong with names of text types and captioners that stand in the parameter ``where``."""
+    known = [*text_types(section), *(captioner["name"] for captioner in section["captioners"])]
+    lines = []
     for name in wanted:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             guess = f"; did you mean {near[0]}" if near else ""
-            lines.append(f"teacher.captions has unknown {name}{guess}; known are {', '.join(known)}")
+            lines.append(f"{where} has unknown {name}{guess}; known are {', '.join(known)}")
     return lines
 
 

@@ -31,7 +31,7 @@ _UNREAD = {  # attributes of nodes that are for TensorFlow alone
     *("T", "TArgs", "Tidx", "Tshape", "Tperm", "Tpaddings", "Index"),
     *("filter_format", "num_host_args", "host_args", "use_cudnn_on_gpu", "_output_shapes"),
 }
-_SHARD_BYTES = 4 * 1024 * 1024  # small files: browsers load them in parallel and cache each
+FILE_BYTES = 4 * 1024 * 1024  # small files: browsers load them in parallel and cache each
 
 
 def main(model_folder: str, output_folder: str) -> None:
@@ -210,7 +210,7 @@ def _convert(saved_model: str, folder: str) -> None:
     tf.get_logger().setLevel("ERROR")
     from tensorflowjs.converters.tf_saved_model_conversion_v2 import convert_tf_saved_model
 
-    convert_tf_saved_model(saved_model, folder, weight_shard_size_bytes=_SHARD_BYTES)
+    convert_tf_saved_model(saved_model, folder, weight_shard_size_bytes=FILE_BYTES)
 
 
 def _replace_weights(
@@ -239,7 +239,7 @@ def _replace_weights(
     for path in folder.glob("*.bin"):
         path.unlink()
     model["weightsManifest"] = write_weights.write_weights(
-        [entries], str(folder), shard_size_bytes=_SHARD_BYTES, write_manifest=False
+        [entries], str(folder), shard_size_bytes=FILE_BYTES, write_manifest=False
     )
     _shorten(model)
     (folder / MODEL_FILE).write_text(json.dumps(model, sort_keys=True) + "\n")

@@ -14,7 +14,10 @@ import torch
 from torch import nn
 
 from bioclip_lite import cache, costs, graph, models, quantized
+from bioclip_lite.bundle import FILE as BUNDLE_FILE
+from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
+from bioclip_lite.evaluated import further_teacher
 from bioclip_lite.files import read_json, require
 from bioclip_lite.labels import Labels
 from bioclip_lite.predictions import Answers, Block
@@ -24,8 +27,8 @@ from bioclip_lite.randomness import generator
 from bioclip_lite.shards import ShardSet, shard_names, shard_paths
 from bioclip_lite.variants_web import Splits, chromium, columns, tfjs
 
-IN_PYTORCH = ("teacher", "student", "pruned", "int8", "control")
-
+IN_PYTORCH = ("teacher", "first", "student", "pruned", "int8", "control")
+_FOLDERS = {"first": "distill/first", "student": "distill/model", "pruned": "prune/model"}  # of networks
 _BATCH = 64
 
 
@@ -34,10 +37,16 @@ def teacher(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) 
     return _taught(params, data, splits, _taxa(data, labels))
 
 
+def further(name: str, params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """A teacher of teacher.ensemble, in its own space, of which the students know nothing: so no embeddings."""
+    found = _taught(params, data, splits, _taxa(data, labels, name), name)
+    return replace(found, blocks=(Block(block.logits) for block in found.blocks))
+
+
 def table(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
     """The teacher against the table that ships: 8 bits, and representatives of genera where it has no room."""
     bundle = data / "convert" / "tfjs"
-    about = read_json(require(bundle / "bundle.json"))
+    about = read_json(require(bundle / BUNDLE_FILE))
     column, share = columns(bundle, about["taxa"], labels)
     file = require(bundle / about["text"]["file"])
     content = file.read_bytes()
@@ -51,20 +60,14 @@ def table(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) ->
     return Answers(found.keys, blocks, found.costs | costs.of_table(costs.files([file])))
 
 
-def _taught(params: dict[str, Any], data: Path, splits: Splits, taxa: cache.Taxa) -> Answers:
+def _taught(params: dict[str, Any], data: Path, splits: Splits, taxa: cache.Taxa, who: str = FIRST) -> Answers:
     shards = [
-        cache.read_shard(data / "logits" / f"{name}.safetensors")
+        cache.read_shard(cache.folder(data, who) / f"{name}.safetensors")
         for split in splits
         for name in shard_names(data, split)
     ]
     cache.check_same(shards, taxa)
-    folder = data / "teacher" / "model"
-    loaded = models.load_teacher(folder)
-    if loaded.identity != taxa.teacher:
-        raise UserError(
-            f"data/logits was made by teacher {taxa.teacher[:12]}, but {folder} holds {loaded.identity[:12]}; "
-            f"its costs would be those of another model: run stage logits"
-        )
+    loaded = teacher_of(data, taxa, who)
     image = _blank(loaded.preprocess)
     encode_image: Callable[[torch.Tensor], Any] = loaded.model.encode_image
     return Answers(
@@ -76,7 +79,7 @@ def _taught(params: dict[str, Any], data: Path, splits: Splits, taxa: cache.Taxa
         ),
         costs={
             "params": costs.parameters(loaded.model.visual),
-            **costs.tensors(folder / models.TEACHER_WEIGHTS, "visual."),
+            **costs.tensors(data / "teacher" / who / models.TEACHER_WEIGHTS, "visual."),
             **costs.of_table(costs.array(taxa.text)),
             "about": {key: loaded.about[key] for key in ("name", "kind", "licence", "identity")},
             "macs": costs.macs(encode_image, image),
@@ -85,18 +88,34 @@ def _taught(params: dict[str, Any], data: Path, splits: Splits, taxa: cache.Taxa
     )
 
 
+def teacher_of(data: Path, taxa: cache.Taxa, who: str = FIRST) -> models.Teacher:
+    """A teacher, on the CPU. Raises UserError if it is not the one that its cache is of."""
+    loaded = models.load_teacher(data / "teacher" / who)
+    if loaded.identity != taxa.teacher:
+        raise UserError(
+            f"{cache.folder(Path('data'), who)} was made by teacher {taxa.teacher[:12]}, but data/teacher/{who} holds "
+            f"{loaded.identity[:12]}, which is another model: run stage logits"
+        )
+    return loaded
+
+
 def student(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
     """The distilled network, float32, in PyTorch."""
-    return _distilled(params, data, splits, labels, data / "distill" / "model")
+    return _distilled(params, data, splits, labels, "student")
+
+
+def first(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """The distilled network before it was fine-tuned with labels."""
+    return _distilled(params, data, splits, labels, "first")
 
 
 def pruned(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
     """The pruned network, float32, in PyTorch."""
-    return _distilled(params, data, splits, labels, data / "prune" / "model")
+    return _distilled(params, data, splits, labels, "pruned")
 
 
-def _distilled(params: dict[str, Any], data: Path, splits: Splits, labels: Labels, folder: Path) -> Answers:
-    taxa = _taxa(data, labels)
+def _distilled(params: dict[str, Any], data: Path, splits: Splits, labels: Labels, variant: str) -> Answers:
+    folder, taxa = data / _FOLDERS[variant], _taxa(data, labels)
     model, spec, prepared = _student(folder)
     _check_teacher(folder, spec, taxa)
     known = _costs(params, model, prepared, folder / models.WEIGHTS_FILE) | costs.of_table(costs.array(taxa.text))
@@ -169,10 +188,20 @@ def majority(params: dict[str, Any], data: Path, splits: Splits, labels: Labels)
     return Answers(keys, blocks, {})
 
 
-ANSWERS: dict[str, Callable[[dict[str, Any], Path, Splits, Labels], Answers]] = {
+_ANSWERS: dict[str, Callable[[dict[str, Any], Path, Splits, Labels], Answers]] = {
     function.__name__: function
-    for function in (teacher, table, student, pruned, int8, tfjs, chromium, control, majority, random)
+    for function in (teacher, table, first, student, pruned, int8, tfjs, chromium, control, majority, random)
 }
+
+
+def answers(variant: str, params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """What a variant of ``evaluated.variants`` says of the photographs of some splits.
+
+    Raises:
+        UserError: a part of it is missing, or does not fit the others.
+    """
+    name = further_teacher(variant)
+    return further(name, params, data, splits, labels) if name else _ANSWERS[variant](params, data, splits, labels)
 
 
 def load(data: Path, variant: str, labels: Labels) -> tuple[dict[str, Any], Callable[[torch.Tensor], np.ndarray]]:
@@ -211,7 +240,7 @@ def embedder(data: Path, variant: str, taxa: cache.Taxa) -> tuple[dict[str, Any]
         nodes, weights = quantized.load(data / "quantize" / "model")
         prepared = read_preprocess(data / "quantize" / "model")
         return prepared, lambda pixels: _inferred(lambda x: graph.run(nodes, weights, x), pixels)
-    folder = data / {"student": "distill", "pruned": "prune"}[variant] / "model"
+    folder = data / _FOLDERS[variant]
     model, spec, prepared = _student(folder)
     _check_teacher(folder, spec, taxa)
     return prepared, lambda pixels: _inferred(model, pixels)
@@ -226,8 +255,8 @@ def _paths(data: Path, splits: Splits) -> list[Path]:
     return [path for split in splits for path in shard_paths(data, split)]
 
 
-def _taxa(data: Path, labels: Labels) -> cache.Taxa:
-    path = data / "logits" / "taxa.safetensors"
+def _taxa(data: Path, labels: Labels, who: str = FIRST) -> cache.Taxa:
+    path = cache.folder(data, who) / "taxa.safetensors"
     taxa = cache.read_taxa(path)
     if taxa.taxon_ids != labels.ids:
         raise UserError(

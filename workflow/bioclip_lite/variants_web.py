@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bioclip_lite import costs, graph, javascript, quantized
+from bioclip_lite.bundle import FILE as BUNDLE_FILE
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, require
 from bioclip_lite.labels import Labels
@@ -32,7 +33,7 @@ def chromium(params: dict[str, Any], data: Path, splits: Splits, labels: Labels)
 
 def _shipped(where: str, params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
     bundle = data / "convert" / "tfjs"
-    about = read_json(require(bundle / "bundle.json"))
+    about = read_json(require(bundle / BUNDLE_FILE))
     column, share = columns(bundle, about["taxa"], labels)
     check_weights(data, about)
     nodes, weights = quantized.load(data / "quantize" / "model")
@@ -40,7 +41,7 @@ def _shipped(where: str, params: dict[str, Any], data: Path, splits: Splits, lab
     prefix = Path(scratch.name) / where
     images = [path for split in splits for path in shard_paths(data, split)]
     found = javascript.answer(where, bundle, images, prefix, params["latency_runs"])
-    table = [bundle / "bundle.json", bundle / about["text"]["file"]]
+    table = [bundle / BUNDLE_FILE, bundle / about["text"]["file"]]
     model = [path for path in bundle.iterdir() if path not in table]
 
     def blocks() -> Iterator[Block]:
@@ -74,7 +75,7 @@ def for_files(data: Path, labels: Labels) -> Callable[[Sequence[Path]], np.ndarr
     UserError.
     """
     bundle = data / "convert" / "tfjs"
-    about = read_json(require(bundle / "bundle.json"))
+    about = read_json(require(bundle / BUNDLE_FILE))
     column, share = columns(bundle, about["taxa"], labels)
 
     def logits(files: Sequence[Path]) -> np.ndarray:

@@ -1,3 +1,7 @@
+READER = config["convert"]["text_encoder"]
+TEXT_ENCODER = ["data/convert/text"] if READER else []
+
+
 rule convert_student:
     input:
         code("stages.convert", "tfjs"),
@@ -23,14 +27,41 @@ rule convert_student:
         mem_mb=4000,
         runtime=60,
     params:
-        section=section("convert"),
+        section=section("convert", text_encoder=None),
     shell:
-        "python -m bioclip_lite convert --section {params.section:q} > {log} 2>&1"
+        "python -m bioclip_lite convert bundle --section {params.section:q} > {log} 2>&1"
+
+
+if READER:
+
+    rule convert_text:
+        input:
+            code("stages.convert", "tfjs", "text_encoder"),
+            NODE_CODE,
+            "packages/react-bio-clip/bin/text.mjs",
+            TEXT_TOWER if READER == "student" else [],
+            teacher=expand("data/teacher/model/{file}", file=TEACHER),
+            taxa="data/index/taxa.parquet",
+            locks=[CONVERT_LOCK, NODE_LOCK],
+            environments=ancient([CONVERT_ENV, NODE_ENV]),
+        output:
+            directory("data/convert/text"),
+        log:
+            "logs/convert/text.log",
+        threads: 8
+        resources:
+            mem_mb=8000,
+            runtime=120,
+        params:
+            section=section("convert", images=1, taxa_bytes=None, onnx=[]),
+        shell:
+            "python -m bioclip_lite convert text --section {params.section:q} > {log} 2>&1"
 
 
 rule record_convert:
     input:
         rules.convert_student.output,
+        TEXT_ENCODER,
     output:
         provenance.ledger("convert"),
     log:

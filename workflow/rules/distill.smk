@@ -1,6 +1,7 @@
 # What is pruned and shipped is data/distill/model; with a second stage it is that stage's.
 FIRST_STAGE = "first" if config["distill"]["finetune"]["epochs"] else "model"
 DISTILLED = expand("data/distill/model/{file}", file=STUDENT)
+TEXT_TOWER = expand("data/distill/text/{file}", file=["text.json", "model.safetensors"])
 
 
 # Several processes train as one: --set-resources train_student:processes=4 train_student:gpu=4 gives each a GPU.
@@ -13,7 +14,7 @@ rule train_student:
     output:
         expand(f"data/distill/{FIRST_STAGE}/{{file}}", file=STUDENT),
         "data/distill/history.parquet",
-        expand("data/distill/text/{file}", file=["text.json", "model.safetensors"]) if TEXTS else [],
+        TEXT_TOWER if TEXTS else [],
     log:
         "logs/distill/student.log",
     threads: 8

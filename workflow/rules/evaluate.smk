@@ -13,6 +13,7 @@ SHIPPED = ["data/convert/tfjs", *expand("data/quantize/model/{file}", file=GRAPH
 MADE_OF = {
     "teacher": [*TAUGHT, *READ],
     "table": [*TAUGHT, "data/convert/tfjs"],
+    "first": expand("data/distill/first/{file}", file=STUDENT),
     "student": DISTILLED,
     "pruned": expand("data/prune/model/{file}", file=STUDENT),
     "int8": expand("data/quantize/model/{file}", file=GRAPH),
@@ -22,6 +23,12 @@ MADE_OF = {
     "majority": [],
     "random": [],
 }
+for variant in config["evaluate"]["also"]:
+    if name := further_teacher(variant):
+        MADE_OF[variant] = [
+            *expand(f"data/teacher/{name}/{{file}}", file=TEACHER),
+            *expand(f"data/logits/{name}/{{shard}}.safetensors", shard=[*shards("calibration", "test"), "taxa"]),
+        ]
 SUITES = {suite["name"]: suite for suite in config["evaluate"]["suites"]}
 VARIANTS = variants(config["evaluate"])
 SPEED = ["data/evaluate/predictions/speed.json"] if config["evaluate"]["speed"]["sizes"] else []
@@ -38,7 +45,11 @@ def suite_section(wildcards):
 def variant_section(wildcards):
     """What the answers of one variant depend on: only the teacher reads texts."""
     texts = {} if wildcards.variant == "teacher" else {"prompts": {}, "retrieval": []}
-    return section("evaluate", **UNREAD, **texts, chromium=wildcards.variant == "chromium")
+    itself = {
+        "also": [wildcards.variant] if wildcards.variant in config["evaluate"]["also"] else [],
+        "chromium": wildcards.variant == "chromium",
+    }
+    return section("evaluate", **UNREAD, **texts, **itself)
 
 
 rule predict:
@@ -110,7 +121,7 @@ rule time_sizes:
         mem_mb=4000,
         runtime=60,
     params:
-        section=section("evaluate", bootstrap=100, examples=0, prompts={}, retrieval=[], suites=[], seed=0),
+        section=section("evaluate", also=[], bootstrap=100, examples=0, prompts={}, retrieval=[], suites=[], seed=0),
     shell:
         "python -m bioclip_lite evaluate speed --section {params.section:q} > {log} 2>&1"
 
@@ -175,6 +186,5 @@ rule record_evaluate:
 
 
 rule evaluate:
-    default_target: True
     input:
         ledgers("evaluate"),

@@ -2,11 +2,13 @@
 
 import {useBackend} from './core/backend.js';
 import {openBioClip} from './core/clip.js';
-import type {BioClip, LoadOptions, Source} from './core/types.js';
+import {openTextEncoder} from './core/text.js';
+import type {BioClip, BioClipText, LoadOptions, Source, TextLoadOptions, TextSource} from './core/types.js';
 
 export {BioClipError} from './core/errors.js';
 export {fetchReader} from './core/origin.js';
 export {preprocessImage, resizeAndCrop} from './core/preprocess.js';
+export {compareTexts} from './core/text.js';
 export {scientificName} from './core/tree.js';
 export type * from './core/types.js';
 export {loadInWorker} from './core/worker-client.js';
@@ -17,4 +19,12 @@ export {loadInWorker} from './core/worker-client.js';
  */
 export async function loadBioClip(source: Source, options: LoadOptions = {}): Promise<BioClip> {
   return openBioClip(source, options, useBackend(options));
+}
+
+/**
+ * Load a text encoder, for classes in your own words.
+ * @throws BioClipError as above, and if it is of another teacher than the bundle of `options.for`
+ */
+export async function loadTextEncoder(source: TextSource, options: TextLoadOptions = {}): Promise<BioClipText> {
+  return openTextEncoder(source, options, useBackend(options));
 }

@@ -11,13 +11,13 @@ import {build} from 'esbuild';
 import sharp from 'sharp';
 
 import {findChromium, launchChromium, serve} from '../bin/chromium.mjs';
-import {makeBundle, plain} from './fixture.js';
+import {makeBundle, makeText, plain} from './fixture.js';
 
 const PACKAGE = fileURLToPath(new URL('..', import.meta.url));
 const WASM = path.join(path.dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm/package.json')), 'dist');
 const SKIP = findChromium() ? false : 'no browser is installed: apt-get install chromium';
 const README = await readFile(new URL('../README.md', import.meta.url), 'utf8');
-const [EXAMPLE, WORKER] = [...README.matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code);
+const [EXAMPLE, WORKER, , WORDS] = [...README.matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code);
 const GREEN = await sharp(plain([20, 230, 30], 60, 40).data, {raw: {width: 60, height: 40, channels: 3}}).jpeg().toBuffer();
 
 let browser;
@@ -40,9 +40,10 @@ async function bundled(contents) {
   return outputFiles[0].contents;
 }
 
-async function files(bundle, folder) {
-  const listed = Object.entries(bundle.files).map(([name, bytes]) => [folder + name, Buffer.from(bytes)]);
-  return {[`${folder}bundle.json`]: JSON.stringify(bundle.bundle), ...Object.fromEntries(listed)};
+async function files({bundle, text, files}, folder) {
+  const listed = Object.entries(files).map(([name, bytes]) => [folder + name, Buffer.from(bytes)]);
+  const manifest = text ? 'text.json' : 'bundle.json';
+  return {[folder + manifest]: JSON.stringify(text ?? bundle), ...Object.fromEntries(listed)};
 }
 
 /** A page with the package as `bioclip` and the given script; errors of the page fail the test. */
@@ -83,6 +84,16 @@ test('the example of the README runs as it is', {skip: SKIP}, async () => {
   await page.waitForFunction(() => document.querySelector('#candidates').textContent);
   assert.equal(await page.textContent('#answer'), 'genus Morus (100 %)'); // either mulberry
   assert.match(await page.textContent('#candidates'), /^Morus alba \(\d+ %\), Morus nigra \(\d+ %\), \S/);
+  assert.deepEqual(page.errors, []);
+});
+
+test('so does the one for words', {skip: SKIP}, async () => {
+  const more = await files(makeText(), '/models/text/');
+  const page = await open(WORDS, {html: '<img src="/green.jpg"><p id="words"></p>', more});
+  await page.waitForFunction(() => document.querySelector('#words').textContent);
+  const said = /^an acorn \((\d+) %\), a leaf with galls \((\d+) %\), bark \((\d+) %\)$/.exec(await page.textContent('#words'));
+  const sum = Number(said[1]) + Number(said[2]) + Number(said[3]);
+  assert.ok(sum >= 99 && sum <= 101);
   assert.deepEqual(page.errors, []);
 });
 
@@ -199,6 +210,28 @@ test('a bundle that was loaded once loads without a connection; a new version re
     await cache.put(name, new Response(new Uint8Array(5)));
   }, `/models/oaks/${weights}`);
   assert.deepEqual(await answer(), second);
+});
+
+test('a bundle and a text encoder of one folder load at the same time, and both without a connection', {skip: SKIP}, async () => {
+  const page = await open(ALL, {more: await files(makeText(), '/models/oaks/')});
+  await ready(page);
+  const asked = [];
+  page.on('request', (request) => asked.push(new URL(request.url()).pathname));
+  const embed = () =>
+    page.evaluate(async () => {
+      const words = bioclip.loadTextEncoder('/models/oaks', {wasmPaths: '/wasm/'});
+      const [clip, encoder] = await Promise.all([load(), words]);
+      const [vector] = await encoder.embed(['abc']);
+      const photo = await clip.embed({data: new Uint8Array([255, 0, 0]), width: 1, height: 1});
+      return [[...photo], [...vector]];
+    });
+  const first = await embed();
+  assert.deepEqual(await embed(), first);
+  asked.length = 0;
+  assert.deepEqual(await embed(), first);
+  assert.deepEqual(asked.sort(), ['/models/oaks/bundle.json', '/models/oaks/text.json']);
+  await page.context().setOffline(true);
+  assert.deepEqual(await embed(), first);
 });
 
 test('a worker answers as the page does', {skip: SKIP}, async () => {

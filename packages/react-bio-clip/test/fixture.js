@@ -1,6 +1,6 @@
 /**
- * A bundle of a few kilobytes that classifies by mean colour, made without TensorFlow: for tests of everything but
- * the numbers of a real model.
+ * A bundle of a few kilobytes that classifies by mean colour, and a text encoder that goes with it, made without
+ * TensorFlow: for tests of everything but the numbers of real models.
  */
 
 import {createHash} from 'node:crypto';
@@ -39,12 +39,13 @@ const TEXT = [
 const sha256 = (bytes) => createHash('sha256').update(bytes).digest('hex');
 const json = (value) => Buffer.from(JSON.stringify(value));
 
+const node = (name, op, input, attr = {}) => ({name, op, input, attr});
+const type = (value) => ({type: value});
+const float = {T: type('DT_FLOAT')};
+
 /** Mean over the image, then a matrix: image [-1, SIZE, SIZE, 3] -> embedding [-1, 3]. */
 function model(weights) {
-  const node = (name, op, input, attr = {}) => ({name, op, input, attr});
-  const type = (value) => ({type: value});
   const shape = {shape: {dim: [{size: '-1'}, {size: `${SIZE}`}, {size: `${SIZE}`}, {size: '3'}]}};
-  const float = {T: type('DT_FLOAT')};
   return {
     format: 'graph-model',
     modelTopology: {
@@ -74,21 +75,32 @@ function model(weights) {
   };
 }
 
+/** Files with their hash in their name; `listed` is what a manifest says of them. */
+function shop() {
+  const files = {};
+  return {
+    files,
+    add(stem, bytes, suffix) {
+      const name = `${stem}-${sha256(bytes).slice(0, 8)}.${suffix}`;
+      files[name] = new Uint8Array(bytes);
+      return name;
+    },
+    listed() {
+      const found = Object.entries(files).map(([name, bytes]) => [name, {bytes: bytes.length, sha256: sha256(bytes)}]);
+      return {files: Object.fromEntries(found), bytes: found.reduce((sum, [, {bytes}]) => sum + bytes, 0)};
+    },
+  };
+}
+
 /** {bundle: bundle.json, files: name -> bytes}; `changes` overwrite entries of bundle.json. */
 export function makeBundle(changes = {}) {
-  const files = {};
-  const add = (stem, bytes, suffix) => {
-    const name = `${stem}-${sha256(bytes).slice(0, 8)}.${suffix}`;
-    files[name] = new Uint8Array(bytes);
-    return name;
-  };
+  const {files, add, listed} = shop();
   const matrix = Float32Array.of(1, 0, 0, 0, 1, 0, 0, 0, 1);
   const weights = add('weights', Buffer.concat([Buffer.from(Int32Array.of(1, 2).buffer), Buffer.from(matrix.buffer)]), 'bin');
   const scale = Float32Array.from(TEXT, () => 1 / 127);
   const rows = Int8Array.from(TEXT.flat(), (value) => Math.round(value * 127));
   const text = add('taxa', Buffer.concat([Buffer.from(scale.buffer), Buffer.from(rows.buffer)]), 'bin');
   const modelFile = add('model', json(model(weights)), 'json');
-  const listed = Object.entries(files).map(([name, bytes]) => [name, {bytes: bytes.length, sha256: sha256(bytes)}]);
   const bundle = {
     format: 2,
     preprocess: {size: SIZE, resize: 'shortest', interpolation: 'bicubic', crop: 'center', mean: [0, 0, 0], std: [1, 1, 1]},
@@ -104,28 +116,106 @@ export function makeBundle(changes = {}) {
     taxa: TAXA,
     text: {file: text, dtype: 'int8', rows: TEXT.length, columns: 3, prompt: 'plain'},
     model: {file: modelFile, nodes: 6, operations: {Mean: 1, MatMul: 1}, macs: 9, parameters: 9},
-    files: Object.fromEntries(listed),
-    bytes: listed.reduce((sum, [, {bytes}]) => sum + bytes, 0),
+    ...listed(),
     licences: {},
     attribution: [],
-    provenance: {},
+    provenance: {teacher_identity: 'tiny'},
     ...changes,
   };
   return {bundle, files};
 }
 
+/** Of the tiny text encoder: tokens 512 to 516; 517 and 518 are the start and the end. */
+export const MERGES = ['a b', 'b c</w>', 'ab c</w>', 'ab ab', 'l l</w>'];
+export const CONTEXT = 6;
+const WIDTH = 4;
+
+/** Each place plus the mean over all places, then a matrix: places [1, CONTEXT, 1, WIDTH] -> [1, CONTEXT, 1, 3]. */
+function textModel(weights) {
+  const shape = {shape: {dim: ['1', `${CONTEXT}`, '1', `${WIDTH}`].map((size) => ({size}))}};
+  const ones = {list: {i: ['1', '1', '1', '1']}};
+  const convolution = {...float, strides: ones, dilations: ones, padding: {s: btoa('SAME')}, data_format: {s: btoa('NHWC')}};
+  return {
+    format: 'graph-model',
+    modelTopology: {
+      node: [
+        node('places', 'Placeholder', [], {dtype: type('DT_FLOAT'), ...shape}),
+        node('axes', 'Const', [], {dtype: type('DT_INT32')}),
+        node('matrix', 'Const', [], {dtype: type('DT_FLOAT')}),
+        node('mean', 'Mean', ['places', 'axes'], {...float, Tidx: type('DT_INT32'), keep_dims: {b: true}}),
+        node('sum', 'AddV2', ['places', 'mean'], float),
+        node('Identity', 'Conv2D', ['sum', 'matrix'], convolution),
+      ],
+      versions: {producer: 1},
+    },
+    signature: {
+      inputs: {places: {name: 'places:0', dtype: 'DT_FLOAT', tensorShape: shape.shape}},
+      outputs: {embeddings: {name: 'Identity:0', dtype: 'DT_FLOAT'}},
+    },
+    weightsManifest: [
+      {
+        paths: [weights],
+        weights: [
+          {name: 'axes', shape: [1], dtype: 'int32'},
+          {name: 'matrix', shape: [1, 1, WIDTH, 3], dtype: 'float32'},
+        ],
+      },
+    ],
+  };
+}
+
+/**
+ * {text: text.json, files: name -> bytes, embed: tokens -> the embedding that is expected}; `changes` overwrite entries
+ * of text.json.
+ */
+export function makeText(changes = {}) {
+  const {files, add, listed} = shop();
+  const size = 512 + MERGES.length + 2;
+  const scale = Float32Array.from({length: size}, (_, i) => (1 + (i % 3)) / 256);
+  const rows = Int8Array.from({length: size * WIDTH}, (_, i) => ((i * 89) % 255) - 127);
+  const positions = Float32Array.from({length: CONTEXT * WIDTH}, (_, i) => ((i * 5) % 11) / 8);
+  const matrix = Float32Array.of(1, 0, 0.5, 0, 1, -0.5, 0.25, 0, 1, -1, 0.5, 0);
+  const table = Buffer.concat([Buffer.from(scale.buffer), Buffer.from(rows.buffer)]);
+  const tokens = [table.subarray(0, 3001), table.subarray(3001)].map((part, i) => add(`tokens-${i}`, part, 'bin'));
+  const axes = Buffer.from(Int32Array.of(1).buffer);
+  const weights = add('group1-shard1of1', Buffer.concat([axes, Buffer.from(matrix.buffer)]), 'bin');
+  const text = {
+    format: 1,
+    model: {file: add('model', json(textModel(weights)), 'json'), nodes: 6, operations: {Conv2D: 1}, macs: 72, parameters: 12},
+    tokens: {files: tokens, rows: size, columns: WIDTH, dtype: 'int8'},
+    positions: {file: add('positions', Buffer.from(positions.buffer), 'bin')},
+    merges: {file: add('merges', Buffer.from(MERGES.map((line) => `${line}\n`).join('')), 'txt')},
+    context: CONTEXT,
+    embedding: 3,
+    teacher_identity: 'tiny',
+    licences: {},
+    provenance: {},
+    ...listed(),
+    ...changes,
+  };
+  const embed = (row) => {
+    const place = (i, c) => scale[row[i]] * rows[row[i] * WIDTH + c] + positions[i * WIDTH + c];
+    const end = row.indexOf(size - 1);
+    const sum = Array.from({length: WIDTH}, (_, c) => place(end, c) + row.reduce((all, __, i) => all + place(i, c), 0) / CONTEXT);
+    const vector = [0, 1, 2].map((d) => sum.reduce((all, value, c) => all + value * matrix[c * 3 + d], 0));
+    return vector.map((value) => value / Math.hypot(...vector));
+  };
+  return {text, files, embed};
+}
+
 /** The same as a reader, as a server or a disk would give it; `replace` overwrites files. */
-export function readerOf({bundle, files}, replace = {}) {
+export function readerOf({bundle, text, files}, replace = {}) {
+  const manifest = {'bundle.json': bundle, 'text.json': text};
   return async (name) => {
-    const found = replace[name] ?? (name === 'bundle.json' ? new Uint8Array(json(bundle)) : files[name]);
+    const found = replace[name] ?? (manifest[name] ? new Uint8Array(json(manifest[name])) : files[name]);
     if (!found) throw new Error(`${name} is missing`);
     return found;
   };
 }
 
-export async function writeBundle(folder, {bundle, files} = makeBundle()) {
+export async function writeBundle(folder, {bundle, text, files} = makeBundle()) {
   await mkdir(folder, {recursive: true});
-  await writeFile(path.join(folder, 'bundle.json'), json(bundle));
+  await writeFile(path.join(folder, text ? 'text.json' : 'bundle.json'), json(text ?? bundle));
   for (const [name, bytes] of Object.entries(files)) await writeFile(path.join(folder, name), bytes);
 }
 

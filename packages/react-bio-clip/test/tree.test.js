@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
 
-import {logits, readTable, softmax} from '../dist/core/taxa.js';
+import {logits, readTaxa, softmax} from '../dist/core/taxa.js';
 import {answerOf, largest, plantTree, scientificName} from '../dist/core/tree.js';
 import {makeBundle, RANKS, TAXA} from './fixture.js';
 
@@ -24,10 +24,10 @@ test('logits are scaled dot products with the int8 rows', () => {
   const shifted = new Uint8Array(bytes.length + 1); // a file need not start at a multiple of 4 bytes
   shifted.set(bytes, 1);
   for (const file of [bytes, shifted.subarray(1)]) {
-    const found = logits(info, readTable(info, file), Float32Array.of(0.6, 0.8));
+    const found = logits(info, readTaxa(info, file), Float32Array.of(0.6, 0.8));
     assert.deepEqual([...found].map((v) => v.toFixed(4)), ['11.0000', '10.0000']);
   }
-  assert.throws(() => readTable(info, bytes.subarray(1)), /taxa.bin has 11 bytes for 2 x 2 numbers/);
+  assert.throws(() => readTaxa(info, bytes.subarray(1)), /taxa.bin has 11 bytes for 2 x 2 numbers/);
 });
 
 test('probabilities are summed up the tree, by path and not by name', () => {

@@ -28,6 +28,15 @@ def fold(model: nn.Module, size: int) -> tuple[Graph, Weights]:
     nodes, weights = translate(model, trace)
     output = str(nodes.pop()["inputs"][0])
     _drop_unused(nodes, output)
+    return merge(nodes, weights, output)
+
+
+def merge(nodes: list[Node], weights: Weights, output: str) -> tuple[Graph, Weights]:
+    """The graph of ``nodes``, the input first, with all that is linear merged, and its float32 weights by name.
+
+    ``weights`` are float64; besides the nodes of the graph there may be "affine", scale * x + shift per channel, whose
+    arrays are called weight and bias. Changes both in place. ``output`` is the name of the node to answer with.
+    """
     for node in [node for node in nodes if node["op"] == "affine"]:
         output = _fold_affine(node, nodes, weights, output)
     _merge_shifts(nodes, weights)

@@ -8,7 +8,7 @@ import numpy as np
 
 from bioclip_lite.calibration import LEVEL, Thresholds, chosen, fit_reduced, judge, lowest
 from bioclip_lite.metrics import bootstrap
-from bioclip_lite.metrics.summary import Asked, Columns, Strata, estimate, ratios
+from bioclip_lite.metrics.summary import Asked, Columns, Strata, estimate, interval, number, ratios
 from bioclip_lite.metrics.tree import overlap, specificity
 from bioclip_lite.taxonomy import RANKS
 
@@ -164,10 +164,9 @@ def area(
     draws = bootstrap.draws(int(group.max()) + 1, resamples, seed, "bootstrap")
     weights = (count[group[known]].astype(np.float64) for count in draws)
     resampled = np.array([curve.area(weight) if weight.any() else np.nan for weight in weights])
-    found = bootstrap.interval(resampled) if len(np.unique(group[known])) > 1 else None
     return {
-        "value": round(curve.area(once), 6),
-        "ci95": None if found is None else [round(bound, 6) for bound in found],
+        "value": number(curve.area(once)),
+        "ci95": interval(resampled, group[known]),
         "n_images": len(once),
         "n_classes": len(np.unique(truth_nodes[known, -1])),
         "risk": [round(float(value), 6) for value in np.interp(GRID, coverage[order], risk[order])],

@@ -6,9 +6,9 @@ decodes are bit-identical to those measured in PyTorch, and if Node, starting fr
 comes to the same embeddings. Files are named after their content, so that they may be cached for ever.
 """
 
+import importlib
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,29 @@ from bioclip_lite.taxonomy import RANKS
 COMPARED = "test"  # the split whose photographs are run in both
 CALIBRATION = "calibration"
 FORMAT = 2  # of bundle.json; react-bio-clip refuses others
-BUNDLE_FILE = "bundle.json"
 _RUNS = 30  # inferences that the latency is the median of
 _BATCH = 32
 _LOGITS = 1 << 27  # in memory at a time while thresholds are fitted; more photographs would not move them
 
 
+JOBS = ("bundle", "text")
+
+
 def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
-    """Read data/quantize/model and the taxa, write data/convert/tfjs and data/convert/report.json."""
-    if job is not None:
-        raise UserError(f"stage convert is one job; it has no job {job!r}")
+    """Write data/convert/tfjs and data/convert/report.json (job "bundle"), the text encoder (job "text"), or all that
+    is asked for (None)."""
+    jobs = JOBS if params["text_encoder"] else JOBS[:1]
+    if job is not None and job not in jobs:
+        raise UserError(f"convert has no job {job!r}; its jobs are {', '.join(jobs)}")
+    for name in jobs if job is None else (job,):
+        if name == "bundle":
+            _bundle(params, data)
+        else:
+            # Not an import that closure sees: the bundle need not be made again when what reads texts changes.
+            importlib.import_module("bioclip_lite.text_encoder").write(params, data)
+
+
+def _bundle(params: dict[str, Any], data: Path) -> None:
     javascript.check_tools()
     model = data / "quantize" / "model"
     require(model / quantized.GRAPH_FILE)
@@ -50,7 +63,7 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
         _describe(folder, data, model, text, table, confidence)
         report = _compare(params, data, model, folder)
         report["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-        about = read_json(folder / BUNDLE_FILE)
+        about = read_json(folder / bundle.FILE)
         report["onnx"] = {kind: _export(params, data, model, kind) for kind in params["onnx"]}
     report["bytes"] = sum(report["files"].values())
     report["model"] = {key: about["model"][key] for key in ("nodes", "operations", "macs", "parameters")}
@@ -131,15 +144,9 @@ def _describe(
     folder: Path, data: Path, model: Path, text: Taxa, table: bundle.Table, confidence: dict[str, Any]
 ) -> None:
     """Give the files of the model names with their hash, add the table, and write bundle.json about all of them."""
-    topology = read_json(folder / tfjs.MODEL_FILE)
-    (folder / tfjs.MODEL_FILE).unlink()
-    for group in topology["weightsManifest"]:
-        group["paths"] = [_named(folder, "weights", ".bin", _taken(folder / path)) for path in group["paths"]]
-    model_file = _named(folder, "model", ".json", bundle.json_bytes(topology))
-    taxa_file = _named(folder, "taxa", ".bin", table.content())
+    model_files = bundle.take_model(folder)
+    taxa_file = bundle.add(folder, "taxa", ".bin", table.content())
     files = bundle.listed(folder)
-    operations = Counter(node["op"] for node in topology["modelTopology"]["node"])
-    operations = Counter({op: count for op, count in operations.items() if op not in tfjs.FREE})
     folded, weights = quantized.load(model)
     teacher, taxa = _teacher(data), table.described()
     student = read_json(require(data / "prune" / "model" / "student.json"))
@@ -164,9 +171,7 @@ def _describe(
             "representatives": table.representatives,
         },
         "model": {
-            "file": model_file,
-            "nodes": sum(operations.values()),
-            "operations": dict(operations),
+            **model_files,
             "macs": graph.macs(folded, weights),
             "parameters": sum(array.size for array in weights.values()),
         },
@@ -189,20 +194,7 @@ def _describe(
             "calibration_photographs": confidence["photographs"],
         },
     }
-    (folder / BUNDLE_FILE).write_bytes(bundle.json_bytes(about) + b"\n")
-
-
-def _taken(path: Path) -> bytes:
-    content = path.read_bytes()
-    path.unlink()
-    return content
-
-
-def _named(folder: Path, stem: str, ending: str, content: bytes) -> str:
-    """Write a file whose name holds the first digits of its hash, and return the name."""
-    name = f"{stem}-{bundle.sha256(content)[:8]}{ending}"
-    (folder / name).write_bytes(content)
-    return name
+    (folder / bundle.FILE).write_bytes(bundle.json_bytes(about) + b"\n")
 
 
 # The comparison

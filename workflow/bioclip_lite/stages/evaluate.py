@@ -73,14 +73,14 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
 
 def _predict(variant: str, params: dict[str, Any], data: Path) -> None:
     from bioclip_lite.prompts import texts_of  # PyTorch: the report does without
-    from bioclip_lite.variants import ANSWERS
+    from bioclip_lite.variants import answers
 
     labels = read_labels(data)
-    answers = ANSWERS[variant](params, data, (FITTED_ON, SPLIT), labels)
+    found = answers(variant, params, data, (FITTED_ON, SPLIT), labels)
     extras = texts_of(params, data, SPLIT, labels) if variant == "teacher" else {}
     folder = data / "evaluate" / "predictions"
-    predictions.write(folder, variant, answers.keys, labels.ids, answers.blocks, answers.costs, extras)
-    print(f"evaluate: {variant} answered {len(answers.keys)} photographs among {len(labels.ids)} taxa")
+    predictions.write(folder, variant, found.keys, labels.ids, found.blocks, found.costs, extras)
+    print(f"evaluate: {variant} answered {len(found.keys)} photographs among {len(labels.ids)} taxa")
 
 
 def _ask_suite(params: dict[str, Any], data: Path, job: str) -> None:

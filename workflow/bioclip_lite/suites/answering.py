@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from bioclip_lite import cache, captions, javascript, models, texts, training, variants, zero_shot
+from bioclip_lite.bundle import FILE as BUNDLE_FILE
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, require, write_json
 from bioclip_lite.images import BadImage, decode
@@ -117,14 +118,9 @@ def _observe(
     """The photographs that can be read, and ``scoring.observe`` of each variant; others are added to ``rejects``."""
     taxa = cache.read_taxa(data / "logits" / "taxa.safetensors")
     bundle = data / "convert" / "tfjs"
-    check_weights(data, read_json(require(bundle / "bundle.json")))
+    check_weights(data, read_json(require(bundle / BUNDLE_FILE)))
     students = {variant: variants.embedder(data, variant, taxa) for variant in STUDENTS}
-    teacher = models.load_teacher(data / "teacher" / "model")
-    if teacher.identity != taxa.teacher:
-        raise UserError(
-            f"data/logits was made by teacher {taxa.teacher[:12]}, but data/teacher/model holds "
-            f"{teacher.identity[:12]}; run stage logits"
-        )
+    teacher = variants.teacher_of(data, taxa)
     machine = training.device()  # of the teacher, which is large; students run where they are measured otherwise
     teacher.model.to(machine)
 

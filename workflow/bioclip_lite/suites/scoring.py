@@ -51,8 +51,11 @@ def summarise(
     own = np.array([photograph.own for photograph in photographs], dtype=np.int64)
     group = np.unique([photograph.group for photograph in photographs], return_inverse=True)[1].astype(np.int64)
     guessed = _chances(suite, photographs)
-    rows = _detected if suite.question == "anomaly" else _answered
-    found = rows(suite, photographs, observed, own, group, resamples, seed)
+    if suite.question == "anomaly":
+        positive = np.array([not photograph.right for photograph in photographs])
+        found = _detected(positive, observed, own, group, resamples, seed)
+    else:
+        found = _answered(suite.question, observed, own, group, resamples, seed)
     space = 2 if suite.question == "two_way" else len(suite.classes)
     for row in found.values():
         for name, one in row.items():
@@ -74,16 +77,15 @@ def _chances(suite: Suite, photographs: Sequence[Photograph]) -> dict[str, float
 
 
 def _answered(
-    suite: Suite,
-    photographs: Sequence[Photograph],
+    question: str,
     observed: Mapping[str, np.ndarray],
     own: np.ndarray,
     group: np.ndarray,
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    headline = HEADLINES[suite.question]
-    columns = {variant: _columns(suite.question, values) for variant, values in observed.items()}
+    headline = HEADLINES[question]
+    columns = {variant: _columns(question, values) for variant, values in observed.items()}
     reference, *_ = columns
     found = {}
     for variant, values in columns.items():
@@ -106,16 +108,14 @@ def _columns(question: str, observed: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _detected(
-    suite: Suite,
-    photographs: Sequence[Photograph],
+    positive: np.ndarray,
     observed: Mapping[str, np.ndarray],
     own: np.ndarray,
     group: np.ndarray,
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    positive = np.array([not photograph.right for photograph in photographs])
-    counts = {"n_images": len(photographs), "n_classes": len(np.unique(own))}
+    counts = {"n_images": len(positive), "n_classes": len(np.unique(own))}
     each, once = np.arange(len(own)), [np.ones(len(own), dtype=np.int64)]
     areas = {}
     for variant, score in observed.items():

@@ -4,11 +4,19 @@ import {BioClipError, throwIfAborted} from './errors.js';
 import {messageOf} from './origin.js';
 import type {LoadOptions} from './types.js';
 
+let last: Promise<unknown> = Promise.resolve();
+
 /**
  * Set the TensorFlow.js backend. Only WebAssembly is imported here; whoever wants another one imports it, so that
- * nobody downloads what is not used.
+ * nobody downloads what is not used. One after the other: TensorFlow.js gives up a start when a second one begins.
  */
-export async function useBackend({backend = 'wasm', wasmPaths, signal}: LoadOptions): Promise<void> {
+export function useBackend(options: LoadOptions): Promise<void> {
+  const result = last.then(() => start(options));
+  last = result.catch(() => {});
+  return result;
+}
+
+async function start({backend = 'wasm', wasmPaths, signal}: LoadOptions): Promise<void> {
   throwIfAborted(signal);
   if (backend === 'wasm' && tf.getBackend() !== 'wasm') {
     const wasm = await import('@tensorflow/tfjs-backend-wasm');

@@ -1,7 +1,10 @@
-/** Where the files of a bundle come from, and where they are kept for the next time. */
+/** Where the files of a folder come from, and where they are kept for the next time. */
 
 import {BioClipError} from './errors.js';
-import type {Bundled, Progress, Reader, ReadOptions, Source} from './types.js';
+import type {Bundled, BundledText, Progress, Reader, ReadOptions, Source, TextSource} from './types.js';
+
+/** The file that lists the others of a folder. Its name is fixed; the others' change with their content. */
+export type Manifest = 'bundle.json' | 'text.json';
 
 /** Files under `base` of earlier loads; absent where there is no Cache API (Node, plain http, React Native). */
 export interface Shelf {
@@ -18,15 +21,16 @@ export interface Origin {
   shelf: Shelf | null;
 }
 
-const CACHE = 'react-bio-clip';
+/** The name of the cache. Each manifest has its own: in a folder that holds both, neither forgets the other's files. */
+const CACHES: Record<Manifest, string> = {'bundle.json': 'react-bio-clip', 'text.json': 'react-bio-clip-text'};
 
-export async function originOf(source: Source): Promise<Origin> {
-  if (typeof source === 'function') return {where: 'the bundle', read: source, shelf: null};
+export async function originOf(source: Source | TextSource, manifest: Manifest = 'bundle.json'): Promise<Origin> {
   if (typeof source === 'string' || source instanceof URL) {
     const base = folderUrl(source);
-    return {where: base, read: fetchReader(base), shelf: await openShelf(base)};
+    return {where: base, read: fetchReader(base), shelf: await openShelf(base, CACHES[manifest])};
   }
-  return {where: 'the bundle', read: bundledReader(source), shelf: null};
+  const where = manifest === 'bundle.json' ? 'the bundle' : 'the text encoder';
+  return {where, read: typeof source === 'function' ? source : bundledReader(source), shelf: null};
 }
 
 function folderUrl(source: string | URL): string {
@@ -43,8 +47,7 @@ export function fetchReader(url: string | URL): Reader {
 }
 
 async function fetchFile(url: string, name: string, {signal, onBytes}: ReadOptions = {}): Promise<Uint8Array> {
-  // bundle.json has a fixed name, so it must be asked for again; other names change with their content.
-  const cache = name === 'bundle.json' ? 'no-cache' : 'default';
+  const cache = name in CACHES ? 'no-cache' : 'default'; // what has a fixed name must be asked for again
   let response;
   try {
     response = await fetch(url, {signal, cache});
@@ -86,20 +89,23 @@ export function concatenate(parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   return whole;
 }
 
-function bundledReader({bundle, files}: Bundled): Reader {
+function bundledReader(source: Bundled | BundledText): Reader {
+  const {bundle, text, files} = source as Bundled & BundledText; // or one of the two
+  const manifests: Record<Manifest, object> = {'bundle.json': bundle, 'text.json': text};
   return async (name, options) => {
-    if (name === 'bundle.json') return new TextEncoder().encode(JSON.stringify(bundle));
+    const manifest = manifests[name as Manifest];
+    if (manifest) return new TextEncoder().encode(JSON.stringify(manifest));
     const file = files[name];
-    if (file === undefined) throw new BioClipError(`${name} is not among the files given to loadBioClip`, name);
+    if (file === undefined) throw new BioClipError(`${name} is not among the files given`, name);
     return typeof file === 'string' ? fetchFile(file, name, options) : file;
   };
 }
 
-async function openShelf(base: string): Promise<Shelf | null> {
+async function openShelf(base: string, name: string): Promise<Shelf | null> {
   let cache: Cache;
   try {
     if (!globalThis.caches) return null;
-    cache = await caches.open(CACHE);
+    cache = await caches.open(name);
   } catch {
     return null; // forbidden by the browser's settings
   }

@@ -1,30 +1,40 @@
-/** The text matrix: one row per taxon, stored as int8 with a scale. */
+/** Tables of vectors, stored as int8 with a scale per row: the text matrix of a bundle has one row per taxon. */
 
 import {BioClipError} from './errors.js';
 import type {BundleInfo} from './types.js';
 
 export interface Table {
-  /** One per taxon. */
+  /** One per row. */
   scale: Float32Array;
-  /** Taxa x embedding, row by row. */
+  /** Row by row. */
   rows: Int8Array;
 }
 
-/** Float32 scale of each row, then int8 rows x columns. */
-export function readTable(info: BundleInfo, bytes: Uint8Array<ArrayBuffer> | undefined): Table {
-  const {rows, columns, dtype, file} = info.text;
+/** Float32 scale of each row, then int8 rows x columns, which are as many as `wanted` says. */
+export function readTable(
+  {file, dtype, rows, columns}: {file: string; dtype: string; rows: number; columns: number},
+  bytes: Uint8Array<ArrayBuffer> | undefined,
+  wanted: {rows: number; columns: number; because: string},
+): Table {
   if (dtype !== 'int8') {
     throw new BioClipError(`${file} holds numbers of type ${dtype}, which this version does not know`, file);
   }
-  if (rows !== info.taxa.length || columns !== info.embedding || bytes?.length !== rows * (4 + columns)) {
+  if (rows !== wanted.rows || columns !== wanted.columns || bytes?.length !== rows * (4 + columns)) {
     throw new BioClipError(
-      `${file} has ${bytes?.length} bytes for ${rows} x ${columns} numbers; bundle.json lists ${info.taxa.length} taxa ` +
-        `and embeddings of ${info.embedding} numbers: they do not belong together`,
+      `${file} has ${bytes?.length} bytes for ${rows} x ${columns} numbers; ${wanted.because}: they do not belong ` +
+        'together',
       file,
     );
   }
   const whole = bytes.slice(); // float32 must start at a multiple of 4
   return {scale: new Float32Array(whole.buffer, 0, rows), rows: new Int8Array(whole.buffer, rows * 4)};
+}
+
+/** The text matrix of a bundle. */
+export function readTaxa(info: BundleInfo, bytes: Uint8Array<ArrayBuffer> | undefined): Table {
+  const [rows, columns] = [info.taxa.length, info.embedding];
+  const because = `bundle.json lists ${rows} taxa and embeddings of ${columns} numbers`;
+  return readTable(info.text, bytes, {rows, columns, because});
 }
 
 /** logit_scale * text . embedding for each taxon, in the order of info.taxa; without the temperature. */

@@ -51,13 +51,33 @@ export interface BundleInfo {
   provenance?: Record<string, unknown>;
 }
 
+/** text.json, format 1: a text encoder for bundles of the same teacher. */
+export interface TextInfo {
+  format: number;
+  model: {file: string; nodes?: number; operations?: Record<string, number>; macs?: number; parameters?: number};
+  /** A row for each token; the files one after the other are one table. */
+  tokens: {files: string[]; dtype: string; rows: number; columns: number};
+  positions: {file: string};
+  merges: {file: string};
+  /** How many tokens are read; what a text has beyond is ignored. */
+  context: number;
+  embedding: number;
+  /** Equal to provenance.teacher_identity of bundles whose photographs can be compared. */
+  teacher_identity: string;
+  files: Record<string, {bytes: number; sha256: string}>;
+  /** Size of all files but text.json. */
+  bytes: number;
+  licences?: Record<string, unknown>;
+  provenance?: Record<string, unknown>;
+}
+
 export interface ReadOptions {
   signal?: AbortSignal;
   /** Called with the number of bytes that arrived since the last call. */
   onBytes?: (bytes: number) => void;
 }
 
-/** The bytes of one file of the bundle, by name. */
+/** The bytes of one file of the folder, by name. */
 export type Reader = (name: string, options?: ReadOptions) => Promise<ArrayBuffer | Uint8Array>;
 
 /** A bundle that an application brings with it. Files are bytes, or addresses that `fetch` reads. */
@@ -66,8 +86,15 @@ export interface Bundled {
   files: Record<string, ArrayBuffer | Uint8Array | string>;
 }
 
+/** The same for a text encoder. */
+export interface BundledText {
+  text: TextInfo;
+  files: Record<string, ArrayBuffer | Uint8Array | string>;
+}
+
 /** The address of the bundle's folder, a function that reads its files, or the files themselves. */
 export type Source = string | URL | Reader | Bundled;
+export type TextSource = string | URL | Reader | BundledText;
 
 /** Bytes of the download so far; what the offline cache had counts too. */
 export interface Progress {
@@ -82,6 +109,11 @@ export interface LoadOptions {
   wasmPaths?: string | Record<string, string>;
   onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
+}
+
+export interface TextLoadOptions extends LoadOptions {
+  /** `info` of the classifier: loading fails at once if the two are of different teachers. */
+  for?: BundleInfo;
 }
 
 export interface CallOptions {
@@ -140,6 +172,16 @@ export interface BioClip {
   classify(image: ImageInput, options?: ClassifyOptions): Promise<Answer>;
   /** The unit embedding of an image, of length info.embedding. */
   embed(image: ImageInput, options?: CallOptions): Promise<Float32Array>;
+  /** Frees the memory. Calls that wait and later ones fail. */
+  dispose(): void;
+}
+
+/** A loaded text encoder. Calls may overlap: they are answered one after the other. */
+export interface BioClipText {
+  readonly info: TextInfo;
+  readonly backend: string;
+  /** The unit embeddings of texts, each of length info.embedding. */
+  embed(texts: readonly string[], options?: CallOptions): Promise<Float32Array[]>;
   /** Frees the memory. Calls that wait and later ones fail. */
   dispose(): void;
 }

@@ -1,0 +1,188 @@
+/** A folder that stage convert wrote: a manifest and the files that it lists, each with its SHA-256. */
+
+import {loadGraphModel, type GraphModel} from '@tensorflow/tfjs-converter';
+import type {io} from '@tensorflow/tfjs-core';
+
+import {BioClipError, throwIfAborted} from './errors.js';
+import {concatenate, messageOf, progressOf, type Manifest, type Origin} from './origin.js';
+import {sha256} from './sha256.js';
+import type {LoadOptions, ReadOptions} from './types.js';
+
+/** What every manifest says. */
+export interface Listing {
+  format: number;
+  model: {file: string};
+  files: Record<string, {bytes: number; sha256: string}>;
+  bytes: number;
+}
+
+export interface Kind<Info extends Listing> {
+  manifest: Manifest;
+  /** For messages. */
+  what: string;
+  format: number;
+  /** The names of files that the manifest uses, all of which it must list. */
+  uses(info: Info): (string | undefined)[];
+}
+
+export type Files = Map<string, Uint8Array<ArrayBuffer>>;
+export type ReadFolderOptions = Pick<LoadOptions, 'signal' | 'onProgress'>;
+
+/** The files of a folder as they were read, whole and unaltered. */
+export interface Download<Info> {
+  origin: Origin;
+  info: Info;
+  text: Uint8Array<ArrayBuffer>;
+  files: Files;
+}
+
+/** The manifest from the network, or what the last complete load kept if there is no connection. */
+export async function readInfo<Info extends Listing>(origin: Origin, kind: Kind<Info>, signal?: AbortSignal) {
+  let text;
+  try {
+    text = asBytes(await origin.read(kind.manifest, {signal}));
+  } catch (error) {
+    throwIfAborted(signal);
+    const status = error instanceof BioClipError ? error.cause : undefined;
+    const gone = typeof status === 'number' && status < 500;
+    const kept = gone ? undefined : await origin.shelf?.get(kind.manifest);
+    if (!kept) throw error;
+    text = new Uint8Array(kept);
+  }
+  return {info: parseInfo(origin, kind, text), text};
+}
+
+function parseInfo<Info extends Listing>(
+  {where}: Origin,
+  {manifest, what, format, uses}: Kind<Info>,
+  text: Uint8Array,
+): Info {
+  let info;
+  try {
+    info = JSON.parse(new TextDecoder().decode(text));
+  } catch (error) {
+    throw new BioClipError(
+      `${manifest} in ${where} is no JSON (${messageOf(error)}): is this the folder of a ${what}?`,
+      manifest,
+    );
+  }
+  if (info?.format !== format) {
+    throw new BioClipError(
+      `${manifest} in ${where} has format ${info?.format}; this version of react-bio-clip reads format ${format}: ` +
+        `make the ${what} again with the pipeline of the same version`,
+      manifest,
+    );
+  }
+  for (const name of uses(info)) {
+    if (!info.files?.[name!]) throw new BioClipError(`${manifest} does not list ${name} among its files`, manifest);
+  }
+  return info;
+}
+
+/** All files, at the same time; the first that fails stops the others. */
+export async function readFiles(
+  origin: Origin,
+  manifest: Manifest,
+  info: Listing,
+  {signal, onProgress}: ReadFolderOptions = {},
+): Promise<Files> {
+  const onBytes = progressOf(info.bytes, onProgress);
+  const stop = new AbortController();
+  const forward = () => stop.abort(signal?.reason);
+  if (signal?.aborted) forward();
+  signal?.addEventListener('abort', forward);
+  try {
+    const names = Object.keys(info.files);
+    const read = names.map((name) => readFile(origin, manifest, info, name, {signal: stop.signal, onBytes}));
+    const contents = await Promise.all(read);
+    return new Map(names.map((name, i) => [name, contents[i]]));
+  } catch (error) {
+    stop.abort(error);
+    throwIfAborted(signal);
+    throw error;
+  } finally {
+    signal?.removeEventListener('abort', forward);
+  }
+}
+
+/** One file, from the shelf if it is there and whole, else from where the folder is. */
+async function readFile(origin: Origin, manifest: Manifest, info: Listing, name: string, options: ReadOptions) {
+  const kept = await origin.shelf?.get(name);
+  if (kept) {
+    const bytes = new Uint8Array(kept);
+    if ((await damage(manifest, info, name, bytes)) === null) {
+      options.onBytes?.(bytes.length);
+      return bytes;
+    }
+  }
+  let counted = 0;
+  const onBytes = (bytes: number) => {
+    counted += bytes;
+    options.onBytes?.(bytes);
+  };
+  const bytes = asBytes(await origin.read(name, {...options, onBytes}));
+  const wrong = await damage(manifest, info, name, bytes);
+  if (wrong !== null) throw new BioClipError(`${name} of ${origin.where} ${wrong}`, name);
+  if (counted === 0) options.onBytes?.(bytes.length); // a reader that does not report by itself
+  await origin.shelf?.put(name, bytes);
+  return bytes;
+}
+
+/** What is wrong with the content of a file, or null. */
+async function damage(manifest: Manifest, info: Listing, name: string, bytes: Uint8Array<ArrayBuffer>) {
+  const expected = info.files[name];
+  if (bytes.length !== expected.bytes) {
+    return `has ${bytes.length} bytes, ${manifest} says ${expected.bytes}: the download is incomplete or of another version`;
+  }
+  const found = await sha256(bytes);
+  if (found === expected.sha256) return null;
+  return `has SHA-256 ${found.slice(0, 12)}..., ${manifest} says ${expected.sha256.slice(0, 12)}...: it was damaged or changed`;
+}
+
+function asBytes(content: ArrayBuffer | Uint8Array): Uint8Array<ArrayBuffer> {
+  if (content instanceof ArrayBuffer) return new Uint8Array(content);
+  // Node's small Buffers share one ArrayBuffer.
+  return content.buffer instanceof ArrayBuffer ? (content as Uint8Array<ArrayBuffer>) : new Uint8Array(content);
+}
+
+/** The model as tf.io handlers give it. */
+export function modelArtifacts(manifest: Manifest, info: Listing, files: Files): io.ModelArtifacts {
+  const model = JSON.parse(new TextDecoder().decode(files.get(info.model.file)));
+  const groups: io.WeightsManifestConfig = model.weightsManifest;
+  const parts = groups
+    .flatMap((group) => group.paths)
+    .map((name) => {
+      const part = files.get(name);
+      if (!part) throw new BioClipError(`${info.model.file} needs ${name}, which ${manifest} does not list`, name);
+      return part;
+    });
+  return {
+    modelTopology: model.modelTopology,
+    weightSpecs: groups.flatMap((group) => group.weights),
+    weightData: concatenate(parts).buffer,
+    format: model.format,
+    signature: model.signature,
+  };
+}
+
+/** Load the model on the current TensorFlow.js backend. What else is in the files has been found to be right before. */
+export async function openModel<Info extends Listing>(
+  {origin, info, text, files}: Download<Info>,
+  manifest: Manifest,
+  signal?: AbortSignal,
+): Promise<GraphModel> {
+  const artifacts = modelArtifacts(manifest, info, files);
+  throwIfAborted(signal);
+  let model;
+  try {
+    model = await loadGraphModel({load: async () => artifacts});
+  } catch (error) {
+    throw new BioClipError(`${info.model.file}: TensorFlow.js refuses the model: ${messageOf(error)}`, info.model.file);
+  }
+  if (signal?.aborted) model.dispose();
+  throwIfAborted(signal);
+  // Only now, so that what is found offline is always complete.
+  await origin.shelf?.put(manifest, text);
+  await origin.shelf?.keep([manifest, ...Object.keys(info.files)]);
+  return model;
+}

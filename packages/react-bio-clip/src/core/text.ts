@@ -1,0 +1,141 @@
+/** Texts to embeddings in the space of the photographs: a text encoder, which lies in a folder of its own. */
+
+import type {GraphModel} from '@tensorflow/tfjs-converter';
+import * as tf from '@tensorflow/tfjs-core';
+
+import {BioClipError, throwIfAborted} from './errors.js';
+import {openModel, readFiles, readInfo, type Download, type Kind, type ReadFolderOptions} from './folder.js';
+import {run, turnsOf, unit} from './model.js';
+import {concatenate, originOf, type Origin} from './origin.js';
+import {readTable, softmax, type Table} from './taxa.js';
+import {tokenizerOf, type Tokenizer} from './tokenizer.js';
+import type {BioClipText, BundleInfo, TextInfo, TextLoadOptions, TextSource} from './types.js';
+
+const TEXT: Kind<TextInfo> = {
+  manifest: 'text.json',
+  what: 'text encoder',
+  format: 1,
+  uses: ({model, tokens, positions, merges}) => [model?.file, ...(tokens?.files ?? []), positions?.file, merges?.file],
+};
+
+export interface TextModel {
+  info: TextInfo;
+  model: GraphModel;
+  tokenizer: Tokenizer;
+  table: Table;
+  /** Context x width, row by row. */
+  positions: Float32Array;
+}
+
+type ReadTextOptions = ReadFolderOptions & Pick<TextLoadOptions, 'for'>;
+
+/** Load a text encoder on the current TensorFlow.js backend. */
+export async function openText(origin: Origin, options: ReadTextOptions = {}): Promise<TextModel> {
+  return openDownload(await downloadText(origin, options), options.signal);
+}
+
+async function downloadText(origin: Origin, options: ReadTextOptions): Promise<Download<TextInfo>> {
+  const {info, text} = await readInfo(origin, TEXT, options.signal);
+  if (options.for) checkTeacher(info, options.for); // before the megabytes
+  return {origin, info, text, files: await readFiles(origin, TEXT.manifest, info, options)};
+}
+
+function checkTeacher(info: TextInfo, bundle: BundleInfo): void {
+  const teacher = bundle.provenance?.teacher_identity;
+  if (teacher !== info.teacher_identity || bundle.embedding !== info.embedding) {
+    throw new BioClipError(
+      `the text encoder is of teacher ${info.teacher_identity} (${info.embedding} numbers), the bundle of teacher ` +
+        `${teacher} (${bundle.embedding} numbers): their embeddings cannot be compared`,
+      TEXT.manifest,
+    );
+  }
+}
+
+async function openDownload(download: Download<TextInfo>, signal?: AbortSignal): Promise<TextModel> {
+  const {info, files} = download;
+  const {tokens, context} = info;
+  const {file} = info.merges;
+  const tokenizer = tokenizerOf(new TextDecoder().decode(files.get(file)), file);
+  const positions = new Float32Array(files.get(info.positions.file)!.slice().buffer);
+  const [rows, columns] = [tokenizer.size, positions.length / context];
+  const because = `${file} makes ${rows} tokens and ${info.positions.file} has vectors of ${columns} numbers`;
+  const bytes = concatenate(tokens.files.map((name) => files.get(name)!));
+  const table = readTable({...tokens, file: tokens.files[0]}, bytes, {rows, columns, because});
+  return {info, tokenizer, positions, table, model: await openModel(download, TEXT.manifest, signal)};
+}
+
+/** As openBioClip: the files are read while TensorFlow.js sets up a backend. */
+export async function openTextEncoder(
+  source: TextSource,
+  options: ReadTextOptions = {},
+  backendSet: Promise<void> = Promise.resolve(),
+): Promise<BioClipText> {
+  const read = async () => {
+    throwIfAborted(options.signal);
+    return downloadText(await originOf(source, TEXT.manifest), options);
+  };
+  const [download] = await Promise.all([read(), backendSet]);
+  const backend = tf.getBackend();
+  return textOf(await openDownload(download, options.signal), backend);
+}
+
+/** The unit embedding of a text, by its tokens. */
+export async function embedTokens({info, model, tokenizer, table, positions}: TextModel, tokens: number[]) {
+  const {context, embedding} = info;
+  const width = positions.length / context;
+  const input = positions.slice();
+  tokens.forEach((token, i) => {
+    for (let c = 0; c < width; c++) input[i * width + c] += table.scale[token] * table.rows[token * width + c];
+  });
+  const output = await run(model, input, [1, context, 1, width]);
+  if (output.length !== context * embedding) {
+    throw new BioClipError(
+      `${info.model.file} gives ${output.length} numbers for ${context} tokens, not ${embedding} for each`,
+      info.model.file,
+    );
+  }
+  const end = tokens.indexOf(tokenizer.end) * embedding;
+  return unit(output.subarray(end, end + embedding));
+}
+
+function textOf(parts: TextModel, backend: string): BioClipText {
+  const {info, model, tokenizer} = parts;
+  const {check, inTurn, dispose} = turnsOf(model, backend, TEXT.what);
+
+  return {
+    info,
+    backend,
+    async embed(texts, {signal} = {}) {
+      check();
+      throwIfAborted(signal);
+      if (!Array.isArray(texts) || texts.some((text) => typeof text !== 'string')) {
+        throw new BioClipError('not a list of texts: give an array of strings');
+      }
+      const vectors: Float32Array[] = [];
+      for (const text of [...texts]) {
+        if (vectors.length) await new Promise((resolve) => setTimeout(resolve)); // let the page draw and hear a click
+        vectors.push(await inTurn(signal, () => embedTokens(parts, tokenizer.tokenize(text, info.context))));
+      }
+      return vectors;
+    },
+    dispose,
+  };
+}
+
+/**
+ * How probable each of some texts is for a photograph, if one of them is right: unit embedding of the photograph, unit
+ * embeddings of the texts, and bundle.json of the classifier, whose scale and temperature are used.
+ */
+export function compareTexts(
+  embedding: Float32Array,
+  vectors: readonly Float32Array[],
+  {embedding: length, logit_scale, temperature}: Pick<BundleInfo, 'embedding' | 'logit_scale' | 'temperature'>,
+): number[] {
+  for (const vector of [embedding, ...vectors]) {
+    if (vector.length !== length) {
+      throw new BioClipError(`an embedding of ${vector.length} numbers; those of this bundle have ${length}`);
+    }
+  }
+  const cosine = (vector: Float32Array) => vector.reduce((sum, value, i) => sum + value * embedding[i], 0);
+  return Array.from(softmax(Float32Array.from(vectors, (vector) => logit_scale * cosine(vector)), temperature));
+}

@@ -1,0 +1,139 @@
+"""A CLIP text tower as a graph of plain operations, so that it is quantised, converted and checked as students are.
+
+Looking up the tokens and picking the end of the text stay outside. The graph maps "tokens", (batch, width, context, 1),
+embeddings of the tokens and their positions added, to an embedding at each position, (batch, D, context, 1). No token
+sees what follows it, as in CLIP; or all see all, padding included, as in MobileCLIP: both as the tower was trained.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import open_clip.transformer
+import torch
+from torch import nn
+
+from bioclip_lite.errors import UserError
+from bioclip_lite.graph import Graph, Node, Weights
+from bioclip_lite.graph.folding import merge
+
+_HIDDEN = -1e4  # before a softmax: no share is left
+_QUICK = 1.702  # of OpenAI's GELU, x sigmoid(1.702 x)
+
+
+def fold_text(tower: Any) -> tuple[Graph, Weights]:
+    """The graph of an open_clip text tower, and its float32 weights by name.
+
+    ``tower`` has open_clip's ``token_embedding``, ``positional_embedding``, ``transformer``, ``ln_final``,
+    ``text_projection`` and ``attn_mask``: a TextTransformer or a CLIP. Raises UserError for one of other parts.
+    """
+    _check(tower)
+    context, width = tower.positional_embedding.shape
+    file = _File(context)
+    x = file.add("input", "tokens", [], width)
+    mask = getattr(tower, "attn_mask", None)
+    if mask is not None:
+        file.weights["mask"] = np.where(mask.numpy() == 0, 0.0, _HIDDEN)[None]
+    for number, block in enumerate(tower.transformer.resblocks):
+        attended = _attention(file, f"{number}.attention", file.norm(f"{number}.norm_1", x, block.ln_1), block.attn)
+        x = file.add("add", f"{number}.attended", [x, file.scale(f"{number}.scale_1", attended, block.ls_1)], width)
+        inner = file.layer(f"{number}.up", file.norm(f"{number}.norm_2", x, block.ln_2), block.mlp.c_fc)
+        outer = file.layer(
+            f"{number}.down", _activation(file, f"{number}.gelu", inner, block.mlp.gelu), block.mlp.c_proj
+        )
+        x = file.add("add", f"{number}.fed", [x, file.scale(f"{number}.scale_2", outer, block.ls_2)], width)
+    x = file.norm("norm", x, tower.ln_final)
+    projection = tower.text_projection
+    if isinstance(projection, nn.Linear):
+        x = file.layer("projection", x, projection)
+    elif projection is not None:
+        x = file.conv("projection", x, _array(projection).T)
+    return merge(file.nodes, file.weights, x)
+
+
+def _check(tower: Any) -> None:
+    """UserError unless all parts are of the kinds that are read here."""
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", [])
+    strange = sorted(
+        {type(block).__name__ for block in blocks if type(block) is not open_clip.transformer.ResidualAttentionBlock}
+        | {type(block.mlp.gelu).__name__ for block in blocks if hasattr(block, "mlp") and not _is_gelu(block.mlp.gelu)}
+        | {"a class token" for _ in [0] if getattr(tower, "cls_emb", None) is not None}
+        | {"a mask for padding" for _ in [0] if getattr(tower, "use_pad_mask", False)}
+    )
+    if strange or not len(blocks):
+        raise UserError(
+            f"convert.text_encoder: the text tower {type(tower).__name__} has "
+            f"{', '.join(strange) or 'no blocks of open_clip'}, for which the web model has nothing; towers of "
+            "open_clip's own transformer work (CLIP, BioCLIP, MobileCLIP2; distill.text_tower of kind transformer)"
+        )
+
+
+def _is_gelu(module: nn.Module) -> bool:
+    return isinstance(module, nn.GELU | open_clip.transformer.QuickGELU)
+
+
+class _File:
+    """Nodes and float64 arrays while they are written down."""
+
+    def __init__(self, context: int) -> None:
+        self.context = context
+        self.nodes: list[Node] = []
+        self.weights: Weights = {}
+
+    def add(self, op: str, name: str, inputs: Sequence[str], channels: int, **attributes: Any) -> str:
+        shape = [channels, self.context, 1]
+        self.nodes.append({"op": op, "name": name, "inputs": list(inputs), "shape": shape, **attributes})
+        return name
+
+    def conv(self, name: str, x: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
+        """weight (out, in) at each position."""
+        self.weights[f"{name}.weight"] = weight[:, :, None, None].copy()
+        self.weights[f"{name}.bias"] = np.zeros(len(weight)) if bias is None else bias.copy()
+        geometry = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
+        arrays = {"weight": f"{name}.weight", "bias": f"{name}.bias"}
+        return self.add("conv", name, [x], len(weight), **geometry, **arrays)
+
+    def layer(self, name: str, x: str, linear: nn.Linear) -> str:
+        return self.conv(name, x, _array(linear.weight), None if linear.bias is None else _array(linear.bias))
+
+    def affine(self, name: str, x: str, scale: np.ndarray, shift: np.ndarray | None = None) -> str:
+        self.weights |= {f"{name}.weight": scale, f"{name}.bias": np.zeros(len(scale)) if shift is None else shift}
+        return self.add("affine", name, [x], len(scale), weight=f"{name}.weight", bias=f"{name}.bias")
+
+    def norm(self, name: str, x: str, norm: nn.LayerNorm) -> str:
+        plain = self.add("normalize", f"{name}.plain", [x], len(norm.weight), eps=norm.eps)
+        return self.affine(name, plain, _array(norm.weight), _array(norm.bias))
+
+    def scale(self, name: str, x: str, scale: nn.Module) -> str:
+        gamma = getattr(scale, "gamma", None)
+        return x if gamma is None else self.affine(name, x, _array(gamma))
+
+
+def _attention(file: _File, name: str, x: str, attention: nn.MultiheadAttention) -> str:
+    width, heads = attention.embed_dim, attention.num_heads
+    scale = np.repeat([(width // heads) ** -0.5, 1.0, 1.0], width)  # queries are scaled already
+    weight, bias = _array(attention.in_proj_weight), _array(attention.in_proj_bias)
+    asked = file.conv(f"{name}.in", x, weight * scale[:, None], bias * scale)
+    mask = {"positions": "mask"} if "mask" in file.weights else {}
+    mixed = file.add("attention", name, [asked], width, heads=heads, **mask)
+    return file.layer(f"{name}.out", mixed, attention.out_proj)
+
+
+def _activation(file: _File, name: str, x: str, module: nn.Module) -> str:
+    channels = file.nodes[-1]["shape"][0]
+    if isinstance(module, nn.GELU):
+        function = "gelu_tanh" if module.approximate == "tanh" else "gelu"
+        return file.add("activation", name, [x], channels, function=function)
+    silu = file.add(
+        "activation",
+        f"{name}.silu",
+        [file.affine(f"{name}.in", x, np.full(channels, _QUICK))],
+        channels,
+        function="silu",
+    )
+    return file.affine(name, silu, np.full(channels, 1 / _QUICK))
+
+
+def _array(parameter: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = parameter.detach().cpu().double().numpy()
+    return array
