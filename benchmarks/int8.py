@@ -1,12 +1,11 @@
 """INT8 by way of rounding and by student: distance to float32, bytes, and what each repair is worth.
 
-    PYTHONPATH=workflow:tests python benchmarks/int8.py [--data data] [--student NAME=FOLDER ...] [--samples FOLDER]
-        [--only NAME ...]
+    python benchmarks/int8.py [--data data] [--students FOLDER] [--samples FOLDER] [--only NAME ...]
 
-Students: the distilled and the pruned one of a data folder; others by their model folders; a MobileNetV2 with published
-weights, where --samples has it; and untrained ones of the other families, with batch statistics and layer scales as
-training would leave them. Nothing is trained. Everything is repaired on calibration photographs and measured on test
-photographs; the numbers of photographs are in the table. Writes benchmarks/int8.md.
+Students: the distilled and the pruned one of a data folder; one of each other family, distilled from the same teacher
+cache for EPOCHS into --students, where the next run finds them; and a MobileNetV2 with published weights, where
+--samples has it. Everything is repaired on calibration photographs and measured on test photographs; the numbers of
+photographs are in the table. Writes benchmarks/int8.md.
 """
 
 import argparse
@@ -27,7 +26,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from bioclip_lite import cache, graph, grid, models, onnx_export, quantized, rounding
+from bioclip_lite import cache, graph, grid, mixed_precision, models, onnx_export, params, quantized, rounding
 from bioclip_lite.equalise import equalise
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import replacing
@@ -36,20 +35,24 @@ from bioclip_lite.labels import read_labels, truth_of
 from bioclip_lite.preprocess import preprocess, preprocessing
 from bioclip_lite.randomness import digest, drawn
 from bioclip_lite.shards import ShardSet
-from bioclip_lite.stages import quantize
-from fake_data import student
+from bioclip_lite.stages import distill
 
 OUTPUT = Path(__file__).with_suffix(".md")
 BUDGET = 1.05
-CALIBRATION, TEST = 64, 640  # photographs for trained students; for others: UNTRAINED
-UNTRAINED = {  # pixels, calibration and test photographs
-    "mobileone_s0": (64, 64, 160),
-    "vit_tiny_patch16_224": (64, 32, 160),
-    "repvit_m0_9": (64, 32, 160),
-    "mobilenetv3_large_100": (64, 32, 160),
-    "fastvit_mci0": (64, 32, 160),
-    "resnet18": (64, 32, 160),
-}
+CALIBRATION, TEST = 64, 640  # photographs
+EPOCHS, LEARNING_RATE = 20, 0.001
+SLOW = {"mobileone_s0": {"epochs": 40, "learning_rate": 0.004}}  # learns next to nothing with the others' settings
+FAMILIES = (
+    "mobilenetv4_conv_small",
+    "mobileone_s0",
+    "mobilenetv3_large_100",
+    "repvit_m0_9",
+    "vit_tiny_patch16_224",
+    "tiny_vit_5m_224",
+    "resnet18",
+    "fastvit_t8",
+    "fastvit_mci0",
+)
 SHIPPED = "**uint8 and uint16, all repairs (ships)**"
 GOAL = (0.9995, 0.999)
 
@@ -78,7 +81,10 @@ class Row:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="data folder with a pruned student")
-    parser.add_argument("--student", nargs="*", default=[], metavar="NAME=FOLDER", help="further trained students")
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="of the training (default: params.yaml)"
+    )
+    parser.add_argument("--students", type=Path, help="folder for students of the other families")
     parser.add_argument("--samples", type=Path, help="folder with real_species/ and weights/")
     parser.add_argument("--only", nargs="*", help="some students only")
     parser.add_argument("--out", type=Path, default=OUTPUT, help="(default: benchmarks/int8.md)")
@@ -109,24 +115,31 @@ def main() -> int:
 
 def cases(options: argparse.Namespace) -> dict[str, Callable[[], Case]]:
     data = options.data
-    trained = {
-        "distilled (FastViT)": data / "distill" / "model",
-        "distilled and pruned (FastViT)": data / "prune" / "model",
-        **{name: Path(folder) for name, _, folder in (given.partition("=") for given in options.student)},
-    }
     found: dict[str, Callable[[], Case]] = {
-        name: lambda name=name, folder=folder: from_folder(name, folder, data) for name, folder in trained.items()
+        "distilled": lambda: from_folder("distilled", data / "distill" / "model", data),
+        "distilled and pruned": lambda: from_folder("distilled and pruned", data / "prune" / "model", data),
     }
+    if options.students:
+        section = params.load(options.params)["distill"]
+        for name in FAMILIES:
+            found[name] = lambda name=name: from_folder(name, trained(section, data, name, options.students), data)
     if options.samples:
         found["mobilenetv2_100, published weights"] = lambda: insects(options.samples)
-    for name, (size, calibration, test) in UNTRAINED.items():
-        found[f"{name}, untrained"] = lambda name=name, size=size, calibration=calibration, test=test: Case(
-            f"{name}, untrained",
-            *graph.fold(student(name, {}, size, 128), size),
-            photographs(data, "calibration", calibration, preprocessing(size)),
-            photographs(data, "test", test, preprocessing(size)),
-        )
     return found
+
+
+def trained(section: dict[str, Any], data: Path, name: str, students: Path) -> Path:
+    """The folder of a student of this family; trained now if it is not there, from where it was stopped."""
+    inner = students / name
+    if not (inner / "distill" / "model").exists():
+        inner.mkdir(parents=True, exist_ok=True)
+        for part in ("index", "shard", "logits"):
+            if not (inner / part).exists():
+                (inner / part).symlink_to((data / part).resolve())
+        plain = {"student": name, "student_options": {}, "finetune": {"epochs": 0}}
+        pace = {"epochs": EPOCHS, "learning_rate": LEARNING_RATE, **SLOW.get(name, {})}
+        distill.run({**section, **plain, **pace}, inner, "student")
+    return inner / "distill" / "model"
 
 
 def photographs(data: Path, split: str, count: int, spec: dict[str, Any]) -> torch.Tensor:
@@ -186,7 +199,7 @@ def insects(samples: Path, size: int = 128, calibration: int = 32, test: int = 1
 
 def ways(case: Case) -> Iterator[Row]:
     """Float32 first, then each way; the grids of all mixed ways are chosen by the stage's own rule."""
-    exact = quantize.embed(case.folded, case.weights, case.test)
+    exact = mixed_precision.embed(case.folded, case.weights, case.test)
     names = rounding.arrays(case.folded)
     parameters = sum(array.size for array in case.weights.values())
     stored = gzip.compress(b"".join(array.tobytes() for array in case.weights.values()), 9, mtime=0)
@@ -197,11 +210,13 @@ def ways(case: Case) -> Iterator[Row]:
         files = [array.tobytes() for array in integers.values()]
         files += [np.float32(used.scale).tobytes() for used in rounded.grids.values() if scales]
         size, packed = sum(map(len, files)), len(gzip.compress(b"".join(files), 9, mtime=0))
-        found = quantize.embed(case.folded, rounded.weights, case.test)
+        found = mixed_precision.embed(case.folded, rounded.weights, case.test)
         return _row(way, case, exact, found, size / parameters, packed / parameters)
 
     narrow = {name: grid.fit(case.weights[name], 8) for name in names}
-    mixed, _ = quantize.choose_grids(case.folded, case.weights, case.calibration[: quantize._RANKING], BUDGET)
+    mixed, _ = mixed_precision.choose_grids(
+        case.folded, case.weights, case.calibration[: mixed_precision.RANKING], BUDGET
+    )
     by_row = {name: rows_of(case.weights[name]) for name in names}
 
     def rounded(grids: dict[str, Grid], method: str, bias: bool, weights: graph.Weights = case.weights) -> Any:
@@ -214,13 +229,13 @@ def ways(case: Case) -> Iterator[Row]:
     yield measured("uint8 and uint16, GPTQ", rounded(mixed, "gptq", False))
     yield measured("uint8 and uint16, GPTQ, bias", plain := rounded(mixed, "gptq", True))
     scaled = equalise(case.folded, case.weights)
-    widened, _ = quantize.choose_grids(case.folded, scaled, case.calibration[: quantize._RANKING], BUDGET)
+    widened, _ = mixed_precision.choose_grids(case.folded, scaled, case.calibration[: mixed_precision.RANKING], BUDGET)
     yield measured("uint8 and uint16, equalised", rounded(widened, "nearest", False, scaled))
     yield measured("uint8 and uint16, equalised, GPTQ, bias", both := rounded(widened, "gptq", True, scaled))
-    seen = quantize.embed(case.folded, case.weights, case.calibration)
+    seen = mixed_precision.embed(case.folded, case.weights, case.calibration)
 
     def error(candidate: rounding.Rounded) -> float:
-        return -float((quantize.embed(case.folded, candidate.weights, case.calibration) * seen).sum())
+        return -float((mixed_precision.embed(case.folded, candidate.weights, case.calibration) * seen).sum())
 
     ships = min(plain, both, key=error)  # the stage's own choice: by calibration photographs
     yield measured(f"{SHIPPED[:-2]}: {'equalised' if ships is both else 'not equalised'}**", ships)
@@ -263,10 +278,10 @@ def widen(case: Case, grids: dict[str, Grid]) -> dict[str, Grid]:
     sizes = {name: array.size for name, array in case.weights.items()}
     scales = sum(4 * np.size(used.scale) for used in grids.values()) + 4 * (len(sizes) - len(grids))
     spent = sum(size if name in grids else 2 * size for name, size in sizes.items()) + scales
-    photographs = case.calibration[: quantize._RANKING]
-    exact = quantize.embed(case.folded, case.weights, photographs)
-    shifts = quantize.sensitivity(case.folded, case.weights, grids, photographs, exact)
-    wide = quantize.most_worth(shifts, sizes, int(BUDGET * sum(sizes.values())) - spent)
+    photographs = case.calibration[: mixed_precision.RANKING]
+    exact = mixed_precision.embed(case.folded, case.weights, photographs)
+    shifts = mixed_precision.sensitivity(case.folded, case.weights, grids, photographs, exact)
+    wide = mixed_precision.most_worth(shifts, sizes, int(BUDGET * sum(sizes.values())) - spent)
     return {name: grid.fit(case.weights[name], 16) if name in wide else used for name, used in grids.items()}
 
 
@@ -282,10 +297,10 @@ def by_rows(weight: np.ndarray, used: Grid, moments: np.ndarray, gptq: Any = rou
 
 def layers(case: Case) -> list[dict[str, Any]]:
     """The report of the stage for its most sensitive layers, of the students of --data only."""
-    if not case.name.endswith("(FastViT)"):
+    if not case.name.startswith("distilled"):
         return []
     repair = {"equalise": True, "rounding": "gptq", "bias": True}
-    _, report = quantize.quantise(case.folded, case.weights, case.calibration, BUDGET, repair)
+    _, report = mixed_precision.quantise(case.folded, case.weights, case.calibration, BUDGET, repair)
     return sorted(report["layers"], key=lambda layer: -layer["sensitivity"])[:8]
 
 
@@ -296,11 +311,12 @@ def page(tables: list[tuple[Case, list[Row], list[dict[str, Any]]]]) -> str:
         "`python benchmarks/int8.py`: cosine of unit embeddings to float32 over test photographs, top-1 in points "
         "(labelled photographs only), bytes of weights and biases per parameter, as stored and gzipped. Biases are "
         "uint16 everywhere but in float32 and QDQ. Repairs saw the calibration photographs only. QDQ bytes are those "
-        "of the whole ONNX file. Untrained students have no labels to be right about.",
+        f"of the whole ONNX file. Other families than the first two were distilled for {EPOCHS} epochs, "
+        f"{', '.join(SLOW)} for more.",
     ]
     short = []
     for case, rows, sensitive in tables:
-        spread = quantize.embed(case.folded, case.weights, case.test)
+        spread = mixed_precision.embed(case.folded, case.weights, case.test)
         among = (float(np.square(spread.sum(axis=0)).sum()) - len(spread)) / (len(spread) * (len(spread) - 1))
         lines += [
             "",
