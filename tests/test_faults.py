@@ -3,6 +3,7 @@
 On the thinned pipeline. What is killed is killed with everything it started and without a chance to tidy up.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -67,10 +68,9 @@ def run_or_kill(engine: str, folder: Path, chance: random.Random) -> bool:
     """Run; kill while the job that starts as the n-th is at work, a moment after, or before the first. Finished?"""
     jobs, moment = chance.choice([0, 1, 1, 2, 3, 4, 6, 8]), chance.uniform(0, 0.6)
     process = checkout.start(engine, folder)
-    began = {path: path.stat().st_mtime_ns for path in folder.glob("logs/*/*")}
+    began = log_times(folder)
     while process.poll() is None:
-        now = {path: path.stat().st_mtime_ns for path in folder.glob("logs/*/*")}
-        if sum(began.get(path) != ns for path, ns in now.items()) >= jobs:
+        if sum(began.get(path) != ns for path, ns in log_times(folder).items()) >= jobs:
             time.sleep(moment if jobs else 3 * moment)
             if process.poll() is None:
                 checkout.kill(process)
@@ -78,6 +78,15 @@ def run_or_kill(engine: str, folder: Path, chance: random.Random) -> bool:
         time.sleep(0.02)
     assert process.returncode == 0, checkout.printed(folder)[-6000:]
     return True
+
+
+def log_times(folder: Path) -> dict[Path, int]:
+    """When each job's log was last written; Snakemake removes a log before its job begins anew, at any moment."""
+    times = {}
+    for path in folder.glob("logs/*/*"):
+        with contextlib.suppress(FileNotFoundError):
+            times[path] = path.stat().st_mtime_ns
+    return times
 
 
 # --------------------------------------------------------------------------------------------------------- the machine
