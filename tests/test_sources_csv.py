@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bioclip_lite import downloads, taxonomy
 from bioclip_lite.errors import UserError
-from bioclip_lite.sources import fields, find_source
+from bioclip_lite.sources import fields, find_source, places
 from photographs import DAISY, GANNET, MULBERRY, write_folder
 from photographs import row as folder_row
 from raw_forms import Web, listed, photo, put, rejects, serving, source_params, to_captions, write_csv
@@ -220,7 +220,7 @@ def test_any_text_in_any_cell(tmp_path: Path, header: list[str], rows: list[list
     samples = [item for item in find_source("csv").samples(params) if not hasattr(item, "reason")]
     for sample in samples:
         assert len(sample.path) == 7 and sample.locator
-        if not downloads.is_address(sample.locator):
+        if not places.is_address(sample.locator):
             with pytest.raises(OSError):
                 find_source("csv").read(params, sample.locator)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bioclip_lite import downloads
 from bioclip_lite.errors import UserError
-from bioclip_lite.sources import find_source
+from bioclip_lite.sources import find_source, places
 from photographs import DAISY, GANNET, MULBERRY
 from raw_forms import (
     DC,
@@ -270,6 +270,6 @@ def test_any_text_in_any_field(tmp_path: Path, values: list[str], pictures: list
     samples, _ = listed(params)
     assert samples[0].path == DAISY
     for sample in samples:
-        if not downloads.is_address(sample.locator):
+        if not places.is_address(sample.locator):
             with pytest.raises(OSError):
                 find_source("darwincore").read(params, sample.locator)

@@ -55,10 +55,6 @@ class _Failed(Exception):
     """Why an address gives no photograph, in plain words; trying again would not help."""
 
 
-def is_address(locator: str) -> bool:
-    return locator.lower().startswith(("http://", "https://"))
-
-
 def fetch(addresses: Iterable[str], settings: dict[str, Any]) -> None:
     """Download what is not in the cache yet. What cannot be had is left to ``read`` to tell.
 

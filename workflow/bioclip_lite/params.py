@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
-from bioclip_lite import evaluated, texts
+from bioclip_lite import evaluated
 from bioclip_lite.ensemble import FIRST, teachers
 from bioclip_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 STAGES = (
     "index",
@@ -47,10 +48,18 @@ def load(path: Path) -> dict[str, Any]:
 def check(params: Any, name: str = "params.yaml") -> None:
     """Raise UserError with one line for each violation of the schema."""
     schema = yaml.safe_load(SCHEMA.read_text())
-    lines = sorted({_explain(error) for error in Draft202012Validator(schema).iter_errors(params)})
+    lines = sorted({_explain(error) for error in _violations(params, schema)})
     lines = lines or _of_ensemble(params["teacher"], schema) or _contradictions(params)
     if lines:
         raise UserError(f"{name}: " + ("\n" + " " * len(name) + "  ").join(lines))
+
+
+def _violations(value: Any, schema: dict[str, Any]) -> Iterator["ValidationError"]:
+    from jsonschema import (
+        Draft202012Validator,
+    )  # jobs get what was checked, and start faster without
+
+    return Draft202012Validator(schema).iter_errors(value)
 
 
 def _of_ensemble(section: dict[str, Any], schema: dict[str, Any]) -> list[str]:
@@ -65,12 +74,12 @@ def _of_ensemble(section: dict[str, Any], schema: dict[str, Any]) -> list[str]:
     names = [FIRST, *(entry["name"] for entry in section["ensemble"])]
     lines = [f"teacher.ensemble has {name} twice" for name in sorted({n for n in names if names.count(n) > 1})]
     for name, teacher in teachers(section).items():
-        errors = [] if name == FIRST else Draft202012Validator(own).iter_errors(teacher)
+        errors = [] if name == FIRST else _violations(teacher, own)
         lines += sorted(_explain(error, ("teacher", "ensemble", name)) for error in errors)
     return lines
 
 
-def _explain(error: ValidationError, above: tuple[str, ...] = ()) -> str:
+def _explain(error: "ValidationError", above: tuple[str, ...] = ()) -> str:
     where = ".".join(map(str, (*above, *error.absolute_path))) or "the file"
     schema, value = error.schema, error.instance
     if error.validator == "additionalProperties":
@@ -121,6 +130,8 @@ def _either(types: str | list[str]) -> str:
 
 def _contradictions(params: dict[str, Any]) -> list[str]:
     """What no single value breaks, but two together do."""
+    from bioclip_lite import texts  # here for the same reason
+
     lines = []
     split = params["index"]["split"]
     if abs(sum(split.values()) - 1) > 1e-6:

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from bioclip_lite import snakemake_records
 from bioclip_lite.command import command
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, require
 from bioclip_lite.params import STAGES
-from bioclip_lite.provenance import Hashes, Records, dvc_stages, files_in, load_ledgers, within
+from bioclip_lite.provenance import dvc_stages, files_in, load_ledgers, within
 from bioclip_lite.shards import split_of
 from bioclip_lite.sources import SPLITS
 from bioclip_lite.status import bytes_text
@@ -88,13 +89,13 @@ def plan(images: int, per_shard: int, jobs: int) -> tuple[dict[str, int], list[R
 
 def _jobs() -> dict[str, list[Job]]:
     """Stage -> the jobs that its ledger speaks of."""
-    records, jobs = Records(Hashes()), load_ledgers()
+    jobs = load_ledgers()
     found: dict[str, list[Job]] = {}
     for stage in STAGES:
         outs = dvc_stages()[stage]["outs"]
         together: dict[tuple[Any, ...], list[str]] = {}  # the outputs of one job
         for out in (path for path in jobs if within(path, outs)):
-            record = records.get(out) or {}
+            record = snakemake_records.read(out)
             times = record.get("starttime"), record.get("endtime")
             if times[0] == times[1]:  # no record, or one learned from a ledger: the job ran elsewhere
                 times = None, None

@@ -10,8 +10,8 @@ Snakemake compares modification times and its private records in ``.snakemake/me
                   made to look old. Only times and records of outputs change, never contents.
 ``commit``        after a run that Snakemake itself started, dvc.lock is updated.
 
-Two private things of Snakemake are used, its record format and ``FilePersistence._io_read/_io_write``; the pinned
-version and tests/test_provenance.py guard them.
+Two private things of Snakemake are used, the form of its records and where they lie (``snakemake_records``); the pinned
+version and its tests guard them. What a ledger needs is imported fast, as every stage writes one.
 """
 
 import hashlib
@@ -28,9 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
-from snakemake.persistence.file import FilePersistence
 
+from bioclip_lite import snakemake_records
 from bioclip_lite.closure import meaning
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import PARTIAL, replacing, write_json
@@ -76,10 +75,15 @@ def dvc_stages() -> dict[str, dict[str, list[str]]]:
 
 def parameter(name: str) -> Any:
     """The value in params.yaml of a name such as index.path."""
-    found: Any = yaml.safe_load(Path("params.yaml").read_text())
+    found = _parsed(Path("params.yaml").read_text())
     for part in name.split("."):
         found = found[part]
     return found
+
+
+@cache
+def _parsed(text: str) -> Any:
+    return yaml.safe_load(text)
 
 
 def sources() -> Iterator[str]:
@@ -110,16 +114,20 @@ class Hashes:
     """MD5 of files and folders, computed once per (time, size, inode) and shared with DVC's own hash cache.
 
     Contents must not change while an instance is in use; times may, through ``touched``.
+
+    Args:
+        ask_dvc: whether DVC may know what we do not. Asking costs half a second, once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ask_dvc: bool = True) -> None:
         try:
             self._known: dict[str, list[Any]] = json.loads(HASHES.read_text())
         except (FileNotFoundError, ValueError):
             self._known = {}
         self._asked: dict[str, str | None] = {}
-        self._news: dict[str, str] = {}  # what DVC would otherwise hash again
+        self._news: dict[str, str | None] = {}  # what DVC would otherwise hash again
         self._dvc: Any = None
+        self._ask = ask_dvc
         self.read = 0
 
     def __getitem__(self, path: str) -> str | None:
@@ -155,12 +163,20 @@ class Hashes:
 
     def save(self) -> None:
         self.write(HASHES)
-        if self._news and self._repo():
+        if self._ask:
+            self._tell_dvc(self._news)
+
+    def share(self, places: Iterable[str]) -> None:
+        """Tell DVC what is in some places, none of it code."""
+        self._tell_dvc({path: self._file(path) for place in places for path in files_in(place)})
+
+    def _tell_dvc(self, news: dict[str, str | None]) -> None:
+        if news and self._repo():
             from dvc.fs import localfs
             from dvc_data.hashfile.hash_info import HashInfo
 
-            news = [(path, md5) for path, md5 in self._news.items() if os.path.exists(path)]
-            known = [(os.path.abspath(path), HashInfo("md5", md5), None) for path, md5 in news]
+            told = [(path, md5) for path, md5 in news.items() if os.path.exists(path)]
+            known = [(os.path.abspath(path), HashInfo("md5", md5), None) for path, md5 in told]
             self._repo().state.save_many(known, localfs)
 
     @staticmethod
@@ -198,7 +214,7 @@ class Hashes:
         return self._dvc
 
     def _ask_dvc(self, path: str) -> str | None:
-        if path.endswith(CODE) or not self._repo():
+        if path.endswith(CODE) or not self._ask or not self._repo():
             return None
         from dvc.fs import localfs
 
@@ -213,14 +229,8 @@ class Records:
     """Snakemake's own record of how each output was made, and the output's time."""
 
     def __init__(self, hashes: Hashes) -> None:
-        self._store = FilePersistence(nolock=True)
+        snakemake_records.prepare()
         self._hashes = hashes
-
-    def get(self, path: str) -> dict[str, Any] | None:
-        return self._store._io_read(self._store._metadata_path, path)
-
-    def in_progress(self, path: str) -> bool:
-        return os.path.exists(self._store._record_path(self._store._incomplete_path, path))
 
     @staticmethod
     def time(path: str, as_input: bool = False) -> int:
@@ -233,7 +243,7 @@ class Records:
 
     def describes(self, path: str) -> bool:
         """Was the file left as it is by the job that the record is about?"""
-        record = self.get(path)
+        record = snakemake_records.read(path)
         if not record or record.get("incomplete") or record.get("endtime") is None:
             return False
         if os.path.isdir(path) and self._newest_in(path) > self.time(path) + _TICK_NS:
@@ -250,16 +260,16 @@ class Records:
         self._write(path, job, self.time(path) / 1e9)
 
     def _write(self, path: str, job: dict[str, Any], seconds: float | None) -> None:
-        record = MetadataRecord(
+        record = {
             **{field: job.get(field) for field in RECIPE},
-            input=sorted(job["in"]),
-            input_checksums=job.get("sha256", {}),
-            record_format_version=RECORD_FORMAT_VERSION,
-            starttime=seconds,
-            endtime=seconds,
-            incomplete=False,
-        )
-        self._store._write_record(path, record)
+            "input": sorted(job["in"]),
+            "input_checksums": job.get("sha256", {}),
+            "record_format_version": snakemake_records.VERSION,
+            "starttime": seconds,
+            "endtime": seconds,
+            "incomplete": False,
+        }
+        snakemake_records.write(path, record)
 
     def keep_absent(self, path: str, job: dict[str, Any], changed: bool) -> None:
         """Have a record of an output that is not here, e.g. because it was never pulled.
@@ -267,7 +277,7 @@ class Records:
         Snakemake leaves such files alone as long as what is made from them is up to date, but it compares parameters,
         code and inputs with the record, and without one it would miss every change. ``changed``: inputs have changed.
         """
-        record = self.get(path) or {}
+        record = snakemake_records.read(path)
         if changed:
             if record.get("params") != _NOBODY:
                 self.doubt(path)
@@ -297,19 +307,16 @@ class Records:
         if target == path:
             self._hashes.touched(path, md5)
         if described:
-            record = self.get(path)
-            assert record is not None
-            record["endtime"] = self.time(path) / 1e9
-            self._store._io_write(self._store._metadata_path, record, path)
+            snakemake_records.write(path, snakemake_records.read(path) | {"endtime": self.time(path) / 1e9})
 
     def doubt(self, path: str) -> None:
         """Make Snakemake run the job of ``path`` again, whatever its time and that of its inputs."""
-        nobody = MetadataRecord(params=_NOBODY, record_format_version=RECORD_FORMAT_VERSION)
-        self._store._write_record(path, nobody)
+        nobody = {"params": _NOBODY, "record_format_version": snakemake_records.VERSION}
+        snakemake_records.write(path, nobody)
 
     def forget(self, path: str) -> bool:
         """Make Snakemake distrust ``path``; False if it already did."""
-        self._store._delete_record(path)
+        snakemake_records.delete(path)
         if self.time(path) == LONG_AGO_NS:
             return False
         self.set_time(path, LONG_AGO_NS)
@@ -423,7 +430,7 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
 
     for out in in_order(jobs):
         job = jobs[out]
-        if records.in_progress(out):
+        if snakemake_records.in_progress(out):
             continue
         if not os.path.lexists(out):
             changed = any(hashes[path] not in (None, md5) for path, md5 in job["in"].items())
@@ -476,7 +483,7 @@ def _unrecorded(jobs: dict[str, dict[str, Any]], records: Records) -> Iterator[s
     """Files in output folders that neither a ledger nor a run in this workspace accounts for."""
     for stage in dvc_stages().values():
         for path in (file for out in stage["outs"] if out not in jobs for file in files_in(out)):
-            if path in jobs or records.in_progress(path) or records.describes(path):
+            if path in jobs or snakemake_records.in_progress(path) or records.describes(path):
                 continue
             folders = [str(folder) for folder in Path(path).parents if str(folder) != "."]
             if not any(folder in jobs or records.describes(folder) for folder in folders):
@@ -488,14 +495,14 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
 
     ``outputs`` are all that the jobs of the stage make.
     """
-    outs, hashes = dvc_stages()[stage]["outs"], Hashes()
+    outs, hashes = dvc_stages()[stage]["outs"], Hashes(ask_dvc=False)  # of what has just been made DVC knows nothing
     records = Records(hashes)
     at_start = json.loads(AT_START.read_text()) if AT_START.exists() else {}
     recipes: list[dict[str, Any]] = []
     jobs: dict[str, dict[str, Any]] = {}
     edited = set()
     for path in outputs:
-        record = records.get(path)
+        record = snakemake_records.read(path)
         if not record:
             raise UserError(f"Snakemake has no record of how {path} was made; remove it and run again")
         made_from = {file: hashes[file] for file in record["input"]}
@@ -540,7 +547,7 @@ def _remove_orphans(stage: str, outs: list[str], jobs: dict[str, dict[str, Any]]
     for path in [file for out in outs if out not in jobs for file in files_in(out)]:
         if path in jobs or any(str(folder) in jobs for folder in Path(path).parents):
             continue
-        if not records.get(path):
+        if not snakemake_records.read(path):
             raise UserError(f"{path} is in an output folder of stage {stage}, but no rule makes it; move it elsewhere")
         os.remove(path)
 
@@ -559,7 +566,9 @@ def commit(wanted: set[str], ran: set[str]) -> None:
     outs = [out for stage in new for out in dvc_stages()[stage]["outs"]]
     # DVC asks folders where Snakemake asks files: a stage that had nothing to do may still depend on what has changed.
     also = {s for s in named if any(_overlap(dep, outs) for dep in dvc_stages()[s]["deps"])}
-    record([stage for stage in dvc_stages() if stage in new | also])
+    made = [stage for stage in dvc_stages() if stage in new | also]
+    hashes.share(out for stage in made for out in [*dvc_stages()[stage]["outs"], ledger(stage)])
+    record(made)
 
 
 def _overlap(path: str, places: Iterable[str]) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from bioclip_lite import rehearsal
+from bioclip_lite import rehearsal, snakemake_records
 from bioclip_lite.command import command
 from bioclip_lite.ensemble import FIRST, teachers
 from bioclip_lite.errors import UserError
@@ -96,8 +96,8 @@ def made_at(out: str, stage: str, root: Path) -> tuple[float | None, str]:
     ledger. A record that sync wrote from a ledger names no command, and its times are those of the file here.
     """
     records = Records(Hashes())
-    record = records.get(out)
-    if record and record.get("shellcmd") and os.path.lexists(out) and records.describes(out):
+    record = snakemake_records.read(out)
+    if record.get("shellcmd") and os.path.lexists(out) and records.describes(out):
         return record["starttime"], ""
     md5 = locked_ledgers().get(stage)
     if md5:
@@ -331,7 +331,7 @@ def _about_unrecorded(path: str) -> list[str]:
     except UserError as error:
         state = "no ledger holds it" if os.path.exists(path) else "it does not exist"
         raise UserError(f"{path} is in the folder of stage {stage}, but {state}. {error}") from None
-    record = records.get(path) if os.path.lexists(path) and records.describes(path) else None
+    record = snakemake_records.read(path) if os.path.lexists(path) and records.describes(path) else None
     lines = [path]
     if record and record.get("shellcmd"):
         lines.append(f"  made by     stage {stage}, rule {record['rule']}; the stage has no ledger of it yet")

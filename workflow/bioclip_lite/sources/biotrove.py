@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bioclip_lite import downloads, taxonomy
+from bioclip_lite import taxonomy
 from bioclip_lite.errors import UserError
 from bioclip_lite.sources import fields, places, rows, tars, texts
 from bioclip_lite.sources.lookup import lookup
@@ -69,7 +69,7 @@ def _from_tables(folder: Path, tables: list[str]) -> Iterator[Sample | Reject]:
                     yield Reject(place, "bad row", "no photo_id")
                 elif local:
                     yield _sample(row, f"photo/{identity}", local)
-                elif address and downloads.is_address(address):
+                elif address and places.is_address(address):
                     yield _sample(row, f"photo/{identity}", address)
                 else:
                     yield Reject(place, "missing file", f"photo_id {identity}: not in the folder, and no photo_url")

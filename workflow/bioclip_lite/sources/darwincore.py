@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 from xml.etree import ElementTree
 
-from bioclip_lite import downloads, taxonomy
+from bioclip_lite import taxonomy
 from bioclip_lite.errors import UserError
 from bioclip_lite.sources import fields, places
 from bioclip_lite.sources.lookup import lookup
@@ -152,7 +152,7 @@ def _sample(identity: str, locator: str, media: Row, shared: fields.Row, names: 
         media.get("rightsholder") or media.get("creator") or media.get("owner") or shared["attribution"]
     )
     row["split"] = None
-    if not downloads.is_address(locator):
+    if not places.is_address(locator):
         locator = locator.replace("\\", "/")
     return fields.to_sample(row, key_of(f"{identity}/{locator}"), locator, names)
 

@@ -6,10 +6,10 @@ Locators are ``plants/1.jpg``, ``train/shard-000000.tar:<offset>:<size>`` (bytes
 import os
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite import downloads
 from bioclip_lite.errors import UserError
 
 _PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
@@ -17,7 +17,9 @@ _PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
 
 def read(params: dict[str, Any], folder: Path, locator: str) -> bytes:
     """The bytes at ``locator``. Raises OSError with a plain reason."""
-    if downloads.is_address(locator):
+    if is_address(locator):
+        from bioclip_lite import downloads  # takes longer to import than many a shard to write
+
         return downloads.read(locator, params["downloads"])
     try:
         if part := _PART.fullmatch(locator):
@@ -28,7 +30,15 @@ def read(params: dict[str, Any], folder: Path, locator: str) -> bytes:
 
 
 def prepare(params: dict[str, Any], locators: Iterable[str]) -> None:
-    downloads.fetch((locator for locator in locators if downloads.is_address(locator)), params["downloads"])
+    addresses = (locator for locator in locators if is_address(locator))
+    if (first := next(addresses, None)) is not None:
+        from bioclip_lite import downloads
+
+        downloads.fetch(chain([first], addresses), params["downloads"])
+
+
+def is_address(locator: str) -> bool:
+    return locator.lower().startswith(("http://", "https://"))
 
 
 def _read_part(path: Path, offset: int, size: int) -> bytes:

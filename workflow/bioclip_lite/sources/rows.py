@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bioclip_lite import downloads, taxonomy
+from bioclip_lite import taxonomy
 from bioclip_lite.errors import UserError
-from bioclip_lite.sources import fields
+from bioclip_lite.sources import fields, places
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 
 _BATCH = 8192  # rows of Parquet in memory at a time
@@ -95,7 +95,7 @@ def _photograph(
     file = row["file"]
     if file is None:
         return Reject(place, "missing file", "column 'file' is empty")
-    locator = file if downloads.is_address(file) else file.replace("\\", "/")
+    locator = file if places.is_address(file) else file.replace("\\", "/")
     sample = fields.to_sample(row, key_of(locator), locator, fields.languages_of(columns, values))
     label = row.get("label")
     if label is None or taxonomy.label_rank(sample.path) >= 0:

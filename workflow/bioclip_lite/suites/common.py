@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from bioclip_lite import downloads
 from bioclip_lite.errors import UserError
 from bioclip_lite.sources import fields, folder, places
 from bioclip_lite.sources.sample import Reject
@@ -58,7 +57,7 @@ def reader(root: Path) -> Callable[[str], bytes]:
     """The function that reads files below ``root``, and parts of tars."""
 
     def read(locator: str) -> bytes:
-        if downloads.is_address(locator):
+        if places.is_address(locator):
             raise OSError("an address; photographs of a suite must be here")
         return places.read({}, root, locator)
 
