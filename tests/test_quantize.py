@@ -78,6 +78,7 @@ def test_a_budget_that_is_too_small(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "quantize").exists()
     least = float(str(caught.value).split("at least ")[1].split(",")[0])
     folded, weights = graph.fold(student(*FASTVIT, 32), 32)
+    assert mixed_precision.least_bytes_per_parameter(folded, weights) == least
     mixed_precision.choose_grids(folded, weights, images(2, 32), least)  # what the message says is enough
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bioclip_lite import cache, tfjs
+from bioclip_lite import cache, graph, tfjs
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table, require
 from bioclip_lite.taxonomy import RANKS, label_rank, taxon_id
@@ -149,8 +149,8 @@ def photographs(data: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
     return dict(sorted(licences.items())), named
 
 
-def take_model(folder: Path) -> dict[str, Any]:
-    """Give the converter's files in ``folder`` names with their hash; what bundle.json says of them as "model"."""
+def take_model(folder: Path, folded: graph.Graph, weights: graph.Weights) -> dict[str, Any]:
+    """Give the converter's files in ``folder`` names with their hash; what a manifest says of them as "model"."""
     topology = json.loads(_taken(folder / tfjs.MODEL_FILE))
     for group in topology["weightsManifest"]:
         group["paths"] = [add(folder, "weights", ".bin", _taken(folder / path)) for path in group["paths"]]
@@ -160,6 +160,8 @@ def take_model(folder: Path) -> dict[str, Any]:
         "file": add(folder, "model", ".json", json_bytes(topology)),
         "nodes": sum(operations.values()),
         "operations": dict(operations),
+        "macs": graph.macs(folded, weights),
+        "parameters": sum(array.size for array in weights.values()),
     }
 
 

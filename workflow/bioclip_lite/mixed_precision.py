@@ -6,7 +6,7 @@ the layers' outputs suffer least (``rounding``), before that, where it helps, wi
 (``equalise``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,18 +80,28 @@ def choose_grids(
     names = rounding.arrays(folded)
     narrow = {name: grid.fit(weights[name], 8) for name in names}
     sizes = {name: array.size for name, array in weights.items()}
-    parameters = sum(sizes.values())
-    least = sum(size if name in narrow else size * rounding.BIAS_BITS // 8 for name, size in sizes.items())
-    budget = int(bytes_per_parameter * parameters)
+    least = _least(names, sizes)
+    budget = int(bytes_per_parameter * sum(sizes.values()))
     if least > budget:
         raise UserError(
             f"quantize.bytes_per_parameter is {bytes_per_parameter}: with 8 bits for weights and {rounding.BIAS_BITS} "
-            f"for biases this student takes {least / parameters:.4f}, as it is thin. Set it to at least "
-            f"{np.ceil(1000 * least / parameters) / 1000}, or prune less"
+            f"for biases this student takes {least / sum(sizes.values()):.4f}, as it is thin. Set it to at least "
+            f"{least_bytes_per_parameter(folded, weights)}, or prune less"
         )
     shifts = sensitivity(folded, weights, narrow, images, embed(folded, weights, images))
     wide = most_worth(shifts, sizes, budget - least)
     return {name: grid.fit(weights[name], 16) if name in wide else narrow[name] for name in names}, shifts
+
+
+def least_bytes_per_parameter(folded: Graph, weights: Weights) -> float:
+    """What a budget must allow, rounded up to a thousandth."""
+    sizes = {name: array.size for name, array in weights.items()}
+    return float(np.ceil(1000 * _least(rounding.arrays(folded), sizes) / sum(sizes.values())) / 1000)
+
+
+def _least(names: Collection[str], sizes: Mapping[str, int]) -> int:
+    """Bytes with 8 bits for the weights in ``names`` and more for the biases."""
+    return sum(size if name in names else size * rounding.BIAS_BITS // 8 for name, size in sizes.items())
 
 
 def embed(folded: Graph, weights: Mapping[str, np.ndarray], images: torch.Tensor) -> np.ndarray:

@@ -20,14 +20,14 @@ from torch.nn.functional import normalize
 from bioclip_lite import bundle, cache, captions, graph, javascript, models, quantized, text_towers, tfjs
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, read_table, replacing, require, write_json
-from bioclip_lite.mixed_precision import quantise
+from bioclip_lite.mixed_precision import least_bytes_per_parameter, quantise
 from bioclip_lite.randomness import drawn
 from bioclip_lite.taxonomy import RANKS
 from bioclip_lite.text_graph import fold_text
 
 FILE = "text.json"
 FORMAT = 1  # of text.json; react-bio-clip refuses others
-_BYTES_PER_PARAMETER = 1.05
+_BYTES_PER_PARAMETER = 1.05  # more if the tower is so thin that its biases weigh more
 _REPAIR = {"equalise": False, "rounding": "gptq", "bias": True}
 _CALIBRATION = 64  # texts as long as the tower reads, packed from captions
 _COMPARED = 64  # captions that are embedded in Node
@@ -65,7 +65,8 @@ def write(params: dict[str, Any], data: Path) -> None:
     embedding = cache.decode(rows["embeddings"], rows["scales"])
     said = _captions(data)
     inputs = _inputs(_packed(reader.tokenizer, said), embedding, positions)
-    rounded, report = quantise(folded, weights, inputs, _BYTES_PER_PARAMETER, _REPAIR)
+    budget = max(_BYTES_PER_PARAMETER, least_bytes_per_parameter(folded, weights))
+    rounded, report = quantise(folded, weights, inputs, budget, _REPAIR)
 
     texts = [*(said[i] for i in drawn(said, _COMPARED, "text encoder")), *_AWKWARD]
     tokens = reader.tokenizer(texts)
@@ -161,18 +162,13 @@ def _describe(
     positions: np.ndarray,
 ) -> dict[str, Any]:
     """Write the files that go with the model; text.json about all of them."""
-    model = bundle.take_model(folder)
     table = rows["scales"].tobytes() + rows["embeddings"].tobytes()
     pieces = [table[n : n + tfjs.FILE_BYTES] for n in range(0, len(table), tfjs.FILE_BYTES)]
     tokens = [bundle.add(folder, f"tokens-{number}", ".bin", piece) for number, piece in enumerate(pieces)]
     merges = "".join(f"{left} {right}\n" for left, right in reader.tokenizer.bpe_ranks)
     return {
         "format": FORMAT,
-        "model": {
-            **model,
-            "macs": graph.macs(folded, weights),
-            "parameters": sum(array.size for array in weights.values()),
-        },
+        "model": bundle.take_model(folder, folded, weights),
         "tokens": {
             "files": tokens,
             "rows": len(rows["scales"]),

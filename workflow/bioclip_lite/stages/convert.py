@@ -144,10 +144,9 @@ def _describe(
     folder: Path, data: Path, model: Path, text: Taxa, table: bundle.Table, confidence: dict[str, Any]
 ) -> None:
     """Give the files of the model names with their hash, add the table, and write bundle.json about all of them."""
-    model_files = bundle.take_model(folder)
+    model_files = bundle.take_model(folder, *quantized.load(model))
     taxa_file = bundle.add(folder, "taxa", ".bin", table.content())
     files = bundle.listed(folder)
-    folded, weights = quantized.load(model)
     teacher, taxa = _teacher(data), table.described()
     student = read_json(require(data / "prune" / "model" / "student.json"))
     licences, attribution = bundle.photographs(data)
@@ -170,11 +169,7 @@ def _describe(
             "left_out": table.left_out,
             "representatives": table.representatives,
         },
-        "model": {
-            **model_files,
-            "macs": graph.macs(folded, weights),
-            "parameters": sum(array.size for array in weights.values()),
-        },
+        "model": model_files,
         "files": files,
         "bytes": sum(file["bytes"] for file in files.values()),
         "licences": {

@@ -1,10 +1,8 @@
 /** A classifier on the backend that is set; `loadBioClip` in ../index.ts sets one up before. */
 
-import * as tf from '@tensorflow/tfjs-core';
-
 import {downloadBundle, openDownload, type Bundle} from './bundle.js';
 import {abortable, throwIfAborted} from './errors.js';
-import {run, turnsOf, unit} from './model.js';
+import {readMeanwhile, run, turnsOf, unit} from './model.js';
 import {originOf} from './origin.js';
 import {pixelsOf} from './pixels.js';
 import {preprocessImage} from './preprocess.js';
@@ -18,12 +16,8 @@ export async function openBioClip(
   {signal, onProgress}: Pick<LoadOptions, 'signal' | 'onProgress'> = {},
   backendSet: Promise<void> = Promise.resolve(),
 ): Promise<BioClip> {
-  const read = async () => {
-    throwIfAborted(signal);
-    return downloadBundle(await originOf(source), {signal, onProgress});
-  };
-  const [download] = await Promise.all([read(), backendSet]);
-  const backend = tf.getBackend();
+  const read = async () => downloadBundle(await originOf(source), {signal, onProgress});
+  const [download, backend] = await readMeanwhile(backendSet, read, signal);
   return clipOf(await openDownload(download, signal), backend);
 }
 

@@ -5,6 +5,16 @@ import * as tf from '@tensorflow/tfjs-core';
 
 import {abortable, BioClipError, throwIfAborted} from './errors.js';
 
+/** What is read while TensorFlow.js sets up a backend, and that backend. */
+export async function readMeanwhile<T>(backendSet: Promise<void>, read: () => Promise<T>, signal?: AbortSignal) {
+  const begin = async () => {
+    throwIfAborted(signal);
+    return read();
+  };
+  const [found] = await Promise.all([begin(), backendSet]);
+  return [found, tf.getBackend()] as const;
+}
+
 /** The numbers that come out for these, row by row. */
 export async function run(model: GraphModel, input: Float32Array, shape: [number, number, number, number]) {
   const output = tf.tidy(() => model.predict(tf.tensor4d(input, shape)) as tf.Tensor);

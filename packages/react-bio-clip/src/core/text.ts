@@ -1,11 +1,10 @@
 /** Texts to embeddings in the space of the photographs: a text encoder, which lies in a folder of its own. */
 
 import type {GraphModel} from '@tensorflow/tfjs-converter';
-import * as tf from '@tensorflow/tfjs-core';
 
 import {BioClipError, throwIfAborted} from './errors.js';
 import {openModel, readFiles, readInfo, type Download, type Kind, type ReadFolderOptions} from './folder.js';
-import {run, turnsOf, unit} from './model.js';
+import {readMeanwhile, run, turnsOf, unit} from './model.js';
 import {concatenate, originOf, type Origin} from './origin.js';
 import {readTable, softmax, type Table} from './taxa.js';
 import {tokenizerOf, type Tokenizer} from './tokenizer.js';
@@ -70,12 +69,8 @@ export async function openTextEncoder(
   options: ReadTextOptions = {},
   backendSet: Promise<void> = Promise.resolve(),
 ): Promise<BioClipText> {
-  const read = async () => {
-    throwIfAborted(options.signal);
-    return downloadText(await originOf(source, TEXT.manifest), options);
-  };
-  const [download] = await Promise.all([read(), backendSet]);
-  const backend = tf.getBackend();
+  const read = async () => downloadText(await originOf(source, TEXT.manifest), options);
+  const [download, backend] = await readMeanwhile(backendSet, read, options.signal);
   return textOf(await openDownload(download, options.signal), backend);
 }
 
