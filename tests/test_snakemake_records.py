@@ -9,6 +9,7 @@ from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 from snakemake.persistence.file import FilePersistence
 
 from bioclip_lite import snakemake_records
+from bioclip_lite.provenance import Hashes, Records
 
 FOLDER = Path(__file__).parent  # any that exists
 
@@ -97,3 +98,17 @@ def test_snakemake_takes_our_folders_for_those_of_its_own_version(
     snakemake_records.write(NAMES[0], RECORD)
     FilePersistence(nolock=True)
     assert "Migrating" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(("change", "seconds"), [({}, 1.25), ({"params": ["other"]}, 0), ({"in": {"data/a": "1"}}, 0)])
+def test_a_job_that_ran_here_took_as_long_whoever_sets_the_time_of_its_output(
+    theirs: FilePersistence, change: dict[str, object], seconds: float
+) -> None:
+    Path("out").write_text("made")
+    snakemake_records.write("out", RECORD)
+    job = {**RECORD, "in": {"data/a": "0", "data/b": "1"}} | change
+    Records(Hashes()).learn("out", job)
+    learned = snakemake_records.read("out")
+    assert Records(Hashes()).describes("out") and learned["endtime"] > RECORD["endtime"]
+    assert learned["endtime"] - learned["starttime"] == pytest.approx(seconds, abs=1e-5)
+    assert learned["params"] == job["params"] and learned["input"] == sorted(job["in"])

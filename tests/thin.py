@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from bioclip_lite.provenance import Hashes
+
 RULES = ("teacher", "logits", "distill", "prune", "quantize", "convert", "evaluate")
 TAXA = {  # a family of mulberries, one of gannets
     "alba": ("Plantae", "Tracheophyta", "Magnoliopsida", "Rosales", "Moraceae", "Morus", "alba"),
@@ -58,25 +60,16 @@ def write_photographs(folder: Path) -> None:
     write_folder(folder / "data/photographs", rows, (*FIELDS, "split"))
 
 
-def digest(path: Path) -> str:
-    """What a file means to a job: code without comments, folders by what they hold, environments nothing."""
-    from bioclip_lite.closure import meaning
-
-    if path.is_dir():
-        return str([(str(file.relative_to(path)), digest(file)) for file in sorted(path.rglob("*")) if file.is_file()])
-    if path.name == ".snakemake_timestamp" or path.name.startswith("ready-"):
-        return ""
-    return meaning(path.read_bytes()) if path.suffix == ".py" else hashlib.md5(path.read_bytes()).hexdigest()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--section", default="")
     parser.add_argument("--outputs", nargs="+", type=Path, required=True)
-    parser.add_argument("--inputs", nargs="*", type=Path, default=[])
+    parser.add_argument("--inputs", nargs="*", default=[])
     job = parser.parse_args()
     time.sleep(float(os.environ.get("THIN_JOB_SECONDS", 0)))  # so that a run can be caught in the middle
-    read = str([job.section, *((str(path), digest(path)) for path in job.inputs)])
+    hashes = Hashes(ask_dvc=False)  # code by its meaning
+    inputs = [path for path in job.inputs if not Path(path).name.startswith("ready-")]  # environments count for nothing
+    read = str([job.section, *((path, hashes[path]) for path in inputs)])
     for path in job.outputs:
         made = f"{hashlib.sha256(f'{path} {read}'.encode()).hexdigest()}\n"
         files = [path] if "." in path.name else [path / "model.json", path / "weights.bin"]

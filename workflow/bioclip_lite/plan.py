@@ -93,19 +93,24 @@ def _jobs() -> dict[str, list[Job]]:
     found: dict[str, list[Job]] = {}
     for stage in STAGES:
         outs = dvc_stages()[stage]["outs"]
-        together: dict[tuple[Any, ...], list[str]] = {}  # the outputs of one job
+        together: dict[tuple[Any, ...], list[str]] = {}  # the outputs of one job: made alike from the same
         for out in (path for path in jobs if within(path, outs)):
-            record = snakemake_records.read(out)
-            times = record.get("starttime"), record.get("endtime")
-            if times[0] == times[1]:  # no record, or one learned from a ledger: the job ran elsewhere
-                times = None, None
-            together.setdefault((jobs[out]["rule"], _shard(out), *times), []).append(out)
-        start = _seconds_to_start(stage) if together else 0.0
-        for (rule, shard, began, ended), paths in together.items():
-            seconds = math.nan if began is None else max(ended - began - start, 0.1 * (ended - began))
+            job = jobs[out]
+            together.setdefault((job["rule"], _shard(out), job["recipe"], *sorted(job["in"])), []).append(out)
+        taken = {key: max(map(_taken, paths)) for key, paths in together.items()}
+        start = _seconds_to_start(stage) if any(taken.values()) else 0.0
+        for key, paths in together.items():
+            rule, shard, took = *key[:2], taken[key]
+            seconds = max(took - start, 0.1 * took) if took else math.nan
             size = sum(os.path.getsize(file) for path in paths for file in files_in(path))
             found.setdefault(stage, []).append(Job(rule, shard, seconds, size))
     return found
+
+
+def _taken(out: str) -> float:
+    """Seconds of the job that made a file; 0 without a record, and with one learned from a ledger: it ran elsewhere."""
+    record = snakemake_records.read(out)
+    return float(record["endtime"] - record["starttime"]) if record.get("endtime") else 0.0
 
 
 def _shard(path: str) -> str | None:
@@ -115,13 +120,10 @@ def _shard(path: str) -> str | None:
 
 
 def _seconds_to_start(stage: str) -> float:
-    """Median of three: Python, and the imports of a stage."""
-    taken = []
-    for _ in range(3):
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-c", f"import bioclip_lite.stages.{stage}"], check=True)
-        taken.append(time.monotonic() - began)
-    return sorted(taken)[1]
+    """Python, and the imports of a stage."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", f"import bioclip_lite.stages.{stage}"], check=True)
+    return time.monotonic() - began
 
 
 def _row(

@@ -256,16 +256,22 @@ class Records:
         return max(os.lstat(path).st_mtime_ns for path in paths)
 
     def learn(self, path: str, job: dict[str, Any]) -> None:
-        """Write the record that Snakemake would have if it had run the job here."""
-        self._write(path, job, self.time(path) / 1e9)
+        """Write the record that Snakemake would have if it had run the job here.
 
-    def _write(self, path: str, job: dict[str, Any], seconds: float | None) -> None:
+        If it has, and something else (DVC, copying from its cache) has set the time since, the job took as long.
+        """
+        old, seconds = snakemake_records.read(path), self.time(path) / 1e9
+        same = old.get("input") == sorted(job["in"]) and all(old.get(field) == job.get(field) for field in RECIPE)
+        took = old["endtime"] - old["starttime"] if same and old.get("endtime") else 0.0
+        self._write(path, job, seconds, took)
+
+    def _write(self, path: str, job: dict[str, Any], seconds: float | None, took: float = 0.0) -> None:
         record = {
             **{field: job.get(field) for field in RECIPE},
             "input": sorted(job["in"]),
             "input_checksums": job.get("sha256", {}),
             "record_format_version": snakemake_records.VERSION,
-            "starttime": seconds,
+            "starttime": seconds and seconds - took,
             "endtime": seconds,
             "incomplete": False,
         }
@@ -568,6 +574,7 @@ def commit(wanted: set[str], ran: set[str]) -> None:
     also = {s for s in named if any(_overlap(dep, outs) for dep in dvc_stages()[s]["deps"])}
     made = [stage for stage in dvc_stages() if stage in new | also]
     hashes.share(out for stage in made for out in [*dvc_stages()[stage]["outs"], ledger(stage)])
+    hashes.write(HASHES)
     record(made)
 
 
