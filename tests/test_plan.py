@@ -47,7 +47,8 @@ def test_rates_come_from_the_run_in_this_folder(thin_built: Path, tmp_path: Path
     assert re.search(r"10,000,000 photographs, [\d,]{3,5} shards of about 10,000", output)
     rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line}
     assert min(int(rows[stage][0].replace(",", "")) for stage in ("shard", "caption", "logits")) > 700
-    assert [rows[stage][0] for stage in ("index", "teacher", "distill", "prune", "convert")] == ["1", "1", "2", "1", "1"]
+    assert {rows[stage][0] for stage in ("index", "teacher", "prune", "quantize", "convert")} == {"1"}
+    assert rows["distill"][0] == "2"  # student and control
     assert float(rows["index"][1].replace(",", "")) > 0 and "?" not in output
     assert "params.yaml, shard: {counts: {pretrain: 0, train: 512, val: 128, " in output
     assert "?: a job of this stage ran elsewhere" in sh(
