@@ -140,8 +140,9 @@ def test_results_in_a_read_only_folder_are_used_and_not_touched(thin_built: Path
 
 def test_a_second_run_in_the_same_folder_is_refused(thin_built: Path, tmp_path: Path) -> None:
     folder = checkout.clone(thin_built, tmp_path / "clone")
-    set_parameter(folder, "logits.views", 3)
-    first = checkout.start("snakemake --cores 1 -- evaluate", folder)
+    set_parameter(folder, "evaluate.examples", 5)
+    # One long job: Snakemake takes an output that a job removes while it looks for "write-protected".
+    first = checkout.start("snakemake --cores 1 -- evaluate", folder, THIN_JOB_SECONDS="15")
     while not list((folder / ".snakemake/locks").glob("*.lock")):
         time.sleep(0.02)
     second = sh("snakemake --cores 1 -- evaluate", folder, check=False)
