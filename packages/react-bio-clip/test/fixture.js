@@ -3,9 +3,12 @@
  * TensorFlow: for tests of everything but the numbers of real models.
  */
 
+import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
 import {mkdir, writeFile} from 'node:fs/promises';
 import path from 'node:path';
+
+import * as tf from '@tensorflow/tfjs-core';
 
 export const RANKS = ['kingdom', 'phylum', 'class', 'order', 'family', 'genus', 'species'];
 export const SIZE = 8;
@@ -211,6 +214,21 @@ export function readerOf({bundle, text, files}, replace = {}) {
     if (!found) throw new Error(`${name} is missing`);
     return found;
   };
+}
+
+/** Loading is cancelled before it begins, and while it waits for a file after the manifest; no tensor is left. */
+export async function assertCancellable(load, read, manifest) {
+  const before = tf.memory().numTensors;
+  await assert.rejects(load({signal: AbortSignal.abort()}), {name: 'AbortError'});
+  const stop = new AbortController();
+  const never = (name, {signal}) =>
+    name === manifest
+      ? read(name)
+      : new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+  const loading = load({signal: stop.signal}, never);
+  setTimeout(() => stop.abort(), 20);
+  await assert.rejects(loading, {name: 'AbortError'});
+  assert.equal(tf.memory().numTensors, before);
 }
 
 export async function writeBundle(folder, {bundle, text, files} = makeBundle()) {
