@@ -103,9 +103,9 @@ def test_the_stage_keeps_it_where_it_helps() -> None:
     for name, start in {"unlike": weights, "alike": alike}.items():
         for tried in (False, True):
             repair = {"equalise": tried, "rounding": "nearest", "bias": False}
-            found[name, tried] = quantise(unlike, start, pixels, 1.3, repair)[1]
-    assert [found["unlike", tried]["equalised"] for tried in (False, True)] == [False, True]
-    lost = {key: 1 - report["cosine"]["mean"] for key, report in found.items()}
+            found[name, tried] = quantise(unlike, start, pixels, 1.3, repair)
+    assert [found["unlike", tried].equalised for tried in (False, True)] == [False, True]
+    lost = {key: 1 - quantised.cosines["mean"] for key, quantised in found.items()}
     assert lost["unlike", True] < 0.3 * lost["unlike", False]
     assert lost["unlike", True] == pytest.approx(lost["alike", False], rel=0.2)
     assert lost["alike", True] <= lost["alike", False]

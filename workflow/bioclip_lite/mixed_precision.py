@@ -7,6 +7,7 @@ the layers' outputs suffer least (``rounding``), before that, where it helps, wi
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,28 @@ _BATCH = 32
 _RANKED = 8  # of these at once, with the values of all nodes in memory
 
 
+@dataclass(frozen=True)
+class Quantised:
+    rounded: Rounded
+    equalised: bool
+    exact: np.ndarray  # unit embeddings of the calibration inputs in float32
+    cosines: dict[str, float]  # "mean" and "min", to these
+    sensitivity: dict[str, float]  # of each weight, see ``sensitivity``
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each array."""
+        return {name: self.rounded.weights[name].size * used.bits // 8 for name, used in self.rounded.grids.items()}
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        return sum(self.sizes.values()) / sum(array.size for array in self.rounded.weights.values())
+
+
 def quantise(
     folded: Graph, weights: Weights, images: torch.Tensor, bytes_per_parameter: float, repair: Mapping[str, Any]
-) -> tuple[Rounded, dict[str, Any]]:
-    """(the rounded graph, what report.json says of it) within a budget of bytes.
+) -> Quantised:
+    """The rounded graph, within a budget of bytes.
 
     ``images``: preprocessed, float32 (n, 3, size, size), or what else the graph takes. ``repair``: section
     quantize.repair of params.yaml. Raises UserError if 8 bits for the weights and 16 for the biases already exceed the
@@ -41,12 +60,16 @@ def quantise(
         grids, shifts = choose_grids(folded, start, images[:RANKING], bytes_per_parameter)
         rounded = onto_grids(folded, start, grids, images, repair["rounding"], repair["bias"])
         cosines = _cosines(exact, embed(folded, rounded.weights, images))
-        candidates.append((cosines, equalised, rounded, shifts))
-    cosines, equalised, rounded, shifts = max(candidates, key=lambda candidate: candidate[0]["mean"])
-    # Both are the same function, so the layers' outputs before repair are those of the plain weights.
+        candidates.append(Quantised(rounded, equalised, exact, cosines, shifts))
+    return max(candidates, key=lambda candidate: candidate.cosines["mean"])
+
+
+def report(folded: Graph, weights: Weights, images: torch.Tensor, found: Quantised) -> dict[str, Any]:
+    """What report.json says of a quantised graph, layer by layer; arguments as of ``quantise``, which found it."""
+    rounded, shifts, sizes = found.rounded, found.sensitivity, found.sizes
+    # Equalised or not, the function is the same, so the layers' outputs before repair are those of the plain weights.
     plain_grids = {name: grid.fit(weights[name], rounded.grids[name].bits) for name in shifts}
     plain = onto_grids(folded, weights, plain_grids, images, "nearest", False)
-    sizes = {name: rounded.weights[name].size * used.bits // 8 for name, used in rounded.grids.items()}
     parameters = sum(array.size for array in weights.values())
     layers = [
         {
@@ -60,13 +83,13 @@ def quantise(
         }
         for name in shifts
     ]
-    return rounded, {
-        "cosine": cosines,
-        "equalised": equalised,
-        "cosine_unrepaired": _cosines(exact, embed(folded, plain.weights, images)),
+    return {
+        "cosine": found.cosines,
+        "equalised": found.equalised,
+        "cosine_unrepaired": _cosines(found.exact, embed(folded, plain.weights, images)),
         "images": len(images),
         "parameters": parameters,
-        "bytes_per_parameter": sum(sizes.values()) / parameters,
+        "bytes_per_parameter": found.bytes_per_parameter,
         "bytes_float32": 4 * parameters,
         "macs": graph.macs(folded, weights),
         "layers": layers,

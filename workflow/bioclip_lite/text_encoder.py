@@ -66,7 +66,8 @@ def write(params: dict[str, Any], data: Path) -> None:
     said = _captions(data)
     inputs = _inputs(_packed(reader.tokenizer, said), embedding, positions)
     budget = max(_BYTES_PER_PARAMETER, least_bytes_per_parameter(folded, weights))
-    rounded, report = quantise(folded, weights, inputs, budget, _REPAIR)
+    quantised = quantise(folded, weights, inputs, budget, _REPAIR)
+    rounded = quantised.rounded
 
     texts = [*(said[i] for i in drawn(said, _COMPARED, "text encoder")), *_AWKWARD]
     tokens = reader.tokenizer(texts)
@@ -91,7 +92,7 @@ def write(params: dict[str, Any], data: Path) -> None:
             "texts": len(texts),
             "largest_difference": difference,
             "cosine": {"mean": float(cosines.mean()), "min": float(cosines.min())},
-            "bytes_per_parameter": report["bytes_per_parameter"],
+            "bytes_per_parameter": quantised.bytes_per_parameter,
         }
         write_json(folder / FILE, about)
     print(

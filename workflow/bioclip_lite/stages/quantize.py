@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioclip_lite import graph, quantized
+from bioclip_lite import graph, mixed_precision, quantized
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import replacing, write_json
-from bioclip_lite.mixed_precision import quantise
 from bioclip_lite.models import load_student, reparameterize
 from bioclip_lite.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.preprocess import preprocess
@@ -30,7 +29,9 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     model, spec, preprocessing = load_student(data / "prune" / "model")
     folded, weights = graph.fold(model if spec["reparameterized"] else reparameterize(model), preprocessing["size"])
     images = _calibration_images(params["images"], data, preprocessing)
-    rounded, report = quantise(folded, weights, images, params["bytes_per_parameter"], params["repair"])
+    quantised = mixed_precision.quantise(folded, weights, images, params["bytes_per_parameter"], params["repair"])
+    report = mixed_precision.report(folded, weights, images, quantised)
+    rounded = quantised.rounded
 
     folder = data / "quantize" / "model"
     with replacing(folder) as scratch:
