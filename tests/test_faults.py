@@ -10,10 +10,13 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from voluptuous import Invalid
 
 import checkout
 from bioclip_lite.params import STAGES
@@ -22,6 +25,7 @@ from checkout import artifacts, ran, set_parameter, settled, sh, snakemake
 pytestmark = pytest.mark.pipeline
 
 KILLS = 8  # for each engine
+LAST = 1000
 UNPRIVILEGED = "setpriv --bounding-set=-dac_override,-dac_read_search,-fowner"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or act as another user")
 
@@ -52,26 +56,33 @@ def forget_everything(folder: Path) -> None:
 
 
 def tidy_up(folder: Path) -> None:
-    """What README.md says to do after a kill."""
+    """What README.md says to do after a kill: DVC writes both files in place, and may have been killed meanwhile."""
     for lock in (folder / ".snakemake/locks").glob("*"):  # what `snakemake --unlock` does, in no time
         lock.unlink()
-    busy = folder / ".dvc/tmp/rwlock"
-    try:
-        json.loads(busy.read_text())
-    except FileNotFoundError:
-        pass
-    except ValueError:  # killed while DVC was writing it, which it does in place
-        busy.unlink()
+    remove_broken(folder / ".dvc/tmp/rwlock", json.loads)
+    remove_broken(folder / "dvc.lock", lambda text: COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(text)))
+
+
+def remove_broken(path: Path, parse: Callable[[str], object]) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            parse(path.read_text())
+        except (ValueError, yaml.YAMLError, Invalid):
+            path.unlink()
 
 
 def run_or_kill(engine: str, folder: Path, chance: random.Random) -> bool:
-    """Run; kill while the job that starts as the n-th is at work, a moment after, or before the first. Finished?"""
-    jobs, moment = chance.choice([0, 1, 1, 2, 3, 4, 6, 8]), chance.uniform(0, 0.6)
+    """Run; kill while the job that starts as the n-th is at work, or a moment after. Finished?
+
+    n may be 0, before the first job, or the last one's, whose moment is longer: dvc.lock is written then.
+    """
+    jobs, moment = chance.choice([0, 1, 1, 2, 3, 4, 6, 8, LAST, LAST]), chance.uniform(0, 0.6)
     process = checkout.start(engine, folder)
     began = log_times(folder)
     while process.poll() is None:
-        if sum(began.get(path) != ns for path, ns in log_times(folder).items()) >= jobs:
-            time.sleep(moment if jobs else 3 * moment)
+        news = [path for path, ns in log_times(folder).items() if began.get(path) != ns]
+        if len(news) >= jobs or folder / "logs/evaluate/ledger.log" in news:
+            time.sleep(moment if 0 < jobs < LAST else 5 * moment)
             if process.poll() is None:
                 checkout.kill(process)
                 return False

@@ -57,6 +57,7 @@ def _documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFun
     return ast.get_docstring(node, clean=False) is not None
 
 
+@cache
 def _file(module: str) -> Path | None:
     """The file of a module, named from the package down; None for a name that is no module (a function, say)."""
     path = PACKAGE.joinpath(*module.split("."))

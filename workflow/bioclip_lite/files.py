@@ -40,6 +40,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def parse_yaml(text: str) -> Any:
+    """What YAML says, read by libyaml where PyYAML has it: Snakemake reads some thousand lines at every start.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+    """
+    import yaml
+
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write JSON with sorted keys and a final newline, so that equal values are equal bytes."""
     with replacing(path) as scratch:

@@ -9,6 +9,7 @@ import yaml
 from bioclip_lite import evaluated
 from bioclip_lite.ensemble import FIRST, teachers
 from bioclip_lite.errors import UserError
+from bioclip_lite.files import parse_yaml
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -36,7 +37,7 @@ def load(path: Path) -> dict[str, Any]:
             the parameter, the value found and what is allowed.
     """
     try:
-        params = yaml.safe_load(path.read_text())
+        params = parse_yaml(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run from the root of the repository") from None
     except yaml.YAMLError as error:
@@ -47,7 +48,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def check(params: Any, name: str = "params.yaml") -> None:
     """Raise UserError with one line for each violation of the schema."""
-    schema = yaml.safe_load(SCHEMA.read_text())
+    schema = parse_yaml(SCHEMA.read_text())
     lines = sorted({_explain(error) for error in _violations(params, schema)})
     lines = lines or _of_ensemble(params["teacher"], schema) or _contradictions(params)
     if lines:

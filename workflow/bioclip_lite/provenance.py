@@ -19,7 +19,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -27,16 +26,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bioclip_lite import snakemake_records
+from bioclip_lite import dvc_lock, snakemake_records
 from bioclip_lite.closure import meaning
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import PARTIAL, replacing, write_json
+from bioclip_lite.files import PARTIAL, parse_yaml, replacing, write_json
 
 HASHES = Path(".snakemake/bioclip_lite/hashes.json")  # MD5 by (time, size, inode), so that a file is read once
 AT_START = Path(".snakemake/bioclip_lite/sources.json")  # MD5 of every source file when the run began
 RECIPES = Path(".snakemake/bioclip_lite/recipes.json")  # recipe -> MD5 of the ledger that it led to here
+UNCOMMITTED = Path(".snakemake/bioclip_lite/uncommitted")  # a file per stage that dvc.lock may not have as it is here
 STAMP = ".snakemake_timestamp"  # where Snakemake keeps the time of a directory() output
 JUST_AFTER_NS = 1_000_000  # an output gets a time this much after its newest input
 RULE = "record_{}"  # the rule that writes a stage's ledger
@@ -64,7 +62,7 @@ def dvc_stages() -> dict[str, dict[str, list[str]]]:
         return {}
     text = re.sub(r"\$\{([\w.]+)\}", lambda match: str(parameter(match[1])), Path("dvc.yaml").read_text())
     stages = {}
-    for name, stage in yaml.safe_load(text)["stages"].items():
+    for name, stage in parse_yaml(text)["stages"].items():
         entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
         outs = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
         if ledger(name) in outs:
@@ -83,7 +81,7 @@ def parameter(name: str) -> Any:
 
 @cache
 def _parsed(text: str) -> Any:
-    return yaml.safe_load(text)
+    return parse_yaml(text)
 
 
 def sources() -> Iterator[str]:
@@ -450,7 +448,7 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
             records.learn(out, job)
             learned += 1
         moved += _set_right(out, job, hashes, records, seen)
-    for stage in incomplete(jobs):
+    for stage in {*incomplete(jobs), *_uncommitted(hashes)}:
         if os.path.exists(ledger(stage)):
             records.doubt(ledger(stage))
     unknown += [path for path in _unrecorded(jobs, records) if records.forget(path)]
@@ -529,6 +527,7 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     if not jobs:
         raise UserError(f"stage {stage} would have no outputs; are its inputs here? (dvc pull)")
     _remove_orphans(stage, outs, jobs, records)
+    mark_uncommitted(stage)
     with replacing(ledger(stage)) as scratch:
         scratch.write_text(json.dumps({"recipes": recipes, "jobs": jobs}, sort_keys=True, separators=(",", ":")))
 
@@ -587,20 +586,40 @@ def record(stages: list[str]) -> None:
 
     Does nothing when DVC started this run: it does so itself, and its repository is locked meanwhile.
     """
-    if not stages or "DVC_STAGE" in os.environ:
+    if not stages or "DVC_STAGE" in os.environ or not os.path.isdir(".dvc"):
         return
-    if subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *stages]).returncode:
-        print(f"dvc.lock is not up to date; run: dvc commit -f {' '.join(stages)} (or dvc repro)", file=sys.stderr)
+    try:
+        dvc_lock.commit(stages)
+    except UserError as error:
+        repair = f"dvc commit -f {' '.join(stages)} (or dvc repro, or this command again)"
+        print(f"dvc.lock is not up to date; run: {repair}\nDVC says: {error}", file=sys.stderr)
+
+
+def mark_uncommitted(stage: str) -> None:
+    """Note that the ledger of ``stage`` is about to change, so that dvc.lock follows even if this run is killed."""
+    UNCOMMITTED.mkdir(parents=True, exist_ok=True)
+    (UNCOMMITTED / stage).touch()
+
+
+def _uncommitted(hashes: Hashes) -> Iterator[str]:
+    """Stages that a run has completed, but was killed before it could record them in dvc.lock.
+
+    No job of theirs is left to run, and Snakemake, with nothing to do, would not record them either.
+    """
+    marked = [stage for stage in dvc_stages() if (UNCOMMITTED / stage).exists()]
+    locked = locked_ledgers() if marked else {}
+    for stage in marked:
+        if hashes[ledger(stage)] == locked.get(stage):
+            (UNCOMMITTED / stage).unlink()
+        elif "DVC_STAGE" not in os.environ:
+            yield stage
 
 
 def locked_ledgers() -> dict[str, str | None]:
     """Stage -> MD5 of its ledger in dvc.lock."""
-    if not Path("dvc.lock").exists():
-        return {}
-    stages = yaml.safe_load(Path("dvc.lock").read_text()).get("stages", {})
     return {
-        name: next((out.get("md5") for out in stage.get("outs", []) if out["path"] == ledger(name)), None)
-        for name, stage in stages.items()
+        name: next((out.get("md5") for out in outs if out["path"] == ledger(name)), None)
+        for name, outs in dvc_lock.outputs().items()
     }
 
 

@@ -203,6 +203,7 @@ class _Index:
                 continue
             wrong = [(path, wanted) for path, wanted in [*files.items(), (ledger, md5)] if hashes[path] != wanted]
             if wrong:
+                provenance.mark_uncommitted(stage)
                 mine = {path for path, job in jobs.items() if "md5" in job and provenance.within(path, outs)}
                 for path in mine - data["jobs"].keys():
                     _remove(path)

@@ -12,9 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from bioclip_lite import rehearsal
+from bioclip_lite import dvc_lock, rehearsal
 from bioclip_lite.command import command
 from bioclip_lite.errors import UserError
 from bioclip_lite.provenance import Hashes, dvc_stages, files_in, ledger, load_ledgers, within
@@ -45,7 +43,7 @@ def stages(remote: bool) -> tuple[list[Stage], int, str]:
     dvc_stages.cache_clear()
     news = _news(_dvc("status", "--json")) if dvc_stages() else {}
     cloud = _dvc("status", "--cloud", "--json") if remote else None
-    locked = _locked()
+    locked = dvc_lock.outputs()
     with rehearsal.stand_in():
         jobs, hashes = load_ledgers(), Hashes()
         plan, obstacle, rows = {}, "", []
@@ -77,15 +75,6 @@ def _dvc(*arguments: str) -> Any:
     if done.returncode:
         raise UserError(f"`dvc {' '.join(arguments)}` failed:\n{done.stderr.strip()}")
     return json.loads(done.stdout)
-
-
-def _locked() -> dict[str, list[dict[str, Any]]]:
-    """Stage -> its outputs in dvc.lock."""
-    if not Path("dvc.lock").exists():
-        return {}
-    return {
-        name: stage.get("outs", []) for name, stage in yaml.safe_load(Path("dvc.lock").read_text())["stages"].items()
-    }
 
 
 def _news(status: dict[str, list[Any]]) -> dict[str, dict[str, list[str]]]:

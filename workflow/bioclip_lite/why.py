@@ -23,6 +23,7 @@ from bioclip_lite import rehearsal, snakemake_records
 from bioclip_lite.command import command
 from bioclip_lite.ensemble import FIRST, teachers
 from bioclip_lite.errors import UserError
+from bioclip_lite.files import parse_yaml
 from bioclip_lite.provenance import Hashes, Records, dvc_stages, ledger, load_ledgers, locked_ledgers, within
 
 SHOWN = 5  # of many similar files or reasons
@@ -169,7 +170,7 @@ def _readable(text: str) -> str:
 def _section(text: str) -> dict[str, Any] | None:
     """Snakemake records the representation of a parameter: quotes around the JSON of a section."""
     try:
-        value = json.loads(yaml.safe_load(text))
+        value = json.loads(parse_yaml(text))
     except (ValueError, TypeError, yaml.YAMLError):
         return None
     return value if isinstance(value, dict) else None
@@ -261,7 +262,7 @@ def _present_section(stage: str, out: str) -> dict[str, Any]:
 
 @cache
 def _present_parameters() -> dict[str, Any]:
-    return yaml.safe_load(Path("params.yaml").read_text())
+    return parse_yaml(Path("params.yaml").read_text())
 
 
 def _leaves(before: Any, after: Any, name: str) -> Iterator[tuple[str, str, str]]:
