@@ -36,7 +36,7 @@ def new(folder: Path) -> Path:
     sh(f"git ls-files -coz --exclude-standard | xargs -0 cp -a --parents -t '{folder}'", ROOT)
     (folder / "params.yaml").write_text((ROOT / "tests/tiny.yaml").read_text())
     sh("git init -q -b main && git add -A && git commit -q -m start", folder)
-    return _with_environments(folder)
+    return with_environments(folder)
 
 
 def clone(origin: Path, folder: Path, pull: bool = True, link: str | None = None) -> Path:
@@ -46,10 +46,10 @@ def clone(origin: Path, folder: Path, pull: bool = True, link: str | None = None
         sh(f"dvc config --local cache.type {link}", folder)
     if pull:
         sh("dvc pull -q", folder)
-    return _with_environments(folder)
+    return with_environments(folder)
 
 
-def _with_environments(folder: Path) -> Path:
+def with_environments(folder: Path) -> Path:
     """Link the environments that `make setup` made, so that a checkout does not make its own."""
     for name in (".venv-convert", "packages/react-bio-clip/node_modules", "packages/react-bio-clip/dist"):
         assert (ROOT / name).exists(), f"{name} is missing; run: make setup"
@@ -130,7 +130,7 @@ def from_scratch(folder: Path, place: Path) -> dict[str, str]:
     files = (path for path in sorted(place.rglob("*")) if path.is_file() and ".git" not in path.parts)
     state = hashlib.md5(str([(path.relative_to(place), path.read_bytes()) for path in files]).encode()).hexdigest()
     if state not in _FROM_SCRATCH:
-        snakemake(_with_environments(place))
+        snakemake(with_environments(place))
         _FROM_SCRATCH[state] = artifacts(place)
     return _FROM_SCRATCH[state]
 

@@ -500,6 +500,21 @@ def test_a_busy_dvc_is_reported_and_repaired(pulled: Path, repair: str) -> None:
     assert settled(pulled) and artifacts(pulled) == made
 
 
+def test_a_downloaded_archive_needs_no_repository(thin_built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    sh(f"git archive HEAD ':!dvc.lock' | tar -x -C '{folder}' && cp -r data/photographs '{folder}/data'", thin_built)
+    checkout.with_environments(folder)
+    output = sh("snakemake --cores all evaluate", folder)
+    assert "dvc.lock" not in output and "Traceback" not in output
+    assert artifacts(folder) == artifacts(thin_built)
+    assert planned(folder) == {}
+    sh("rm -rf .dvc", folder)
+    set_parameter(folder, "evaluate.examples", 5)
+    assert snakemake(folder) == {"write_report": 1, "evaluate": 1}
+    assert planned(folder) == {}
+
+
 # ------------------------------------------------------------------------------------------------ links and other users
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import parse_yaml, replacing
+from bioclip_lite.files import parse_yaml
 
 LOCK = Path("dvc.lock")
 
@@ -29,11 +29,15 @@ def outputs() -> dict[str, list[dict[str, Any]]]:
 def commit(names: Iterable[str]) -> None:
     """Take the outputs of some stages, as they are, into DVC's cache and dvc.lock.
 
+    Does nothing where DVC keeps nothing, as in a downloaded archive of the repository.
+
     Raises:
         UserError: DVC cannot, in its words.
     """
     from dvc.dvcfile import PROJECT_FILE, Lockfile
+    from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
+    from dvc.scm import SCMError
 
     log = logging.getLogger("dvc")
     level = log.level
@@ -45,10 +49,14 @@ def commit(names: Iterable[str]) -> None:
             for stage in stages:
                 stage.save()
                 stage.commit()
-            with replacing(LOCK) as scratch:
-                if LOCK.exists():
-                    shutil.copy(LOCK, scratch)
-                Lockfile(repo, str(scratch)).dump_stages(stages)
+            scratch = Path(repo.tmp_dir, LOCK.name)
+            scratch.unlink(missing_ok=True)  # of a killed run
+            if LOCK.exists():
+                shutil.copy(LOCK, scratch)
+            Lockfile(repo, str(scratch)).dump_stages(stages)
+            scratch.replace(LOCK)
+    except (NotDvcRepoError, SCMError):
+        return
     except Exception as error:  # DVC's own, but also what its databases and file systems say
         raise UserError(f"{error}" or type(error).__name__) from error
     finally:

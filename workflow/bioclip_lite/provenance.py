@@ -586,13 +586,16 @@ def record(stages: list[str]) -> None:
 
     Does nothing when DVC started this run: it does so itself, and its repository is locked meanwhile.
     """
-    if not stages or "DVC_STAGE" in os.environ or not os.path.isdir(".dvc"):
+    if not stages or "DVC_STAGE" in os.environ:
         return
     try:
         dvc_lock.commit(stages)
     except UserError as error:
         repair = f"dvc commit -f {' '.join(stages)} (or dvc repro, or this command again)"
         print(f"dvc.lock is not up to date; run: {repair}\nDVC says: {error}", file=sys.stderr)
+        return
+    for stage in stages:
+        (UNCOMMITTED / stage).unlink(missing_ok=True)
 
 
 def mark_uncommitted(stage: str) -> None:
