@@ -500,6 +500,19 @@ def test_a_busy_dvc_is_reported_and_repaired(pulled: Path, repair: str) -> None:
     assert settled(pulled) and artifacts(pulled) == made
 
 
+def test_half_a_lock_file_is_named_and_mended(pulled: Path) -> None:
+    set_parameter(pulled, "evaluate.examples", 5)
+    whole = (pulled / "dvc.lock").read_text()
+    (pulled / "dvc.lock").write_text(whole[: whole.rindex("md5:") + 2])
+    for command in ("snakemake --cores all evaluate", "snakemake -n evaluate", "python -m bioclip_lite status"):
+        output = sh(f"{command}; test $? = 1", pulled)
+        assert "dvc.lock cannot be read" in output and "git checkout dvc.lock" in output
+        assert "Traceback" not in output
+    sh("git checkout -q dvc.lock", pulled)
+    assert snakemake(pulled) == {"write_report": 1, "evaluate": 1}
+    assert settled(pulled)
+
+
 def test_a_downloaded_archive_needs_no_repository(thin_built: Path, tmp_path: Path) -> None:
     folder = tmp_path / "archive"
     folder.mkdir()

@@ -19,11 +19,20 @@ LOCK = Path("dvc.lock")
 
 
 def outputs() -> dict[str, list[dict[str, Any]]]:
-    """Stage -> its outputs as dvc.lock has them (path, md5, nfiles, ...); nothing where it cannot be read."""
+    """Stage -> its outputs as dvc.lock has them (path, md5, nfiles, ...); none where there is no dvc.lock.
+
+    Raises:
+        UserError: it is half a file, or has the marks of a conflict in it.
+    """
     try:
         return {name: stage.get("outs", []) for name, stage in parse_yaml(LOCK.read_text())["stages"].items()}
-    except (FileNotFoundError, yaml.YAMLError, TypeError, AttributeError, KeyError):
+    except FileNotFoundError:
         return {}
+    except (yaml.YAMLError, TypeError, AttributeError, KeyError):
+        raise UserError(
+            "dvc.lock cannot be read: DVC was killed while writing it, or a merge left it in conflict; take a whole "
+            "one (git checkout dvc.lock; git checkout --ours dvc.lock in a merge) and run again; no data is lost"
+        ) from None
 
 
 def commit(names: Iterable[str]) -> None:
@@ -43,8 +52,7 @@ def commit(names: Iterable[str]) -> None:
     level = log.level
     log.setLevel(logging.CRITICAL)  # as --quiet does: neither progress bars nor advice
     try:
-        repo = Repo(".")
-        with repo.lock:
+        with Repo(".") as repo, repo.lock:
             stages = [stage for stage in repo.stage.load_file(PROJECT_FILE) if stage.name in set(names)]
             for stage in stages:
                 stage.save()

@@ -415,10 +415,14 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
 
     Returns what was learned, ledgers and contents, for ``recipes.fetch``; None where there is nothing to do, or another
     Snakemake works here and has synced already.
+
+    Raises:
+        UserError: a file is not as DVC or a person may have left it, and what to do.
     """
     dvc_stages.cache_clear()
     if not dvc_stages() or any(Path(".snakemake/locks").glob("*.lock")):
         return None
+    locked = locked_ledgers()
     jobs, hashes = load_ledgers(), Hashes()
     records = Records(hashes)
     learned = moved = 0
@@ -448,7 +452,7 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
             records.learn(out, job)
             learned += 1
         moved += _set_right(out, job, hashes, records, seen)
-    for stage in {*incomplete(jobs), *_uncommitted(hashes)}:
+    for stage in {*incomplete(jobs), *_uncommitted(hashes, locked)}:
         if os.path.exists(ledger(stage)):
             records.doubt(ledger(stage))
     unknown += [path for path in _unrecorded(jobs, records) if records.forget(path)]
@@ -604,17 +608,15 @@ def mark_uncommitted(stage: str) -> None:
     (UNCOMMITTED / stage).touch()
 
 
-def _uncommitted(hashes: Hashes) -> Iterator[str]:
+def _uncommitted(hashes: Hashes, locked: dict[str, str | None]) -> Iterator[str]:
     """Stages that a run has completed, but was killed before it could record them in dvc.lock.
 
     No job of theirs is left to run, and Snakemake, with nothing to do, would not record them either.
     """
-    marked = [stage for stage in dvc_stages() if (UNCOMMITTED / stage).exists()]
-    locked = locked_ledgers() if marked else {}
-    for stage in marked:
+    for stage in dvc_stages():
         if hashes[ledger(stage)] == locked.get(stage):
-            (UNCOMMITTED / stage).unlink()
-        elif "DVC_STAGE" not in os.environ:
+            (UNCOMMITTED / stage).unlink(missing_ok=True)
+        elif (UNCOMMITTED / stage).exists() and "DVC_STAGE" not in os.environ:
             yield stage
 
 

@@ -41,9 +41,9 @@ def stages(remote: bool) -> tuple[list[Stage], int, str]:
     """
     root = Path.cwd()
     dvc_stages.cache_clear()
+    locked = dvc_lock.outputs()
     news = _news(_dvc("status", "--json")) if dvc_stages() else {}
     cloud = _dvc("status", "--cloud", "--json") if remote else None
-    locked = dvc_lock.outputs()
     with rehearsal.stand_in():
         jobs, hashes = load_ledgers(), Hashes()
         plan, obstacle, rows = {}, "", []
