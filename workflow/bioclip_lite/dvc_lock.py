@@ -1,6 +1,6 @@
 """dvc.lock: what DVC has recorded of each stage, read and written.
 
-``dvc commit STAGE...`` would do what ``commit`` does, but parses and writes dvc.lock once per stage and in place: four
+``dvc commit STAGE...`` would do what ``commit`` does, but parses and writes dvc.lock once per stage and in place: three
 times as slow, and a kill meanwhile leaves half a file.
 """
 
