@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.special import bdtr
 
-from bioclip_lite import calibration, predictions
+from bioclip_lite import calibration
+from bioclip_lite.evaluation import predictions
 from bioclip_lite.files import read_table, replacing
 from bioclip_lite.labels import read_labels, truth_of
 from bioclip_lite.metrics.ranks import softmax

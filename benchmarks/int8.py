@@ -26,16 +26,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from bioclip_lite import cache, graph, grid, mixed_precision, models, onnx_export, params, quantized, rounding
-from bioclip_lite.equalise import equalise
+from bioclip_lite import cache, graph, models, params
+from bioclip_lite.compression import grid, mixed_precision, quantized, rounding
+from bioclip_lite.compression.equalise import equalise
+from bioclip_lite.compression.grid import Grid
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import replacing
-from bioclip_lite.grid import Grid
 from bioclip_lite.labels import read_labels, truth_of
 from bioclip_lite.preprocess import preprocess, preprocessing
 from bioclip_lite.randomness import digest, drawn
 from bioclip_lite.shards import ShardSet
 from bioclip_lite.stages import distill
+from bioclip_lite.web import onnx_export
 
 OUTPUT = Path(__file__).with_suffix(".md")
 BUDGET = 1.05

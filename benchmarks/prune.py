@@ -24,7 +24,8 @@ import torch
 from distill import score
 from torch import nn
 
-from bioclip_lite import costs, coupling, distillation, models, params, pruning, training
+from bioclip_lite import costs, distillation, models, params, training
+from bioclip_lite.compression import coupling, pruning
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import replacing
 from bioclip_lite.shards import ShardSet

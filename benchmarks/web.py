@@ -23,10 +23,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from bioclip_lite import graph, grid, models, onnx_export, params, quantized, rounding, tfjs
+from bioclip_lite import graph, models, params
+from bioclip_lite.compression import grid, quantized, rounding
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import replacing, write_json
 from bioclip_lite.preprocess import preprocessing
+from bioclip_lite.web import onnx_export, tfjs
 
 HERE = Path(__file__).resolve().parent
 CONVERTER = HERE.parent / ".venv-convert" / "bin" / "python"

@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
 
-from bioclip_lite.evaluated import IN_BROWSER, VARIANTS
+from bioclip_lite.evaluation.evaluated import IN_BROWSER, VARIANTS
 from bioclip_lite.files import read_table, write_json, write_table
 from bioclip_lite.taxonomy import RANKS, is_ancestor, label_rank, label_space, taxon_id
 from bioclip_lite.taxonomy import Path as TaxonPath

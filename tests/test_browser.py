@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from bioclip_lite import calibration, graph, params, quantized, speed, variants_web
+from bioclip_lite import calibration, graph, params
+from bioclip_lite.compression import quantized
+from bioclip_lite.evaluation import speed, variants_web
 from bioclip_lite.files import read_json, write_json
 from bioclip_lite.labels import read_labels
 from bioclip_lite.metrics.ranks import softmax

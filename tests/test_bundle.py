@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lessons
-from bioclip_lite import bundle, cache
+from bioclip_lite import cache
 from bioclip_lite.errors import UserError
+from bioclip_lite.evaluation.variants_web import columns
 from bioclip_lite.files import write_table
 from bioclip_lite.labels import Labels
 from bioclip_lite.taxonomy import RANKS, label_space, taxon_id
 from bioclip_lite.taxonomy import Path as TaxonPath
-from bioclip_lite.variants_web import columns
+from bioclip_lite.web import bundle
 
 D = 8
 ROW = D + 4  # bytes

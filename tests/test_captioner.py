@@ -11,6 +11,7 @@ from PIL import Image
 
 from bioclip_lite import captioner, taxonomy, training
 from bioclip_lite.__main__ import COMMANDS
+from bioclip_lite.commands import captioner as command
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table, write_json
 from bioclip_lite.randomness import generator
@@ -61,12 +62,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[s
     stage.run({**SECTION, "captioners": []}, data)
     with pytest.MonkeyPatch.context() as patch:
         small(patch)
-        return data, captioner.train(data, data / "weights" / "tiny", ["sci"], 14, 6e-3)
+        return data, command.train(data, data / "weights" / "tiny", ["sci"], 14, 6e-3)
 
 
 def small(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(captioner, "_SMALL", TINY)
-    patch.setattr(captioner, "_BATCH", 16)
+    patch.setattr(command, "_SMALL", TINY)
+    patch.setattr(command, "_BATCH", 16)
 
 
 def test_training_lowers_the_loss_of_the_captions(trained: tuple[Path, list[dict[str, float]]]) -> None:
@@ -119,7 +120,7 @@ def test_a_caption_depends_on_its_photograph_and_number_alone(trained: tuple, mo
 
 def test_the_next_token_is_what_the_models_own_forward_says() -> None:
     torch.manual_seed(0)
-    model = captioner.build(TINY).eval()
+    model = command.build(TINY).eval()
     pixels, tokens = torch.randn(3, 3, 32, 32), torch.randint(1, 49000, (3, 7))
     with torch.inference_mode():
         seen = model._encode_image(pixels)[1]
@@ -132,13 +133,13 @@ def test_two_trainings_are_one_and_fine_tuning_goes_on(trained: tuple, monkeypat
     data = trained[0]
     small(monkeypatch)
     for out in ("one", "two"):
-        assert captioner.train(data, data / "weights" / out, ["sci"], 1, 3e-3)[0]["val_caption_loss"] > 1
+        assert command.train(data, data / "weights" / out, ["sci"], 1, 3e-3)[0]["val_caption_loss"] > 1
     folders = [data / "weights" / out for out in ("one", "two")]
     files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
     assert files[0] == files[1] and set(files[0]) == {"open_clip_config.json", "open_clip_model.safetensors"}
     arguments = ["--data", str(data), "--out", str(data / "weights/more"), "--from", str(data / "weights/tiny")]
     assert COMMANDS["captioner"]
-    assert captioner.main([*arguments, "--captions", "sci", "--epochs", "1", "--learning-rate", "0.0005"]) == 0
+    assert command.main([*arguments, "--captions", "sci", "--epochs", "1", "--learning-rate", "0.0005"]) == 0
     model = captioner.find({**NUCLEUS, "model": "local-dir:more"}, data / "weights").model
     before = captioner.find(NUCLEUS, data / "weights").model.state_dict()
     moved = [float((tensor - before[name]).abs().max()) for name, tensor in model.state_dict().items()]
@@ -162,7 +163,7 @@ def test_captions_end_at_the_first_full_stop() -> None:
     ):
         assert captioner._words(tokenizer, [*tokenizer.encode(said), tokenizer.eot_token_id]) == expected
     torch.manual_seed(0)
-    rules = captioner._rules(captioner.Captioner(captioner.build(TINY), tokenizer, {}), 20)
+    rules = captioner._rules(captioner.Captioner(command.build(TINY), tokenizer, {}), 20)
     assert tokenizer.eot_token_id in rules.stops
     assert all("." in tokenizer.decode([token]) for token in rules.stops if token != tokenizer.eot_token_id)
     assert tokenizer.encode("a bee.")[-1] in rules.stops
@@ -200,10 +201,10 @@ def test_weights_of_a_named_architecture_may_lie_in_the_folder(trained: tuple, m
 def test_a_users_mistakes_are_no_tracebacks(trained: tuple, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = trained[0]
     out = ["--out", str(tmp_path / "out")]
-    assert captioner.main(["--data", str(tmp_path), *out]) == 1
-    assert captioner.main(["--data", str(data), *out, "--epochs", "0"]) == 1
-    assert captioner.main(["--data", str(data), *out, "--captions", "sky"]) == 1
-    assert captioner.main(["--data", str(data), *out, "--from", str(tmp_path / "absent")]) == 1
+    assert command.main(["--data", str(tmp_path), *out]) == 1
+    assert command.main(["--data", str(data), *out, "--epochs", "0"]) == 1
+    assert command.main(["--data", str(data), *out, "--captions", "sky"]) == 1
+    assert command.main(["--data", str(data), *out, "--from", str(tmp_path / "absent")]) == 1
     said = capsys.readouterr().err
     for part in ("sizes.json is missing", "--epochs is 0", "caption/sky/pretrain-00000.parquet is missing", "absent"):
         assert part in said

@@ -12,8 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bioclip_lite import compare
-from bioclip_lite.compare import Comparison, Row, read_side, told
+from bioclip_lite.commands import compare
+from bioclip_lite.commands.compare import Comparison, Row, read_side, told
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table, write_json, write_table
 from bioclip_lite.labels import read_labels

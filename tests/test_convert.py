@@ -22,8 +22,10 @@ from timm.models.tiny_vit import TinyVitBlock
 from torch import nn
 
 import lessons
-from bioclip_lite import bundle, graph, params, predict, quantized
+from bioclip_lite import graph, params
 from bioclip_lite.cache import read_taxa
+from bioclip_lite.commands import predict
+from bioclip_lite.compression import quantized
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, write_json
 from bioclip_lite.models import build_student, reparameterize, student_spec
@@ -31,6 +33,7 @@ from bioclip_lite.preprocess import preprocess, preprocessing, resize
 from bioclip_lite.shards import ShardSet
 from bioclip_lite.stages import convert, quantize
 from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.web import bundle
 from fake_data import FASTVIT, finish_pruning, lively, make_data
 
 PACKAGE = Path(__file__).parents[1] / "packages" / "react-bio-clip"

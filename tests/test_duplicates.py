@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bioclip_lite import duplicates
-from bioclip_lite.duplicates import Twin, fingerprint, look_alikes, settle
 from bioclip_lite.images import decode
+from bioclip_lite.indexing import duplicates
+from bioclip_lite.indexing.duplicates import Twin, fingerprint, look_alikes, settle
 from bioclip_lite.randomness import generator
 from photographs import encoded, picture
 

@@ -3,9 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from bioclip_lite import graph, grid
-from bioclip_lite.equalise import equalise
-from bioclip_lite.mixed_precision import embed, quantise
+from bioclip_lite import graph
+from bioclip_lite.compression import grid
+from bioclip_lite.compression.equalise import equalise
+from bioclip_lite.compression.mixed_precision import embed, quantise
 from fake_data import STUDENTS, images, largest_relative_difference, lively, student
 
 

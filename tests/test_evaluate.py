@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 
-from bioclip_lite import predictions
 from bioclip_lite.errors import UserError
-from bioclip_lite.evaluated import VARIANTS
+from bioclip_lite.evaluation import predictions
+from bioclip_lite.evaluation.evaluated import VARIANTS
+from bioclip_lite.evaluation.predictions import Block
 from bioclip_lite.files import read_json, read_table, write_table
 from bioclip_lite.labels import read_labels, truth_of
-from bioclip_lite.predictions import Block
 from bioclip_lite.stages import evaluate
 from bioclip_lite.taxonomy import RANKS, label_space
 from fake_evaluation import PARAMS, tree, write_data, write_prediction

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from bioclip_lite import grid
+from bioclip_lite.compression import grid
 
 bits = st.sampled_from([8, 16])
 weights = arrays(

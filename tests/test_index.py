@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bioclip_lite import index_tables, taxonomy
+from bioclip_lite import taxonomy
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table
+from bioclip_lite.indexing import tables
 from bioclip_lite.randomness import generator
 from bioclip_lite.sources import SPLITS, find_source
 from bioclip_lite.stages import index
@@ -645,7 +646,7 @@ def test_a_file_name_that_is_not_utf_8(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_number_of_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a size that tests can afford; of processes with 10,000 and 100,000 photographs the peaks differ by 1 %."""
-    monkeypatch.setattr(index_tables, "_ROWS", 128)
+    monkeypatch.setattr(tables, "_ROWS", 128)
     monkeypatch.setattr(index, "_BATCH", 128)
     peaks = []
     for count in (400, 400, 1600):  # the first fills caches

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from bioclip_lite import index_report, taxonomy
-from bioclip_lite.contact_sheet import draw_contact_sheet
-from bioclip_lite.index_report import Facts, render
-from bioclip_lite.index_tables import TAXA
+from bioclip_lite import taxonomy
+from bioclip_lite.indexing import report
+from bioclip_lite.indexing.contact_sheet import draw_contact_sheet
+from bioclip_lite.indexing.report import Facts, render
+from bioclip_lite.indexing.tables import TAXA
 from photographs import DAISY, GANNET, encoded, picture
 
 VOID = {"meta", "br", "img", "line", "polygon", "polyline", "input"}
@@ -123,14 +124,14 @@ def test_all_text_is_escaped() -> None:
 
 def test_thumbnails_are_small_and_limited() -> None:
     large = encoded(picture("large", size=(1600, 1200)), quality=95)
-    examples = {f"reason {i}": [(f"{i}-{j}.jpg", "why") for j in range(index_report.EXAMPLES)] for i in range(12)}
-    pairs = [(f"{i}.jpg", "a", f"{i}b.jpg", "a") for i in range(index_report.PAIRS)]
+    examples = {f"reason {i}": [(f"{i}-{j}.jpg", "why") for j in range(report.EXAMPLES)] for i in range(12)}
+    pairs = [(f"{i}.jpg", "a", f"{i}b.jpg", "a") for i in range(report.PAIRS)]
     html = render(
         facts(rejects=dict.fromkeys(examples, 9), examples=examples, look_alikes=(24, 12, 0), pairs=pairs),
         lambda locator: large,
     )
     page = Page(html)
-    assert len(page.wanted) == 36 + 2 * index_report.PAIRS
+    assert len(page.wanted) == 36 + 2 * report.PAIRS
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.wanted)
     assert len(html) < 500_000
 

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bioclip_lite import names, taxonomy
+from bioclip_lite import taxonomy
 from bioclip_lite.errors import UserError
-from bioclip_lite.names import Entry, Index, Label, Resolver
+from bioclip_lite.indexing import names
+from bioclip_lite.indexing.names import Entry, Index, Label, Resolver
 from photographs import DAISY, GANNET, MULBERRY
 
 NOTHING = (None,) * 7

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from bioclip_lite import graph, grid, onnx_export, quantized, rounding
+from bioclip_lite import graph
+from bioclip_lite.compression import grid, quantized, rounding
+from bioclip_lite.compression.mixed_precision import embed
 from bioclip_lite.errors import UserError
-from bioclip_lite.mixed_precision import embed
+from bioclip_lite.web import onnx_export
 from fake_data import STUDENTS, images, lively, student
 
 MORE: dict[str, tuple[str, dict[str, Any], int]] = {

@@ -134,7 +134,7 @@ ON_REQUEST = {
     "logits": ["data/caption"],
     # Of the text encoder.
     "convert": ["data/distill", "packages/react-bio-clip/bin/text.mjs"]
-    + [path for path in closure("text_encoder") if path not in closure("stages.convert", "tfjs")],
+    + [path for path in closure("web.text_encoder") if path not in closure("stages.convert", "web.tfjs")],
     # Of suites; of the variant in Chromium; of the web model's other sizes.
     "evaluate": [path for path in closure("suites.answering") if path not in closure("stages.evaluate")]
     + [f"packages/react-bio-clip/bin/{name}.mjs" for name in ("browser", "chromium", "page")]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bioclip_lite.plan import Job, Row, _row, main, table
+from bioclip_lite.commands.plan import Job, Row, _row, main, table
 from checkout import clone, sh
 
 SIZES = {"train-00000": 60, "train-00001": 40, "test-00000": 20}

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bioclip_lite import javascript, predict, predictions
+from bioclip_lite.commands import predict
 from bioclip_lite.errors import UserError
+from bioclip_lite.evaluation import predictions
 from bioclip_lite.files import write_json
 from bioclip_lite.images import decode
 from bioclip_lite.labels import Labels, read_labels
 from bioclip_lite.shards import ShardSet
 from bioclip_lite.stages import evaluate
 from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.web import javascript
 from fake_evaluation import PARAMS, write_data
 from test_variants import save_student
 

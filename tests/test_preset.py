@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bioclip_lite import preset
+from bioclip_lite.commands import preset
 from bioclip_lite.errors import UserError
 
 

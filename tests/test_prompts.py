@@ -16,14 +16,16 @@ from safetensors.numpy import load_file, safe_open
 from scipy.stats import spearmanr
 from sklearn.metrics import top_k_accuracy_score
 
-from bioclip_lite import cache, captions, models, predictions, prompts, report_prompts
+from bioclip_lite import cache, captions, models
 from bioclip_lite.errors import UserError
+from bioclip_lite.evaluation import predictions, prompts
+from bioclip_lite.evaluation.predictions import Block, Extra, Predictions
+from bioclip_lite.evaluation.probes import Photographs, measure
 from bioclip_lite.files import read_json, read_table, write_table
 from bioclip_lite.labels import Labels, read_labels, truth_of
 from bioclip_lite.metrics import probes as metrics
-from bioclip_lite.predictions import Block, Extra, Predictions
-from bioclip_lite.probes import Photographs, measure
 from bioclip_lite.randomness import generator
+from bioclip_lite.report import prompts as report_prompts
 from bioclip_lite.shards import ShardSet
 from bioclip_lite.stages import evaluate
 from bioclip_lite.taxonomy import RANKS

@@ -173,8 +173,8 @@ def test_every_module_runs_exactly_the_stages_that_import_it(thin_built: Path) -
     for name, first in (
         ("taxonomy.py", "index"),
         ("cache.py", "teacher"),
-        ("grid.py", "quantize"),
-        ("plots.py", "evaluate"),
+        ("compression/grid.py", "quantize"),
+        ("report/plots.py", "evaluate"),
     ):
         path = package / name
         original = path.read_bytes()

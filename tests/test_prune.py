@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from bioclip_lite import checkpoint, costs, coupling, distillation, pruning
+from bioclip_lite import checkpoint, costs, distillation
+from bioclip_lite.compression import coupling, pruning
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, write_json
 from bioclip_lite.models import load_student, save_student, student_spec

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bioclip_lite import push as module
+from bioclip_lite.commands import push as module
+from bioclip_lite.commands.push import main, push
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import write_table
 from bioclip_lite.licences import may_be_published
-from bioclip_lite.push import main, push
 from bioclip_lite.shards import write_shard
 from checkout import sh
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from bioclip_lite import graph, grid, mixed_precision, quantized, rounding
+from bioclip_lite import graph
+from bioclip_lite.compression import grid, mixed_precision, quantized, rounding
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, write_json
 from bioclip_lite.models import load_student

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bioclip_lite import plots, report, report_doubt
-from bioclip_lite.evaluated import VARIANTS
+from bioclip_lite.evaluation.evaluated import VARIANTS
 from bioclip_lite.files import read_json
-from bioclip_lite.report_text import LABELS
+from bioclip_lite.report import doubt as report_doubt
+from bioclip_lite.report import page as report
+from bioclip_lite.report import plots
+from bioclip_lite.report.text import LABELS
 from bioclip_lite.stages import evaluate
 from bioclip_lite.taxonomy import RANKS, label_space
 from fake_evaluation import PARAMS, tree, write_data, write_prediction

@@ -32,22 +32,12 @@ import torch
 from safetensors.torch import load_file
 
 import lessons
-from bioclip_lite import (
-    bundle,
-    cache,
-    graph,
-    hub,
-    javascript,
-    models,
-    pruning,
-    quantized,
-    training,
-    variants_web,
-    views,
-)
+from bioclip_lite import cache, graph, hub, models, training, views
 from bioclip_lite.__main__ import COMMANDS
 from bioclip_lite.closure import PACKAGE, closure
+from bioclip_lite.compression import pruning, quantized
 from bioclip_lite.errors import UserError
+from bioclip_lite.evaluation import variants_web
 from bioclip_lite.files import read_json, read_table, write_json
 from bioclip_lite.images import BadImage
 from bioclip_lite.labels import read_labels, truth_of
@@ -57,6 +47,7 @@ from bioclip_lite.params import STAGES
 from bioclip_lite.preprocess import FILE, preprocess, preprocessing, read_preprocess
 from bioclip_lite.shards import ShardSet, open_shard
 from bioclip_lite.stages import convert, distill, index, prune, shard, teacher
+from bioclip_lite.web import bundle, javascript
 from checkout import ROOT
 from fake_data import images, student
 from photographs import FIELDS, folder_params, garden, row, write_folder

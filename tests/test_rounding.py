@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from bioclip_lite import graph, grid, rounding
+from bioclip_lite import graph
+from bioclip_lite.compression import grid, rounding
 from bioclip_lite.graph import Graph, Weights
 from fake_data import FASTVIT, images, lively, student
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 from snakemake.persistence.file import FilePersistence
 
-from bioclip_lite import snakemake_records
+from bioclip_lite.engines import snakemake_records
 from bioclip_lite.provenance import Hashes, Records
 
 FOLDER = Path(__file__).parent  # any that exists

@@ -7,16 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bioclip_lite import graph, javascript, quantized, report_speed, rounding, speed
+from bioclip_lite import graph
+from bioclip_lite.compression import quantized, rounding
+from bioclip_lite.compression.grid import fit
 from bioclip_lite.errors import UserError
-from bioclip_lite.evaluated import IN_BROWSER, VARIANTS, further_teacher, variants
+from bioclip_lite.evaluation import speed
+from bioclip_lite.evaluation.evaluated import IN_BROWSER, VARIANTS, further_teacher, variants
 from bioclip_lite.files import read_json, write_json
-from bioclip_lite.grid import fit
 from bioclip_lite.metrics.summary import agreement
 from bioclip_lite.models import load_student
 from bioclip_lite.preprocess import preprocessing
+from bioclip_lite.report import speed as report_speed
 from bioclip_lite.shards import ShardSet
 from bioclip_lite.stages import evaluate
+from bioclip_lite.web import javascript
 from fake_data import STUDENTS, finish_pruning, make_data
 from fake_evaluation import PARAMS, plausible, write_data, write_prediction
 

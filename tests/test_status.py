@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import checkout
-from bioclip_lite import status
+from bioclip_lite.commands import status
 from bioclip_lite.params import STAGES
 from checkout import planned, set_parameter, sh
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.pipeline
 
 
 def ask(folder: Path, options: str = "") -> str:
-    return sh(f"{sys.executable} -m bioclip_lite.status {options}", folder)
+    return sh(f"{sys.executable} -m bioclip_lite.commands.status {options}", folder)
 
 
 def rows(text: str) -> dict[str, dict[str, str]]:

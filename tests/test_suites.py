@@ -22,16 +22,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from bioclip_lite import cache, models, params, report_suites
+from bioclip_lite import cache, models, params
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, write_json
 from bioclip_lite.images import decode
-from bioclip_lite.javascript import PACKAGE
 from bioclip_lite.metrics import detection
 from bioclip_lite.preprocess import preprocess, preprocessing
+from bioclip_lite.report import suites as report_suites
 from bioclip_lite.shards import ShardSet, write_shard
 from bioclip_lite.stages import evaluate
 from bioclip_lite.suites import Class, Photograph, Suite, answering
+from bioclip_lite.web.javascript import PACKAGE
 from fake_evaluation import PARAMS, write_data
 from photographs import encoded, picture
 from raw_forms import put, webdataset_tar

@@ -13,7 +13,8 @@ from torch import nn
 import checkout
 import lessons
 import thin
-from bioclip_lite import cache, hub, locked, losses, models, training, why
+from bioclip_lite import cache, hub, locked, losses, models, training
+from bioclip_lite.commands import why
 from bioclip_lite.ensemble import teachers
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, read_table

@@ -13,11 +13,12 @@ from open_clip.transformer import QuickGELU, TextTransformer
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-from bioclip_lite import graph, javascript, models, text_encoder, text_towers
+from bioclip_lite import graph, models, text_towers
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, write_json
 from bioclip_lite.stages import convert
-from bioclip_lite.text_graph import fold_text
+from bioclip_lite.web import javascript, text_encoder
+from bioclip_lite.web.text_graph import fold_text
 from fake_data import save_teacher
 from lessons import make_data
 

@@ -11,11 +11,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from bioclip_lite import cache, costs, models, predictions, variants
+from bioclip_lite import cache, costs, models
 from bioclip_lite.errors import UserError
+from bioclip_lite.evaluation import predictions, variants
+from bioclip_lite.evaluation.predictions import Answers, Block
 from bioclip_lite.files import write_json
 from bioclip_lite.labels import Labels, read_labels
-from bioclip_lite.predictions import Answers, Block
 from bioclip_lite.preprocess import preprocess, preprocessing
 from bioclip_lite.shards import ShardSet, shard_paths
 from bioclip_lite.stages import evaluate

@@ -8,10 +8,10 @@ import torch
 
 import lessons
 from bioclip_lite import cache, models
+from bioclip_lite.commands.verify_cache import main, verify
 from bioclip_lite.preprocess import preprocessing
 from bioclip_lite.stages import logits
 from bioclip_lite.stages.teacher import _config
-from bioclip_lite.verify_cache import main, verify
 
 
 def save_teacher(data: Path, seed: int, name: str = "model", size: int = 32) -> None:

@@ -36,7 +36,7 @@ TRAINING = ("teacher", "distill", "prune")  # the stages that several processes 
 
 def main() -> int:
     if sys.argv[1:] and sys.argv[1] in COMMANDS:
-        return importlib.import_module(f"bioclip_lite.{sys.argv[1].replace('-', '_')}").main(sys.argv[2:])
+        return importlib.import_module(f"bioclip_lite.commands.{sys.argv[1].replace('-', '_')}").main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="python -m bioclip_lite",
         formatter_class=argparse.RawDescriptionHelpFormatter,

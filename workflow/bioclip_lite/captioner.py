@@ -1,17 +1,14 @@
-"""``python -m bioclip_lite captioner --out data/weights/FOLDER``: train a CoCa, a model that describes photographs.
+"""Captioners: CoCas (arXiv 2205.01917) that describe photographs, for stage caption.
 
-A CoCa (arXiv 2205.01917) is a CLIP with a decoder that writes a caption. Any of open_clip's can be named in
-caption.captioners; this command makes a small one from the shards and captions at hand, or with --from fine-tunes one
-that there is.
+A CoCa is a CLIP with a decoder that writes a caption. Any of open_clip's can be named in caption.captioners;
+``python -m bioclip_lite captioner`` trains a small one.
 
 open_clip's own CoCa.generate needs the library transformers, and helpers that its newer versions have dropped; here the
 search over next tokens is ``decoding``. Photographs are described in float32 on a CPU and in bfloat16 on a GPU.
 """
 
-import argparse
 import copy
 import functools
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,39 +18,14 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.coca_model import CoCa
-from open_clip.loss import CoCaLoss
-from safetensors.torch import save_file
-from torch import nn
 
-from bioclip_lite import decoding, hub, models, training, views
-from bioclip_lite.command import command
+from bioclip_lite import decoding, hub, models, training
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import replacing, write_json
 from bioclip_lite.randomness import generator
-from bioclip_lite.shards import ShardSet, shard_names
-from bioclip_lite.texts import Captions
+from bioclip_lite.shards import ShardSet
 
 _IMAGES = {"cpu": 16, "cuda": 128}  # photographs described at a time
 _SHORTEST = 4  # tokens of a caption, as in open_clip
-
-# The small one: photographs of 64 pixels, captions of up to 48 tokens.
-_CONTEXT, _WIDTH, _SIZE = 48, 128, 64
-_SMALL: dict[str, Any] = {
-    "embed_dim": _WIDTH,
-    "custom_text": True,
-    "vision_cfg": {
-        **{"image_size": _SIZE, "patch_size": 8, "layers": 4, "width": _WIDTH, "head_width": 32},
-        "output_tokens": True,
-    },
-    "text_cfg": {
-        **{"context_length": _CONTEXT, "vocab_size": 49408, "width": _WIDTH, "heads": 4, "layers": 2},
-        **{"embed_cls": True, "output_tokens": True},
-    },
-    "multimodal_cfg": {"context_length": _CONTEXT, "width": _WIDTH, "heads": 4, "layers": 2},
-}
-_BATCH = 64
-_WEIGHT_DECAY = 0.05
-_VIEW = {"crop_scale": [0.6, 1.0], "operations": 0, "magnitude": 0.0}  # captions speak of colours: they stay
 
 
 @dataclass(frozen=True)
@@ -63,9 +35,6 @@ class Captioner:
     model: CoCa
     tokenizer: open_clip.SimpleTokenizer
     preprocess: dict[str, Any]
-
-
-# Describing
 
 
 def find(chosen: dict[str, Any], weights: Path) -> Captioner:
@@ -121,10 +90,10 @@ def _next_logits(model: CoCa, seen: torch.Tensor, rows: torch.Tensor, tokens: to
     What the model's own forward gives at the last place, without the (m, length, V) logits of all the others.
     """
     _, x = model._encode_text(tokens)
-    return _decode(model, seen[rows], x)[:, -1] @ model.text_decoder.text_projection
+    return decode(model, seen[rows], x)[:, -1] @ model.text_decoder.text_projection
 
 
-def _decode(model: CoCa, image: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def decode(model: CoCa, image: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """(m, length, width): the decoder before its wide last layer, on tokens of photographs and of texts."""
     decoder = model.text_decoder
     mask = decoder.attn_mask[: x.shape[1], : x.shape[1]]
@@ -148,141 +117,3 @@ def _words(tokenizer: open_clip.SimpleTokenizer, tokens: Sequence[int]) -> str:
     said = tokenizer.decode([token for token in tokens if token != tokenizer.eot_token_id])
     text = " ".join(said.partition(".")[0].split())
     return f"{text}." if text else ""
-
-
-# Training
-
-
-def train(
-    data: Path, out: Path, types: Sequence[str], epochs: int, learning_rate: float, source: Path | None = None
-) -> list[dict[str, float]]:
-    """Train a small CoCa on splits pretrain and train, or go on with the one in ``source``; returns its history.
-
-    ``out`` becomes a folder in open_clip's layout, which caption.captioners can name as ``local-dir:``. Training from
-    nothing minimises contrastive plus twice the caption loss, fine-tuning the caption loss alone, as open_clip's
-    recipes do. ``types`` are drawn from as for the teacher. The history has one row per epoch: epoch, loss,
-    learning_rate and val_caption_loss (nats per token, on the plain views of split "val").
-    """
-    training.deterministic(0, "captioner", "weights")
-    if source is None:
-        config = {"model_cfg": _SMALL, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
-        model = build(_SMALL)
-    else:
-        published = hub.find(f"local-dir:{source}", None, Path())
-        config, model = copy.deepcopy(published.config), hub.load(published)
-    tokenizer, preprocess = models.tokenizer_of(config), models.open_clip_preprocess(config, out)
-    machine = training.device()
-    model.to(machine)
-    weigh = CoCaLoss(*((2.0, 1.0) if source is None else (1.0, 0.0)), pad_id=model.pad_id)
-
-    images, texts = _read(data, ["pretrain", "train"], types)
-    seen, shown = _read(data, ["val"], types)
-    size = min(_BATCH, len(texts.keys))
-    half = training.autocast_helps(model)
-
-    def of_batch(pixels: torch.Tensor, drawn: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(contrastive, caption) loss."""
-        tokens = tokenizer(drawn).to(machine)
-        with torch.autocast(machine.type, torch.bfloat16, enabled=half):
-            image, image_tokens = model._encode_image(pixels.to(machine))
-            text, text_tokens = model._encode_text(tokens)
-            # The vocabulary is wide, and behind the end of a caption there is nothing to learn.
-            length = int((tokens != model.pad_id).sum(1).max())
-            labels = tokens[:, 1:length]
-            words = labels != model.pad_id
-            logits = (
-                _decode(model, image_tokens, text_tokens[:, : length - 1])[words] @ model.text_decoder.text_projection
-            )
-        # One word per row: the mean is the same, and in this shape the loss takes half the time.
-        contrastive, caption = weigh(
-            image.float(), text.float(), logits.float()[:, None], labels[words][:, None], model.logit_scale.exp()
-        )
-        return contrastive, caption
-
-    def batches(epoch: int, step: int) -> Iterator[Any]:
-        plan = training.batches(len(texts.keys), size, "captioner", "order", epoch)[step:]
-        items = [
-            [(i, views.draw(generator("captioner", "view", epoch, texts.keys[i]), _VIEW)) for i in rows]
-            for rows in plan
-        ]
-        pixels = training.load(training.Views(images, preprocess), items)
-        return ((epoch, rows, x) for rows, x in zip(plan, pixels, strict=True))
-
-    def loss(batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
-        epoch, rows, pixels = batch
-        return sum(of_batch(pixels, [texts.draw(0, epoch, int(i)) for i in rows]), torch.zeros((), device=machine))
-
-    @torch.inference_mode()
-    def measure() -> dict[str, float]:
-        total, start = 0.0, 0
-        for pixels in training.plain_pixels(seen, preprocess, _BATCH):
-            drawn = [shown.draw(0, 0, i) for i in range(start, start + len(pixels))]
-            total += of_batch(pixels, drawn)[1].item() / weigh.caption_loss_weight * len(pixels)
-            start += len(pixels)
-        return {"val_caption_loss": total / start}
-
-    print(f"captioner: {len(texts.keys)} photographs, captions {', '.join(types)}", flush=True)
-    history = training.fit(
-        model,
-        batches,
-        loss,
-        measure,
-        seed=0,
-        steps=len(training.batches(len(texts.keys), size)),
-        epochs=epochs,
-        learning_rate=learning_rate,
-        weight_decay=_WEIGHT_DECAY,
-        what="captioner",
-    )
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(out) as scratch:
-        scratch.mkdir()
-        write_json(scratch / hub.CONFIG, config)
-        save_file(state, scratch / hub.WEIGHTS[0])
-    return history
-
-
-def build(model_cfg: dict[str, Any]) -> CoCa:
-    """A CoCa with random weights; ``model_cfg`` as in ``open_clip_config.json``."""
-    model = CoCa(**copy.deepcopy({key: value for key, value in model_cfg.items() if key != "custom_text"}))
-    # open_clip leaves this one as it finds the memory.
-    nn.init.normal_(model.text_decoder.text_projection, std=model_cfg["multimodal_cfg"]["width"] ** -0.5)
-    return model
-
-
-def _read(data: Path, splits: Sequence[str], types: Sequence[str]) -> tuple[ShardSet, Captions]:
-    names = [name for split in splits for name in shard_names(data, split)]
-    if not names:
-        raise UserError(f"captioner: {data / 'shard'} has no shard of {' or '.join(splits)}; see shard.counts")
-    images = ShardSet.of(*(data / "shard" / f"{name}.tar" for name in names))
-    texts = Captions(data, names, types)
-    if texts.keys != images.keys:
-        raise UserError(f"captioner: {data}/caption and shard list different photographs; run stage caption again")
-    return images, texts
-
-
-@command("captioner")
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bioclip_lite captioner",
-        description="Train a small CoCa on the shards and their captions, or fine-tune one, for caption.captioners.",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder to make, e.g. data/weights/coca")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
-    parser.add_argument("--from", type=Path, dest="source", help="a folder with a CoCa to fine-tune")
-    parser.add_argument(
-        "--captions", nargs="+", default=["com", "sci_com"], help="text types to learn (default: com sci_com)"
-    )
-    parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
-    parser.add_argument("--learning-rate", type=float, help="at its peak (default: 0.001, with --from 0.00003)")
-    chosen = parser.parse_args(arguments)
-    rate = chosen.learning_rate or (3e-5 if chosen.source else 1e-3)
-    if chosen.epochs < 1:
-        raise UserError(f"--epochs is {chosen.epochs}; it must be at least 1")
-    train(chosen.data, chosen.out, chosen.captions, chosen.epochs, rate, chosen.source)
-    print(f"captioner: {chosen.out}; name it in caption.captioners as local-dir:{chosen.out.name}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

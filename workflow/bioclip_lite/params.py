@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from bioclip_lite import evaluated
 from bioclip_lite.ensemble import FIRST, teachers
 from bioclip_lite.errors import UserError
+from bioclip_lite.evaluation import evaluated
 from bioclip_lite.files import parse_yaml
 
 if TYPE_CHECKING:

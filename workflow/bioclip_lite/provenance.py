@@ -26,8 +26,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite import dvc_lock, snakemake_records
 from bioclip_lite.closure import meaning
+from bioclip_lite.engines import dvc_lock, snakemake_records
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import PARTIAL, parse_yaml, replacing, write_json
 

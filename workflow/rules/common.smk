@@ -17,7 +17,7 @@ from bioclip_lite import provenance, recipes
 from bioclip_lite.closure import closure as code  # a change in what these files mean runs the job again
 from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
-from bioclip_lite.evaluated import further_teacher, variants
+from bioclip_lite.evaluation.evaluated import further_teacher, variants
 
 try:
     parameters.check(config)

@@ -3,8 +3,8 @@
 ``fold`` traces a re-parameterised timm model and merges everything that is linear into its neighbours, in float64:
 batch normalisation, layer scale, the scale and shift of normalisations, attention's 1/sqrt(d), GELU's factors. What
 remains is a list of nodes as JSON and their weights as NumPy arrays in PyTorch's layout. ``run`` executes it in
-PyTorch; ``bioclip_lite.tfjs`` builds the same nodes in TensorFlow. The normalisation of the pixels stays outside, in
-preprocessing: convolutions pad the normalised image with zeros, so a mean cannot be folded exactly.
+PyTorch; ``bioclip_lite.web.tfjs`` builds the same nodes in TensorFlow. The normalisation of the pixels stays outside,
+in preprocessing: convolutions pad the normalised image with zeros, so a mean cannot be folded exactly.
 
 Nodes (tensors are (batch, channels, height, width) or (batch, channels); ``pads`` are top, bottom, left, right):
 

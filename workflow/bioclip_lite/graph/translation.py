@@ -80,7 +80,7 @@ def translate(model: nn.Module, trace: fx.Graph) -> tuple[list[Node], Weights]:
         raise UserError(
             "the student has operations that cannot be shipped: "
             + "; ".join(f"{what} in {_few(list(where))}" for what, where in translation.unsupported.items())
-            + f". Take another student ({SUPPORTED}) or add them to workflow/bioclip_lite/graph and tfjs.py"
+            + f". Take another student ({SUPPORTED}) or add them to workflow/bioclip_lite/graph and web/tfjs.py"
         )
     return translation.nodes, translation.weights
 

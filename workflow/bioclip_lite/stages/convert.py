@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioclip_lite import bundle, calibration, graph, grid, javascript, onnx_export, quantized, tfjs
+from bioclip_lite import calibration, graph
 from bioclip_lite.cache import Taxa, read_taxa
+from bioclip_lite.compression import grid, quantized
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, read_table, replacing, require, write_json
 from bioclip_lite.preprocess import preprocess, read_preprocess
@@ -25,6 +26,7 @@ from bioclip_lite.progress import progress
 from bioclip_lite.randomness import drawn
 from bioclip_lite.shards import ShardSet
 from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.web import bundle, javascript, onnx_export, tfjs
 
 COMPARED = "test"  # the split whose photographs are run in both
 CALIBRATION = "calibration"
@@ -48,7 +50,7 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
             _bundle(params, data)
         else:
             # Not an import that closure sees: the bundle need not be made again when what reads texts changes.
-            importlib.import_module("bioclip_lite.text_encoder").write(params, data)
+            importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
 
 
 def _bundle(params: dict[str, Any], data: Path) -> None:
@@ -247,8 +249,8 @@ def _export(params: dict[str, Any], data: Path, model: Path, kind: str) -> dict[
         path.unlink()
         raise UserError(
             f"convert: embeddings by {path} in onnxruntime differ from PyTorch's by {difference:.2e}, more than "
-            f"convert.tolerance ({params['tolerance']}); an operation of onnx_export.py is wrong; take {kind!r} out of "
-            "convert.onnx to do without the file"
+            f"convert.tolerance ({params['tolerance']}); an operation of web/onnx_export.py is wrong; "
+            f"take {kind!r} out of convert.onnx to do without the file"
         )
     cosines = (found.astype(np.float64) * expected).sum(axis=1)
     return {

@@ -17,24 +17,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bioclip_lite import calibration, predictions, report_suites
-from bioclip_lite.dvc_views import curves, headline
+from bioclip_lite import calibration
 from bioclip_lite.errors import UserError
-from bioclip_lite.evaluated import variants
+from bioclip_lite.evaluation import predictions
+from bioclip_lite.evaluation.evaluated import variants
+from bioclip_lite.evaluation.predictions import Predictions
+from bioclip_lite.evaluation.probes import Photographs, measure
 from bioclip_lite.files import read_json, read_table, replacing, require, write_json
 from bioclip_lite.labels import Labels, Truth, observations, read_labels, truth_of
 from bioclip_lite.metrics import backoff
 from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.metrics.scoring import score
 from bioclip_lite.metrics.summary import agreement, summarise
-from bioclip_lite.model_card import card
-from bioclip_lite.predictions import Predictions
-from bioclip_lite.probes import Photographs, measure
 from bioclip_lite.progress import progress
 from bioclip_lite.randomness import drawn
-from bioclip_lite.report import render
-from bioclip_lite.report_content import Pictures, Shown, confusion_of, examples_of, sample_of, weakest_of
-from bioclip_lite.report_text import LABELS, SHIPPED
+from bioclip_lite.report import suites as report_suites
+from bioclip_lite.report.content import Pictures, Shown, confusion_of, examples_of, sample_of, weakest_of
+from bioclip_lite.report.dvc_views import curves, headline
+from bioclip_lite.report.model_card import card
+from bioclip_lite.report.page import render
+from bioclip_lite.report.text import LABELS, SHIPPED
 from bioclip_lite.taxonomy import RANKS
 
 REFERENCES = ("teacher", "student", "control")  # agreement is measured with the first
@@ -72,8 +74,8 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
 
 
 def _predict(variant: str, params: dict[str, Any], data: Path) -> None:
-    from bioclip_lite.prompts import texts_of  # PyTorch: the report does without
-    from bioclip_lite.variants import answers
+    from bioclip_lite.evaluation.prompts import texts_of  # PyTorch: the report does without
+    from bioclip_lite.evaluation.variants import answers
 
     labels = read_labels(data)
     found = answers(variant, params, data, (FITTED_ON, SPLIT), labels)
@@ -90,7 +92,7 @@ def _ask_suite(params: dict[str, Any], data: Path, job: str) -> None:
 
 
 def _time(params: dict[str, Any], data: Path) -> None:
-    from bioclip_lite import speed  # PyTorch
+    from bioclip_lite.evaluation import speed  # PyTorch
 
     found = speed.measure(params, data)
     write_json(data / "evaluate" / "predictions" / SPEED_FILE, found)
@@ -100,7 +102,7 @@ def _time(params: dict[str, Any], data: Path) -> None:
 
 
 def _report(params: dict[str, Any], data: Path) -> None:
-    from bioclip_lite import plots  # Matplotlib: the predictions do without
+    from bioclip_lite.report import plots  # Matplotlib: the predictions do without
 
     labels = read_labels(data)
     samples = read_table(

@@ -22,12 +22,13 @@ from rapidfuzz import process
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from bioclip_lite import duplicates, licences, names, taxonomy
+from bioclip_lite import licences, taxonomy
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import PARTIAL
 from bioclip_lite.images import BadImage, inspect
-from bioclip_lite.index_report import Facts
-from bioclip_lite.index_tables import Labels, write
+from bioclip_lite.indexing import duplicates, names
+from bioclip_lite.indexing.report import Facts
+from bioclip_lite.indexing.tables import Labels, write
 from bioclip_lite.progress import progress
 from bioclip_lite.randomness import digest
 from bioclip_lite.sources import SPLITS, Reject, Sample, find_source

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bioclip_lite import checkpoint, costs, distillation, distributed, pruning, training
+from bioclip_lite import checkpoint, costs, distillation, distributed, training
+from bioclip_lite.compression import pruning
 from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import write_json

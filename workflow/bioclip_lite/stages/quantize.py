@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioclip_lite import graph, mixed_precision, quantized
+from bioclip_lite import graph
+from bioclip_lite.compression import mixed_precision, quantized
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import replacing, write_json
 from bioclip_lite.models import load_student, reparameterize

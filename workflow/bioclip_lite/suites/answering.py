@@ -15,19 +15,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bioclip_lite import cache, captions, javascript, models, texts, training, variants, zero_shot
-from bioclip_lite.bundle import FILE as BUNDLE_FILE
+from bioclip_lite import cache, captions, models, texts, training, zero_shot
 from bioclip_lite.errors import UserError
+from bioclip_lite.evaluation import variants
+from bioclip_lite.evaluation.variants_web import check_weights
 from bioclip_lite.files import read_json, require, write_json
 from bioclip_lite.images import BadImage, decode
 from bioclip_lite.preprocess import preprocess
 from bioclip_lite.progress import progress
-from bioclip_lite.report_text import percent
+from bioclip_lite.report.text import percent
 from bioclip_lite.shards import ShardSet, write_shard
 from bioclip_lite.sources.sample import Reject, key_of
 from bioclip_lite.suites import HEADLINES, Class, Photograph, Suite, scoring
 from bioclip_lite.suites.formats import FORMATS
-from bioclip_lite.variants_web import check_weights
+from bioclip_lite.web import javascript
+from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
 
 STUDENTS = ("student", "pruned", "int8")  # in PyTorch; the teacher is before them, the web model behind
 

@@ -1,0 +1,258 @@
+"""``python -m bioclip_lite predict IMAGES...``: what is on photographs, as CSV with the columns of pybioclip.
+
+Probabilities are at the temperature, and back-off at the thresholds, that stage evaluate found for the variant.
+--variant tfjs runs the web model as it ships, in Node, with its own decoder and resampler.
+"""
+
+import argparse
+import csv
+import glob
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bioclip_lite import calibration
+from bioclip_lite.commands.common import command
+from bioclip_lite.errors import UserError
+from bioclip_lite.evaluation import variants, variants_web
+from bioclip_lite.files import read_json, replacing, require
+from bioclip_lite.images import BadImage, decode
+from bioclip_lite.labels import Labels, read_labels
+from bioclip_lite.metrics.ranks import softmax, sum_up
+from bioclip_lite.preprocess import preprocess
+from bioclip_lite.progress import progress
+from bioclip_lite.taxonomy import RANKS, scientific_name
+from bioclip_lite.taxonomy import Path as TaxonPath
+
+COLUMNS = ("file_name", *RANKS[:-1], "species_epithet", "species", "common_name", "score")
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+WEB = "tfjs"
+_BATCH = 32
+_BATCH_IN_NODE = 128  # Node starts anew for each, which takes a second
+
+
+@command("predict")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bioclip_lite predict",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+    )
+    parser.add_argument("images", nargs="+", help="files, folders, patterns such as 'trip/*.jpg', or - for a list")
+    parser.add_argument(
+        "--variant",
+        choices=(*variants.IN_PYTORCH, WEB),
+        default="int8",
+        help=f"(default: int8, the weights that ship, in PyTorch; {WEB}: the bundle that ships, in Node)",
+    )
+    parser.add_argument("--rank", choices=RANKS, default="species", help="of the answers (default: species)")
+    parser.add_argument("--k", type=int, default=5, help="answers for a photograph (default: 5)")
+    parser.add_argument(
+        "--back-off", action="store_true", help="one answer, at the lowest rank that is sure enough, or none"
+    )
+    parser.add_argument("--output", type=Path, help="a file to write; default: standard output")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
+    options = parser.parse_args(argv)
+    if options.k < 1:
+        raise UserError(f"--k {options.k}: at least one answer is needed")
+    files = found(options.images, sys.stdin)
+    labels = read_labels(options.data)
+    evaluated = read_json(require(options.data / "evaluate" / "metrics.json"))["variants"]
+    if options.variant not in evaluated:
+        raise UserError(
+            f"{options.variant} was not evaluated, so nothing is known of how sure it may be: name it in evaluate.also "
+            f"of params.yaml and run stage evaluate, or take one of {', '.join(evaluated)}"
+        )
+    measured = evaluated[options.variant]
+    thresholds = measured["back_off"]["thresholds"] if options.back_off else None
+    if thresholds is not None and all(limit is None for limit in thresholds.values()):
+        raise UserError(
+            f"{options.variant} has no thresholds to back off with: on split calibration no choice was right often "
+            "enough, or there are too few photographs (data/evaluate/report.html); leave out --back-off, or raise "
+            "index.split.calibration in params.yaml"
+        )
+    answered = _in_node if options.variant == WEB else _in_pytorch
+    unread: list[str] = []
+    rows = (
+        row
+        for names, logits in answered(options.data, options.variant, labels, files, unread)
+        for row in answers(
+            names,
+            softmax(logits / measured["calibration"]["temperature"]),
+            labels,
+            options.rank,
+            options.k,
+            thresholds,
+        )
+    )
+    if options.output:
+        with replacing(options.output) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+            _write(file, rows)
+    else:
+        _write(sys.stdout, rows)
+    if unread:
+        print(f"predict: {len(unread)} of {len(files)} files left out, see above", file=sys.stderr)
+    return 1 if unread else 0
+
+
+def found(names: Sequence[str], listed: TextIO) -> list[Path]:
+    """The files that arguments stand for, each once, in their order; a folder's sorted, with those of its folders.
+
+    Args:
+        names: files, folders, patterns; "-" stands for the lines of ``listed``.
+
+    Raises:
+        UserError: a name stands for nothing.
+    """
+    files: dict[Path, None] = {}
+    for name in names:
+        some = [line for line in listed.read().splitlines() if line.strip()] if name == "-" else [name]
+        for one in some:
+            path = Path(one)
+            if path.is_dir():
+                here = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+            elif path.is_file():
+                here = [path]
+            else:
+                here = sorted(Path(match) for match in glob.glob(one, recursive=True) if Path(match).is_file())
+            if not here:
+                what = "the folder holds no image" if path.is_dir() else "there is no such file, folder or match"
+                raise UserError(f"{one}: {what}; images end in {', '.join(sorted(ENDINGS))}")
+            files |= dict.fromkeys(here)
+    return list(files)
+
+
+def answers(
+    names: Sequence[str],
+    probabilities: np.ndarray,
+    labels: Labels,
+    rank: str,
+    k: int,
+    thresholds: calibration.Thresholds | None,
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table, by COLUMNS.
+
+    Args:
+        names: n file names.
+        probabilities: float64 [n, C].
+        labels: what the columns stand for.
+        rank, k: the k most probable nodes at this rank, the best first.
+        thresholds: instead of those the one answer with back-off; without an answer only the file name is filled.
+    """
+    common = dict(zip(labels.leaves, labels.common_names, strict=True))
+    if thresholds is None:
+        at = RANKS.index(rank)
+        summed = sum_up(probabilities, labels.node_of_leaf[at])
+        for name, row in zip(names, summed, strict=True):
+            for node in np.argsort(-row, kind="stable")[:k]:
+                yield _row(name, labels.nodes[at][node], float(row[node]), common)
+        return
+    share, node = calibration.best_nodes(probabilities, labels.node_of_leaf)
+    where = calibration.lowest(share, thresholds)
+    for number, name in enumerate(names):
+        at = int(where[number])
+        if at < 0:
+            yield {"file_name": name}
+        else:
+            yield _row(name, labels.nodes[at][node[number, at]], float(share[number, at]), common)
+
+
+def _row(name: str, node: TaxonPath, score: float, common: Mapping[TaxonPath, str | None]) -> dict[str, Any]:
+    path = (*node, *[None] * (len(RANKS) - len(node)))
+    row: dict[str, Any] = {"file_name": name, "score": f"{score:.6g}"}
+    row |= {rank: value for rank, value in zip(RANKS[:-1], path, strict=False) if value}
+    if path[-1]:
+        row |= {"species_epithet": path[-1], "species": scientific_name(path), "common_name": common[path] or ""}
+    return row
+
+
+def _in_pytorch(
+    data: Path, variant: str, labels: Labels, files: Sequence[Path], unread: list[str]
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Names of photographs and their logits, float32 [rows, C], batch by batch; files that are left out are told and
+    added to ``unread``."""
+    prepared, logits = variants.load(data, variant, labels)
+    for batch in _batches(files, _BATCH):
+        read = [(str(file), preprocess(image, prepared)) for file, image in _decoded(batch, unread)]
+        if read:
+            yield [name for name, _ in read], logits(torch.from_numpy(np.stack([pixels for _, pixels in read])))
+
+
+def _in_node(
+    data: Path, variant: str, labels: Labels, files: Sequence[Path], unread: list[str]
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """As ``_in_pytorch``, of the web model, which decodes and scales the files itself."""
+    logits = variants_web.for_files(data, labels)
+    with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as scratch:
+        blank = Path(scratch) / "blank.png"
+        Image.new("RGB", (8, 8)).save(blank)
+        logits([blank])  # what fails from here on is a photograph's fault
+        for batch in _batches(files, _BATCH_IN_NODE):
+            ready = {str(file): _for_node(file, image, Path(scratch)) for file, image in _decoded(batch, unread)}
+            yield from _halved(logits, ready, unread)
+            for file in Path(scratch).iterdir():
+                file.unlink()
+
+
+def _halved(
+    logits: Callable[[Sequence[Path]], np.ndarray], ready: Mapping[str, Path], unread: list[str]
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """The answers to files by name; where one stops the rest, those before and after it on their own."""
+    names = list(ready)
+    if not names:
+        return
+    try:
+        yield names, logits([ready[name] for name in names])
+    except UserError as error:
+        if len(names) == 1:
+            _leave_out(names[0], error, unread)
+            return
+        for part in (names[: len(names) // 2], names[len(names) // 2 :]):
+            yield from _halved(logits, {name: ready[name] for name in part}, unread)
+
+
+def _for_node(file: Path, image: Image.Image, scratch: Path) -> Path:
+    """The file itself if Node reads its format; otherwise what Python made of it, as PNG."""
+    with file.open("rb") as opened:
+        head = opened.read(12)
+    if head[:2] == b"\xff\xd8" or head[:4] == b"\x89PNG" or (head[:4], head[8:]) == (b"RIFF", b"WEBP"):
+        return file
+    copy = scratch / f"{len(list(scratch.iterdir()))}.png"
+    image.save(copy)
+    return copy
+
+
+def _batches(files: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    starts = range(0, len(files), size)
+    for start in progress(starts, len(starts), f"predict: batches of {size} photographs", size):
+        yield files[start : start + size]
+
+
+def _decoded(files: Sequence[Path], unread: list[str]) -> Iterator[tuple[Path, Image.Image]]:
+    """The photographs that can be read, one at a time."""
+    for file in files:
+        try:
+            image = decode(file.read_bytes())
+        except (BadImage, OSError) as error:
+            _leave_out(str(file), error, unread)
+            continue
+        yield file, image
+
+
+def _leave_out(name: str, error: Exception, unread: list[str]) -> None:
+    print(f"predict: {name} is left out: {error}", file=sys.stderr)
+    unread.append(name)
+
+
+def _write(file: TextIO, rows: Iterator[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(row)
+        file.flush()

@@ -1,0 +1,239 @@
+"""``python -m bioclip_lite push [-r REMOTE] [TARGETS]``: `dvc push` that keeps others' photographs off public remotes.
+
+A remote that .dvc/public_remotes names gets a file only if every photograph in it may be published, by the column
+``licence`` of data/index/samples.parquet. If one file may not go, nothing goes.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, NamedTuple
+
+from bioclip_lite.commands.common import command
+from bioclip_lite.engines import recipes, remotes
+from bioclip_lite.engines.remotes import PUBLIC, Tracked
+from bioclip_lite.errors import UserError
+from bioclip_lite.licences import may_be_published
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+SAMPLES = "data/index/samples.parquet"
+CHARTS = "data/evaluate/plots/"
+# Every other kind of file may hold photographs.
+TABLES_AND_MODELS = {
+    ".json",
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".md",
+    ".yaml",
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".onnx",
+}
+# Collections whose terms forbid to hand photographs on, whatever the licence of each.
+TERMS = {"inat2021": "terms of iNaturalist 2021: not to be distributed"}
+_LISTED = 10  # refused files in a message
+_CHILDREN = 20  # of a folder that may go in part, in a message
+
+
+class Samples(NamedTuple):
+    """What the index says about photographs, by key."""
+
+    licences: dict[str, str | None]
+    attributions: dict[str, str | None]
+    test: list[str]  # keys
+    keys: dict[str, str]  # by path, where the source is a folder
+
+
+class Refused(NamedTuple):
+    path: str
+    photographs: int  # that the file holds or may hold
+    licences: Counter[str]  # of those that may not be published
+    example: str
+
+
+def push(targets: Sequence[str] = (), remote: str | None = None, again: bool = False) -> int:
+    """Upload what the remote lacks of ``targets`` (stages or paths; none: all), and return the number of objects sent.
+
+    Args:
+        again: send even what the remote has, because its copies are damaged.
+
+    Raises:
+        UserError: a file may not be published (nothing was sent), an unknown target or remote, a failed upload.
+    """
+    with remotes.repository() as repo:
+        files = remotes.tracked(repo, targets, remote, pushing=True)
+        by_remote = {name: [file for file in files if file.remote == name] for name in {file.remote for file in files}}
+        for name in by_remote.keys() & remotes.public_remotes(repo):
+            _check(repo, by_remote[name], name)
+        sent = 0
+        for name, going in by_remote.items():
+            count, there = remotes.send(repo, going, name, again)
+            sent += count
+            recipes.upload(name, there)
+            if not repo.config["remote"][name].get("verify"):
+                print(
+                    f"push: dvc pull takes what remote {name} sends on trust; have it checked, for everybody: "
+                    f"dvc remote modify {name} verify true, and commit .dvc/config",
+                    file=sys.stderr,
+                )
+    return sent
+
+
+# ------------------------------------------------------------------------------------------------ what may be published
+
+
+def _check(repo: "Repo", files: list[Tracked], remote: str) -> None:
+    """Raise UserError if a file that would go to a public remote holds a photograph that may not."""
+    here = {file: path for file in files if (path := remotes.here(repo, file)) and not file.md5.endswith(".dir")}
+    if not any(_may_hold_photographs(file.path) for file in here):
+        return
+    samples = _samples(repo, remote)
+    refused = [found for file, content in here.items() if (found := _refuse(file.path, content, samples))]
+    if refused:
+        raise UserError(_explain(refused, files, remote))
+
+
+def _may_hold_photographs(path: str) -> bool:
+    return PurePath(path).suffix.lower() not in TABLES_AND_MODELS and not path.startswith(CHARTS)
+
+
+def _refuse(path: str, content: Path, samples: Samples) -> Refused | None:
+    keys = _photographs(path, content, samples)
+    kept = [key for key in keys if not may_be_published(samples.licences.get(key))]
+    if not kept:
+        return None
+    counts = Counter(_licence(key, samples) for key in kept)
+    owner = samples.attributions.get(kept[0])
+    return Refused(path, len(keys), counts, f"{kept[0]} by {owner}" if owner else kept[0])
+
+
+def _licence(key: str, samples: Samples) -> str:
+    if key not in samples.licences:
+        return "unknown to the index"
+    licence = (samples.licences[key] or "").strip()
+    return f'"{licence}"' if licence else "without a licence"
+
+
+def _photographs(path: str, content: Path, samples: Samples) -> list[str]:
+    """Keys of the photographs that a file holds or may hold; a file that the index does not know stands for itself."""
+    from bioclip_lite.shards import open_shard
+
+    if path in samples.keys:
+        return [samples.keys[path]]
+    if not _may_hold_photographs(path):
+        return []
+    if path.startswith("data/shard/") and path.endswith(".tar"):
+        return [entry.key for entry in open_shard(content)]
+    if path == "data/index/contact_sheet.png":  # some of all photographs
+        return list(samples.licences)
+    if path == "data/index/report.html":  # some of all photographs, and examples of those that were left out
+        return [*samples.licences, *([path] if b'class="example"' in content.read_bytes() else [])]
+    if path == "data/evaluate/report.html":  # some of the test photographs
+        return samples.test
+    return [path]
+
+
+def _samples(repo: "Repo", remote: str) -> Samples:
+    """Read the index that dvc.lock names; in a clone without it, fetch that one file."""
+    import pyarrow.parquet as pq
+
+    path = _cached_samples(repo)
+    for source in {repo.config["core"].get("remote"), remote} - {None}:
+        if path is None:
+            remotes.fetch(repo, [SAMPLES], source)
+            path = _cached_samples(repo)
+    if path is None:
+        raise UserError(
+            f"{remote} is a public remote, and {SAMPLES}, which knows the licences of the photographs, is neither here "
+            f"nor in a remote; nothing was pushed. Fetch it (dvc pull -r <remote> {SAMPLES}) or make it "
+            "(snakemake --cores all index)"
+        )
+    table = pq.read_table(path, columns=["key", "locator", "split", "licence", "attribution"])
+    origin = json.loads(table.schema.metadata[b"source"])
+    key, locator, split, licence, attribution = (table[name].to_pylist() for name in table.column_names)
+    in_folder = origin["source"] == "folder"
+    if origin["source"] in TERMS:
+        licence = [TERMS[origin["source"]]] * len(key)
+    return Samples(
+        licences=dict(zip(key, licence, strict=True)),
+        attributions=dict(zip(key, attribution, strict=True)),
+        test=[k for k, s in zip(key, split, strict=True) if s == "test"],
+        keys={f"{PurePath(origin['path'])}/{where}": k for where, k in zip(locator, key, strict=True)}
+        if in_folder
+        else {},
+    )
+
+
+def _cached_samples(repo: "Repo") -> Path | None:
+    found = (file for file in remotes.tracked(repo, [SAMPLES], None) if file.path == SAMPLES)
+    return next((path for file in found if (path := remotes.here(repo, file))), None)
+
+
+# ---------------------------------------------------------------------------------------------------------- the message
+
+
+def _explain(refused: list[Refused], files: list[Tracked], remote: str) -> str:
+    lines = [f"{remote} is a public remote ({PUBLIC}), and photographs that may not be published are in"]
+    for found in refused[:_LISTED]:
+        kinds = ", ".join(f"{count} {licence}" for licence, count in found.licences.most_common(3))
+        lines.append(f"  {found.path}: {found.licences.total()} of {found.photographs}: {kinds}; e.g. {found.example}")
+    if len(refused) > _LISTED:
+        lines.append(f"  and {len(refused) - _LISTED} more files")
+    lines.append("Nothing was pushed. Public domain, CC0 and CC BY licences may be published, also -NC, -ND and -SA.")
+    lines.append(
+        "Leave those photographs out (index.where in params.yaml, or take them from the source) and run the pipeline "
+        "again, or push them to a remote that is not public."
+    )
+    may_go = _may_go([found.path for found in refused], files)
+    if may_go:
+        lines.append(f"What may go: python -m bioclip_lite push -r {remote} {' '.join(may_go)}")
+    return "\n".join(lines)
+
+
+def _may_go(refused: list[str], files: list[Tracked]) -> list[str]:
+    """The largest targets without a refused file: stages, then outputs, then what lies directly in an output."""
+
+    def free(path: str) -> bool:
+        return not any(bad == path or bad.startswith(path + "/") for bad in refused)
+
+    targets: list[str] = []
+    for target in dict.fromkeys(file.target for file in files):
+        mine = [file for file in files if file.target == target]
+        if all(free(file.path) for file in mine):
+            targets.append(target)
+            continue
+        folders = [file.path for file in mine if file.md5.endswith(".dir")]
+        targets += [f.path for f in mine if free(f.path) and not any(f.path.startswith(up + "/") for up in folders)]
+        for folder in folders:
+            within = [file.path.removeprefix(folder + "/") for file in mine if file.path.startswith(folder + "/")]
+            children = [f"{folder}/{name}" for name in dict.fromkeys(path.split("/")[0] for path in within)]
+            children = [child for child in children if free(child)]
+            if not free(folder) and len(children) <= _CHILDREN:
+                targets += children
+    return targets
+
+
+@command("push")
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bioclip_lite push", description=(__doc__ or "").split("\n\n")[1])
+    parser.add_argument("targets", nargs="*", help="stages or paths; default: everything")
+    parser.add_argument("-r", "--remote", help="default: DVC's default remote")
+    parser.add_argument(
+        "--again", action="store_true", help="send even what the remote has, because its copies are damaged"
+    )
+    options = parser.parse_args(arguments)
+    sent = push(options.targets, options.remote, options.again)
+    print(f"push: {sent} objects sent" if sent else "push: the remote has everything")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""``python -m bioclip_lite verify-cache``: is the teacher cache what the teachers say of these photographs?
+
+Views drawn at random from all shards are replayed and embedded again, and compared with what the cache holds. It
+finds a cache of another teacher, of other photographs or of another version of the code, which training cannot see.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from bioclip_lite import cache, models, training
+from bioclip_lite.commands.common import command
+from bioclip_lite.ensemble import FIRST
+from bioclip_lite.errors import UserError
+from bioclip_lite.randomness import digest
+from bioclip_lite.shards import ShardSet, shard_names, split_of
+
+LEAST = 0.9999  # cosine: what another order of additions and rounding leave of equality
+_BATCH = 64
+
+
+class Finding(NamedTuple):
+    """One view of the cache, and the cosine between what is stored and what the teacher says now."""
+
+    shard: str  # e.g. "train-00000", of a further teacher "second/train-00000"
+    key: str
+    view: int
+    cosine: float
+
+
+def verify(data: Path, count: int) -> list[Finding]:
+    """Embed ``count`` views of each teacher again, spread over all shards by hash; or all of them. Worst first.
+
+    Raises:
+        UserError: a part of the cache is missing or damaged, belongs to another teacher, or is of other photographs.
+    """
+    found = [finding for who in cache.teachers(data) for finding in _verify(data, count, who)]
+    return sorted(found, key=lambda finding: finding.cosine)
+
+
+def _verify(data: Path, count: int, who: str) -> list[Finding]:
+    teacher, folder = models.load_teacher(data / "teacher" / who), cache.folder(data, who)
+    names = [name for name in shard_names(data) if split_of(name) != "pretrain"]
+    shards = {name: cache.read_shard(folder / f"{name}.safetensors") for name in names}
+    cache.check_same(list(shards.values()), cache.read_taxa(folder / "taxa.safetensors"))
+    for name, shard in shards.items():
+        if shard.identity["teacher"] != teacher.identity:
+            raise UserError(f"{shard.path} was not made by the teacher in data/teacher/{who}; run stage logits again")
+        if shard.keys != ShardSet.of(data / "shard" / f"{name}.tar").keys:
+            raise UserError(f"{shard.path} lists other photographs than data/shard/{name}.tar; run stage logits again")
+    cells = [
+        (name, i, view)
+        for name, shard in shards.items()
+        for i in range(len(shard.keys))
+        for view in range(shard.views.shape[1])
+    ]
+    cells.sort(key=lambda cell: digest("verify-cache", cell[0], shards[cell[0]].keys[cell[1]], cell[2]))
+    chosen = sorted(cells[:count])
+    teacher.model.to(training.device())
+    found: list[Finding] = []
+    for name in dict.fromkeys(name for name, _, _ in chosen):
+        shard, mine = shards[name], [(i, view) for other, i, view in chosen if other == name]
+        images = ShardSet.of(data / "shard" / f"{name}.tar")
+        for i, _ in mine:
+            if cache.image_digest(images.jpeg(i)) != shard.images[i]:
+                raise UserError(
+                    f"{shard.path} was made from another photograph {shard.keys[i]} than data/shard/{name}.tar has "
+                    f"under this key; run stage logits again"
+                )
+        plan = [
+            [(i, shard.views[i, view]) for i, view in mine[start : start + _BATCH]]
+            for start in range(0, len(mine), _BATCH)
+        ]
+        pixels = training.load(training.Views(images, teacher.preprocess), plan)
+        now = torch.cat([models.embed_images(teacher.model, x.to(training.device())).float().cpu() for x in pixels])
+        # As exact as the cache can be: what int8 costs, where one number of an embedding is large, is no fault of it.
+        expected = cache.decode(**cache.encode(now.numpy(), "float16" if shard.scales is None else "int8"))
+        place = name if who == FIRST else f"{who}/{name}"
+        for (i, view), embedding in zip(mine, expected, strict=True):
+            stored = shard.target(i, view)
+            cosine = float(stored @ embedding / (np.linalg.norm(stored) * np.linalg.norm(embedding)))
+            found.append(Finding(place, shard.keys[i], view, cosine))
+    return found
+
+
+@command("verify-cache")
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bioclip_lite verify-cache", description=(__doc__ or "").split("\n\n")[1]
+    )
+    parser.add_argument("--views", type=int, default=256, help="embedded again, of each teacher (default: 256)")
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    options = parser.parse_args(arguments)
+    found = verify(options.data, options.views)
+    wrong = [finding for finding in found if not finding.cosine >= LEAST]
+    for finding in wrong[:10]:
+        print(f"{finding.shard} {finding.key} view {finding.view}: cosine {finding.cosine:.6f}", file=sys.stderr)
+    if wrong:
+        print(
+            f"verify-cache: {len(wrong)} of {len(found)} views are not what the teacher says (cosine below {LEAST}); "
+            "make the cache again: snakemake --cores all logits --forcerun embed_shard",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"verify-cache: {len(found)} views embedded again, lowest cosine {found[0].cosine:.6f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

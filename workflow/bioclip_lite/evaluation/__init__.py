@@ -1,0 +1,1 @@
+"""What each variant of the model answers to the same photographs, and at what cost."""

@@ -1,0 +1,316 @@
+"""How each variant answers to the photographs of some splits, and at what cost.
+
+The teacher's answers come from its cache; student, pruned, INT8 and control run in PyTorch; the web model runs as it
+ships, in Node on the JPEG files of the shards.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bioclip_lite import cache, costs, graph, models
+from bioclip_lite.compression import quantized
+from bioclip_lite.ensemble import FIRST
+from bioclip_lite.errors import UserError
+from bioclip_lite.evaluation.evaluated import further_teacher
+from bioclip_lite.evaluation.predictions import Answers, Block
+from bioclip_lite.evaluation.variants_web import Splits, chromium, columns, tfjs
+from bioclip_lite.files import read_json, require
+from bioclip_lite.labels import Labels
+from bioclip_lite.preprocess import preprocess, read_preprocess
+from bioclip_lite.progress import progress
+from bioclip_lite.randomness import generator
+from bioclip_lite.shards import ShardSet, shard_names, shard_paths
+from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
+
+IN_PYTORCH = ("teacher", "first", "student", "pruned", "int8", "control")
+_FOLDERS = {"first": "distill/first", "student": "distill/model", "pruned": "prune/model"}  # of networks
+_BATCH = 64
+
+
+def teacher(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """The cached plain view of every photograph against the taxon text matrix."""
+    return _taught(params, data, splits, _taxa(data, labels))
+
+
+def further(name: str, params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """A teacher of teacher.ensemble, in its own space, of which the students know nothing: so no embeddings."""
+    found = _taught(params, data, splits, _taxa(data, labels, name), name)
+    return replace(found, blocks=(Block(block.logits) for block in found.blocks))
+
+
+def table(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """The teacher against the table that ships: 8 bits, and representatives of genera where it has no room."""
+    bundle = data / "convert" / "tfjs"
+    about = read_json(require(bundle / BUNDLE_FILE))
+    column, share = columns(bundle, about["taxa"], labels)
+    file = require(bundle / about["text"]["file"])
+    content = file.read_bytes()
+    rows = about["text"]["rows"]
+    scales = np.frombuffer(content, "<f4", rows)
+    text = cache.decode(np.frombuffer(content, np.int8, offset=scales.nbytes).reshape(rows, -1), scales)
+    shipped = replace(_taxa(data, labels), text=text[column])
+    found = _taught(params, data, splits, shipped)
+    # No embeddings: they are the teacher's own.
+    blocks = (Block(block.logits + share) for block in found.blocks)
+    return Answers(found.keys, blocks, found.costs | costs.of_table(costs.files([file])))
+
+
+def _taught(params: dict[str, Any], data: Path, splits: Splits, taxa: cache.Taxa, who: str = FIRST) -> Answers:
+    shards = [
+        cache.read_shard(cache.folder(data, who) / f"{name}.safetensors")
+        for split in splits
+        for name in shard_names(data, split)
+    ]
+    cache.check_same(shards, taxa)
+    loaded = teacher_of(data, taxa, who)
+    image = _blank(loaded.preprocess)
+    encode_image: Callable[[torch.Tensor], Any] = loaded.model.encode_image
+    return Answers(
+        keys=[key for shard in shards for key in shard.keys],
+        blocks=(
+            _answer(shard.target(slice(start, start + _BATCH), 0), taxa)
+            for shard in shards
+            for start in range(0, len(shard.keys), _BATCH)
+        ),
+        costs={
+            "params": costs.parameters(loaded.model.visual),
+            **costs.tensors(data / "teacher" / who / models.TEACHER_WEIGHTS, "visual."),
+            **costs.of_table(costs.array(taxa.text)),
+            "about": {key: loaded.about[key] for key in ("name", "kind", "licence", "identity")},
+            "macs": costs.macs(encode_image, image),
+            "latency_ms": costs.latency(encode_image, image, params["latency_runs"]),
+        },
+    )
+
+
+def teacher_of(data: Path, taxa: cache.Taxa, who: str = FIRST) -> models.Teacher:
+    """A teacher, on the CPU. Raises UserError if it is not the one that its cache is of."""
+    loaded = models.load_teacher(data / "teacher" / who)
+    if loaded.identity != taxa.teacher:
+        raise UserError(
+            f"{cache.folder(Path('data'), who)} was made by teacher {taxa.teacher[:12]}, but data/teacher/{who} holds "
+            f"{loaded.identity[:12]}, which is another model: run stage logits"
+        )
+    return loaded
+
+
+def student(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """The distilled network, float32, in PyTorch."""
+    return _distilled(params, data, splits, labels, "student")
+
+
+def first(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """The distilled network before it was fine-tuned with labels."""
+    return _distilled(params, data, splits, labels, "first")
+
+
+def pruned(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """The pruned network, float32, in PyTorch."""
+    return _distilled(params, data, splits, labels, "pruned")
+
+
+def _distilled(params: dict[str, Any], data: Path, splits: Splits, labels: Labels, variant: str) -> Answers:
+    folder, taxa = data / _FOLDERS[variant], _taxa(data, labels)
+    model, spec, prepared = _student(folder)
+    _check_teacher(folder, spec, taxa)
+    known = _costs(params, model, prepared, folder / models.WEIGHTS_FILE) | costs.of_table(costs.array(taxa.text))
+    return _run(data, splits, model, prepared, lambda outputs: _answer(outputs, taxa), known)
+
+
+def _check_teacher(folder: Path, spec: dict[str, Any], taxa: cache.Taxa) -> None:
+    if spec["trained_on"] != taxa.teacher:
+        raise UserError(
+            f"{folder} was distilled from teacher {str(spec['trained_on'])[:12]}, but data/logits/taxa.safetensors is "
+            f"by {taxa.teacher[:12]}: its embeddings mean nothing there; run stage {folder.parent.name} again"
+        )
+
+
+def control(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """The same network with one output per leaf, trained on labels alone."""
+    folder = data / "distill" / "control"
+    model, spec, prepared = _student(folder)
+    if spec["outputs"] != len(labels.ids):
+        raise UserError(
+            f"{folder} has {spec['outputs']} outputs for the {len(labels.ids)} leaves of data/index/taxa.parquet; "
+            "run stage distill again"
+        )
+    known = _costs(params, model, prepared, folder / models.WEIGHTS_FILE)
+    return _run(data, splits, model, prepared, Block, known)
+
+
+def int8(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """The folded graph with the weights that the grid gives back, computed in PyTorch."""
+    taxa = _taxa(data, labels)
+    folder = data / "quantize" / "model"
+    files = [require(folder / name) for name in (quantized.GRAPH_FILE, quantized.WEIGHTS_FILE)]
+    nodes, weights = quantized.load(folder)
+    prepared = read_preprocess(folder)
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return graph.run(nodes, weights, images)
+
+    known = {
+        "params": sum(array.size for array in weights.values()),
+        "macs": graph.macs(nodes, weights),
+        **costs.files(files),
+        **costs.of_table(costs.array(taxa.text)),
+        "latency_ms": costs.latency(forward, _blank(prepared), params["latency_runs"]),
+    }
+    return _run(data, splits, forward, prepared, lambda outputs: _answer(outputs, taxa), known)
+
+
+def random(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """The leaves in an order drawn for each photograph.
+
+    One place is worth 10 nats, so that the first leaf has nearly all probability and decides every rank: with flat
+    logits the largest family would always win, which is no random answer.
+    """
+    keys = ShardSet.of(*_paths(data, splits)).keys
+
+    def block(names: list[str]) -> Block:
+        orders = [generator(params["seed"], "evaluate", "random", name).permutation(len(labels.ids)) for name in names]
+        return Block(-10 * np.array(orders, dtype=np.float32))
+
+    return Answers(keys, (block(keys[start : start + _BATCH]) for start in range(0, len(keys), _BATCH)), {})
+
+
+def majority(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """The leaf with most training photographs, whatever the photograph: logits are logarithms of their numbers."""
+    keys = ShardSet.of(*_paths(data, splits)).keys
+    training = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa["train"].to_pylist(), strict=True))
+    row = np.log([training[leaf] + 0.5 for leaf in labels.ids]).astype(np.float32)  # half a photograph: never zero
+    blocks = (Block(np.tile(row, (len(keys[start : start + _BATCH]), 1))) for start in range(0, len(keys), _BATCH))
+    return Answers(keys, blocks, {})
+
+
+_ANSWERS: dict[str, Callable[[dict[str, Any], Path, Splits, Labels], Answers]] = {
+    function.__name__: function
+    for function in (teacher, table, first, student, pruned, int8, tfjs, chromium, control, majority, random)
+}
+
+
+def answers(variant: str, params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """What a variant of ``evaluated.variants`` says of the photographs of some splits.
+
+    Raises:
+        UserError: a part of it is missing, or does not fit the others.
+    """
+    name = further_teacher(variant)
+    return further(name, params, data, splits, labels) if name else _ANSWERS[variant](params, data, splits, labels)
+
+
+def load(data: Path, variant: str, labels: Labels) -> tuple[dict[str, Any], Callable[[torch.Tensor], np.ndarray]]:
+    """A variant that runs in PyTorch, for photographs of the user's own.
+
+    Returns:
+        (its preprocessing; a function from pixels (b, 3, size, size) to logits float32 [b, C], in the order of
+        ``labels``).
+
+    Raises:
+        UserError: the variant is not one of IN_PYTORCH, or a part of it is missing or does not fit.
+    """
+    if variant not in IN_PYTORCH:
+        raise UserError(f"{variant} is no variant that runs here; those are {', '.join(IN_PYTORCH)}")
+    if variant == "control":
+        model, _, prepared = _student(data / "distill" / "control")
+        return prepared, lambda pixels: _inferred(model, pixels)
+    taxa = _taxa(data, labels)
+    prepared, embed = embedder(data, variant, taxa)
+    return prepared, lambda pixels: _answer(embed(pixels), taxa).logits
+
+
+def embedder(data: Path, variant: str, taxa: cache.Taxa) -> tuple[dict[str, Any], Callable[[torch.Tensor], np.ndarray]]:
+    """A variant that runs in PyTorch and answers in the teacher's space, which all but control do.
+
+    Returns:
+        (its preprocessing; a function from pixels (b, 3, size, size) to embeddings float32 [b, D] of any length).
+
+    Raises:
+        UserError: a part of it is missing, or it was distilled from another teacher than that of ``taxa``.
+    """
+    if variant == "teacher":
+        loaded = models.load_teacher(data / "teacher" / "model")
+        return loaded.preprocess, lambda pixels: models.embed_images(loaded.model, pixels).numpy()
+    if variant == "int8":
+        nodes, weights = quantized.load(data / "quantize" / "model")
+        prepared = read_preprocess(data / "quantize" / "model")
+        return prepared, lambda pixels: _inferred(lambda x: graph.run(nodes, weights, x), pixels)
+    folder = data / _FOLDERS[variant]
+    model, spec, prepared = _student(folder)
+    _check_teacher(folder, spec, taxa)
+    return prepared, lambda pixels: _inferred(model, pixels)
+
+
+def _inferred(forward: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor) -> np.ndarray:
+    with torch.inference_mode():
+        return forward(pixels).numpy()
+
+
+def _paths(data: Path, splits: Splits) -> list[Path]:
+    return [path for split in splits for path in shard_paths(data, split)]
+
+
+def _taxa(data: Path, labels: Labels, who: str = FIRST) -> cache.Taxa:
+    path = cache.folder(data, who) / "taxa.safetensors"
+    taxa = cache.read_taxa(path)
+    if taxa.taxon_ids != labels.ids:
+        raise UserError(
+            f"{path} has {len(taxa.taxon_ids)} taxa, data/index/taxa.parquet {len(labels.ids)} leaves, and they "
+            "differ; run stage logits again"
+        )
+    return taxa
+
+
+def _student(folder: Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    """A student as it is deployed: with training-time branches merged."""
+    model, spec, prepared = models.load_student(folder)
+    return model if spec["reparameterized"] else models.reparameterize(model), spec, prepared
+
+
+def _costs(params: dict[str, Any], model: nn.Module, prepared: dict[str, Any], weights: Path) -> dict[str, Any]:
+    image = _blank(prepared)
+    return {
+        "params": costs.parameters(model),
+        "macs": costs.macs(model, image),
+        **costs.files([weights]),
+        "latency_ms": costs.latency(model, image, params["latency_runs"]),
+    }
+
+
+def _blank(prepared: dict[str, Any]) -> torch.Tensor:
+    return torch.zeros(1, 3, prepared["size"], prepared["size"])
+
+
+def _run(
+    data: Path,
+    splits: Splits,
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    prepared: dict[str, Any],
+    answer: Callable[[np.ndarray], Block],
+    known_costs: dict[str, Any],
+) -> Answers:
+    """Run the model on all photographs batch by batch; ``answer`` is given its outputs [rows, D]."""
+    shards = ShardSet.of(*_paths(data, splits))
+
+    def blocks() -> Iterator[Block]:
+        starts = range(0, len(shards), _BATCH)
+        for start in progress(starts, len(starts), f"evaluate: batches of {_BATCH} photographs"):
+            rows = range(start, min(start + _BATCH, len(shards)))
+            images = torch.from_numpy(np.stack([preprocess(shards.image(row), prepared) for row in rows]))
+            with torch.inference_mode():
+                outputs = forward(images)
+            yield answer(outputs.numpy())
+
+    return Answers(shards.keys, blocks(), known_costs)
+
+
+def _answer(embeddings: np.ndarray, taxa: cache.Taxa) -> Block:
+    """Unit embeddings, and logits: logit scale x unit embedding x taxon text."""
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return Block(np.float32(taxa.logit_scale) * (unit @ taxa.text.T), unit)

@@ -1,0 +1,267 @@
+"""What stage index writes, from its scratch database (stages/index.py): tables, credits, pictures and the report."""
+
+import csv
+import heapq
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bioclip_lite import taxonomy
+from bioclip_lite.files import replacing, write_table
+from bioclip_lite.indexing import names, report
+from bioclip_lite.indexing.contact_sheet import draw_contact_sheet
+from bioclip_lite.randomness import digest
+from bioclip_lite.sources import SPLITS, find_source
+
+_ROWS = 8192  # in a row group of a table
+SHEET_TAXA, SHEET_IMAGES = 40, 8
+
+_TEXT = pa.string()
+_NAMES_BY_LANGUAGE = pa.map_(_TEXT, _TEXT)
+SAMPLES = pa.schema(
+    [
+        *((name, _TEXT) for name in ("key", "locator", "split", "taxon_id", "group", *taxonomy.RANKS)),
+        *((name, _TEXT) for name in ("common_name", "licence", "attribution")),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("clean", pa.bool_()),  # a JPEG file that stage shard takes as it is
+        ("md5", _TEXT),
+        ("common_names", _NAMES_BY_LANGUAGE),  # by language
+        ("verbatim", _TEXT),  # the name as the source has it
+        ("phash", pa.uint64()),  # null for a plain image
+        ("looks_like", _TEXT),  # key of the first of its near duplicates, its own included; null if it has none
+    ]
+)
+TAXA = pa.schema(
+    [
+        *((name, _TEXT) for name in ("taxon_id", *taxonomy.RANKS, "common_name", "rank")),
+        ("leaf", pa.bool_()),
+        *((split, pa.int32()) for split in SPLITS),
+        ("common_names", _NAMES_BY_LANGUAGE),
+    ]
+)
+REJECTS = pa.schema([(name, _TEXT) for name in ("locator", "reason", "detail")])
+NAMES = pa.schema(
+    [
+        ("origin", _TEXT),  # "source" or "species list"
+        ("verbatim", _TEXT),
+        ("resolved", _TEXT),  # scientific name; null if unknown
+        ("taxon_id", _TEXT),
+        ("status", _TEXT),  # same, changed, ambiguous, unmatched
+        ("change", _TEXT),
+        ("candidates", pa.list_(_TEXT)),  # what an ambiguous name may mean; for one that is unmatched, names like it
+        ("photographs", pa.int64()),  # in the source, before any is left out
+    ]
+)
+
+_KEPT = (
+    "FROM photograph JOIN observation ON observation.id = photograph.observation "
+    "JOIN dealt ON dealt.observation = joined WHERE NOT gone"
+)
+
+
+class Labels(NamedTuple):
+    """The distinct ways in which a source names taxa, by number, and what they mean."""
+
+    given: list[names.Label]
+    meanings: list[names.Meaning]
+    paths: list[taxonomy.Path]  # taxa by number
+
+
+def write(
+    database: sqlite3.Connection, labels: Labels, listed: list[names.Found], params: dict[str, Any], out: Path
+) -> report.Facts:
+    """Write everything into the folder ``out``, and return what the report says."""
+    taxa = _taxa_table(database, labels.paths)
+    read = partial(find_source(params["source"]).read, params)
+    # The parameters that shard needs to read the source again travel with the table.
+    origin = {name: params[name] for name in ("source", "path", "seed", "synthetic", "downloads")}
+    _write_samples(database, labels, out / "samples.parquet", {"source": json.dumps(origin)})
+    write_table(out / "taxa.parquet", taxa)
+    rejects = database.execute("SELECT locator, reason, detail FROM reject ORDER BY locator, reason, detail")
+    _write_rows(out / "rejects.parquet", REJECTS, rejects)
+    resolved = list(_names(database, labels, listed))
+    _write_rows(out / "names.parquet", NAMES, iter(resolved))
+    _write_attribution(database, labels.paths, out / "ATTRIBUTION.csv")
+    rows_shown = _sheet_rows(database, labels.paths, taxa)
+    title = f"{len(rows_shown)} of {sum(taxa['leaf'].to_pylist())} taxa, in the order of the tree"
+    draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
+    facts = _facts(database, labels.paths, taxa, resolved)
+    with replacing(out / "report.html") as scratch:
+        scratch.write_text(report.render(facts, read), encoding="utf-8")
+    return facts
+
+
+def _write_rows(path: Path, schema: pa.Schema, rows: Iterator[tuple[Any, ...]]) -> None:
+    """Write rows as they come, so that a table of any length takes the memory of one group of rows."""
+    with replacing(path) as scratch, pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
+        while batch := list(islice(rows, _ROWS)):
+            values = zip(*batch, strict=True)
+            columns = [pa.array(column, kind) for column, kind in zip(values, schema.types, strict=True)]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, metadata: dict[str, str]) -> None:
+    ids = [taxonomy.taxon_id(taxon) for taxon in labels.paths]
+    rows = database.execute(
+        "SELECT key, locator, dealt.split, taxon, joined, common_name, licence, attribution, width, height, clean, "
+        f"md5, common_names, label, phash, looks_like {_KEPT} ORDER BY key"
+    )
+
+    def row(found: tuple[Any, ...]) -> tuple[Any, ...]:
+        (
+            key,
+            locator,
+            split,
+            taxon,
+            group,
+            common_name,
+            licence,
+            owner,
+            width,
+            height,
+            clean,
+            md5,
+            others,
+            label,
+            phash,
+            twin,
+        ) = found
+        verbatim = labels.given[label].verbatim or taxonomy.scientific_name(labels.given[label].path) or common_name
+        unsigned = None if phash is None else phash % (1 << 64)
+        return (
+            *(key, locator, split, ids[taxon], group, *labels.paths[taxon], common_name, licence, owner, width, height),
+            *(bool(clean), md5.hex(), [*map(tuple, json.loads(others or "[]"))], verbatim, unsigned, twin),
+        )
+
+    _write_rows(path, SAMPLES.with_metadata(metadata), map(row, rows))
+
+
+def _taxa_table(database: sqlite3.Connection, paths: Sequence[taxonomy.Path]) -> pa.Table:
+    images: dict[int, Counter[str]] = defaultdict(Counter)
+    common: dict[int, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for taxon, split, number in database.execute(f"SELECT taxon, dealt.split, count(*) {_KEPT} GROUP BY 1, 2"):
+        images[taxon][split] = number
+    rows = database.execute(f"SELECT taxon, common_name, common_names, count(*) {_KEPT} GROUP BY 1, 2, 3")
+    for taxon, name, others, number in rows:
+        for language, called in (("", name), *json.loads(others or "[]")):
+            if called:
+                common[taxon][language][called] += number
+    leaves = set(taxonomy.label_space(paths[taxon] for taxon in images))
+    table = []
+    for taxon in sorted(images, key=lambda taxon: tuple(name or "" for name in paths[taxon])):
+        path = paths[taxon]
+        first = {
+            language: min(counts, key=lambda name, counts=counts: (-counts[name], name))  # type: ignore[misc]
+            for language, counts in sorted(common[taxon].items())
+        }
+        table.append(
+            {
+                "taxon_id": taxonomy.taxon_id(path),
+                **dict(zip(taxonomy.RANKS, path, strict=True)),
+                "common_name": first.pop("", None),
+                "rank": taxonomy.RANKS[taxonomy.label_rank(path)],
+                "leaf": path in leaves,
+                **{split: images[taxon][split] for split in SPLITS},
+                "common_names": list(first.items()),
+            }
+        )
+    return pa.Table.from_pylist(table, TAXA)
+
+
+def _names(database: sqlite3.Connection, labels: Labels, listed: Sequence[names.Found]) -> Iterator[tuple[Any, ...]]:
+    """The rows of names.parquet: how the source names its taxa, then the lines of the species list."""
+    counts = dict(database.execute("SELECT id, photographs FROM label"))
+    rows: dict[tuple[Any, ...], int] = defaultdict(int)
+    for number, (label, meaning) in enumerate(zip(labels.given, labels.meanings, strict=True)):
+        known = taxonomy.label_rank(meaning.path) >= 0
+        verbatim = label.verbatim or taxonomy.scientific_name(label.path) or label.common_name
+        status = (
+            "ambiguous" if meaning.candidates else "unmatched" if not known else "changed" if meaning.change else "same"
+        )
+        name = taxonomy.scientific_name(meaning.path) if known else None
+        taxon = taxonomy.taxon_id(meaning.path) if known else None
+        rows["source", verbatim, name, taxon, status, meaning.change, meaning.candidates] += counts.get(number, 0)
+    for row, number in sorted(rows.items(), key=lambda item: tuple(str(value or "") for value in item[0])):
+        yield (*row, number)
+    for found in listed:
+        node = found.nodes[0] if found.nodes else None
+        status = "same" if node else "ambiguous" if found.candidates else "unmatched"
+        name, taxon = (taxonomy.scientific_name(node), taxonomy.taxon_id(node)) if node else (None, None)
+        status = "changed" if node and name != found.entry.text else status
+        yield "species list", found.entry.text, name, taxon, status, None, found.candidates or found.nearest, None
+
+
+def _write_attribution(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], path: Path) -> None:
+    rows = database.execute(f"SELECT key, locator, taxon, licence, attribution {_KEPT} ORDER BY key")
+    with replacing(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("key", "file", "taxon", "licence", "attribution"))
+        for key, locator, taxon, licence, attribution in rows:
+            table.writerow((key, locator, taxonomy.scientific_name(paths[taxon]), licence or "", attribution or ""))
+
+
+def _sheet_rows(
+    database: sqlite3.Connection, paths: Sequence[taxonomy.Path], taxa: pa.Table
+) -> list[tuple[taxonomy.Path, str | None, list[str]]]:
+    """Up to 40 leaves, neighbours in pairs so that relatives can be compared, with the locators of 8 photographs."""
+    leaves = [row for row in taxa.select([*taxonomy.RANKS, "common_name", "leaf"]).to_pylist() if row["leaf"]]
+    if len(leaves) > SHEET_TAXA:
+        pairs = SHEET_TAXA // 2
+        starts = [2 * (i * (len(leaves) // 2) // pairs) for i in range(pairs)]
+        leaves = [leaves[start + i] for start in starts for i in (0, 1)]
+    shown = [tuple(leaf[rank] for rank in taxonomy.RANKS) for leaf in leaves]
+    numbers = {path: number for number, path in enumerate(paths) if path in set(shown)}
+    database.execute("CREATE INDEX of_taxon ON photograph (taxon)")
+    rows = []
+    for leaf, path in zip(leaves, shown, strict=True):
+        found = database.execute("SELECT key, locator FROM photograph WHERE taxon = ? AND NOT gone", (numbers[path],))
+        chosen = heapq.nsmallest(SHEET_IMAGES, found, key=lambda row: digest("contact sheet", row[0]))
+        rows.append((path, leaf["common_name"], [locator for _, locator in chosen]))
+    return rows
+
+
+def _facts(
+    database: sqlite3.Connection, paths: Sequence[taxonomy.Path], taxa: pa.Table, resolved: list[tuple[Any, ...]]
+) -> report.Facts:
+    def counted(query: str) -> dict[str, int]:
+        return dict(database.execute(query).fetchall())
+
+    rejects = counted("SELECT reason, count(*) FROM reject GROUP BY reason ORDER BY count(*) DESC, reason")
+    examples = {
+        reason: database.execute(
+            "SELECT locator, detail FROM reject WHERE reason = ? ORDER BY locator LIMIT ?",
+            (reason, report.EXAMPLES),
+        ).fetchall()
+        for reason in rejects
+    }
+    pairs = database.execute(
+        "SELECT a.locator, a.taxon, b.locator, b.taxon FROM photograph a JOIN photograph b ON b.key = a.looks_like "
+        "WHERE NOT a.gone AND NOT b.gone AND a.key <> b.key ORDER BY a.taxon = b.taxon, b.key, a.key LIMIT ?",
+        (report.PAIRS,),
+    ).fetchall()
+    twins = "SELECT count(*), count(DISTINCT looks_like) FROM photograph WHERE looks_like IS NOT NULL AND NOT gone"
+    alike, sets = database.execute(twins).fetchone()
+    odd = database.execute(
+        "SELECT count(*) FROM photograph a JOIN photograph b ON b.key = a.looks_like "
+        "WHERE NOT a.gone AND NOT b.gone AND a.taxon <> b.taxon"
+    ).fetchone()[0]
+    return report.Facts(
+        splits=counted(f"SELECT dealt.split, count(*) {_KEPT} GROUP BY 1"),
+        observations=database.execute(f"SELECT count(DISTINCT joined) {_KEPT}").fetchone()[0],
+        taxa=taxa,
+        rejects=rejects,
+        examples=examples,
+        look_alikes=(alike, sets, odd),
+        pairs=[(a, taxonomy.scientific_name(paths[i]), b, taxonomy.scientific_name(paths[j])) for a, i, b, j in pairs],
+        licences=counted(f"SELECT coalesce(licence, ''), count(*) {_KEPT} GROUP BY 1 ORDER BY 2 DESC, 1"),
+        names=resolved,
+    )

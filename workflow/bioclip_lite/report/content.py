@@ -1,0 +1,174 @@
+"""What the report shows beside metrics.json: pictures, the weakest species, confusions, and where it all comes from."""
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from bioclip_lite.errors import UserError
+from bioclip_lite.labels import Labels, Truth
+from bioclip_lite.metrics import confusion
+from bioclip_lite.randomness import digest
+from bioclip_lite.report.page import Confusion, Example, Name, Sample, Weak
+from bioclip_lite.shards import ShardSet
+from bioclip_lite.taxonomy import RANKS, label_rank, scientific_name
+from bioclip_lite.taxonomy import Path as TaxonPath
+
+SPLIT = "test"
+_THUMBNAIL = 240  # pixels, longest side
+_WEAKEST = 10
+_MISTAKES = 3  # wrong answers listed per species
+
+
+def sample_of(samples: pa.Table, test: pa.Table, teacher: Mapping[str, Any]) -> Sample:
+    """Where photographs come from: ``samples`` of all splits, ``test`` of this one; ``teacher`` from its costs."""
+    per_split = Counter(samples["split"].to_pylist())
+    order = [split for split in ("pretrain", "train", "val", "calibration", SPLIT) if split in per_split]
+    return Sample(
+        images={split: per_split[split] for split in order},
+        licences=Counter(name or "not stated" for name in test["licence"].to_pylist()),
+        sources=Counter(name or "not stated" for name in test["attribution"].to_pylist()),
+        teacher=", ".join(
+            f"{what}{teacher[key]}" for key, what in (("name", ""), ("licence", "licence ")) if teacher.get(key)
+        ),
+    )
+
+
+class Pictures:
+    """The test photographs that the page shows, by row of ``test``; shards are opened when the first one is."""
+
+    def __init__(self, data: Path, test: pa.Table) -> None:
+        self._data, self._test = data, test
+
+    @cached_property
+    def _shards(self) -> tuple[ShardSet, dict[str, int]]:
+        shards = ShardSet(self._data, SPLIT)
+        return shards, {key: i for i, key in enumerate(shards.keys)}
+
+    def thumbnail(self, row: int) -> bytes:
+        shards, place = self._shards
+        key = self._test["key"][row].as_py()
+        if key not in place:
+            raise UserError(
+                f"the shards of split {SPLIT} lack photograph {key} of data/index/samples.parquet; "
+                "run stage shard again"
+            )
+        return _thumbnail(shards.image(place[key]))
+
+    def credit(self, row: int) -> str:
+        credit = [self._test[column][row].as_py() for column in ("attribution", "licence")]
+        return ", ".join(part for part in credit if part)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The test photographs and what the shipped model says of them, row by row."""
+
+    test: pa.Table  # of data/index/samples.parquet
+    truth: Truth
+    labels: Labels
+    scores: Mapping[str, np.ndarray]  # ``metrics.scoring.score``
+    pictures: Pictures
+    seed: int
+
+    def drawn(self, rows: Sequence[int], count: int) -> list[int]:
+        """``count`` of ``rows``, by hash of the photographs' keys."""
+        return sorted(rows, key=lambda row: digest(self.seed, "example", self.test["key"][row].as_py()))[:count]
+
+
+def examples_of(shown: Shown, count: int) -> list[Example]:
+    """As many right as wrong answers, ``count`` together, drawn by hash among photographs known to species."""
+    labels, scores = shown.labels, shown.scores
+    examples = []
+    for row in (
+        r for right in (1, 0) for r in shown.drawn(np.flatnonzero(scores["top1"] == right).tolist(), count // 2)
+    ):
+        leaf, answer = int(shown.truth.leaf[row]), int(scores["answer"][row])
+        shared = _shared(labels.leaves[leaf], labels.leaves[answer])
+        examples.append(
+            Example(
+                jpeg=shown.pictures.thumbnail(row),
+                truth=_name(leaf, labels),
+                answer=_name(answer, labels),
+                probability=float(scores["probability"][row]),
+                right=leaf == answer,
+                shared=None if shared < 0 else RANKS[shared],
+                credit=shown.pictures.credit(row),
+            )
+        )
+    return examples
+
+
+def weakest_of(shown: Shown) -> list[Weak]:
+    """The species with the lowest share of right answers, if any is wrong."""
+    given: dict[int, Counter[int]] = defaultdict(Counter)
+    wrong_rows: dict[int, list[int]] = defaultdict(list)
+    for row, (leaf, answer) in enumerate(zip(shown.truth.leaf.tolist(), shown.scores["answer"].tolist(), strict=True)):
+        if leaf >= 0:
+            given[leaf][answer] += 1
+            if answer != leaf:
+                wrong_rows[leaf].append(row)
+    # of two species that are always wrong, the one with more photographs says more
+    wrong = sorted(wrong_rows, key=lambda leaf: (given[leaf][leaf] / given[leaf].total(), -given[leaf].total(), leaf))
+    weakest = []
+    for leaf in wrong[:_WEAKEST]:
+        mistakes = sorted(
+            ((answer, n) for answer, n in given[leaf].items() if answer != leaf), key=lambda item: (-item[1], item[0])
+        )
+        (pictured,) = shown.drawn(wrong_rows[leaf], 1)
+        weakest.append(
+            Weak(
+                name=_name(leaf, shown.labels),
+                images=given[leaf].total(),
+                right=given[leaf][leaf],
+                mistaken=[(_name(answer, shown.labels), n) for answer, n in mistakes[:_MISTAKES]],
+                jpeg=shown.pictures.thumbnail(pictured),
+                credit=shown.pictures.credit(pictured),
+            )
+        )
+    return weakest
+
+
+def confusion_of(shown: Shown) -> Confusion | None:
+    """The groups of the lowest rank that a page has room for."""
+    rank = confusion.rank_to_show(shown.truth.nodes)
+    if rank is None:
+        return None
+    nodes, counts = confusion.counts(shown.truth.nodes[:, rank], shown.scores["node"][:, rank])
+    below = (None,) * (len(RANKS) - rank - 1)
+    names = [scientific_name((*shown.labels.nodes[rank][node], *below)) for node in nodes]
+    return Confusion(RANKS[rank], names, counts.tolist())
+
+
+def _name(leaf: int, labels: Labels) -> Name:
+    path = labels.leaves[leaf]
+    return Name(scientific_name(path), labels.common_names[leaf], italic=label_rank(path) >= RANKS.index("genus"))
+
+
+def _shared(one: TaxonPath, other: TaxonPath) -> int:
+    """Index of the lowest rank down to which two paths are equal and named; -1 if none."""
+    shared = -1
+    for rank, (a, b) in enumerate(zip(one, other, strict=True)):
+        if a != b:
+            break
+        if a:
+            shared = rank
+    return shared
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    """A small JPEG without the metadata of the photograph (place and owner)."""
+    small = image.convert("RGB")
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    clean = Image.new("RGB", small.size)
+    clean.paste(small)
+    file = io.BytesIO()
+    clean.save(file, "JPEG", quality=85)
+    return file.getvalue()

@@ -1,0 +1,85 @@
+"""What `dvc metrics diff` and `dvc plots` read: the few numbers of metrics.json that a person compares, and its curves.
+
+metrics.json has thousands of numbers, and DVC would list each that changed.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from bioclip_lite.metrics.backoff import GRID
+from bioclip_lite.report.text import SHIPPED, stored
+from bioclip_lite.taxonomy import RANKS
+
+_RANKS = ("species", "genus", "family")
+_HISTORY = ("loss", "val_top1", "val_agreement", "val_cosine")
+
+
+def headline(metrics: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """By variant: the share of right answers at three ranks, of what it answers and gets right with back-off, hAURC,
+    bytes and milliseconds; as in metrics.json."""
+    found: dict[str, dict[str, float | None]] = {}
+    for variant, row in metrics["variants"].items():
+        sure = row["back_off"]
+        found[variant] = {
+            "species_right": row["top1"]["value"],
+            **{f"{rank}_right": row["per_rank"][rank]["value"] for rank in _RANKS[1:]},
+            "species_answered_with_back_off": sure["answered_at"]["species"]["value"],
+            "right_with_back_off": sure["right"]["value"],
+            "haurc": sure["haurc"]["value"],
+            "bytes": stored(row),
+            "milliseconds": (row.get("latency_ms") or {}).get("median"),
+        }
+    return found
+
+
+def curves(metrics: Mapping[str, Any], history: pa.Table) -> dict[str, str]:
+    """CSV files by name: "per_rank", "risk_coverage", "back_off" of the web model, and "training"; shares in percent.
+
+    Args:
+        metrics: the content of metrics.json.
+        history: of the student's training, data/distill/history.parquet.
+    """
+    variants, levels = metrics["variants"], metrics["variants"][SHIPPED]["back_off"]["levels"]
+    risks = {v: row["back_off"]["haurc"]["risk"] or [None] * len(GRID) for v, row in variants.items()}
+    absent = [None] * history.num_rows  # `dvc plots` wants every column that dvc.yaml names
+    shown = {name: history[name].to_pylist() if name in history.column_names else absent for name in _HISTORY}
+    return {
+        "per_rank": _csv(
+            ("depth", "rank", *variants),  # the templates of DVC want a number on the horizontal axis
+            (
+                (depth, rank, *(_percent(row["per_rank"][rank]["value"]) for row in variants.values()))
+                for depth, rank in enumerate(RANKS, 1)
+            ),
+        ),
+        "risk_coverage": _csv(
+            ("coverage", *variants),
+            ((_percent(at), *(_percent(risk[i]) for risk in risks.values())) for i, at in enumerate(GRID)),
+        ),
+        "back_off": _csv(
+            ("promised", "right", "answered", *_RANKS),
+            (
+                (_percent(float(level)), *(_percent(point[name]) for name in ("right", "answered", *_RANKS)))
+                for level, point in levels.items()
+            ),
+        ),
+        "training": _csv(
+            ("epoch", *shown),
+            zip(history["epoch"].to_pylist(), *shown.values(), strict=True),
+        ),
+    }
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}"
+
+
+def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return file.getvalue()

@@ -1,0 +1,194 @@
+"""The files of a bundle, the taxa that it answers among, and where everything came from.
+
+The rows of the taxon table are in tree order, so that the taxa below one node are neighbours and the probability of
+the node is the sum of a segment. A row is int8 with a float32 scale: value = scale * int8. Where a budget of bytes
+leaves no room for every species, those with the fewest photographs give way to one representative of their genus: the
+unit mean of their rows. (A list without the genera of what it leaves out is worse at the family than no list at all.)
+"""
+
+import csv
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bioclip_lite import cache, graph
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import read_table, require
+from bioclip_lite.taxonomy import RANKS, label_rank, taxon_id
+from bioclip_lite.taxonomy import Path as TaxonPath
+from bioclip_lite.web import tfjs
+
+FILE = "bundle.json"
+_SPECIES, _GENUS = RANKS.index("species"), RANKS.index("genus")
+_SEEN = ("pretrain", "train")  # splits whose photographs say how common a species is; others are for measuring
+_OWNERS = 20  # of photographs, that are named in the bundle itself
+
+
+@dataclass(frozen=True)
+class Table:
+    """The taxa of a bundle in tree order, C of them."""
+
+    paths: list[TaxonPath]
+    common_names: list[dict[str, str]]  # by language
+    scales: np.ndarray  # float32 (C,)
+    integers: np.ndarray  # int8 (C, D)
+    left_out: int  # species that a representative of their genus stands for
+    representatives: int
+
+    @property
+    def ids(self) -> list[str]:
+        return [taxon_id(path) for path in self.paths]
+
+    @property
+    def text(self) -> np.ndarray:
+        """The values that the integers mean, float32 (C, D); JavaScript computes the same bits."""
+        return cache.decode(self.integers, self.scales)
+
+    def content(self) -> bytes:
+        """The file: the scales, little-endian, then the integers row by row."""
+        return self.scales.astype("<f4").tobytes() + np.ascontiguousarray(self.integers).tobytes()
+
+    def languages(self) -> list[str]:
+        """Those of the common names; English first."""
+        found = {language for names in self.common_names for language in names}
+        return sorted(found, key=lambda language: (language != "en", language))
+
+    def described(self) -> list[dict[str, Any]]:
+        """``taxa`` of bundle.json."""
+        return [
+            {"id": taxon, "ranks": list(path), "common_names": names, "rank": RANKS[label_rank(path)]}
+            for taxon, path, names in zip(self.ids, self.paths, self.common_names, strict=True)
+        ]
+
+
+def make_table(data: Path, text: cache.Taxa, budget: int | None) -> Table:
+    """The table of data/index/taxa.parquet and the teacher's ``text``, in at most ``budget`` bytes (None: all taxa).
+
+    Raises:
+        UserError: ``text`` is about other taxa, or one row per genus is more than the budget.
+    """
+    rows = read_table(data / "index" / "taxa.parquet").to_pylist()
+    leaves = {row["taxon_id"]: number for number, row in enumerate(rows) if row["leaf"]}
+    if list(leaves) != text.taxon_ids:
+        raise UserError(
+            f"data/logits/taxa.safetensors has {len(text.taxon_ids)} taxa, data/index/taxa.parquet {len(leaves)} "
+            "leaves, and they differ; run stage logits again"
+        )
+    names = {_path(row): _common_names(row) for row in rows}
+    photographs = [sum(rows[number].get(split) or 0 for split in _SEEN) for number in leaves.values()]
+    vectors = {_path(rows[number]): vector for number, vector in zip(leaves.values(), text.text, strict=True)}
+    places = len(vectors) if budget is None else budget // (text.text.shape[1] + 4)
+    left_out = _left_out(list(vectors), photographs, places)
+    genera: dict[TaxonPath, list[np.ndarray]] = defaultdict(list)
+    for path in left_out:
+        genera[(*path[:_SPECIES], None)].append(vectors.pop(path))
+    for genus, members in genera.items():
+        mean = np.mean(members, axis=0)
+        vectors[genus] = (mean / np.linalg.norm(mean)).astype(np.float32)
+    paths = sorted(vectors, key=lambda path: tuple(name or "" for name in path))
+    encoded = cache.encode(np.stack([vectors[path] for path in paths]), "int8")
+    return Table(
+        paths=paths,
+        common_names=[names.get(path, {}) for path in paths],
+        scales=encoded["scales"],
+        integers=encoded["embeddings"],
+        left_out=len(left_out),
+        representatives=len(genera),
+    )
+
+
+def _path(row: dict[str, Any]) -> TaxonPath:
+    return tuple(row[rank] for rank in RANKS)
+
+
+def _common_names(row: dict[str, Any]) -> dict[str, str]:
+    """By language; a source's column "common_name" is English by convention."""
+    names = {"en": row["common_name"], **dict(row.get("common_names") or ())}
+    return {language: name for language, name in sorted(names.items()) if name}
+
+
+def _left_out(paths: Sequence[TaxonPath], photographs: Sequence[int], places: int) -> list[TaxonPath]:
+    """As few species as possible, those with the fewest photographs, so that the rest and the genera fit ``places``."""
+    movable = [n for n, path in enumerate(paths) if path[_SPECIES] and path[_GENUS]]
+    order = sorted(movable, key=lambda n: (photographs[n], taxon_id(paths[n])))
+    genera: Counter[TaxonPath] = Counter()
+    for count in range(len(order) + 1):
+        if len(paths) - count + len(genera) <= places:
+            # A species that goes alone would save nothing: its representative is a row, too.
+            return [paths[n] for n in sorted(order[:count]) if genera[paths[n][:_SPECIES]] > 1]
+        if count < len(order):
+            genera[paths[order[count]][:_SPECIES]] += 1
+    least = len(paths) - len(order) + len(genera)
+    raise UserError(
+        f"convert.taxa_bytes leaves room for {places} rows, but one row for each genus takes {least}; give it at least "
+        f"{least} times the bytes of a row, or null for all species, or shorten the list of species"
+    )
+
+
+def photographs(data: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    """Of data/index/ATTRIBUTION.csv: photographs by licence; and those who are owed most of them, then the others.
+
+    Reads row by row. Photographs without a licence, or an owner, are counted as "not stated".
+    """
+    licences: Counter[str] = Counter()
+    owners: Counter[str] = Counter()
+    with require(data / "index" / "ATTRIBUTION.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            licences[row["licence"] or "not stated"] += 1
+            owners[row["attribution"] or "not stated"] += 1
+    most = sorted(owners.items(), key=lambda item: (-item[1], item[0]))
+    named = [{"name": name, "photographs": count} for name, count in most[:_OWNERS]]
+    if len(most) > _OWNERS:
+        others = sum(count for _, count in most[_OWNERS:])
+        named.append({"name": f"{len(most) - _OWNERS} others", "photographs": others})
+    return dict(sorted(licences.items())), named
+
+
+def take_model(folder: Path, folded: graph.Graph, weights: graph.Weights) -> dict[str, Any]:
+    """Give the converter's files in ``folder`` names with their hash; what a manifest says of them as "model"."""
+    topology = json.loads(_taken(folder / tfjs.MODEL_FILE))
+    for group in topology["weightsManifest"]:
+        group["paths"] = [add(folder, "weights", ".bin", _taken(folder / path)) for path in group["paths"]]
+    operations = Counter(node["op"] for node in topology["modelTopology"]["node"])
+    operations = Counter({op: count for op, count in operations.items() if op not in tfjs.FREE})
+    return {
+        "file": add(folder, "model", ".json", json_bytes(topology)),
+        "nodes": sum(operations.values()),
+        "operations": dict(operations),
+        "macs": graph.macs(folded, weights),
+        "parameters": sum(array.size for array in weights.values()),
+    }
+
+
+def _taken(path: Path) -> bytes:
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def add(folder: Path, stem: str, ending: str, content: bytes) -> str:
+    """Write a file whose name holds the first digits of its hash, so that it may be cached for ever; its name."""
+    name = f"{stem}-{sha256(content)[:8]}{ending}"
+    (folder / name).write_bytes(content)
+    return name
+
+
+def listed(folder: Path) -> dict[str, dict[str, Any]]:
+    """``files`` of bundle.json: what is in ``folder`` now, by name, with "bytes" and "sha256"."""
+    contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    return {name: {"bytes": len(content), "sha256": sha256(content)} for name, content in contents.items()}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON in as few bytes as possible; equal values are equal bytes."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,204 @@
+"""A text tower for the web, so that photographs can be compared with names and words that the bundle lacks.
+
+data/convert/text holds the tower as a TensorFlow.js graph model with 8-bit weights, its token embeddings (int8 rows as
+in the bundle's table of taxa), its positions, the merges of the tokenizer, and text.json about them. react-bio-clip
+reads it with ``loadTextEncoder``. It is released only if Node splits texts into the same tokens as open_clip, and comes
+to the embeddings of the rounded tower in PyTorch.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from bioclip_lite import cache, captions, graph, models, text_towers
+from bioclip_lite.compression import quantized
+from bioclip_lite.compression.mixed_precision import least_bytes_per_parameter, quantise
+from bioclip_lite.errors import UserError
+from bioclip_lite.files import read_json, read_table, replacing, require, write_json
+from bioclip_lite.randomness import drawn
+from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.web import bundle, javascript, tfjs
+from bioclip_lite.web.text_graph import fold_text
+
+FILE = "text.json"
+FORMAT = 1  # of text.json; react-bio-clip refuses others
+_BYTES_PER_PARAMETER = 1.05  # more if the tower is so thin that its biases weigh more
+_REPAIR = {"equalise": False, "rounding": "gptq", "bias": True}
+_CALIBRATION = 64  # texts as long as the tower reads, packed from captions
+_COMPARED = 64  # captions that are embedded in Node
+_TYPES = ("sci", "com", "taxon_com")
+# What people type, besides names: case, accents, other scripts, numbers, entities, spaces, an apostrophe.
+_AWKWARD = (
+    "Ophrys \u00d7 hybrida, L\u00f6wenzahn & \u674e (2 specimens)",
+    "  a PHOTO of\tDarwin's  finch&amp;co. \U0001f426 #1234 caf\u00e9-au-lait ",
+    '\u0437\u0438\u043c\u043e\u0440\u043e\u0434\u043e\u043a; \u03b1-males, 3.5 cm; they\'re "red" + 20%',
+    "word " * 100,
+    "",
+)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    tower: Any  # as fold_text takes it
+    encode: Callable[[torch.Tensor], torch.Tensor]  # int64 (n, context) to (n, D)
+    tokenizer: Any
+    teacher: dict[str, Any]  # teacher.json of the space that it answers in
+
+
+def write(params: dict[str, Any], data: Path) -> None:
+    """Write data/convert/text of the tower that convert.text_encoder asks for: "teacher" or "student".
+
+    Raises:
+        UserError: the tower or its tokenizer has parts that the web model lacks, a file is missing, or Node differs.
+    """
+    javascript.check_tools()
+    who = params["text_encoder"]
+    reader = _reader(who, data)
+    folded, weights = fold_text(reader.tower)
+    rows = cache.encode(reader.tower.token_embedding.weight.detach().float().numpy(), "int8")
+    positions = reader.tower.positional_embedding.detach().float().numpy()
+    embedding = cache.decode(rows["embeddings"], rows["scales"])
+    said = _captions(data)
+    inputs = _inputs(_packed(reader.tokenizer, said), embedding, positions)
+    budget = max(_BYTES_PER_PARAMETER, least_bytes_per_parameter(folded, weights))
+    quantised = quantise(folded, weights, inputs, budget, _REPAIR)
+    rounded = quantised.rounded
+
+    texts = [*(said[i] for i in drawn(said, _COMPARED, "text encoder")), *_AWKWARD]
+    tokens = reader.tokenizer(texts)
+    at_end = (torch.arange(len(texts)), slice(None), tokens.argmax(1))  # the token for the end has the highest number
+    outputs = graph.run(folded, rounded.weights, _inputs(tokens, embedding, positions))[..., 0][at_end]
+    expected, exact = (normalize(found, dim=1).numpy() for found in (outputs, _exact(reader, tokens)))
+    with replacing(data / "convert" / "text") as folder, tempfile.TemporaryDirectory() as scratch:
+        quantized.save(scratch, folded, rounded.weights, rounded.grids)
+        javascript.convert(Path(scratch), folder)
+        about = _describe(folder, reader, folded, weights, rows, positions)
+        write_json(folder / FILE, about)
+        found = _in_node(folder, texts, tokens)
+        difference = float(np.abs(found - expected).max())
+        if not difference <= params["tolerance"]:
+            raise UserError(
+                f"convert.text_encoder: embeddings of texts differ between PyTorch and Node by {difference:.2e}, "
+                f"more than convert.tolerance ({params['tolerance']}), so an operation is converted wrongly: nothing "
+                "was written"
+            )
+        cosines = (found.astype(np.float64) * exact).sum(axis=1)
+        about["measured"] = {
+            "texts": len(texts),
+            "largest_difference": difference,
+            "cosine": {"mean": float(cosines.mean()), "min": float(cosines.min())},
+            "bytes_per_parameter": quantised.bytes_per_parameter,
+        }
+        write_json(folder / FILE, about)
+    print(
+        f"convert: text encoder of the {who}, {about['bytes'] / 1e6:.2f} MB; {len(texts)} texts: the same tokens in "
+        f"Node, cosine to float32 mean {cosines.mean():.5f}, least {cosines.min():.5f}"
+    )
+
+
+def _reader(who: str, data: Path) -> _Reader:
+    about = read_json(require(data / "teacher" / "model" / models.TEACHER_FILE))
+    if who == "teacher":
+        teacher = models.load_teacher(data / "teacher" / "model")
+        return _Reader(
+            getattr(teacher.model, "text", teacher.model), teacher.model.encode_text, teacher.tokenizer, about
+        )
+    folder = data / "distill" / "text"
+    if not folder.exists():
+        raise UserError(f"convert.text_encoder is student, but {folder} is missing: set distill.text_tower")
+    tower, tokenizer, said = text_towers.load_text(folder)
+    if said["trained_on"] != about["identity"]:
+        raise UserError(f"{folder} was trained on another teacher than data/teacher/model holds; run stage distill")
+    return _Reader(tower, tower, tokenizer, about)
+
+
+@torch.inference_mode()
+def _exact(reader: _Reader, tokens: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = reader.encode(tokens).float()
+    return found
+
+
+# Texts
+
+
+def _captions(data: Path) -> list[str]:
+    """What is said of the taxa, each text once."""
+    rows = read_table(data / "index" / "taxa.parquet", [*RANKS, "common_name"]).to_pylist()
+    paths = [(tuple(row[rank] for rank in RANKS), row["common_name"]) for row in rows]
+    return list(dict.fromkeys(captions.caption(path, name, kind) for path, name in paths for kind in _TYPES))
+
+
+def _packed(tokenizer: Any, said: Sequence[str]) -> torch.Tensor:
+    """int64 (n, context): captions one after the other, as in a real text no place is padding."""
+    joined = [
+        token
+        for i in drawn(said, len(said), "packed")
+        for token in [*tokenizer.encode(said[i]), tokenizer.eot_token_id]
+    ]
+    length = tokenizer.context_length - 1
+    needed = _CALIBRATION * length
+    joined = (joined * -(-needed // len(joined)))[:needed]
+    return torch.tensor([[tokenizer.sot_token_id, *joined[n : n + length]] for n in range(0, needed, length)])
+
+
+def _inputs(tokens: torch.Tensor, embedding: np.ndarray, positions: np.ndarray) -> torch.Tensor:
+    """What the graph takes: float32 (n, width, context, 1)."""
+    return torch.from_numpy(embedding[tokens.numpy()] + positions).permute(0, 2, 1)[..., None].contiguous()
+
+
+# The files
+
+
+def _describe(
+    folder: Path,
+    reader: _Reader,
+    folded: graph.Graph,
+    weights: graph.Weights,
+    rows: dict[str, np.ndarray],
+    positions: np.ndarray,
+) -> dict[str, Any]:
+    """Write the files that go with the model; text.json about all of them."""
+    table = rows["scales"].tobytes() + rows["embeddings"].tobytes()
+    pieces = [table[n : n + tfjs.FILE_BYTES] for n in range(0, len(table), tfjs.FILE_BYTES)]
+    tokens = [bundle.add(folder, f"tokens-{number}", ".bin", piece) for number, piece in enumerate(pieces)]
+    merges = "".join(f"{left} {right}\n" for left, right in reader.tokenizer.bpe_ranks)
+    return {
+        "format": FORMAT,
+        "model": bundle.take_model(folder, folded, weights),
+        "tokens": {
+            "files": tokens,
+            "rows": len(rows["scales"]),
+            "columns": rows["embeddings"].shape[1],
+            "dtype": "int8",
+        },
+        "positions": {"file": bundle.add(folder, "positions", ".bin", positions.astype("<f4").tobytes())},
+        "merges": {"file": bundle.add(folder, "merges", ".txt", merges.encode())},
+        "context": len(positions),
+        "embedding": next(node["shape"][0] for node in reversed(folded["nodes"]) if node["name"] == folded["output"]),
+        "teacher_identity": reader.teacher["identity"],
+        "licences": {"teacher": reader.teacher["licence"]},
+        "provenance": {"teacher": reader.teacher["name"]},
+        "files": (files := bundle.listed(folder)),
+        "bytes": sum(file["bytes"] for file in files.values()),
+    }
+
+
+def _in_node(folder: Path, texts: Sequence[str], tokens: torch.Tensor) -> np.ndarray:
+    """float32 (n, D): the unit embeddings that Node finds; UserError if it splits a text into other tokens."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_json(asked := Path(scratch) / "texts.json", list(texts))
+        found = json.loads(javascript.node("text", [str(folder), str(asked)], "the text encoder in Node"))
+    for text, own, expected in zip(texts, found["tokens"], tokens.tolist(), strict=True):
+        if own != expected:
+            raise UserError(
+                f"convert.text_encoder: the tokenizer of this tower splits {text[:60]!r} otherwise than CLIP's, which "
+                "is the one that the web model has; no text encoder was written"
+            )
+    return np.array(found["embeddings"], dtype=np.float32)
