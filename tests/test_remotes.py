@@ -312,3 +312,28 @@ def test_two_users_with_one_cache_lose_and_make_again_nothing(team: Team, thin_b
         assert "Running stage" not in sh(user.command("dvc repro"), folder)
         assert artifacts(folder) == made[colleague.name]
     assert all_sound(cache / "files/md5") > 150
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_folder_that_a_colleague_has_just_made_is_waited_for(thin_built: Path, tmp_path: Path, opened: bool) -> None:
+    """DVC makes a folder of a shared cache first, and opens it to the group a moment later."""
+    folder = checkout.clone(thin_built, tmp_path / "clone", pull=False)
+    cache = folder / ".dvc/cache/files"
+    prefixes = [cache / "md5" / f"{number:02x}" for number in range(256)]
+    for prefix in prefixes:
+        prefix.mkdir(parents=True)
+        os.chown(prefix, 12345, 12345)
+    process = checkout.start(f"setpriv --bounding-set=-dac_override,-fowner {PULL} prune", folder)
+    while not list(cache.glob("partial-*")):
+        assert process.poll() is None, checkout.printed(folder)
+        time.sleep(0.01)
+    if opened:
+        time.sleep(0.3)
+        for prefix in prefixes:
+            prefix.chmod(0o777)
+    assert process.wait() == (0 if opened else 1), checkout.printed(folder)
+    said = checkout.printed(folder)
+    assert "Traceback" not in said
+    assert (folder / MODEL).exists() == opened
+    assert opened or (f"you may not write to {cache / 'md5'}/" in said and "chmod g+rwxs" in said)

@@ -74,10 +74,13 @@ def remember() -> None:
     new = {key: md5 for key, md5 in _here().items() if key not in entered}
     if not new or not (index := _Index.open()):
         return
-    for key, md5 in new.items():
-        if index.has(md5):
-            index.enter(key, md5)
-            entered.add(key)
+    try:
+        for key, md5 in new.items():
+            if index.has(md5):
+                index.enter(key, md5)
+                entered.add(key)
+    except UserError as error:  # others will make it again; nothing here is lost
+        print(f"provenance: what was made here is not in the index of recipes: {error}", file=sys.stderr)
     write_json(ENTERED, sorted(entered))
 
 
@@ -147,7 +150,7 @@ class _Index:
         path = self._folder / key[:2] / key[2:]
         if path.exists() and self.has(path.read_text()):
             return  # the first result stays: everybody gets the same
-        self._cache.makedirs(str(path.parent))  # with the modes of a shared cache, if it is one
+        remotes.make_folder(self._cache, path.parent)
         scratch = path.with_suffix(f".{os.getpid()}")
         scratch.write_text(md5)
         scratch.chmod(0o444)

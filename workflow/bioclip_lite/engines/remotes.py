@@ -1,9 +1,11 @@
 """What DVC's remotes hold and lack, file by file. For push and pull, which do what DVC's commands of that name do."""
 
 import hashlib
+import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +17,7 @@ from dvc_objects.fs.generic import copy
 from bioclip_lite.errors import UserError
 
 _BATCH = 64  # objects fetched together: what a killed pull loses at most
+_PAUSES = (0.01, 0.1, 0.5, 2.0)  # seconds until a folder that a colleague is making is looked at again
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -205,7 +208,7 @@ def _receive_batch(
     DVC copies from a plain path right into the place, where colleagues with the same cache find it half written.
     """
     root = Path(cache.path).parent
-    cache.makedirs(str(root))
+    make_folder(cache, root)
     with tempfile.TemporaryDirectory(prefix="partial-", dir=root) as folder:
         parts = [f"{folder}/{md5}" for md5 in batch]
         copy(
@@ -219,10 +222,31 @@ def _receive_batch(
         sound = [part for part in map(Path, parts) if part.exists() and _md5(part) == part.name.removesuffix(".dir")]
         for part in sound:
             place = Path(cache.oid_to_path(part.name))
-            cache.makedirs(str(place.parent))  # with the modes of a shared cache, if it is one
+            make_folder(cache, place.parent)
             part.chmod(0o444)
             part.replace(place)
     return len(sound)
+
+
+def make_folder(cache: "HashFileDB", folder: Path) -> None:
+    """Make a folder of the cache, with the modes of a shared cache if it is one, unless it is there.
+
+    DVC makes a folder first and opens it to the group a moment later. A run of a colleague that comes in between waits.
+
+    Raises:
+        UserError: it stays closed.
+    """
+    for pause in (*_PAUSES, None):
+        with suppress(PermissionError):  # not even the folder above is open yet
+            cache.makedirs(str(folder))
+            if os.access(folder, os.W_OK):
+                return
+        if pause:
+            time.sleep(pause)
+    raise UserError(
+        f"you may not write to {folder} in DVC's cache; its owner can let the group in: "
+        f"find {cache.path} -type d -user $(id -un) -exec chmod g+rwxs {{}} +"
+    )
 
 
 def _md5(path: Path) -> str:
