@@ -1,5 +1,11 @@
 """Which code a job depends on, and when an edit matters."""
 
+import ast
+from pathlib import Path
+
+import pytest
+
+from bioclip_lite import closure as module
 from bioclip_lite.closure import closure, meaning
 
 COMMANDS = "workflow/bioclip_lite/commands/"
@@ -21,6 +27,52 @@ def test_no_stage_imports_another_or_the_engines() -> None:
         others = [f"workflow/bioclip_lite/stages/{other}.py" for other in STAGES if other != stage]
         assert not set(files) & {*others, "workflow/bioclip_lite/provenance.py", "workflow/bioclip_lite/__main__.py"}
         assert not [file for file in files if file.startswith(("workflow/bioclip_lite/engines/", COMMANDS))]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from bioclip_lite import files",
+        "    from bioclip_lite import files  # late",
+        "from bioclip_lite import (\n    errors,\n    files,\n)",
+        "from bioclip_lite import (\n    errors,  # (why)\n    files,\n)",
+        "from bioclip_lite import errors; from bioclip_lite import files",
+        "if True: from bioclip_lite import files",
+        "from bioclip_lite \\\n    import files",
+        "from \\\n    bioclip_lite import files",
+        "from bioclip_lite import \\\n    files",
+        "import bioclip_lite.files as f",
+        "import os, bioclip_lite.files",
+        "import os, \\\n    bioclip_lite.files",
+        "from bioclip_lite.files import *",
+    ],
+)
+def test_an_import_is_seen_however_it_is_written(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "workflow" / "bioclip_lite"
+    package.mkdir(parents=True)
+    for name in ("errors", "files", "other"):
+        (package / f"{name}.py").write_text("")
+    inside = f"def f():\n{line}\n" if line.startswith("    ") else f"{line}\n"
+    (package / "user.py").write_text(f"import os\nfrom bioclip_lite import other\n{inside}x = os\n")
+    monkeypatch.setattr(module, "PACKAGE", package)
+    module._file.cache_clear()
+    found = closure("user")
+    module._file.cache_clear()
+    assert {"workflow/bioclip_lite/files.py", "workflow/bioclip_lite/other.py"} < set(found)
+
+
+def test_the_quick_look_at_imports_sees_what_python_sees() -> None:
+    for path in module.PACKAGE.rglob("*.py"):
+        source = path.read_text()
+        assert imports_in(module._import_statements(source)) == imports_in(source), path
+
+
+def imports_in(source: str) -> set[str]:
+    return {
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import | ast.ImportFrom) and "bioclip_lite" in ast.unparse(node)
+    }
 
 
 def test_comments_docstrings_and_layout_mean_nothing() -> None:
