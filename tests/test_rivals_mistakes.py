@@ -281,7 +281,7 @@ def test_10_commands_of_the_readme_can_run() -> None:
     assert len(commands) > 5
     for name, rest in commands:
         assert name in (*STAGES, *COMMANDS), name
-        source = "__main__.py" if name in STAGES else f"{name.replace('-', '_')}.py"
+        source = "__main__.py" if name in STAGES else f"commands/{name.replace('-', '_')}.py"
         for option in re.findall(r" (--?[a-z][a-z-]*)", rest):
             assert f'"{option}"' in (PACKAGE / source).read_text(), f"{name} {option}"
     for name in re.findall(r"--cores all (\w+)", text):
