@@ -50,9 +50,9 @@ ROWS = {  # name in the table -> shell command
     BARE: DRY_RUN,
     "`dvc repro`": "dvc repro",
     "`dvc status`": "dvc status",
-    "`why` of one shard's logits": f"python -m bioclip_lite.commands.why data/logits/{FIRST}.safetensors",
-    "`why` of the report": "python -m bioclip_lite.commands.why data/evaluate/report.html",
-    "`status`": "python -m bioclip_lite.commands.status",
+    "`why` of one shard's logits": f"python -m bioclip_lite why data/logits/{FIRST}.safetensors",
+    "`why` of the report": "python -m bioclip_lite why data/evaluate/report.html",
+    "`status`": "python -m bioclip_lite status",
 }
 
 

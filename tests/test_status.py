@@ -15,7 +15,7 @@ pytestmark = pytest.mark.pipeline
 
 
 def ask(folder: Path, options: str = "") -> str:
-    return sh(f"{sys.executable} -m bioclip_lite.commands.status {options}", folder)
+    return sh(f"{sys.executable} -m bioclip_lite status {options}", folder)
 
 
 def rows(text: str) -> dict[str, dict[str, str]]:

@@ -18,7 +18,7 @@ REPORT = "data/evaluate/report.html"
 
 
 def ask(folder: Path, file: str) -> str:
-    return sh(f"{sys.executable} -m bioclip_lite.commands.why {file}", folder)
+    return sh(f"{sys.executable} -m bioclip_lite why {file}", folder)
 
 
 def verdict(text: str) -> str:
@@ -145,7 +145,7 @@ def test_a_missing_photograph_changes_the_index(pulled: Path) -> None:
 def test_a_partial_pull(thin_built: Path, tmp_path: Path) -> None:
     folder = checkout.clone(thin_built, tmp_path / "partial", pull=False)
     file = "data/caption/val-00000.parquet"
-    assert "run: dvc pull caption" in sh(f"{sys.executable} -m bioclip_lite.commands.why {file}", folder, check=False)
+    assert "run: dvc pull caption" in sh(f"{sys.executable} -m bioclip_lite why {file}", folder, check=False)
     sh("dvc pull -q caption", folder)
     text = ask(folder, file)
     assert "stage caption, rule write_captions" in text and ", as in its ledger" in text

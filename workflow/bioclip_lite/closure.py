@@ -88,7 +88,7 @@ def _imports(path: Path) -> list[str]:
 def _import_statements(text: str) -> str:
     """The imports from this package alone, or the whole text if some are written in an unusual way.
 
-    Every start of Snakemake waits for this; to parse whole files takes twenty times as long.
+    Every start of Snakemake waits for this; to parse whole files takes more than ten times as long.
     """
     statements = _USUAL.findall(text)
     usual = len(statements) == sum(1 for line in text.splitlines() if _PERHAPS.search(line))

@@ -15,8 +15,8 @@ sys.path.insert(0, PACKAGE)
 from bioclip_lite import params as parameters
 from bioclip_lite import provenance
 from bioclip_lite.closure import closure as code  # a change in what these files mean runs the job again
-from bioclip_lite.ensemble import FIRST
 from bioclip_lite.engines import recipes
+from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
 from bioclip_lite.evaluation.evaluated import further_teacher, variants
 

@@ -6,7 +6,6 @@ caption.captioners, it describes the photographs (``bioclip_lite.captioner``).
 
 import argparse
 import copy
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,7 +175,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train(chosen.data, chosen.out, chosen.captions, chosen.epochs, rate, chosen.source)
     print(f"captioner: {chosen.out}; name it in caption.captioners as local-dir:{chosen.out.name}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

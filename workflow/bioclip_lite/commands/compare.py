@@ -6,7 +6,6 @@ is checked out and nothing runs: the answers that stage evaluate has stored are 
 
 import argparse
 import csv
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -345,7 +344,3 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
             q = "" if np.isnan(row.q) else f"{row.q:.6g}"
             names = [name or "" for name in row.taxon]
             writer.writerow((*names, row.common or "", *numbers, f"{row.p:.6g}", q, appeared))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

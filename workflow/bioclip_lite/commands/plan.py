@@ -190,7 +190,3 @@ def main(arguments: list[str]) -> int:
     if any(math.isnan(row.hours) for row in rows):
         print("?: a job of this stage ran elsewhere (dvc pull), so its rate on this machine is not known")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +81,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fetched = pull(options.targets, options.remote)
     print(f"pull: {fetched} objects fetched")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -233,7 +233,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sent = push(options.targets, options.remote, options.again)
     print(f"push: {sent} objects sent" if sent else "push: the remote has everything")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

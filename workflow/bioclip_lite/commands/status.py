@@ -226,7 +226,3 @@ def main(arguments: list[str]) -> int:
         print("The engines disagree.", *differing, sep="\n  ")
     print(*filter(None, [obstacle, next_step(rows, total, obstacle)]), sep="\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -108,7 +108,3 @@ def main(arguments: list[str]) -> int:
         return 1
     print(f"verify-cache: {len(found)} views embedded again, lowest cosine {found[0].cosine:.6f}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
