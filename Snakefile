@@ -37,6 +37,15 @@ rule all:
         rules.evaluate.input,
 
 
+# Jobs that use torch import it once, together. On a cluster each runs on a node of its own.
+onstart:
+    uses_torch = [job for job in workflow.dag.needrun_jobs() if "workflow/bioclip_lite/models.py" in job.input]
+    if workflow.local_exec and len(uses_torch) > 1:
+        from bioclip_lite.engines import forkserver
+
+        forkserver.start()
+
+
 onsuccess:
     finished = {job.rule.name for job in workflow.dag.finished_jobs}
     provenance.commit({job.rule.name for job in workflow.dag.jobs}, finished)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bioclip_lite import params as parameters
+from bioclip_lite.engines import forkserver_client
 from bioclip_lite.errors import UserError
 
 COMMANDS = {
@@ -96,4 +97,4 @@ def _train_together(run: Callable[[], None], arguments: argparse.Namespace) -> i
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(forkserver_client.main_or_ask("bioclip_lite", main))
