@@ -1,6 +1,7 @@
 """Which code a job depends on, and when an edit matters."""
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,21 @@ def test_the_closure_follows_imports_down_and_inside_functions() -> None:
     assert "workflow/bioclip_lite/files.py" in files
     assert "workflow/bioclip_lite/errors.py" in files  # through files.py
     assert files == sorted(set(files))
+
+
+def test_a_misspelt_module_is_an_error_and_not_a_job_without_code() -> None:
+    with pytest.raises(ValueError, match=r"no module stages\.prunee"):
+        closure("stages.prune", "stages.prunee")
+
+
+def test_a_checkout_has_the_same_bytes_whatever_git_makes_of_line_ends(tmp_path: Path) -> None:
+    attributes = (Path(__file__).parents[1] / ".gitattributes").read_text()
+    for name, text in {".gitattributes": attributes, "a.py": "x = 1\n", "Snakefile": "rule:\n"}.items():
+        (tmp_path / name).write_text(text)
+    commands = "git init -q . && git add . && rm a.py Snakefile && git -c core.autocrlf=true checkout -q -- ."
+    subprocess.run(commands, shell=True, cwd=tmp_path, check=True)
+    assert (tmp_path / "a.py").read_bytes() == b"x = 1\n"
+    assert (tmp_path / "Snakefile").read_bytes() == b"rule:\n"
 
 
 def test_no_stage_imports_another_or_the_engines() -> None:

@@ -20,7 +20,12 @@ def closure(*modules: str) -> list[str]:
 
     Imports inside functions count. Paths are relative to the root of the repository and sorted. The command line and
     the parameter check are left out: they hand over parameters and add nothing to an output.
+
+    Raises:
+        ValueError: a name in ``modules`` is no module, so a job would depend on no code.
     """
+    if missing := [module for module in modules if _file(module) is None]:
+        raise ValueError(f"{PACKAGE.name} has no module {', '.join(missing)}")
     found: set[Path] = set()
     todo = [_file(module) for module in modules]
     while todo:
