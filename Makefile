@@ -40,4 +40,4 @@ demo: setup
 	node packages/react-bio-clip/demo/make.mjs data/convert/tfjs --serve
 
 preset: $(MAIN)
-	python -m bioclip_lite.commands.preset $(NAME) $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(WEIGHTS),--weights $(WEIGHTS))
+	python -m bioclip_lite.commands.preset "$$NAME" $${PHOTOS:+"--photos=$$PHOTOS"} $${WEIGHTS:+"--weights=$$WEIGHTS"}

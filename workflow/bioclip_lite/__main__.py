@@ -14,6 +14,7 @@ from pathlib import Path
 from bioclip_lite import params as parameters
 from bioclip_lite.engines import forkserver_client
 from bioclip_lite.errors import UserError
+from bioclip_lite.files import check_place
 
 COMMANDS = {
     "status": "what is here, what both engines would do, and what to run next",
@@ -31,6 +32,7 @@ HINTS = {
     errno.EDQUOT: "your quota is full; free some space and run again: what was finished stays",
     errno.EROFS: "the folder is read-only; run in a clone of your own",
     errno.EACCES: "you may not write there; ask its owner, or run in a clone of your own",
+    errno.EISDIR: "a file is meant",
 }
 TRAINING = ("teacher", "distill", "prune")  # the stages that several processes can share
 
@@ -61,6 +63,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         section = arguments.section or parameters.load(arguments.params)[arguments.stage]
+        check_place(arguments.data / arguments.stage / "output")
 
         def run() -> None:
             stage = importlib.import_module(f"bioclip_lite.stages.{arguments.stage}")

@@ -32,7 +32,7 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, replacing, require, write_json
+from bioclip_lite.files import read_json, replacing_folder, require, write_json
 from bioclip_lite.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.preprocess import preprocessing, read_preprocess
 
@@ -309,8 +309,7 @@ def save_student(
         raise ValueError(f"the model is not a {spec['architecture']} with reparameterized={spec['reparameterized']}")
     spec = {**spec, "shapes": shapes(model, base)}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(folder) as scratch:
-        scratch.mkdir()
+    with replacing_folder(folder, (SPEC_FILE, PREPROCESS_FILE, WEIGHTS_FILE)) as scratch:
         write_json(scratch / SPEC_FILE, spec)
         write_json(scratch / PREPROCESS_FILE, preprocess)
         save_file(state, scratch / WEIGHTS_FILE)
@@ -433,8 +432,7 @@ def save_teacher(
 ) -> dict[str, Any]:
     """Write a teacher folder in open_clip's hub layout with ``preprocess.json``; returns its ``teacher.json``."""
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    with replacing(folder) as scratch:
-        scratch.mkdir()
+    with replacing_folder(folder, (TEACHER_FILE, TEACHER_CONFIG, TEACHER_WEIGHTS, PREPROCESS_FILE)) as scratch:
         save_file(state, scratch / TEACHER_WEIGHTS)
         with (scratch / TEACHER_WEIGHTS).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,7 +26,7 @@ from torch import nn
 
 from bioclip_lite import models
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, replacing, require, write_json
+from bioclip_lite.files import read_json, replacing_folder, require, write_json
 
 SPEC_FILE = "text.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -87,8 +87,7 @@ def save_text(
     merged = any(isinstance(module, TokenMixer) and module.merged for module in tower.modules())
     about = {"tower": arguments, "reparameterized": merged, "trained_on": trained_on}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tower.state_dict().items()}
-    with replacing(folder) as scratch:
-        scratch.mkdir()
+    with replacing_folder(folder, (SPEC_FILE, WEIGHTS_FILE)) as scratch:
         write_json(scratch / SPEC_FILE, about)
         save_file(state, scratch / WEIGHTS_FILE)
     return about

@@ -7,7 +7,6 @@ and continued (``checkpoint``). Several processes train as one does (``distribut
 
 import math
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -250,7 +249,8 @@ def fit(
     board = None
     if log and distributed.first():
         if (at.epoch, at.step) == (0, 0):
-            shutil.rmtree(log, ignore_errors=True)  # TensorBoard would draw an earlier run and this one as one line
+            for earlier in log.glob("events.out.tfevents.*"):  # TensorBoard would draw both runs as one line
+                earlier.unlink()
         board = SummaryWriter(str(log))
     with checkpoint.listening() if keep else nullcontext(lambda _: "") as why_stop:
         while at.epoch < epochs:

@@ -6,6 +6,7 @@
  * that are checked, so all files but bundle.json end in .bin: add 'bin' to resolver.assetExts in metro.config.js.
  */
 
+import {existsSync} from 'node:fs';
 import {copyFile, mkdir, readFile, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 
@@ -15,17 +16,24 @@ if (!bundle || !folder || process.argv.length > 4) {
   process.exit(2);
 }
 
+const HEAD = '// Written by bioclip-native';
+
 try {
   const description = await readFile(path.join(bundle, 'bundle.json'), 'utf8');
   const names = Object.keys(JSON.parse(description).files).sort();
-  await mkdir(folder, {recursive: true});
   const asset = (name) => (name.endsWith('.bin') ? name : `${name}.bin`);
+  const there = [...names.map(asset), 'bundle.json', 'index.js'].find((name) => existsSync(path.join(folder, name)));
+  const index = there && (await readFile(path.join(folder, 'index.js'), 'utf8').catch(() => ''));
+  if (there && !index.startsWith(HEAD)) {
+    throw new Error(`${there} is there already, was not written by bioclip-native, and would be lost; name another folder`);
+  }
+  await mkdir(folder, {recursive: true});
   for (const name of names) await copyFile(path.join(bundle, name), path.join(folder, asset(name)));
   await writeFile(path.join(folder, 'bundle.json'), description);
   const lines = names.map((name) => `  ${JSON.stringify(name)}: require(${JSON.stringify(`./${asset(name)}`)}),\n`);
   await writeFile(
     path.join(folder, 'index.js'),
-    `// Written by bioclip-native; run it again after the model has changed.\n` +
+    `${HEAD}; run it again after the model has changed.\n` +
       `module.exports = {bundle: require('./bundle.json'), files: {\n${lines.join('')}}};\n`,
   );
   console.log(`${folder}: ${names.length + 2} files`);

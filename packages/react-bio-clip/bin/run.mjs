@@ -1,8 +1,9 @@
 /** What classify.mjs and browser.mjs share: options, the images, and how answers are written. */
 
-import {createWriteStream} from 'node:fs';
+import {createWriteStream, existsSync, mkdirSync, readFileSync, statSync} from 'node:fs';
 import {writeFile} from 'node:fs/promises';
 import {cpus} from 'node:os';
+import path from 'node:path';
 import {finished} from 'node:stream/promises';
 import {parseArgs} from 'node:util';
 
@@ -27,7 +28,26 @@ export function readOptions(program, extra = {}) {
   if (!files.length) throw new Error(usage);
   const [top, runs] = [Number(values.top), Number(values.latency)];
   if (!(Number.isInteger(top) && top > 0 && Number.isInteger(runs) && runs >= 0)) throw new Error(usage);
+  if (values.raw) checkRaw(values.raw);
   return {...values, folder, files, top, runs};
+}
+
+/** Throws, before any work, if the files of --raw cannot be written, or would replace one that is no such report. */
+function checkRaw(raw) {
+  mkdirSync(path.dirname(raw), {recursive: true});
+  for (const file of [`${raw}.json`, `${raw}.embeddings.f32`, `${raw}.logits.f32`]) {
+    if (existsSync(file) && !statSync(file).isFile()) throw new Error(`${file} is not a file; choose another --raw`);
+  }
+  if (!existsSync(`${raw}.json`)) return;
+  let earlier;
+  try {
+    earlier = JSON.parse(readFileSync(`${raw}.json`, 'utf8'));
+  } catch {
+    earlier = null;
+  }
+  if (!Array.isArray(earlier?.keys) || !('latency_ms' in earlier)) {
+    throw new Error(`${raw}.json is there already, is no earlier report, and would be lost; choose another --raw`);
+  }
 }
 
 /** One image as a line of JSON. */

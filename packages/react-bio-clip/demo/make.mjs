@@ -2,12 +2,13 @@
  * The demo page around a bundle: node demo/make.mjs BUNDLE [FOLDER] [--serve]
  *
  * Writes FOLDER/site, for any static web server, and FOLDER/bioclip-lite.html, the same page as one file that opens by
- * a double click (default folder: demo/dist). --serve shows the site at an address of this machine, which it prints;
+ * a double click (default folder: demo/dist). Both replace what an earlier run has written, and nothing else. --serve shows the site at an address of this machine, which it prints;
  * HOST=0.0.0.0 shows it to others in the network, PORT=... takes another port than 4173.
  */
 
 import {createHash} from 'node:crypto';
-import {cp, readFile, readdir, rm, stat, writeFile} from 'node:fs/promises';
+import {cp, mkdir, mkdtemp, readFile, readdir, realpath, rm, stat, writeFile} from 'node:fs/promises';
+import {tmpdir} from 'node:os';
 import path from 'node:path';
 import {fileURLToPath} from 'node:url';
 
@@ -23,20 +24,31 @@ if (!bundle || given.length > 2 || given.some((name) => name.startsWith('-'))) {
   console.error('usage: node demo/make.mjs BUNDLE [FOLDER] [--serve]');
   process.exit(2);
 }
-const [site, single, file] = ['site', 'single', 'bioclip-lite.html'].map((name) => path.join(folder, name));
+const [site, file] = ['site', 'bioclip-lite.html'].map((name) => path.join(folder, name));
 try {
   await readFile(path.join(bundle, 'bundle.json'));
 } catch {
   console.error(`There is no model in ${bundle}. Make one: make evaluate (or snakemake --cores all convert).`);
   process.exit(1);
 }
+try {
+  await mkdir(folder, {recursive: true});
+  await check();
+} catch (error) {
+  console.error(`The page cannot be written to ${folder}: ${error.message}.`);
+  process.exit(1);
+}
 
 await build({configFile, logLevel: 'warn', build: {outDir: site}});
 await cp(bundle, path.join(site, 'model'), {recursive: true, dereference: true});
 
-await build({configFile, mode: 'single', logLevel: 'warn', build: {outDir: single}});
-await writeFile(file, await oneFile(single));
-await rm(single, {recursive: true});
+const single = await mkdtemp(path.join(tmpdir(), 'bioclip-lite-'));
+try {
+  await build({configFile, mode: 'single', logLevel: 'warn', build: {outDir: single}});
+  await writeFile(file, await oneFile(single));
+} finally {
+  await rm(single, {recursive: true});
+}
 
 console.log(`${site}  for any static web server`);
 console.log(`${file}  the page as one file (${((await stat(file)).size / 1e6).toFixed(1)} MB)`);
@@ -51,6 +63,25 @@ if (serve) {
   });
   for (const url of [...server.resolvedUrls.local, ...server.resolvedUrls.network]) console.log(`\n  ${url}`);
   console.log('\nStop with Ctrl+C.');
+}
+
+/** Throws if something lies where the page goes that an earlier run has not written: building empties the site. */
+async function check() {
+  const text = (name) => readFile(name, 'utf8').catch((error) => (error.code === 'ENOENT' ? null : Promise.reject(error)));
+  const page = await text(file);
+  if (page && !page.includes('<script type="application/json" id="bundle">')) {
+    throw new Error('bioclip-lite.html is there already, is no such page, and would be lost');
+  }
+  const found = await readdir(site).catch((error) => (error.code === 'ENOENT' ? [] : Promise.reject(error)));
+  if (!found.length) return;
+  const own = ['index.html', 'sw.js', 'assets', 'model', '.DS_Store', ...(await readdir(path.join(DEMO, 'public')))];
+  const other = found.find((name) => !own.includes(name));
+  if (other || !(await text(path.join(site, 'sw.js')))?.startsWith('const PAGE = ')) {
+    throw new Error(`site/${other ?? found[0]} is there already, is not of such a page, and would be lost`);
+  }
+  if (`${await realpath(bundle)}${path.sep}`.startsWith(`${await realpath(site)}${path.sep}`)) {
+    throw new Error(`the model to put into the page, ${bundle}, lies in the site that is replaced`);
+  }
 }
 
 /** Script, style, icon, TensorFlow.js and model in the page itself, which then may load nothing at all. */

@@ -21,7 +21,7 @@ from bioclip_lite import hub, models, training, views
 from bioclip_lite.captioner import decode
 from bioclip_lite.commands.common import command
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import replacing, write_json
+from bioclip_lite.files import check_folder, replacing_folder, write_json
 from bioclip_lite.randomness import generator
 from bioclip_lite.shards import ShardSet, shard_names
 from bioclip_lite.texts import Captions
@@ -41,6 +41,8 @@ _SMALL: dict[str, Any] = {
     },
     "multimodal_cfg": {"context_length": _CONTEXT, "width": _WIDTH, "heads": 4, "layers": 2},
 }
+FILE = "captioner.json"  # how it was trained; tells a folder of ours from a CoCa that somebody fetched
+FILES = (FILE, hub.CONFIG, hub.WEIGHTS[0])
 _BATCH = 64
 _WEIGHT_DECAY = 0.05
 _VIEW = {"crop_scale": [0.6, 1.0], "operations": 0, "magnitude": 0.0}  # captions speak of colours: they stay
@@ -51,11 +53,15 @@ def train(
 ) -> list[dict[str, float]]:
     """Train a small CoCa on splits pretrain and train, or go on with the one in ``source``; returns its history.
 
-    ``out`` becomes a folder in open_clip's layout, which caption.captioners can name as ``local-dir:``. Training from
-    nothing minimises contrastive plus twice the caption loss, fine-tuning the caption loss alone, as open_clip's
-    recipes do. ``types`` are drawn from as for the teacher. The history has one row per epoch: epoch, loss,
-    learning_rate and val_caption_loss (nats per token, on the plain views of split "val").
+    ``out`` becomes a folder in open_clip's layout, which caption.captioners can name as ``local-dir:``, with FILE about
+    the training. Training from nothing minimises contrastive plus twice the caption loss, fine-tuning the caption loss
+    alone, as open_clip's recipes do. ``types`` are drawn from as for the teacher. The history has one row per epoch:
+    epoch, loss, learning_rate and val_caption_loss (nats per token, on the plain views of split "val").
+
+    Raises:
+        UserError: ``out`` is something else than an earlier captioner of ours, which is found out before training.
     """
+    check_folder(out, FILES)
     training.deterministic(0, "captioner", "weights")
     if source is None:
         config = {"model_cfg": _SMALL, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
@@ -128,8 +134,14 @@ def train(
         what="captioner",
     )
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(out) as scratch:
-        scratch.mkdir()
+    about = {
+        "captions": list(types),
+        "learning_rate": learning_rate,
+        "from": source and str(source),
+        "history": history,
+    }
+    with replacing_folder(out, FILES) as scratch:
+        write_json(scratch / FILE, about)
         write_json(scratch / hub.CONFIG, config)
         save_file(state, scratch / hub.WEIGHTS[0])
     return history
@@ -160,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bioclip_lite captioner",
         description="Train a small CoCa on the shards and their captions, or fine-tune one, for caption.captioners.",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to make, e.g. data/weights/coca")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make, or a captioner to replace")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
     parser.add_argument("--from", type=Path, dest="source", help="a folder with a CoCa to fine-tune")
     parser.add_argument(

@@ -20,7 +20,7 @@ from bioclip_lite.commands.common import command
 from bioclip_lite.engines import remotes, revisions
 from bioclip_lite.errors import UserError
 from bioclip_lite.evaluation import predictions
-from bioclip_lite.files import read_json, read_table, replacing, require
+from bioclip_lite.files import check_file, read_json, read_table, replacing, require
 from bioclip_lite.labels import observations, read_labels, truth_of
 from bioclip_lite.metrics import paired
 from bioclip_lite.metrics.scoring import score
@@ -30,6 +30,8 @@ from bioclip_lite.taxonomy import RANKS, scientific_name
 from bioclip_lite.taxonomy import Path as TaxonPath
 
 HERE = "the working tree"
+_COUNTS = ("photographs", "observations", "before", "after", "lost", "won")
+COLUMNS = (*RANKS, "common_name", *_COUNTS, "p", "q", "appeared")
 _SHOWN = 20  # taxa of each kind on the screen; a file has all
 _MISTAKES = 3  # of a taxon, on the screen
 
@@ -93,8 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("after", metavar="B", nargs="?", help=f"another one (default: {HERE})")
     parser.add_argument("--variant", default="tfjs", help="teacher, student, int8 ... (default: tfjs, what ships)")
     parser.add_argument("--rank", choices=RANKS, default="species", help="of the answers (default: species)")
-    parser.add_argument("--csv", type=Path, help="a file to write all taxa to")
+    parser.add_argument("--csv", type=Path, help="a file to write all taxa to, or an earlier one to replace")
     options = parser.parse_args(argv)
+    if options.csv:
+        check_file(options.csv, ",".join(COLUMNS))
     sides = []
     with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as scratch, remotes.repository() as repo:
         for number, revision in enumerate((options.before, options.after)):
@@ -334,12 +338,11 @@ def _name(row: Row) -> str:
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:
-    counts = ("photographs", "observations", "before", "after", "lost", "won")
     with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((*RANKS, "common_name", *counts, "p", "q", "appeared"))
+        writer.writerow(COLUMNS)
         for row in sorted(rows, key=lambda row: tuple(name or "" for name in row.taxon)):
-            numbers = [getattr(row, name) for name in counts]
+            numbers = [getattr(row, name) for name in _COUNTS]
             appeared = "; ".join(f"{scientific_name(taxon)} ({n})" for taxon, n in row.appeared)
             q = "" if np.isnan(row.q) else f"{row.q:.6g}"
             names = [name or "" for name in row.taxon]

@@ -21,7 +21,7 @@ from bioclip_lite import calibration
 from bioclip_lite.commands.common import command
 from bioclip_lite.errors import UserError
 from bioclip_lite.evaluation import variants, variants_web
-from bioclip_lite.files import read_json, replacing, require
+from bioclip_lite.files import check_file, read_json, replacing, require
 from bioclip_lite.images import BadImage, decode
 from bioclip_lite.labels import Labels, read_labels
 from bioclip_lite.metrics.ranks import softmax, sum_up
@@ -56,11 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--back-off", action="store_true", help="one answer, at the lowest rank that is sure enough, or none"
     )
-    parser.add_argument("--output", type=Path, help="a file to write; default: standard output")
+    parser.add_argument(
+        "--output", type=Path, help="a file to write, or an earlier one to replace (default: standard output)"
+    )
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
     options = parser.parse_args(argv)
     if options.k < 1:
         raise UserError(f"--k {options.k}: at least one answer is needed")
+    if options.output:
+        check_file(options.output, ",".join(COLUMNS))
     files = found(options.images, sys.stdin)
     labels = read_labels(options.data)
     evaluated = read_json(require(options.data / "evaluate" / "metrics.json"))["variants"]

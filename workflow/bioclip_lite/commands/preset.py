@@ -1,12 +1,16 @@
 """``make preset NAME=insects PHOTOS=folder WEIGHTS=file``: a complete params.yaml for a real data set, and its data."""
 
 import argparse
+import filecmp
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from bioclip_lite.commands.common import command
 from bioclip_lite.errors import UserError
+from bioclip_lite.files import replacing
 
 PRESETS = Path("workflow/presets")
 PARAMS = Path("params.yaml")
@@ -17,8 +21,12 @@ WEIGHTS = Path("data/weights")
 def put_in_place(name: str, photos: Path | None, weights: Path | None) -> None:
     """Copy a preset to params.yaml, link the folder of photographs to data/photos, copy weights to data/weights.
 
+    Photographs and weights that are in place already stay as they are.
+
     Raises:
-        UserError: an unknown preset, a missing folder or file, or a params.yaml with changes that git does not hold.
+        UserError: an unknown preset, a missing folder or file, or something in the way that would be lost: a
+            params.yaml that git does not hold, a real folder data/photos, other weights of that name. Nothing is
+            changed then.
     """
     presets = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
     if name not in presets:
@@ -27,37 +35,49 @@ def put_in_place(name: str, photos: Path | None, weights: Path | None) -> None:
         raise UserError(f"PHOTOS={photos} is no folder")
     if weights is not None and not weights.is_file():
         raise UserError(f"WEIGHTS={weights} is no file")
-    if _unsaved() and PARAMS.read_bytes() not in [path.read_bytes() for path in presets.values()]:
+    if photos is not None and PHOTOS.exists() and PHOTOS.samefile(photos):
+        photos = None
+    if photos is not None and PHOTOS.exists() and not PHOTOS.is_symlink():
+        raise UserError(f"{PHOTOS} is no link made by a preset; move it away first")
+    if weights is not None and (target := WEIGHTS / weights.name).exists():
+        if not filecmp.cmp(weights, target, shallow=False):
+            raise UserError(f"{target} is not the same as WEIGHTS={weights} and would be lost; move it away first")
+        weights = None
+    if PARAMS.exists() and not (_committed() or any(filecmp.cmp(PARAMS, p, shallow=False) for p in presets.values())):
         raise UserError(
-            "params.yaml has changes that are not committed and would be lost; commit or discard them first"
+            "params.yaml has changes that are not committed and would be lost; commit or discard them, or move it away"
         )
     if photos is not None:
-        if PHOTOS.exists() and not PHOTOS.is_symlink():
-            raise UserError(f"{PHOTOS} is a real folder, not a link made by a preset; move it away first")
-        PHOTOS.unlink(missing_ok=True)
+        if PHOTOS.is_symlink():
+            print(f"{PHOTOS} led to {PHOTOS.readlink()}; now to {photos.resolve()}")
+            PHOTOS.unlink()
+        PHOTOS.parent.mkdir(parents=True, exist_ok=True)
         PHOTOS.symlink_to(photos.resolve(), target_is_directory=True)
     if weights is not None:
-        shutil.copyfile(weights, WEIGHTS / weights.name)
-    shutil.copyfile(presets[name], PARAMS)
+        with replacing(WEIGHTS / weights.name) as scratch:
+            shutil.copyfile(weights, scratch)
+    with replacing(PARAMS) as scratch:
+        shutil.copyfile(presets[name], scratch)
     print(f"params.yaml is now the preset {name}; next: make evaluate")
 
 
-def _unsaved() -> bool:
-    status = subprocess.run(["git", "status", "--porcelain", str(PARAMS)], capture_output=True, text=True, check=False)
-    return status.returncode == 0 and bool(status.stdout.strip())
+def _committed() -> bool:
+    """Whether git holds params.yaml as it is; not where there is no repository, or where git ignores the file."""
+    questions = (["ls-files", "--error-unmatch"], ["diff", "--quiet", "HEAD", "--"])
+    return all(
+        subprocess.run(["git", *question, str(PARAMS)], capture_output=True, check=False).returncode == 0
+        for question in questions
+    )
 
 
-def main() -> int:
+@command("preset")
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make preset", description=__doc__)
     parser.add_argument("name", nargs="?", default="")
-    parser.add_argument("--photos", type=Path)
-    parser.add_argument("--weights", type=Path)
-    arguments = parser.parse_args()
-    try:
-        put_in_place(arguments.name, arguments.photos, arguments.weights)
-    except UserError as error:
-        print(f"preset: {error}", file=sys.stderr)
-        return 1
+    parser.add_argument("--photos", type=Path, help="folder of photographs, to which data/photos will lead")
+    parser.add_argument("--weights", type=Path, help="file to copy to data/weights")
+    arguments = parser.parse_args(argv)
+    put_in_place(arguments.name, arguments.photos, arguments.weights)
     return 0
 
 

@@ -20,7 +20,7 @@ from bioclip_lite import calibration, graph
 from bioclip_lite.cache import Taxa, read_taxa
 from bioclip_lite.compression import grid, quantized
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, read_table, replacing, require, write_json
+from bioclip_lite.files import read_json, read_table, replacing_folder, require, write_json
 from bioclip_lite.preprocess import preprocess, read_preprocess
 from bioclip_lite.progress import progress
 from bioclip_lite.randomness import drawn
@@ -59,7 +59,7 @@ def _bundle(params: dict[str, Any], data: Path) -> None:
     require(model / quantized.GRAPH_FILE)
     text = _text(data)
     table = bundle.make_table(data, text, params["taxa_bytes"])
-    with replacing(data / "convert" / "tfjs") as folder:
+    with replacing_folder(data / "convert" / "tfjs", (bundle.FILE, bundle.HASHED)) as folder:
         javascript.convert(model, folder)
         confidence = _calibrate(data, model, table, text.logit_scale)
         _describe(folder, data, model, text, table, confidence)

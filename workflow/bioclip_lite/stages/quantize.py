@@ -13,7 +13,7 @@ import torch
 from bioclip_lite import graph
 from bioclip_lite.compression import mixed_precision, quantized
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import replacing, write_json
+from bioclip_lite.files import replacing_folder, write_json
 from bioclip_lite.models import load_student, reparameterize
 from bioclip_lite.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.preprocess import preprocess
@@ -35,8 +35,7 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     rounded = quantised.rounded
 
     folder = data / "quantize" / "model"
-    with replacing(folder) as scratch:
-        scratch.mkdir()
+    with replacing_folder(folder, (quantized.GRAPH_FILE, quantized.WEIGHTS_FILE, PREPROCESS_FILE)) as scratch:
         quantized.save(scratch, {**folded, "ranges": rounded.ranges}, rounded.weights, rounded.grids)
         write_json(scratch / PREPROCESS_FILE, preprocessing)
     report["bytes"] = sum(file.stat().st_size for file in folder.iterdir())

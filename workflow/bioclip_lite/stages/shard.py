@@ -7,6 +7,7 @@ a photograph that is added, removed or changed rewrites its own shard and no oth
 import hashlib
 import json
 import math
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from bioclip_lite.shards import split_of, write_shard
 from bioclip_lite.sources import SPLITS, find_source
 
 _DESCRIPTION = ("taxon_id", "common_name", "common_names", "group", "licence", "attribution")
+_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}")
 _BATCH, _BLOCK = 4096, 16_000  # rows in memory at a time: while they are read, and while manifests are written
 _MANIFEST = ("key", "locator", "md5", "width", "height", "clean", *_DESCRIPTION, *taxonomy.RANKS)
 
@@ -151,14 +153,18 @@ def _text(description: dict[str, Any]) -> str:
 
 
 def _write_sizes(data: Path, counts: dict[str, int]) -> None:
-    """Write how many samples each shard has, and remove the tars of an earlier, larger number of shards."""
+    """Write how many samples each shard has, and remove those of an earlier, larger number of shards.
+
+    Shards are known by their manifests: a tar without one came from elsewhere, and stays.
+    """
     out = data / "shard"
     sizes = {}
     for name in names(counts):
         require(out / f"{name}.tar")  # it is complete or absent, and holds all that its manifest lists
         sizes[f"{name}.tar"] = pq.read_metadata(manifest(data, name)).num_rows
     write_json(out / "sizes.json", sizes)
-    for stale in [*out.glob("*.tar"), *(out / "manifest").glob("*.parquet")]:
-        if f"{stale.stem}.tar" not in sizes:
-            stale.unlink()
+    for listed in (out / "manifest").glob("*.parquet"):
+        if f"{listed.stem}.tar" not in sizes and _NAME.fullmatch(listed.stem):
+            (out / f"{listed.stem}.tar").unlink(missing_ok=True)
+            listed.unlink()
     print(f"shard: {len(sizes)} shards, {sum(sizes.values())} photographs")

@@ -25,6 +25,7 @@ from bioclip_lite.taxonomy import Path as TaxonPath
 from bioclip_lite.web import tfjs
 
 FILE = "bundle.json"
+HASHED = "*-" + 8 * "[0-9a-f]" + ".*"  # the names of all other files, as ``add`` gives them
 _SPECIES, _GENUS = RANKS.index("species"), RANKS.index("genus")
 _SEEN = ("pretrain", "train")  # splits whose photographs say how common a species is; others are for measuring
 _OWNERS = 20  # of photographs, that are named in the bundle itself

@@ -21,7 +21,7 @@ from bioclip_lite import cache, captions, graph, models, text_towers
 from bioclip_lite.compression import quantized
 from bioclip_lite.compression.mixed_precision import least_bytes_per_parameter, quantise
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, read_table, replacing, require, write_json
+from bioclip_lite.files import read_json, read_table, replacing_folder, require, write_json
 from bioclip_lite.randomness import drawn
 from bioclip_lite.taxonomy import RANKS
 from bioclip_lite.web import bundle, javascript, tfjs
@@ -76,7 +76,8 @@ def write(params: dict[str, Any], data: Path) -> None:
     at_end = (torch.arange(len(texts)), slice(None), tokens.argmax(1))  # the token for the end has the highest number
     outputs = graph.run(folded, rounded.weights, _inputs(tokens, embedding, positions))[..., 0][at_end]
     expected, exact = (normalize(found, dim=1).numpy() for found in (outputs, _exact(reader, tokens)))
-    with replacing(data / "convert" / "text") as folder, tempfile.TemporaryDirectory() as scratch:
+    target = data / "convert" / "text"
+    with replacing_folder(target, (FILE, bundle.HASHED)) as folder, tempfile.TemporaryDirectory() as scratch:
         quantized.save(scratch, folded, rounded.weights, rounded.grids)
         javascript.convert(Path(scratch), folder)
         about = _describe(folder, reader, folded, weights, rows, positions)
