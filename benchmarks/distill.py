@@ -28,13 +28,14 @@ import torch
 
 from bioclip_lite import cache, costs, distillation, models, params, training
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import replacing
+from bioclip_lite.files import check_file, finished_rows, replacing
 from bioclip_lite.labels import Labels, read_labels, truth_of
 from bioclip_lite.metrics.ranks import answers, softmax
 from bioclip_lite.shards import ShardSet
 from bioclip_lite.stages import distill
 
 OUTPUT = Path(__file__).with_suffix(".md")
+TITLE = "# Distilled students by loss"
 RANKS = {"species": 6, "genus": 5, "family": 4}
 CONTROL = "hard labels (the control)"
 GIVEN = {"logit_scale": "given"}
@@ -66,8 +67,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=OUTPUT, help="(default: benchmarks/distill.md)")
     options = parser.parse_args()
     try:
+        check_file(options.out, TITLE)
         section = params.load(options.params)["distill"]
-        rows = list(finished(options, section))
+        rows = list(finished(options, section, finished_rows(options.rows)))
         write(options, section, rows)
     except UserError as error:
         print(f"distill: {error}", file=sys.stderr)
@@ -75,10 +77,11 @@ def main() -> int:
     return 0
 
 
-def finished(options: argparse.Namespace, section: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def finished(
+    options: argparse.Namespace, section: dict[str, Any], known: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     """One row per run: way, seed and figures; the teacher's has no seed."""
     yield {"way": "teacher", "seed": None, **of_teacher(options.data)}
-    known = [json.loads(line) for line in options.rows.read_text().splitlines()] if _exists(options.rows) else []
     wanted = [(way, seed) for seed in range(options.seeds) for way in options.only]
     todo = []
     for way, seed in wanted:
@@ -102,10 +105,6 @@ def finished(options: argparse.Namespace, section: dict[str, Any]) -> Iterator[d
                 with options.rows.open("a") as file:
                     file.write(json.dumps(row) + "\n")
             yield row
-
-
-def _exists(path: Path | None) -> bool:
-    return path is not None and path.exists()
 
 
 def one(data: Path, section: dict[str, Any], way: str, seed: int) -> dict[str, Any]:
@@ -179,7 +178,7 @@ def write(options: argparse.Namespace, section: dict[str, Any], rows: list[dict[
     columns = [name for name in teacher if name.endswith("seen")][:-2]
     size = next(row["parameters"] for row in rows[1:] if row["way"] != CONTROL)
     lines = [
-        "# Distilled students by loss",
+        TITLE,
         "",
         f"`python benchmarks/distill.py`: {section['student']} {section['student_options'] or ''} at "
         f"{section['image_size']} px, {section['epochs']} epochs, {options.seeds} seeds. Accuracy in % (mean, standard "

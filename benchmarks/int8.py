@@ -31,7 +31,7 @@ from bioclip_lite.compression import grid, mixed_precision, quantized, rounding
 from bioclip_lite.compression.equalise import equalise
 from bioclip_lite.compression.grid import Grid
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import replacing
+from bioclip_lite.files import check_file, replacing
 from bioclip_lite.labels import read_labels, truth_of
 from bioclip_lite.preprocess import preprocess, preprocessing
 from bioclip_lite.randomness import digest, drawn
@@ -40,6 +40,7 @@ from bioclip_lite.stages import distill
 from bioclip_lite.web import onnx_export
 
 OUTPUT = Path(__file__).with_suffix(".md")
+TITLE = "# INT8 by way of rounding"
 BUDGET = 1.05
 CALIBRATION, TEST = 64, 640  # photographs
 EPOCHS, LEARNING_RATE = 20, 0.001
@@ -93,6 +94,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     try:
+        check_file(options.out, TITLE)
         tables = []
         for name, make in cases(options).items():
             if options.only and name not in options.only:
@@ -309,7 +311,7 @@ def layers(case: Case) -> list[dict[str, Any]]:
 
 def page(tables: list[tuple[Case, list[Row], list[dict[str, Any]]]]) -> str:
     lines = [
-        "# INT8 by way of rounding",
+        TITLE,
         "",
         "`python benchmarks/int8.py`: cosine of unit embeddings to float32 over test photographs, top-1 in points "
         "(labelled photographs only), bytes of weights and biases per parameter, as stored and gzipped. Biases are "

@@ -27,11 +27,12 @@ from torch import nn
 from bioclip_lite import costs, distillation, models, params, training
 from bioclip_lite.compression import coupling, pruning
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import replacing
+from bioclip_lite.files import check_file, finished_rows, replacing
 from bioclip_lite.shards import ShardSet
 from bioclip_lite.stages import prune
 
 OUTPUT = Path(__file__).with_suffix(".md")
+TITLE = "# Pruned students"
 BUDGET = {"macs": 0.35}
 MEASURES = ("embedding", "taylor", "hessian", "magnitude")
 WAYS: dict[str, dict[str, Any]] = {
@@ -72,18 +73,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=OUTPUT, help="(default: benchmarks/prune.md)")
     options = parser.parse_args()
     try:
+        check_file(options.out, TITLE)
         section = params.load(options.params)["prune"] | {"budget": BUDGET, "epochs": options.epochs}
-        known = [json.loads(line) for line in options.rows.read_text().splitlines()] if _exists(options.rows) else []
-        rows = list(finished(options, section, known))
+        rows = list(finished(options, section, finished_rows(options.rows)))
         write(options, rows)
     except UserError as error:
         print(f"prune: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _exists(path: Path | None) -> bool:
-    return path is not None and path.exists()
 
 
 def finished(
@@ -213,7 +210,7 @@ def write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """The tables, in Markdown, on standard output and in a file."""
     student = rows[0]
     lines = [
-        "# Pruned students",
+        TITLE,
         "",
         f"`python benchmarks/prune.py`: the distilled student of the built-in sample, pruned to {BUDGET['macs']} of "
         f"its multiply-accumulates (round_to 8, 128 photographs), then {options.epochs} epochs of recovery from the "

@@ -26,13 +26,14 @@ from torch import nn
 from bioclip_lite import graph, models, params
 from bioclip_lite.compression import grid, quantized, rounding
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import replacing, write_json
+from bioclip_lite.files import check_file, finished_rows, replacing, write_json
 from bioclip_lite.preprocess import preprocessing
 from bioclip_lite.web import onnx_export, tfjs
 
 HERE = Path(__file__).resolve().parent
 CONVERTER = HERE.parent / ".venv-convert" / "bin" / "python"
 OUTPUT = Path(__file__).with_suffix(".md")
+TITLE = "# The web model in a browser"
 RUNTIME = "onnxruntime-web@1.30.0"
 SIZES = [160, 192, 224, 256]
 OUTPUTS = 512
@@ -75,9 +76,9 @@ def main() -> int:
     parser.add_argument("--rows", type=Path, help="finished models, one JSON object per line; new ones are added")
     parser.add_argument("--out", type=Path, default=OUTPUT, help="(default: benchmarks/web.md)")
     options = parser.parse_args()
-    known = options.rows.read_text().splitlines() if options.rows and options.rows.exists() else []
-    rows = [json.loads(line) for line in known]
     try:
+        check_file(options.out, TITLE)
+        rows = finished_rows(options.rows)
         with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as scratch:
             for student in options.students:
                 for size in options.sizes:
@@ -201,7 +202,7 @@ def converted(model: Path, bundle: Path, size: int) -> None:
 def write(out: Path, rows: list[dict[str, Any]]) -> None:
     """The tables, in Markdown, on standard output and in a file."""
     lines = [
-        "# The web model in a browser",
+        TITLE,
         "",
         f"`python benchmarks/web.py`: Chromium {rows[0]['browser']}, headless, WebAssembly with SIMD; {RUNTIME}; batch "
         f"1, median (min) of {rows[0]['runs']} inferences in ms, one per runtime in turn. Random lively weights: of "

@@ -136,7 +136,7 @@ def test_two_trainings_are_one_and_fine_tuning_goes_on(trained: tuple, monkeypat
         assert command.train(data, data / "weights" / out, ["sci"], 1, 3e-3)[0]["val_caption_loss"] > 1
     folders = [data / "weights" / out for out in ("one", "two")]
     files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
-    assert files[0] == files[1] and set(files[0]) == {"open_clip_config.json", "open_clip_model.safetensors"}
+    assert files[0] == files[1] and set(files[0]) == set(command.FILES)
     arguments = ["--data", str(data), "--out", str(data / "weights/more"), "--from", str(data / "weights/tiny")]
     assert COMMANDS["captioner"]
     assert command.main([*arguments, "--captions", "sci", "--epochs", "1", "--learning-rate", "0.0005"]) == 0

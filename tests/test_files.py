@@ -1,11 +1,12 @@
 """Outputs appear complete, or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, replacing, require, write_json
+from bioclip_lite.files import read_json, replacing, replacing_folder, require, write_json
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -18,16 +19,96 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.json"]
 
 
-def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    path = tmp_path / "model"
-    for name in ("first", "second"):
-        with replacing(path) as scratch:
-            scratch.mkdir()
-            (scratch / name).write_text(name)
-    assert [entry.name for entry in path.iterdir()] == ["second"]
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
-
-
 def test_a_missing_file_names_the_stage_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="stage prune makes it"):
         require(tmp_path / "data" / "prune" / "model" / "student.json")
+
+
+def test_a_file_and_a_folder_never_take_each_others_place(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("precious")
+    (tmp_path / "link").symlink_to("folder")
+    for name in ("folder", "link"):
+        with pytest.raises(UserError, match="is a folder, and a file is to be written there"):
+            write_json(tmp_path / name, {})
+    with pytest.raises(UserError, match="is a file, and a folder is to be written there"):
+        make_folder(tmp_path / "folder" / "thesis.txt")
+    assert (tmp_path / "folder" / "thesis.txt").read_text() == "precious"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "link"]
+
+
+def make_folder(path: Path, name: str = "model.json") -> None:
+    with replacing_folder(path, ("model.json", "weights-*.bin")) as scratch:
+        (scratch / name).write_text(name)
+
+
+@pytest.mark.parametrize("also", [[], ["weights-1.bin", ".DS_Store"]])
+def test_an_earlier_folder_is_replaced_as_a_whole(tmp_path: Path, also: list[str]) -> None:
+    for _ in range(2):
+        make_folder(tmp_path / "model")
+        assert [entry.name for entry in (tmp_path / "model").iterdir()] == ["model.json"]
+        for name in also:
+            (tmp_path / "model" / name).touch()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("names", [["notes.txt", "model.json"], ["weights-1.bin"], [".git/", "model.json"]])
+def test_a_folder_with_anything_else_stays(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        path = tmp_path / "mine" / name
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.write_text("precious")
+    with pytest.raises(UserError, match="was not written by this command and would be lost"):
+        make_folder(tmp_path / "mine")
+    assert sorted(entry.name for entry in (tmp_path / "mine").iterdir()) == sorted(name.rstrip("/") for name in names)
+
+
+def test_what_comes_while_a_folder_is_made_stays(tmp_path: Path) -> None:
+    make_folder(tmp_path / "model")
+    with (
+        pytest.raises(UserError, match=r"notes\.txt"),
+        replacing_folder(tmp_path / "model", ["model.json"]) as scratch,
+    ):
+        (scratch / "model.json").write_text("new")
+        (tmp_path / "model" / "notes.txt").write_text("precious")
+    assert (tmp_path / "model" / "notes.txt").read_text() == "precious"
+    assert (tmp_path / "model" / "model.json").read_text() == "model.json"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_comes_back_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(tmp_path / "model")
+    rename, seen = os.rename, []
+
+    def fail_once(source: Path, target: Path) -> None:
+        seen.append(target)
+        if len(seen) == 2:
+            raise OSError("the network has gone")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_once)
+    with pytest.raises(OSError, match="gone"):
+        make_folder(tmp_path / "model")
+    assert (tmp_path / "model" / "model.json").read_text() == "model.json"
+
+
+def test_links(tmp_path: Path) -> None:
+    """To a file: replaced, because the target may be an object of a cache. To a folder: it still leads there."""
+    (tmp_path / "cached").write_text("precious")
+    for name, target in (("link", "cached"), ("dangling", "nothing")):
+        (tmp_path / name).symlink_to(target)
+        write_json(tmp_path / name, {})
+        assert not (tmp_path / name).is_symlink() and read_json(tmp_path / name) == {}
+    assert (tmp_path / "cached").read_text() == "precious" and not (tmp_path / "nothing").exists()
+    make_folder(tmp_path / "disk" / "model")
+    (tmp_path / "model").symlink_to("disk/model")
+    (tmp_path / "disk" / "model" / "weights-1.bin").touch()
+    make_folder(tmp_path / "model")
+    assert (tmp_path / "model").is_symlink()
+    assert [entry.name for entry in (tmp_path / "disk" / "model").iterdir()] == ["model.json"]
+    assert [entry.name for entry in (tmp_path / "disk").iterdir()] == ["model"]
+    (tmp_path / "gone").symlink_to("unplugged/model")
+    with pytest.raises(UserError, match="is a link to unplugged/model, which does not exist"):
+        make_folder(tmp_path / "gone")

@@ -78,9 +78,10 @@ def test_an_output_file_and_an_unreadable_photograph(
 ) -> None:
     bad = tmp_path / "photos" / "bad.jpg"
     bad.write_bytes(b"no image")
-    output = tmp_path / "names.csv"
+    output = tmp_path / "new" / "names.csv"
     options = ["--variant", "control", "--back-off", "--output", str(output), "--data", str(data)]
-    assert predict.main([str(tmp_path / "photos"), *options]) == 1
+    for _ in range(2):  # the second replaces the table of the first
+        assert predict.main([str(tmp_path / "photos"), *options]) == 1
     rows = table(output.read_text())
     assert [row["file_name"] for row in rows] == sorted(map(str, photographs.values()))
     assert all(row["kingdom"] and not row["phylum"] and not row["species"] for row in rows)

@@ -6,6 +6,7 @@ import pytest
 
 from bioclip_lite.commands import preset
 from bioclip_lite.errors import UserError
+from checkout import sh
 
 
 @pytest.fixture
@@ -17,6 +18,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_text("index: mine\n")
     (tmp_path / "photos").mkdir()
     (tmp_path / "tower.safetensors").write_bytes(b"weights")
+    sh("git init -q && git add -A && git commit -qm start", tmp_path)
     return tmp_path
 
 
@@ -40,9 +42,7 @@ def test_mistakes_change_nothing(repository: Path) -> None:
 
 
 def test_uncommitted_parameters_are_kept(repository: Path) -> None:
-    import checkout
-
-    checkout.sh("git init -q && git add -A && git commit -qm start && echo 'index: edited' > params.yaml", repository)
+    Path("params.yaml").write_text("index: edited\n")
     with pytest.raises(UserError, match="would be lost"):
         preset.put_in_place("birds", None, None)
     assert Path("params.yaml").read_text() == "index: edited\n"

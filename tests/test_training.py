@@ -270,9 +270,11 @@ def test_tensorboard_gets_every_step_and_epoch(own: Path) -> None:
     written = b"".join(path.read_bytes() for path in folder.iterdir())
     assert written.count(b"loss_of_step") == 2 * steps(own)
     assert written.count(b"val_top1") == 2
+    (folder / "notes.txt").write_text("precious")
     distil(student(), own, epochs=1)  # a new run is a new line
     written = b"".join(path.read_bytes() for path in folder.iterdir())
     assert written.count(b"val_top1") == 1
+    assert (folder / "notes.txt").read_text() == "precious"
 
 
 def test_half_precision_only_where_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:

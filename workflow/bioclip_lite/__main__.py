@@ -32,7 +32,8 @@ HINTS = {
     errno.EDQUOT: "your quota is full; free some space and run again: what was finished stays",
     errno.EROFS: "the folder is read-only; run in a clone of your own",
     errno.EACCES: "you may not write there; ask its owner, or run in a clone of your own",
-    errno.EISDIR: "a file is meant",
+    errno.EISDIR: "it is a folder, and a file is meant",
+    errno.ENOTDIR: "a part of it is a file, and a folder is meant",
 }
 TRAINING = ("teacher", "distill", "prune")  # the stages that several processes can share
 

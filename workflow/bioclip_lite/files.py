@@ -93,9 +93,10 @@ def check_file(path: str | os.PathLike[str], first_line: str) -> None:
             this line, which makes it an earlier output, or if it is empty.
 
     Raises:
-        UserError: ``path`` is a folder, a device or another file, or lies where no file can be made.
+        UserError: ``path`` is a folder, a device, another file or a link to nothing, or lies where no file can be made.
     """
     path = Path(path)
+    _check_link(path)
     _check_file(path)
     if path.exists() and path.stat().st_size:
         line = first_line.encode()
@@ -119,10 +120,7 @@ def check_folder(path: str | os.PathLike[str], names: Sequence[str]) -> None:
         UserError: ``path`` is a file, another folder or a link to nothing, or lies where no folder can be made.
     """
     path = Path(path)
-    if path.is_symlink() and not path.exists():
-        raise UserError(
-            f"{path} is a link to {path.readlink()}, which does not exist; make that folder, or remove the link"
-        )
+    _check_link(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file, and a folder is to be written there; name another folder")
     check_place(path)
@@ -146,6 +144,13 @@ def check_place(path: str | os.PathLike[str]) -> None:
             if not os.access(parent, os.W_OK | os.X_OK):
                 raise UserError(f"{path} cannot be written: you may not write in {parent}; name another folder")
             return
+
+
+def _check_link(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"{path} is a link to {path.readlink()}, which does not exist; remove the link, or name another"
+        )
 
 
 def _check_file(path: Path) -> None:
@@ -189,6 +194,24 @@ def read_table(path: str | os.PathLike[str], columns: list[str] | None = None) -
 
     require(path)
     return pq.read_table(path, columns=columns)
+
+
+def finished_rows(path: Path | None) -> list[dict[str, Any]]:
+    """The lines of a file to which a long run adds one JSON object after the other; none if it is yet to be made.
+
+    Raises:
+        UserError: ``path`` holds something else, or is no place for a file.
+    """
+    if path is None:
+        return []
+    _check_file(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return [dict(json.loads(line)) for line in path.read_bytes().splitlines()] if path.exists() else []
+    except (ValueError, TypeError):
+        raise UserError(
+            f"{path} is there already and does not hold one JSON object per line; name another file"
+        ) from None
 
 
 def require(path: str | os.PathLike[str]) -> Path:
