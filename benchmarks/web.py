@@ -98,12 +98,12 @@ def main() -> int:
 def measure(options: argparse.Namespace, student: str, size: int, scratch: Path) -> list[dict[str, Any]]:
     """One row per runtime and number of threads."""
     print(f"{student}, {size} px", file=sys.stderr, flush=True)
+    default = params.load(options.params)["distill"]["student_options"]
     ort = scratch / "ort"
     if not ort.exists():
         ort.mkdir()
         execute(["npm", "install", "--no-audit", "--no-fund", "--no-save", "--prefix", str(ort), RUNTIME])
     name, extra = STUDENTS[student]
-    default = params.load(options.params)["distill"]["student_options"]
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         data = Path(folder)
         model = data / "model"

@@ -33,7 +33,7 @@ from yarl import URL
 
 from bioclip_lite import __version__
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import check_place, replacing
+from bioclip_lite.files import replacing
 from bioclip_lite.progress import progress
 
 _BATCH = 4096  # addresses looked up in the cache at a time
@@ -157,7 +157,6 @@ def _fetch_all(addresses: list[str], settings: dict[str, Any]) -> Iterator[None]
     """Download these addresses; yields once for each that is done, in whichever way."""
     if not addresses:
         return
-    check_place(_entry(Path(settings["folder"]), "objects", "output"))
     with asyncio.Runner() as runner:
         client = runner.run(_client(settings))
         hosts = _Hosts(settings["per_host"])
