@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -290,3 +291,12 @@ def test_a_mistake_that_one_process_finds_is_told_once(data: Path) -> None:
     assert process.returncode == 1
     assert err.startswith("distill: distill.weights: ")
     assert err.count("\n") == 1
+
+
+def test_the_signal_that_ended_a_process_reaches_the_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = SimpleNamespace(failures={1: SimpleNamespace(exitcode=-signal.SIGKILL)})
+    assert distributed._explain("distill", tmp_path, 2, error) == 128 + signal.SIGKILL  # type: ignore[arg-type]
+    told = "distill: process 2 of 2 was ended by SIGKILL, most often because memory ran out\n"
+    assert capsys.readouterr().err == told

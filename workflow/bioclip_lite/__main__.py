@@ -5,6 +5,7 @@
 
 import argparse
 import errno
+import faulthandler
 import importlib
 import json
 import sys
@@ -39,6 +40,7 @@ TRAINING = ("teacher", "distill", "prune")  # the stages that several processes 
 
 
 def main() -> int:
+    faulthandler.enable()  # a crash in compiled code leaves in the log where it was
     if sys.argv[1:] and sys.argv[1] in COMMANDS:
         return importlib.import_module(f"bioclip_lite.commands.{sys.argv[1].replace('-', '_')}").main(sys.argv[2:])
     parser = argparse.ArgumentParser(

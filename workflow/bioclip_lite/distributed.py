@@ -36,6 +36,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from bioclip_lite.errors import UserError
+from bioclip_lite.exit_status import in_words
 
 _FOLDER = "BIOCLIP_LITE_RUN"  # environment: a folder that the processes of one run share with who started them
 _PARENT = "BIOCLIP_LITE_PARENT"  # environment: the process that started them
@@ -328,12 +329,8 @@ def _explain(stage: str, folder: Path, processes: int, error: ChildFailedError) 
         return status
     for number, failure in error.failures.items():
         if failure.exitcode < 0:
-            print(
-                f"{stage}: process {number + 1} of {processes} was ended by {failure.signal_name()}"
-                + ("; most often memory ran out: give the job more (mem_mb)" if failure.exitcode == -9 else ""),
-                file=sys.stderr,
-            )
-            return 1
+            print(f"{stage}: process {number + 1} of {processes} {in_words(failure.exitcode)}", file=sys.stderr)
+            return 128 - failure.exitcode  # as a shell would, so that Snakemake's user learns of the signal
     for path in sorted(folder.glob("traceback-*"), key=lambda path: path.stat().st_mtime_ns)[:1]:
         print(path.read_text(), file=sys.stderr)
     return 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bioclip_lite.errors import UserError
+from bioclip_lite.exit_status import in_words
 from bioclip_lite.files import read_json
 from bioclip_lite.web import tfjs
 
@@ -98,5 +99,5 @@ def _execute(command: list[str], what: str) -> str:
         raise UserError(f"{command[0]} is not installed; {what} needs it (Node 20.19 or newer)") from None
     if done.returncode:
         said = "\n".join((done.stderr + done.stdout).strip().splitlines()[-15:])
-        raise UserError(f"{what} failed with status {done.returncode}:\n{said}")
+        raise UserError(f"{what} {in_words(done.returncode)}:\n{said}")
     return done.stdout
