@@ -310,8 +310,10 @@ class Records:
             os.utime(target, follow_symlinks=False)
         if target == path:
             self._hashes.touched(path, md5)
-        if described:
-            snakemake_records.write(path, snakemake_records.read(path) | {"endtime": self.time(path) / 1e9})
+        if described:  # and took as long as it did
+            record, end = snakemake_records.read(path), self.time(path) / 1e9
+            start = end - record["endtime"] + (record.get("starttime") or record["endtime"])
+            snakemake_records.write(path, record | {"starttime": start, "endtime": end})
 
     def doubt(self, path: str) -> None:
         """Make Snakemake run the job of ``path`` again, whatever its time and that of its inputs."""
