@@ -50,4 +50,4 @@ onsuccess:
     finished = {job.rule.name for job in workflow.dag.finished_jobs}
     provenance.commit({job.rule.name for job in workflow.dag.jobs}, finished)
     if "write_report" in finished:
-        print("The report is in data/evaluate/report.html", file=sys.stderr)
+        logger.info("The report is in data/evaluate/report.html")

@@ -60,12 +60,21 @@ def with_environments(folder: Path) -> Path:
 
 def snakemake(folder: Path, target: str = "evaluate", options: str = "") -> dict[str, int]:
     """Run, and return how often each rule ran."""
-    return _jobs(sh(f"snakemake --cores all {options} -- {target}", folder))
+    _, (log,) = _logged(f"snakemake --cores all {options} -- {target}", folder)
+    return _jobs(log)
 
 
 def planned(folder: Path, target: str = "evaluate") -> dict[str, int]:
     """What Snakemake would run."""
     return _jobs(sh(f"snakemake --dry-run -- {target}", folder))
+
+
+def _logged(command: str, folder: Path) -> tuple[str, list[str]]:
+    """What a command prints, and the logs of the runs of Snakemake that it starts, which say more."""
+    place = folder / ".snakemake/log"
+    before = {*place.glob("*.log")}
+    output = sh(command, folder)
+    return output, [path.read_text() for path in sorted({*place.glob("*.log")} - before)]
 
 
 def _jobs(output: str) -> dict[str, int]:
@@ -83,10 +92,10 @@ def _by_stage(jobs: dict[str, int]) -> dict[str, int]:
 
 def repro(folder: Path) -> tuple[list[str], dict[str, int]]:
     """Run `dvc repro`; the stages it ran, and how often Snakemake inside them ran each rule."""
-    output = sh("dvc repro", folder)
+    output, logs = _logged("dvc repro", folder)
     jobs: dict[str, int] = {}
-    for part in output.split("Running stage ")[1:]:
-        for name, count in _jobs(part).items():
+    for log in logs:
+        for name, count in _jobs(log).items():
             jobs[name] = jobs.get(name, 0) + count
     return re.findall(r"Running stage '(\w+)'", output), jobs
 
@@ -98,7 +107,7 @@ def changed(folder: Path) -> list[str]:
 
 def ran(folder: Path, command: str) -> dict[str, int]:
     """How often each rule really ran: what is planned before a checkpoint may turn out not to be needed."""
-    names = re.findall(r"^local(?:rule|checkpoint) (\w+):$", sh(command, folder), re.M)
+    names = re.findall(r"^local(?:rule|checkpoint) (\w+):$", "".join(_logged(command, folder)[1]), re.M)
     return _by_stage({name: names.count(name) for name in names})
 
 

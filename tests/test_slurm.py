@@ -141,6 +141,6 @@ def test_time_limits(limited: tuple[Path, Popen[bytes]]) -> None:
     output = (folder / "output").read_text()
     assert submitted(folder) == {("rule_train_student", "FAILED"): 1, ("rule_train_control", "TIMEOUT"): 1}
     assert (folder / "stopped").read_text() == "asked to stop\n"
-    assert "rule train_control" in output
+    assert "FAILED  distill control" in output
     assert "SLURM status is: 'TIMEOUT'" in output
     assert not (folder / "data/distill/control/model.safetensors").exists()

@@ -5,12 +5,17 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+from snakemake.shell import shell
 
 # Jobs run the package of this checkout, with the Python that runs Snakemake, activated or not.
 PACKAGE = str(Path(workflow.basedir) / "workflow")
 os.environ["PYTHONPATH"] = PACKAGE
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 sys.path.insert(0, PACKAGE)
+# A job that a signal ends: bash says so, with the whole command, where the redirection of a function sends it: to the
+# job's log, not between the lines of this run.
+shell.prefix('set -euo pipefail; python() {{ command python "$@"; }}; ')
 
 from bioclip_lite import params as parameters
 from bioclip_lite import provenance
