@@ -140,7 +140,7 @@ class Both(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 def online(data: Path, section: dict[str, Any], train: distillation.Cached, count: int, scratch: Path) -> list[float]:
     teacher = models.load_teacher(data / "teacher" / "model")
     text, scale = torch.from_numpy(train.taxa[0].text), train.taxa[0].logit_scale
-    model = student(section, text.shape[1]).to(memory_format=torch.channels_last)
+    model = student(section, text.shape[1])
     both = Both(train, preprocessing(section["image_size"]), teacher.preprocess)
     size, rows = section["batch_size"], len(train.images)
 
@@ -150,25 +150,26 @@ def online(data: Path, section: dict[str, Any], train: distillation.Cached, coun
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         taught = models.embed_images(teacher.model, batch[1]).clone()
-        out = model(batch[0].to(memory_format=torch.channels_last))
+        out = model(batch[0])
         target = losses.agreed([losses.taxon_logits(taught, text, scale)])
         return losses.cosine(out, taught) + losses.affinity(losses.taxon_logits(out, text, scale), target)
 
     def run(end: Any) -> None:
         steps = len(training.batches(rows, size))
-        training.fit(
-            model,
-            lessons,
-            loss,
-            end,
-            seed=0,
-            steps=steps,
-            epochs=count,
-            learning_rate=section["learning_rate"],
-            weight_decay=0.05,
-            what="online",
-            log=scratch / "log",
-        )
+        with training.channels_last(model):
+            training.fit(
+                model,
+                lessons,
+                loss,
+                end,
+                seed=0,
+                steps=steps,
+                epochs=count,
+                learning_rate=section["learning_rate"],
+                weight_decay=0.05,
+                what="online",
+                log=scratch / "log",
+            )
 
     return epochs(run)
 

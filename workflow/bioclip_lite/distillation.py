@@ -230,7 +230,7 @@ def distill(
     scales = [taxa.logit_scale for taxa in train.taxa]
     nodes = torch.from_numpy(training.rank_nodes(data)).to(machine)
     training.deterministic(seed, stage, "train")
-    model.to(machine, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(machine)
     predict = _predictor(model)
     said = _Texts(data, text_student) if text_student else None
     trained = _Towers(model, text_student.tower.to(machine)) if text_student else model
@@ -306,24 +306,25 @@ def distill(
         return {**measure(), "val_text_top1": measure(F.normalize(torch.cat(own), dim=-1))["val_top1"]}
 
     read = files_read(data, teachers) + ([cache.folder(data) / "texts.safetensors"] if text_student else [])
-    history = training.fit(
-        trained,
-        lessons,
-        loss,
-        measure_both if text_student else measure,
-        seed=seed,
-        steps=steps,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        what=f"{stage} {job}",
-        images=size,
-        ema=ema,
-        log=training.log_folder(data, stage, job),
-        keep=keep,
-        recipe=lambda: checkpoint.recipe(trained, ["distillation", f"stages.{stage}"], read, facts),
-    )
-    model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    with training.channels_last(model):
+        history = training.fit(
+            trained,
+            lessons,
+            loss,
+            measure_both if text_student else measure,
+            seed=seed,
+            steps=steps,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            what=f"{stage} {job}",
+            images=size,
+            ema=ema,
+            log=training.log_folder(data, stage, job),
+            keep=keep,
+            recipe=lambda: checkpoint.recipe(trained, ["distillation", f"stages.{stage}"], read, facts),
+        )
+    model.to("cpu")
     if text_student:
         text_student.tower.to("cpu").eval()
     return history
@@ -334,9 +335,8 @@ def _predictor(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     machine, half = training.device(), training.autocast_helps(model)
 
     def predict(pixels: torch.Tensor) -> torch.Tensor:
-        pixels = pixels.to(machine, memory_format=torch.channels_last)
         with torch.autocast(machine.type, torch.bfloat16, enabled=half):
-            return model(pixels).float()
+            return model(pixels.to(machine)).float()
 
     return predict
 

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from bioclip_lite.taxonomy import RANKS, label_rank
 _WARM_UP = 0.1  # share of the steps
 _CLIP = 1.0  # largest norm of the gradient
 _EVAL_BATCH = 128
+_LARGEST_REGISTER = 16  # float32 numbers, of AVX-512
 _CORES_PER_WORKER = 4  # on a CPU: about a fifth of the work is decoding, the rest training
 _SECONDS_KEPT_SHORT = 60.0  # of training between checkpoints at the end of an epoch ...
 _SECONDS_KEPT_LONG = 600.0  # ... and within one
@@ -66,12 +68,60 @@ def deterministic(*names: object) -> None:
 def autocast_helps(model: nn.Module) -> bool:
     """Whether bfloat16 makes training faster: on a GPU always; on a CPU that has it, for dense networks only.
 
-    Depthwise convolutions in bfloat16 take 1.6 times as long on a CPU, dense layers 0.7 times (AVX-512 BF16).
+    Depthwise convolutions in bfloat16 take 1.6 times as long on a CPU, dense layers 0.7 times (AVX-512 BF16). Both the
+    processor and oneDNN have to have it: oneDNN may be held back by ONEDNN_MAX_CPU_ISA, and without it a convolution
+    takes 20 times as long.
     """
     if torch.cuda.is_available():
         return True
     depthwise = any(isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels for m in model.modules())
-    return not depthwise and torch.cpu._is_avx512_bf16_supported()
+    supported = torch.cpu._is_avx512_bf16_supported() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return supported and not depthwise
+
+
+@contextmanager
+def channels_last(model: nn.Module) -> Iterator[None]:
+    """Keep the weights of ``model``'s 2-d convolutions in channels_last, in place, while it trains.
+
+    Every convolution then computes in channels_last, whatever the memory format of its input. On a GPU tensor cores
+    want it; on a CPU a training step takes up to 1.7 times as long in contiguous memory (benchmarks/memory_format.md).
+
+    On a CPU, oneDNN corrupts memory in the backward pass of some of these convolutions (``_overruns``): the process
+    crashes, hangs or learns from wrong gradients. They are given only the pixels that their stride reads, and stride 1:
+    the same function, computed by kernels that are sound, in the same time.
+    """
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    strides = {conv: conv.stride for conv in model.modules() if isinstance(conv, nn.Conv2d) and _overruns(conv)}
+    hooks = [conv.register_forward_pre_hook(partial(_subsample, stride)) for conv, stride in strides.items()]
+    for conv in strides:
+        conv.stride = (1, 1)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for conv, stride in strides.items():
+            conv.stride = stride
+        for tensor in (*model.parameters(), *model.buffers()):
+            # ``Module.to`` would leave 1 x 1 kernels in channels_last: PyTorch takes them for contiguous as well.
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+
+
+def _overruns(conv: nn.Conv2d) -> bool:
+    """Whether oneDNN, in channels_last, writes beyond its buffer when it computes the gradient of ``conv``'s weight.
+
+    Its 1 x 1 kernels copy the pixels that the stride reads into a buffer with ``in_channels`` numbers for each, but
+    place them as if each filled a vector register: 8 numbers with AVX2, 16 with AVX-512, where it shows from images of
+    about 96 x 96 on (uxlfoundation/oneDNN, issue 6035; torch 2.14.1). FastViT, MobileOne and MobileCLIP begin with such
+    a convolution.
+    """
+    pointwise = conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.padding in ((0, 0), "valid")
+    return pointwise and conv.in_channels < _LARGEST_REGISTER and conv.weight.device.type == "cpu"
+
+
+def _subsample(stride: tuple[int, ...], _: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    """Pixels that a 1 x 1 convolution of ``stride`` reads: (b, c, h, w) to (b, c, ceil(h / stride), ...)."""
+    return inputs[0][..., :: stride[0], :: stride[1]]
 
 
 # Data

@@ -110,7 +110,6 @@ def _train(params: dict[str, Any], data: Path, name: str) -> Made:
     model = models.build_clip(config)
     machine = training.device()
     model.to(machine)
-    model.visual.to(memory_format=torch.channels_last)
     preprocess = models.open_clip_preprocess(config, "the teacher")
     train, images = _photographs(data, chosen["splits"], params["captions"])
     half = training.autocast_helps(model.visual)
@@ -131,7 +130,7 @@ def _train(params: dict[str, Any], data: Path, name: str) -> Made:
         epoch, rows, pixels = batch
         texts, same = train.draw(seed, epoch, rows)
         with torch.autocast(machine.type, torch.bfloat16, enabled=half):
-            image = model.encode_image(pixels.to(machine, memory_format=torch.channels_last))
+            image = model.encode_image(pixels.to(machine))
             text = _encode_part(model, texts)
         # Every photograph is compared with every caption of the batch, whichever process embedded them.
         image = distributed.gather(F.normalize(image.float(), dim=-1), size)
@@ -141,23 +140,26 @@ def _train(params: dict[str, Any], data: Path, name: str) -> Made:
     val, val_images = _photographs(data, ["val"], params["captions"])
     measure = _zero_shot(model, val, lambda: [_features(model, val_images, preprocess)])
     print(f"training on {len(train.keys)} photographs of {len(set(train.taxon_ids))} taxa, {chosen['image_tower']}")
-    history = training.fit(
-        model,
-        epoch_batches,
-        loss,
-        measure,
-        seed=seed,
-        steps=len(training.batches(len(train.keys), size)),
-        epochs=chosen["epochs"],
-        learning_rate=chosen["learning_rate"],
-        weight_decay=_WEIGHT_DECAY,
-        what="teacher",
-        images=size,
-        ema=chosen["ema"],
-        keep=_keep(data, name),
-        log=training.log_folder(data, "teacher", name),
-        recipe=lambda: _recipe(model, params, data, _shards(data, [*chosen["splits"], "val"]), data / "shard", ".tar"),
-    )
+    with training.channels_last(model.visual):
+        history = training.fit(
+            model,
+            epoch_batches,
+            loss,
+            measure,
+            seed=seed,
+            steps=len(training.batches(len(train.keys), size)),
+            epochs=chosen["epochs"],
+            learning_rate=chosen["learning_rate"],
+            weight_decay=_WEIGHT_DECAY,
+            what="teacher",
+            images=size,
+            ema=chosen["ema"],
+            keep=_keep(data, name),
+            log=training.log_folder(data, "teacher", name),
+            recipe=lambda: _recipe(
+                model, params, data, _shards(data, [*chosen["splits"], "val"]), data / "shard", ".tar"
+            ),
+        )
     _settle(model)
     return model, config, history, f"CLIP {chosen['image_tower']}", None, None
 
@@ -374,7 +376,7 @@ def _logit_scale(model: models.Clip) -> torch.Tensor:
 def _settle(model: models.Clip) -> None:
     """Make the bound on the logit scale, which training only applies in passing, part of the model."""
     model.logit_scale.data.clamp_(max=math.log(_MAX_LOGIT_SCALE))
-    model.to("cpu", memory_format=torch.contiguous_format).eval()
+    model.to("cpu").eval()
 
 
 @torch.inference_mode()
