@@ -30,7 +30,7 @@ from test_students import FAMILIES, FASTVIT
 
 Tensors = dict[str, torch.Tensor]
 
-# With AVX-512 the fault of FastViT's stem shows from about 96 pixels on.
+# With AVX-512 the fault of FastViT's stem shows at some sizes only.
 STUDENTS = [(name, options, 64) for name, options, _ in FAMILIES] + [("fastvit_t8", FASTVIT, 160)]
 TOWERS = ["resnet10t", "mobilenetv4_conv_small_035"]  # the first trains in bfloat16 where the processor has it
 GRAPHS = ["fastvit with attention", "mobilenetv4"]

@@ -280,9 +280,13 @@ def test_tensorboard_gets_every_step_and_epoch(own: Path) -> None:
 def test_half_precision_only_where_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     dense, depthwise = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 8, 3, groups=4)
     assert training.autocast_helps(dense)
     assert not training.autocast_helps(nn.Sequential(dense, depthwise))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)  # ONEDNN_MAX_CPU_ISA=AVX2
+    assert not training.autocast_helps(dense)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert not training.autocast_helps(dense)
 

@@ -90,7 +90,7 @@ def channels_last(model: nn.Module) -> Iterator[None]:
     crashes, hangs or learns from wrong gradients. They are given only the pixels that their stride reads, and stride 1:
     the same function, computed by kernels that are sound, in the same time.
     """
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     strides = {conv: conv.stride for conv in model.modules() if isinstance(conv, nn.Conv2d) and _overruns(conv)}
     hooks = [conv.register_forward_pre_hook(partial(_subsample, stride)) for conv, stride in strides.items()]
     for conv in strides:
@@ -111,9 +111,9 @@ def _overruns(conv: nn.Conv2d) -> bool:
     """Whether oneDNN, in channels_last, writes beyond its buffer when it computes the gradient of ``conv``'s weight.
 
     Its 1 x 1 kernels copy the pixels that the stride reads into a buffer with ``in_channels`` numbers for each, but
-    place them as if each filled a vector register: 8 numbers with AVX2, 16 with AVX-512, where it shows from images of
-    about 96 x 96 on (uxlfoundation/oneDNN, issue 6035; torch 2.14.1). FastViT, MobileOne and MobileCLIP begin with such
-    a convolution.
+    place them as if each filled a vector register: 8 numbers with AVX2, 16 with AVX-512, where it depends on sizes and
+    on luck whether it shows (uxlfoundation/oneDNN, issue 6035; torch 2.14.1). FastViT, MobileOne and MobileCLIP begin
+    with such a convolution.
     """
     pointwise = conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.padding in ((0, 0), "valid")
     return pointwise and conv.in_channels < _LARGEST_REGISTER and conv.weight.device.type == "cpu"
