@@ -1,10 +1,15 @@
-"""Outputs appear complete, or not at all."""
+"""Outputs appear complete, or not at all; text is UTF-8 under every locale."""
 
+import ast
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import checkout
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_json, replacing, replacing_folder, require, write_json
 
@@ -112,3 +117,62 @@ def test_links(tmp_path: Path) -> None:
     (tmp_path / "gone").symlink_to("unplugged/model")
     with pytest.raises(UserError, match="is a link to unplugged/model, which does not exist"):
         make_folder(tmp_path / "gone")
+
+
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+def without_encoding(code: str) -> Iterator[int]:
+    """Lines of calls that read or write text in the encoding of the locale."""
+    for call in ast.walk(ast.parse(code)):
+        if not isinstance(call, ast.Call):
+            continue
+        function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", None)
+        given = [ast.unparse(argument) for argument in call.args]
+        named = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        modes = [mode for mode in (*given, named.get("mode", "")) if mode.strip("'") and set(mode) <= set("'rwax+bt")]
+        in_text = {
+            "read_text": not given,
+            "write_text": len(given) < 2,
+            "TextIOWrapper": len(given) < 2,
+            # Without a mode it is the open of some other class, unless it is the function itself.
+            "open": bool(modes or isinstance(call.func, ast.Name)) and not any("b" in mode for mode in modes),
+            "fdopen": not any("b" in mode for mode in modes),
+        }
+        if in_text.get(str(function)) and "encoding" not in named and "tarfile" not in ast.unparse(call.func):
+            yield call.lineno
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("p.read_text()", True),
+        ("p.read_text('utf-8-sig')", False),
+        ("p.write_text(x)", True),
+        ("p.write_text(x, encoding='utf-8')", False),
+        ("open(p)", True),
+        ("p.open('w')", True),
+        ("p.open('rb')", False),
+        ("os.fdopen(n, 'ab')", False),
+        ("open(p, mode='a')", True),
+        ("tarfile.open(p, 'w')", False),
+    ],
+)
+def test_a_missing_encoding_is_seen(code: str, found: bool) -> None:
+    assert bool(list(without_encoding(code))) == found
+
+
+def test_no_text_is_read_or_written_in_the_encoding_of_the_locale() -> None:
+    paths = sorted((checkout.ROOT / "workflow/bioclip_lite").rglob("*.py"))
+    assert len(paths) > 100
+    assert [f"{path}:{line}" for path in paths for line in without_encoding(path.read_text("utf-8"))] == []
+
+
+def test_json_is_utf8_where_the_locale_is_not(tmp_path: Path) -> None:
+    code = (
+        "import sys; from bioclip_lite.files import read_json, write_json; city = '\\u0141\\xf3d\\u017a'; "
+        "write_json(sys.argv[1], city); assert read_json(sys.argv[1]) == city"
+    )
+    environment = checkout.ENVIRONMENT | {"PYTHONPATH": str(checkout.ROOT / "workflow")} | ASCII
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a.json"], env=environment, check=True)
+    assert "Łódź" in (tmp_path / "a.json").read_text("utf-8")

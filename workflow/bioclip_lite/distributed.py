@@ -291,7 +291,7 @@ def work(job: Callable[[], None]) -> int:
     _die_with_parent()
     folder, number = Path(os.environ[_FOLDER]), int(os.environ["RANK"])
     if number:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         warnings.simplefilter("ignore")
     try:
         gpu = torch.cuda.is_available()
@@ -304,12 +304,12 @@ def work(job: Callable[[], None]) -> int:
         return 0
     except UserError as error:
         status = getattr(error, "status", 1)
-        (folder / f"message-{number}").write_text(json.dumps([status, str(error)]))
+        (folder / f"message-{number}").write_text(json.dumps([status, str(error)]), encoding="utf-8")
         return status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception:
-        (folder / f"traceback-{number}").write_text(traceback.format_exc())
+        (folder / f"traceback-{number}").write_text(traceback.format_exc(), encoding="utf-8")
         return 1
 
 
@@ -324,7 +324,7 @@ def _die_with_parent() -> None:
 def _explain(stage: str, folder: Path, processes: int, error: ChildFailedError) -> int:
     """Print why the processes failed: the first word meant for the user, else the first fault; the exit status."""
     for path in sorted(folder.glob("message-*")):
-        status, text = json.loads(path.read_text())
+        status, text = json.loads(path.read_text(encoding="utf-8"))
         print(f"{stage}: {text}", file=sys.stderr)
         return status
     for number, failure in error.failures.items():
@@ -332,5 +332,5 @@ def _explain(stage: str, folder: Path, processes: int, error: ChildFailedError) 
             print(f"{stage}: process {number + 1} of {processes} {in_words(failure.exitcode)}", file=sys.stderr)
             return 128 - failure.exitcode  # as a shell would, so that Snakemake's user learns of the signal
     for path in sorted(folder.glob("traceback-*"), key=lambda path: path.stat().st_mtime_ns)[:1]:
-        print(path.read_text(), file=sys.stderr)
+        print(path.read_text(encoding="utf-8"), file=sys.stderr)
     return 1

@@ -100,7 +100,7 @@ def _entry(folder: Path, kind: str, name: str) -> Path:
 def _cached(folder: Path, address: str) -> Path | None:
     """The file of an address, if it is there."""
     try:
-        name = _entry(folder, "urls", _hash(address)).read_text()
+        name = _entry(folder, "urls", _hash(address)).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     path = _entry(folder, "objects", name)
@@ -122,7 +122,7 @@ def _recent_failure(folder: Path, address: str) -> str | None:
     path = _entry(folder, "failed", _hash(address))
     with suppress(FileNotFoundError):
         if time.time() - path.stat().st_mtime < _REMEMBERED:
-            return path.read_text()
+            return path.read_text(encoding="utf-8")
     return None
 
 
@@ -139,7 +139,7 @@ def _keep(folder: Path, address: str, partial: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     with replacing(path) as scratch:
-        scratch.write_text(text)
+        scratch.write_text(text, encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------------- fetching
@@ -316,7 +316,7 @@ class _Transfer:
             return self._start_again()
         version = _version(response)
         if version:
-            self.validator.write_text(version)
+            self.validator.write_text(version, encoding="utf-8")
         else:
             self.validator.unlink(missing_ok=True)
         try:
@@ -338,7 +338,7 @@ class _Transfer:
     def _ask_for_the_rest(self) -> None:
         self.headers.clear()
         if self._size() and self.validator.exists():
-            self.headers |= {"Range": f"bytes={self._size()}-", "If-Range": self.validator.read_text()}
+            self.headers |= {"Range": f"bytes={self._size()}-", "If-Range": self.validator.read_text(encoding="utf-8")}
 
     def _start_again(self) -> bool:
         self.file.truncate(0)

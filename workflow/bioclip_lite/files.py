@@ -175,11 +175,11 @@ def parse_yaml(text: str) -> Any:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write JSON with sorted keys and a final newline, so that equal values are equal bytes."""
     with replacing(path) as scratch:
-        scratch.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        scratch.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    return json.loads(Path(path).read_text())
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def write_table(path: str | os.PathLike[str], table: "pa.Table") -> None:

@@ -150,7 +150,7 @@ def load(published: Published, what: str = "teacher.pretrained") -> Any:
             f"is not supported; choose one with open_clip's own (BioCLIP, BioCLIP 2, BioTrove-CLIP, OpenAI ...)"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        Path(scratch, CONFIG).write_text(json.dumps(published.config))
+        Path(scratch, CONFIG).write_text(json.dumps(published.config), encoding="utf-8")
         Path(scratch, f"open_clip_pytorch_model{published.weights.suffix}").symlink_to(published.weights.resolve())
         try:
             return open_clip.create_model(f"local-dir:{scratch}", require_pretrained=True)
@@ -330,7 +330,7 @@ def _licence(card: Path | None) -> str | None:
     """The licence that the YAML head of a model card states; its name where that only says "other"."""
     if card is None:
         return None
-    head = card.read_text(errors="replace").split("---")
+    head = card.read_text(encoding="utf-8", errors="replace").split("---")
     lines = head[1].splitlines() if len(head) > 2 else []
     stated = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
     licence = stated.get("license")

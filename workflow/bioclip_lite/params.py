@@ -37,7 +37,7 @@ def load(path: Path) -> dict[str, Any]:
             the parameter, the value found and what is allowed.
     """
     try:
-        params = parse_yaml(path.read_text())
+        params = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run from the root of the repository") from None
     except yaml.YAMLError as error:
@@ -48,7 +48,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def check(params: Any, name: str = "params.yaml") -> None:
     """Raise UserError with one line for each violation of the schema."""
-    schema = parse_yaml(SCHEMA.read_text())
+    schema = parse_yaml(SCHEMA.read_text(encoding="utf-8"))
     lines = sorted({_explain(error) for error in _violations(params, schema)})
     lines = lines or _of_ensemble(params["teacher"], schema) or _contradictions(params)
     if lines:

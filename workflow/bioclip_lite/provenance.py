@@ -60,7 +60,9 @@ def dvc_stages() -> dict[str, dict[str, list[str]]]:
     """
     if not Path("dvc.yaml").exists():
         return {}
-    text = re.sub(r"\$\{([\w.]+)\}", lambda match: str(parameter(match[1])), Path("dvc.yaml").read_text())
+    text = re.sub(
+        r"\$\{([\w.]+)\}", lambda match: str(parameter(match[1])), Path("dvc.yaml").read_text(encoding="utf-8")
+    )
     stages = {}
     for name, stage in parse_yaml(text)["stages"].items():
         entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
@@ -73,7 +75,7 @@ def dvc_stages() -> dict[str, dict[str, list[str]]]:
 
 def parameter(name: str) -> Any:
     """The value in params.yaml of a name such as index.path."""
-    found = _parsed(Path("params.yaml").read_text())
+    found = _parsed(Path("params.yaml").read_text(encoding="utf-8"))
     for part in name.split("."):
         found = found[part]
     return found
@@ -119,7 +121,7 @@ class Hashes:
 
     def __init__(self, ask_dvc: bool = True) -> None:
         try:
-            self._known: dict[str, list[Any]] = json.loads(HASHES.read_text())
+            self._known: dict[str, list[Any]] = json.loads(HASHES.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             self._known = {}
         self._asked: dict[str, str | None] = {}
@@ -157,7 +159,7 @@ class Hashes:
     def write(self, path: Path) -> None:
         """Store what is known, in the form of HASHES."""
         with replacing(path) as scratch:
-            scratch.write_text(json.dumps(self._known))
+            scratch.write_text(json.dumps(self._known), encoding="utf-8")
 
     def save(self) -> None:
         self.write(HASHES)
@@ -337,7 +339,7 @@ def load_ledgers() -> dict[str, dict[str, Any]]:
     jobs: dict[str, dict[str, Any]] = {}
     for stage in dvc_stages():
         try:
-            data = json.loads(Path(ledger(stage)).read_text())
+            data = json.loads(Path(ledger(stage)).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             continue
         for out, job in data["jobs"].items():
@@ -459,7 +461,7 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
             records.doubt(ledger(stage))
     unknown += [path for path in _unrecorded(jobs, records) if records.forget(path)]
     AT_START.parent.mkdir(parents=True, exist_ok=True)
-    AT_START.write_text(json.dumps({file: hashes[file] for file in ["params.yaml", *sources()]}))
+    AT_START.write_text(json.dumps({file: hashes[file] for file in ["params.yaml", *sources()]}), encoding="utf-8")
     hashes.save()
     if learned or moved or unknown:
         print(
@@ -507,7 +509,7 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     """
     outs, hashes = dvc_stages()[stage]["outs"], Hashes(ask_dvc=False)  # of what has just been made DVC knows nothing
     records = Records(hashes)
-    at_start = json.loads(AT_START.read_text()) if AT_START.exists() else {}
+    at_start = json.loads(AT_START.read_text(encoding="utf-8")) if AT_START.exists() else {}
     recipes: list[dict[str, Any]] = []
     jobs: dict[str, dict[str, Any]] = {}
     edited = set()
@@ -535,16 +537,18 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     _remove_orphans(stage, outs, jobs, records)
     mark_uncommitted(stage)
     with replacing(ledger(stage)) as scratch:
-        scratch.write_text(json.dumps({"recipes": recipes, "jobs": jobs}, sort_keys=True, separators=(",", ":")))
+        scratch.write_text(
+            json.dumps({"recipes": recipes, "jobs": jobs}, sort_keys=True, separators=(",", ":")), encoding="utf-8"
+        )
 
 
 def note_recipes(stages: Iterable[str]) -> None:
     """Remember what the recipes of ``stages``, all made by now, led to, unless something was edited meanwhile."""
     jobs, hashes = load_ledgers(), Hashes()
-    at_start = json.loads(AT_START.read_text())
+    at_start = json.loads(AT_START.read_text(encoding="utf-8"))
     if any(hashes[file] != md5 for file, md5 in at_start.items()):
         return
-    recipes = json.loads(RECIPES.read_text()) if RECIPES.exists() else {}
+    recipes = json.loads(RECIPES.read_text(encoding="utf-8")) if RECIPES.exists() else {}
     for stage in stages:
         key, md5 = recipe(stage, jobs, hashes), hashes[ledger(stage)]
         if key and md5:

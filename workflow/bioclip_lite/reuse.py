@@ -26,7 +26,7 @@ def earlier(path: Path, params: dict[str, Any]) -> Path | None:
         params: the parameters of the job; those that the ledger does not know of are left aside.
     """
     try:
-        ledger = json.loads(Path("data", "provenance", f"{path.parts[1]}.json").read_text())
+        ledger = json.loads(Path("data", "provenance", f"{path.parts[1]}.json").read_text(encoding="utf-8"))
         job = ledger["jobs"][path.as_posix()]
         (text,) = ledger["recipes"][job["recipe"]]["params"]  # the section as JSON, quoted as Python would
         section = json.loads(ast.literal_eval(text))

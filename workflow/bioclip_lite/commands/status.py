@@ -71,7 +71,7 @@ def stages(remote: bool) -> tuple[list[Stage], int, str]:
 
 
 def _dvc(*arguments: str) -> Any:
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, errors="replace")
     if done.returncode:
         raise UserError(f"`dvc {' '.join(arguments)}` failed:\n{done.stderr.strip()}")
     return json.loads(done.stdout)

@@ -102,7 +102,7 @@ def made_at(out: str, stage: str, root: Path) -> tuple[float | None, str]:
     md5 = locked_ledgers().get(stage)
     if md5:
         search = ["git", "-C", str(root), "log", "--reverse", f"-S{md5}", "--format=%h of %an%x09%at", "--", "dvc.lock"]
-        found = subprocess.run(search, capture_output=True, text=True, check=False).stdout.splitlines()
+        found = subprocess.run(search, capture_output=True, encoding="utf-8", errors="replace").stdout.splitlines()
         if found:
             commit, seconds = found[0].split("\t")
             return float(seconds), commit
@@ -261,7 +261,7 @@ def _present_section(stage: str, out: str) -> dict[str, Any]:
 
 @cache
 def _present_parameters() -> dict[str, Any]:
-    return parse_yaml(Path("params.yaml").read_text())
+    return parse_yaml(Path("params.yaml").read_text(encoding="utf-8"))
 
 
 def _leaves(before: Any, after: Any, name: str) -> Iterator[tuple[str, str, str]]:
@@ -371,7 +371,7 @@ def _about_source(path: str, stages: list[str], jobs: Jobs, now: Content) -> lis
 
 def rules_of(stage: str) -> list[str]:
     """The rules of a stage that make something; its target, of the same name, does not."""
-    text = Path(f"workflow/rules/{stage}.smk").read_text()
+    text = Path(f"workflow/rules/{stage}.smk").read_text(encoding="utf-8")
     return [name for name in re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.M) if name != stage]
 
 

@@ -38,13 +38,13 @@ def save(
         name: {"scale": used.scale, "minimum": used.minimum, "bits": used.bits} for name, used in grids.items()
     }
     text = json.dumps({**graph, "grids": described}, indent=1, sort_keys=True, ensure_ascii=False)
-    (Path(folder) / GRAPH_FILE).write_text(text + "\n")
+    (Path(folder) / GRAPH_FILE).write_text(text + "\n", encoding="utf-8")
     save_file(tensors, Path(folder) / WEIGHTS_FILE)
 
 
 def load_integers(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Grid]]:
     """(graph, tensors as stored, grid of each quantised tensor)."""
-    graph = json.loads((Path(folder) / GRAPH_FILE).read_text())
+    graph = json.loads((Path(folder) / GRAPH_FILE).read_text(encoding="utf-8"))
     grids = {name: Grid(**described) for name, described in graph["grids"].items()}
     return graph, load_file(Path(folder) / WEIGHTS_FILE), grids
 

@@ -25,7 +25,10 @@ def outputs() -> dict[str, list[dict[str, Any]]]:
         UserError: it is half a file, or has the marks of a conflict in it.
     """
     try:
-        return {name: stage.get("outs", []) for name, stage in parse_yaml(LOCK.read_text())["stages"].items()}
+        return {
+            name: stage.get("outs", [])
+            for name, stage in parse_yaml(LOCK.read_text(encoding="utf-8"))["stages"].items()
+        }
     except FileNotFoundError:
         return {}
     except (yaml.YAMLError, TypeError, AttributeError, KeyError):

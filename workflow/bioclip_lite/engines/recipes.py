@@ -61,7 +61,7 @@ def fetch(stages: Iterable[str], jobs: dict[str, dict[str, Any]], hashes: proven
 
 def _here() -> dict[str, str]:
     """Recipe -> MD5 of the ledger that it led to, as far as they were followed in this workspace."""
-    return json.loads(provenance.RECIPES.read_text()) if provenance.RECIPES.exists() else {}
+    return json.loads(provenance.RECIPES.read_text(encoding="utf-8")) if provenance.RECIPES.exists() else {}
 
 
 def _note(key: str, ledger: str) -> None:
@@ -70,7 +70,7 @@ def _note(key: str, ledger: str) -> None:
 
 def remember() -> None:
     """Enter what this workspace has made, and DVC has committed, into the index beside the DVC cache."""
-    entered = set(json.loads(ENTERED.read_text())) if ENTERED.exists() else set()
+    entered = set(json.loads(ENTERED.read_text(encoding="utf-8"))) if ENTERED.exists() else set()
     new = {key: md5 for key, md5 in _here().items() if key not in entered}
     if not new or not (index := _Index.open()):
         return
@@ -98,7 +98,7 @@ def upload(remote: str, arrived: set[str]) -> None:
         key, md5 = provenance.recipe(stage, jobs, hashes), hashes[path]
         if key is None or md5 not in arrived or not (_here().get(key) == md5 or index.unchanged(stage)):
             continue
-        files = {file for _, file in provenance.files_of(json.loads(Path(path).read_text()))}
+        files = {file for _, file in provenance.files_of(json.loads(Path(path).read_text(encoding="utf-8")))}
         if files <= arrived:
             index.upload(key, md5)
 
@@ -148,11 +148,11 @@ class _Index:
 
     def enter(self, key: str, md5: str) -> None:
         path = self._folder / key[:2] / key[2:]
-        if path.exists() and self.has(path.read_text()):
+        if path.exists() and self.has(path.read_text(encoding="utf-8")):
             return  # the first result stays: everybody gets the same
         remotes.make_folder(self._cache, path.parent)
         scratch = path.with_suffix(f".{os.getpid()}")
-        scratch.write_text(md5)
+        scratch.write_text(md5, encoding="utf-8")
         scratch.chmod(0o444)
         scratch.replace(path)
 
@@ -169,7 +169,7 @@ class _Index:
         """MD5s of the ledgers that the two indexes have for a recipe."""
         path = self._folder / key[:2] / key[2:]
         if path.exists():
-            yield path.read_text()
+            yield path.read_text(encoding="utf-8")
         if self._remote is None:
             return
         try:
@@ -201,7 +201,7 @@ class _Index:
         for md5 in self._found(key):
             if not self._bring([md5]):
                 continue
-            data = json.loads(Path(self._cache.oid_to_path(md5)).read_text())
+            data = json.loads(Path(self._cache.oid_to_path(md5)).read_text(encoding="utf-8"))
             files = dict(provenance.files_of(data))
             if not all(provenance.within(path, outs) for path in files) or not self._bring(files.values()):
                 continue

@@ -119,5 +119,5 @@ def _snakemake(target: str, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
     command = [sys.executable, "-m", "snakemake", "--dry-run", *options, "--", target]
     return subprocess.run(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        command, env=environment, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

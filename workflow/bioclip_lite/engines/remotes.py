@@ -94,7 +94,7 @@ def public_remotes(repo: "Repo") -> set[str]:
     path = Path(repo.root_dir) / PUBLIC
     if not path.exists():
         return set()
-    names = {line.split("#")[0].strip() for line in path.read_text().splitlines()} - {""}
+    names = {line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()} - {""}
     places = {name: str(settings["url"]).rstrip("/") + "/" for name, settings in repo.config["remote"].items()}
     unknown = sorted(names - places.keys())
     if unknown:

@@ -42,7 +42,7 @@ def write(path: str, record: dict[str, Any]) -> None:
     where = place(path)
     new = not where.exists()
     where.parent.mkdir(parents=True, exist_ok=True)
-    where.write_text(json.dumps(record))
+    where.write_text(json.dumps(record), encoding="utf-8")
     if new:
         where.chmod(_MODE)
 

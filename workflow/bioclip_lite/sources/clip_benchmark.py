@@ -41,7 +41,7 @@ def shards(root: Path, part: str) -> list[str]:
     """The tars of a part, "train", "test" or ".", as paths below ``root``."""
     file = root / part / "nshards.txt"
     try:
-        count = int(file.read_text())
+        count = int(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{file} is missing; a data set of CLIP_benchmark says there how many tars it has") from None
     except ValueError:
@@ -62,8 +62,9 @@ def class_names(root: Path) -> list[str]:
     above = [root.resolve().parent] if root.resolve().name in _SPLITS else []
     for place in (root, *above):
         kind = place / "dataset_type.txt"
-        if kind.is_file() and kind.read_text().strip() not in ("", "classification", "zeroshot_classification"):
-            raise UserError(_no_classes(kind, kind.read_text().strip()))
+        task = kind.read_text(encoding="utf-8").strip() if kind.is_file() else ""
+        if task not in ("", "classification", "zeroshot_classification"):
+            raise UserError(_no_classes(kind, task))
     files = [place / "classnames.txt" for place in (root, *above)]
     file = next((file for file in files if file.is_file()), None)
     if file is None:

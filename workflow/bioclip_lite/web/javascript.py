@@ -94,7 +94,7 @@ def _execute(command: list[str], what: str) -> str:
     source = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
     except FileNotFoundError:
         raise UserError(f"{command[0]} is not installed; {what} needs it (Node 20.19 or newer)") from None
     if done.returncode:

@@ -220,7 +220,7 @@ def _replace_weights(
     from tensorflowjs import read_weights, write_weights
 
     names = {grid.fingerprint(array): name for name, array in converted.items()}  # equal arrays need one name
-    model = json.loads((folder / MODEL_FILE).read_text())
+    model = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
     entries, found = [], set()
     for entry in [e for group in read_weights.read_weights(model["weightsManifest"], str(folder)) for e in group]:
         values = entry["data"]
@@ -242,7 +242,7 @@ def _replace_weights(
         [entries], str(folder), shard_size_bytes=FILE_BYTES, write_manifest=False
     )
     _shorten(model)
-    (folder / MODEL_FILE).write_text(json.dumps(model, sort_keys=True) + "\n")
+    (folder / MODEL_FILE).write_text(json.dumps(model, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _shorten(model: dict[str, Any]) -> None:
