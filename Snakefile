@@ -5,9 +5,6 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-configfile: "params.yaml"
-
-
 # The text on the first page of `snakemake --report`.
 report: "workflow/report/workflow.rst"
 

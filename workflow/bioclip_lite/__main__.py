@@ -65,7 +65,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     try:
-        section = arguments.section or parameters.load(arguments.params)[arguments.stage]
+        section = arguments.section
+        if section is None:
+            section = parameters.load(arguments.params)[arguments.stage]
         check_place(arguments.data / arguments.stage / "output")
 
         def run() -> None:

@@ -1,10 +1,18 @@
-"""params.yaml, checked against its schema before anything runs."""
+"""params.yaml, read as DVC reads it and checked against its schema before anything runs.
 
+DVC reads YAML 1.2 with ruamel.yaml: 1e-05 is a number, 010 is ten, ``no`` is text, and a key may not stand twice. To
+PyYAML, and so to Snakemake's ``configfile:``, they are text, eight, false, and the last one counts. What one engine
+runs must be what the other records, so every reader of parameters calls ``read``.
+"""
+
+import copy
+import io
+import math
+import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from bioclip_lite.ensemble import FIRST, teachers
 from bioclip_lite.errors import UserError
@@ -33,26 +41,107 @@ def load(path: Path) -> dict[str, Any]:
     """All sections of a parameter file.
 
     Raises:
-        UserError: the file is missing, is no YAML, or breaks the schema; every violation is listed with the name of
-            the parameter, the value found and what is allowed.
+        UserError: ``read`` refuses the file, or it breaks the schema; every violation is listed with the name of the
+            parameter, the value found and what is allowed.
     """
-    try:
-        params = parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run from the root of the repository") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    params = read(path)
     check(params, path.name)
     return params
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a parameter file, not yet checked against the schema.
+
+    Raises:
+        UserError: the file is missing, is not UTF-8 or not YAML, or holds no mapping; the line is named.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run from the root of the repository") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        params = _parse(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        raise UserError(f"{path}, line {line}: byte 0x{byte:02X} is not UTF-8; save the file as UTF-8") from None
+    except UserError as error:
+        raise UserError(f"{path}, {error}") from None
+    if not isinstance(params, dict):
+        raise UserError(
+            f"{path}, line 1: the file holds no mapping, but {'nothing' if params is None else repr(params)}; it must "
+            f"have the sections {', '.join(STAGES)}, each followed by a colon"
+        )
+    return copy.deepcopy(params)
+
+
+@cache
+def _parse(text: str) -> Any:
+    """Raises UserError, whose message begins with the line, if ruamel.yaml cannot read the text."""
+    from ruamel.yaml import YAML, YAMLError  # takes a hundredth of a second, and jobs get their section as JSON
+    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.reader import ReaderError
+
+    try:
+        return YAML(typ="safe").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        number = mark.line + 1 if mark else 1
+        problem = str(error.problem or error.context)
+    except ReaderError as error:
+        number = text.count("\n", 0, error.position) + 1
+        problem = f"the character U+{error.character:04X} is not allowed; remove it"
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: ._ is taken for a number
+        number, problem = 1, f"{error}; put text in quotes"
+    if twice := re.match(r'found duplicate key "(.*?)" with value', problem, re.DOTALL):
+        raise UserError(f"line {number}: {twice[1]} is there twice; remove one of them")
+    if "'\\t'" in problem:
+        raise UserError(f"line {number}: there is a tab, which YAML does not allow here; use spaces")
+    raise UserError(f"line {number}: this is not valid YAML ({problem}); correct it, or see `git diff`")
+
+
+def dump(value: Any) -> str:
+    """A value as YAML for params.yaml."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.width = 100
+    text = io.StringIO()
+    yaml.dump(value, text)
+    return text.getvalue()
 
 
 def check(params: Any, name: str = "params.yaml") -> None:
     """Raise UserError with one line for each violation of the schema."""
     schema = parse_yaml(SCHEMA.read_text(encoding="utf-8"))
-    lines = sorted({_explain(error) for error in _violations(params, schema)})
+    lines = sorted({*_not_json(params), *(_explain(error) for error in _violations(params, schema))})
     lines = lines or _of_ensemble(params["teacher"], schema) or _contradictions(params)
     if lines:
         raise UserError(f"{name}: " + ("\n" + " " * len(name) + "  ").join(lines))
+
+
+def _not_json(value: Any, where: str = "", around: tuple[int, ...] = ()) -> Iterator[str]:
+    """What YAML can say and JSON, as which jobs get their parameters, cannot."""
+    if id(value) in around:
+        yield f"{where} contains itself; write the value out"
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            part = f"{where}.{key}" if where else str(key)
+            if isinstance(key, str):
+                yield from _not_json(item, part, (*around, id(value)))
+            else:
+                yield f"{where or 'the file'} has the key {key!r}, which is not text; put it in quotes"
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _not_json(item, f"{where}.{number}", (*around, id(value)))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{where} is {value}; it must be a finite number"
+    elif not isinstance(value, str | int | float | None):
+        yield f"{where} is {value}, a {type(value).__name__} to YAML; put it in quotes"
 
 
 def _violations(value: Any, schema: dict[str, Any]) -> Iterator["ValidationError"]:

@@ -26,6 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bioclip_lite import params
 from bioclip_lite.closure import meaning
 from bioclip_lite.engines import dvc_lock, snakemake_records
 from bioclip_lite.errors import UserError
@@ -60,30 +61,29 @@ def dvc_stages() -> dict[str, dict[str, list[str]]]:
     """
     if not Path("dvc.yaml").exists():
         return {}
-    text = re.sub(
-        r"\$\{([\w.]+)\}", lambda match: str(parameter(match[1])), Path("dvc.yaml").read_text(encoding="utf-8")
-    )
     stages = {}
-    for name, stage in parse_yaml(text)["stages"].items():
+    for name, stage in parse_yaml(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
         entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
         outs = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
         if ledger(name) in outs:
-            deps, asked = stage.get("deps", []), stage.get("params", [])
-            stages[name] = {"deps": deps, "params": asked, "outs": [out for out in outs if out != ledger(name)]}
+            stages[name] = {
+                "deps": [_filled_in(dep) for dep in stage.get("deps", [])],
+                "params": stage.get("params", []),
+                "outs": [_filled_in(out) for out in outs if out != ledger(name)],
+            }
     return stages
+
+
+def _filled_in(path: str) -> str:
+    return re.sub(r"\$\{([\w.]+)\}", lambda match: str(parameter(match[1])), path)
 
 
 def parameter(name: str) -> Any:
     """The value in params.yaml of a name such as index.path."""
-    found = _parsed(Path("params.yaml").read_text(encoding="utf-8"))
+    found: Any = params.read(Path("params.yaml"))
     for part in name.split("."):
         found = found[part]
     return found
-
-
-@cache
-def _parsed(text: str) -> Any:
-    return parse_yaml(text)
 
 
 def sources() -> Iterator[str]:

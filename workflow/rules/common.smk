@@ -20,15 +20,20 @@ shell.prefix('set -euo pipefail; python() {{ command python "$@"; }}; ')
 from bioclip_lite import params as parameters
 from bioclip_lite import provenance
 from bioclip_lite.closure import closure as code  # a change in what these files mean runs the job again
-from bioclip_lite.engines import recipes
+from bioclip_lite.engines import recipes, snakemake_config
 from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
 from bioclip_lite.evaluation.evaluated import further_teacher, variants
 
 try:
-    parameters.check(config)
+    # In place of `configfile:`, which reads YAML otherwise than DVC does.
+    config = parameters.load(Path("params.yaml"))
+    workflow.configfiles.append("params.yaml")
     parameters.check_sources(config)
-    # Only the coordinating process touches file times; jobs on a cluster parse this file too.
+    # Only the coordinating process gets options from a person and touches file times; jobs on a cluster parse this too.
+    if workflow.is_main_process:
+        given = workflow.config_settings
+        snakemake_config.refuse_changes(config, given.configfiles, given.config, given.replace_workflow_config)
     FOUND = provenance.sync() if workflow.is_main_process else None
 except UserError as error:
     raise WorkflowError(str(error))

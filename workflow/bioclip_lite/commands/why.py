@@ -6,6 +6,7 @@ ledger and present content. Nothing in the workspace is changed.
 """
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -16,13 +17,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from bioclip_lite import params
 from bioclip_lite.commands.common import command
 from bioclip_lite.engines import rehearsal, snakemake_records
 from bioclip_lite.ensemble import FIRST, teachers
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import parse_yaml
 from bioclip_lite.provenance import Hashes, Records, dvc_stages, ledger, load_ledgers, locked_ledgers, within
 
 SHOWN = 5  # of many similar files or reasons
@@ -163,14 +162,14 @@ def _alike(paths: Iterable[str]) -> list[tuple[str, list[str]]]:
 def _readable(text: str) -> str:
     """A recorded parameter as YAML; as it is if it holds no JSON object."""
     value = _section(text)
-    return text if value is None else yaml.safe_dump(value, sort_keys=False, width=100).rstrip()
+    return text if value is None else params.dump(value).rstrip()
 
 
 def _section(text: str) -> dict[str, Any] | None:
     """Snakemake records the representation of a parameter: quotes around the JSON of a section."""
     try:
-        value = json.loads(parse_yaml(text))
-    except (ValueError, TypeError, yaml.YAMLError):
+        value = json.loads(ast.literal_eval(text))
+    except (ValueError, TypeError, SyntaxError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -252,16 +251,11 @@ def _parameter_changes(out: str, job: dict[str, Any]) -> Iterator[str]:
 
 
 def _present_section(stage: str, out: str) -> dict[str, Any]:
-    section = _present_parameters().get(stage, {})
+    section = params.read(Path("params.yaml")).get(stage, {})
     if stage != "teacher":
         return section
     known = teachers(section)
     return known[next((name for name in Path(out).parts[2:] if name in known), FIRST)]
-
-
-@cache
-def _present_parameters() -> dict[str, Any]:
-    return parse_yaml(Path("params.yaml").read_text(encoding="utf-8"))
 
 
 def _leaves(before: Any, after: Any, name: str) -> Iterator[tuple[str, str, str]]:
