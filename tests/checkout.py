@@ -8,8 +8,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-import yaml
-
+from bioclip_lite import params as parameters
 from bioclip_lite.params import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -119,13 +118,13 @@ def settled(folder: Path) -> bool:
 
 
 def set_parameter(folder: Path, name: str, value: object) -> None:
-    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params = parameters.read(folder / "params.yaml")
     *path, last = name.split(".")
     place = params
     for step in path:
         place = place[step]
     place[last] = value
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    (folder / "params.yaml").write_text(parameters.dump(params))
 
 
 def from_scratch(folder: Path, place: Path) -> dict[str, str]:

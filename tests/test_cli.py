@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import checkout
+from bioclip_lite import __main__
 
 
 def cli(*arguments: str, folder: Path = checkout.ROOT) -> subprocess.CompletedProcess[str]:
@@ -41,6 +43,16 @@ def test_a_wrong_parameter_file(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "index lacks" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_empty_section_is_not_read_from_params_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[object, ...]] = []
+    stage = SimpleNamespace(run=lambda *given: seen.append(given))
+    monkeypatch.setitem(sys.modules, "bioclip_lite.stages.logits", stage)
+    arguments = ["logits", "texts", "--section", "{}", "--params", str(tmp_path / "none.yaml")]
+    monkeypatch.setattr(sys, "argv", ["bioclip_lite", *arguments])
+    assert __main__.main() == 0
+    assert seen == [({}, Path("data"), "texts")]
 
 
 def test_only_training_stages_take_several_processes(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from bioclip_lite import params as parameters
 from bioclip_lite import taxonomy
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table
@@ -420,7 +420,7 @@ def test_plain_pictures_are_not_near_duplicates(tmp_path: Path) -> None:
 
 def test_the_built_in_sample_has_no_near_duplicates(tmp_path: Path) -> None:
     """Its drawings are all of one kind, and none may be taken for another; also true of all 5,200 of params.yaml."""
-    section = yaml.safe_load(Path(__file__).with_name("tiny.yaml").read_text())["index"]
+    section = parameters.read(Path(__file__).with_name("tiny.yaml"))["index"]
     index.run(section, tmp_path)
     samples = table(tmp_path, "samples")
     assert len(samples) == 206 and not any(s["looks_like"] for s in samples) and not table(tmp_path, "rejects")

@@ -4,13 +4,12 @@ import copy
 from pathlib import Path
 
 import pytest
-import yaml
 
 import checkout
 from bioclip_lite import params as parameters
 from bioclip_lite.errors import UserError
 
-DEFAULT = yaml.safe_load((checkout.ROOT / "params.yaml").read_text())
+DEFAULT = parameters.read(checkout.ROOT / "params.yaml")
 PRESETS = sorted(checkout.ROOT.glob("workflow/presets/*.yaml"))
 COMPLETE = [checkout.ROOT / "params.yaml", checkout.ROOT / "tests/tiny.yaml", *PRESETS]
 
@@ -189,9 +188,9 @@ def test_missing_ingredients_are_named_before_anything_runs(tmp_path: Path) -> N
         ),
         ("distill", {"weights": "start.safetensors"}, "data/weights/start.safetensors does not exist"),
     ):
-        params = yaml.safe_load((checkout.ROOT / "tests/tiny.yaml").read_text())
+        params = parameters.read(checkout.ROOT / "tests/tiny.yaml")
         params[name] |= value
-        (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        (folder / "params.yaml").write_text(parameters.dump(params))
         output = checkout.sh("snakemake --cores 1 evaluate", folder, check=False)
         assert message in output
         assert "Traceback" not in output

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import checkout
-from bioclip_lite import provenance
+from bioclip_lite import params, provenance
 from bioclip_lite.params import STAGES
 from checkout import artifacts, changed, from_scratch, planned, ran, repro, set_parameter, settled, sh, snakemake
 from photographs import encoded, picture
@@ -384,7 +384,7 @@ def test_experiments_run_beside_and_inside_the_workspace(pulled: Path) -> None:
     assert "Ran experiment" in sh("dvc exp run --temp -S prune.budget.macs=0.8 quantize", pulled)
     assert artifacts(pulled) == original and settled(pulled)
     assert "Ran experiment" in sh("dvc exp run -S prune.budget.macs=0.8", pulled)
-    assert yaml.safe_load((pulled / "params.yaml").read_text())["prune"]["budget"]["macs"] == 0.8
+    assert params.read(pulled / "params.yaml")["prune"]["budget"]["macs"] == 0.8
     assert artifacts(pulled) != original and settled(pulled)
 
 
@@ -580,7 +580,7 @@ def test_every_stage_has_one_name_everywhere() -> None:
     root = checkout.ROOT
     stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
     assert tuple(stages) == STAGES
-    assert tuple(yaml.safe_load((root / "params.yaml").read_text())) == STAGES
+    assert tuple(params.read(root / "params.yaml")) == STAGES
     for stage in STAGES:
         assert stages[stage]["cmd"] == f"snakemake --cores all {stage}"
         own, *others = stages[stage]["params"]

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 import checkout
+from bioclip_lite import params
 from bioclip_lite.commands import why
 from checkout import planned, set_parameter, sh, snakemake
 
@@ -52,7 +52,7 @@ def times(folder: Path) -> dict[str, tuple[int, int]]:
 def test_an_output_is_explained(pulled: Path) -> None:
     text = ask(pulled, LOGITS)
     assert "stage logits, rule embed_shard (workflow/rules/logits.smk)" in text
-    section = yaml.safe_load((pulled / "params.yaml").read_text())["logits"]
+    section = params.read(pulled / "params.yaml")["logits"]
     assert f"\n    views: {section['views']}\n" in text
     assert "\n  command     python tests/thin.py --section {params.section:q}" in text
     md5 = checkout.artifacts(pulled)
@@ -82,7 +82,7 @@ def test_nothing_in_the_workspace_changes(thin_built: Path, tmp_path: Path) -> N
 
 
 def test_a_parameter_is_named_with_both_values(pulled: Path) -> None:
-    before = yaml.safe_load((pulled / "params.yaml").read_text())["distill"]["epochs"]
+    before = params.read(pulled / "params.yaml")["distill"]["epochs"]
     set_parameter(pulled, "distill.epochs", before + 1)
     text = f"distill.epochs is {before + 1}, it was made with {before}"
     direct, downstream = ask(pulled, "data/distill/model/student.json"), ask(pulled, REPORT)

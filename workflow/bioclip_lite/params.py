@@ -88,18 +88,25 @@ def _parse(text: str) -> Any:
         return YAML(typ="safe").load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        number = mark.line + 1 if mark else 1
-        problem = str(error.problem or error.context)
+        raise UserError(
+            f"line {mark.line + 1 if mark else 1}: {_advice(error.problem or str(error.context))}"
+        ) from None
     except ReaderError as error:
-        number = text.count("\n", 0, error.position) + 1
-        problem = f"the character U+{error.character:04X} is not allowed; remove it"
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: ._ is taken for a number
-        number, problem = 1, f"{error}; put text in quotes"
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"line {line}: the character U+{error.character:04X} is not allowed; remove it") from None
+    except ValueError as error:  # ._ has the form of a number; ruamel.yaml does not say where it stands
+        raise UserError(f"a value that looks like a number is none ({error}); put it in quotes") from None
+    except (YAMLError, RecursionError) as error:
+        raise UserError(f"this is not valid YAML ({error}); correct it") from None
+
+
+def _advice(problem: str) -> str:
+    """One sentence for what ruamel.yaml says in several lines."""
     if twice := re.match(r'found duplicate key "(.*?)" with value', problem, re.DOTALL):
-        raise UserError(f"line {number}: {twice[1]} is there twice; remove one of them")
+        return f"{twice[1]} is there twice; remove one of them"
     if "'\\t'" in problem:
-        raise UserError(f"line {number}: there is a tab, which YAML does not allow here; use spaces")
-    raise UserError(f"line {number}: this is not valid YAML ({problem}); correct it, or see `git diff`")
+        return "there is a tab, which YAML does not allow here; use spaces"
+    return f"this is not valid YAML ({' '.join(problem.split())}); correct it"
 
 
 def dump(value: Any) -> str:
