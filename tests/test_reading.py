@@ -331,4 +331,4 @@ def test_what_ran_is_what_is_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
     assert any(json.dumps(recorded, sort_keys=True) in text for recipe in made_with for text in recipe["params"])
     # 010 is 10, by --configfile as well.
     assert "Nothing to be done" in checkout.sh("snakemake -n --configfile params.yaml -- index", folder)
-    assert checkout.changed(folder) == []
+    assert "index" not in checkout.changed(folder)

@@ -387,7 +387,7 @@ def _without_places(message: str) -> str:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_text(errors="replace", encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
