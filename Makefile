@@ -1,23 +1,29 @@
 # make evaluate   set up, then run the whole pipeline (snakemake --cores all evaluate)
 # make test       set up, then style checks and all tests
 # make setup      .venv (the pipeline), .venv-convert (TensorFlow.js conversion), npm packages (Node runtime)
+# make lock       write workflow/envs/*.txt anew from *.in; UPGRADE="timm torch" takes newer versions of these
 # make demo       the page in which the model answers, made from data/convert/tfjs and served on this machine
 # make preset NAME=insects PHOTOS=folder WEIGHTS=file    put a preset's params.yaml and its data in place
 
 SHELL := bash
 PYTHON ?= python3.11
-MAIN := .venv/ready-$(shell cat workflow/envs/main.txt workflow/envs/dev.txt pyproject.toml | sha256sum | cut -c1-12)
+NODE := packages/react-bio-clip
+# Each mark says which lock file its environment was made from; workflow/rules/environments.smk computes the same ones.
+ready = $(1)/ready-$(shell cat $(2) | sha256sum | cut -c1-12)
+MAIN := $(call ready,.venv,workflow/envs/main.txt workflow/envs/dev.txt pyproject.toml)
+CONVERT := $(call ready,.venv-convert,workflow/envs/convert.txt)
+NODE_PACKAGES := $(call ready,$(NODE)/node_modules,$(NODE)/package-lock.json)
 TESTS_AT_ONCE ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: evaluate test check setup demo preset
+.PHONY: evaluate test check setup environments node lock demo preset
 .DEFAULT_GOAL := evaluate
 
 evaluate: setup
 	snakemake --cores all evaluate
 
-test: setup check
+test: setup
+	@$(MAKE) --no-print-directory check
 	OMP_NUM_THREADS=1 python -m pytest -n $(TESTS_AT_ONCE)
 
 check: $(MAIN)
@@ -26,18 +32,38 @@ check: $(MAIN)
 	mypy
 	snakefmt --check -l 120 Snakefile workflow/rules
 
-setup: $(MAIN)
-	snakemake --cores all --quiet all -- convert_env node_env
+# Side by side: one downloads while another unpacks or compiles.
+setup:
+	@$(MAKE) --no-print-directory --jobs=3 environments
+
+environments: $(MAIN) $(CONVERT) node
 
 $(MAIN):
-	rm -rf .venv
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -r workflow/envs/main.txt -r workflow/envs/dev.txt
-	.venv/bin/python -m pip install --quiet --no-deps --editable .
-	touch $@
+	@$(PYTHON) workflow/envs/create.py main
+	@touch $@
+
+$(CONVERT):
+	@$(PYTHON) workflow/envs/create.py convert
+	@touch $@
+
+$(NODE_PACKAGES):
+	@$(PYTHON) workflow/envs/create.py node_packages
+	@touch $@
+
+node: $(NODE_PACKAGES)
+	@cd $(NODE) && node scripts/build.mjs core
+
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --annotation-style line \
+	--custom-compile-command "make lock" $(UPGRADE:%=--upgrade-package %)
+
+lock: $(MAIN)
+	cd workflow/envs && $(LOCK) main.in -o main.txt
+	cd workflow/envs && $(LOCK) dev.in -c main.txt -o dev.txt
+	cd workflow/envs && $(LOCK) convert.in --overrides convert-overrides.in -o convert.txt
+	cd workflow/envs && $(LOCK) uv.in -o uv.txt
 
 demo: setup
-	node packages/react-bio-clip/demo/make.mjs data/convert/tfjs --serve
+	node $(NODE)/demo/make.mjs data/convert/tfjs --serve
 
 preset: $(MAIN)
 	python -m bioclip_lite.commands.preset "$$NAME" $${PHOTOS:+"--photos=$$PHOTOS"} $${WEIGHTS:+"--weights=$$WEIGHTS"}

@@ -1,5 +1,6 @@
-# What `make setup` makes besides .venv. Jobs take these as ancient(): an environment that is remade, or missing on a
-# machine that only needs the results, makes nothing run again; a changed lock file does: its hash names the mark.
+# What `make setup` makes besides .venv; workflow/envs/create.py writes the logs. Jobs take these as ancient(): an
+# environment that is remade, or missing on a machine that only needs the results, makes nothing run again; a changed
+# lock file does: its hash names the mark.
 # The package of the web model is TypeScript, which jobs run compiled: what they read are the sources (NODE_CODE), and
 # the compiled files are part of the environment, whose mark is named by the sources. bin/*.mjs refuse older ones.
 def sources_mark(package, names):
@@ -38,11 +39,9 @@ rule convert_env:
         "logs/environments/convert.log",
     localrule: True
     shell:
-        "(rm -rf .venv-convert && python -m venv .venv-convert "
-        "&& .venv-convert/bin/python -m pip install --quiet -r {input} && touch {output}) > {log} 2>&1"
+        "python workflow/envs/create.py convert && touch {output}"
 
 
-# A link to the environment of another checkout is replaced: npm would empty that one.
 rule node_packages:
     input:
         ancient(NODE_LOCK),
@@ -52,8 +51,7 @@ rule node_packages:
         "logs/environments/node_packages.log",
     localrule: True
     shell:
-        "(cd {NODE} && if [ -L node_modules ]; then rm node_modules; fi "
-        "&& npm ci --no-audit --no-fund && touch ../../{output}) > {log} 2>&1"
+        "python workflow/envs/create.py node_packages && touch {output}"
 
 
 rule node_env:
