@@ -59,7 +59,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 lock: $(MAIN)
 	cd workflow/envs && $(LOCK) main.in -o main.txt
 	cd workflow/envs && $(LOCK) dev.in -c main.txt -o dev.txt
-	cd workflow/envs && $(LOCK) convert.in --overrides convert-overrides.in -o convert.txt
+	cd workflow/envs && $(LOCK) convert.in -o convert.txt
 	cd workflow/envs && $(LOCK) uv.in -o uv.txt
 
 demo: setup

@@ -36,7 +36,7 @@ def main(name: str) -> None:
     os.chdir(ROOT)
     folder, download = {
         "main": (Path(".venv"), "3.3 GB, most of it torch with its CUDA libraries"),
-        "convert": (Path(".venv-convert"), "0.5 GB, half of it TensorFlow"),
+        "convert": (Path(".venv-convert"), "0.9 GB, most of it TensorFlow"),
         "node_packages": (NODE / "node_modules", "0.1 GB"),
     }[name]
     path = LOGS / f"{name}.log"
