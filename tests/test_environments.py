@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -142,11 +143,19 @@ def test_a_failure_says_which_environment_and_why(
 ) -> None:
     monkeypatch.setattr(create, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / create.NODE).mkdir(parents=True)  # without a package-lock.json
+    package = tmp_path / create.NODE
+    package.mkdir(parents=True)
+    oak = {"version": "1.0.0", "integrity": f"sha512-{base64.b64encode(bytes(64)).decode()}"}
+    wanted = {"name": "forest", "version": "1.0.0", "dependencies": {"oak": "1.0.0"}}
+    lock = {**wanted, "lockfileVersion": 3, "packages": {"": wanted, "node_modules/oak": oak}}
+    (package / "package.json").write_text(json.dumps(wanted))
+    (package / "package-lock.json").write_text(json.dumps(lock))
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm"))
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setenv("npm_config_fetch_retries", "0")
     with pytest.raises(SystemExit) as stopped:
         create.main("node_packages")
     folder, log = f"{create.NODE}/node_modules", "logs/environments/node_packages.log"
     assert str(stopped.value).startswith(f"{folder}: not installed: npm ended with exit status 1. The end of {log}:\n")
-    assert "package-lock.json" in str(stopped.value)
+    assert "ECONNREFUSED" in str(stopped.value)
     assert capsys.readouterr().out.startswith(f"{folder}: installing; downloads 0.1 GB")

@@ -54,7 +54,7 @@ def main(name: str) -> None:
             else:
                 node_packages(folder, log)
         except (OSError, subprocess.CalledProcessError) as error:
-            end = path.read_text(errors="replace").splitlines()[-8:]
+            end = path.read_text(errors="replace").splitlines()[-15:]
             sys.exit("\n    ".join([f"{folder}: not installed: {reason(error)}. The end of {path}:", *end]))
     print(f"{folder}: installed in {time.monotonic() - started:.0f} s", flush=True)
 
