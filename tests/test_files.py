@@ -139,7 +139,13 @@ def without_encoding(code: str) -> Iterator[int]:
             "open": bool(modes or isinstance(call.func, ast.Name)) and not any("b" in mode for mode in modes),
             "fdopen": not any("b" in mode for mode in modes),
         }
-        if in_text.get(str(function)) and "encoding" not in named and "tarfile" not in ast.unparse(call.func):
+        terminal = bool(given) and given[0].isdigit()  # a standard stream, whose encoding is indeed the locale's
+        if (
+            in_text.get(str(function))
+            and not terminal
+            and "encoding" not in named
+            and "tarfile" not in ast.unparse(call.func)
+        ):
             yield call.lineno
 
 
@@ -151,6 +157,7 @@ def without_encoding(code: str) -> Iterator[int]:
         ("p.write_text(x)", True),
         ("p.write_text(x, encoding='utf-8')", False),
         ("open(p)", True),
+        ("open(1, 'w', closefd=False)", False),
         ("p.open('w')", True),
         ("p.open('rb')", False),
         ("os.fdopen(n, 'ab')", False),
