@@ -131,13 +131,18 @@ def test_the_control_learns_from_labels_alone(data: Path, own: Path) -> None:
 def test_the_target_is_the_embedding_of_the_view_shown(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = distillation.Cached(data, "train")
     shown: list[bytes] = []
-    original = views.reapply
+    original = training.Replays.batches
 
-    def spy(image: Any, row: np.ndarray, preprocess: dict[str, Any]) -> np.ndarray:
-        shown.append(row.tobytes())
-        return original(image, row, preprocess)
+    def spy(self: training.Replays, plan: Any) -> Any:
+        for items, pixels in zip(plan, original(self, plan), strict=True):
+            if len(self.images) == len(cached.images):
+                for (i, k), image in zip(items, pixels.numpy(), strict=True):
+                    row = cached.view(i, k)
+                    np.testing.assert_array_equal(image, views.reapply(cached.images.image(i), row, self.preprocess))
+                    shown.append(row.tobytes())
+            yield pixels
 
-    monkeypatch.setattr(views, "reapply", spy)
+    monkeypatch.setattr(training.Replays, "batches", spy)
     asked: list[bytes] = []
     target = distillation.Cached.target
 
@@ -147,11 +152,25 @@ def test_the_target_is_the_embedding_of_the_view_shown(data: Path, monkeypatch: 
         return target(self, i, k)
 
     monkeypatch.setattr(distillation.Cached, "target", spy_target)
-    distil(student(), data, epochs=3)
-    plain = views.plain_view(0).tobytes()
-    assert [row for row in shown if row != plain] == asked
+    distil(student(), data, epochs=5)  # more than there are views
+    assert shown == asked
     # In as many epochs as there are views, a photograph that is never left out is shown under each once.
     assert len(set(asked)) > len(cached.images)
+
+
+def test_a_view_is_made_once_while_there_is_room(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, made = [], []
+    original = views.replay
+    monkeypatch.setattr(views, "replay", lambda *arguments: made.append(0) or original(*arguments))
+    for room in (2**28, 40_000, 0):  # for all, for some, for none
+        made.clear()
+        monkeypatch.setattr(training, "_BYTES_KEPT", room)
+        distil(model := student(), data, epochs=4)
+        trained.append((len(made), model.state_dict()))
+    (all_kept, first), (some_kept, second), (none_kept, third) = trained
+    assert all_kept < some_kept < none_kept
+    for other in (second, third):
+        assert all(torch.equal(a, other[name]) for name, a in first.items())
 
 
 def test_rows_of_the_cache_are_found_across_shards(data: Path) -> None:

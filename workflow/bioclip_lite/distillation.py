@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
-from bioclip_lite import cache, captions, checkpoint, distributed, losses, training, views
+from bioclip_lite import cache, captions, checkpoint, distributed, losses, training
 from bioclip_lite.ensemble import FIRST
 from bioclip_lite.errors import UserError
 from bioclip_lite.files import read_table
@@ -133,15 +132,6 @@ def files_read(data: Path, teachers: Sequence[str]) -> list[Path]:
     ]
 
 
-class _Lessons(Dataset[torch.Tensor]):
-    def __init__(self, cached: Cached, preprocess: dict[str, Any]) -> None:
-        self.cached, self.preprocess = cached, preprocess
-
-    def __getitem__(self, item: tuple[int, int]) -> torch.Tensor:
-        i, k = item
-        return torch.from_numpy(views.reapply(self.cached.images.image(i), self.cached.view(i, k), self.preprocess))
-
-
 def distill(
     model: nn.Module,
     data: Path,
@@ -236,6 +226,7 @@ def distill(
     trained = _Towers(model, text_student.tower.to(machine)) if text_student else model
     first_view = {i: digest(seed, stage, "view", key) for i, key in enumerate(train.images.keys)}
     steps = len(training.batches(len(train.images), batch_size))
+    pictures = training.Replays(train.images, preprocess, train.view)
 
     def lessons(epoch: int, step: int) -> Iterator[Any]:
         # From epoch to epoch each photograph walks through its views, from a first one of its own.
@@ -243,7 +234,7 @@ def distill(
             [(int(i), (first_view[int(i)] + epoch) % train.view_count) for i in rows]
             for rows in training.batches(len(train.images), batch_size, seed, stage, "order", epoch)[step:]
         ]
-        pixels = training.load(_Lessons(train, preprocess), [shown[part] for shown in plan])
+        pixels = pictures.batches([shown[part] for shown in plan])
         return zip([epoch] * len(plan), plan, pixels, strict=True)
 
     def loss(batch: tuple[int, list[tuple[int, int]], torch.Tensor]) -> torch.Tensor:
@@ -356,13 +347,15 @@ def validation(
     leaf_number = {taxon: number for number, taxon in enumerate(leaves)}
     truth = torch.tensor([leaf_number.get(taxon, -1) for taxon in val.images.taxon_ids])
     predict = _predictor(model)
+    mine = distributed.part(len(val.images))
+    pictures = training.Replays(val.images, preprocess, training.plain_row)
+    plan = [[(i, 0) for i in rows] for rows in training.chunks(range(mine.start, mine.stop))]
 
     @torch.inference_mode()
     def measure(own_text: torch.Tensor | None = None) -> dict[str, float]:
-        mine = distributed.part(len(val.images))
         start = mine.start
         known, right, nll, agreed, alike = 0.0, 0.0, 0.0, 0.0, 0.0
-        for pixels in training.plain_pixels(val.images, preprocess, rows=mine):
+        for pixels in pictures.batches(plan):
             out = predict(pixels)
             stop = start + len(out)
             taught = torch.from_numpy(np.stack([val.target(i, 0) for i in range(start, stop)])).to(machine)

@@ -77,11 +77,14 @@ def resize_box(width: int, height: int, spec: dict[str, Any]) -> tuple[int, int,
     return w, h, round((w - size) / 2), round((h - size) / 2)
 
 
-def to_array(image: Image.Image, spec: dict[str, Any]) -> np.ndarray:
-    """Scale values to [0, 1] and normalise; float32 of shape (3, height, width)."""
-    values = np.asarray(image, dtype=np.float32) / np.float32(255)
-    normalised = (values - np.array(spec["mean"], np.float32)) / np.array(spec["std"], np.float32)
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+def to_array(image: Image.Image | np.ndarray, spec: dict[str, Any]) -> np.ndarray:
+    """Scale 8-bit RGB values (height, width, 3) to [0, 1] and normalise; float32 of shape (3, height, width)."""
+    # Turned while it is 8 bits wide, and then in place: a third of the time, the same numbers.
+    values = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)).astype(np.float32)
+    values /= np.float32(255)
+    values -= np.array(spec["mean"], np.float32)[:, None, None]
+    values /= np.array(spec["std"], np.float32)[:, None, None]
+    return values
 
 
 def resize(image: Image.Image, spec: dict[str, Any]) -> Image.Image:

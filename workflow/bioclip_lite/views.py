@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from bioclip_lite.preprocess import preprocess as plain
-from bioclip_lite.preprocess import to_array
+from bioclip_lite.preprocess import resize, to_array
 
 VERSION = "1"  # part of a cache's identity: raise it whenever the same row would give other pixels
 OPERATIONS = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y", "brightness", "contrast", "saturation")
@@ -131,14 +130,19 @@ def _check(row: np.ndarray) -> None:
 
 def reapply(image: Image.Image, row: np.ndarray, preprocess: dict[str, Any]) -> np.ndarray:
     """The view ``row`` of an RGB photograph as a model with ``preprocess`` sees it: float32 (3, size, size)."""
+    return to_array(replay(image, row, preprocess), preprocess)
+
+
+def replay(image: Image.Image, row: np.ndarray, preprocess: dict[str, Any]) -> Image.Image:
+    """The view ``row`` of an RGB photograph as the 8-bit image of ``size`` x ``size`` pixels that a model is shown."""
     if row[0] == 0:
-        return plain(image, preprocess)
+        return resize(image, preprocess)
     size = preprocess["size"]
     image = image.convert("RGB") if image.mode != "RGB" else image
     image = image.resize((size, size), Image.Resampling.BICUBIC, box=crop_box(image.width, image.height, row))
     for number, amount in row[4:].reshape(-1, 2):
         image = _operate(image, OPERATIONS[int(number)], float(amount))
-    return to_array(image, preprocess)
+    return image
 
 
 def crop_box(width: int, height: int, row: np.ndarray) -> tuple[float, float, float, float]:
