@@ -1,5 +1,6 @@
 """`python -m bioclip_lite`: stages run alone, and a user's mistake is a sentence, not a traceback."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,10 @@ def test_the_first_stages_run_alone(tmp_path: Path) -> None:
     for stage in ("index", "shard", "caption"):
         done = cli(stage, "--params", params, folder=tmp_path)
         assert done.returncode == 0, done.stderr
+        took = re.search(
+            rf"^{stage}: took ([\d.]+) s, ([\d.]+) s of processor time, ([\d.]+) s of them to start$", done.stdout, re.M
+        )
+        assert took and 0 < float(took[3]) <= float(took[2])
     assert (tmp_path / "data/caption/test-00000.parquet").exists()
 
 

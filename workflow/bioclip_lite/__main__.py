@@ -8,7 +8,9 @@ import errno
 import faulthandler
 import importlib
 import json
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +43,7 @@ TRAINING = ("teacher", "distill", "prune")  # the stages that several processes 
 
 def main() -> int:
     faulthandler.enable()  # a crash in compiled code leaves in the log where it was
+    began = time.monotonic()
     if sys.argv[1:] and sys.argv[1] in COMMANDS:
         return importlib.import_module(f"bioclip_lite.commands.{sys.argv[1].replace('-', '_')}").main(sys.argv[2:])
     parser = argparse.ArgumentParser(
@@ -72,7 +75,13 @@ def main() -> int:
 
         def run() -> None:
             stage = importlib.import_module(f"bioclip_lite.stages.{arguments.stage}")
+            started = _processor_seconds()
             stage.run(section, arguments.data, arguments.job)
+            print(
+                f"{arguments.stage}: took {time.monotonic() - began:.1f} s, {_processor_seconds():.1f} s of processor "
+                f"time, {started:.1f} s of them to start",
+                flush=True,
+            )
 
         return _train_together(run, arguments) if arguments.processes != 1 else _alone(run)
     except UserError as error:
@@ -83,6 +92,12 @@ def main() -> int:
             raise
         print(f"{arguments.stage}: {error}; {HINTS[error.errno]}", file=sys.stderr)
         return 1
+
+
+def _processor_seconds() -> float:
+    """That this process and those that it has started and seen end have used so far."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def _alone(run: Callable[[], None]) -> int:

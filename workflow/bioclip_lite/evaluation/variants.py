@@ -24,7 +24,6 @@ from bioclip_lite.files import read_json, require
 from bioclip_lite.labels import Labels
 from bioclip_lite.preprocess import preprocess, read_preprocess
 from bioclip_lite.progress import progress
-from bioclip_lite.randomness import generator
 from bioclip_lite.shards import ShardSet, shard_names, shard_paths
 from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
 
@@ -165,33 +164,8 @@ def int8(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> 
     return _run(data, splits, forward, prepared, lambda outputs: _answer(outputs, taxa), known)
 
 
-def random(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
-    """The leaves in an order drawn for each photograph.
-
-    One place is worth 10 nats, so that the first leaf has nearly all probability and decides every rank: with flat
-    logits the largest family would always win, which is no random answer.
-    """
-    keys = ShardSet.of(*_paths(data, splits)).keys
-
-    def block(names: list[str]) -> Block:
-        orders = [generator(params["seed"], "evaluate", "random", name).permutation(len(labels.ids)) for name in names]
-        return Block(-10 * np.array(orders, dtype=np.float32))
-
-    return Answers(keys, (block(keys[start : start + _BATCH]) for start in range(0, len(keys), _BATCH)), {})
-
-
-def majority(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
-    """The leaf with most training photographs, whatever the photograph: logits are logarithms of their numbers."""
-    keys = ShardSet.of(*_paths(data, splits)).keys
-    training = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa["train"].to_pylist(), strict=True))
-    row = np.log([training[leaf] + 0.5 for leaf in labels.ids]).astype(np.float32)  # half a photograph: never zero
-    blocks = (Block(np.tile(row, (len(keys[start : start + _BATCH]), 1))) for start in range(0, len(keys), _BATCH))
-    return Answers(keys, blocks, {})
-
-
 _ANSWERS: dict[str, Callable[[dict[str, Any], Path, Splits, Labels], Answers]] = {
-    function.__name__: function
-    for function in (teacher, table, first, student, pruned, int8, tfjs, chromium, control, majority, random)
+    function.__name__: function for function in (teacher, table, first, student, pruned, int8, tfjs, chromium, control)
 }
 
 

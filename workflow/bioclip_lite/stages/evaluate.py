@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from bioclip_lite import calibration
 from bioclip_lite.errors import UserError
-from bioclip_lite.evaluation import predictions
+from bioclip_lite.evaluation import predictions, references
 from bioclip_lite.evaluation.evaluated import variants
 from bioclip_lite.evaluation.predictions import Predictions
 from bioclip_lite.evaluation.probes import Photographs, measure
@@ -74,12 +74,15 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
 
 
 def _predict(variant: str, params: dict[str, Any], data: Path) -> None:
-    from bioclip_lite.evaluation.prompts import texts_of  # PyTorch: the report does without
-    from bioclip_lite.evaluation.variants import answers
+    labels, splits, extras = read_labels(data), (FITTED_ON, SPLIT), {}
+    if variant in references.ANSWERS:
+        found = references.ANSWERS[variant](params, data, splits, labels)
+    else:
+        from bioclip_lite.evaluation.prompts import texts_of  # PyTorch: the references and the report do without
+        from bioclip_lite.evaluation.variants import answers
 
-    labels = read_labels(data)
-    found = answers(variant, params, data, (FITTED_ON, SPLIT), labels)
-    extras = texts_of(params, data, SPLIT, labels) if variant == "teacher" else {}
+        found = answers(variant, params, data, splits, labels)
+        extras = texts_of(params, data, SPLIT, labels) if variant == "teacher" else {}
     folder = data / "evaluate" / "predictions"
     predictions.write(folder, variant, found.keys, labels.ids, found.blocks, found.costs, extras)
     print(f"evaluate: {variant} answered {len(found.keys)} photographs among {len(labels.ids)} taxa")

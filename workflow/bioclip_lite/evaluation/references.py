@@ -1,0 +1,44 @@
+"""Answers without a model, which every model must beat. Needs no PyTorch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bioclip_lite.evaluation.predictions import Answers, Block
+from bioclip_lite.labels import Labels
+from bioclip_lite.randomness import generator
+from bioclip_lite.shards import ShardSet, shard_paths
+
+_BATCH = 64
+
+
+def random(params: dict[str, Any], data: Path, splits: tuple[str, ...], labels: Labels) -> Answers:
+    """The leaves in an order drawn for each photograph.
+
+    One place is worth 10 nats, so that the first leaf has nearly all probability and decides every rank: with flat
+    logits the largest family would always win, which is no random answer.
+    """
+    keys = ShardSet.of(*_paths(data, splits)).keys
+
+    def block(names: list[str]) -> Block:
+        orders = [generator(params["seed"], "evaluate", "random", name).permutation(len(labels.ids)) for name in names]
+        return Block(-10 * np.array(orders, dtype=np.float32))
+
+    return Answers(keys, (block(keys[start : start + _BATCH]) for start in range(0, len(keys), _BATCH)), {})
+
+
+def majority(params: dict[str, Any], data: Path, splits: tuple[str, ...], labels: Labels) -> Answers:
+    """The leaf with most training photographs, whatever the photograph: logits are logarithms of their numbers."""
+    keys = ShardSet.of(*_paths(data, splits)).keys
+    training = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa["train"].to_pylist(), strict=True))
+    row = np.log([training[leaf] + 0.5 for leaf in labels.ids]).astype(np.float32)  # half a photograph: never zero
+    blocks = (Block(np.tile(row, (len(keys[start : start + _BATCH]), 1))) for start in range(0, len(keys), _BATCH))
+    return Answers(keys, blocks, {})
+
+
+def _paths(data: Path, splits: tuple[str, ...]) -> list[Path]:
+    return [path for split in splits for path in shard_paths(data, split)]
+
+
+ANSWERS = {"majority": majority, "random": random}
