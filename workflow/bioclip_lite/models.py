@@ -21,6 +21,7 @@ import timm
 import torch
 from open_clip.model import CustomTextCLIP
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from open_clip.transformer import TextTransformer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.layers import Attention as ViTAttention
@@ -479,6 +480,26 @@ def embed_images(model: Clip, pixels: torch.Tensor) -> torch.Tensor:
     return nn.functional.normalize(model.encode_image(pixels).float(), dim=-1)
 
 
+def encode_text(model: Clip, tokens: torch.Tensor) -> torch.Tensor:
+    """(t, D) embeddings, not normalised, of int64 ``tokens`` (t, context).
+
+    A text tower that looks back only reads no further than the longest text: the padding behind a caption changes
+    nothing but the time, and captions fill about half of the context.
+    """
+    text = getattr(model, "text", None)
+    if not (isinstance(text, TextTransformer) and text.pool_type == "argmax" and text.cls_emb is None):
+        return model.encode_text(tokens)
+    mask = text.attn_mask
+    if mask is None:  # it looks both ways
+        return model.encode_text(tokens)
+    length = int(tokens.argmax(1).max()) + 1  # the end of a text has the highest number; "!" has that of padding
+    text.attn_mask = mask[:length, :length]
+    try:
+        return model.encode_text(tokens[:, :length])
+    finally:
+        text.attn_mask = mask
+
+
 @torch.inference_mode()
 def embed_texts(teacher: Teacher, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
     """L2-normalised float32 (len(texts), D) embeddings of captions."""
@@ -486,5 +507,5 @@ def embed_texts(teacher: Teacher, texts: Sequence[str], batch_size: int = 256) -
     parts = []
     for start in range(0, len(texts), batch_size):
         tokens = teacher.tokenizer(list(texts[start : start + batch_size])).to(device)
-        parts.append(nn.functional.normalize(teacher.model.encode_text(tokens).float(), dim=-1).cpu().numpy())
+        parts.append(nn.functional.normalize(encode_text(teacher.model, tokens).float(), dim=-1).cpu().numpy())
     return np.concatenate(parts)

@@ -347,19 +347,9 @@ def _tokenizer() -> Callable[[list[str]], torch.Tensor]:
 
 
 def _encode_text(model: models.Clip, texts: Sequence[str]) -> torch.Tensor:
-    """(t, D) embeddings, not normalised, of captions cut to the longest of them.
-
-    The text tower looks back only, so the padding behind a caption changes nothing but the time: captions of
-    iNaturalist fill about half of the context.
-    """
+    """(t, D) embeddings, not normalised, of captions."""
     rows = torch.stack([_token_row(text) for text in texts])
-    length = int((rows != 0).sum(1).max())
-    mask = model.text.attn_mask
-    model.text.attn_mask = mask[:length, :length]
-    try:
-        return model.encode_text(rows[:, :length].to(mask.device))
-    finally:
-        model.text.attn_mask = mask
+    return models.encode_text(model, rows.to(model.logit_scale.device))
 
 
 def _encode_part(model: models.Clip, texts: Sequence[str]) -> torch.Tensor:
