@@ -68,6 +68,17 @@ def shards(*splits):
     return [f"{split}-{n:05d}" for split in splits for n in range(counts[split])]
 
 
+def half_of_the_cores(wildcards):
+    """Threads of jobs that come in pairs, at most 8: two such jobs, side by side, need the whole machine for less time
+    than one after the other, since a small network gains little from a second core.
+
+    A job on a cluster has a node of its own, and asks for 8.
+    """
+    cores = workflow.resource_settings.cores
+    here = workflow.is_main_process and workflow.local_exec and cores
+    return max(1, min(8, cores // 2)) if here else 8
+
+
 def weights(name):
     """A file of initial weights as an input; none if the parameter is null or no file in data/weights."""
     path = f"data/weights/{name}"

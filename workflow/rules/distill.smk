@@ -17,7 +17,7 @@ rule train_student:
         TEXT_TOWER if TEXTS else [],
     log:
         "logs/distill/student.log",
-    threads: 8
+    threads: half_of_the_cores  # the control trains beside it
     resources:
         mem_mb=8000,
         runtime=2880,
@@ -65,7 +65,7 @@ rule train_control:
         "data/distill/control/history.parquet",
     log:
         "logs/distill/control.log",
-    threads: 8
+    threads: half_of_the_cores
     resources:
         mem_mb=8000,
         runtime=2880,

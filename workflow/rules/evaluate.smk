@@ -68,8 +68,8 @@ rule predict:
         "logs/evaluate/{variant}.log",
     wildcard_constraints:
         variant="|".join(VARIANTS),
-    # Latency is measured here, with one thread: as many are asked for as elsewhere, so that jobs do not share a core.
-    threads: 8
+    # Latency is measured here, with one thread, which needs a core that no other job uses.
+    threads: half_of_the_cores
     resources:
         mem_mb=4000,
         runtime=lambda wildcards: 600 if wildcards.variant == "teacher" else 120,  # it may read many texts
