@@ -492,7 +492,7 @@ def encode_text(model: Clip, tokens: torch.Tensor) -> torch.Tensor:
     mask = text.attn_mask
     if mask is None:  # it looks both ways
         return model.encode_text(tokens)
-    length = int(tokens.argmax(1).max()) + 1  # the end of a text has the highest number; "!" has that of padding
+    length = int(tokens.argmax(1).max()) + 1  # where a text ends; a "!" in it may have the number of padding
     text.attn_mask = mask[:length, :length]
     try:
         return model.encode_text(tokens[:, :length])
