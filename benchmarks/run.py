@@ -23,9 +23,37 @@ ROOT = Path(__file__).parents[1]
 OUTPUT = Path(__file__).with_suffix(".md")
 ENVIRONMENTS = (".venv", ".venv-convert", "packages/react-bio-clip/node_modules", "packages/react-bio-clip/dist")
 TOOK = re.compile(r"^\w+: took ([\d.]+) s, ([\d.]+) s of processor time, ([\d.]+) s of them to start$", re.MULTILINE)
-# The same jobs at commit 00d6606, each a process that imported all it needed: processor seconds, n of them, start-up of
-# one. Measured with bash's `times`, --cores 1, on the machine that run.md names, beside other work.
-BEFORE: dict[str, tuple[float, float]] = {}
+# The jobs at commit 00d6606, each a process that imported all it needed: processor seconds of all of its kind, start-up
+# of one. Measured once with bash's `times` and --cores 1 on 2026-11-30, AMD EPYC (family 26) with AVX-512, beside other
+# work; start-up is the import of the stage in a new process.
+BEFORE = {
+    "index/index": (15.9, 0.4),
+    "shard/manifests": (0.7, 0.2),
+    "shard/<shard>": (12.1, 0.2),
+    "shard/sizes": (0.3, 0.2),
+    "caption/<shard>": (4.5, 0.2),
+    "teacher/teacher": (169.3, 4.5),
+    "logits/<shard>": (34.4, 3.9),
+    "logits/taxa": (5.7, 3.9),
+    "distill/student": (153.9, 4.0),
+    "distill/control": (144.7, 4.0),
+    "distill/finetune": (17.3, 4.0),
+    "prune/prune": (18.4, 3.9),
+    "quantize/quantize": (7.6, 3.7),
+    "convert/convert": (13.3, 4.0),
+    "evaluate/teacher": (31.2, 3.9),
+    "evaluate/table": (5.6, 3.9),
+    "evaluate/first": (6.3, 3.9),
+    "evaluate/student": (6.0, 3.9),
+    "evaluate/pruned": (6.1, 3.9),
+    "evaluate/int8": (5.8, 3.9),
+    "evaluate/tfjs": (8.9, 3.9),
+    "evaluate/control": (5.8, 3.9),
+    "evaluate/majority": (5.3, 3.9),
+    "evaluate/random": (5.3, 3.9),
+    "evaluate/speed": (33.7, 4.0),
+    "evaluate/report": (5.7, 0.5),
+}
 
 
 def main() -> None:
