@@ -1,14 +1,18 @@
 """Fresh checkouts of this repository with the tiny parameters, and what both engines do in them."""
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from bioclip_lite import params as parameters
+from bioclip_lite.engines import forkserver
 from bioclip_lite.params import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -19,9 +23,33 @@ ENVIRONMENT = os.environ | {
     "GIT_COMMITTER_NAME": "t",
     "GIT_COMMITTER_EMAIL": "t@example.org",
 }
+# What the engines import, beside the libraries that jobs do.
+ENGINES = (
+    *("snakemake.cli", "snakemake.profiles", "snakemake.storage", "snakemake.assets", "snakemake.report"),
+    *("dvc.cli.parser", "dvc.repo.open_repo", "dvc.repo.index", "dvc.repo.worktree", "dvc.repo.reproduce"),
+    *("dvc.repo.datasets", "dvc.dvcfile", "dvc.data_cloud", "dvc.rwlock", "dvc.lock", "dvc.cachemgr"),
+    *("dvc_data.index.push", "dvc_data.index.fetch", "dvc_data.index.checkout", "scmrepo.git", "dulwich.porcelain"),
+    *("dvc.repo.stage", "dvc.utils.strictyaml", "dvc_data.hashfile.status", "dvc_render", "dvc.repo.plots"),
+    *("networkx", "flatten_dict", "fsspec.implementations.memory", "ruamel.yaml", "jsonschema", "requests", "yte"),
+)
+COLD = f"env -u {forkserver.ADDRESS}"  # before a command: start it, and what it starts, as a process of its own
+
+
+@functools.cache
+def warm_up() -> None:
+    """From now on ``snakemake``, ``dvc`` and the jobs that checkouts start are forks of one process.
+
+    Command lines, engines and code are the real ones; only what they import is shared.
+    """
+    forkserver.start((*ENGINES, *forkserver.LIBRARIES))
+    if forkserver.ADDRESS in os.environ:
+        # Other tests of this session start their programs as users do.
+        ENVIRONMENT[forkserver.ADDRESS] = os.environ.pop(forkserver.ADDRESS)
+        ENVIRONMENT["PATH"] = os.pathsep.join([str(ROOT / "tests/warm"), ENVIRONMENT["PATH"]])
 
 
 def sh(command: str, folder: Path, check: bool = True) -> str:
+    warm_up()
     done = subprocess.run(
         command, shell=True, cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -167,6 +195,7 @@ def artifacts(folder: Path) -> dict[str, str]:
 
 def start(command: str, folder: Path, **environment: str) -> subprocess.Popen[bytes]:
     """A run to be waited for or killed; ``printed`` has what it says."""
+    warm_up()
     with folder.with_suffix(".printed").open("wb") as output:
         return subprocess.Popen(
             f"exec {command}",
@@ -185,5 +214,22 @@ def printed(folder: Path) -> str:
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     """End a process and everything that it started, at once and without a chance to tidy up."""
+    folder = os.readlink(f"/proc/{process.pid}/cwd")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    while left := [number for number in _processes() if _at_work_in(folder, number)]:  # forks have groups of their own
+        for number in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        time.sleep(0.001)
+
+
+def _processes() -> list[int]:
+    """Those that started first come first, so that none sees one that it has started end."""
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _at_work_in(folder: str, number: int) -> bool:
+    with contextlib.suppress(OSError):  # it has ended
+        return os.readlink(f"/proc/{number}/cwd") == folder
+    return False

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.pipeline
 
 KILLS = 8  # for each engine
 LAST = 1000
-UNPRIVILEGED = "setpriv --bounding-set=-dac_override,-dac_read_search,-fowner"
+UNPRIVILEGED = f"{checkout.COLD} setpriv --bounding-set=-dac_override,-dac_read_search,-fowner"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or act as another user")
 
 

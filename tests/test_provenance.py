@@ -560,7 +560,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as 
 @needs_root
 def test_files_of_another_user_are_recognised(pulled: Path) -> None:
     sh("chown -R 1000:0 data workflow params.yaml && chmod -R g+w data workflow", pulled)
-    only_the_group = "setpriv --bounding-set=-fowner,-dac_override,-dac_read_search,-chown"
+    only_the_group = f"{checkout.COLD} setpriv --bounding-set=-fowner,-dac_override,-dac_read_search,-chown"
     assert "Nothing to be done" in sh(f"{only_the_group} snakemake --cores all evaluate", pulled)
 
 
@@ -568,7 +568,7 @@ def test_files_of_another_user_are_recognised(pulled: Path) -> None:
 def test_a_user_without_privileges_works_on_links(thin_built: Path, tmp_path: Path) -> None:
     folder = checkout.clone(thin_built, tmp_path / "clone", link="symlink")
     set_parameter(folder, "prune.budget.macs", 0.8)
-    sh("setpriv --bounding-set=-dac_override,-dac_read_search snakemake --cores all evaluate", folder)
+    sh(f"{checkout.COLD} setpriv --bounding-set=-dac_override,-dac_read_search snakemake --cores all evaluate", folder)
     assert checkout.cache_is_intact(folder)
     assert settled(folder)
 

@@ -232,7 +232,8 @@ class User(NamedTuple):
         """Run as this user, who may read everything (Python may lie in root's home) and write what is theirs."""
         rights = "--inh-caps +dac_read_search --ambient-caps +dac_read_search"
         who = f"--reuid {self.name} --regid {self.name} --init-groups"
-        return f"setpriv {who} {rights} env HOME={self.home} bash -c {shlex.quote(f'umask {self.umask}; {text}')}"
+        script = shlex.quote(f"umask {self.umask}; {text}")
+        return f"{checkout.COLD} setpriv {who} {rights} env HOME={self.home} bash -c {script}"
 
 
 class Team(NamedTuple):
@@ -324,7 +325,7 @@ def test_a_folder_that_a_colleague_has_just_made_is_waited_for(thin_built: Path,
     for prefix in prefixes:
         prefix.mkdir(parents=True)
         os.chown(prefix, 12345, 12345)
-    process = checkout.start(f"setpriv --bounding-set=-dac_override,-fowner {PULL} prune", folder)
+    process = checkout.start(f"{checkout.COLD} setpriv --bounding-set=-dac_override,-fowner {PULL} prune", folder)
     while not list(cache.glob("partial-*")):
         assert process.poll() is None, checkout.printed(folder)
         time.sleep(0.01)
