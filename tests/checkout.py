@@ -15,6 +15,7 @@ from bioclip_lite import params as parameters
 from bioclip_lite.engines import forkserver
 from bioclip_lite.params import STAGES
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a checkout has dozens of jobs, all of which import its package
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {
     "DVC_NO_ANALYTICS": "1",
@@ -23,7 +24,7 @@ ENVIRONMENT = os.environ | {
     "GIT_COMMITTER_NAME": "t",
     "GIT_COMMITTER_EMAIL": "t@example.org",
 }
-# What the engines import, beside the libraries that jobs do.
+# What the engines import, and the first stages; beside these, a thinned pipeline (tests/thin.py) needs no library.
 ENGINES = (
     *("snakemake.cli", "snakemake.profiles", "snakemake.storage", "snakemake.assets", "snakemake.report"),
     *("dvc.cli.parser", "dvc.repo.open_repo", "dvc.repo.index", "dvc.repo.worktree", "dvc.repo.reproduce"),
@@ -31,27 +32,39 @@ ENGINES = (
     *("dvc_data.index.push", "dvc_data.index.fetch", "dvc_data.index.checkout", "scmrepo.git", "dulwich.porcelain"),
     *("dvc.repo.stage", "dvc.utils.strictyaml", "dvc_data.hashfile.status", "dvc_render", "dvc.repo.plots"),
     *("networkx", "flatten_dict", "fsspec.implementations.memory", "ruamel.yaml", "jsonschema", "requests", "yte"),
+    *("pyarrow.parquet", "PIL.Image"),
 )
 COLD = f"env -u {forkserver.ADDRESS}"  # before a command: start it, and what it starts, as a process of its own
 
 
-@functools.cache
-def warm_up() -> None:
-    """From now on ``snakemake``, ``dvc`` and the jobs that checkouts start are forks of one process.
+def environment(folder: Path) -> dict[str, str]:
+    """Of commands in a folder: ``snakemake``, ``dvc`` and jobs of a checkout are forks of one process.
 
     Command lines, engines and code are the real ones; only what they import is shared.
     """
-    forkserver.start((*ENGINES, *forkserver.LIBRARIES))
-    if forkserver.ADDRESS in os.environ:
-        # Other tests of this session start their programs as users do.
-        ENVIRONMENT[forkserver.ADDRESS] = os.environ.pop(forkserver.ADDRESS)
-        ENVIRONMENT["PATH"] = os.pathsep.join([str(ROOT / "tests/warm"), ENVIRONMENT["PATH"]])
+    rules = folder / "workflow/rules/teacher.smk"
+    thin = not rules.exists() or "tests/thin.py" in rules.read_text()
+    path = os.pathsep.join([str(ROOT / "tests/warm"), ENVIRONMENT["PATH"]])
+    return ENVIRONMENT | {"PATH": path, forkserver.ADDRESS: _server(() if thin else forkserver.LIBRARIES)}
+
+
+@functools.cache
+def _server(libraries: tuple[str, ...]) -> str:
+    """The address of a fork server; a fork of a large process takes its time, so thin jobs have one without torch."""
+    forkserver.start((*ENGINES, *libraries))
+    # Other tests of this session start their programs as users do.
+    return os.environ.pop(forkserver.ADDRESS, "")
 
 
 def sh(command: str, folder: Path, check: bool = True) -> str:
-    warm_up()
     done = subprocess.run(
-        command, shell=True, cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        shell=True,
+        cwd=folder,
+        env=environment(folder),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     assert not check or done.returncode == 0, f"{command}\n{done.stdout[-6000:]}"
     return done.stdout
@@ -193,15 +206,14 @@ def artifacts(folder: Path) -> dict[str, str]:
     }
 
 
-def start(command: str, folder: Path, **environment: str) -> subprocess.Popen[bytes]:
+def start(command: str, folder: Path, **more: str) -> subprocess.Popen[bytes]:
     """A run to be waited for or killed; ``printed`` has what it says."""
-    warm_up()
     with folder.with_suffix(".printed").open("wb") as output:
         return subprocess.Popen(
             f"exec {command}",
             shell=True,
             cwd=folder,
-            env=ENVIRONMENT | environment,
+            env=environment(folder) | more,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -14,7 +14,7 @@ from bioclip_lite import __main__
 
 def cli(*arguments: str, folder: Path = checkout.ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bioclip_lite", *arguments]
-    environment = checkout.ENVIRONMENT | {"PYTHONPATH": str(checkout.ROOT / "workflow")}
+    environment = checkout.environment(checkout.ROOT) | {"PYTHONPATH": str(checkout.ROOT / "workflow")}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

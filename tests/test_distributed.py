@@ -243,12 +243,18 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_asked_to_stop_they_stop_together_and_go_on_later(tmp_path: Path) -> None:
-    data = lessons.make_cache(lessons.make_data(tmp_path))
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """A folder of data, and what an undisturbed training makes of it."""
+    data = lessons.make_cache(lessons.make_data(tmp_path_factory.mktemp("trained")))
     together(distill.run, {**lessons.DISTILL, "epochs": 4}, data, "student")
     undisturbed = contents(data / "distill")
     assert undisturbed.keys() == {*(f"model/{name}" for name in FILES), "history.parquet"}
+    return data, undisturbed
 
+
+def test_asked_to_stop_they_stop_together_and_go_on_later(trained: tuple[Path, dict[str, bytes]]) -> None:
+    data, undisturbed = trained
     shutil.rmtree(data / "distill")
     process = start(data)
     assert process.stdout is not None
@@ -267,10 +273,8 @@ def test_asked_to_stop_they_stop_together_and_go_on_later(tmp_path: Path) -> Non
     assert contents(data / "distill") == undisturbed
 
 
-def test_a_killed_process_is_survived(tmp_path: Path) -> None:
-    data = lessons.make_cache(lessons.make_data(tmp_path))
-    together(distill.run, {**lessons.DISTILL, "epochs": 4}, data, "student")
-    undisturbed = contents(data / "distill")
+def test_a_killed_process_is_survived(trained: tuple[Path, dict[str, bytes]]) -> None:
+    data, undisturbed = trained
     shutil.rmtree(data / "distill")
     process = start(data)
     assert process.stdout is not None

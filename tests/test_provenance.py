@@ -193,7 +193,7 @@ def test_every_module_runs_exactly_the_stages_that_import_it(thin_built: Path) -
 def test_a_rule_runs_its_jobs_in_both(twins: tuple[Path, Path]) -> None:
     ours, theirs = twins
     for folder in twins:
-        replace(folder / "workflow/rules/prune.smk", "--section", "--section={params.section:q} --section")
+        replace(folder / "workflow/rules/prune.smk", "python -SE", "python -S -E")
     assert snakemake(ours) == AFTER_PRUNE
     stages, jobs = repro(theirs)
     assert stages[0] == "prune" and jobs.keys() <= AFTER_PRUNE.keys() and jobs["prune_student"] == 1
@@ -469,7 +469,7 @@ def test_a_dry_run_disturbs_no_run(pulled: Path) -> None:
 
 
 def test_code_edited_while_jobs_run_is_not_recorded(pulled: Path, tmp_path: Path) -> None:
-    replace(pulled / "workflow/rules/logits.smk", '"python tests/thin.py', '"sleep 0.3; python tests/thin.py')
+    replace(pulled / "workflow/rules/logits.smk", '"python -SE', '"sleep 0.3; python -SE')
     running = checkout.start("snakemake --cores 1 -- evaluate", pulled)
     module = pulled / "workflow/bioclip_lite/stages/logits.py"
     while not list((pulled / "logs/logits").glob("t*.log")):

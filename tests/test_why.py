@@ -54,7 +54,7 @@ def test_an_output_is_explained(pulled: Path) -> None:
     assert "stage logits, rule embed_shard (workflow/rules/logits.smk)" in text
     section = params.read(pulled / "params.yaml")["logits"]
     assert f"\n    views: {section['views']}\n" in text
-    assert "\n  command     python tests/thin.py --section {params.section:q}" in text
+    assert "\n  command     python -SE tests/thin.py {params.section:q}" in text
     md5 = checkout.artifacts(pulled)
     assert f"{md5[LOGITS]}, as in its ledger" in text
     assert f"{md5['data/shard/train-00001.tar'][:12]}  data/shard/train-00001.tar" in text

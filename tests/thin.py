@@ -1,18 +1,17 @@
 """A thinned pipeline: the real rules, engines, index, shards and captions; later stages only digest what they read.
 
 Each output of a later stage is a digest of the contents of the job's inputs and of its parameters, so outputs change
-exactly when they should, and a run takes seconds. ``new`` makes a checkout; as a program this file is the thin job.
+exactly when they should, and a run takes seconds. ``new`` makes a checkout; as a program this file is the thin job,
+which needs nothing but the standard library and so starts in no time (``python -SE``).
 """
 
-import argparse
 import hashlib
+import json
 import os
-import re
 import sys
 import time
+from functools import cache
 from pathlib import Path
-
-from bioclip_lite.provenance import Hashes
 
 RULES = ("teacher", "logits", "distill", "prune", "quantize", "convert", "evaluate")
 TAXA = {  # a family of mulberries, one of gannets
@@ -26,6 +25,8 @@ PHOTOGRAPHS = {"train": 12, "val": 2, "calibration": 2, "test": 2}  # per taxon
 
 def new(folder: Path) -> Path:
     """A committed checkout with thin jobs and a folder of photographs under DVC; nothing made."""
+    import re
+
     import checkout
 
     checkout.new(folder)
@@ -33,7 +34,7 @@ def new(folder: Path) -> Path:
         path = folder / f"workflow/rules/{name}.smk"
         thin, count = re.subn(
             r"python -m bioclip_lite \w+ .*?> \{log\} 2>&1",
-            "python tests/thin.py --section {params.section:q} --outputs {output} --inputs {input} > {log} 2>&1",
+            "python -SE tests/thin.py {params.section:q} {output} -- {input} > {log} 2>&1",
             path.read_text(),
             flags=re.DOTALL,
         )
@@ -61,23 +62,44 @@ def write_photographs(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--section", default="")
-    parser.add_argument("--outputs", nargs="+", type=Path, required=True)
-    parser.add_argument("--inputs", nargs="*", default=[])
-    job = parser.parse_args()
+    section, *paths = sys.argv[1:]
+    outputs, inputs = paths[: paths.index("--")], paths[paths.index("--") + 1 :]
     time.sleep(float(os.environ.get("THIN_JOB_SECONDS", 0)))  # so that a run can be caught in the middle
-    hashes = Hashes(ask_dvc=False)  # code by its meaning
-    inputs = [path for path in job.inputs if not Path(path).name.startswith("ready-")]  # environments count for nothing
-    read = str([job.section, *((path, hashes[path]) for path in inputs)])
-    for path in job.outputs:
-        made = f"{hashlib.sha256(f'{path} {read}'.encode()).hexdigest()}\n"
+    inputs = [path for path in inputs if not os.path.basename(path).startswith("ready-")]  # environments do not count
+    read = str([section, *((path, content(path)) for path in inputs)])
+    for output in outputs:
+        made = f"{hashlib.sha256(f'{output} {read}'.encode()).hexdigest()}\n"
+        path = Path(output)
         files = [path] if "." in path.name else [path / "model.json", path / "weights.bin"]
         for file in files:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(f"{file.name} {made}")
-    print(f"made {len(job.outputs)} outputs", file=sys.stderr)
+    print(f"made {len(outputs)} outputs", file=sys.stderr)
+
+
+def content(path: str) -> str:
+    """A digest of a file, of code by its meaning, or of a folder."""
+    if os.path.isdir(path):
+        files = sorted(str(file) for file in Path(path).rglob("*") if file.is_file() and not file.name.startswith("."))
+        return str([(file, content(file)) for file in files])
+    if not path.endswith((".py", ".smk")):
+        return hashlib.md5(Path(path).read_bytes()).hexdigest()
+    status = os.stat(path)
+    identity, digest = known().get(path, (None, ""))
+    if identity == [status.st_mtime_ns, status.st_size, status.st_ino]:
+        return digest
+    from bioclip_lite.closure import meaning
+
+    return meaning(Path(path).read_bytes())
+
+
+@cache
+def known() -> dict[str, tuple[list[int], str]]:
+    """What Snakemake has read at its start (provenance.HASHES)."""
+    file = Path(".snakemake/bioclip_lite/hashes.json")
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, "workflow")
     main()

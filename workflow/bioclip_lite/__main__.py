@@ -3,7 +3,6 @@
 ``python -m bioclip_lite <command>`` is about what has been made: COMMANDS.
 """
 
-import argparse
 import errno
 import faulthandler
 import importlib
@@ -13,11 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bioclip_lite import params as parameters
 from bioclip_lite.engines import forkserver_client
 from bioclip_lite.errors import UserError
-from bioclip_lite.files import check_place
+
+if TYPE_CHECKING:
+    import argparse
 
 COMMANDS = {
     "status": "what is here, what both engines would do, and what to run next",
@@ -42,6 +43,11 @@ TRAINING = ("teacher", "distill", "prune")  # the stages that several processes 
 
 
 def main() -> int:
+    import argparse  # like the next two not at the top: a process that asks for a fork needs none of them
+
+    from bioclip_lite import params as parameters
+    from bioclip_lite.files import check_place
+
     faulthandler.enable()  # a crash in compiled code leaves in the log where it was
     began = time.monotonic()
     if sys.argv[1:] and sys.argv[1] in COMMANDS:
@@ -105,7 +111,7 @@ def _alone(run: Callable[[], None]) -> int:
     return 0
 
 
-def _train_together(run: Callable[[], None], arguments: argparse.Namespace) -> int:
+def _train_together(run: Callable[[], None], arguments: "argparse.Namespace") -> int:
     """Start the processes, or be one of them."""
     if arguments.stage not in TRAINING or arguments.processes < 1:
         raise UserError(

@@ -38,7 +38,9 @@ from bioclip_lite.engines.forkserver_client import ADDRESS, LENGTH
 # In this order: a job may start as soon as what it needs is there.
 LIBRARIES = ("pyarrow.parquet", "PIL.Image", "torch", "safetensors.torch", "timm", "open_clip", "tensorboardX")
 _THREADS = "OMP_NUM_THREADS"
-_PACKAGE = "bioclip_lite"
+# What this module and the client import of this package. To go through sys.modules in each child would touch, and so
+# copy, ten megabytes.
+_OWN_MODULES = [name for name in sys.modules if name.partition(".")[0] == "bioclip_lite"]
 _PYTHONPATH = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
@@ -167,8 +169,8 @@ def run(request: dict[str, Any]) -> None:
     new = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [request["folder"], *new, *(path for path in sys.path[1:] if path not in _PYTHONPATH)]
     sys.argv = [request["module"], *request["arguments"]]
-    for name in [name for name in sys.modules if name.partition(".")[0] == _PACKAGE]:
-        del sys.modules[name]
+    for name in _OWN_MODULES:
+        sys.modules.pop(name, None)
     _set_threads()
     _run_program(request["module"])
 
@@ -198,6 +200,8 @@ def _run_program(module: str) -> None:
 def _set_threads() -> None:
     """Use as many threads as a process with this environment does, in NumPy and torch."""
     count = int(os.environ.get(_THREADS) or len(os.sched_getaffinity(0)))
+    if count == 1:  # as the server
+        return
     threadpool_limits(count)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(count)
