@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +141,16 @@ class _Index:
             return False
         try:
             with self._repo.lock:
-                return not self._repo.stage.load_one(name=stage).status()
+                return not self._stages[stage].status()
         except LockError:
             return False
+
+    @cached_property
+    def _stages(self) -> dict[str, Any]:
+        """All stages, read together: DVC takes a second to parse dvc.lock, and would do so for each of them."""
+        from dvc.dvcfile import PROJECT_FILE
+
+        return {stage.name: stage for stage in self._repo.stage.load_file(PROJECT_FILE)}
 
     # Entries
 
