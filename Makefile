@@ -16,15 +16,17 @@ NODE_PACKAGES := $(call ready,$(NODE)/node_modules,$(NODE)/package-lock.json)
 TESTS_AT_ONCE ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: evaluate test check setup environments node lock demo preset
+.PHONY: evaluate test pytest check setup environments node lock demo preset
 .DEFAULT_GOAL := evaluate
 
 evaluate: setup
 	snakemake --cores all evaluate
 
 test: setup
-	@$(MAKE) --no-print-directory check
-	OMP_NUM_THREADS=1 python -m pytest -n $(TESTS_AT_ONCE)
+	@$(MAKE) --no-print-directory --jobs=2 check pytest
+
+pytest: $(MAIN)
+	OMP_NUM_THREADS=1 python -m pytest -n $(TESTS_AT_ONCE) --no-loadscope-reorder
 
 check: $(MAIN)
 	ruff check .

@@ -42,10 +42,12 @@ def environment(folder: Path) -> dict[str, str]:
 
     Command lines, engines and code are the real ones; only what they import is shared.
     """
-    rules = folder / "workflow/rules/teacher.smk"
-    thin = not rules.exists() or "tests/thin.py" in rules.read_text()
-    path = os.pathsep.join([str(ROOT / "tests/warm"), ENVIRONMENT["PATH"]])
-    return ENVIRONMENT | {"PATH": path, forkserver.ADDRESS: _server(() if thin else forkserver.LIBRARIES)}
+    found = ENVIRONMENT | {"PATH": os.pathsep.join([str(ROOT / "tests/warm"), ENVIRONMENT["PATH"]])}
+    if forkserver.ADDRESS not in found:
+        rules = folder / "workflow/rules/teacher.smk"
+        thin = not rules.exists() or "tests/thin.py" in rules.read_text()
+        found[forkserver.ADDRESS] = _server(() if thin else forkserver.LIBRARIES)
+    return found
 
 
 @functools.cache

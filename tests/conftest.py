@@ -9,6 +9,17 @@ pytest.register_assert_rewrite("checkout")  # so that its assertions say what th
 import checkout  # noqa: E402
 import thin  # noqa: E402
 
+# A worker gets a file of tests at a time. Those that take minutes begin first, so that none is left alone at the end.
+LONGEST_FIRST = (
+    *("test_provenance", "test_remotes", "test_faults", "test_slurm", "test_pipeline", "test_recipes", "test_why"),
+    *("test_distributed", "test_convert", "test_prune", "test_evaluate", "test_logits", "test_training", "test_suites"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -12,6 +12,7 @@ import yaml
 
 import checkout
 import slurm
+from bioclip_lite.engines import forkserver
 from checkout import artifacts, changed, planned, repro, set_parameter, sh
 
 pytestmark = pytest.mark.pipeline
@@ -32,7 +33,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         slurm.cluster(tmp_path_factory.mktemp("slurm") / "cluster") as environment,
         pytest.MonkeyPatch.context() as here,
     ):
-        for name, value in environment.items():
+        # Jobs of a cluster start on nodes where no server is; a fork would also be out of SLURM's reach.
+        for name, value in (environment | {forkserver.ADDRESS: ""}).items():
             here.setitem(checkout.ENVIRONMENT, name, value)
         yield
 
