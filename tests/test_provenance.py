@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import checkout
-from bioclip_lite import params, provenance
+from bioclip_lite import params
 from bioclip_lite.params import STAGES
 from checkout import artifacts, changed, from_scratch, planned, ran, repro, set_parameter, settled, sh, snakemake
 from photographs import encoded, picture
@@ -91,8 +91,10 @@ def test_a_part_of_the_artifacts_is_enough_for_what_reads_it(thin_built: Path, t
     jobs = {"quantize_student": 1, "quantize": 1}
     for engine in ("snakemake --cores all quantize", "dvc repro --allow-missing quantize"):
         folder = checkout.clone(thin_built, tmp_path / engine.split()[0], pull=False)
-        ledgers = " ".join(provenance.ledger(stage) for stage in STAGES)
-        sh(f"dvc pull -q data/shard data/prune data/quantize {ledgers}", folder)
+        # As `dvc pull` of these three and of the ledgers leaves it; DVC reads dvc.lock twice for each name it is given.
+        sh("dvc pull -q && rm -r .dvc/cache", folder)
+        for name in {"photographs", *STAGES} - {"shard", "prune", "quantize"}:
+            shutil.rmtree(folder / "data" / name)
         assert planned(folder, "quantize") == {}
         assert ran(folder, "dvc repro --allow-missing quantize") == {}
         set_parameter(folder, "quantize.images", 3)
