@@ -77,8 +77,8 @@ def run_or_kill(engine: str, folder: Path, chance: random.Random) -> bool:
     n may be 0, before the first job; with Snakemake also the last one's, since dvc.lock is written after that.
     """
     last = [LAST, LAST] if engine.startswith("snakemake") else []
-    jobs, moment = chance.choice([0, 1, 1, 2, 3, 4, 6, 8, *last]), chance.uniform(0, 0.6)
-    process = checkout.start(engine, folder)
+    jobs, moment = chance.choice([0, 1, 2, 4, 8, 12, 16, 20, *last]), chance.uniform(0, 0.6)
+    process = checkout.start(engine, folder, THIN_JOB_SECONDS="0.1")  # or most kills would hit the same moments
     began = log_times(folder)
     while process.poll() is None:
         news = [path for path, ns in log_times(folder).items() if began.get(path) != ns]

@@ -161,6 +161,18 @@ def test_a_caller_that_is_killed_takes_the_program_along(warm: Caller) -> None:
     assert warm.run("print('still here')") == (0, "still here\n", "")
 
 
+def test_a_server_hears_together_that_a_program_and_its_caller_ended(warm: Caller) -> None:
+    process, numbers = begin(warm)
+    server = int(Path(f"/proc/{numbers[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(server, signal.SIGSTOP)
+    for number in (*numbers, process.pid):
+        os.kill(number, signal.SIGKILL)
+    assert gone(numbers)
+    process.wait()
+    os.kill(server, signal.SIGCONT)
+    assert warm.run("import os; print(os.getppid())") == (0, f"{server}\n", "")
+
+
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that owns a server of its own; the first line that it prints is the address."""

@@ -115,8 +115,9 @@ def serve(listener: socket.socket, libraries: Iterable[str]) -> dict[str, Any] |
                     events.unregister(listener)
                     listener.close()
                 elif key.data > 0:  # a caller has nothing more to say: it is gone
-                    events.unregister(key.fileobj)
-                    _kill(key.data)
+                    if key.data in children:  # or both ended, and were heard of, together
+                        events.unregister(key.fileobj)
+                        _kill(key.data)
                 else:
                     child = -key.data
                     caller = children.pop(child)
