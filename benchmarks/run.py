@@ -3,12 +3,14 @@
     python benchmarks/run.py [--cores all]
 
 Writes benchmarks/run.md. The commit that is checked out is cloned into a temporary folder, which borrows the
-environments of this checkout, and run there once. Every job says at the end of its log how long it took, how much
-processor time it and its children used, and how much of that until its stage was imported. The rest of the run's
-processor time is Snakemake, the ledgers, and the server that imports the libraries for all jobs.
+environments of this checkout, and run there; then again with oneDNN kept to AVX2. Every job says at the end of its log
+how long it took, how much processor time it and its children used, and how much of that until its stage was imported.
+The rest of the run's processor time is Snakemake, the ledgers, and the server that imports the libraries for all jobs.
 """
 
 import argparse
+import json
+import os
 import re
 import resource
 import statistics
@@ -17,11 +19,13 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path(__file__).with_suffix(".md")
 ENVIRONMENTS = (".venv", ".venv-convert", "packages/react-bio-clip/node_modules", "packages/react-bio-clip/dist")
+COMPARED = ("teacher", "student", "control", "pruned", "int8", "tfjs")  # variants
 TOOK = re.compile(r"^\w+: took ([\d.]+) s, ([\d.]+) s of processor time, ([\d.]+) s of them to start$", re.MULTILINE)
 # The jobs at commit 00d6606, each a process that imported all it needed: processor seconds of all of its kind, start-up
 # of one. Measured once with bash's `times` and --cores 1 on 2026-11-30, AMD EPYC (family 26) with AVX-512, beside other
@@ -56,10 +60,23 @@ BEFORE = {
 }
 
 
+@dataclass(frozen=True)
+class Run:
+    wall: float  # seconds
+    processor: float  # seconds of all processes
+    jobs: dict[str, list[tuple[float, float, float]]]  # by what they do: seconds, processor seconds, those to start
+    right: dict[str, float]  # % of the test photographs known to species, by variant
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cores", default="all")
     cores = parser.parse_args().cores
+    own, avx2 = run(cores, {}), run(cores, {"ONEDNN_MAX_CPU_ISA": "AVX2"})
+    OUTPUT.write_text(page(own, avx2, cores), encoding="utf-8")
+
+
+def run(cores: str, environment: dict[str, str]) -> Run:
     with tempfile.TemporaryDirectory(prefix="bioclip-lite-run-") as folder:
         clone = Path(folder, "clone")
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
@@ -67,10 +84,11 @@ def main() -> None:
             (clone / name).symlink_to(ROOT / name)
         began, used = time.monotonic(), _children()
         command = [Path(sys.executable).with_name("snakemake"), "--cores", cores, "evaluate"]
-        subprocess.run(command, cwd=clone, check=True)
+        subprocess.run(command, cwd=clone, env=os.environ | environment, check=True)
         wall, processor = time.monotonic() - began, _children() - used
-        jobs = read(clone / "logs")
-    OUTPUT.write_text(page(jobs, cores, wall, processor), encoding="utf-8")
+        variants = json.loads((clone / "data/evaluate/metrics.json").read_text())["variants"]
+        right = {variant: 100 * row["top1"]["value"] for variant, row in variants.items()}
+        return Run(wall, processor, read(clone / "logs"), right)
 
 
 def _children() -> float:
@@ -79,7 +97,7 @@ def _children() -> float:
 
 
 def read(logs: Path) -> dict[str, list[tuple[float, float, float]]]:
-    """Seconds, processor seconds and those to start of each job, by what it does: jobs of shards are one."""
+    """What the jobs say in their logs, in the order in which they ended; jobs of shards count as one."""
     jobs = defaultdict(list)
     for log in sorted(logs.glob("*/*.log"), key=lambda log: log.stat().st_mtime):
         for took in TOOK.findall(log.read_text(encoding="utf-8")):
@@ -88,28 +106,46 @@ def read(logs: Path) -> dict[str, list[tuple[float, float, float]]]:
     return dict(jobs)
 
 
-def page(jobs: dict[str, list[tuple[float, float, float]]], cores: str, wall: float, processor: float) -> str:
-    machine = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+def page(own: Run, avx2: Run, cores: str) -> str:
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    machine = f"{os.cpu_count()} cores of {model[1] if model else 'a processor'}"
     commit = subprocess.check_output(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], text=True).strip()
     lines = [
         "# What a run costs",
         "",
-        f"`python benchmarks/run.py`: the default run, `snakemake --cores {cores} evaluate`, at commit {commit} on "
-        f"{time.strftime('%Y-%m-%d')}, {machine[1] if machine else 'unknown processor'}.",
+        f"`python benchmarks/run.py`: the default run, `snakemake --cores {cores} evaluate`, in a fresh clone of "
+        f"commit {commit} on {time.strftime('%Y-%m-%d')}, {machine}.",
         "",
-        f"{wall / 60:.1f} minutes, {processor / 60:.1f} minutes of processor time. The table has seconds of processor "
-        f"time, of a job and its children; start-up is what it uses until its stage is imported.",
+        "| | minutes | of processor time | right, %: " + " | ".join(COMPARED) + " |",
+        "|---" * (3 + len(COMPARED)) + "|",
+        *(
+            f"| {name} | {run.wall / 60:.1f} | {run.processor / 60:.1f} | "
+            + " | ".join(f"{run.right[variant]:.1f}" for variant in COMPARED)
+            + " |"
+            for name, run in (("all that the processor has", own), ("`ONEDNN_MAX_CPU_ISA=AVX2`", avx2))
+        ),
         "",
-        "| job | n | before | now | start-up before, of one | now, of one |",
-        "|---|---|---|---|---|---|",
+        "Seconds of processor time, of a job and its children; start-up is what it uses until its stage is imported. "
+        "Before: commit 00d6606, where each job imported all it needed, on one core, beside other work. Now the "
+        "teacher has two cores, which wait for each other; the student and its control have one each.",
+        "",
+        "| job | n | before | now | now, AVX2 | start-up before | start-up now |",
+        "|---" * 7 + "|",
     ]
-    for job, runs in jobs.items():
-        before, before_start = (f"{seconds:.1f}" for seconds in BEFORE[job]) if job in BEFORE else ("", "")
-        used, start = sum(run[1] for run in runs), statistics.median(run[2] for run in runs)
-        lines.append(f"| {job} | {len(runs)} | {before} | {used:.1f} | {before_start} | {start:.1f} |")
-    rest = processor - sum(run[1] for runs in jobs.values() for run in runs)
-    lines.append(f"| Snakemake, ledgers, imports for all | | | {rest:.1f} | | |")
+    for job, runs in own.jobs.items():
+        before, before_start = BEFORE[job]
+        start = statistics.median(start for _, _, start in runs)
+        lines.append(
+            f"| {job} | {len(runs)} | {before:.1f} | {_used(runs):.1f} | {_used(avx2.jobs[job]):.1f} | "
+            f"{before_start:.1f} | {start:.1f} |"
+        )
+    rest, rest_avx2 = (run.processor - sum(map(_used, run.jobs.values())) for run in (own, avx2))
+    lines.append(f"| Snakemake, ledgers, imports for all | | | {rest:.1f} | {rest_avx2:.1f} | | |")
     return "\n".join(lines) + "\n"
+
+
+def _used(runs: list[tuple[float, float, float]]) -> float:
+    return sum(processor for _, processor, _ in runs)
 
 
 if __name__ == "__main__":
