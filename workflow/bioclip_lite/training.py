@@ -65,7 +65,7 @@ def deterministic(*names: object) -> None:
     torch.manual_seed(digest(*names) % 2**63)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Its default writes every new tensor twice, to show who reads before writing: a tenth of a training's time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
 
