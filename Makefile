@@ -6,7 +6,8 @@
 # make preset NAME=insects PHOTOS=folder WEIGHTS=file    put a preset's params.yaml and its data in place
 
 SHELL := bash
-PYTHON ?= python3.11
+# Not that of .venv, which is deleted while the other environments are made anew.
+PYTHON ?= $(shell PATH="$${PATH//"$(CURDIR)/.venv/bin:"/}" command -v python3.11 || echo python3.11)
 NODE := packages/react-bio-clip
 # Each mark says which lock file its environment was made from; workflow/rules/environments.smk computes the same ones.
 ready = $(1)/ready-$(shell cat $(2) | sha256sum | cut -c1-12)
