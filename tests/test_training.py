@@ -38,7 +38,7 @@ def student(outputs: int = lessons.D) -> nn.Module:
 
 def distil(model: nn.Module, data: Path, **changes: Any) -> list[dict[str, float]]:
     chosen = {
-        "stage": "test",
+        "stage": "distill",
         "job": "student",
         "seed": 0,
         "epochs": 2,
@@ -285,7 +285,7 @@ def test_the_moving_average_is_that_of_the_weights(data: Path, tmp_path: Path) -
 
 def test_tensorboard_gets_every_step_and_epoch(own: Path) -> None:
     distil(student(), own)
-    folder = own.parent / "logs" / "tensorboard" / "test-student"
+    folder = own.parent / "logs" / "tensorboard" / "distill-student"
     written = b"".join(path.read_bytes() for path in folder.iterdir())
     assert written.count(b"loss_of_step") == 2 * steps(own)
     assert written.count(b"val_top1") == 2
@@ -412,7 +412,7 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bytes(
             stops.append(str(stop))
     assert len(stops) == 2 * steps(data)
     assert stops[1] == (
-        f"test student: stopped before the time limit of the job at epoch 1 of 2, step 2 of {steps(data)}; "
+        f"distill student: stopped before the time limit of the job at epoch 1 of 2, step 2 of {steps(data)}; "
         f"run the same command again to continue"
     )
     assert same(model, undisturbed)

@@ -42,6 +42,7 @@ SPEC_FILE = "student.json"
 TEACHER_WEIGHTS = "open_clip_model.safetensors"
 TEACHER_CONFIG = "open_clip_config.json"
 TEACHER_FILE = "teacher.json"
+_HISTORY = "history.parquet"  # of the training, which the stage puts beside some models
 _IN_CLIP = "visual.trunk."  # how the names of a timm image tower begin in the weights of an open_clip model
 
 
@@ -310,7 +311,7 @@ def save_student(
         raise ValueError(f"the model is not a {spec['architecture']} with reparameterized={spec['reparameterized']}")
     spec = {**spec, "shapes": shapes(model, base)}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing_folder(folder, (SPEC_FILE, PREPROCESS_FILE, WEIGHTS_FILE)) as scratch:
+    with replacing_folder(folder, (SPEC_FILE, PREPROCESS_FILE, WEIGHTS_FILE, _HISTORY)) as scratch:
         write_json(scratch / SPEC_FILE, spec)
         write_json(scratch / PREPROCESS_FILE, preprocess)
         save_file(state, scratch / WEIGHTS_FILE)
@@ -433,7 +434,9 @@ def save_teacher(
 ) -> dict[str, Any]:
     """Write a teacher folder in open_clip's hub layout with ``preprocess.json``; returns its ``teacher.json``."""
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    with replacing_folder(folder, (TEACHER_FILE, TEACHER_CONFIG, TEACHER_WEIGHTS, PREPROCESS_FILE)) as scratch:
+    with replacing_folder(
+        folder, (TEACHER_FILE, TEACHER_CONFIG, TEACHER_WEIGHTS, PREPROCESS_FILE, _HISTORY)
+    ) as scratch:
         save_file(state, scratch / TEACHER_WEIGHTS)
         with (scratch / TEACHER_WEIGHTS).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
