@@ -4,6 +4,7 @@ For each network one process per instruction set takes training steps (forward, 
 and in ``training.channels_last`` in turn, on one thread; the table has medians of CPU seconds a step.
 """
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -36,6 +37,7 @@ NETWORKS = [
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     lines = [
         "# Memory formats on a CPU",
         "",

@@ -397,7 +397,7 @@ def test_unknown_jobs_are_named(job: str, data: Path) -> None:
 
 def test_why_compares_a_teacher_with_its_own_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     own = {**ensemble(), "ensemble": [{"name": "second", "seed": 1}]}
-    monkeypatch.setattr(why, "_present_parameters", lambda: {"teacher": own})
+    monkeypatch.setattr(why.params, "read", lambda path: {"teacher": own})
     monkeypatch.setattr(why, "stage_of", lambda _: "teacher")
 
     def changes(path: str, **recorded: Any) -> list[str]:
