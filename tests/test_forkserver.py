@@ -244,7 +244,7 @@ def test_a_program_is_what_is_on_disk(warm: Caller) -> None:
     package = warm.folder / "workflow/bioclip_lite"
     shutil.copytree(ROOT / "workflow/bioclip_lite/engines", package / "engines")
     program, environment = "import bioclip_lite; print(bioclip_lite.VERSION)", {"PYTHONPATH": f"{package.parent}:."}
-    for version in ("one", "two"):
+    for version in ("one", "three"):
         (package / "__init__.py").write_text(f"VERSION = {version!r}\n")
         assert warm.run(program, environment=environment) == (0, f"{version}\n", "")
 
