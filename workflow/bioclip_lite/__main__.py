@@ -48,7 +48,7 @@ def main() -> int:
     from bioclip_lite import params as parameters
     from bioclip_lite.files import check_place
 
-    faulthandler.enable(sys.__stderr__)  # a crash in compiled code leaves in the log where it was
+    faulthandler.enable(2)  # a crash in compiled code leaves in the log where it was
     began = time.monotonic()
     if sys.argv[1:] and sys.argv[1] in COMMANDS:
         return importlib.import_module(f"bioclip_lite.commands.{sys.argv[1].replace('-', '_')}").main(sys.argv[2:])
