@@ -165,9 +165,10 @@ def test_a_server_hears_together_that_a_program_and_its_caller_ended(warm: Calle
     process, numbers = begin(warm)
     server = int(Path(f"/proc/{numbers[0]}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(server, signal.SIGSTOP)
-    for number in (*numbers, process.pid):
+    for number in numbers:
         os.kill(number, signal.SIGKILL)
-    assert gone(numbers)
+    assert gone(numbers)  # before its caller: the server has closed the caller's socket when it hears of the caller
+    process.kill()
     process.wait()
     os.kill(server, signal.SIGCONT)
     assert warm.run("import os; print(os.getppid())") == (0, f"{server}\n", "")
