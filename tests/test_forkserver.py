@@ -52,7 +52,9 @@ class Caller:
         self.folder, self.address = folder, address
 
     def start(self, program: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
-        (self.folder / "program.py").write_text(program)
+        module = self.folder / "program.py"
+        if not module.exists() or module.read_text() != program:  # another caller may be reading it
+            module.write_text(program)
         path = os.pathsep.join([str(ROOT / "workflow"), str(self.folder)])
         environment = os.environ | {ADDRESS: self.address, "PYTHONPATH": path} | options.pop("environment", {})
         pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -329,8 +329,8 @@ def usual_seconds() -> dict[str, float]:
     for path in snakemake_records.FOLDER.rglob("*"):
         try:
             record = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue
+        except (OSError, ValueError):  # half a record, of a run that was killed
+            record = {}
         start, end = record.get("starttime") or 0.0, record.get("endtime") or 0.0
         if end > start > 0:  # both are the same where a record was learned from a ledger: the job ran elsewhere
             found.setdefault(record["rule"], []).append(end - start)
