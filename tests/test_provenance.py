@@ -47,6 +47,12 @@ def first_stage(jobs: dict[str, int]) -> str | None:
     return next((stage for stage in STAGES if stage in jobs), None)
 
 
+@pytest.fixture(scope="module")
+def edited(thin_built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone for tests that edit a file, ask what would run, and put the file back."""
+    return checkout.clone(thin_built, tmp_path_factory.mktemp("edited") / "clone")
+
+
 @pytest.fixture
 def pulled(thin_built: Path, tmp_path: Path) -> Path:
     return checkout.clone(thin_built, tmp_path / "pulled")
@@ -122,16 +128,16 @@ def test_a_part_of_the_artifacts_is_enough_for_what_reads_it(thin_built: Path, t
         ("evaluate.examples", 5),
     ],
 )
-def test_a_parameter_changes_the_same_stage_in_both(thin_built: Path, name: str, value: object) -> None:
-    text = (thin_built / "params.yaml").read_text()
+def test_a_parameter_changes_the_same_stage_in_both(edited: Path, name: str, value: object) -> None:
+    text = (edited / "params.yaml").read_text()
     try:
-        set_parameter(thin_built, name, value)
+        set_parameter(edited, name, value)
         stage = name.split(".")[0]
-        assert first_stage(planned(thin_built)) == stage
-        assert changed(thin_built) == [stage]
+        assert first_stage(planned(edited)) == stage
+        assert changed(edited) == [stage]
     finally:
-        (thin_built / "params.yaml").write_text(text)
-    assert planned(thin_built) == {}
+        (edited / "params.yaml").write_text(text)
+    assert planned(edited) == {}
 
 
 def test_a_parameter_runs_the_same_jobs_in_both(twins: tuple[Path, Path], tmp_path: Path) -> None:
@@ -171,8 +177,8 @@ def test_a_module_runs_the_stages_that_import_it(twins: tuple[Path, Path]) -> No
     assert settled(ours) and settled(theirs)
 
 
-def test_every_module_runs_exactly_the_stages_that_import_it(thin_built: Path) -> None:
-    package = thin_built / "workflow/bioclip_lite"
+def test_every_module_runs_exactly_the_stages_that_import_it(edited: Path) -> None:
+    package = edited / "workflow/bioclip_lite"
     for name, first in (
         ("taxonomy.py", "index"),
         ("cache.py", "teacher"),
@@ -183,13 +189,13 @@ def test_every_module_runs_exactly_the_stages_that_import_it(thin_built: Path) -
         original = path.read_bytes()
         try:
             path.write_bytes(original + b"\n_EDITED = True\n")
-            jobs = planned(thin_built)
+            jobs = planned(edited)
             assert first_stage(jobs) == first, name
             # DVC names every stage whose own dependencies changed; Snakemake runs the first and all after it.
-            assert changed(thin_built)[0] in STAGES and first in changed(thin_built)
+            assert changed(edited)[0] in STAGES and first in changed(edited)
         finally:
             path.write_bytes(original)
-    assert planned(thin_built) == {}
+    assert planned(edited) == {}
 
 
 def test_a_rule_runs_its_jobs_in_both(twins: tuple[Path, Path]) -> None:
