@@ -82,10 +82,10 @@ def nothing(locator: str) -> bytes:
 
 
 def test_a_page_asks_for_nothing_and_is_well_formed() -> None:
-    page = Page(render(facts(), nothing))
-    assert not page.open and not page.wanted
-    assert "Photographs40of 38 observations" in page.text
-    assert "30 of 40 photographs may be published" in page.text
+    shown = Page(render(facts(), nothing))
+    assert not shown.open and not shown.wanted
+    assert "Photographs40of 38 observations" in shown.text
+    assert "30 of 40 photographs may be published" in shown.text
 
 
 def test_the_script_is_the_one_that_the_policy_allows() -> None:
@@ -130,9 +130,9 @@ def test_thumbnails_are_small_and_limited() -> None:
         facts(rejects=dict.fromkeys(examples, 9), examples=examples, look_alikes=(24, 12, 0), pairs=pairs),
         lambda locator: large,
     )
-    page = Page(html)
-    assert len(page.wanted) == 36 + 2 * report.PAIRS
-    assert all(source.startswith("data:image/jpeg;base64,") for source in page.wanted)
+    shown = Page(html)
+    assert len(shown.wanted) == 36 + 2 * report.PAIRS
+    assert all(source.startswith("data:image/jpeg;base64,") for source in shown.wanted)
     assert len(html) < 500_000
 
 
@@ -140,8 +140,8 @@ def test_what_is_left_of_a_truncated_photograph_is_shown_and_nothing_of_no_photo
     good = encoded(picture("half", size=(200, 150)))
     files = {"half.jpg": good[: len(good) // 2], "text.jpg": b"text", "empty.jpg": b""}
     examples = {"damaged": [(name, "why") for name in files]}
-    page = Page(render(facts(rejects={"damaged": 3}, examples=examples), files.__getitem__))
-    assert len(page.wanted) == 1 and page.text.count("no picture") == 2
+    shown = Page(render(facts(rejects={"damaged": 3}, examples=examples), files.__getitem__))
+    assert len(shown.wanted) == 1 and shown.text.count("no picture") == 2
 
 
 @pytest.mark.parametrize("number", [1, 2, 5000])

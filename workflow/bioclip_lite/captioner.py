@@ -59,14 +59,14 @@ def describe(captioner: Captioner, images: ShardSet, chosen: dict[str, Any], see
     other photograph, but for rounding: a matrix product may differ in its last bits with the size of the batch.
     """
     rules = _rules(captioner, chosen["tokens"])
-    machine = training.device()
+    device = training.device()
     count = chosen["captions"]
     start = 0
-    for pixels in training.plain_pixels(images, captioner.preprocess, _IMAGES[machine.type]):
-        with torch.inference_mode(), _precision(machine):
-            _, seen = captioner.model._encode_image(pixels.to(machine))
+    for pixels in training.plain_pixels(images, captioner.preprocess, _IMAGES[device.type]):
+        with torch.inference_mode(), _precision(device):
+            _, seen = captioner.model._encode_image(pixels.to(device))
             step = functools.partial(_next_logits, captioner.model, seen)
-            rows = torch.arange(len(pixels), device=machine)
+            rows = torch.arange(len(pixels), device=device)
             if chosen["method"] == "beam":
                 found = decoding.beam_search(step, rows, rules, chosen["beams"], count)
             else:
@@ -80,8 +80,8 @@ def describe(captioner: Captioner, images: ShardSet, chosen: dict[str, Any], see
             yield [_words(captioner.tokenizer, text) for text in texts]
 
 
-def _precision(machine: torch.device) -> torch.autocast:
-    return torch.autocast(machine.type, torch.bfloat16, enabled=machine.type == "cuda")
+def _precision(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _next_logits(model: CoCa, seen: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

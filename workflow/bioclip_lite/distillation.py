@@ -215,15 +215,15 @@ def distill(
     training.check_split(size, f"{stage}.batch_size")
     part = distributed.part(size)
 
-    machine = training.device()
-    texts = [torch.from_numpy(taxa.text).to(machine) for taxa in train.taxa]
+    device = training.device()
+    texts = [torch.from_numpy(taxa.text).to(device) for taxa in train.taxa]
     scales = [taxa.logit_scale for taxa in train.taxa]
-    nodes = torch.from_numpy(training.rank_nodes(data)).to(machine)
+    nodes = torch.from_numpy(training.rank_nodes(data)).to(device)
     training.deterministic(seed, stage, "train")
-    model.to(machine)
+    model.to(device)
     predict = _predictor(model)
     said = _Texts(data, text_student) if text_student else None
-    trained = _Towers(model, text_student.tower.to(machine)) if text_student else model
+    trained = _Towers(model, text_student.tower.to(device)) if text_student else model
     first_view = {i: digest(seed, stage, "view", key) for i, key in enumerate(train.images.keys)}
     steps = len(training.batches(len(train.images), batch_size))
     pictures = training.Replays(train.images, preprocess, train.view)
@@ -260,7 +260,7 @@ def distill(
     def of_texts(out: torch.Tensor, epoch: int, shown: list[tuple[int, int]]) -> torch.Tensor:
         assert said and text_student
         keys, taxa = ([names[i] for i, _ in shown] for names in (train.images.keys, train.images.taxon_ids))
-        tokens, taught = (x.to(machine) for x in said.drawn(taxa, keys, seed, stage, "caption", epoch))
+        tokens, taught = (x.to(device) for x in said.drawn(taxa, keys, seed, stage, "caption", epoch))
         mine = tokens[distributed.part(len(tokens))]  # may be none of them
         embedded = text_student.tower(mine if len(mine) else tokens[:1]).float()[: len(mine)]
         own = distributed.gather(embedded, len(tokens))
@@ -271,10 +271,10 @@ def distill(
         return losses.cosine(own, taught) + text_student.batch_affinity * both
 
     def targets(shown: list[tuple[int, int]], number: int = 0) -> torch.Tensor:
-        return torch.from_numpy(np.stack([train.target(i, k, number) for i, k in shown])).to(machine)
+        return torch.from_numpy(np.stack([train.target(i, k, number) for i, k in shown])).to(device)
 
     def under(shown: list[tuple[int, int]]) -> torch.Tensor:
-        return training.under([train.images.taxon_ids[i] for i, _ in shown], below, len(leaves)).to(machine)
+        return training.under([train.images.taxon_ids[i] for i, _ in shown], below, len(leaves)).to(device)
 
     with torch.inference_mode():
         model.eval()
@@ -293,7 +293,7 @@ def distill(
         prompt = train.taxa[0].prompt.split()[0]  # the text type; templates may be named behind it
         kind = prompt if prompt in said.kinds else said.kinds[-1]
         tower = text_student.tower
-        own = [tower(said.of([(kind, taxon)])[0].to(machine)).float() for taxon in leaves]
+        own = [tower(said.of([(kind, taxon)])[0].to(device)).float() for taxon in leaves]
         return {**measure(), "val_text_top1": measure(F.normalize(torch.cat(own), dim=-1))["val_top1"]}
 
     read = files_read(data, teachers) + ([cache.folder(data) / "texts.safetensors"] if text_student else [])
@@ -323,11 +323,11 @@ def distill(
 
 def _predictor(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """The model's float32 outputs, computed in bfloat16 where that is faster."""
-    machine, half = training.device(), training.autocast_helps(model)
+    device, half = training.device(), training.autocast_helps(model)
 
     def predict(pixels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(machine.type, torch.bfloat16, enabled=half):
-            return model(pixels.to(machine)).float()
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return model(pixels.to(device)).float()
 
     return predict
 
@@ -341,9 +341,9 @@ def validation(
     val_nll: losses.taxon_nll, in nats; val_agreement: share whose best leaf is also the first teacher's; and, without
     ``control``, val_cosine to that teacher's embedding. The function returned may be given another text matrix (C, D).
     """
-    machine = training.device()
+    device = training.device()
     leaves, below = training.leaves_below(data)
-    text, scale = torch.from_numpy(val.taxa[0].text).to(machine), val.taxa[0].logit_scale
+    text, scale = torch.from_numpy(val.taxa[0].text).to(device), val.taxa[0].logit_scale
     leaf_number = {taxon: number for number, taxon in enumerate(leaves)}
     truth = torch.tensor([leaf_number.get(taxon, -1) for taxon in val.images.taxon_ids])
     predict = _predictor(model)
@@ -358,13 +358,13 @@ def validation(
         for pixels in pictures.batches(plan):
             out = predict(pixels)
             stop = start + len(out)
-            taught = torch.from_numpy(np.stack([val.target(i, 0) for i in range(start, stop)])).to(machine)
+            taught = torch.from_numpy(np.stack([val.target(i, 0) for i in range(start, stop)])).to(device)
             logits = out if control else losses.taxon_logits(out, text if own_text is None else own_text, scale)
             best = logits.argmax(-1).cpu()
             under = training.under(val.images.taxon_ids[start:stop], below, len(leaves))
             known += (truth[start:stop] >= 0).sum().item()
             right += (best == truth[start:stop]).sum().item()
-            nll += losses.taxon_nll(logits, under.to(machine)).item() * len(out)
+            nll += losses.taxon_nll(logits, under.to(device)).item() * len(out)
             agreed += (best == (taught @ text.T).argmax(-1).cpu()).sum().item()
             alike += 0.0 if control else F.cosine_similarity(out, taught).double().sum().item()
             start = stop

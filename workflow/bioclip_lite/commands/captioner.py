@@ -70,8 +70,8 @@ def train(
         published = hub.find(f"local-dir:{source}", None, Path())
         config, model = copy.deepcopy(published.config), hub.load(published)
     tokenizer, preprocess = models.tokenizer_of(config), models.open_clip_preprocess(config, out)
-    machine = training.device()
-    model.to(machine)
+    device = training.device()
+    model.to(device)
     weigh = CoCaLoss(*((2.0, 1.0) if source is None else (1.0, 0.0)), pad_id=model.pad_id)
 
     images, texts = _read(data, ["pretrain", "train"], types)
@@ -81,9 +81,9 @@ def train(
 
     def of_batch(pixels: torch.Tensor, drawn: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """(contrastive, caption) loss."""
-        tokens = tokenizer(drawn).to(machine)
-        with torch.autocast(machine.type, torch.bfloat16, enabled=half):
-            image, image_tokens = model._encode_image(pixels.to(machine))
+        tokens = tokenizer(drawn).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            image, image_tokens = model._encode_image(pixels.to(device))
             text, text_tokens = model._encode_text(tokens)
             # The vocabulary is wide, and behind the end of a caption there is nothing to learn.
             length = int((tokens != model.pad_id).sum(1).max())
@@ -109,7 +109,7 @@ def train(
 
     def loss(batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
         epoch, rows, pixels = batch
-        return sum(of_batch(pixels, [texts.draw(0, epoch, int(i)) for i in rows]), torch.zeros((), device=machine))
+        return sum(of_batch(pixels, [texts.draw(0, epoch, int(i)) for i in rows]), torch.zeros((), device=device))
 
     @torch.inference_mode()
     def measure() -> dict[str, float]:

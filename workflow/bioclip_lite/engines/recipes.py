@@ -2,7 +2,7 @@
 
 DVC's run cache would do this, but ``persist: true``, which keeps shards and caches incremental, switches it off. Here
 is an index in its place, beside the objects of the DVC cache and of the remote: ``recipes/<key>`` holds the MD5 of the
-ledger that the recipe ``key`` (provenance.recipe) led to, and the ledger names every file. An entry is a hint, never an
+ledger that the recipe ``key`` (recipe) led to, and the ledger names every file. An entry is a hint, never an
 authority: what it brings is compared with the ledger by ``provenance.sync`` like anything else in the workspace.
 """
 
@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite import provenance
+from bioclip_lite.provenance import RECIPES, Hashes, dvc_stages, files_of, incomplete, ledger, load_ledgers, mark_uncommitted, recipe, record, within
 from bioclip_lite.engines import remotes
 from bioclip_lite.engines.remotes import Tracked
 from bioclip_lite.errors import UserError
@@ -25,7 +25,7 @@ ENTERED = Path(".snakemake/bioclip_lite/entered.json")  # the recipes of this wo
 FOLDER = "recipes"
 
 
-def fetch(stages: Iterable[str], jobs: dict[str, dict[str, Any]], hashes: provenance.Hashes) -> list[str]:
+def fetch(stages: Iterable[str], jobs: dict[str, dict[str, Any]], hashes: Hashes) -> list[str]:
     """Bring the results of those ``stages`` whose recipe has changed and was followed before; returns their names.
 
     Stages are looked at in order. One that cannot be had has to be made, and what depends on it waits for that. Where
@@ -37,13 +37,13 @@ def fetch(stages: Iterable[str], jobs: dict[str, dict[str, Any]], hashes: proven
     index: _Index | None = None
     fetched: list[str] = []
     unknown: list[str] = []  # folders whose content is not known before their stage has run
-    incomplete = provenance.incomplete(jobs)
+    unfinished = incomplete(jobs)
     for stage in [os.environ["DVC_STAGE"]] if "DVC_STAGE" in os.environ else stages:
-        deps, outs = provenance.dvc_stages()[stage]["deps"], provenance.dvc_stages()[stage]["outs"]
-        known = not any(provenance.within(dep, unknown) for dep in deps)
-        key = provenance.recipe(stage, jobs, hashes) if known else None
-        made = hashes[provenance.ledger(stage)]
-        if key and made and _here().get(key) == made and stage not in incomplete:
+        deps, outs = dvc_stages()[stage]["deps"], dvc_stages()[stage]["outs"]
+        known = not any(within(dep, unknown) for dep in deps)
+        key = recipe(stage, jobs, hashes) if known else None
+        made = hashes[ledger(stage)]
+        if key and made and _here().get(key) == made and stage not in unfinished:
             continue
         index = index or (_Index.open() if key else None)
         if not key or not index:
@@ -52,21 +52,21 @@ def fetch(stages: Iterable[str], jobs: dict[str, dict[str, Any]], hashes: proven
             _note(key, made)
         elif index.restore(stage, key, jobs, hashes):
             fetched.append(stage)
-            jobs, hashes = provenance.load_ledgers(), provenance.Hashes()
-            incomplete = provenance.incomplete(jobs)
+            jobs, hashes = load_ledgers(), Hashes()
+            unfinished = incomplete(jobs)
         else:
             unknown += outs
-    provenance.record(fetched)
+    record(fetched)
     return fetched
 
 
 def _here() -> dict[str, str]:
     """Recipe -> MD5 of the ledger that it led to, as far as they were followed in this workspace."""
-    return json.loads(provenance.RECIPES.read_text(encoding="utf-8")) if provenance.RECIPES.exists() else {}
+    return json.loads(RECIPES.read_text(encoding="utf-8")) if RECIPES.exists() else {}
 
 
-def _note(key: str, ledger: str) -> None:
-    write_json(provenance.RECIPES, _here() | {key: ledger})
+def _note(key: str, md5: str) -> None:
+    write_json(RECIPES, _here() | {key: md5})
 
 
 def remember() -> None:
@@ -93,13 +93,13 @@ def upload(remote: str, arrived: set[str]) -> None:
     """
     index = _Index.open(remote, must=True)
     assert index is not None
-    jobs, hashes = provenance.load_ledgers(), provenance.Hashes()
-    for stage in provenance.dvc_stages():
-        path = provenance.ledger(stage)
-        key, md5 = provenance.recipe(stage, jobs, hashes), hashes[path]
+    jobs, hashes = load_ledgers(), Hashes()
+    for stage in dvc_stages():
+        path = ledger(stage)
+        key, md5 = recipe(stage, jobs, hashes), hashes[path]
         if key is None or md5 not in arrived or not (_here().get(key) == md5 or index.unchanged(stage)):
             continue
-        files = {file for _, file in provenance.files_of(json.loads(Path(path).read_text(encoding="utf-8")))}
+        files = {file for _, file in files_of(json.loads(Path(path).read_text(encoding="utf-8")))}
         if files <= arrived:
             index.upload(key, md5)
 
@@ -203,20 +203,20 @@ class _Index:
                 _warn(error)
         return all(self.has(md5) for md5 in missing)
 
-    def restore(self, stage: str, key: str, jobs: dict[str, Any], hashes: provenance.Hashes) -> bool:
+    def restore(self, stage: str, key: str, jobs: dict[str, Any], hashes: Hashes) -> bool:
         """Put what a recipe led to in the place of a stage's outputs, the ledger last; False if it is not to be had."""
-        ledger, outs = provenance.ledger(stage), provenance.dvc_stages()[stage]["outs"]
+        ledger_file, outs = ledger(stage), dvc_stages()[stage]["outs"]
         for md5 in self._found(key):
             if not self._bring([md5]):
                 continue
             data = json.loads(Path(self._cache.oid_to_path(md5)).read_text(encoding="utf-8"))
-            files = dict(provenance.files_of(data))
-            if not all(provenance.within(path, outs) for path in files) or not self._bring(files.values()):
+            files = dict(files_of(data))
+            if not all(within(path, outs) for path in files) or not self._bring(files.values()):
                 continue
-            wrong = [(path, wanted) for path, wanted in [*files.items(), (ledger, md5)] if hashes[path] != wanted]
+            wrong = [(path, wanted) for path, wanted in [*files.items(), (ledger_file, md5)] if hashes[path] != wanted]
             if wrong:
-                provenance.mark_uncommitted(stage)
-                mine = {path for path, job in jobs.items() if "md5" in job and provenance.within(path, outs)}
+                mark_uncommitted(stage)
+                mine = {path for path, job in jobs.items() if "md5" in job and within(path, outs)}
                 for path in mine - data["jobs"].keys():
                     _remove(path)
                 for path, wanted in wrong:

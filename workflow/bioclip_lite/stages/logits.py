@@ -301,6 +301,6 @@ def _earlier(
 
 
 def _embed(teacher: models.Teacher, batches: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
-    machine = training.device()
+    device = training.device()
     for pixels in batches:
-        yield models.embed_images(teacher.model, pixels.to(machine)).cpu().numpy()
+        yield models.embed_images(teacher.model, pixels.to(device)).cpu().numpy()

@@ -108,8 +108,8 @@ def _train(params: dict[str, Any], data: Path, name: str) -> Made:
     config = _config(chosen, chosen["embed_dim"], "", {}, preprocessing(chosen["image_size"]), where)
     training.deterministic(seed, "teacher", "weights")
     model = models.build_clip(config)
-    machine = training.device()
-    model.to(machine)
+    device = training.device()
+    model.to(device)
     preprocess = models.open_clip_preprocess(config, "the teacher")
     train, images = _photographs(data, chosen["splits"], params["captions"])
     half = training.autocast_helps(model.visual)
@@ -129,13 +129,13 @@ def _train(params: dict[str, Any], data: Path, name: str) -> Made:
     def loss(batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
         epoch, rows, pixels = batch
         texts, same = train.draw(seed, epoch, rows)
-        with torch.autocast(machine.type, torch.bfloat16, enabled=half):
-            image = model.encode_image(pixels.to(machine))
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            image = model.encode_image(pixels.to(device))
             text = _encode_part(model, texts)
         # Every photograph is compared with every caption of the batch, whichever process embedded them.
         image = distributed.gather(F.normalize(image.float(), dim=-1), size)
         text = distributed.gather(F.normalize(text.float(), dim=-1), len(texts))
-        return losses.contrastive(image, text, same.to(machine), _logit_scale(model))
+        return losses.contrastive(image, text, same.to(device), _logit_scale(model))
 
     val, val_images = _photographs(data, ["val"], params["captions"])
     measure = _zero_shot(model, val, lambda: [_features(model, val_images, preprocess)])
@@ -186,8 +186,8 @@ def _lit(params: dict[str, Any], data: Path, name: str) -> Made:
     model = models.build_clip(config)
     model.visual.trunk = tower.model
     model.visual.requires_grad_(False)
-    machine = training.device()
-    model.to(machine).eval()
+    device = training.device()
+    model.to(device).eval()
     folder = _features_folder(data, name)
     shards = {split: _shards(data, [split]) for split in ("train", "val")}
     features, val_features = (locked.Features(folder, names, tower.identity) for names in shards.values())
@@ -205,8 +205,8 @@ def _lit(params: dict[str, Any], data: Path, name: str) -> Made:
         epoch, rows = batch
         texts, same = train.draw(seed, epoch, rows)
         text = distributed.gather(F.normalize(_encode_part(model, texts), dim=-1), len(texts))
-        image = torch.from_numpy(features.rows(rows)).to(machine)
-        return losses.contrastive(image, text, same.to(machine), _logit_scale(model))
+        image = torch.from_numpy(features.rows(rows)).to(device)
+        return losses.contrastive(image, text, same.to(device), _logit_scale(model))
 
     history = training.fit(
         model,
@@ -375,15 +375,15 @@ def _features(model: models.Clip, images: ShardSet, preprocess: dict[str, Any]) 
 
     Several processes embed a part each, into one file.
     """
-    machine = training.device()
+    device = training.device()
     size = preprocess["size"]
-    width = models.embed_images(model, torch.zeros(1, 3, size, size, device=machine)).shape[1]
+    width = models.embed_images(model, torch.zeros(1, 3, size, size, device=device)).shape[1]
     mine = distributed.part(len(images))
     with distributed.common_file(4 * width * len(images)) as path:
         rows = np.memmap(path, np.float32, "r+", shape=(len(images), width))  # outlives the name of the file
         start = mine.start
         for pixels in training.plain_pixels(images, preprocess, rows=mine):
-            part = models.embed_images(model, pixels.to(machine)).cpu().numpy()
+            part = models.embed_images(model, pixels.to(device)).cpu().numpy()
             rows[start : start + len(part)] = part
             start += len(part)
         distributed.wait()

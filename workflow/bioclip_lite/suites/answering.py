@@ -123,11 +123,11 @@ def _observe(
     check_weights(data, read_json(require(bundle / BUNDLE_FILE)))
     students = {variant: variants.embedder(data, variant, taxa) for variant in STUDENTS}
     teacher = variants.teacher_of(data, taxa)
-    machine = training.device()  # of the teacher, which is large; students run where they are measured otherwise
-    teacher.model.to(machine)
+    device = training.device()  # of the teacher, which is large; students run where they are measured otherwise
+    teacher.model.to(device)
 
     def embed_by_teacher(pixels: torch.Tensor) -> np.ndarray:
-        return models.embed_images(teacher.model, pixels.to(machine)).cpu().numpy()
+        return models.embed_images(teacher.model, pixels.to(device)).cpu().numpy()
 
     embedders = {"teacher": (teacher.preprocess, embed_by_teacher), **students}
     text = zero_shot.embed_in_templates(teacher, names, templates)
