@@ -36,7 +36,7 @@ rule all:
 
 # Jobs that use torch import it once, together. On a cluster each runs on a node of its own.
 onstart:
-    uses_torch = [job for job in workflow.dag.needrun_jobs() if "workflow/bioclip_lite/models.py" in job.input]
+    uses_torch = [job for job in workflow.dag.needrun_jobs() if "workflow/bioclip_lite/models/students.py" in job.input]
     if workflow.local_exec and len(uses_torch) > 1:
         from bioclip_lite.engines import forkserver
 
@@ -44,7 +44,9 @@ onstart:
 
 
 onsuccess:
+    from bioclip_lite.engines.commit import commit
+
     finished = {job.rule.name for job in workflow.dag.finished_jobs}
-    provenance.commit({job.rule.name for job in workflow.dag.jobs}, finished)
+    commit({job.rule.name for job in workflow.dag.jobs}, finished)
     if "write_report" in finished:
         logger.info("The report is in data/evaluate/report.html")

@@ -20,14 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.special import bdtr
 
-from bioclip_lite import calibration
 from bioclip_lite.evaluation import predictions
-from bioclip_lite.files import read_table, replacing
-from bioclip_lite.labels import read_labels, truth_of
+from bioclip_lite.metrics import calibration
 from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.metrics.tree import specificity
-from bioclip_lite.randomness import generator
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxa.label_space import read_labels, truth_of
+from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.utils.files import read_table, replacing
+from bioclip_lite.utils.randomness import generator
 
 OUTPUT = Path(__file__).with_suffix(".md")
 VARIANTS = ("teacher", "student", "int8", "control")

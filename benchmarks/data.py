@@ -38,8 +38,8 @@ OUTPUT = Path(__file__).with_suffix(".md")
 CORES = len(os.sched_getaffinity(0))
 
 from bioclip_lite import params as parameters  # noqa: E402
-from bioclip_lite.files import replacing  # noqa: E402
 from bioclip_lite.stages.shard import names  # noqa: E402
+from bioclip_lite.utils.files import replacing  # noqa: E402
 
 EPITHETS = [f"{a}{b}icola" for a in "bcdfghjk" for b in "aeiou"]
 

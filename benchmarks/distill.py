@@ -26,13 +26,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioclip_lite import cache, costs, distillation, models, params, training
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import check_file, finished_rows, replacing
-from bioclip_lite.labels import Labels, read_labels, truth_of
+from bioclip_lite import params
 from bioclip_lite.metrics.ranks import answers, softmax
-from bioclip_lite.shards import ShardSet
+from bioclip_lite.models import costs, students, teachers
+from bioclip_lite.photographs import loading
+from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import distill
+from bioclip_lite.taxa.label_space import Labels, read_labels, truth_of
+from bioclip_lite.teacher_cache import reader, store
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import check_file, finished_rows, replacing
 
 OUTPUT = Path(__file__).with_suffix(".md")
 TITLE = "# Distilled students by loss"
@@ -91,7 +94,7 @@ def finished(
         else:
             todo.append((way, seed))
     os.environ["OMP_NUM_THREADS"] = "1"
-    have = set(cache.teachers(options.data))
+    have = set(store.teachers(options.data))
     for way, seed in [entry for entry in todo if not set(WAYS[entry[0]].get("teachers", [])) <= have]:
         print(f"left out: {way}, seed {seed}: {options.data} has the caches of {', '.join(sorted(have))} only")
         todo.remove((way, seed))
@@ -119,7 +122,7 @@ def one(data: Path, section: dict[str, Any], way: str, seed: int) -> dict[str, A
         shutil.copytree(data / "logits", inner / "logits", copy_function=os.symlink)
         if section.get("logit_scale") == "given":
             with_own_scale(inner / "logits" / "taxa.safetensors")
-        taxa = cache.read_taxa(inner / "logits" / "taxa.safetensors")
+        taxa = store.read_taxa(inner / "logits" / "taxa.safetensors")
         began = time.process_time()
         for job in ("control",) if control else ("student", "finetune")[: 1 + bool(section["finetune"]["epochs"])]:
             distill.run({**section, "seed": seed}, inner, job)
@@ -132,24 +135,24 @@ def one(data: Path, section: dict[str, Any], way: str, seed: int) -> dict[str, A
 
 def with_own_scale(path: Path) -> None:
     """Exchange the taxa for the same with the teacher's own logit scale."""
-    taxa, given = cache.read_taxa(path), float(cache.map_tensors(path)[1]["given_logit_scale"])
+    taxa, given = store.read_taxa(path), float(store.map_tensors(path)[1]["given_logit_scale"])
     path.unlink()
-    cache.write_taxa(path, taxa.taxon_ids, taxa.text, given, taxa.teacher, taxa.prompt)
+    store.write_taxa(path, taxa.taxon_ids, taxa.text, given, taxa.teacher, taxa.prompt)
 
 
 @torch.inference_mode()
 def outputs(folder: Path, test: ShardSet) -> tuple[np.ndarray, int]:
     """(what a saved model says of the photographs, float32 (n, outputs); its number of parameters)."""
-    model, _, preprocess = models.load_student(folder)
-    pixels = training.plain_pixels(test, preprocess)
+    model, _, preprocess = students.load_student(folder)
+    pixels = loading.plain_pixels(test, preprocess)
     return torch.cat([model(x) for x in pixels]).numpy(), costs.parameters(model)
 
 
 def of_teacher(data: Path) -> dict[str, Any]:
-    cached = distillation.Cached(data, "test")
+    cached = reader.CachedSplit(data, "test")
     taught = np.stack([cached.target(i, 0) for i in range(len(cached.images))])
     logits = cached.taxa[0].logit_scale * taught @ cached.taxa[0].text.T
-    tower = models.load_teacher(data / "teacher" / "model").model.visual
+    tower = teachers.load_teacher(data / "teacher" / "model").model.visual
     return {**score(data, logits, cached.images), "parameters": costs.parameters(tower)}
 
 

@@ -30,8 +30,9 @@ OUTPUT = Path(__file__).with_suffix(".md")
 
 import checkout  # noqa: E402  (tests/ is no package)
 import thin  # noqa: E402
-from bioclip_lite.files import replacing  # noqa: E402
-from bioclip_lite.params import STAGES  # noqa: E402
+
+from bioclip_lite.utils.files import replacing  # noqa: E402
+from bioclip_lite.utils.stage_names import STAGES  # noqa: E402
 
 FIRST = "train-00000"
 COMMON = "workflow/rules/common.smk"

@@ -34,11 +34,15 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
-from bioclip_lite import cache, distillation, losses, models, params, training, views
-from bioclip_lite.files import read_json, replacing
-from bioclip_lite.preprocess import preprocessing
-from bioclip_lite.shards import ShardSet, shard_names, shard_paths
+from bioclip_lite import params
+from bioclip_lite.models import students, teachers
+from bioclip_lite.photographs import loading, views
+from bioclip_lite.photographs.preprocess import preprocessing
+from bioclip_lite.photographs.shards import ShardSet, shard_names, shard_paths
 from bioclip_lite.stages import logits
+from bioclip_lite.teacher_cache import reader, store
+from bioclip_lite.training import distillation, losses, memory_format, trainer
+from bioclip_lite.utils.files import read_json, replacing
 
 OUTPUT = Path(__file__).with_suffix(".md")
 
@@ -51,7 +55,7 @@ def main() -> int:
     options = parser.parse_args()
     everything = params.load(options.params)
     section, data = everything["distill"], options.data.resolve()
-    train = distillation.Cached(data, "train")
+    train = reader.CachedSplit(data, "train")
     ways = {"cached": cached, "supervised": supervised, "online": online, "open_clip": with_open_clip}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for half in range(2):
@@ -66,8 +70,8 @@ def main() -> int:
 
 def student(section: dict[str, Any], outputs: int) -> torch.nn.Module:
     torch.manual_seed(0)
-    return models.build_student(
-        models.student_spec(section["student"], section["student_options"], outputs, section["image_size"])
+    return students.build_student(
+        students.student_spec(section["student"], section["student_options"], outputs, section["image_size"])
     )
 
 
@@ -83,18 +87,18 @@ def epochs(run: Any) -> list[float]:
     return [b - a for a, b in itertools.pairwise(ends)]
 
 
-def cached(data: Path, section: dict[str, Any], train: distillation.Cached, count: int, scratch: Path) -> list[float]:
+def cached(data: Path, section: dict[str, Any], train: reader.CachedSplit, count: int, scratch: Path) -> list[float]:
     return ours(data, section, train, count, scratch, control=False)
 
 
 def supervised(
-    data: Path, section: dict[str, Any], train: distillation.Cached, count: int, scratch: Path
+    data: Path, section: dict[str, Any], train: reader.CachedSplit, count: int, scratch: Path
 ) -> list[float]:
     return ours(data, section, train, count, scratch, control=True)
 
 
 def ours(
-    data: Path, section: dict[str, Any], train: distillation.Cached, count: int, scratch: Path, *, control: bool
+    data: Path, section: dict[str, Any], train: reader.CachedSplit, count: int, scratch: Path, *, control: bool
 ) -> list[float]:
     inner = scratch / "data"
     inner.symlink_to(data)  # logs lie beside the data folder
@@ -128,7 +132,7 @@ def ours(
 class Both(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """A view as the student sees it and as the teacher sees it."""
 
-    def __init__(self, train: distillation.Cached, own: dict[str, Any], teachers: dict[str, Any]) -> None:
+    def __init__(self, train: reader.CachedSplit, own: dict[str, Any], teachers: dict[str, Any]) -> None:
         self.train, self.own, self.teachers = train, own, teachers
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,27 +141,27 @@ class Both(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return torch.from_numpy(small), torch.from_numpy(large)
 
 
-def online(data: Path, section: dict[str, Any], train: distillation.Cached, count: int, scratch: Path) -> list[float]:
-    teacher = models.load_teacher(data / "teacher" / "model")
+def online(data: Path, section: dict[str, Any], train: reader.CachedSplit, count: int, scratch: Path) -> list[float]:
+    teacher = teachers.load_teacher(data / "teacher" / "model")
     text, scale = torch.from_numpy(train.taxa[0].text), train.taxa[0].logit_scale
     model = student(section, text.shape[1])
     both = Both(train, preprocessing(section["image_size"]), teacher.preprocess)
     size, rows = section["batch_size"], len(train.images)
 
     def lessons(epoch: int, step: int) -> Iterator[Any]:
-        plan = training.batches(rows, size, 0, "benchmark", epoch)[step:]
-        return training.load(both, [[(int(i), epoch % train.view_count) for i in batch] for batch in plan])
+        plan = loading.batches(rows, size, 0, "benchmark", epoch)[step:]
+        return loading.load(both, [[(int(i), epoch % train.view_count) for i in batch] for batch in plan])
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        taught = models.embed_images(teacher.model, batch[1]).clone()
+        taught = teachers.embed_images(teacher.model, batch[1]).clone()
         out = model(batch[0])
         target = losses.agreed([losses.taxon_logits(taught, text, scale)])
         return losses.cosine(out, taught) + losses.affinity(losses.taxon_logits(out, text, scale), target)
 
     def run(end: Any) -> None:
-        steps = len(training.batches(rows, size))
-        with training.channels_last(model):
-            training.fit(
+        steps = len(loading.batches(rows, size))
+        with memory_format.channels_last(model):
+            trainer.fit(
                 model,
                 lessons,
                 loss,
@@ -175,10 +179,10 @@ def online(data: Path, section: dict[str, Any], train: distillation.Cached, coun
 
 
 def with_open_clip(
-    data: Path, section: dict[str, Any], train: distillation.Cached, count: int, scratch: Path
+    data: Path, section: dict[str, Any], train: reader.CachedSplit, count: int, scratch: Path
 ) -> list[float]:
     """Seconds of each epoch, from its log: the time from one epoch's first line to its last, validation left out."""
-    config = read_json(data / "teacher" / "model" / models.TEACHER_CONFIG)["model_cfg"]
+    config = read_json(data / "teacher" / "model" / teachers.TEACHER_CONFIG)["model_cfg"]
     text = {"context_length": 64, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
     tower = {"timm_pool": "avg", "timm_proj": "linear", "timm_model_pretrained": False}
     towers = {
@@ -232,7 +236,7 @@ def with_open_clip(
     return [b - a for a, b in zip(starts, [*starts[1:], end], strict=True)][: count - 1]
 
 
-def made(data: Path, section: dict[str, Any], train: distillation.Cached) -> dict[str, float]:
+def made(data: Path, section: dict[str, Any], train: reader.CachedSplit) -> dict[str, float]:
     """What the cache of split "train" costs: seconds to make it, and bytes."""
     photographs, count = len(train.images), train.view_count
     with tempfile.TemporaryDirectory() as scratch:
@@ -252,12 +256,12 @@ def made(data: Path, section: dict[str, Any], train: distillation.Cached) -> dic
 def write(
     options: argparse.Namespace,
     section: dict[str, Any],
-    train: distillation.Cached,
+    train: reader.CachedSplit,
     seconds: dict[str, list[float]],
     cost: dict[str, float],
 ) -> None:
     base = statistics.median(seconds["supervised"])
-    size = cache.read_taxa(cache.folder(options.data) / "taxa.safetensors").text.shape
+    size = store.read_taxa(store.folder(options.data) / "taxa.safetensors").text.shape
     lines = [
         "# What an epoch costs",
         "",

@@ -26,17 +26,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from bioclip_lite import cache, graph, models, params
+from bioclip_lite import graph, params
 from bioclip_lite.compression import grid, mixed_precision, quantized, rounding
 from bioclip_lite.compression.equalise import equalise
 from bioclip_lite.compression.grid import Grid
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import check_file, replacing
-from bioclip_lite.labels import read_labels, truth_of
-from bioclip_lite.preprocess import preprocess, preprocessing
-from bioclip_lite.randomness import digest, drawn
-from bioclip_lite.shards import ShardSet
+from bioclip_lite.models import students
+from bioclip_lite.photographs.preprocess import preprocess, preprocessing
+from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import distill
+from bioclip_lite.taxa.label_space import read_labels, truth_of
+from bioclip_lite.teacher_cache import store
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import check_file, replacing
+from bioclip_lite.utils.randomness import digest, drawn
 from bioclip_lite.web import onnx_export
 
 OUTPUT = Path(__file__).with_suffix(".md")
@@ -156,9 +158,9 @@ def chosen(shards: ShardSet, split: str, count: int) -> list[int]:
 
 
 def from_folder(name: str, folder: Path, data: Path) -> Case:
-    model, spec, prepared = models.load_student(folder)
-    folded, weights = graph.fold(model if spec["reparameterized"] else models.reparameterize(model), prepared["size"])
-    taxa, test = cache.read_taxa(data / "logits" / "taxa.safetensors"), ShardSet(data, "test")
+    model, spec, prepared = students.load_student(folder)
+    folded, weights = graph.fold(model if spec["reparameterized"] else students.reparameterize(model), prepared["size"])
+    taxa, test = store.read_taxa(data / "logits" / "taxa.safetensors"), ShardSet(data, "test")
     truth = truth_of([test.taxon_ids[i] for i in chosen(test, "test", TEST)], labels := read_labels(data))
     species = labels.node_of_leaf[6]
     known = truth.nodes[:, 6] >= 0

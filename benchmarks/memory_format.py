@@ -18,7 +18,9 @@ import torch
 import yaml
 from torch import nn
 
-from bioclip_lite import models, training
+from bioclip_lite.models import students
+from bioclip_lite.training import memory_format, trainer
+from bioclip_lite.utils import machine
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path(__file__).with_suffix(".md")
@@ -73,9 +75,9 @@ def measure(name: str, size: int, batch: int) -> tuple[float, float]:
         ready = []
         for layout in seconds:
             model = network(name, size)
-            formats.enter_context(training.channels_last(model) if layout == "channels_last" else nullcontext())
-            ready.append((layout, model, training.optimizer(model, 1e-3, 0.05)))
-        pixels, half = torch.rand(batch, 3, size, size), training.autocast_helps(ready[0][1])
+            formats.enter_context(memory_format.channels_last(model) if layout == "channels_last" else nullcontext())
+            ready.append((layout, model, trainer.optimizer(model, 1e-3, 0.05)))
+        pixels, half = torch.rand(batch, 3, size, size), machine.autocast_helps(ready[0][1])
         for number in range(WARM_UP + STEPS):
             for layout, model, optim in ready:
                 began = time.process_time()
@@ -93,7 +95,7 @@ def measure(name: str, size: int, batch: int) -> tuple[float, float]:
 def network(name: str, size: int) -> nn.Module:
     chosen: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())["distill"]
     options = chosen["student_options"] if name == chosen["student"] else {}
-    return models.build_student(models.student_spec(name, options, 128, size)).train()
+    return students.build_student(students.student_spec(name, options, 128, size)).train()
 
 
 if __name__ == "__main__":

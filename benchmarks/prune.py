@@ -24,12 +24,16 @@ import torch
 from distill import score
 from torch import nn
 
-from bioclip_lite import costs, distillation, models, params, training
+from bioclip_lite import params
 from bioclip_lite.compression import coupling, pruning
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import check_file, finished_rows, replacing
-from bioclip_lite.shards import ShardSet
+from bioclip_lite.models import costs, students
+from bioclip_lite.photographs import loading
+from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import prune
+from bioclip_lite.teacher_cache import reader
+from bioclip_lite.training import distillation
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import check_file, finished_rows, replacing
 
 OUTPUT = Path(__file__).with_suffix(".md")
 TITLE = "# Pruned students"
@@ -114,14 +118,14 @@ def finished(
 
 
 def of_student(data: Path) -> dict[str, Any]:
-    model, _, preprocess = models.load_student(data / "distill" / "model")
+    model, _, preprocess = students.load_student(data / "distill" / "model")
     return scores(model, data, preprocess)
 
 
 def untaught(data: Path, importance: str) -> dict[str, Any]:
     """Scores without recovery, by ranking and share of the multiply-accumulates."""
-    model, _, preprocess = models.load_student(data / "distill" / "model")
-    photographs, taught = prune._photographs(distillation.Cached(data, "train"), preprocess)
+    model, _, preprocess = students.load_student(data / "distill" / "model")
+    photographs, taught = prune._photographs(reader.CachedSplit(data, "train"), preprocess)
     groups, _ = coupling.coupled(model, photographs[:2])
     worth = pruning.worth(model, groups, photographs, importance, taught)
     cost = pruning.Cost(model, preprocess["size"], groups, "macs")
@@ -156,7 +160,7 @@ def one(data: Path, section: dict[str, Any]) -> dict[str, Any]:
         finally:
             distillation.distill = original
         report = json.loads(Path(inner, "prune", "report.json").read_text())
-        model, _, preprocess = models.load_student(inner / "prune" / "model")
+        model, _, preprocess = students.load_student(inner / "prune" / "model")
         found = scores(model, data, preprocess)
     return {
         **found,
@@ -177,8 +181,8 @@ def scores(
     model.eval()
     for split in splits:
         images = ShardSet(data, split)
-        cached = distillation.Cached(data, split)
-        out = torch.cat([model(x) for x in training.plain_pixels(images, preprocess)]).numpy()
+        cached = reader.CachedSplit(data, split)
+        out = torch.cat([model(x) for x in loading.plain_pixels(images, preprocess)]).numpy()
         unit = out / np.linalg.norm(out, axis=1, keepdims=True)
         logits = cached.taxa[0].logit_scale * unit @ cached.taxa[0].text.T
         row = score(data, logits, images)
@@ -192,7 +196,7 @@ def scores(
 def of_family(name: str) -> dict[str, Any]:
     """What half of the multiply-accumulates saves; the weights are random, so nothing is said about accuracy."""
     torch.manual_seed(0)
-    model = models.reparameterize(models.build_student(models.student_spec(name, {}, 512, SIZE)))
+    model = students.reparameterize(students.build_student(students.student_spec(name, {}, 512, SIZE)))
     quantity, most = pruning.limit(model, SIZE, {"macs": SHARE})
     noise = torch.randn(2, 3, SIZE, SIZE)
     pruned = pruning.prune(model, noise, quantity, most, round_to=8, importance="magnitude", ranking="isomorphic")

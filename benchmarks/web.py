@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from bioclip_lite import graph, models, params
+from bioclip_lite import graph, params
 from bioclip_lite.compression import grid, quantized, rounding
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import check_file, finished_rows, replacing, write_json
-from bioclip_lite.preprocess import preprocessing
+from bioclip_lite.models import students
+from bioclip_lite.photographs.preprocess import preprocessing
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import check_file, finished_rows, replacing, write_json
 from bioclip_lite.web import onnx_export, tfjs
 
 HERE = Path(__file__).resolve().parent
@@ -136,8 +137,8 @@ def execute(command: list[str]) -> str:
 def rounded(folder: Path, name: str, student_options: dict[str, Any], size: int) -> dict[str, int]:
     """Write what stage quantize writes, of a student with lively random weights; returns what it costs."""
     torch.manual_seed(0)
-    spec = models.student_spec(name, student_options, OUTPUTS, size)
-    model = models.reparameterize(lively(models.build_student(spec), size))
+    spec = students.student_spec(name, student_options, OUTPUTS, size)
+    model = students.reparameterize(lively(students.build_student(spec), size))
     folded, weights = graph.fold(model, size)
     grids = {array: grid.fit(weights[array], 8) for array in rounding.arrays(folded)}
     found = rounding.onto_grids(folded, weights, grids, pictures(4, size), "nearest", False)

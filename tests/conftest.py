@@ -4,15 +4,14 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("checkout")  # so that its assertions say what they found
+pytest.register_assert_rewrite("support.checkout")  # so that its assertions say what they found
 
-import checkout  # noqa: E402
-import thin  # noqa: E402
+from support import checkout, thin  # noqa: E402
 
 # A worker gets a file of tests at a time. Those that take minutes begin first, so that none is left alone at the end.
 LONGEST_FIRST = (
-    *("test_provenance", "test_remotes", "test_faults", "test_slurm", "test_pipeline", "test_recipes", "test_why"),
-    *("test_distributed", "test_convert", "test_prune", "test_evaluate", "test_logits", "test_training", "test_suites"),
+    *("test_sync", "test_remotes", "test_faults", "test_slurm", "test_pipeline", "test_recipes", "test_why"),
+    *("test_distributed", "test_convert", "test_prune", "test_evaluate", "test_logits", "test_trainer", "test_suites"),
 )
 
 
@@ -29,7 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def thin_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As ``built``, of the thinned pipeline (tests/thin.py). Not to be changed: clone it."""
+    """As ``built``, of the thinned pipeline (tests/support/thin.py). Not to be changed: clone it."""
     return _run_and_push(thin.new(tmp_path_factory.mktemp("thin") / "built"))
 
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import checkout
 from bioclip_lite import __main__
+from support import checkout
 
 
 def cli(*arguments: str, folder: Path = checkout.ROOT) -> subprocess.CompletedProcess[str]:

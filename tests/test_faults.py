@@ -18,9 +18,9 @@ import yaml
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from voluptuous import Invalid
 
-import checkout
-from bioclip_lite.params import STAGES
-from checkout import artifacts, ran, set_parameter, settled, sh, snakemake
+from bioclip_lite.utils.stage_names import STAGES
+from support import checkout
+from support.checkout import artifacts, ran, set_parameter, settled, sh, snakemake
 
 pytestmark = pytest.mark.pipeline
 

@@ -5,18 +5,20 @@ from pathlib import Path
 
 import pytest
 
-import checkout
 from bioclip_lite import params as parameters
-from bioclip_lite.errors import UserError
+from bioclip_lite.utils import yaml_files
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.stage_names import STAGES
+from support import checkout
 
-DEFAULT = parameters.read(checkout.ROOT / "params.yaml")
+DEFAULT = yaml_files.read(checkout.ROOT / "params.yaml")
 PRESETS = sorted(checkout.ROOT.glob("workflow/presets/*.yaml"))
 COMPLETE = [checkout.ROOT / "params.yaml", checkout.ROOT / "tests/tiny.yaml", *PRESETS]
 
 
 @pytest.mark.parametrize("path", COMPLETE, ids=lambda path: path.stem)
 def test_the_files_that_we_ship_are_valid(path: Path) -> None:
-    assert tuple(parameters.load(path)) == parameters.STAGES
+    assert tuple(parameters.load(path)) == STAGES
 
 
 @pytest.mark.parametrize(
@@ -188,9 +190,9 @@ def test_missing_ingredients_are_named_before_anything_runs(tmp_path: Path) -> N
         ),
         ("distill", {"weights": "start.safetensors"}, "data/weights/start.safetensors does not exist"),
     ):
-        params = parameters.read(checkout.ROOT / "tests/tiny.yaml")
+        params = yaml_files.read(checkout.ROOT / "tests/tiny.yaml")
         params[name] |= value
-        (folder / "params.yaml").write_text(parameters.dump(params))
+        (folder / "params.yaml").write_text(yaml_files.dump(params))
         output = checkout.sh("snakemake --cores 1 evaluate", folder, check=False)
         assert message in output
         assert "Traceback" not in output

@@ -21,13 +21,14 @@ from typing import NoReturn
 import pytest
 
 from bioclip_lite import __main__ as cli
-from bioclip_lite import shards
-from bioclip_lite.commands import captioner, compare, predict
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import finished_rows, read_json, write_json
-from bioclip_lite.params import STAGES
+from bioclip_lite.captioning import fine_tuning
+from bioclip_lite.commands import compare, predict
+from bioclip_lite.photographs import shards
 from bioclip_lite.stages import shard
-from checkout import ENVIRONMENT, ROOT, sh
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import finished_rows, read_json, write_json
+from bioclip_lite.utils.stage_names import STAGES
+from support.checkout import ENVIRONMENT, ROOT, sh
 
 PACKAGE = ROOT / "packages" / "react-bio-clip"
 BENCHMARKS = sorted(f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py"))
@@ -42,7 +43,7 @@ FILES = {
     ("benchmarks/prune.py", "--out"): ([], "# Pruned students"),
     ("benchmarks/web.py", "--out"): (["--params", "absent.yaml"], "# The web model in a browser"),
 }
-FOLDERS = {("captioner", "--out"): captioner.FILES}
+FOLDERS = {("captioner", "--out"): fine_tuning.FILES}
 # Lines are added to these, behind what an earlier run has left.
 ROWS = {(f"benchmarks/{name}.py", "--rows") for name in ("distill", "prune", "web")}
 # For each option that reads, or names the data folder: the rest of the command line. Of --data, stages and the other
@@ -247,7 +248,7 @@ def test_an_earlier_output_is_no_obstacle(command: str, option: str, here: Path)
 
 def test_an_earlier_captioner_is_no_obstacle(here: Path) -> None:
     (here / "earlier").mkdir()
-    for name in captioner.FILES:
+    for name in fine_tuning.FILES:
         (here / "earlier" / name).write_text("{}")
     (here / "link").symlink_to("earlier")
     for path in (here / "earlier", here / "link", empty(here), in_a_new_folder(here)):
@@ -310,7 +311,7 @@ def test_a_stage_leaves_what_lies_in_its_data_folder(stage: str, here: Path) -> 
 
 
 def test_folders_that_stages_write_do_not_replace_others(here: Path) -> None:
-    from bioclip_lite.models import build_student, save_student
+    from bioclip_lite.models.students import build_student, save_student
 
     folder = here / "data" / "distill" / "model"
     folder.mkdir(parents=True)
@@ -341,7 +342,7 @@ def test_tars_that_no_manifest_lists_stay(tmp_path: Path) -> None:
 def write_shard(data: Path, name: str) -> None:
     import pyarrow as pa
 
-    from bioclip_lite.files import write_table
+    from bioclip_lite.utils.files import write_table
 
     write_table(shard.manifest(data, name), pa.table({"key": pa.array([], pa.string())}))
     shards.write_shard(data / "shard" / f"{name}.tar", [])

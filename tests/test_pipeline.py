@@ -14,12 +14,12 @@ import pytest
 import webdataset
 from safetensors.numpy import load_file
 
-import checkout
-from bioclip_lite import provenance
-from bioclip_lite.closure import closure
-from bioclip_lite.params import STAGES
-from bioclip_lite.taxonomy import RANKS
-from checkout import artifacts, planned, repro, settled, sh
+from bioclip_lite.engines import dvc_yaml
+from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.utils.code_fingerprint import closure
+from bioclip_lite.utils.stage_names import STAGES
+from support import checkout
+from support.checkout import artifacts, planned, repro, settled, sh
 
 pytestmark = pytest.mark.pipeline
 VARIANTS = {"teacher", "table", "student", "pruned", "int8", "tfjs", "control", "majority", "random"}
@@ -130,7 +130,7 @@ def test_dvc_shows_metrics_and_plots(built: Path) -> None:
 # Of the automatic LiT columns, of captioners, of a text encoder and of suites.
 ON_REQUEST = {
     "caption": ["data/index/taxa.parquet"]
-    + [path for path in closure("captioner") if path not in closure("stages.caption")],
+    + [path for path in closure("captioning.coca") if path not in closure("stages.caption")],
     "logits": ["data/caption"],
     # Of the text encoder.
     "convert": ["data/distill", "packages/react-bio-clip/bin/text.mjs"]
@@ -153,14 +153,14 @@ def test_dvc_yaml_says_what_the_graph_says(built: Path) -> None:
         used = {f"workflow/rules/{stage}.smk", "data/weights", "data/lists", "data/suites", *ON_REQUEST.get(stage, [])}
         made = set()
         for row in rows:
-            out = provenance.within(row[outputs], view["outs"])
+            out = dvc_yaml.within(row[outputs], view["outs"])
             if row[rules] == f"record_{stage}" or out is None:
                 continue
             made.add(out)
             for path in row[inputs].split(","):
-                if provenance.within(path, view["outs"]) or "/ready-" in path:
+                if dvc_yaml.within(path, view["outs"]) or "/ready-" in path:
                     continue  # made within the stage, or an environment
-                dep = provenance.within(path, view["deps"])
+                dep = dvc_yaml.within(path, view["deps"])
                 used.add(dep or path)
                 if dep is None:
                     problems.append(f"{stage}: add the dependency {path}")
@@ -173,8 +173,8 @@ def provenance_view(folder: Path) -> dict[str, dict[str, list[str]]]:
     here = Path.cwd()
     try:
         os.chdir(folder)
-        provenance.dvc_stages.cache_clear()
-        return provenance.dvc_stages()
+        dvc_yaml.dvc_stages.cache_clear()
+        return dvc_yaml.dvc_stages()
     finally:
         os.chdir(here)
-        provenance.dvc_stages.cache_clear()
+        dvc_yaml.dvc_stages.cache_clear()

@@ -1,22 +1,21 @@
 """What published species classifiers got wrong, each as a test that would fail if this pipeline did the same.
 
-The list is that of the issue's reference (distillation: "the closest peers, and what they got wrong"). Every mistake has
-a small test here; the broader ones elsewhere are named, and must exist.
+Every mistake has a small test here; the broader ones elsewhere are named, and must exist.
 
 |  # | mistake                                                     | test here | and                                     |
 |----|-------------------------------------------------------------|-----------|-----------------------------------------|
-|  1 | another resize before the crop than the teacher's           | test_1_   | test_convert.py::test_preprocessing_in_javascript_is_that_of_python_bit_for_bit, test_logits.py::test_every_view_is_what_the_teacher_says_of_its_replay |
-|  2 | a split computed twice; one bad file moved 28 % of test     | test_2_   | test_shard.py::test_every_sample_is_in_the_shard_of_its_split_once |
-|  3 | photographs of one observation in training and validation   | test_3_   | test_index.py::test_no_observation_is_in_two_splits, test_index.py::test_near_duplicates_share_a_split_and_their_observations_are_joined |
-|  4 | a teacher cache known by its path alone                     | test_4_   | test_training.py::test_caches_that_do_not_fit_are_refused, test_verify_cache.py::test_another_teacher_or_other_photographs_are_told |
-|  5 | choosing by the cosine to the teacher                       | test_5_   | test_evaluate.py::test_accuracy_by_hand |
-|  6 | claims from one seed                                        | test_6_   | test_metrics.py::test_difference_is_paired |
-|  7 | "500 species", 7 of them scored                             | test_7_   | test_evaluate.py::test_metrics_have_every_variant_rank_and_number, test_report.py::test_headlines_say_how_many |
-|  8 | the wrong checkpoint, told by its file name                 | test_8_   | test_variants.py::test_a_bundle_for_other_taxa_or_weights_is_refused, test_variants.py::test_a_student_of_another_teacher_is_refused |
-|  9 | figures of a simulated INT8 model                           | test_9_   | test_convert.py::test_a_shard_gives_the_logits_of_pytorch, test_pipeline.py::test_what_ships_answers_as_what_was_quantised |
-| 10 | commands that cannot run, training on noise, errors dropped | test_10_  | test_synthetic.py::test_kin_look_more_alike_than_strangers, test_index.py::test_bad_photographs_are_listed_with_a_reason_and_the_rest_goes_on, test_cli.py::test_a_stage_without_its_inputs_says_what_makes_them |
-| 11 | pruned checkpoints that nobody can load; no time gained     | test_11_  | test_prune.py::test_a_pruned_student_reloads_bit_for_bit, test_prune.py::test_the_stage |
-| 12 | research-only weights whose licence a student inherits      | test_12_  | test_hub.py::test_weights_for_research_only_are_refused_unless_asked_for |
+|  1 | another resize before the crop than the teacher's           | test_1_   | stages/test_convert.py::test_preprocessing_in_javascript_is_that_of_python_bit_for_bit, stages/test_logits.py::test_every_view_is_what_the_teacher_says_of_its_replay |
+|  2 | a split computed twice; one bad file moved 28 % of test     | test_2_   | stages/test_shard.py::test_every_sample_is_in_the_shard_of_its_split_once |
+|  3 | photographs of one observation in training and validation   | test_3_   | stages/test_index.py::test_no_observation_is_in_two_splits, stages/test_index.py::test_near_duplicates_share_a_split_and_their_observations_are_joined |
+|  4 | a teacher cache known by its path alone                     | test_4_   | training/test_trainer.py::test_caches_that_do_not_fit_are_refused, commands/test_verify_cache.py::test_another_teacher_or_other_photographs_are_told |
+|  5 | choosing by the cosine to the teacher                       | test_5_   | stages/test_evaluate.py::test_accuracy_by_hand |
+|  6 | claims from one seed                                        | test_6_   | metrics/test_metrics.py::test_difference_is_paired |
+|  7 | "500 species", 7 of them scored                             | test_7_   | stages/test_evaluate.py::test_metrics_have_every_variant_rank_and_number, report/test_page.py::test_headlines_say_how_many |
+|  8 | the wrong checkpoint, told by its file name                 | test_8_   | evaluation/test_variants.py::test_a_bundle_for_other_taxa_or_weights_is_refused, evaluation/test_variants.py::test_a_student_of_another_teacher_is_refused |
+|  9 | figures of a simulated INT8 model                           | test_9_   | stages/test_convert.py::test_a_shard_gives_the_logits_of_pytorch, test_pipeline.py::test_what_ships_answers_as_what_was_quantised |
+| 10 | commands that cannot run, training on noise, errors dropped | test_10_  | sources/test_synthetic.py::test_kin_look_more_alike_than_strangers, stages/test_index.py::test_bad_photographs_are_listed_with_a_reason_and_the_rest_goes_on, test_cli.py::test_a_stage_without_its_inputs_says_what_makes_them |
+| 11 | pruned checkpoints that nobody can load; no time gained     | test_11_  | stages/test_prune.py::test_a_pruned_student_reloads_bit_for_bit, stages/test_prune.py::test_the_stage |
+| 12 | research-only weights whose licence a student inherits      | test_12_  | models/test_hub.py::test_weights_for_research_only_are_refused_unless_asked_for |
 """  # noqa: E501
 
 import ast
@@ -31,28 +30,30 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import lessons
-from bioclip_lite import cache, graph, hub, models, training, views
+from bioclip_lite import graph
 from bioclip_lite.__main__ import COMMANDS
-from bioclip_lite.closure import PACKAGE, closure
 from bioclip_lite.compression import pruning, quantized
-from bioclip_lite.errors import UserError
-from bioclip_lite.evaluation import variants_web
-from bioclip_lite.files import read_json, read_table, write_json
-from bioclip_lite.images import BadImage
-from bioclip_lite.labels import read_labels, truth_of
+from bioclip_lite.evaluation import web_variants
 from bioclip_lite.metrics.scoring import score
 from bioclip_lite.metrics.summary import summarise
-from bioclip_lite.params import STAGES
-from bioclip_lite.preprocess import FILE, preprocess, preprocessing, read_preprocess
-from bioclip_lite.shards import ShardSet, open_shard
+from bioclip_lite.models import hub, students, teachers
+from bioclip_lite.photographs import loading, views
+from bioclip_lite.photographs.images import BadImage
+from bioclip_lite.photographs.preprocess import FILE, preprocess, preprocessing, read_preprocess
+from bioclip_lite.photographs.shards import ShardSet, open_shard
 from bioclip_lite.stages import convert, distill, index, prune, shard, teacher
+from bioclip_lite.taxa.label_space import read_labels, truth_of
+from bioclip_lite.teacher_cache import store
+from bioclip_lite.utils.code_fingerprint import PACKAGE, closure
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, read_table, write_json
+from bioclip_lite.utils.stage_names import STAGES
 from bioclip_lite.web import bundle, javascript
-from checkout import ROOT
-from fake_data import images, student
-from photographs import FIELDS, folder_params, garden, row, write_folder
+from support import lessons
+from support.checkout import ROOT
+from support.fake_data import images, student
+from support.photographs import FIELDS, folder_params, garden, row, write_folder
 
-HERE = Path(__file__).parent
 COUNTS = {"counts": {"pretrain": 0, "train": 2, "val": 1, "calibration": 1, "test": 1}, "max_side": None}
 
 
@@ -68,22 +69,22 @@ def test_the_tests_of_the_table_exist() -> None:
     names = [node.name for node in here.body if isinstance(node, ast.FunctionDef)]
     for number, line in enumerate(table, 1):
         assert any(name.startswith(f"test_{number}_") for name in names)
-        elsewhere = re.findall(r"(test_\w+\.py)::(test_\w+)", line)
+        elsewhere = re.findall(r"((?:\w+/)?test_\w+\.py)::(test_\w+)", line)
         assert elsewhere
         for file, name in elsewhere:
-            assert f"\ndef {name}(" in (HERE / file).read_text(), f"{file}::{name}"
+            assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
 
 
 def test_1_one_preprocessing_for_teacher_cache_student_and_evaluation(data: Path, tmp_path: Path) -> None:
     photographs = ShardSet(data, "test")
     spec = preprocessing(32, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
-    model = models.build_student(given := models.student_spec("mobilenetv4_conv_small_035", {}, lessons.D, 32))
-    models.save_student(tmp_path / "model", model, given, spec)
+    model = students.build_student(given := students.student_spec("mobilenetv4_conv_small_035", {}, lessons.D, 32))
+    students.save_student(tmp_path / "model", model, given, spec)
     travelled = read_preprocess(tmp_path / "model")
     assert travelled == spec
     expected = preprocess(photographs.image(0), travelled)
-    cached = training.Views(photographs, travelled)[0, views.plain_view(2)]
-    measured = next(training.plain_pixels(photographs, travelled))[0]
+    cached = loading.Views(photographs, travelled)[0, views.plain_view(2)]
+    measured = next(loading.plain_pixels(photographs, travelled))[0]
     np.testing.assert_array_equal(cached.numpy(), expected)
     np.testing.assert_array_equal(measured.numpy(), expected)
     # The mistake would be seen: a resize to a tenth more, then the crop.
@@ -128,11 +129,13 @@ def test_4_another_teacher_in_the_same_place_is_another_teacher(data: Path, tmp_
     identities = []
     for seed in (0, 1, 0):
         torch.manual_seed(seed)
-        about = models.save_teacher(tmp_path / "model", models.build_clip(config), config, spec, "train", "same", None)
+        about = teachers.save_teacher(
+            tmp_path / "model", teachers.build_clip(config), config, spec, "train", "same", None
+        )
         identities.append(about["identity"])
     assert identities[0] == identities[2] != identities[1]
     # One shard of the cache, at its path, by another teacher.
-    taxa = cache.read_taxa(data / "logits" / "taxa.safetensors")
+    taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
     lessons.write_cached(data, "train-00001", taxa.text, taxa.taxon_ids, "teacher-b")
     with pytest.raises(UserError, match=r"train-00001\.safetensors was embedded by teacher teacher-b"):
         distill.run(lessons.DISTILL, data, "student")
@@ -142,7 +145,7 @@ def test_4_another_teacher_in_the_same_place_is_another_teacher(data: Path, tmp_
 def test_5_what_is_near_the_teacher_is_not_what_is_right(data: Path) -> None:
     """Two students: one is nearer to the teacher in cosine and wrong, one is farther away and right."""
     labels = read_labels(data)
-    text = cache.read_taxa(data / "logits" / "taxa.safetensors").text
+    text = store.read_taxa(data / "logits" / "taxa.safetensors").text
     truth = truth_of([lessons.IDS[t] for t in range(5)] * 2, labels)
     own = text[truth.leaf]
     other = text[(truth.leaf + 1) % 5]
@@ -246,7 +249,7 @@ def test_9_the_web_model_is_what_node_says_of_the_jpegs(data: Path, monkeypatch:
     (model / quantized.WEIGHTS_FILE).write_bytes(b"weights")
     about: dict[str, Any] = {"taxa": [{"id": taxon, "rank": "species"} for taxon in labels.ids]}
     about |= {"text": {"file": "taxa.bin"}, "temperature": 1.0, "thresholds": None}
-    about["provenance"] = {"weights_sha256": variants_web._sha256(model / quantized.WEIGHTS_FILE)}
+    about["provenance"] = {"weights_sha256": web_variants._sha256(model / quantized.WEIGHTS_FILE)}
     about |= {"temperature": 1.0, "thresholds": {"level": 0.95, "ranks": {}}}
     write_json(folder / "bundle.json", about)
     (folder / "taxa.bin").touch()
@@ -267,7 +270,7 @@ def test_9_the_web_model_is_what_node_says_of_the_jpegs(data: Path, monkeypatch:
     # What a simulation would need is not there.
     monkeypatch.setattr(quantized, "load", lambda _: ({}, {}))
     monkeypatch.setattr(graph, "macs", lambda *_: 0)
-    answers = variants_web.tfjs({"latency_runs": 3}, data, ("test",), labels)
+    answers = web_variants.tfjs({"latency_runs": 3}, data, ("test",), labels)
     blocks = list(answers.blocks)
     np.testing.assert_array_equal(np.concatenate([block.logits for block in blocks]), said)
     np.testing.assert_array_equal(np.concatenate([block.embeddings for block in blocks]), said[:, :2])
@@ -328,22 +331,22 @@ def test_10_no_damaged_photograph_is_passed_over_in_silence(tmp_path: Path) -> N
     content[slice(entry.image[0], sum(entry.image))] = bytes(entry.image[1])
     tar.write_bytes(content)
     with pytest.raises(BadImage):
-        list(training.plain_pixels(ShardSet.of(tar), preprocessing(32)))
+        list(loading.plain_pixels(ShardSet.of(tar), preprocessing(32)))
 
 
 def test_11_a_pruned_student_is_an_ordinary_model_with_a_measured_gain(tmp_path: Path) -> None:
     name, size = "mobilenetv4_conv_small_050", 32
     whole = student(name, {}, size)
     pruned = pruning.prune(whole, images(8, size), *pruning.limit(whole, size, {"macs": 0.5}), round_to=8)
-    spec = {**models.student_spec(name, {}, 16, size), "reparameterized": True}
-    models.save_student(tmp_path / "model", pruned, spec, preprocessing(size))
-    loaded, _, _ = models.load_student(tmp_path / "model")
+    spec = {**students.student_spec(name, {}, 16, size), "reparameterized": True}
+    students.save_student(tmp_path / "model", pruned, spec, preprocessing(size))
+    loaded, _, _ = students.load_student(tmp_path / "model")
     pixels = images(4, size)
     with torch.no_grad():
         assert torch.equal(loaded(pixels), pruned.eval()(pixels))
     # Whoever loads it needs neither the library nor the code that pruned it.
-    assert not any("prun" in path for path in closure("models"))
-    assert "torch_pruning" not in (PACKAGE / "models.py").read_text()
+    assert not any("compression" in path for path in closure("models.students"))
+    assert "torch_pruning" not in (PACKAGE / "models/students.py").read_text()
     before, after = prune._costs(whole, size), prune._costs(pruned, size)
     assert after["macs"] <= 0.5 * before["macs"] and after["params"] < before["params"]
     assert all(costs["latency_ms"]["median"] > 0 and costs["latency_ms"]["n"] > 1 for costs in (before, after))

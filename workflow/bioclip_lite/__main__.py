@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bioclip_lite.engines import forkserver_client
-from bioclip_lite.errors import UserError
+from bioclip_lite.utils.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
@@ -46,7 +46,8 @@ def main() -> int:
     import argparse  # like the next two not at the top: a process that asks for a fork needs none of them
 
     from bioclip_lite import params as parameters
-    from bioclip_lite.files import check_place
+    from bioclip_lite.utils.files import check_place
+    from bioclip_lite.utils.stage_names import STAGES
 
     faulthandler.enable(2)  # a crash in compiled code leaves in the log where it was
     began = time.monotonic()
@@ -59,7 +60,7 @@ def main() -> int:
         epilog="about what has been made (python -m bioclip_lite <command> --help):\n"
         + "\n".join(f"  {name:14}{does}" for name, does in COMMANDS.items()),
     )
-    parser.add_argument("stage", choices=parameters.STAGES)
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("job", nargs="?", help="one job of the stage, e.g. train-00000; default: all of them")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
@@ -117,11 +118,12 @@ def _train_together(run: Callable[[], None], arguments: "argparse.Namespace") ->
         raise UserError(
             f"--processes {arguments.processes}: this stage runs with 1, {', '.join(TRAINING)} with 1 or more"
         )
-    from bioclip_lite import distributed, training
+    from bioclip_lite.training import distributed
+    from bioclip_lite.utils import machine
 
     if distributed.launched():
         return distributed.work(run)
-    threads = max(1, training.cores() // arguments.processes)
+    threads = max(1, machine.cores() // arguments.processes)
     return distributed.launch(arguments.stage, arguments.processes, threads, sys.argv[1:])
 
 

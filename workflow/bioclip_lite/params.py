@@ -5,35 +5,20 @@ PyYAML, and so to Snakemake's ``configfile:``, they are text, eight, false, and 
 runs must be what the other records, so every reader of parameters calls ``read``.
 """
 
-import copy
-import io
 import math
-import re
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bioclip_lite.ensemble import FIRST, teachers
-from bioclip_lite.errors import UserError
-from bioclip_lite.evaluation import evaluated
-from bioclip_lite.files import parse_yaml
+from bioclip_lite.evaluation import variant_names
+from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import parse_yaml
+from bioclip_lite.utils.yaml_files import read
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
-STAGES = (
-    "index",
-    "shard",
-    "caption",
-    "teacher",
-    "logits",
-    "distill",
-    "prune",
-    "quantize",
-    "convert",
-    "evaluate",
-)
 SCHEMA = Path(__file__).parents[1] / "schemas" / "params.schema.yaml"
 
 
@@ -47,79 +32,6 @@ def load(path: Path) -> dict[str, Any]:
     params = read(path)
     check(params, path.name)
     return params
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The content of a parameter file, not yet checked against the schema.
-
-    Raises:
-        UserError: the file is missing, is not UTF-8 or not YAML, or holds no mapping; the line is named.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run from the root of the repository") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        params = _parse(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start]
-        raise UserError(f"{path}, line {line}: byte 0x{byte:02X} is not UTF-8; save the file as UTF-8") from None
-    except UserError as error:
-        raise UserError(f"{path}, {error}") from None
-    if not isinstance(params, dict):
-        raise UserError(
-            f"{path}, line 1: the file holds no mapping, but {'nothing' if params is None else repr(params)}; it must "
-            f"have the sections {', '.join(STAGES)}, each followed by a colon"
-        )
-    return copy.deepcopy(params)
-
-
-@cache
-def _parse(text: str) -> Any:
-    """Raises UserError, whose message begins with the line, if ruamel.yaml cannot read the text."""
-    from ruamel.yaml import YAML, YAMLError  # takes a hundredth of a second, and jobs get their section as JSON
-    from ruamel.yaml.error import MarkedYAMLError
-    from ruamel.yaml.reader import ReaderError
-
-    try:
-        return YAML(typ="safe").load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise UserError(
-            f"line {mark.line + 1 if mark else 1}: {_advice(error.problem or str(error.context))}"
-        ) from None
-    except ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"line {line}: the character U+{error.character:04X} is not allowed; remove it") from None
-    except ValueError as error:  # ._ has the form of a number; ruamel.yaml does not say where it stands
-        raise UserError(f"a value that looks like a number is none ({error}); put it in quotes") from None
-    except (YAMLError, RecursionError) as error:
-        raise UserError(f"this is not valid YAML ({error}); correct it") from None
-
-
-def _advice(problem: str) -> str:
-    """One sentence for what ruamel.yaml says in several lines."""
-    if twice := re.match(r'found duplicate key "(.*?)" with value', problem, re.DOTALL):
-        return f"{twice[1]} is there twice; remove one of them"
-    if "'\\t'" in problem:
-        return "there is a tab, which YAML does not allow here; use spaces"
-    return f"this is not valid YAML ({' '.join(problem.split())}); correct it"
-
-
-def dump(value: Any) -> str:
-    """A value as YAML for params.yaml."""
-    from ruamel.yaml import YAML
-
-    yaml: Any = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
-    yaml.width = 100
-    text = io.StringIO()
-    yaml.dump(value, text)
-    return text.getvalue()
 
 
 def check(params: Any, name: str = "params.yaml") -> None:
@@ -170,7 +82,7 @@ def _of_ensemble(section: dict[str, Any], schema: dict[str, Any]) -> list[str]:
     }
     names = [FIRST, *(entry["name"] for entry in section["ensemble"])]
     lines = [f"teacher.ensemble has {name} twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    for name, teacher in teachers(section).items():
+    for name, teacher in teacher_sections(section).items():
         errors = [] if name == FIRST else _violations(teacher, own)
         lines += sorted(_explain(error, ("teacher", "ensemble", name)) for error in errors)
     return lines
@@ -210,7 +122,7 @@ def _explain(error: "ValidationError", above: tuple[str, ...] = ()) -> str:
 
 def _unknown_variants(params: dict[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
     for variant in params["evaluate"]["also"]:
-        name = evaluated.further_teacher(variant)
+        name = variant_names.further_teacher(variant)
         if name is None and not params["distill"]["finetune"]["epochs"]:
             yield (
                 f"evaluate.also has {variant}, the student before its fine-tuning, but distill.finetune.epochs is 0: "
@@ -227,7 +139,7 @@ def _either(types: str | list[str]) -> str:
 
 def _contradictions(params: dict[str, Any]) -> list[str]:
     """What no single value breaks, but two together do."""
-    from bioclip_lite import texts  # here for the same reason
+    from bioclip_lite.texts import captions  # here for the same reason
 
     lines = []
     split = params["index"]["split"]
@@ -244,7 +156,7 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
             lines.append(f"{name} is {value}; the smaller value comes first")
     suites = [suite["name"] for suite in params["evaluate"]["suites"]]
     lines += [f"evaluate.suites has {name} twice" for name in sorted({n for n in suites if suites.count(n) > 1})]
-    known = teachers(params["teacher"])
+    known = teacher_sections(params["teacher"])
     named = params["distill"]["teachers"]
     lines += [
         f"distill.teachers has unknown {name}; known are {', '.join(known)} (see teacher.ensemble)"
@@ -260,11 +172,11 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
             f"convert.text_encoder is student, but distill.text_tower is {'null' if tower is None else 'a mixer'}; the "
             "web model reads towers of kind transformer and own, and the teacher's"
         )
-    lines += texts.problems(params["caption"], known[FIRST]["captions"])
-    lines += texts.unknown(params["caption"], params["evaluate"]["retrieval"], "evaluate.retrieval")
+    lines += captions.problems(params["caption"], known[FIRST]["captions"])
+    lines += captions.unknown(params["caption"], params["evaluate"]["retrieval"], "evaluate.retrieval")
     for name, teacher in known.items():
         if teacher["captions"] != known[FIRST]["captions"]:
-            lines += texts.unknown(params["caption"], teacher["captions"], f"teacher.ensemble.{name}.captions")
+            lines += captions.unknown(params["caption"], teacher["captions"], f"teacher.ensemble.{name}.captions")
     return lines
 
 
@@ -287,7 +199,7 @@ def check_sources(params: dict[str, Any]) -> None:
             raise UserError(f"index.{name} is {index[name]}, but data/lists/{index[name]} does not exist; put it there")
     at_the_hub = distill["weights"] == "pretrained" or str(distill["weights"]).startswith("hf-hub:")
     wanted = {"distill.weights": None if at_the_hub else distill["weights"]}
-    for name, teacher in teachers(params["teacher"]).items():
+    for name, teacher in teacher_sections(params["teacher"]).items():
         if teacher["kind"] == "lit":
             where = "teacher" if name == FIRST else f"teacher.ensemble.{name}"
             wanted[f"{where}.lit.weights"] = teacher["lit"]["weights"]

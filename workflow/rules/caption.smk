@@ -70,7 +70,7 @@ rule write_captions:
 # A rule of its own, so that text types ask for no GPU.
 rule write_synthetic:
     input:
-        code("stages.caption", "captioner"),
+        code("stages.caption", "captioning.coca"),
         tar=listed("data/shard/{shard}.tar"),
         model=captioner_files,
     output:
@@ -95,12 +95,12 @@ rule record_caption:
         expand("data/caption/{shard}.parquet", shard=shards(*SPLITS)),
         described(CAPTIONERS, *SPLITS),
     output:
-        provenance.ledger("caption"),
+        ledger_path("caption"),
     log:
         "logs/caption/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.provenance caption {input} > {log} 2>&1"
+        "python -m bioclip_lite.engines.ledger caption {input} > {log} 2>&1"
 
 
 rule caption:

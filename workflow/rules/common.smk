@@ -18,12 +18,14 @@ sys.path.insert(0, PACKAGE)
 shell.prefix('set -euo pipefail; python() {{ command python "$@"; }}; ')
 
 from bioclip_lite import params as parameters
-from bioclip_lite import provenance
-from bioclip_lite.closure import closure as code  # a change in what these files mean runs the job again
+from bioclip_lite.utils.code_fingerprint import closure as code  # a change in what these files mean runs the job again
 from bioclip_lite.engines import recipes, snakemake_config
-from bioclip_lite.ensemble import FIRST
-from bioclip_lite.errors import UserError
-from bioclip_lite.evaluation.evaluated import further_teacher, variants
+from bioclip_lite.engines.dvc_yaml import ledger_path
+from bioclip_lite.engines.sync import sync
+from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.stage_names import STAGES
+from bioclip_lite.evaluation.variant_names import further_teacher, variants
 
 try:
     # In place of `configfile:`, which reads YAML otherwise than DVC does.
@@ -34,7 +36,7 @@ try:
     if workflow.is_main_process:
         given = workflow.config_settings
         snakemake_config.refuse_changes(config, given.configfiles, given.config, given.replace_workflow_config)
-    FOUND = provenance.sync() if workflow.is_main_process else None
+    FOUND = sync() if workflow.is_main_process else None
 except UserError as error:
     raise WorkflowError(str(error))
 except OSError as error:
@@ -42,7 +44,7 @@ except OSError as error:
 
 ASKED = set()
 SPLITS = [split for split, count in config["shard"]["counts"].items() if count]
-TEACHERS = parameters.teachers(config["teacher"])
+TEACHERS = teacher_sections(config["teacher"])
 STUDENT = ["student.json", "model.safetensors", "preprocess.json"]
 TEACHER = ["open_clip_config.json", "open_clip_model.safetensors", "preprocess.json", "teacher.json"]
 
@@ -140,11 +142,11 @@ def ledgers(stage):
     Asking for them is the moment to fetch what has been made before: the targets are known by then, and no file has
     been looked at yet.
     """
-    stages = parameters.STAGES[: parameters.STAGES.index(stage) + 1]
+    stages = STAGES[: STAGES.index(stage) + 1]
 
     def input(wildcards):
         fetch(stages)
-        return [provenance.ledger(name) for name in stages]
+        return [ledger_path(name) for name in stages]
 
     return input
 
@@ -158,4 +160,4 @@ def fetch(stages):
     if FOUND and asked and runs and not forced:
         recipes.remember()
         if recipes.fetch(stages, *FOUND):
-            provenance.sync()
+            sync()

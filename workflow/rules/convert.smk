@@ -63,12 +63,12 @@ rule record_convert:
         rules.convert_student.output,
         TEXT_ENCODER,
     output:
-        provenance.ledger("convert"),
+        ledger_path("convert"),
     log:
         "logs/convert/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.provenance convert {input} > {log} 2>&1"
+        "python -m bioclip_lite.engines.ledger convert {input} > {log} 2>&1"
 
 
 rule convert:

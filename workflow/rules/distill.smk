@@ -83,12 +83,12 @@ rule record_distill:
         rules.finetune_student.output if config["distill"]["finetune"]["epochs"] else [],
         rules.train_control.output,
     output:
-        provenance.ledger("distill"),
+        ledger_path("distill"),
     log:
         "logs/distill/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.provenance distill {input} > {log} 2>&1"
+        "python -m bioclip_lite.engines.ledger distill {input} > {log} 2>&1"
 
 
 rule distill:

@@ -177,12 +177,12 @@ rule record_evaluate:
         expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
         expand("data/evaluate/predictions/suites/{suite}.json", suite=SUITES),
     output:
-        provenance.ledger("evaluate"),
+        ledger_path("evaluate"),
     log:
         "logs/evaluate/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.provenance evaluate {input} > {log} 2>&1"
+        "python -m bioclip_lite.engines.ledger evaluate {input} > {log} 2>&1"
 
 
 rule evaluate:

@@ -27,12 +27,12 @@ rule record_index:
     input:
         rules.make_index.output,
     output:
-        provenance.ledger("index"),
+        ledger_path("index"),
     log:
         "logs/index/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.provenance index {input} > {log} 2>&1"
+        "python -m bioclip_lite.engines.ledger index {input} > {log} 2>&1"
 
 
 rule index:

@@ -117,12 +117,12 @@ rule record_logits:
         expand(TEXTS, cache=CACHES),
         expand("data/logits/captions/{captioner}/{shard}.parquet", captioner=CAPTIONERS, shard=shards(*SPLITS)),
     output:
-        provenance.ledger("logits"),
+        ledger_path("logits"),
     log:
         "logs/logits/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.provenance logits {input} > {log} 2>&1"
+        "python -m bioclip_lite.engines.ledger logits {input} > {log} 2>&1"
 
 
 rule logits:

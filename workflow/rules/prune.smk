@@ -24,12 +24,12 @@ rule record_prune:
     input:
         rules.prune_student.output,
     output:
-        provenance.ledger("prune"),
+        ledger_path("prune"),
     log:
         "logs/prune/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.provenance prune {input} > {log} 2>&1"
+        "python -m bioclip_lite.engines.ledger prune {input} > {log} 2>&1"
 
 
 rule prune:

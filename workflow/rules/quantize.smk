@@ -26,12 +26,12 @@ rule record_quantize:
     input:
         rules.quantize_student.output,
     output:
-        provenance.ledger("quantize"),
+        ledger_path("quantize"),
     log:
         "logs/quantize/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.provenance quantize {input} > {log} 2>&1"
+        "python -m bioclip_lite.engines.ledger quantize {input} > {log} 2>&1"
 
 
 rule quantize:

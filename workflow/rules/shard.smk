@@ -68,12 +68,12 @@ rule record_shard:
         rules.write_sizes.input.tars,
         rules.write_sizes.output,
     output:
-        provenance.ledger("shard"),
+        ledger_path("shard"),
     log:
         "logs/shard/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.provenance shard {input} > {log} 2>&1"
+        "python -m bioclip_lite.engines.ledger shard {input} > {log} 2>&1"
 
 
 rule shard:

@@ -96,12 +96,12 @@ rule record_teacher:
         expand(rules.make_further_teacher.output, teacher=FURTHER),
         [path for teacher in TEACHERS for path in features(teacher)],
     output:
-        provenance.ledger("teacher"),
+        ledger_path("teacher"),
     log:
         "logs/teacher/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.provenance teacher {input} > {log} 2>&1"
+        "python -m bioclip_lite.engines.ledger teacher {input} > {log} 2>&1"
 
 
 rule teacher:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
-from bioclip_lite.errors import UserError
+from bioclip_lite.utils.errors import UserError
 
 P = ParamSpec("P")
 

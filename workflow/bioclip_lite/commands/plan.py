@@ -20,12 +20,13 @@ import yaml
 from bioclip_lite.commands.common import command
 from bioclip_lite.commands.status import bytes_text
 from bioclip_lite.engines import snakemake_records
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, require
-from bioclip_lite.params import STAGES
-from bioclip_lite.provenance import dvc_stages, files_in, load_ledgers, within
-from bioclip_lite.shards import split_of
-from bioclip_lite.sources import SPLITS
+from bioclip_lite.engines.dvc_yaml import dvc_stages, files_in, within
+from bioclip_lite.engines.ledger import load_ledgers
+from bioclip_lite.photographs.shards import split_of
+from bioclip_lite.sources.sample import SPLITS
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, require
+from bioclip_lite.utils.stage_names import STAGES
 
 SPLITS_OF = {  # the splits whose photographs a job works on; jobs that are not here grow with something else
     "make_index": ("pretrain", "train", "val", "calibration", "test"),

@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bioclip_lite import calibration
 from bioclip_lite.commands.common import command
-from bioclip_lite.errors import UserError
-from bioclip_lite.evaluation import variants, variants_web
-from bioclip_lite.files import check_file, read_json, replacing, require
-from bioclip_lite.images import BadImage, decode
-from bioclip_lite.labels import Labels, read_labels
+from bioclip_lite.evaluation import variants, web_variants
+from bioclip_lite.metrics import calibration
 from bioclip_lite.metrics.ranks import softmax, sum_up
-from bioclip_lite.preprocess import preprocess
-from bioclip_lite.progress import progress
-from bioclip_lite.taxonomy import RANKS, scientific_name
-from bioclip_lite.taxonomy import Path as TaxonPath
+from bioclip_lite.photographs.images import BadImage, decode
+from bioclip_lite.photographs.preprocess import preprocess
+from bioclip_lite.taxa.label_space import Labels, read_labels
+from bioclip_lite.taxa.taxonomy import RANKS, scientific_name
+from bioclip_lite.taxa.taxonomy import Path as TaxonPath
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import check_file, read_json, replacing, require
+from bioclip_lite.utils.progress import progress
 
 COLUMNS = ("file_name", *RANKS[:-1], "species_epithet", "species", "common_name", "score")
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
@@ -192,7 +192,7 @@ def _in_node(
     data: Path, variant: str, labels: Labels, files: Sequence[Path], unread: list[str]
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """As ``_in_pytorch``, of the web model, which decodes and scales the files itself."""
-    logits = variants_web.for_files(data, labels)
+    logits = web_variants.for_files(data, labels)
     with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as scratch:
         blank = Path(scratch) / "blank.png"
         Image.new("RGB", (8, 8)).save(blank)

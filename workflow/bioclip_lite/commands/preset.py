@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bioclip_lite.commands.common import command
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import replacing
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import replacing
 
 PRESETS = Path("workflow/presets")
 PARAMS = Path("params.yaml")

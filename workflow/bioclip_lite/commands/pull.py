@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from bioclip_lite.commands.common import command
 from bioclip_lite.engines import remotes
 from bioclip_lite.engines.remotes import Lacking, Tracked
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import replacing
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import replacing
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from bioclip_lite.commands.common import command
 from bioclip_lite.engines import recipes, remotes
 from bioclip_lite.engines.remotes import PUBLIC, Tracked
-from bioclip_lite.errors import UserError
-from bioclip_lite.licences import may_be_published
+from bioclip_lite.photographs.licences import may_be_published
+from bioclip_lite.utils.errors import UserError
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -124,7 +124,7 @@ def _licence(key: str, samples: Samples) -> str:
 
 def _photographs(path: str, content: Path, samples: Samples) -> list[str]:
     """Keys of the photographs that a file holds or may hold; a file that the index does not know stands for itself."""
-    from bioclip_lite.shards import open_shard
+    from bioclip_lite.photographs.shards import open_shard
 
     if path in samples.keys:
         return [samples.keys[path]]

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 from bioclip_lite.commands.common import command
 from bioclip_lite.commands.why import made_at, rules_of
 from bioclip_lite.engines import dvc_lock, rehearsal
-from bioclip_lite.errors import UserError
-from bioclip_lite.provenance import Hashes, dvc_stages, files_in, ledger, load_ledgers, within
+from bioclip_lite.engines.dvc_yaml import dvc_stages, files_in, ledger_path, within
+from bioclip_lite.engines.hashes import Hashes
+from bioclip_lite.engines.ledger import load_ledgers
+from bioclip_lite.utils.errors import UserError
 
 
 class Stage(NamedTuple):
@@ -52,19 +54,19 @@ def stages(remote: bool) -> tuple[list[Stage], int, str]:
         except UserError as error:  # e.g. the photographs are not here yet
             obstacle = str(error)
         for name, stage in dvc_stages().items():
-            made = [out for out in jobs if out == ledger(name) or within(out, stage["outs"])]
+            made = [out for out in jobs if out == ledger_path(name) or within(out, stage["outs"])]
             locked_files = sum(entry.get("nfiles", 1) for entry in locked.get(name, []))
-            found = [file for out in (*stage["outs"], ledger(name)) for file in files_in(out)]
+            found = [file for out in (*stage["outs"], ledger_path(name)) for file in files_in(out)]
             row = Stage(
                 name,
                 files=len(made) or locked_files,
                 missing=sum(not os.path.exists(out) for out in made) if made else max(locked_files - len(found), 0),
                 changed=sum(hashes[out] not in (None, jobs[out].get("md5", hashes[out])) for out in made),
                 size=sum(os.stat(file).st_size for file in found),
-                made=made_at(ledger(name), name, root)[0],
+                made=made_at(ledger_path(name), name, root)[0],
                 jobs=sum(plan.get(rule, 0) for rule in rules_of(name)),
                 news=news.get(name, {}),
-                unpushed=None if cloud is None else _unpushed(cloud, [*stage["outs"], ledger(name)]),
+                unpushed=None if cloud is None else _unpushed(cloud, [*stage["outs"], ledger_path(name)]),
             )
             rows.append(row)
     return rows, sum(plan.values()), obstacle
@@ -190,7 +192,7 @@ def _first(names: list[str]) -> str:
 
 
 def _outs(row: Stage) -> list[str]:
-    return [*dvc_stages()[row.name]["outs"], ledger(row.name)]
+    return [*dvc_stages()[row.name]["outs"], ledger_path(row.name)]
 
 
 def _excuse(row: Stage, names: list[str]) -> str:

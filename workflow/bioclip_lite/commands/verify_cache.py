@@ -12,12 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from bioclip_lite import cache, models, training
 from bioclip_lite.commands.common import command
-from bioclip_lite.ensemble import FIRST
-from bioclip_lite.errors import UserError
-from bioclip_lite.randomness import digest
-from bioclip_lite.shards import ShardSet, shard_names, split_of
+from bioclip_lite.models import teachers
+from bioclip_lite.photographs import loading
+from bioclip_lite.photographs.shards import ShardSet, shard_names, split_of
+from bioclip_lite.teacher_cache import store
+from bioclip_lite.teacher_cache.ensemble import FIRST
+from bioclip_lite.utils import machine
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.randomness import digest
 
 LEAST = 0.9999  # cosine: what another order of additions and rounding leave of equality
 _BATCH = 64
@@ -38,15 +41,15 @@ def verify(data: Path, count: int) -> list[Finding]:
     Raises:
         UserError: a part of the cache is missing or damaged, belongs to another teacher, or is of other photographs.
     """
-    found = [finding for who in cache.teachers(data) for finding in _verify(data, count, who)]
+    found = [finding for who in store.teachers(data) for finding in _verify(data, count, who)]
     return sorted(found, key=lambda finding: finding.cosine)
 
 
 def _verify(data: Path, count: int, who: str) -> list[Finding]:
-    teacher, folder = models.load_teacher(data / "teacher" / who), cache.folder(data, who)
+    teacher, folder = teachers.load_teacher(data / "teacher" / who), store.folder(data, who)
     names = [name for name in shard_names(data) if split_of(name) != "pretrain"]
-    shards = {name: cache.read_shard(folder / f"{name}.safetensors") for name in names}
-    cache.check_same(list(shards.values()), cache.read_taxa(folder / "taxa.safetensors"))
+    shards = {name: store.read_shard(folder / f"{name}.safetensors") for name in names}
+    store.check_same(list(shards.values()), store.read_taxa(folder / "taxa.safetensors"))
     for name, shard in shards.items():
         if shard.identity["teacher"] != teacher.identity:
             raise UserError(f"{shard.path} was not made by the teacher in data/teacher/{who}; run stage logits again")
@@ -60,13 +63,13 @@ def _verify(data: Path, count: int, who: str) -> list[Finding]:
     ]
     cells.sort(key=lambda cell: digest("verify-cache", cell[0], shards[cell[0]].keys[cell[1]], cell[2]))
     chosen = sorted(cells[:count])
-    teacher.model.to(training.device())
+    teacher.model.to(machine.device())
     found: list[Finding] = []
     for name in dict.fromkeys(name for name, _, _ in chosen):
         shard, mine = shards[name], [(i, view) for other, i, view in chosen if other == name]
         images = ShardSet.of(data / "shard" / f"{name}.tar")
         for i, _ in mine:
-            if cache.image_digest(images.jpeg(i)) != shard.images[i]:
+            if store.image_digest(images.jpeg(i)) != shard.images[i]:
                 raise UserError(
                     f"{shard.path} was made from another photograph {shard.keys[i]} than data/shard/{name}.tar has "
                     f"under this key; run stage logits again"
@@ -75,10 +78,10 @@ def _verify(data: Path, count: int, who: str) -> list[Finding]:
             [(i, shard.views[i, view]) for i, view in mine[start : start + _BATCH]]
             for start in range(0, len(mine), _BATCH)
         ]
-        pixels = training.load(training.Views(images, teacher.preprocess), plan)
-        now = torch.cat([models.embed_images(teacher.model, x.to(training.device())).float().cpu() for x in pixels])
+        pixels = loading.load(loading.Views(images, teacher.preprocess), plan)
+        now = torch.cat([teachers.embed_images(teacher.model, x.to(machine.device())).float().cpu() for x in pixels])
         # As exact as the cache can be: what int8 costs, where one number of an embedding is large, is no fault of it.
-        expected = cache.decode(**cache.encode(now.numpy(), "float16" if shard.scales is None else "int8"))
+        expected = store.decode(**store.encode(now.numpy(), "float16" if shard.scales is None else "int8"))
         place = name if who == FIRST else f"{who}/{name}"
         for (i, view), embedding in zip(mine, expected, strict=True):
             stored = shard.target(i, view)

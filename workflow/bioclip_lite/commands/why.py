@@ -17,12 +17,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite import params
 from bioclip_lite.commands.common import command
 from bioclip_lite.engines import rehearsal, snakemake_records
-from bioclip_lite.ensemble import FIRST, teachers
-from bioclip_lite.errors import UserError
-from bioclip_lite.provenance import Hashes, Records, dvc_stages, ledger, load_ledgers, locked_ledgers, within
+from bioclip_lite.engines.dvc_yaml import dvc_stages, ledger_path, within
+from bioclip_lite.engines.hashes import Hashes
+from bioclip_lite.engines.ledger import load_ledgers, locked_ledgers
+from bioclip_lite.engines.records import Records
+from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
+from bioclip_lite.utils import yaml_files
+from bioclip_lite.utils.errors import UserError
 
 SHOWN = 5  # of many similar files or reasons
 HASH = 12  # digits of an MD5 that are shown
@@ -44,7 +47,7 @@ def why(path: str) -> list[str]:
         made_as = path if path in jobs else within(path, jobs)
         if made_as:
             return _about_output(path, made_as, jobs, now, root)
-        if within(path, outs) or path in map(ledger, dvc_stages()):
+        if within(path, outs) or path in map(ledger_path, dvc_stages()):
             return _about_unrecorded(path)
         if path == "params.yaml":
             raise UserError("params.yaml is read section by section; ask why of an output of the stage that you mean")
@@ -74,7 +77,7 @@ def _about_output(path: str, out: str, jobs: Jobs, now: Content, root: Path) -> 
 
 
 def stage_of(out: str) -> str:
-    return next(name for name, stage in dvc_stages().items() if out == ledger(name) or within(out, stage["outs"]))
+    return next(name for name, stage in dvc_stages().items() if out == ledger_path(name) or within(out, stage["outs"]))
 
 
 def when(out: str, stage: str, root: Path) -> str:
@@ -162,7 +165,7 @@ def _alike(paths: Iterable[str]) -> list[tuple[str, list[str]]]:
 def _readable(text: str) -> str:
     """A recorded parameter as YAML; as it is if it holds no JSON object."""
     value = _section(text)
-    return text if value is None else params.dump(value).rstrip()
+    return text if value is None else yaml_files.dump(value).rstrip()
 
 
 def _section(text: str) -> dict[str, Any] | None:
@@ -251,10 +254,10 @@ def _parameter_changes(out: str, job: dict[str, Any]) -> Iterator[str]:
 
 
 def _present_section(stage: str, out: str) -> dict[str, Any]:
-    section = params.read(Path("params.yaml")).get(stage, {})
+    section = yaml_files.read(Path("params.yaml")).get(stage, {})
     if stage != "teacher":
         return section
-    known = teachers(section)
+    known = teacher_sections(section)
     return known[next((name for name in Path(out).parts[2:] if name in known), FIRST)]
 
 
@@ -318,8 +321,8 @@ def _brief(reason: str) -> str:
 def _about_unrecorded(path: str) -> list[str]:
     """A file in the folder of a stage that no ledger accounts for."""
     stage, records = stage_of(path), Records(Hashes())
-    if stage in locked_ledgers() and not os.path.exists(ledger(stage)):
-        raise UserError(f"what made {path} is in {ledger(stage)}, which is not here; run: dvc pull {stage}")
+    if stage in locked_ledgers() and not os.path.exists(ledger_path(stage)):
+        raise UserError(f"what made {path} is in {ledger_path(stage)}, which is not here; run: dvc pull {stage}")
     try:
         planned = rehearsal.jobs(path)
     except UserError as error:

@@ -25,8 +25,8 @@ from timm.models.fastvit import Attention as FastViTAttention
 from timm.models.tiny_vit import Attention as TinyViTAttention
 from torch import nn
 
-from bioclip_lite.errors import UserError
-from bioclip_lite.models import reshape
+from bioclip_lite.models.prunable import reshape
+from bioclip_lite.utils.errors import UserError
 
 Attention = FastViTAttention | ViTAttention | TinyViTAttention
 _TOLERANCE = 1e-3  # of the largest output, between cutting and silencing; float32 leaves some 1e-6

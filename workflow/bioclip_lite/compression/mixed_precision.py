@@ -18,9 +18,9 @@ from bioclip_lite.compression import grid, rounding
 from bioclip_lite.compression.equalise import equalise
 from bioclip_lite.compression.grid import Grid
 from bioclip_lite.compression.rounding import Rounded, onto_grids
-from bioclip_lite.errors import UserError
 from bioclip_lite.graph import Graph, Weights
-from bioclip_lite.progress import progress
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.progress import progress
 
 RANKING = 32  # inputs that rank the layers; all of them measure the result
 _BATCH = 32

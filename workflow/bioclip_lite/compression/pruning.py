@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from bioclip_lite import costs
 from bioclip_lite.compression.coupling import Attention, Group, Member, coupled, cut, multiplier
-from bioclip_lite.errors import UserError
-from bioclip_lite.progress import progress
+from bioclip_lite.models import costs
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.progress import progress
 
 QUANTITIES = {
     "macs": "multiply-accumulates",

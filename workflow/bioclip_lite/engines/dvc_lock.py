@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import parse_yaml
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import parse_yaml
 
 LOCK = Path("dvc.lock")
 

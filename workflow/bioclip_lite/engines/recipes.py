@@ -15,11 +15,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite.provenance import RECIPES, Hashes, dvc_stages, files_of, incomplete, ledger, load_ledgers, mark_uncommitted, recipe, record, within
 from bioclip_lite.engines import remotes
+from bioclip_lite.engines.commit import record
+from bioclip_lite.engines.dvc_yaml import dvc_stages, ledger_path, within
+from bioclip_lite.engines.hashes import Hashes
+from bioclip_lite.engines.ledger import RECIPES, files_of, incomplete, load_ledgers, mark_uncommitted, recipe
 from bioclip_lite.engines.remotes import Tracked
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import write_json
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import write_json
 
 ENTERED = Path(".snakemake/bioclip_lite/entered.json")  # the recipes of this workspace that the cache's index has
 FOLDER = "recipes"
@@ -42,7 +45,7 @@ def fetch(stages: Iterable[str], jobs: dict[str, dict[str, Any]], hashes: Hashes
         deps, outs = dvc_stages()[stage]["deps"], dvc_stages()[stage]["outs"]
         known = not any(within(dep, unknown) for dep in deps)
         key = recipe(stage, jobs, hashes) if known else None
-        made = hashes[ledger(stage)]
+        made = hashes[ledger_path(stage)]
         if key and made and _here().get(key) == made and stage not in unfinished:
             continue
         index = index or (_Index.open() if key else None)
@@ -95,7 +98,7 @@ def upload(remote: str, arrived: set[str]) -> None:
     assert index is not None
     jobs, hashes = load_ledgers(), Hashes()
     for stage in dvc_stages():
-        path = ledger(stage)
+        path = ledger_path(stage)
         key, md5 = recipe(stage, jobs, hashes), hashes[path]
         if key is None or md5 not in arrived or not (_here().get(key) == md5 or index.unchanged(stage)):
             continue
@@ -205,7 +208,7 @@ class _Index:
 
     def restore(self, stage: str, key: str, jobs: dict[str, Any], hashes: Hashes) -> bool:
         """Put what a recipe led to in the place of a stage's outputs, the ledger last; False if it is not to be had."""
-        ledger_file, outs = ledger(stage), dvc_stages()[stage]["outs"]
+        ledger_file, outs = ledger_path(stage), dvc_stages()[stage]["outs"]
         for md5 in self._found(key):
             if not self._bring([md5]):
                 continue

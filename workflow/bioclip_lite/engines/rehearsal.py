@@ -15,8 +15,10 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bioclip_lite.errors import UserError
-from bioclip_lite.provenance import HASHES, STAMP, Hashes, dvc_stages, ledger, load_ledgers, sources, within
+from bioclip_lite.engines.dvc_yaml import STAMP, dvc_stages, ledger_path, sources, within
+from bioclip_lite.engines.hashes import HASHES, Hashes
+from bioclip_lite.engines.ledger import load_ledgers
+from bioclip_lite.utils.errors import UserError
 
 RECORDS = ("metadata", "incomplete")  # the folders of .snakemake that a decision depends on
 CHATTER = (  # lines of Snakemake before and after the message of an error
@@ -57,7 +59,7 @@ def stand_in() -> Iterator[None]:
             hashes[path]
     for path in sources():
         hashes[path]
-    outs = [out for name, stage in dvc_stages().items() for out in (*stage["outs"], ledger(name))]
+    outs = [out for name, stage in dvc_stages().items() for out in (*stage["outs"], ledger_path(name))]
     above = {str(folder) for out in outs for folder in Path(out).parents} - {"."}
     with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as folder:
         for entry in os.scandir("."):

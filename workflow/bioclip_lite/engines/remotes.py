@@ -14,7 +14,7 @@ from dvc.exceptions import DvcException
 from dvc_data.callbacks import TqdmCallback
 from dvc_objects.fs.generic import copy
 
-from bioclip_lite.errors import UserError
+from bioclip_lite.utils.errors import UserError
 
 _BATCH = 64  # objects fetched together: what a killed pull loses at most
 _PAUSES = (0.01, 0.1, 0.5, 2.0)  # seconds until a folder that a colleague is making is looked at again

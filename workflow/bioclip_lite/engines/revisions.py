@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bioclip_lite import provenance
-from bioclip_lite.engines import remotes
+from bioclip_lite.engines import dvc_yaml, remotes
 from bioclip_lite.engines.remotes import Tracked
-from bioclip_lite.errors import UserError
+from bioclip_lite.utils.errors import UserError
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -26,7 +25,7 @@ def link(repo: "Repo", revision: str, paths: Sequence[str], folder: Path) -> str
     commit = resolve_rev(repo.scm, revision)
     with repo.switch(commit):
         outs = {out.def_path: out.hash_info.value for out in repo.index.outs if out.hash_info}
-    place = {path: provenance.within(path, outs) for path in paths}
+    place = {path: dvc_yaml.within(path, outs) for path in paths}
     unknown = sorted(path for path, out in place.items() if out is None)
     if unknown:
         raise UserError(

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite import params
-from bioclip_lite.errors import UserError
+from bioclip_lite.utils import yaml_files
+from bioclip_lite.utils.errors import UserError
 
 _ABSENT = object()
 
@@ -19,7 +19,7 @@ def refuse_changes(recorded: Mapping[str, Any], files: Iterable[Path], options: 
         options: of ``--config``, which change both.
         alone: ``--replace-workflow-config``: what files and options leave out would be missing.
     """
-    given = [*map(params.read, files), options]
+    given = [*map(yaml_files.read, files), options]
     if not any(given):
         return
     run: dict[str, Any] = {} if alone else dict(recorded)

@@ -1,7 +1,7 @@
 """What Snakemake notes about the job that made a file: read and written where Snakemake keeps it, in its form.
 
 Snakemake has a class for this, whose import takes longer than all that a ledger needs;
-tests/test_snakemake_records.py has either read what the other has written.
+tests/engines/test_snakemake_records.py has either read what the other has written.
 """
 
 import contextlib

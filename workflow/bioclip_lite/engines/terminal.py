@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 
-from bioclip_lite import exit_status
 from bioclip_lite.engines import snakemake_records
-from bioclip_lite.params import STAGES
+from bioclip_lite.utils import exit_status
+from bioclip_lite.utils.stage_names import STAGES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, replacing, write_json
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, replacing, write_json
 
 # Numbers in memory at a time; a block has at least one row.
 _BLOCK_VALUES = 4_000_000

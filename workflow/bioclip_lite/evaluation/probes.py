@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from bioclip_lite.evaluation.predictions import Extra, Predictions
-from bioclip_lite.labels import Labels, Truth
 from bioclip_lite.metrics import bootstrap, probes
 from bioclip_lite.metrics.summary import Asked, estimate, interval, number
-from bioclip_lite.progress import progress
-from bioclip_lite.randomness import drawn
+from bioclip_lite.taxa.label_space import Labels, Truth
+from bioclip_lite.utils.progress import progress
+from bioclip_lite.utils.randomness import drawn
 
 # Part of the protocols' ids. Raise it when a definition changes.
 _DEFINITIONS = 1

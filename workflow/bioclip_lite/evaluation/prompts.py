@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioclip_lite import cache, captions, models
-from bioclip_lite.errors import UserError
 from bioclip_lite.evaluation.predictions import Extra
 from bioclip_lite.evaluation.variants import teacher_of
-from bioclip_lite.files import read_table
-from bioclip_lite.labels import Labels
-from bioclip_lite.randomness import digest, drawn
-from bioclip_lite.shards import ShardSet, shard_names
-from bioclip_lite.zero_shot import body, embed_in_templates
+from bioclip_lite.models import teachers
+from bioclip_lite.models.prompt_ensemble import body, embed_in_templates
+from bioclip_lite.photographs.shards import ShardSet, shard_names
+from bioclip_lite.taxa.label_space import Labels
+from bioclip_lite.teacher_cache import store
+from bioclip_lite.texts import text_types
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_table
+from bioclip_lite.utils.randomness import digest, drawn
 
 # How many are easily found depends on how many there are to choose from, so their number is the same everywhere.
 PHOTOGRAPHS = 1000
@@ -37,7 +39,7 @@ def texts_of(params: dict[str, Any], data: Path, split: str, labels: Labels) -> 
     Raises:
         UserError: a file is missing, or the teacher is not that of the cache.
     """
-    taxa = cache.read_taxa(data / "logits" / "taxa.safetensors")
+    taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
     teacher = teacher_of(data, taxa)
     teacher.model.to("cuda" if torch.cuda.is_available() else "cpu")  # some thousands of texts
     found = {"prompts": _prompts(params, split, labels, taxa, teacher)}
@@ -46,20 +48,20 @@ def texts_of(params: dict[str, Any], data: Path, split: str, labels: Labels) -> 
     return found
 
 
-def _prompts(params: dict[str, Any], split: str, labels: Labels, taxa: cache.Taxa, teacher: models.Teacher) -> Extra:
+def _prompts(params: dict[str, Any], split: str, labels: Labels, taxa: store.Taxa, teacher: teachers.Teacher) -> Extra:
     chosen = drawn_leaves(labels, split, params["prompts"]["taxa"])
     # As it was embedded for the pipeline: embedded again, in other company, its last bits would differ.
     own, _, templates = taxa.prompt.partition(" in ")
     names, texts = [(own, "openai" if templates else "plain")], [taxa.text[chosen]]
     for kind in params["prompts"]["types"]:
-        prompts = [captions.caption(labels.leaves[leaf], labels.common_names[leaf], kind) for leaf in chosen]
+        prompts = [text_types.caption(labels.leaves[leaf], labels.common_names[leaf], kind) for leaf in chosen]
         for how in params["prompts"]["templates"]:
             if (kind, how) in names:
                 continue
             names.append((kind, how))
             plain = how == "plain"
             texts.append(
-                models.embed_texts(teacher, prompts) if plain else embed_in_templates(teacher, [*map(body, prompts)])
+                teachers.embed_texts(teacher, prompts) if plain else embed_in_templates(teacher, [*map(body, prompts)])
             )
             print(f"evaluate: {len(prompts)} taxa as {kind}, {how}, e.g. {prompts[0]!r}", flush=True)
     unnamed = sum(labels.common_names[leaf] is None for leaf in chosen)
@@ -78,7 +80,7 @@ def _lot(taxon: str) -> int:
     return digest("evaluate", "prompts", taxon)
 
 
-def _captions(data: Path, split: str, name: str, teacher: models.Teacher) -> Extra:
+def _captions(data: Path, split: str, name: str, teacher: teachers.Teacher) -> Extra:
     said = captions_of(data, shard_names(data, split), name)
     if said.keys() != set(ShardSet(data, split).keys):
         raise UserError(f"{data / 'caption'} and {data / 'shard'} list different photographs; run stage caption again")
@@ -96,7 +98,7 @@ def _captions(data: Path, split: str, name: str, teacher: models.Teacher) -> Ext
         "without": sum(not texts for texts in said.values()),
     }
     print(f"evaluate: {len(keys)} photographs with {len(numbers)} different texts {name}", flush=True)
-    return Extra(models.embed_texts(teacher, list(numbers)), about)
+    return Extra(teachers.embed_texts(teacher, list(numbers)), about)
 
 
 def captions_of(data: Path, shards: Sequence[str], name: str) -> dict[str, list[str]]:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from bioclip_lite.evaluation.predictions import Answers, Block
-from bioclip_lite.labels import Labels
-from bioclip_lite.randomness import generator
-from bioclip_lite.shards import ShardSet, shard_paths
+from bioclip_lite.photographs.shards import ShardSet, shard_paths
+from bioclip_lite.taxa.label_space import Labels
+from bioclip_lite.utils.randomness import generator
 
 _BATCH = 64
 

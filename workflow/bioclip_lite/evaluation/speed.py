@@ -15,11 +15,11 @@ from torch import nn
 
 from bioclip_lite import graph
 from bioclip_lite.compression import quantized
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, require, write_json
-from bioclip_lite.models import load_student, reparameterize
-from bioclip_lite.progress import progress
-from bioclip_lite.shards import ShardSet
+from bioclip_lite.models.students import load_student, reparameterize
+from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, require, write_json
+from bioclip_lite.utils.progress import progress
 from bioclip_lite.web import bundle, javascript, tfjs
 
 SPLIT = "test"

@@ -13,18 +13,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from bioclip_lite import cache, costs, graph, models
+from bioclip_lite import graph
 from bioclip_lite.compression import quantized
-from bioclip_lite.ensemble import FIRST
-from bioclip_lite.errors import UserError
-from bioclip_lite.evaluation.evaluated import further_teacher
 from bioclip_lite.evaluation.predictions import Answers, Block
-from bioclip_lite.evaluation.variants_web import Splits, chromium, columns, tfjs
-from bioclip_lite.files import read_json, require
-from bioclip_lite.labels import Labels
-from bioclip_lite.preprocess import preprocess, read_preprocess
-from bioclip_lite.progress import progress
-from bioclip_lite.shards import ShardSet, shard_names, shard_paths
+from bioclip_lite.evaluation.variant_names import further_teacher
+from bioclip_lite.evaluation.web_variants import Splits, chromium, columns, tfjs
+from bioclip_lite.models import costs, students, teachers
+from bioclip_lite.photographs.preprocess import preprocess, read_preprocess
+from bioclip_lite.photographs.shards import ShardSet, shard_names, shard_paths
+from bioclip_lite.taxa.label_space import Labels
+from bioclip_lite.teacher_cache import store
+from bioclip_lite.teacher_cache.ensemble import FIRST
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, require
+from bioclip_lite.utils.progress import progress
 from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
 
 IN_PYTORCH = ("teacher", "first", "student", "pruned", "int8", "control")
@@ -52,7 +54,7 @@ def table(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) ->
     content = file.read_bytes()
     rows = about["text"]["rows"]
     scales = np.frombuffer(content, "<f4", rows)
-    text = cache.decode(np.frombuffer(content, np.int8, offset=scales.nbytes).reshape(rows, -1), scales)
+    text = store.decode(np.frombuffer(content, np.int8, offset=scales.nbytes).reshape(rows, -1), scales)
     shipped = replace(_taxa(data, labels), text=text[column])
     found = _taught(params, data, splits, shipped)
     # No embeddings: they are the teacher's own.
@@ -60,13 +62,13 @@ def table(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) ->
     return Answers(found.keys, blocks, found.costs | costs.of_table(costs.files([file])))
 
 
-def _taught(params: dict[str, Any], data: Path, splits: Splits, taxa: cache.Taxa, who: str = FIRST) -> Answers:
+def _taught(params: dict[str, Any], data: Path, splits: Splits, taxa: store.Taxa, who: str = FIRST) -> Answers:
     shards = [
-        cache.read_shard(cache.folder(data, who) / f"{name}.safetensors")
+        store.read_shard(store.folder(data, who) / f"{name}.safetensors")
         for split in splits
         for name in shard_names(data, split)
     ]
-    cache.check_same(shards, taxa)
+    store.check_same(shards, taxa)
     loaded = teacher_of(data, taxa, who)
     image = _blank(loaded.preprocess)
     encode_image: Callable[[torch.Tensor], Any] = loaded.model.encode_image
@@ -79,7 +81,7 @@ def _taught(params: dict[str, Any], data: Path, splits: Splits, taxa: cache.Taxa
         ),
         costs={
             "params": costs.parameters(loaded.model.visual),
-            **costs.tensors(data / "teacher" / who / models.TEACHER_WEIGHTS, "visual."),
+            **costs.tensors(data / "teacher" / who / teachers.TEACHER_WEIGHTS, "visual."),
             **costs.of_table(costs.array(taxa.text)),
             "about": {key: loaded.about[key] for key in ("name", "kind", "licence", "identity")},
             "macs": costs.macs(encode_image, image),
@@ -88,12 +90,12 @@ def _taught(params: dict[str, Any], data: Path, splits: Splits, taxa: cache.Taxa
     )
 
 
-def teacher_of(data: Path, taxa: cache.Taxa, who: str = FIRST) -> models.Teacher:
+def teacher_of(data: Path, taxa: store.Taxa, who: str = FIRST) -> teachers.Teacher:
     """A teacher, on the CPU. Raises UserError if it is not the one that its cache is of."""
-    loaded = models.load_teacher(data / "teacher" / who)
+    loaded = teachers.load_teacher(data / "teacher" / who)
     if loaded.identity != taxa.teacher:
         raise UserError(
-            f"{cache.folder(Path('data'), who)} was made by teacher {taxa.teacher[:12]}, but data/teacher/{who} holds "
+            f"{store.folder(Path('data'), who)} was made by teacher {taxa.teacher[:12]}, but data/teacher/{who} holds "
             f"{loaded.identity[:12]}, which is another model: run stage logits"
         )
     return loaded
@@ -118,11 +120,11 @@ def _distilled(params: dict[str, Any], data: Path, splits: Splits, labels: Label
     folder, taxa = data / _FOLDERS[variant], _taxa(data, labels)
     model, spec, prepared = _student(folder)
     _check_teacher(folder, spec, taxa)
-    known = _costs(params, model, prepared, folder / models.WEIGHTS_FILE) | costs.of_table(costs.array(taxa.text))
+    known = _costs(params, model, prepared, folder / students.WEIGHTS_FILE) | costs.of_table(costs.array(taxa.text))
     return _run(data, splits, model, prepared, lambda outputs: _answer(outputs, taxa), known)
 
 
-def _check_teacher(folder: Path, spec: dict[str, Any], taxa: cache.Taxa) -> None:
+def _check_teacher(folder: Path, spec: dict[str, Any], taxa: store.Taxa) -> None:
     if spec["trained_on"] != taxa.teacher:
         raise UserError(
             f"{folder} was distilled from teacher {str(spec['trained_on'])[:12]}, but data/logits/taxa.safetensors is "
@@ -139,7 +141,7 @@ def control(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) 
             f"{folder} has {spec['outputs']} outputs for the {len(labels.ids)} leaves of data/index/taxa.parquet; "
             "run stage distill again"
         )
-    known = _costs(params, model, prepared, folder / models.WEIGHTS_FILE)
+    known = _costs(params, model, prepared, folder / students.WEIGHTS_FILE)
     return _run(data, splits, model, prepared, Block, known)
 
 
@@ -199,7 +201,7 @@ def load(data: Path, variant: str, labels: Labels) -> tuple[dict[str, Any], Call
     return prepared, lambda pixels: _answer(embed(pixels), taxa).logits
 
 
-def embedder(data: Path, variant: str, taxa: cache.Taxa) -> tuple[dict[str, Any], Callable[[torch.Tensor], np.ndarray]]:
+def embedder(data: Path, variant: str, taxa: store.Taxa) -> tuple[dict[str, Any], Callable[[torch.Tensor], np.ndarray]]:
     """A variant that runs in PyTorch and answers in the teacher's space, which all but control do.
 
     Returns:
@@ -209,8 +211,8 @@ def embedder(data: Path, variant: str, taxa: cache.Taxa) -> tuple[dict[str, Any]
         UserError: a part of it is missing, or it was distilled from another teacher than that of ``taxa``.
     """
     if variant == "teacher":
-        loaded = models.load_teacher(data / "teacher" / "model")
-        return loaded.preprocess, lambda pixels: models.embed_images(loaded.model, pixels).numpy()
+        loaded = teachers.load_teacher(data / "teacher" / "model")
+        return loaded.preprocess, lambda pixels: teachers.embed_images(loaded.model, pixels).numpy()
     if variant == "int8":
         nodes, weights = quantized.load(data / "quantize" / "model")
         prepared = read_preprocess(data / "quantize" / "model")
@@ -230,9 +232,9 @@ def _paths(data: Path, splits: Splits) -> list[Path]:
     return [path for split in splits for path in shard_paths(data, split)]
 
 
-def _taxa(data: Path, labels: Labels, who: str = FIRST) -> cache.Taxa:
-    path = cache.folder(data, who) / "taxa.safetensors"
-    taxa = cache.read_taxa(path)
+def _taxa(data: Path, labels: Labels, who: str = FIRST) -> store.Taxa:
+    path = store.folder(data, who) / "taxa.safetensors"
+    taxa = store.read_taxa(path)
     if taxa.taxon_ids != labels.ids:
         raise UserError(
             f"{path} has {len(taxa.taxon_ids)} taxa, data/index/taxa.parquet {len(labels.ids)} leaves, and they "
@@ -243,8 +245,8 @@ def _taxa(data: Path, labels: Labels, who: str = FIRST) -> cache.Taxa:
 
 def _student(folder: Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """A student as it is deployed: with training-time branches merged."""
-    model, spec, prepared = models.load_student(folder)
-    return model if spec["reparameterized"] else models.reparameterize(model), spec, prepared
+    model, spec, prepared = students.load_student(folder)
+    return model if spec["reparameterized"] else students.reparameterize(model), spec, prepared
 
 
 def _costs(params: dict[str, Any], model: nn.Module, prepared: dict[str, Any], weights: Path) -> dict[str, Any]:
@@ -284,7 +286,7 @@ def _run(
     return Answers(shards.keys, blocks(), known_costs)
 
 
-def _answer(embeddings: np.ndarray, taxa: cache.Taxa) -> Block:
+def _answer(embeddings: np.ndarray, taxa: store.Taxa) -> Block:
     """Unit embeddings, and logits: logit scale x unit embedding x taxon text."""
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     return Block(np.float32(taxa.logit_scale) * (unit @ taxa.text.T), unit)

@@ -5,10 +5,10 @@ import copy
 import numpy as np
 from torch import nn
 
-from bioclip_lite.errors import UserError
 from bioclip_lite.graph.execution import Graph, Node, Weights
 from bioclip_lite.graph.tracing import Untraceable, traced
 from bioclip_lite.graph.translation import LEAVES, SUPPORTED, translate
+from bioclip_lite.utils.errors import UserError
 
 _COMMUTING = ("crop", "reshape", "mean", "flatten")  # with a scale and a shift per channel
 _GELU = 0.5**0.5

@@ -20,7 +20,7 @@ from timm.models.tiny_vit import TinyVitBlock
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from bioclip_lite.errors import UserError
+from bioclip_lite.utils.errors import UserError
 
 LAYER_SCALES = (LayerScale, LayerScale2d, FastVitScale)
 

@@ -13,9 +13,9 @@ from timm.layers.activations import GELUTanh, HardSigmoid, HardSwish, QuickGELU,
 from timm.layers.padding import get_same_padding
 from torch import fx, nn
 
-from bioclip_lite.errors import UserError
 from bioclip_lite.graph import tracing
 from bioclip_lite.graph.execution import ACTIVATIONS, Node, Weights
+from bioclip_lite.utils.errors import UserError
 
 SUPPORTED = (
     "fastvit_* and MobileCLIP's towers, mobilenetv4_*, mobilenetv2_*, mobilenetv3_*, efficientnet_*, repvit_*, "

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from bioclip_lite import taxonomy
-from bioclip_lite.files import replacing
-from bioclip_lite.images import BadImage, decode
+from bioclip_lite.photographs.images import BadImage, decode
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.files import replacing
 
 _SIDE, _GAP, _LABEL, _MARGIN, _HEAD = 64, 3, 200, 20, 40  # pixels
 _INK, _GREY, _RULE, _PAPER = "#1c1c1c", "#6b6b6b", "#b8b8b8", "#ffffff"

@@ -13,9 +13,9 @@ from typing import NamedTuple
 from rapidfuzz import fuzz, process
 from rapidfuzz.utils import default_process
 
-from bioclip_lite import taxonomy
-from bioclip_lite.errors import UserError
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.utils.errors import UserError
 
 _NOTHING: taxonomy.Path = (None,) * len(RANKS)
 _NAME_COLUMNS = {"name", "scientific_name", "scientificname", "taxon", "accepted_name", "taxon_name"}

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bioclip_lite import taxonomy
-from bioclip_lite.files import replacing, write_table
-from bioclip_lite.indexing import names, report
+from bioclip_lite.indexing import names, page
 from bioclip_lite.indexing.contact_sheet import draw_contact_sheet
-from bioclip_lite.randomness import digest
-from bioclip_lite.sources import SPLITS, find_source
+from bioclip_lite.sources.registry import find_source
+from bioclip_lite.sources.sample import SPLITS
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.files import replacing, write_table
+from bioclip_lite.utils.randomness import digest
 
 _ROWS = 8192  # in a row group of a table
 SHEET_TAXA, SHEET_IMAGES = 40, 8
@@ -78,7 +79,7 @@ class Labels(NamedTuple):
 
 def write(
     database: sqlite3.Connection, labels: Labels, listed: list[names.Found], params: dict[str, Any], out: Path
-) -> report.Facts:
+) -> page.Facts:
     """Write everything into the folder ``out``, and return what the report says."""
     taxa = _taxa_table(database, labels.paths)
     read = partial(find_source(params["source"]).read, params)
@@ -96,7 +97,7 @@ def write(
     draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
     facts = _facts(database, labels.paths, taxa, resolved)
     with replacing(out / "report.html") as scratch:
-        scratch.write_text(report.render(facts, read), encoding="utf-8")
+        scratch.write_text(page.render(facts, read), encoding="utf-8")
     return facts
 
 
@@ -231,7 +232,7 @@ def _sheet_rows(
 
 def _facts(
     database: sqlite3.Connection, paths: Sequence[taxonomy.Path], taxa: pa.Table, resolved: list[tuple[Any, ...]]
-) -> report.Facts:
+) -> page.Facts:
     def counted(query: str) -> dict[str, int]:
         return dict(database.execute(query).fetchall())
 
@@ -239,14 +240,14 @@ def _facts(
     examples = {
         reason: database.execute(
             "SELECT locator, detail FROM reject WHERE reason = ? ORDER BY locator LIMIT ?",
-            (reason, report.EXAMPLES),
+            (reason, page.EXAMPLES),
         ).fetchall()
         for reason in rejects
     }
     pairs = database.execute(
         "SELECT a.locator, a.taxon, b.locator, b.taxon FROM photograph a JOIN photograph b ON b.key = a.looks_like "
         "WHERE NOT a.gone AND NOT b.gone AND a.key <> b.key ORDER BY a.taxon = b.taxon, b.key, a.key LIMIT ?",
-        (report.PAIRS,),
+        (page.PAIRS,),
     ).fetchall()
     twins = "SELECT count(*), count(DISTINCT looks_like) FROM photograph WHERE looks_like IS NOT NULL AND NOT gone"
     alike, sets = database.execute(twins).fetchone()
@@ -254,7 +255,7 @@ def _facts(
         "SELECT count(*) FROM photograph a JOIN photograph b ON b.key = a.looks_like "
         "WHERE NOT a.gone AND NOT b.gone AND a.taxon <> b.taxon"
     ).fetchone()[0]
-    return report.Facts(
+    return page.Facts(
         splits=counted(f"SELECT dealt.split, count(*) {_KEPT} GROUP BY 1"),
         observations=database.execute(f"SELECT count(DISTINCT joined) {_KEPT}").fetchone()[0],
         taxa=taxa,

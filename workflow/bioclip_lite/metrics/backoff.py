@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from bioclip_lite.calibration import LEVEL, Thresholds, chosen, fit_reduced, judge, lowest
 from bioclip_lite.metrics import bootstrap
+from bioclip_lite.metrics.calibration import LEVEL, Thresholds, chosen, fit_reduced, judge, lowest
 from bioclip_lite.metrics.summary import Asked, Columns, Strata, estimate, interval, number, ratios
 from bioclip_lite.metrics.tree import overlap, specificity
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxa.taxonomy import RANKS
 
 # Of the operating curve: what could be promised instead.
 LEVELS = (0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)

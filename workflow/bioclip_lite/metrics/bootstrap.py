@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bioclip_lite.randomness import generator
+from bioclip_lite.utils.randomness import generator
 
 
 def draws(groups: int, resamples: int, *names: object) -> Iterator[np.ndarray]:

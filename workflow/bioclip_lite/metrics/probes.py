@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from bioclip_lite.metrics.tree import heights
-from bioclip_lite.randomness import digest
+from bioclip_lite.utils.randomness import digest
 
 
 def pairs(leaves: np.ndarray, names: Sequence[str], node_of_leaf: np.ndarray, most: int) -> tuple[np.ndarray, ...]:

@@ -1,4 +1,4 @@
-"""Answers above the species: probabilities summed up the tree (shared/reference: "per-rank accuracy")."""
+"""Answers above the species: probabilities summed up the tree."""
 
 import numpy as np
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from bioclip_lite.calibration import best_nodes, surprise
+from bioclip_lite.metrics.calibration import best_nodes, surprise
 from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.metrics.topk import places
 from bioclip_lite.metrics.tree import heights
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxa.taxonomy import RANKS
 
 
 def score(

@@ -7,7 +7,7 @@ import numpy as np
 
 from bioclip_lite.metrics import bootstrap
 from bioclip_lite.metrics.reliability import expected_error
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxa.taxonomy import RANKS
 
 Columns = Mapping[str, np.ndarray]
 Asked = dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]  # name -> values, classes

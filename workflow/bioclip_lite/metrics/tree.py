@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxa.taxonomy import RANKS
 
 
 def heights(answers: np.ndarray, truth: np.ndarray, node_of_leaf: np.ndarray) -> np.ndarray:

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from bioclip_lite.errors import UserError
-from bioclip_lite.labels import Labels, Truth
 from bioclip_lite.metrics import confusion
-from bioclip_lite.randomness import digest
+from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.report.page import Confusion, Example, Name, Sample, Weak
-from bioclip_lite.shards import ShardSet
-from bioclip_lite.taxonomy import RANKS, label_rank, scientific_name
-from bioclip_lite.taxonomy import Path as TaxonPath
+from bioclip_lite.taxa.label_space import Labels, Truth
+from bioclip_lite.taxa.taxonomy import RANKS, label_rank, scientific_name
+from bioclip_lite.taxa.taxonomy import Path as TaxonPath
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.randomness import digest
 
 SPLIT = "test"
 _THUMBNAIL = 240  # pixels, longest side

@@ -4,17 +4,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from bioclip_lite.report.text import (
-    DASH,
-    SHIPPED,
-    bracket,
-    cell,
-    count_of,
-    interval,
-    named,
-    percent,
-)
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.report.text import DASH, SHIPPED, bracket, cell, count_of, interval, named, percent
+from bioclip_lite.taxa.taxonomy import RANKS
 
 _NAMED = ("species", "genus", "family")  # what is answered above them is told in one number
 _GUESSES = ("majority", "random")

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from bioclip_lite.metrics.backoff import GRID
 from bioclip_lite.report.text import SHIPPED, stored
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxa.taxonomy import RANKS
 
 _RANKS = ("species", "genus", "family")
 _HISTORY = ("loss", "val_top1", "val_agreement", "val_cosine")

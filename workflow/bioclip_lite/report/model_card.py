@@ -8,7 +8,7 @@ import yaml
 from bioclip_lite.report.page import Sample
 from bioclip_lite.report.suites import TITLES
 from bioclip_lite.report.text import LABELS, SHIPPED, count_of, interval, percent, quantity, size
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxa.taxonomy import RANKS
 
 _ROWS = ("teacher", "student", SHIPPED, "control", "majority", "random")
 

@@ -24,7 +24,7 @@ from bioclip_lite.report.text import (
     size,
     stored,
 )
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxa.taxonomy import RANKS
 
 
 @dataclass(frozen=True)

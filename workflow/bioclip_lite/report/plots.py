@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bioclip_lite.metrics.backoff import GRID
 from bioclip_lite.report.text import CONTROLS, stored
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxa.taxonomy import RANKS
 
 # variant -> colour, marker, line; shape and line tell the variants apart in black and white too
 _LOOK = {

@@ -16,7 +16,7 @@ from bioclip_lite.report.text import (
     points,
     points_interval,
 )
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxa.taxonomy import RANKS
 
 TYPES = {
     "com": "Common name",

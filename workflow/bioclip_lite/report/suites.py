@@ -5,9 +5,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json
 from bioclip_lite.report.text import LABELS, SHIPPED, cell, count_of, interval, named, percent, points, points_interval
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json
 
 TITLES = {
     "two_way": "Right of two, %",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from bioclip_lite.evaluation.evaluated import further_teacher
+from bioclip_lite.evaluation.variant_names import further_teacher
 
 # variant -> name and what it is
 VARIANTS = {

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite import taxonomy
-from bioclip_lite.errors import UserError
 from bioclip_lite.sources import fields, places, tars
 from bioclip_lite.sources.sample import Reject, Sample, key_of
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.errors import UserError
 
 _SPLITS = {"train": None, "test": "test"}  # by folder
 

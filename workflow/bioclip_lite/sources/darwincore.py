@@ -20,11 +20,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 from xml.etree import ElementTree
 
-from bioclip_lite import taxonomy
-from bioclip_lite.errors import UserError
 from bioclip_lite.sources import fields, places
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.errors import UserError
 
 _MEDIA = ("gbif.org/terms/1.0/multimedia", "gbif.org/terms/1.0/image", "tdwg.org/ac/terms/multimedia")
 _VERNACULAR = "gbif.org/terms/1.0/vernacularname"

@@ -9,8 +9,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from bioclip_lite import taxonomy
 from bioclip_lite.sources.sample import Sample
+from bioclip_lite.taxa import taxonomy
 
 Row = dict[str, str | None]  # by field, the keys of _NAMES and "label"; None: empty or one of the ways to say so
 

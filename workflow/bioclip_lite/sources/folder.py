@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite import taxonomy
-from bioclip_lite.errors import UserError
 from bioclip_lite.sources import places, rows
 from bioclip_lite.sources.sample import Reject, Sample, key_of
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.errors import UserError
 
 METADATA = "metadata.csv"
 _NO_PHOTOGRAPHS = {"thumbs.db", "desktop.ini"}  # files that systems leave in folders of photographs

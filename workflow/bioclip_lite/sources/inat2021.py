@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite import taxonomy
-from bioclip_lite.errors import UserError
-from bioclip_lite.randomness import digest
 from bioclip_lite.sources import fields, places
 from bioclip_lite.sources.folder import hidden, in_folder, taxon_of
 from bioclip_lite.sources.sample import Reject, Sample, key_of
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.randomness import digest
 
 _PARTS = {"train": None, "train_mini": None, "val": "test"}  # part -> split
 _JSON = re.compile(r"(train|train_mini|val)(20\d\d)?\.json")

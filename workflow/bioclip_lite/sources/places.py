@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite.errors import UserError
+from bioclip_lite.utils.errors import UserError
 
 _PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
 
@@ -18,7 +18,7 @@ _PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
 def read(params: dict[str, Any], folder: Path, locator: str) -> bytes:
     """The bytes at ``locator``. Raises OSError with a plain reason."""
     if is_address(locator):
-        from bioclip_lite import downloads  # takes longer to import than many a shard to write
+        from bioclip_lite.sources import downloads  # takes longer to import than many a shard to write
 
         return downloads.read(locator, params["downloads"])
     try:
@@ -32,7 +32,7 @@ def read(params: dict[str, Any], folder: Path, locator: str) -> bytes:
 def prepare(params: dict[str, Any], locators: Iterable[str]) -> None:
     addresses = (locator for locator in locators if is_address(locator))
     if (first := next(addresses, None)) is not None:
-        from bioclip_lite import downloads
+        from bioclip_lite.sources import downloads
 
         downloads.fetch(chain([first], addresses), params["downloads"])
 

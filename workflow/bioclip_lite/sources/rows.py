@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bioclip_lite import taxonomy
-from bioclip_lite.errors import UserError
 from bioclip_lite.sources import fields, places
 from bioclip_lite.sources.sample import Reject, Sample, key_of
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.errors import UserError
 
 _BATCH = 8192  # rows of Parquet in memory at a time
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from bioclip_lite import taxonomy
-from bioclip_lite.randomness import digest
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.randomness import digest
 
 SPLITS = ("pretrain", "train", "val", "calibration", "test")
 

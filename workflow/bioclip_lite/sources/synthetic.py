@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bioclip_lite import taxonomy
-from bioclip_lite.errors import UserError
-from bioclip_lite.randomness import digest, generator, uniform
 from bioclip_lite.sources.sample import SPLITS, Sample
 from bioclip_lite.sources.specimens import HABITATS, PATTERNS, Traits, photograph
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.randomness import digest, generator, uniform
 
 _ROOT_SPREAD = 1.2  # standard deviation of the traits at the root, on their logit scale
 _DRIFT = 2.0  # of Brownian motion from root to tips

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite.errors import UserError
 from bioclip_lite.sources import places, rows
 from bioclip_lite.sources.sample import Reject, Sample
+from bioclip_lite.utils.errors import UserError
 
 
 def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from bioclip_lite.errors import UserError
 from bioclip_lite.sources import places
 from bioclip_lite.sources.sample import Reject
+from bioclip_lite.utils.errors import UserError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

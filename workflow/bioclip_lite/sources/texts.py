@@ -8,8 +8,8 @@ leave two spaces, and a common name that is not known is replaced by the scienti
 import re
 from collections.abc import Mapping
 
-from bioclip_lite import taxonomy
 from bioclip_lite.sources.fields import Row
+from bioclip_lite.taxa import taxonomy
 
 _TAG = re.compile(rf"\b({'|'.join(taxonomy.RANKS)})\b")
 _COMMON = " with common name "

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bioclip_lite import taxonomy
-from bioclip_lite.errors import UserError
 from bioclip_lite.sources import fields, places, rows, tars, texts
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.errors import UserError
 
 CATALOGUES = ("catalog.parquet", "catalog.csv")
 PROVENANCE = ("provenance.parquet", "licenses.csv", "licences.csv")

@@ -12,12 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, read_table, require, write_json, write_table
-from bioclip_lite.progress import progress
-from bioclip_lite.shards import ShardSet, descriptions, shard_names
-from bioclip_lite.taxonomy import RANKS
-from bioclip_lite.texts import all_texts, text_types
+from bioclip_lite.photographs.shards import ShardSet, descriptions, shard_names
+from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.texts.captions import all_texts, text_types
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, read_table, require, write_json, write_table
+from bioclip_lite.utils.progress import progress
 
 COLUMNS = "lit_columns.json"
 
@@ -47,11 +47,11 @@ def _jobs(params: dict[str, Any], data: Path) -> list[str]:
 def _choose_columns(data: Path) -> None:
     from open_clip import SimpleTokenizer  # takes seconds to import, and the jobs of shards do without
 
-    from bioclip_lite import lit
+    from bioclip_lite.texts import lit_columns
 
     taxa = read_table(data / "index" / "taxa.parquet", columns=[*RANKS, "common_name", "leaf"]).to_pylist()
     classes = [(tuple(row[rank] for rank in RANKS), row["common_name"]) for row in taxa if row["leaf"]]
-    columns, distance = lit.choose_columns(classes, SimpleTokenizer().encode)
+    columns, distance = lit_columns.choose_columns(classes, SimpleTokenizer().encode)
     write_json(data / "caption" / COLUMNS, columns)
     print(
         f"caption: the LiT sentence lists {', '.join(columns)}; of the words of {len(classes)} classes and their "
@@ -80,7 +80,7 @@ def _describe(params: dict[str, Any], data: Path, captioner: str, name: str) -> 
         raise UserError(f"caption: params.yaml, caption.captioners names no {captioner!r}")
     # Takes seconds to import, and what it imports must not count as code of the text types (closure): only the rule of
     # this job names it.
-    coca = importlib.import_module("bioclip_lite.captioner")
+    coca = importlib.import_module("bioclip_lite.captioning.coca")
     began = time.monotonic()
     images = ShardSet.of(data / "shard" / f"{name}.tar")
     texts = coca.describe(coca.find(chosen, data / "weights"), images, chosen, params["seed"])

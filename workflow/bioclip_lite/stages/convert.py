@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioclip_lite import calibration, graph
-from bioclip_lite.cache import Taxa, read_taxa
+from bioclip_lite import graph
 from bioclip_lite.compression import grid, quantized
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, read_table, replacing_folder, require, write_json
-from bioclip_lite.preprocess import preprocess, read_preprocess
-from bioclip_lite.progress import progress
-from bioclip_lite.randomness import drawn
-from bioclip_lite.shards import ShardSet
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.metrics import calibration
+from bioclip_lite.photographs.preprocess import preprocess, read_preprocess
+from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.teacher_cache.store import Taxa, read_taxa
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, read_table, replacing_folder, require, write_json
+from bioclip_lite.utils.progress import progress
+from bioclip_lite.utils.randomness import drawn
 from bioclip_lite.web import bundle, javascript, onnx_export, tfjs
 
 COMPARED = "test"  # the split whose photographs are run in both

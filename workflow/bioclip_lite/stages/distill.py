@@ -13,22 +13,16 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from bioclip_lite import (
-    cache,
-    checkpoint,
-    distillation,
-    distributed,
-    graph,
-    hub,
-    models,
-    text_towers,
-    training,
-    warm_start,
-)
-from bioclip_lite.ensemble import FIRST
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import write_json, write_table
-from bioclip_lite.preprocess import preprocessing
+from bioclip_lite import graph
+from bioclip_lite.models import hub, students, text_towers
+from bioclip_lite.photographs import loading
+from bioclip_lite.photographs.preprocess import preprocessing
+from bioclip_lite.teacher_cache import reader, store
+from bioclip_lite.teacher_cache.ensemble import FIRST
+from bioclip_lite.training import checkpoint, distillation, distributed, text_distillation, warm_start
+from bioclip_lite.utils import machine
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import write_json, write_table
 
 JOBS = ("student", "finetune", "control")
 _LOSSES = ("affinity", "temperature", "cosine", "ranks", "labels", "ema")
@@ -52,13 +46,13 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
 
 def _train(params: dict[str, Any], data: Path, job: str) -> None:
     control = job == "control"
-    taxa = cache.read_taxa(data / "logits" / "taxa.safetensors")
+    taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
     outputs = len(taxa.taxon_ids) if control else taxa.text.shape[1]
     start = None
     if params["weights"]:
         allowed = params["allow_research_only"]
         start = hub.find_weights(params["weights"], params["student"], data / "weights", allowed)
-    spec = models.student_spec(
+    spec = students.student_spec(
         params["student"],
         params["student_options"],
         outputs,
@@ -70,19 +64,19 @@ def _train(params: dict[str, Any], data: Path, job: str) -> None:
     # Published weights expect the pixels that they were trained on.
     colours = (start.mean, start.std) if start and start.mean and start.std else ()
     preprocess = preprocessing(params["image_size"], *colours)
-    training.deterministic(params["seed"], "distill", "weights")
-    model = models.build_student(spec)
+    machine.deterministic(params["seed"], "distill", "weights")
+    model = students.build_student(spec)
     if not control:  # a student that cannot be shipped is refused now, not after its training
-        graph.fold(models.reparameterize(model), params["image_size"])
+        graph.fold(students.reparameterize(model), params["image_size"])
     teachers = (FIRST,) if control else params["teachers"]
-    train = distillation.Cached(data, "train", teachers)
+    train = reader.CachedSplit(data, "train", teachers)
     if start and distributed.first():  # several processes start from the weights of the first
         _start_from(model, start.path, data, train, preprocess, control)
     tower, text_student = None if control else params["text_tower"], None
     if tower:
         arguments = {name: tower[name] for name in ("kind", "width", "layers")}
         arguments |= {"outputs": outputs, "context": text_towers.CONTEXT, "student": params["student"]}
-        text_student = distillation.TextStudent(
+        text_student = text_distillation.TextStudent(
             text_towers.build(**arguments), text_towers.tokenizer(arguments), tower["batch_affinity"]
         )
     size = sum(p.numel() for p in model.parameters())
@@ -109,9 +103,9 @@ def _train(params: dict[str, Any], data: Path, job: str) -> None:
         return
     # Branches that only help training are merged: what is pruned, quantised and measured is what is deployed.
     folder = data / "distill" / ("control" if control else "first" if params["finetune"]["epochs"] else "model")
-    models.save_student(folder, models.reparameterize(model), {**spec, "reparameterized": True}, preprocess)
+    students.save_student(folder, students.reparameterize(model), {**spec, "reparameterized": True}, preprocess)
     if text_student:
-        text = models.reparameterize(text_student.tower)
+        text = students.reparameterize(text_student.tower)
         text_towers.save_text(data / "distill" / "text", text, arguments, taxa.teacher)
     write_table((folder if control else folder.parent) / "history.parquet", pa.Table.from_pylist(history))
     checkpoint.remove(keep)
@@ -122,20 +116,20 @@ def _start_from(
     model: nn.Module,
     path: Path,
     data: Path,
-    train: distillation.Cached,
+    train: reader.CachedSplit,
     preprocess: dict[str, Any],
     control: bool,
 ) -> None:
     """Weights of a file, in place; a last layer that they do not bring is fitted to the features that they do bring."""
-    left = models.load_initial_weights(model, path)
+    left = students.load_initial_weights(model, path)
     print(f"initial weights from {path}; random: {', '.join(left) or 'none'}")
-    warm_start.measure_batch_norms(model, training.plain_pixels(train.images, preprocess))
+    warm_start.measure_batch_norms(model, loading.plain_pixels(train.images, preprocess))
     if {f"{head}.{part}" for head in warm_start.heads(model) for part in ("weight", "bias")} & set(left):
         warm_start.fit_head(model, data, preprocess, train, control=control)
 
 
 def _finetune(params: dict[str, Any], data: Path) -> None:
-    model, spec, preprocess = models.load_student(data / "distill" / "first")
+    model, spec, preprocess = students.load_student(data / "distill" / "first")
     before = copy.deepcopy(model.state_dict())
     chosen = params["finetune"]
     history = distillation.distill(
@@ -154,9 +148,9 @@ def _finetune(params: dict[str, Any], data: Path) -> None:
         labels=1.0,
         keep=(keep := checkpoint.path(data, "distill", "finetune")),
     )
-    model.to(training.device())
+    model.to(machine.device())
     after = copy.deepcopy(model.state_dict())
-    measure = distillation.validation(model, data, distillation.Cached(data, "val"), preprocess)
+    measure = distillation.validation(model, data, reader.CachedSplit(data, "val"), preprocess)
     curve = []
     for share in _MIXES:
         model.load_state_dict(mixed(before, after, share))
@@ -165,7 +159,7 @@ def _finetune(params: dict[str, Any], data: Path) -> None:
     model.load_state_dict(mixed(before, after, best["share"]))
     if not distributed.first():
         return
-    models.save_student(data / "distill" / "model", model, spec, preprocess)
+    students.save_student(data / "distill" / "model", model, spec, preprocess)
     write_table(data / "distill" / "finetune.parquet", pa.Table.from_pylist(history))
     write_json(data / "distill" / "interpolation.json", {"share": best["share"], "curve": curve})
     checkpoint.remove(keep)

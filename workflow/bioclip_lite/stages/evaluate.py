@@ -17,27 +17,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bioclip_lite import calibration
-from bioclip_lite.errors import UserError
 from bioclip_lite.evaluation import predictions, references
-from bioclip_lite.evaluation.evaluated import variants
 from bioclip_lite.evaluation.predictions import Predictions
 from bioclip_lite.evaluation.probes import Photographs, measure
-from bioclip_lite.files import read_json, read_table, replacing, require, write_json
-from bioclip_lite.labels import Labels, Truth, observations, read_labels, truth_of
-from bioclip_lite.metrics import backoff
+from bioclip_lite.evaluation.variant_names import variants
+from bioclip_lite.metrics import backoff, calibration
 from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.metrics.scoring import score
 from bioclip_lite.metrics.summary import agreement, summarise
-from bioclip_lite.progress import progress
-from bioclip_lite.randomness import drawn
 from bioclip_lite.report import suites as report_suites
 from bioclip_lite.report.content import Pictures, Shown, confusion_of, examples_of, sample_of, weakest_of
 from bioclip_lite.report.dvc_views import curves, headline
 from bioclip_lite.report.model_card import card
 from bioclip_lite.report.page import render
 from bioclip_lite.report.text import LABELS, SHIPPED
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.taxa.label_space import Labels, Truth, observations, read_labels, truth_of
+from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, read_table, replacing, require, write_json
+from bioclip_lite.utils.progress import progress
+from bioclip_lite.utils.randomness import drawn
 
 REFERENCES = ("teacher", "student", "control")  # agreement is measured with the first
 TWINS = {"tfjs": ("int8",), "chromium": ("int8", "tfjs")}  # the same weights, which should give the same answers

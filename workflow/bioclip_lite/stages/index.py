@@ -22,17 +22,19 @@ from rapidfuzz import process
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from bioclip_lite import licences, taxonomy
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import PARTIAL
-from bioclip_lite.images import BadImage, inspect
 from bioclip_lite.indexing import duplicates, names
-from bioclip_lite.indexing.report import Facts
+from bioclip_lite.indexing.page import Facts
 from bioclip_lite.indexing.tables import Labels, write
-from bioclip_lite.progress import progress
-from bioclip_lite.randomness import digest
-from bioclip_lite.sources import SPLITS, Reject, Sample, find_source
+from bioclip_lite.photographs import licences
+from bioclip_lite.photographs.images import BadImage, inspect
 from bioclip_lite.sources.places import writable
+from bioclip_lite.sources.registry import find_source
+from bioclip_lite.sources.sample import SPLITS, Reject, Sample
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import PARTIAL
+from bioclip_lite.utils.progress import progress
+from bioclip_lite.utils.randomness import digest
 
 _BATCH = 4096  # photographs downloaded, and then read, at a time; rows written at a time
 _CHUNK = 32  # photographs handed to a worker at a time

@@ -10,15 +10,20 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from bioclip_lite import cache, captions, logit_scale, models, reuse, texts, training, views
-from bioclip_lite.ensemble import FIRST
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_table, replacing, write_json, write_table
-from bioclip_lite.progress import progress
-from bioclip_lite.randomness import digest, generator
-from bioclip_lite.shards import ShardSet, shard_names
-from bioclip_lite.taxonomy import RANKS
-from bioclip_lite.zero_shot import OPENAI, body, embed_in_templates
+from bioclip_lite.models import teachers
+from bioclip_lite.models.prompt_ensemble import OPENAI, body, embed_in_templates
+from bioclip_lite.photographs import loading, views
+from bioclip_lite.photographs.shards import ShardSet, shard_names
+from bioclip_lite.taxa import label_space
+from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.teacher_cache import logit_scale, previous_run, store
+from bioclip_lite.teacher_cache.ensemble import FIRST
+from bioclip_lite.texts import captions, text_types
+from bioclip_lite.utils import machine
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_table, replacing, write_json, write_table
+from bioclip_lite.utils.progress import progress
+from bioclip_lite.utils.randomness import digest, generator
 
 _LEAST, _USUAL, _MOST = 32, 64, 128  # photographs that are embedded together: at least, after that on average, at most
 _BATCH = 64  # captions that are scored together
@@ -44,10 +49,10 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     "taxa", after those of split val. Job "texts" embeds the taxa in every text type. Job
     "captions/<captioner>/train-00000", after "taxa", scores the captions that a captioner wrote.
     """
-    torch.set_num_threads(training.cores())
+    torch.set_num_threads(machine.cores())
     for who, names in _all_jobs(data) if job is None else [_parse(job)]:
-        teacher = models.load_teacher(data / "teacher" / who)
-        teacher.model.to(training.device())
+        teacher = teachers.load_teacher(data / "teacher" / who)
+        teacher.model.to(machine.device())
         for name in names:
             if name == "taxa":
                 _embed_taxa(params, data, teacher, who)
@@ -74,24 +79,24 @@ def _all_jobs(data: Path) -> list[tuple[str, list[str]]]:
     own = [*(name for name in names if not name.startswith("pretrain-")), "taxa"]
     described = sorted(path.parent.name for path in (data / "caption").glob(f"*/{names[0]}.parquet"))
     scores = [f"captions/{captioner}/{name}" for captioner in described for name in names]
-    found = sorted(path.parent.name for path in (data / "teacher").glob(f"*/{models.TEACHER_FILE}"))
+    found = sorted(path.parent.name for path in (data / "teacher").glob(f"*/{teachers.TEACHER_FILE}"))
     return [(FIRST, [*own, *scores]), *((who, own) for who in found if who != FIRST)]
 
 
 # Taxa
 
 
-def _embed_taxa(params: dict[str, Any], data: Path, teacher: models.Teacher, who: str) -> None:
+def _embed_taxa(params: dict[str, Any], data: Path, teacher: teachers.Teacher, who: str) -> None:
     leaves = [row for row in _taxa(data) if row["leaf"]]
     if not leaves:
         raise UserError(f"{data / 'index' / 'taxa.parquet'} lists no leaf taxon; is the index empty?")
-    columns = texts.lit_columns(data) if params["prompt"] == "lit" else captions.LIT_COLUMNS
-    prompts = [captions.caption(_path(row), row["common_name"], params["prompt"], columns) for row in leaves]
+    columns = captions.lit_columns(data) if params["prompt"] == "lit" else text_types.LIT_COLUMNS
+    prompts = [text_types.caption(_path(row), row["common_name"], params["prompt"], columns) for row in leaves]
     openai = params["templates"] == "openai"
-    text = embed_in_templates(teacher, [*map(body, prompts)]) if openai else models.embed_texts(teacher, prompts)
+    text = embed_in_templates(teacher, [*map(body, prompts)]) if openai else teachers.embed_texts(teacher, prompts)
     scale = _tune(data, teacher, who, text) if params["logit_scale"] == "tuned" else teacher.logit_scale
-    cache.write_taxa(
-        cache.folder(data, who) / "taxa.safetensors",
+    store.write_taxa(
+        store.folder(data, who) / "taxa.safetensors",
         [row["taxon_id"] for row in leaves],
         text,
         scale,
@@ -111,13 +116,13 @@ def _path(row: dict[str, Any]) -> tuple[str | None, ...]:
     return tuple(row[rank] for rank in RANKS)
 
 
-def _tune(data: Path, teacher: models.Teacher, who: str, text: np.ndarray) -> float:
+def _tune(data: Path, teacher: teachers.Teacher, who: str, text: np.ndarray) -> float:
     """The logit scale at which the labels of split val surprise the teacher least; writes scale.json and scale.png."""
     began = time.monotonic()
-    folder, (leaves, below) = cache.folder(data, who), training.leaves_below(data)
+    folder, (leaves, below) = store.folder(data, who), label_space.leaves_below(data)
     embeddings, labels = _validation(data, teacher, folder)
     scales = logit_scale.grid(teacher.logit_scale)
-    matrix = torch.from_numpy(text).to(training.device())
+    matrix = torch.from_numpy(text).to(machine.device())
     nll, top1 = logit_scale.sweep(torch.from_numpy(embeddings), matrix, [below[taxon] for taxon in labels], scales)
     found = logit_scale.curve(scales, nll, teacher.logit_scale)
     found |= {"n_images": len(labels), "n_classes": len(set(labels)), "label_space": len(leaves), "top1": top1}
@@ -135,11 +140,11 @@ def _tune(data: Path, teacher: models.Teacher, who: str, text: np.ndarray) -> fl
     return float(found["chosen"])
 
 
-def _validation(data: Path, teacher: models.Teacher, folder: Path) -> tuple[np.ndarray, list[str]]:
+def _validation(data: Path, teacher: teachers.Teacher, folder: Path) -> tuple[np.ndarray, list[str]]:
     """(cached embeddings, taxa) of photographs of split val: all, or as many as a scale is tuned on, drawn by key."""
     found: list[tuple[int, np.ndarray, str]] = []
     for name in shard_names(data, "val"):
-        shard, images = cache.read_shard(folder / f"{name}.safetensors"), ShardSet.of(data / "shard" / f"{name}.tar")
+        shard, images = store.read_shard(folder / f"{name}.safetensors"), ShardSet.of(data / "shard" / f"{name}.tar")
         if shard.identity["teacher"] != teacher.identity or shard.keys != images.keys:
             raise UserError(f"{shard.path} is of another teacher or of other photographs; run job {name} again")
         drawn = (digest("logits", "scale", key) for key in shard.keys)
@@ -150,16 +155,16 @@ def _validation(data: Path, teacher: models.Teacher, folder: Path) -> tuple[np.n
     return np.stack([embedding for _, embedding, _ in found]), [taxon for _, _, taxon in found]
 
 
-def _embed_texts(data: Path, teacher: models.Teacher, who: str) -> None:
+def _embed_texts(data: Path, teacher: teachers.Teacher, who: str) -> None:
     """The teacher's embeddings of all taxa, inner nodes too, in all text types: float16 (T, C', D)."""
-    taxa, columns = _taxa(data), texts.lit_columns(data)
+    taxa, columns = _taxa(data), captions.lit_columns(data)
     named = [(_path(row), row["common_name"]) for row in taxa]
-    said = [[captions.caption(path, name, kind, columns) for path, name in named] for kind in captions.TYPES]
+    said = [[text_types.caption(path, name, kind, columns) for path, name in named] for kind in text_types.TYPES]
     numbers = {text: number for number, text in enumerate(dict.fromkeys(text for row in said for text in row))}
-    embedded = models.embed_texts(teacher, list(numbers)).astype(np.float16)
+    embedded = teachers.embed_texts(teacher, list(numbers)).astype(np.float16)
     text = embedded[[[numbers[text] for text in row] for row in said]]
-    path = cache.folder(data, who) / "texts.safetensors"
-    cache.write_texts(path, captions.TYPES, [row["taxon_id"] for row in taxa], text, teacher.identity)
+    path = store.folder(data, who) / "texts.safetensors"
+    store.write_texts(path, text_types.TYPES, [row["taxon_id"] for row in taxa], text, teacher.identity)
     kinds, count, width = text.shape
     print(f"{_job(who, 'texts')}: {kinds} types x {count} taxa, {len(numbers)} distinct, x {width} numbers")
 
@@ -167,7 +172,7 @@ def _embed_texts(data: Path, teacher: models.Teacher, who: str) -> None:
 # Captions
 
 
-def _score_captions(data: Path, teacher: models.Teacher, captioner: str, name: str) -> None:
+def _score_captions(data: Path, teacher: teachers.Teacher, captioner: str, name: str) -> None:
     """Write what the teacher makes of each caption: how near it is to the photograph's taxon, and to others.
 
     Columns: ``similarity``, the cosine to the own taxon, of an inner node to the nearest leaf under it; ``rank``, 1 if
@@ -175,10 +180,10 @@ def _score_captions(data: Path, teacher: models.Teacher, captioner: str, name: s
     the caption contradicts the label: another taxon is nearer by more than a margin. A caption that names no taxon is
     about as near to many, and not flagged. Captions that say nothing have no row.
     """
-    taxa = cache.read_taxa(data / "logits" / "taxa.safetensors")
+    taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
     if taxa.teacher != teacher.identity:
         raise UserError(f"{data / 'logits'}/taxa.safetensors was embedded by another teacher; run job taxa again")
-    _, below = training.leaves_below(data)
+    _, below = label_space.leaves_below(data)
     images = ShardSet.of(data / "shard" / f"{name}.tar")
     table = read_table(data / "caption" / captioner / f"{name}.parquet")
     if table["key"].to_pylist() != images.keys:
@@ -195,7 +200,7 @@ def _score_captions(data: Path, teacher: models.Teacher, captioner: str, name: s
         ]
         if not said:
             continue
-        similarity = models.embed_texts(teacher, [text for _, _, text in said]) @ taxa.text.T
+        similarity = teachers.embed_texts(teacher, [text for _, _, text in said]) @ taxa.text.T
         for (i, n, _), to_leaf in zip(said, similarity, strict=True):
             own = to_leaf[below[images.taxon_ids[i]]].max()
             others = to_leaf.copy()
@@ -217,7 +222,7 @@ def _score_captions(data: Path, teacher: models.Teacher, captioner: str, name: s
 # Photographs
 
 
-def _embed_shard(params: dict[str, Any], data: Path, teacher: models.Teacher, who: str, name: str) -> None:
+def _embed_shard(params: dict[str, Any], data: Path, teacher: teachers.Teacher, who: str, name: str) -> None:
     """Cache one shard, view by view. What the cache of an earlier run has of it is taken over, batch by batch.
 
     A batch is embedded as a whole or not at all: what a network makes of an image depends, in the last bits, on how
@@ -226,7 +231,7 @@ def _embed_shard(params: dict[str, Any], data: Path, teacher: models.Teacher, wh
     began = time.monotonic()
     images = ShardSet.of(data / "shard" / f"{name}.tar")
     count = params["views"] if name.startswith("train-") else 1
-    digests = np.array([cache.image_digest(images.jpeg(i)) for i in range(len(images))], np.uint64)
+    digests = np.array([store.image_digest(images.jpeg(i)) for i in range(len(images))], np.uint64)
     rows = np.array([_rows(params, key, count) for key in images.keys], np.float32)
     rows = rows.reshape(len(images), count, views.columns(params["operations"]))
     identity = {
@@ -235,22 +240,22 @@ def _embed_shard(params: dict[str, Any], data: Path, teacher: models.Teacher, wh
         "views": views.VERSION,
         "precision": params["precision"],
     }
-    path = cache.folder(data, who) / f"{name}.safetensors"
+    path = store.folder(data, who) / f"{name}.safetensors"
     batches = [(where, k) for k in range(count) for where in _batches(images.keys)]
     known = _earlier(path, params, identity)
     new = [batch for batch in batches if _content(digests, rows, *batch) not in known]
     plan = [[(i, rows[i, k]) for i in range(where.start, where.stop)] for where, k in new]
-    embedded = _embed(teacher, training.load(training.Views(images, teacher.preprocess), plan))
+    embedded = _embed(teacher, loading.load(loading.Views(images, teacher.preprocess), plan))
     done = sum(map(len, plan))
     answers = iter(progress(embedded, len(new), f"{_job(who, name)}, batches of views", done // max(1, len(new))))
-    width = models.embed_texts(teacher, [""]).shape[1]
-    blank = cache.encode(np.empty((0, count, width), np.float32), params["precision"])
+    width = teachers.embed_texts(teacher, [""]).shape[1]
+    blank = store.encode(np.empty((0, count, width), np.float32), params["precision"])
     encoded = {part: np.empty((len(images), *none.shape[1:]), none.dtype) for part, none in blank.items()}
     for where, k in batches:
         old = known.get(_content(digests, rows, where, k))
-        for part, values in (cache.encode(next(answers), params["precision"]) if old is None else old).items():
+        for part, values in (store.encode(next(answers), params["precision"]) if old is None else old).items():
             encoded[part][where, k] = values
-    cache.write_shard(path, images.keys, digests, rows, encoded, identity)
+    store.write_shard(path, images.keys, digests, rows, encoded, identity)
     size = path.stat().st_size / 1e6
     print(
         f"{_job(who, name)}: {len(images)} photographs x {count} views x {width} numbers, {size:.1f} MB; "
@@ -288,8 +293,8 @@ def _earlier(
     path: Path, params: dict[str, Any], identity: dict[str, str]
 ) -> dict[tuple[bytes, bytes], dict[str, np.ndarray]]:
     """The batches of the file that was at ``path`` in the last run, as encoded, by their content."""
-    content = reuse.earlier(path, params)
-    old = cache.read_shard(content) if content else None
+    content = previous_run.earlier(path, params)
+    old = store.read_shard(content) if content else None
     if old is None or old.identity != identity:
         return {}
     parts = {"embeddings": old.embeddings} | ({} if old.scales is None else {"scales": old.scales})
@@ -300,7 +305,7 @@ def _earlier(
     }
 
 
-def _embed(teacher: models.Teacher, batches: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
-    device = training.device()
+def _embed(teacher: teachers.Teacher, batches: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
+    device = machine.device()
     for pixels in batches:
-        yield models.embed_images(teacher.model, pixels.to(device)).cpu().numpy()
+        yield teachers.embed_images(teacher.model, pixels.to(device)).cpu().numpy()

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from bioclip_lite import checkpoint, costs, distillation, distributed, training
 from bioclip_lite.compression import pruning
-from bioclip_lite.ensemble import FIRST
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import write_json
-from bioclip_lite.models import load_student, reparameterize, save_student
-from bioclip_lite.preprocess import preprocess as preprocessed
-from bioclip_lite.randomness import drawn
+from bioclip_lite.models import costs
+from bioclip_lite.models.students import load_student, reparameterize, save_student
+from bioclip_lite.photographs.preprocess import preprocess as preprocessed
+from bioclip_lite.teacher_cache import reader
+from bioclip_lite.teacher_cache.ensemble import FIRST
+from bioclip_lite.training import checkpoint, distillation, distributed, trainer
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import write_json
+from bioclip_lite.utils.randomness import drawn
 
 _IMAGES = 128  # photographs that tell what a channel is worth
 _RUNS = 30  # inferences that the latency is the median of
@@ -34,7 +36,7 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
         student = reparameterize(student)
     size = preprocess["size"]
     teachers = spec.get("teachers") or [FIRST]
-    train = distillation.Cached(data, "train", teachers)
+    train = reader.CachedSplit(data, "train", teachers)
     photographs, taught = _photographs(train, preprocess)
     before = _costs(student, size)
     quantity, most = pruning.limit(student, size, params["budget"], before["latency_ms"]["median"])
@@ -112,7 +114,7 @@ def _judge(before: dict[str, Any], after: dict[str, Any], race: dict[str, Any]) 
         )
 
 
-def _photographs(train: distillation.Cached, preprocess: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def _photographs(train: reader.CachedSplit, preprocess: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Photographs of split train chosen by a hash of their keys, float32 (n, 3, size, size), and the first teacher's
     embeddings of them, float32 (n, D)."""
     shards = train.images
@@ -139,7 +141,7 @@ def _recovered(
     params: dict[str, Any],
     data: Path,
     preprocess: dict[str, Any],
-    train: distillation.Cached,
+    train: reader.CachedSplit,
     teachers: Sequence[str],
     step: int,
     epochs: int,
@@ -149,7 +151,7 @@ def _recovered(
     known = {}
     if not last and distributed.first():
         known = checkpoint.recipe(model, ["stages.prune"], distillation.files_read(data, teachers), params)
-    optimizer = training.optimizer(model, params["learning_rate"], 0.0)
+    optimizer = trainer.optimizer(model, params["learning_rate"], 0.0)
     if not last and distributed.agree(distributed.first() and checkpoint.usable(_kept(data, step), known)):
         rows = checkpoint.read(_kept(data, step), model, optimizer, {}).history
         model.eval()

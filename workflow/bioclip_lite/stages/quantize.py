@@ -12,13 +12,13 @@ import torch
 
 from bioclip_lite import graph
 from bioclip_lite.compression import mixed_precision, quantized
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import replacing_folder, write_json
-from bioclip_lite.models import load_student, reparameterize
-from bioclip_lite.preprocess import FILE as PREPROCESS_FILE
-from bioclip_lite.preprocess import preprocess
-from bioclip_lite.randomness import drawn
-from bioclip_lite.shards import ShardSet
+from bioclip_lite.models.students import load_student, reparameterize
+from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
+from bioclip_lite.photographs.preprocess import preprocess
+from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import replacing_folder, write_json
+from bioclip_lite.utils.randomness import drawn
 
 SPLIT = "calibration"
 

@@ -19,15 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bioclip_lite import taxonomy
-from bioclip_lite.captions import caption
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import require, write_json, write_table
-from bioclip_lite.images import to_jpeg
-from bioclip_lite.progress import progress
-from bioclip_lite.randomness import digest
-from bioclip_lite.shards import split_of, write_shard
-from bioclip_lite.sources import SPLITS, find_source
+from bioclip_lite.photographs.images import to_jpeg
+from bioclip_lite.photographs.shards import split_of, write_shard
+from bioclip_lite.sources.registry import find_source
+from bioclip_lite.sources.sample import SPLITS
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.texts.text_types import caption
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import require, write_json, write_table
+from bioclip_lite.utils.progress import progress
+from bioclip_lite.utils.randomness import digest
 
 _DESCRIPTION = ("taxon_id", "common_name", "common_names", "group", "licence", "attribution")
 _NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}")

@@ -20,14 +20,18 @@ import pyarrow as pa
 import torch
 from torch.nn import functional as F
 
-from bioclip_lite import checkpoint, distributed, hub, locked, losses, models, training, views
-from bioclip_lite.ensemble import FIRST, teachers
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import write_table
-from bioclip_lite.preprocess import preprocessing
-from bioclip_lite.randomness import generator
-from bioclip_lite.shards import ShardSet, shard_names
-from bioclip_lite.texts import Captions
+from bioclip_lite.models import hub, teachers
+from bioclip_lite.photographs import loading, views
+from bioclip_lite.photographs.preprocess import preprocessing
+from bioclip_lite.photographs.shards import ShardSet, shard_names
+from bioclip_lite.teacher_cache import locked_tower
+from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
+from bioclip_lite.texts.captions import Captions
+from bioclip_lite.training import checkpoint, distributed, losses, memory_format, trainer
+from bioclip_lite.utils import machine
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import write_table
+from bioclip_lite.utils.randomness import generator
 
 _CONTEXT = 64  # tokens; the longest caption of iNaturalist 2021 has 54
 _HEAD_WIDTH = 64  # of the text tower's attention
@@ -43,7 +47,7 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     embed the photographs, one for each shard of splits train and val: "features/<teacher>/train-00000".
     """
     if job is None:
-        for name, section in teachers(params).items():
+        for name, section in teacher_sections(params).items():
             if section["kind"] == "lit":
                 shards = _shards(data, ["train", "val"])
                 _embed(section, data, name, shards[distributed.rank() :: distributed.size()])
@@ -60,7 +64,7 @@ def _section(params: dict[str, Any], name: str) -> dict[str, Any]:
     """A teacher's own section of ``params``."""
     if "ensemble" not in params and name.isidentifier():
         return params  # of the one teacher whose job this is: Snakemake hands over no more
-    known = teachers(params)
+    known = teacher_sections(params)
     if name not in known:
         raise UserError(f"teacher has no job {name!r}; its jobs are {', '.join(known)}, features/<teacher>/<shard>")
     return known[name]
@@ -79,8 +83,8 @@ def _make(params: dict[str, Any], data: Path, name: str) -> None:
     if not distributed.first():
         return
     folder = data / "teacher" / name
-    preprocess = models.open_clip_preprocess(config, folder)
-    about = models.save_teacher(folder, model, config, preprocess, params["kind"], title, licence, revision)
+    preprocess = teachers.open_clip_preprocess(config, folder)
+    about = teachers.save_teacher(folder, model, config, preprocess, params["kind"], title, licence, revision)
     write_table(
         (folder.parent if name == FIRST else folder) / "history.parquet",
         pa.Table.from_pylist(history) if history else pa.table({"epoch": pa.array([], pa.int64())}),
@@ -91,7 +95,7 @@ def _make(params: dict[str, Any], data: Path, name: str) -> None:
 
 
 # Model, open_clip config, history of its training, title, licence, revision.
-Made = tuple[models.Clip, dict[str, Any], list[dict[str, float]], str, str | None, str | None]
+Made = tuple[teachers.Clip, dict[str, Any], list[dict[str, float]], str, str | None, str | None]
 
 
 def _pretrained(params: dict[str, Any], data: Path, name: str) -> Made:
@@ -106,24 +110,24 @@ def _pretrained(params: dict[str, Any], data: Path, name: str) -> Made:
 def _train(params: dict[str, Any], data: Path, name: str) -> Made:
     chosen, seed, where = params["train"], params["seed"], f"{_where(name)}.train"
     config = _config(chosen, chosen["embed_dim"], "", {}, preprocessing(chosen["image_size"]), where)
-    training.deterministic(seed, "teacher", "weights")
-    model = models.build_clip(config)
-    device = training.device()
+    machine.deterministic(seed, "teacher", "weights")
+    model = teachers.build_clip(config)
+    device = machine.device()
     model.to(device)
-    preprocess = models.open_clip_preprocess(config, "the teacher")
+    preprocess = teachers.open_clip_preprocess(config, "the teacher")
     train, images = _photographs(data, chosen["splits"], params["captions"])
-    half = training.autocast_helps(model.visual)
+    half = machine.autocast_helps(model.visual)
     size = min(chosen["batch_size"], len(train.keys))
-    training.check_split(size, f"{where}.batch_size")
+    trainer.check_split(size, f"{where}.batch_size")
 
     def epoch_batches(epoch: int, step: int) -> Iterator[Any]:
-        plan = training.batches(len(train.keys), size, seed, "teacher", "order", epoch)[step:]
+        plan = loading.batches(len(train.keys), size, seed, "teacher", "order", epoch)[step:]
 
         def view(i: int) -> tuple[int, np.ndarray]:
             return i, views.draw(generator(seed, "teacher", "view", epoch, train.keys[i]), _AUGMENTATION)
 
         mine = [[view(i) for i in rows[distributed.part(size)]] for rows in plan]
-        pixels = training.load(training.Views(images, preprocess), mine)
+        pixels = loading.load(loading.Views(images, preprocess), mine)
         return ((epoch, rows, x) for rows, x in zip(plan, pixels, strict=True))
 
     def loss(batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
@@ -140,14 +144,14 @@ def _train(params: dict[str, Any], data: Path, name: str) -> Made:
     val, val_images = _photographs(data, ["val"], params["captions"])
     measure = _zero_shot(model, val, lambda: [_features(model, val_images, preprocess)])
     print(f"training on {len(train.keys)} photographs of {len(set(train.taxon_ids))} taxa, {chosen['image_tower']}")
-    with training.channels_last(model.visual):
-        history = training.fit(
+    with memory_format.channels_last(model.visual):
+        history = trainer.fit(
             model,
             epoch_batches,
             loss,
             measure,
             seed=seed,
-            steps=len(training.batches(len(train.keys), size)),
+            steps=len(loading.batches(len(train.keys), size)),
             epochs=chosen["epochs"],
             learning_rate=chosen["learning_rate"],
             weight_decay=_WEIGHT_DECAY,
@@ -155,7 +159,7 @@ def _train(params: dict[str, Any], data: Path, name: str) -> Made:
             images=size,
             ema=chosen["ema"],
             keep=_keep(data, name),
-            log=training.log_folder(data, "teacher", name),
+            log=trainer.log_folder(data, "teacher", name),
             recipe=lambda: _recipe(
                 model, params, data, _shards(data, [*chosen["splits"], "val"]), data / "shard", ".tar"
             ),
@@ -166,11 +170,11 @@ def _train(params: dict[str, Any], data: Path, name: str) -> Made:
 
 def _embed(params: dict[str, Any], data: Path, name: str, shards: Sequence[str]) -> None:
     """Write the features of some shards by the locked image tower of a LiT teacher."""
-    tower = locked.tower(params["lit"], data / "weights", f"{_where(name)}.lit")
+    tower = locked_tower.tower(params["lit"], data / "weights", f"{_where(name)}.lit")
     for shard in shards:
         began = time.monotonic()
         path = _features_folder(data, name) / f"{shard}.safetensors"
-        count = locked.embed(tower, data / "shard" / f"{shard}.tar", path)
+        count = locked_tower.embed(tower, data / "shard" / f"{shard}.tar", path)
         print(f"{shard}: {count} photographs x {tower.width} numbers, {time.monotonic() - began:.1f} s")
 
 
@@ -180,25 +184,25 @@ def _features_folder(data: Path, name: str) -> Path:
 
 def _lit(params: dict[str, Any], data: Path, name: str) -> Made:
     chosen, seed, where = params["lit"], params["seed"], f"{_where(name)}.lit"
-    training.deterministic(seed, "teacher", "weights")
-    tower = locked.tower(chosen, data / "weights", where)
+    machine.deterministic(seed, "teacher", "weights")
+    tower = locked_tower.tower(chosen, data / "weights", where)
     config = _config(chosen, tower.width, "none", chosen["image_tower_options"], tower.preprocess, where)
-    model = models.build_clip(config)
+    model = teachers.build_clip(config)
     model.visual.trunk = tower.model
     model.visual.requires_grad_(False)
-    device = training.device()
+    device = machine.device()
     model.to(device).eval()
     folder = _features_folder(data, name)
     shards = {split: _shards(data, [split]) for split in ("train", "val")}
-    features, val_features = (locked.Features(folder, names, tower.identity) for names in shards.values())
+    features, val_features = (locked_tower.Features(folder, names, tower.identity) for names in shards.values())
     train = _Pairs(data, shards["train"], features.keys, features.taxon_ids, params["captions"], folder)
     val = _Pairs(data, shards["val"], val_features.keys, val_features.taxon_ids, params["captions"], folder)
     size = min(chosen["batch_size"], len(train.keys))
-    training.check_split(size, f"{where}.batch_size")
+    trainer.check_split(size, f"{where}.batch_size")
     print(f"tuning a text tower to {chosen['image_tower']} on {len(train.keys)} photographs")
 
     def epoch_batches(epoch: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
-        rows = training.batches(len(train.keys), size, seed, "teacher", "order", epoch)[step:]
+        rows = loading.batches(len(train.keys), size, seed, "teacher", "order", epoch)[step:]
         return ((epoch, batch) for batch in rows)
 
     def loss(batch: tuple[int, np.ndarray]) -> torch.Tensor:
@@ -208,13 +212,13 @@ def _lit(params: dict[str, Any], data: Path, name: str) -> Made:
         image = torch.from_numpy(features.rows(rows)).to(device)
         return losses.contrastive(image, text, same.to(device), _logit_scale(model))
 
-    history = training.fit(
+    history = trainer.fit(
         model,
         epoch_batches,
         loss,
         _zero_shot(model, val, lambda: val_features.parts),
         seed=seed,
-        steps=len(training.batches(len(train.keys), size)),
+        steps=len(loading.batches(len(train.keys), size)),
         epochs=chosen["epochs"],
         learning_rate=chosen["learning_rate"],
         weight_decay=_WEIGHT_DECAY,
@@ -222,7 +226,7 @@ def _lit(params: dict[str, Any], data: Path, name: str) -> Made:
         train_mode=model.text.train,  # the image tower stays in eval mode: its batch statistics are part of it
         images=size,
         keep=_keep(data, name),
-        log=training.log_folder(data, "teacher", name),
+        log=trainer.log_folder(data, "teacher", name),
         recipe=lambda: _recipe(model, params, data, [*shards["train"], *shards["val"]], folder, ".safetensors"),
     )
     _settle(model)
@@ -234,7 +238,7 @@ def _keep(data: Path, name: str) -> Path:
 
 
 def _recipe(
-    model: models.Clip, params: dict[str, Any], data: Path, names: Sequence[str], folder: Path, suffix: str
+    model: teachers.Clip, params: dict[str, Any], data: Path, names: Sequence[str], folder: Path, suffix: str
 ) -> dict[str, str]:
     """See ``checkpoint.recipe``; ``folder`` holds what the images of shards ``names`` are, in files of ``suffix``."""
     files = [folder / f"{name}{suffix}" for name in names]
@@ -346,44 +350,44 @@ def _tokenizer() -> Callable[[list[str]], torch.Tensor]:
     return open_clip.SimpleTokenizer(context_length=_CONTEXT)
 
 
-def _encode_text(model: models.Clip, texts: Sequence[str]) -> torch.Tensor:
+def _encode_text(model: teachers.Clip, texts: Sequence[str]) -> torch.Tensor:
     """(t, D) embeddings, not normalised, of captions."""
     rows = torch.stack([_token_row(text) for text in texts])
-    return models.encode_text(model, rows.to(model.logit_scale.device))
+    return teachers.encode_text(model, rows.to(model.logit_scale.device))
 
 
-def _encode_part(model: models.Clip, texts: Sequence[str]) -> torch.Tensor:
+def _encode_part(model: teachers.Clip, texts: Sequence[str]) -> torch.Tensor:
     """(n, D) embeddings of this process's part of the captions, which may be none of them."""
     part = distributed.part(len(texts))
     own = texts[part]
     return _encode_text(model, own or texts[:1])[: len(own)]
 
 
-def _logit_scale(model: models.Clip) -> torch.Tensor:
+def _logit_scale(model: teachers.Clip) -> torch.Tensor:
     return model.logit_scale.clamp(max=math.log(_MAX_LOGIT_SCALE)).exp()
 
 
-def _settle(model: models.Clip) -> None:
+def _settle(model: teachers.Clip) -> None:
     """Make the bound on the logit scale, which training only applies in passing, part of the model."""
     model.logit_scale.data.clamp_(max=math.log(_MAX_LOGIT_SCALE))
     model.to("cpu").eval()
 
 
 @torch.inference_mode()
-def _features(model: models.Clip, images: ShardSet, preprocess: dict[str, Any]) -> np.ndarray:
+def _features(model: teachers.Clip, images: ShardSet, preprocess: dict[str, Any]) -> np.ndarray:
     """L2-normalised float32 (n, D) embeddings of plain views, mapped to a temporary file.
 
     Several processes embed a part each, into one file.
     """
-    device = training.device()
+    device = machine.device()
     size = preprocess["size"]
-    width = models.embed_images(model, torch.zeros(1, 3, size, size, device=device)).shape[1]
+    width = teachers.embed_images(model, torch.zeros(1, 3, size, size, device=device)).shape[1]
     mine = distributed.part(len(images))
     with distributed.common_file(4 * width * len(images)) as path:
         rows = np.memmap(path, np.float32, "r+", shape=(len(images), width))  # outlives the name of the file
         start = mine.start
-        for pixels in training.plain_pixels(images, preprocess, rows=mine):
-            part = models.embed_images(model, pixels.to(device)).cpu().numpy()
+        for pixels in loading.plain_pixels(images, preprocess, rows=mine):
+            part = teachers.embed_images(model, pixels.to(device)).cpu().numpy()
             rows[start : start + len(part)] = part
             start += len(part)
         distributed.wait()
@@ -391,7 +395,7 @@ def _features(model: models.Clip, images: ShardSet, preprocess: dict[str, Any]) 
 
 
 def _zero_shot(
-    model: models.Clip, val: _Pairs, features: Callable[[], Iterable[np.ndarray]]
+    model: teachers.Clip, val: _Pairs, features: Callable[[], Iterable[np.ndarray]]
 ) -> Callable[[], dict[str, float]]:
     """Measures the share of val photographs whose own caption (of the last text type) is the best of all in val.
 

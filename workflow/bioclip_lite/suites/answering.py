@@ -15,19 +15,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bioclip_lite import cache, captions, models, texts, training, zero_shot
-from bioclip_lite.errors import UserError
 from bioclip_lite.evaluation import variants
-from bioclip_lite.evaluation.variants_web import check_weights
-from bioclip_lite.files import read_json, require, write_json
-from bioclip_lite.images import BadImage, decode
-from bioclip_lite.preprocess import preprocess
-from bioclip_lite.progress import progress
+from bioclip_lite.evaluation.web_variants import check_weights
+from bioclip_lite.models import prompt_ensemble, teachers
+from bioclip_lite.photographs.images import BadImage, decode
+from bioclip_lite.photographs.preprocess import preprocess
+from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.report.text import percent
-from bioclip_lite.shards import ShardSet, write_shard
 from bioclip_lite.sources.sample import Reject, key_of
-from bioclip_lite.suites import HEADLINES, Class, Photograph, Suite, scoring
+from bioclip_lite.suites import scoring
 from bioclip_lite.suites.formats import FORMATS
+from bioclip_lite.suites.suite import HEADLINES, Class, Photograph, Suite
+from bioclip_lite.teacher_cache import store
+from bioclip_lite.texts import captions, text_types
+from bioclip_lite.utils import machine
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, require, write_json
+from bioclip_lite.utils.progress import progress
 from bioclip_lite.web import javascript
 from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
 
@@ -85,13 +89,13 @@ def run(params: dict[str, Any], data: Path, name: str) -> None:
 
 def _said(suite: Suite, entry: dict[str, Any], data: Path) -> tuple[list[str], list[Callable[[str], str]]]:
     """What is said of each class, and the templates that make sentences of it."""
-    columns = texts.lit_columns(data) if entry["prompt"] == "lit" else captions.LIT_COLUMNS
+    columns = captions.lit_columns(data) if entry["prompt"] == "lit" else text_types.LIT_COLUMNS
     sentences = [_sentence(one, entry["prompt"], columns) for one in suite.classes]
     if entry["templates"] == "plain":
         return sentences, [str]
-    names = [zero_shot.body(sentence) for sentence in sentences]
+    names = [prompt_ensemble.body(sentence) for sentence in sentences]
     if entry["templates"] == "openai":
-        return names, list(zero_shot.OPENAI)
+        return names, list(prompt_ensemble.OPENAI)
     if not suite.templates:
         raise UserError(
             f"evaluate.suites: {entry['name']} asks for templates of its own, but {entry['path']} has no "
@@ -107,7 +111,7 @@ def _filled(template: str, name: str) -> str:
 def _sentence(one: Class, prompt: str, columns: Sequence[str]) -> str:
     if prompt == "name" or one.path is None:
         return f"a photo of {one.name}."
-    return captions.caption(one.path, one.common_name, prompt, columns)
+    return text_types.caption(one.path, one.common_name, prompt, columns)
 
 
 def _observe(
@@ -118,19 +122,19 @@ def _observe(
     rejects: list[Reject],
 ) -> tuple[list[Photograph], dict[str, np.ndarray]]:
     """The photographs that can be read, and ``scoring.observe`` of each variant; others are added to ``rejects``."""
-    taxa = cache.read_taxa(data / "logits" / "taxa.safetensors")
+    taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
     bundle = data / "convert" / "tfjs"
     check_weights(data, read_json(require(bundle / BUNDLE_FILE)))
     students = {variant: variants.embedder(data, variant, taxa) for variant in STUDENTS}
     teacher = variants.teacher_of(data, taxa)
-    device = training.device()  # of the teacher, which is large; students run where they are measured otherwise
+    device = machine.device()  # of the teacher, which is large; students run where they are measured otherwise
     teacher.model.to(device)
 
     def embed_by_teacher(pixels: torch.Tensor) -> np.ndarray:
-        return models.embed_images(teacher.model, pixels.to(device)).cpu().numpy()
+        return teachers.embed_images(teacher.model, pixels.to(device)).cpu().numpy()
 
     embedders = {"teacher": (teacher.preprocess, embed_by_teacher), **students}
-    text = zero_shot.embed_in_templates(teacher, names, templates)
+    text = prompt_ensemble.embed_in_templates(teacher, names, templates)
 
     def observe(variant: str, embeddings: np.ndarray, photographs: Sequence[Photograph]) -> np.ndarray:
         unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from bioclip_lite.errors import UserError
 from bioclip_lite.sources import fields, folder, places
 from bioclip_lite.sources.sample import Reject
-from bioclip_lite.suites import Class
+from bioclip_lite.suites.suite import Class
+from bioclip_lite.utils.errors import UserError
 
 _NOTHING = (None,) * 7
 

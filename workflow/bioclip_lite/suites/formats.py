@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bioclip_lite import taxonomy
-from bioclip_lite.errors import UserError
 from bioclip_lite.sources import clip_benchmark, rows, tars
 from bioclip_lite.sources.sample import Reject, Sample
-from bioclip_lite.suites import Class, Photograph, Suite, imagenet
+from bioclip_lite.suites import imagenet
 from bioclip_lite.suites.common import class_folders, classes_of, names_in, photographs_in, reader, table
+from bioclip_lite.suites.suite import Class, Photograph, Suite
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.errors import UserError
 
 _TEMPLATES = "zeroshot_classification_templates.txt"
 _PAIR = ("file", "species", "confused_with")

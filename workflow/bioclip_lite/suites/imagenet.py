@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite.errors import UserError
-from bioclip_lite.suites import Class, Photograph, Suite
 from bioclip_lite.suites.common import class_folders, names_in, photographs_in, reader
+from bioclip_lite.suites.suite import Class, Photograph, Suite
+from bioclip_lite.utils.errors import UserError
 
 INDEX = "imagenet_class_index.json"
 _BORDER = 2  # pixels: ObjectNet's photographs have a red frame, against training on them

@@ -10,7 +10,7 @@ import numpy as np
 from bioclip_lite.metrics import bootstrap, detection
 from bioclip_lite.metrics.choices import best_places, chance, two_way
 from bioclip_lite.metrics.summary import Asked, estimate, interval, macro_averages, number
-from bioclip_lite.suites import HEADLINES, Photograph, Suite
+from bioclip_lite.suites.suite import HEADLINES, Photograph, Suite
 
 # Part of a suite's protocol id. Raise it when a definition changes.
 _DEFINITIONS = 1

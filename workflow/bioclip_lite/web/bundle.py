@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from bioclip_lite import cache, graph
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_table, require
-from bioclip_lite.taxonomy import RANKS, label_rank, taxon_id
-from bioclip_lite.taxonomy import Path as TaxonPath
+from bioclip_lite import graph
+from bioclip_lite.taxa.taxonomy import RANKS, label_rank, taxon_id
+from bioclip_lite.taxa.taxonomy import Path as TaxonPath
+from bioclip_lite.teacher_cache import store
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_table, require
 from bioclip_lite.web import tfjs
 
 FILE = "bundle.json"
@@ -49,7 +50,7 @@ class Table:
     @property
     def text(self) -> np.ndarray:
         """The values that the integers mean, float32 (C, D); JavaScript computes the same bits."""
-        return cache.decode(self.integers, self.scales)
+        return store.decode(self.integers, self.scales)
 
     def content(self) -> bytes:
         """The file: the scales, little-endian, then the integers row by row."""
@@ -68,7 +69,7 @@ class Table:
         ]
 
 
-def make_table(data: Path, text: cache.Taxa, budget: int | None) -> Table:
+def make_table(data: Path, text: store.Taxa, budget: int | None) -> Table:
     """The table of data/index/taxa.parquet and the teacher's ``text``, in at most ``budget`` bytes (None: all taxa).
 
     Raises:
@@ -93,7 +94,7 @@ def make_table(data: Path, text: cache.Taxa, budget: int | None) -> Table:
         mean = np.mean(members, axis=0)
         vectors[genus] = (mean / np.linalg.norm(mean)).astype(np.float32)
     paths = sorted(vectors, key=lambda path: tuple(name or "" for name in path))
-    encoded = cache.encode(np.stack([vectors[path] for path in paths]), "int8")
+    encoded = store.encode(np.stack([vectors[path] for path in paths]), "int8")
     return Table(
         paths=paths,
         common_names=[names.get(path, {}) for path in paths],

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite.errors import UserError
-from bioclip_lite.exit_status import in_words
-from bioclip_lite.files import read_json
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.exit_status import in_words
+from bioclip_lite.utils.files import read_json
 from bioclip_lite.web import tfjs
 
 PACKAGE = Path(__file__).resolve().parents[3] / "packages" / "react-bio-clip"

@@ -22,8 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bioclip_lite import __version__
 from bioclip_lite.compression import quantized
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import replacing, require
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import replacing, require
 
 KINDS = ("fp32", "qdq")
 _OPSET = 17

@@ -17,13 +17,16 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from bioclip_lite import cache, captions, graph, models, text_towers
+from bioclip_lite import graph
 from bioclip_lite.compression import quantized
 from bioclip_lite.compression.mixed_precision import least_bytes_per_parameter, quantise
-from bioclip_lite.errors import UserError
-from bioclip_lite.files import read_json, read_table, replacing_folder, require, write_json
-from bioclip_lite.randomness import drawn
-from bioclip_lite.taxonomy import RANKS
+from bioclip_lite.models import teachers, text_towers
+from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.teacher_cache import store
+from bioclip_lite.texts import text_types
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, read_table, replacing_folder, require, write_json
+from bioclip_lite.utils.randomness import drawn
 from bioclip_lite.web import bundle, javascript, tfjs
 from bioclip_lite.web.text_graph import fold_text
 
@@ -62,9 +65,9 @@ def write(params: dict[str, Any], data: Path) -> None:
     who = params["text_encoder"]
     reader = _reader(who, data)
     folded, weights = fold_text(reader.tower)
-    rows = cache.encode(reader.tower.token_embedding.weight.detach().float().numpy(), "int8")
+    rows = store.encode(reader.tower.token_embedding.weight.detach().float().numpy(), "int8")
     positions = reader.tower.positional_embedding.detach().float().numpy()
-    embedding = cache.decode(rows["embeddings"], rows["scales"])
+    embedding = store.decode(rows["embeddings"], rows["scales"])
     said = _captions(data)
     inputs = _inputs(_packed(reader.tokenizer, said), embedding, positions)
     budget = max(_BYTES_PER_PARAMETER, least_bytes_per_parameter(folded, weights))
@@ -105,9 +108,9 @@ def write(params: dict[str, Any], data: Path) -> None:
 
 
 def _reader(who: str, data: Path) -> _Reader:
-    about = read_json(require(data / "teacher" / "model" / models.TEACHER_FILE))
+    about = read_json(require(data / "teacher" / "model" / teachers.TEACHER_FILE))
     if who == "teacher":
-        teacher = models.load_teacher(data / "teacher" / "model")
+        teacher = teachers.load_teacher(data / "teacher" / "model")
         return _Reader(
             getattr(teacher.model, "text", teacher.model), teacher.model.encode_text, teacher.tokenizer, about
         )
@@ -133,7 +136,7 @@ def _captions(data: Path) -> list[str]:
     """What is said of the taxa, each text once."""
     rows = read_table(data / "index" / "taxa.parquet", [*RANKS, "common_name"]).to_pylist()
     paths = [(tuple(row[rank] for rank in RANKS), row["common_name"]) for row in rows]
-    return list(dict.fromkeys(captions.caption(path, name, kind) for path, name in paths for kind in _TYPES))
+    return list(dict.fromkeys(text_types.caption(path, name, kind) for path, name in paths for kind in _TYPES))
 
 
 def _packed(tokenizer: Any, said: Sequence[str]) -> torch.Tensor:

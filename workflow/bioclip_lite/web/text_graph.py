@@ -13,9 +13,9 @@ import open_clip.transformer
 import torch
 from torch import nn
 
-from bioclip_lite.errors import UserError
 from bioclip_lite.graph import Graph, Node, Weights
 from bioclip_lite.graph.folding import merge
+from bioclip_lite.utils.errors import UserError
 
 _HIDDEN = -1e4  # before a softmax: no share is left
 _QUICK = 1.702  # of OpenAI's GELU, x sigmoid(1.702 x)

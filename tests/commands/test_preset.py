@@ -1,0 +1,48 @@
+"""`make preset` puts a complete params.yaml and its data in place, and loses nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from bioclip_lite.commands import preset
+from bioclip_lite.utils.errors import UserError
+from support.checkout import sh
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "workflow/presets").mkdir(parents=True)
+    (tmp_path / "workflow/presets/birds.yaml").write_text("index: birds\n")
+    (tmp_path / "data/weights").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("index: mine\n")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "tower.safetensors").write_bytes(b"weights")
+    sh("git init -q && git add -A && git commit -qm start", tmp_path)
+    return tmp_path
+
+
+def test_params_photos_and_weights_are_put_in_place(repository: Path) -> None:
+    for _ in range(2):
+        preset.put_in_place("birds", Path("photos"), Path("tower.safetensors"))
+    assert Path("params.yaml").read_text() == "index: birds\n"
+    assert Path("data/photos").resolve() == (repository / "photos").resolve()
+    assert Path("data/weights/tower.safetensors").read_bytes() == b"weights"
+
+
+def test_mistakes_change_nothing(repository: Path) -> None:
+    for name, photos, weights, message in (
+        ("fish", None, None, "known are birds"),
+        ("birds", Path("nowhere"), None, "PHOTOS=nowhere is no folder"),
+        ("birds", None, Path("nothing"), "WEIGHTS=nothing is no file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            preset.put_in_place(name, photos, weights)
+    assert Path("params.yaml").read_text() == "index: mine\n"
+
+
+def test_uncommitted_parameters_are_kept(repository: Path) -> None:
+    Path("params.yaml").write_text("index: edited\n")
+    with pytest.raises(UserError, match="would be lost"):
+        preset.put_in_place("birds", None, None)
+    assert Path("params.yaml").read_text() == "index: edited\n"

@@ -1,0 +1,43 @@
+"""The card is one that Hugging Face reads, and says the same as metrics.json."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from bioclip_lite.stages import evaluate
+from bioclip_lite.utils.files import read_json
+from support.fake_evaluation import PARAMS, write_data
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    data: Path = tmp_path_factory.mktemp("card")
+    write_data(data)
+    evaluate.run(PARAMS, data, "report")
+    folder = data / "evaluate"
+    return (folder / "MODEL_CARD.md").read_text(), read_json(folder / "metrics.json")
+
+
+def test_results_are_those_of_metrics(made: tuple[str, dict[str, Any]]) -> None:
+    text, metrics = made
+    shipped = metrics["variants"]["tfjs"]
+    results = {result.metric_name: result for result in ModelCard(text).data.eval_results}
+    assert results["Species right"].metric_value == shipped["top1"]["value"]
+    assert results["Family right"].metric_value == shipped["per_rank"]["family"]["value"]
+    assert results["Right answers with back-off at 95 %"].metric_value == shipped["back_off"]["right"]["value"]
+    assert {result.dataset_name for result in results.values()} == {metrics["protocol"]["id"]}
+
+
+def test_text_says_the_same(made: tuple[str, dict[str, Any]]) -> None:
+    text, metrics = made
+    for variant, name in (("teacher", "Teacher"), ("tfjs", "Web model"), ("random", "Random")):
+        row = metrics["variants"][variant]["per_rank"]
+        line = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+        assert all(f"{100 * row[rank]['value']:.1f} (" in line for rank in ("species", "genus", "family"))
+    answered = metrics["variants"]["tfjs"]["back_off"]["answered_at"]["species"]["value"]
+    assert f"names the species in {100 * answered:.1f} % of the test photographs" in text
+    assert "For other species of the list" in text and "Animalia" in text
+    for section in ("Model details", "Uses", "Bias, risks and limitations", "How to get started", "Evaluation"):
+        assert f"\n## {section}\n" in text

@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from bioclip_lite.photographs.shards import write_shard
+from bioclip_lite.stages import caption as stage
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.texts.text_types import TYPES, caption
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, read_table, write_json, write_table
+from support.photographs import DAISY, GANNET, encoded, picture
+
+PARAMS: dict[str, Any] = {
+    "lit_columns": ["common_name", "family"],
+    "templates": {},
+    "languages": [],
+    "captioners": [],
+    "seed": 0,
+}
+TAXA = {"a-0": (DAISY, "Daisy"), "b-1": ((*GANNET[:6], None), None)}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    samples = (
+        (key, encoded(picture(key)), {"taxon_id": key, "ranks": list(path), "common_name": common_name})
+        for key, (path, common_name) in TAXA.items()
+    )
+    write_shard(tmp_path / "shard" / "train-00000.tar", samples)
+    write_json(tmp_path / "shard" / "sizes.json", {"train-00000.tar": 2})
+    return tmp_path
+
+
+def test_one_row_per_sample_one_column_per_type(data: Path) -> None:
+    stage.run(PARAMS, data)
+    table = read_table(data / "caption" / "train-00000.parquet")
+    assert table.column_names == ["key", *TYPES]
+    for row, (key, (path, common_name)) in zip(table.to_pylist(), TAXA.items(), strict=True):
+        assert row.pop("key") == key
+        assert row == {kind: caption(path, common_name, kind, PARAMS["lit_columns"]) for kind in TYPES}
+
+
+def test_a_job_gives_the_bytes_of_the_whole_stage(data: Path) -> None:
+    path = data / "caption" / "train-00000.parquet"
+    stage.run(PARAMS, data)
+    whole = path.read_bytes()
+    path.unlink()
+    stage.run(PARAMS, data, "train-00000")
+    assert path.read_bytes() == whole
+
+
+def test_a_missing_shard_is_named(data: Path) -> None:
+    with pytest.raises(UserError, match="test-00000"):
+        stage.run(PARAMS, data, "test-00000")
+
+
+def test_languages_and_templates_are_columns_of_their_own(data: Path) -> None:
+    texts = {"note": "a {family}[ called {common_name_de}]", "brief": "{scientific_name}"}
+    params = {**PARAMS, "languages": ["de"], "templates": texts}
+    samples = [("x", encoded(picture(1)), _description(DAISY, "Daisy", common_names={"de": "Maßliebchen"}))]
+    samples.append(("y", encoded(picture(2)), _description(GANNET, None)))  # of an older shard: no "common_names"
+    write_shard(data / "shard" / "train-00000.tar", samples)
+    stage.run(params, data)
+    table = read_table(data / "caption" / "train-00000.parquet")
+    assert table.column_names == ["key", *TYPES, "com_de", "brief", "note"]
+    assert table["com_de"].to_pylist() == ["a photo of Maßliebchen.", "a photo of Morus bassanus."]
+    assert table["note"].to_pylist() == ["a Asteraceae called Maßliebchen", "a Sulidae"]
+    assert table["brief"].to_pylist() == ["Bellis perennis", "Morus bassanus"]
+
+
+def _description(path: taxonomy.Path, common_name: str | None, **more: Any) -> dict[str, Any]:
+    return {"taxon_id": taxonomy.taxon_id(path), "ranks": list(path), "common_name": common_name, **more}
+
+
+def test_columns_of_the_lit_sentence_are_chosen_when_asked(data: Path) -> None:
+    rows = [
+        {**dict(zip(taxonomy.RANKS, path, strict=True)), "common_name": name, "leaf": leaf}
+        for path, name, leaf in ((DAISY, "Daisy", True), ((*GANNET[:6], None), "Daisy", True), (GANNET, "Fish", False))
+    ]
+    write_table(data / "index" / "taxa.parquet", pa.Table.from_pylist(rows))
+    auto = {**PARAMS, "lit_columns": "auto"}
+    with pytest.raises(UserError, match=r"caption/lit_columns\.json is missing"):
+        stage.run(auto, data, "train-00000")
+    stage.run(auto, data)
+    chosen = read_json(data / "caption" / "lit_columns.json")
+    assert chosen and set(chosen) <= set(taxonomy.RANKS)  # the one common name of both leaves tells nothing
+    whole = (data / "caption" / "train-00000.parquet").read_bytes()
+    metadata = read_table(data / "caption" / "train-00000.parquet").schema.metadata
+    assert json.loads(metadata[b"lit_columns"]) == chosen
+    stage.run({**PARAMS, "lit_columns": chosen}, data)
+    assert (data / "caption" / "train-00000.parquet").read_bytes() == whole
+    first = (data / "caption" / "lit_columns.json").read_bytes()
+    stage.run(auto, data, "columns")
+    assert (
+        (data / "caption" / "lit_columns.json").read_bytes() == first == json.dumps(chosen, indent=1).encode() + b"\n"
+    )
+
+
+def test_an_unknown_captioner_is_named(data: Path) -> None:
+    with pytest.raises(UserError, match="names no 'coca'"):
+        stage.run(PARAMS, data, "coca/train-00000")

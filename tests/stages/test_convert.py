@@ -1,0 +1,482 @@
+import csv
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+from timm.layers import LayerNorm
+from timm.layers.activations import QuickGELU
+from timm.layers.attention import Attention as TokenAttention
+from timm.layers.attention2d import MultiQueryAttention2d
+from timm.models.tiny_vit import TinyVitBlock
+from torch import nn
+
+from bioclip_lite import graph, params
+from bioclip_lite.commands import predict
+from bioclip_lite.compression import quantized
+from bioclip_lite.models.students import build_student, reparameterize, student_spec
+from bioclip_lite.photographs.preprocess import preprocess, preprocessing, resize
+from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.stages import convert, quantize
+from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.teacher_cache.store import read_taxa
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, write_json
+from bioclip_lite.web import bundle
+from support import lessons
+from support.checkout import ROOT
+from support.fake_data import FASTVIT, finish_pruning, lively, make_data
+
+PACKAGE = ROOT / "packages" / "react-bio-clip"
+TINY = params.load(ROOT / "tests/tiny.yaml")
+PARAMS = {"images": 4, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": None}
+
+
+def node(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    assert (PACKAGE / "node_modules").exists(), f"{PACKAGE / 'node_modules'} is missing; run: make setup"
+    return subprocess.run(["node", *map(str, arguments)], capture_output=True, text=True, **options)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder up to convert, of a FastViT with attention."""
+    folder = make_data(tmp_path_factory.mktemp("data"), *FASTVIT)
+    finish_pruning(folder)
+    quantize.run(TINY["quantize"], folder)
+    convert.run({**PARAMS, "onnx": ["fp32", "qdq"]}, folder)
+    return folder
+
+
+# Preprocessing: the same pixels in Python and JavaScript
+
+_TWIN = """
+import {readFileSync} from 'node:fs';
+import {createHash} from 'node:crypto';
+import {preprocessImage, resizeAndCrop} from '%s';
+const hash = (array) =>
+  createHash('sha256').update(new Uint8Array(array.buffer, array.byteOffset, array.byteLength)).digest('hex');
+const cases = JSON.parse(readFileSync(process.argv[2], 'utf8'));
+const results = cases.map(({file, width, height, spec, alpha}) => {
+  let data = new Uint8Array(readFileSync(file));
+  if (alpha) {
+    const rgba = new Uint8ClampedArray(width * height * 4).fill(7);
+    for (let i = 0; i < width * height; i++) rgba.set(data.subarray(3 * i, 3 * i + 3), 4 * i);
+    data = rgba;
+  }
+  const image = {data, width, height};
+  return [hash(resizeAndCrop(image, spec)), hash(preprocessImage(image, spec))];
+});
+console.log(JSON.stringify(results));
+"""
+
+
+def test_preprocessing_in_javascript_is_that_of_python_bit_for_bit(tmp_path: Path) -> None:
+    sizes = [
+        (64, 64),
+        (97, 64),
+        (64, 97),
+        (33, 500),
+        (500, 33),
+        (31, 47),
+        (5, 9),
+        (1, 1),
+        (256, 171),
+        (640, 481),
+        (65, 66),
+    ]
+    specs = [
+        preprocessing(64, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+        preprocessing(33),
+        preprocessing(48, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "squash", "bilinear"),
+        preprocessing(47, resize="shortest", interpolation="bilinear"),
+        preprocessing(64, resize="squash"),
+    ]
+    random = np.random.default_rng(0)
+    cases, expected = [], []
+    for width, height in sizes:
+        pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        pixels[: height // 2] = pixels[: height // 2] // 128 * 255  # hard edges: the filter overshoots and is clipped
+        file = tmp_path / f"{width}x{height}"
+        file.write_bytes(pixels.tobytes())
+        for number, spec in enumerate(specs):
+            cases.append({"file": str(file), "width": width, "height": height, "spec": spec, "alpha": number == 0})
+            image = Image.fromarray(pixels)
+            values = np.ascontiguousarray(preprocess(image, spec).transpose(1, 2, 0))
+            expected.append([hashlib.sha256(bytes_).hexdigest() for bytes_ in (resize(image, spec).tobytes(), values)])
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    (tmp_path / "twin.mjs").write_text(_TWIN % (PACKAGE / "dist" / "core" / "preprocess.js").as_uri())
+    done = node(tmp_path / "twin.mjs", tmp_path / "cases.json")
+    assert done.returncode == 0, done.stderr
+    for case, found, wanted in zip(cases, json.loads(done.stdout), expected, strict=True):
+        assert found == wanted, (case["width"], case["height"], case["spec"])
+
+
+# The bundle
+
+
+UNFUSED = {"BiasAdd", "Conv2D", "DepthwiseConv2dNative", "MatMul"}
+
+
+def about(data: Path) -> dict[str, Any]:
+    return dict(read_json(data / "convert" / "tfjs" / "bundle.json"))
+
+
+def table_in_bundle(data: Path) -> np.ndarray:
+    """The rows as the format says they are stored: float32 scales, then int8 rows."""
+    text = about(data)["text"]
+    content = (data / "convert" / "tfjs" / text["file"]).read_bytes()
+    scales = np.frombuffer(content[: 4 * text["rows"]], "<f4")
+    integers = np.frombuffer(content[4 * text["rows"] :], "i1").reshape(text["rows"], text["columns"])
+    table: np.ndarray = scales[:, None] * integers.astype(np.float32)
+    return table
+
+
+def test_the_bundle_says_what_it_is(data: Path) -> None:
+    said, taxa = about(data), read_taxa(data / "logits" / "taxa.safetensors")
+    assert [taxon["id"] for taxon in said["taxa"]] == taxa.taxon_ids  # which are in tree order
+    gannet = {"id": lessons.IDS[0], "ranks": list(lessons.PATHS[0]), "common_names": {}, "rank": "species"}
+    assert said["taxa"][0] == gannet
+    assert (said["format"], said["ranks"], said["languages"]) == (2, list(RANKS), [])
+    assert said["preprocess"] == preprocessing(32)
+    assert said["logit_scale"] == taxa.logit_scale
+    text = said["text"]
+    assert (said["embedding"], text["rows"], text["columns"], text["dtype"]) == (lessons.D, 5, lessons.D, "int8")
+    assert (text["left_out"], text["representatives"]) == (0, 0)
+    assert np.abs(table_in_bundle(data) - taxa.text).max() < 0.5 / 127
+    weights = (data / "quantize" / "model" / "weights.safetensors").read_bytes()
+    assert said["provenance"]["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert said["provenance"]["teacher_identity"] == "teacher-a"
+    assert said["provenance"]["student"] == FASTVIT[0]
+    assert said["licences"]["photographs"] == {"CC-BY-4.0": 1, "CC0-1.0": 1, "not stated": 1}
+    assert {"name": "A. Person", "photographs": 1} in said["attribution"]
+
+
+def test_files_are_named_by_what_is_in_them(data: Path) -> None:
+    folder, said = data / "convert" / "tfjs", about(data)
+    assert set(said["files"]) == {file.name for file in folder.iterdir()} - {"bundle.json"}
+    for name, described in said["files"].items():
+        content = (folder / name).read_bytes()
+        assert described == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        assert described["sha256"][:8] in name and len(content) <= 4 * 1024 * 1024
+    assert said["bytes"] == sum(described["bytes"] for described in said["files"].values())
+    model = read_json(folder / said["model"]["file"])
+    paths = [path for group in model["weightsManifest"] for path in group["paths"]]
+    assert {said["model"]["file"], said["text"]["file"], *paths} == set(said["files"])
+
+
+def test_every_layer_is_fused_with_its_bias(data: Path) -> None:
+    folded, weights = quantized.load(data / "quantize" / "model")
+    ops = [node["op"] for node in folded["nodes"]]
+    said = about(data)["model"]
+    counts = said["operations"]
+    assert counts["_FusedConv2D"] == ops.count("conv") and counts["_FusedMatMul"] == ops.count("linear")
+    assert counts["FusedDepthwiseConv2dNative"] == ops.count("depthwise")
+    assert not UNFUSED & set(counts) and "Relu" not in counts
+    assert counts["Erf"] == sum("gelu" in node.get("function", "") for node in folded["nodes"])
+    assert said["nodes"] == sum(counts.values())
+    assert said["macs"] == graph.macs(folded, weights)
+    assert said["parameters"] == sum(array.size for array in weights.values())
+
+
+def test_how_sure_to_be_comes_from_the_calibration_photographs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def calibrate(logits: np.ndarray, *others: Any) -> dict[str, Any]:
+        asked.extend((logits, *others))
+        return {"temperature": 2.0, "thresholds": {"level": 0.95, "ranks": dict.fromkeys(RANKS, 0.5)}}
+
+    monkeypatch.setattr(convert.calibration, "calibrate", calibrate)
+    text = read_taxa(data / "logits" / "taxa.safetensors")
+    table = bundle.make_table(data, text, None)
+    found = convert._calibrate(data, data / "quantize" / "model", table, text.logit_scale)
+    assert (found["temperature"], found["photographs"]) == (2.0, 6)
+    shards = ShardSet(data, "calibration")
+    logits, taxa, leaves, _ = asked
+    assert np.abs(logits - logits_in_python(data, shards)).max() < 1e-3
+    assert taxa == [lessons.PATHS[lessons.IDS.index(taxon)] for taxon in shards.taxon_ids]
+    assert leaves == [path for path in lessons.PATHS if path[6]]
+
+
+def test_the_report(data: Path) -> None:
+    report = read_json(data / "convert" / "report.json")
+    _, tensors, _ = quantized.load_integers(data / "quantize" / "model")
+    assert report["images"] == 4
+    assert report["weights_identical"] == len(tensors)
+    assert report["largest_difference"] < 1e-5 and report["least_cosine"] > 1 - 1e-6
+    assert report["bytes"] == sum(file.stat().st_size for file in (data / "convert" / "tfjs").iterdir())
+    assert report["latency_ms"]["runs"] == 30
+    assert set(report["confidence"]["thresholds"]["ranks"]) == set(RANKS)
+
+
+def test_the_download_is_as_small_as_the_grid(data: Path) -> None:
+    folder = data / "convert" / "tfjs"
+    _, tensors, grids = quantized.load_integers(data / "quantize" / "model")
+    stored = sum(file.stat().st_size for file in folder.glob("weights-*.bin"))
+    assert stored < sum(array.nbytes for array in tensors.values()) + 200  # and the few numbers of the activations
+    model = read_json(folder / about(data)["model"]["file"])
+    entries = [entry for group in model["weightsManifest"] for entry in group["weights"]]
+    bits = sorted(entry["quantization"]["dtype"] for entry in entries if "quantization" in entry)
+    assert bits == sorted(f"uint{used.bits}" for used in grids.values())
+
+
+def test_onnx_files_are_written_when_asked_for(data: Path) -> None:
+    report = read_json(data / "convert" / "report.json")["onnx"]
+    assert report["fp32"]["largest_difference"] < 1e-5
+    assert 0.99 < report["qdq"]["least_cosine"] < 1
+    for kind, said in report.items():
+        assert said["bytes"] == (data / "convert" / "onnx" / f"{kind}.onnx").stat().st_size
+    assert report["qdq"]["bytes"] < 0.6 * report["fp32"]["bytes"]
+
+
+def test_two_runs_give_the_same_bundle(data: Path) -> None:
+    folder = data / "convert" / "tfjs"
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    convert.run(PARAMS, data)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+# The command line of the package
+
+
+def logits_in_python(data: Path, shards: ShardSet) -> np.ndarray:
+    folded, weights = quantized.load(data / "quantize" / "model")
+    pixels = np.stack([preprocess(shards.image(i), preprocessing(32)) for i in range(len(shards))])
+    embeddings = torch.nn.functional.normalize(graph.run(folded, weights, torch.from_numpy(pixels)), dim=1).numpy()
+    taxa = read_taxa(data / "logits" / "taxa.safetensors")
+    logits: np.ndarray = taxa.logit_scale * embeddings @ table_in_bundle(data).T
+    return logits
+
+
+def test_a_shard_gives_the_logits_of_pytorch(data: Path, tmp_path: Path) -> None:
+    bundle, shard = data / "convert" / "tfjs", data / "shard" / "train-00000.tar"
+    done = node(PACKAGE / "bin/classify.mjs", bundle, shard, "--raw", tmp_path / "x", "--latency", "2")
+    assert done.returncode == 0, done.stderr
+    report = read_json(tmp_path / "x.json")
+    shards = ShardSet.of(shard)
+    assert report["keys"] == shards.keys
+    assert report["latency_ms"]["runs"] == 2 and report["latency_ms"]["median"] > 0
+    found = np.fromfile(tmp_path / "x.logits.f32", "<f4").reshape(report["rows"], report["taxa"])
+    assert np.abs(found - logits_in_python(data, shards)).max() < 1e-3
+    embeddings = np.fromfile(tmp_path / "x.embeddings.f32", "<f4").reshape(report["rows"], report["embedding"])
+    assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+
+
+def test_an_image_gives_a_line_of_taxa(data: Path, tmp_path: Path) -> None:
+    shards = ShardSet(data, "test")
+    files = [tmp_path / f"{shards.keys[i]}.jpg" for i in range(2)]
+    for i, file in enumerate(files):
+        file.write_bytes(shards.jpeg(i))
+    done = node(PACKAGE / "bin/classify.mjs", data / "convert" / "tfjs", *files, "--top", "2")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    scores = np.exp(logits_in_python(data, shards)[:2] / about(data)["temperature"])
+    scores /= scores.sum(axis=1, keepdims=True)
+    leaves = [path for path in lessons.PATHS if path[6]]
+    for line, row, key in zip(lines, scores, shards.keys, strict=False):
+        assert line["key"] == key
+        assert line["taxon_id"] == lessons.IDS[int(row.argmax())]
+        assert line["probability"] == pytest.approx(row.max(), abs=1e-4)
+        assert [entry["taxon_id"] for entry in line["top"]] == [lessons.IDS[i] for i in np.argsort(-row)[:2]]
+        animals = sum(p for p, path in zip(row, leaves, strict=True) if path[0] == "Animalia")
+        best = max(("Animalia", animals), ("Plantae", 1 - animals), key=lambda pair: pair[1])
+        assert line["ranks"]["kingdom"]["name"] == best[0]
+        assert line["ranks"]["kingdom"]["probability"] == pytest.approx(best[1], abs=1e-4)
+
+
+def test_predict_says_the_same_with_the_bundle_and_with_the_weights(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("index", "logits", "quantize", "convert"):
+        (tmp_path / name).symlink_to(data / name)
+    write_json(
+        tmp_path / "evaluate" / "metrics.json",
+        {"variants": {variant: {"calibration": {"temperature": 1.5}} for variant in ("int8", "tfjs")}},
+    )
+    shards, photographs = ShardSet(data, "test"), tmp_path / "photographs"
+    photographs.mkdir()
+    for i in range(3):
+        (photographs / f"{shards.keys[i]}.jpg").write_bytes(shards.jpeg(i))
+    tables = []
+    for variant in ("int8", "tfjs"):
+        assert predict.main([str(photographs), "--variant", variant, "--k", "3", "--data", str(tmp_path)]) == 0
+        tables.append(list(csv.DictReader(io.StringIO(capsys.readouterr().out))))
+    assert len(tables[0]) == len(tables[1]) == 9
+    for one, other in zip(*tables, strict=True):
+        assert float(one.pop("score")) == pytest.approx(float(other.pop("score")), abs=5e-3)
+        assert one == other
+
+
+def test_what_is_no_image_is_named_and_fails(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    done = node(PACKAGE / "bin/classify.mjs", data / "convert" / "tfjs", tmp_path / "broken.jpg")
+    assert done.returncode == 1
+    assert "broken.jpg: cannot be decoded as an image" in done.stderr
+    assert "    at " not in done.stderr  # no stack
+
+
+# Every operation of the graph, in TensorFlow.js
+
+
+class AllOperations(nn.Module):
+    """Each kind of node, activation and padding that ``graph`` knows and FastViT lacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 4, padding="same"), nn.BatchNorm2d(8), nn.SiLU())
+        self.pool = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Conv2d(8, 8, (3, 5), padding=(1, 2)), nn.Hardswish())
+        self.average = nn.Sequential(
+            nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False),
+            nn.ReLU6(),
+            nn.Conv2d(8, 16, 3, groups=8, padding=1),
+        )
+        self.gate = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Hardsigmoid())
+        self.dilated = nn.Sequential(nn.Conv2d(16, 16, 3, padding=2, dilation=2), nn.BatchNorm2d(16), nn.GELU())
+        self.norm = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(16), nn.ReLU())
+        self.windows = TinyVitBlock(16, 2, window_size=4)  # of 9 x 9 positions: padded, windows, cropped
+        self.queries = MultiQueryAttention2d(16, num_heads=2, kv_stride=2)
+        self.token = nn.Parameter(0.1 * torch.randn(1, 1, 16))
+        self.positions = nn.Parameter(0.1 * torch.randn(1, 82, 16))
+        self.tokens = nn.Sequential(LayerNorm(16), TokenAttention(16, 2, qkv_bias=True), nn.GELU("tanh"))
+        self.mlp = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 32), QuickGELU(), nn.Linear(32, 16))
+        self.head = nn.Linear(16, lessons.D)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.average(self.pool(self.stem(x)))
+        x = x * self.gate(x.mean((2, 3), keepdim=True)) + self.dilated(x)
+        x = self.norm(x * torch.sigmoid(x))
+        x = x + self.queries(self.windows(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))  # which ends without a bias
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2)], dim=1) + self.positions
+        x = x + self.tokens(x)
+        x = x + self.mlp(x)
+        return self.head((x[:, 0] + x[:, 1:].mean(dim=1)) / 2)
+
+
+def all_operations() -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(3)
+    model = AllOperations()
+    model.windows.attn.attention_biases.data.normal_()
+    lively(model, 33)
+    return model, model
+
+
+def fastvit() -> tuple[nn.Module, nn.Module]:
+    """With its training-time branches, and without them."""
+    torch.manual_seed(0)
+    model = lively(build_student(student_spec(*FASTVIT, lessons.D, 33)), 33)
+    return model, reparameterize(model)
+
+
+def in_onnxruntime(model: nn.Module, pixels: torch.Tensor, path: Path) -> np.ndarray:
+    """Unit embeddings by the exporter of PyTorch and another runtime: nothing of this project has a part in them."""
+    torch.onnx.export(model.eval(), (pixels,), path, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (outputs,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
+    units: np.ndarray = outputs / np.linalg.norm(outputs, axis=1, keepdims=True)
+    return units
+
+
+@pytest.mark.parametrize("make", [all_operations, fastvit])
+def test_node_computes_what_another_converter_and_runtime_make_of_the_model(
+    data: Path, tmp_path: Path, make: Callable[[], tuple[nn.Module, nn.Module]]
+) -> None:
+    model, deployed = make()
+    folded, weights = graph.fold(deployed, 33)
+    for name in ("shard", "logits", "index", "teacher", "prune"):
+        (tmp_path / name).symlink_to(data / name)
+    folder = tmp_path / "quantize" / "model"
+    folder.mkdir(parents=True)
+    quantized.save(folder, folded, weights, {})  # float32: what differs is the operations
+    write_json(folder / "preprocess.json", preprocessing(33))
+    convert.run(PARAMS, tmp_path)
+    assert read_json(tmp_path / "convert" / "report.json")["largest_difference"] < 1e-5
+
+    assert not all(weights[node["bias"]].any() for node in folded["nodes"] if "bias" in node)
+    assert not UNFUSED & set(about(tmp_path)["model"]["operations"])  # not even where the bias is zero
+
+    shard = tmp_path / "shard" / "test-00000.tar"
+    shards = ShardSet(data, "test")
+    pixels = np.stack([preprocess(shards.image(i), preprocessing(33)) for i in range(len(shards))])
+    expected = in_onnxruntime(model, torch.from_numpy(pixels), tmp_path / "x.onnx")
+    assert expected.std(axis=0).max() > 1e-3  # a dead network would agree with anything
+    for backend in ("wasm", "cpu"):
+        options = ["--raw", tmp_path / backend, "--backend", backend]
+        done = node(PACKAGE / "bin/classify.mjs", tmp_path / "convert" / "tfjs", shard, *options)
+        assert done.returncode == 0, done.stderr
+        found = np.fromfile(tmp_path / f"{backend}.embeddings.f32", "<f4").reshape(-1, lessons.D)
+        assert np.abs(found - expected).max() < 1e-5, backend
+
+
+def test_every_operation_is_tried(data: Path) -> None:
+    tried = [graph.fold(deployed, 33)[0]["nodes"] for _, deployed in (all_operations(), fastvit())]
+    nodes = [node for nodes in tried for node in nodes]
+    documented = {
+        op.strip()
+        for line in (graph.__doc__ or "").split("=====\n")[1].splitlines()
+        if not line.startswith((" ", "="))
+        for op in line[:16].split(",")
+    }
+    assert {node["op"] for node in nodes} == documented > {"conv", "shift", "multi_query", "flatten"}
+    assert {node["function"] for node in nodes if "function" in node} == set(graph.ACTIVATIONS)
+    attention = [node for node in nodes if node["op"] == "attention"]
+    assert any("window" in node and "positions" in node for node in attention)
+
+
+# What goes wrong
+
+
+@pytest.fixture
+def broken(data: Path, tmp_path: Path) -> Path:
+    """A copy of the inputs of convert, to damage."""
+    for name in ("shard", "logits", "index", "teacher", "prune", "quantize"):
+        shutil.copytree(data / name, tmp_path / name)
+    return tmp_path
+
+
+def test_without_the_converters_environment(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIOCLIP_LITE_CONVERT_PYTHON", str(broken / "nowhere" / "python"))
+    with pytest.raises(UserError, match="make setup"):
+        convert.run(PARAMS, broken)
+
+
+def test_other_weights_in_javascript_are_found(broken: Path, data: Path) -> None:
+    """Parity is measured against the quantised model, so changing one of its integers must be noticed."""
+    path = broken / "quantize" / "model" / "weights.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith(".weight"))
+    tensors[name] = tensors[name] ^ 1
+    save_file(tensors, path)
+    folded, weights = quantized.load(broken / "quantize" / "model")
+    with pytest.raises(UserError, match=f"1 of .* weights have other bits in JavaScript.*{name}"):
+        convert._compare_weights(data / "convert" / "tfjs", folded, weights)
+
+
+def test_embeddings_that_differ_are_found(data: Path) -> None:
+    model, bundle = data / "quantize" / "model", data / "convert" / "tfjs"
+    with pytest.raises(UserError, match=r"differs between PyTorch and TensorFlow\.js.*no bundle was written"):
+        convert._compare({**PARAMS, "tolerance": 0.0}, data, model, bundle)
+
+
+def test_a_converter_that_fails_leaves_no_bundle(broken: Path) -> None:
+    path = broken / "quantize" / "model" / "graph.json"
+    described = read_json(path)
+    described["nodes"][0]["op"] = "unheard of"
+    write_json(path, described)
+    with pytest.raises(UserError, match="converter failed with status 1"):
+        convert.run(PARAMS, broken)
+    assert not (broken / "convert" / "tfjs").exists()
+
+
+def test_taxa_of_another_teacher(broken: Path) -> None:
+    write_json(broken / "teacher" / "model" / "teacher.json", {"identity": "b", "name": "b", "licence": None})
+    with pytest.raises(UserError, match="another teacher"):
+        convert.run(PARAMS, broken)

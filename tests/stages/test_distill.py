@@ -1,0 +1,183 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bioclip_lite.models import students, text_towers
+from bioclip_lite.photographs.preprocess import preprocessing
+from bioclip_lite.stages import distill
+from bioclip_lite.teacher_cache import reader, store
+from bioclip_lite.texts import text_types
+from bioclip_lite.training import checkpoint, distillation
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, read_table
+from support import lessons
+
+PARAMS = lessons.DISTILL
+FILES = {"student.json", "model.safetensors", "preprocess.json"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lessons.make_cache(lessons.make_data(tmp_path_factory.mktemp("data")))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_student_and_control_are_complete_and_two_runs_are_one(data: Path) -> None:
+    distill.run(PARAMS, data)
+    first = contents(data / "distill")
+    assert set(first) == {
+        *(f"model/{name}" for name in FILES),
+        *(f"control/{name}" for name in FILES),
+        "history.parquet",
+        "control/history.parquet",
+    }
+    distill.run(PARAMS, data, "control")
+    distill.run(PARAMS, data, "student")
+    assert contents(data / "distill") == first
+
+    spec = read_json(data / "distill" / "model" / "student.json")
+    assert spec == {
+        "architecture": "mobilenetv4_conv_small_035",
+        "options": {},
+        "outputs": lessons.D,
+        "image_size": 32,
+        "reparameterized": True,
+        "shapes": {},
+        "trained_on": "teacher-a",
+        "initial_weights": None,
+        "teachers": ["model"],
+    }
+    control = read_json(data / "distill" / "control" / "student.json")
+    assert (control["outputs"], control["trained_on"], control["teachers"]) == (5, None, [])
+    model, _, preprocess = students.load_student(data / "distill" / "model")
+    assert preprocess == preprocessing(32)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, lessons.D)
+    for history in (data / "distill" / "history.parquet", data / "distill" / "control" / "history.parquet"):
+        assert len(read_table(history)) == PARAMS["epochs"]
+
+
+def test_initial_weights_from_a_file_and_their_absence(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(1)
+    given = students.build_student(students.student_spec(PARAMS["student"], {}, 77, 32))
+    (data / "weights").mkdir(exist_ok=True)
+    save_file(given.state_dict(), data / "weights" / "given.safetensors")
+    slow = {**PARAMS, "weights": "given.safetensors", "epochs": 1, "learning_rate": 1e-9}
+    distill.run(slow, data, "student")
+    assert "random: classifier.bias, classifier.weight" in capsys.readouterr().out
+    made = students.load_student(data / "distill" / "model")[0].state_dict()["conv_stem.weight"]
+    torch.testing.assert_close(made, given.state_dict()["conv_stem.weight"], atol=1e-6, rtol=0)
+    with pytest.raises(UserError, match=r"absent\.safetensors does not exist"):
+        distill.run({**PARAMS, "weights": "absent.safetensors"}, data, "student")
+
+
+def test_a_head_that_the_file_brings_is_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    given = students.build_student(students.student_spec(PARAMS["student"], {}, lessons.D, 32))
+    (data / "weights").mkdir(exist_ok=True)
+    save_file(given.state_dict(), data / "weights" / "whole.safetensors")
+    opened = []
+    cached = reader.CachedSplit
+    monkeypatch.setattr(reader, "CachedSplit", lambda *names: (opened.append(names[1]), cached(*names))[1])
+    slow = {**PARAMS, "weights": "whole.safetensors", "epochs": 1, "learning_rate": 1e-9}
+    distill.run(slow, data, "student")
+    made = students.load_student(data / "distill" / "model")[0].state_dict()
+    for name in ("classifier.weight", "classifier.bias", "conv_stem.weight"):
+        torch.testing.assert_close(made[name], given.state_dict()[name], atol=1e-6, rtol=0)
+    assert opened == ["train", "val"]  # once each
+
+
+def test_the_second_stage_starts_from_the_first_and_mixes_by_validation(tmp_path: Path) -> None:
+    data = lessons.make_cache(lessons.make_data(tmp_path / "data"))
+    distill.run(PARAMS, data, "student")
+    single = contents(data / "distill" / "model")
+    two = {**PARAMS, "finetune": {"epochs": 2, "learning_rate": 0.001}}
+    distill.run(two, data, "student")
+    assert contents(data / "distill" / "first") == single
+    distill.run(two, data, "finetune")
+    made = contents(data / "distill")
+    distill.run(two, data)
+    assert {name: content for name, content in contents(data / "distill").items() if "control" not in name} == made
+
+    chosen = read_json(data / "distill" / "interpolation.json")
+    curve = {row["share"]: row for row in chosen["curve"]}
+    assert sorted(curve) == [n / 10 for n in range(11)]
+    best = max(row["val_top1"] for row in curve.values())
+    assert curve[chosen["share"]]["val_top1"] == best
+    first = students.load_student(data / "distill" / "first")[0]
+    model = students.load_student(data / "distill" / "model")[0]
+    val = reader.CachedSplit(data, "val")
+    measured = distillation.validation(model, data, val, preprocessing(32))()
+    assert measured["val_nll"] == pytest.approx(curve[chosen["share"]]["val_nll"], rel=1e-4)
+    measured = distillation.validation(first, data, val, preprocessing(32))()
+    assert measured["val_nll"] == pytest.approx(curve[0.0]["val_nll"], rel=1e-4)
+    with pytest.raises(UserError, match="its jobs are student, control"):
+        distill.run(PARAMS, data, "finetune")
+
+
+def test_a_text_tower_learns_beside_the_image_tower(tmp_path: Path) -> None:
+    data = lessons.make_cache(lessons.make_data(tmp_path / "data"))
+    lessons.write_texts(data)
+    tower = {"kind": "transformer", "width": 64, "layers": 1, "batch_affinity": 0.1}
+    params = {**PARAMS, "text_tower": tower, "epochs": 30, "affinity": 0.0, "cosine": 0.0}
+    distill.run(params, data, "student")
+    first = contents(data / "distill" / "text")
+    history = read_table(data / "distill" / "history.parquet").to_pylist()
+    assert history[-1]["loss"] < history[0]["loss"] / 2
+    assert "val_text_top1" in history[-1]
+    text, tokenizer, about = text_towers.load_text(data / "distill" / "text")
+    assert about["trained_on"] == "teacher-a"
+    names = [text_types.caption(path, None, "sci") for path in lessons.PATHS[:5]]
+    with torch.inference_mode():
+        said = torch.nn.functional.normalize(text(tokenizer(names)), dim=-1).numpy()
+    taught = store.read_taxa(data / "logits" / "taxa.safetensors").text
+    assert ((said @ taught.T).argmax(1) == range(5)).all()  # it knows all names
+    # The image tower trains with the captions: not the same student as without them.
+    distill.run({**params, "epochs": 1}, data, "student")
+    with_text = contents(data / "distill" / "model")
+    distill.run({**PARAMS, "epochs": 1}, data, "student")
+    assert contents(data / "distill" / "model") != with_text
+    assert first != contents(data / "distill" / "text")
+    lessons.write_texts(data, "teacher-b")
+    with pytest.raises(UserError, match="--forcerun embed_texts"):
+        distill.run(params, data, "student")
+
+
+def test_mixing_is_linear_in_the_weights() -> None:
+    before = {"w": torch.tensor([0.0, 2.0]), "n": torch.tensor(3)}
+    after = {"w": torch.tensor([1.0, 4.0]), "n": torch.tensor(9)}
+    assert torch.equal(distill.mixed(before, after, 0.25)["w"], torch.tensor([0.25, 2.5]))
+    assert torch.equal(distill.mixed(before, after, 0.0)["w"], before["w"])
+    assert int(distill.mixed(before, after, 0.5)["n"]) == 9
+
+
+def test_a_stopped_job_leaves_a_checkpoint_and_no_output(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distill.run(PARAMS, data, "control")
+    undisturbed = contents(data / "distill" / "control")
+    shutil.rmtree(data / "distill")
+    with monkeypatch.context() as patch, pytest.raises(checkpoint.Stopped):
+        patch.setenv(checkpoint.END_TIME, "0")
+        distill.run(PARAMS, data, "control")
+    assert list(contents(data / "distill")) == [".partial-control/checkpoint.safetensors"]
+    distill.run(PARAMS, data, "control")
+    assert contents(data / "distill") == {f"control/{name}": content for name, content in undisturbed.items()}
+
+
+def test_a_student_that_cannot_be_shipped_is_refused_before_its_training(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(distillation, "distill")
+    with pytest.raises(UserError, match=r"the student cannot be traced.*take another student"):
+        distill.run(PARAMS | {"student": "efficientvit_m0", "image_size": 64}, data, "student")
+
+
+def test_bad_jobs_and_missing_caches_are_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="student, control"):
+        distill.run(PARAMS, data, "teacher")
+    with pytest.raises(UserError, match=r"taxa\.safetensors is missing"):
+        distill.run(PARAMS, lessons.make_data(tmp_path))

@@ -1,0 +1,325 @@
+"""Stage evaluate, on a folder in the formats that the stages before it promise."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from safetensors.numpy import load_file
+
+from bioclip_lite.evaluation import predictions
+from bioclip_lite.evaluation.predictions import Block
+from bioclip_lite.evaluation.variant_names import VARIANTS
+from bioclip_lite.stages import evaluate
+from bioclip_lite.taxa.label_space import read_labels, truth_of
+from bioclip_lite.taxa.taxonomy import RANKS, label_space
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, read_table, write_table
+from support.fake_evaluation import PARAMS, tree, write_data, write_prediction
+
+
+def report(data: Path) -> dict[str, Any]:
+    evaluate.run(PARAMS, data, "report")
+    metrics: dict[str, Any] = read_json(data / "evaluate" / "metrics.json")
+    return metrics
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    data = tmp_path_factory.mktemp("evaluate")
+    write_data(data)
+    return report(data)
+
+
+def test_metrics_have_every_variant_rank_and_number(metrics: dict[str, Any]) -> None:
+    assert sorted(metrics["variants"]) == sorted(VARIANTS)
+    for variant, row in metrics["variants"].items():
+        for number in (row["top1"], row["top5"], *row["per_rank"].values()):
+            assert {"value", "ci95", "n_images", "n_classes"} <= set(number)
+            low, high = number["ci95"]
+            assert 0 <= low <= number["value"] <= high <= 1
+        assert list(row["per_rank"]) == sorted(RANKS)  # JSON is written with sorted keys
+        assert row["n_images"] == 62 and row["n_classes"] == 12 and row["label_space"] == 12
+        assert (row["bytes"] is None) == (variant in ("majority", "random"))
+
+
+def test_photographs_known_to_genus_count_at_the_ranks_they_have(metrics: dict[str, Any]) -> None:
+    row = metrics["variants"]["student"]
+    assert row["top1"]["n_images"] == row["per_rank"]["species"]["n_images"] == 60
+    assert row["per_rank"]["genus"]["n_images"] == 62
+
+
+def test_ranks_get_easier_upwards_and_the_teacher_is_better_than_lots(metrics: dict[str, Any]) -> None:
+    teacher, random = metrics["variants"]["teacher"], metrics["variants"]["random"]
+    assert teacher["per_rank"]["kingdom"]["value"] >= teacher["per_rank"]["species"]["value"]
+    assert teacher["top1"]["ci95"][0] > random["top1"]["ci95"][1]
+    difference = metrics["variants"]["random"]["difference_to"]["teacher"]["top1"]
+    assert difference["value"] == pytest.approx(random["top1"]["value"] - teacher["top1"]["value"], abs=2e-6)
+
+
+def test_strata_are_the_species_without_training_photographs(metrics: dict[str, Any]) -> None:
+    strata = metrics["variants"]["student"]["strata"]
+    assert strata["unseen"]["species"]["n_classes"] == 2 and strata["unseen"]["species"]["n_images"] == 10
+    assert strata["seen"]["family"]["n_images"] == 50
+
+
+def test_accuracy_by_hand(tmp_path: Path) -> None:
+    """Everyone answers the first leaf; its share of the photographs is right."""
+    labels = write_data(tmp_path, species=4, images=3, known_to_genus=0)
+    leaves = label_space(labels.values())
+    logits = np.zeros((len(labels), len(leaves)), np.float32)
+    logits[:, 0] = 1
+    write_prediction(tmp_path, "tfjs", list(labels), leaves, logits)
+    row = report(tmp_path)["variants"]["tfjs"]
+    assert row["top1"]["value"] == pytest.approx(1 / 4) and row["top5"]["value"] == 1
+    assert row["per_rank"]["species"]["macro"]["value"] == pytest.approx(1 / 4)
+    same_genus = sum(path[:6] == leaves[0][:6] for path in labels.values()) / len(labels)
+    assert row["per_rank"]["genus"]["value"] == pytest.approx(same_genus)
+
+
+def test_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
+    files = []
+    for name in ("one", "other"):
+        write_data(tmp_path / name)
+        report(tmp_path / name)
+        folder = tmp_path / name / "evaluate"
+        files.append({path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()})
+    assert set(files[0]) >= {"metrics.json", "report.html", "per_rank.png", "accuracy_by_size.png"}
+    # the test's own predictions come from a library that orders metadata by chance
+    assert [name for name in files[0] if files[0][name] != files[1][name] and not name.endswith(".safetensors")] == []
+
+
+def test_predictions_are_joined_by_key(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    write_data(tmp_path)
+    path = tmp_path / "evaluate" / "predictions" / "student.safetensors"
+    found = predictions.read(path.parent, ["student"])["student"]
+    logits, keys = load_file(path)["logits"], found.keys
+    order = np.random.default_rng(0).permutation(len(keys))
+    predictions.write(
+        path.parent, "student", [keys[i] for i in order], found.taxon_ids, [Block(logits[order])], found.costs
+    )
+    assert report(tmp_path) == metrics
+
+
+def test_missing_variants_are_named(tmp_path: Path) -> None:
+    write_data(tmp_path, variants=("teacher", "student", "random"))
+    with pytest.raises(UserError, match=r"lacks the predictions of table, pruned, int8, tfjs, control, majority"):
+        report(tmp_path)
+    assert not (tmp_path / "evaluate" / "metrics.json").exists()
+
+
+def test_variants_that_answered_other_photographs_are_named(tmp_path: Path) -> None:
+    labels = write_data(tmp_path)
+    leaves = label_space(labels.values())
+    keys = [*list(labels)[1:], "stranger"]
+    write_prediction(tmp_path, "int8", keys, leaves, np.zeros((len(keys), len(leaves)), np.float32))
+    with pytest.raises(
+        UserError, match=rf"int8 lacks 1 .*{next(iter(labels))}.*int8 has.* 1 .*stranger.*for int8 "
+    ) as error:
+        report(tmp_path)
+    assert "teacher" not in str(error.value)
+
+
+def test_variants_for_another_list_of_taxa_are_named(tmp_path: Path) -> None:
+    labels = write_data(tmp_path)
+    leaves = label_space(labels.values())
+    write_prediction(tmp_path, "control", list(labels), leaves[::-1], np.zeros((len(labels), len(leaves)), np.float32))
+    with pytest.raises(UserError, match="control answers among other taxa"):
+        report(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> None:
+    """Nothing is greater than NaN, so that every truth would come first."""
+    labels = write_data(tmp_path)
+    leaves = label_space(labels.values())
+    logits = np.zeros((len(labels), len(leaves)), np.float32)
+    logits[3, 1] = bad
+    write_prediction(tmp_path, "tfjs", list(labels), leaves, logits)
+    with pytest.raises(UserError, match=f"{list(labels)[3]} are not finite"):
+        report(tmp_path)
+
+
+def test_unreadable_predictions_are_named(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    (tmp_path / "evaluate" / "predictions" / "pruned.safetensors").write_bytes(b"not a tensor")
+    with pytest.raises(UserError, match=r"pruned.safetensors is no file of predictions"):
+        report(tmp_path)
+
+
+def test_no_test_photographs(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    path = tmp_path / "index" / "samples.parquet"
+    samples = read_table(path)
+    write_table(path, samples.filter(pa.compute.not_equal(samples["split"], "test")))
+    with pytest.raises(UserError, match="no photograph in split test"):
+        report(tmp_path)
+
+
+def test_unknown_job(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no job 'studnet'; its jobs are teacher, table, student"):
+        evaluate.run(PARAMS, tmp_path, "studnet")
+
+
+@pytest.mark.parametrize("without", [RANKS[:6], RANKS[3:5], RANKS])
+def test_missing_ranks_break_nothing(tmp_path: Path, without: tuple[str, ...]) -> None:
+    """A list of species without families, or without anything above: ranks that nobody names have no number."""
+    paths = [
+        tuple(None if rank in without else name for rank, name in zip(RANKS, path, strict=True)) for path in tree(5)
+    ]
+    if "species" in without:
+        paths = [(f"kingdom {number}", *path[1:]) for number, path in enumerate(paths)]
+    write_data(tmp_path, paths=paths, unseen=0, known_to_genus=0, common_names=False)
+    metrics = report(tmp_path)
+    for rank in RANKS:
+        row = metrics["variants"]["tfjs"]["per_rank"][rank]
+        assert (row["value"] is None) == (rank in without and not (rank == "kingdom" and "species" in without))
+
+
+def test_one_species_and_one_photograph(tmp_path: Path) -> None:
+    write_data(tmp_path, species=1, images=1, unseen=0, known_to_genus=0)
+    metrics = report(tmp_path)
+    assert metrics["variants"]["tfjs"]["top1"] == {"value": 1.0, "ci95": None, "n_images": 1, "n_classes": 1}
+
+
+# ---- back-off and calibration
+
+
+def test_every_variant_says_how_sure_it_is_and_keeps_its_promise(metrics: dict[str, Any]) -> None:
+    for variant, row in metrics["variants"].items():
+        found = row["back_off"]
+        assert row["protocol"] == metrics["protocol"]["id"]
+        assert row["calibration"]["source"] == "fitted" and found["n_fitted_on"] == 208
+        shares = [found["answered_at"][rank]["value"] for rank in RANKS]
+        assert sum(shares) == pytest.approx(found["answered"]["value"], abs=1e-5)
+        if variant in ("majority", "random"):
+            assert set(found["thresholds"].values()) == {None} and found["kept"] is None and not found["levels"]
+    teacher = metrics["variants"]["teacher"]["back_off"]
+    assert teacher["right"]["value"] > 0.9 and teacher["answered"]["value"] > 0.3 and teacher["kept"]
+    assert teacher["strata"]["not_in_calibration"]["answered"]["n_images"] == 10
+    strata = metrics["variants"]["teacher"]["strata"]
+    assert {name: row["species"]["n_images"] for name, row in strata["training_images"].items()} == {
+        "0": 10, "1-10": 50, "11-50": 0, ">50": 0
+    }  # fmt: skip
+    assert sum(row["species"]["n_images"] for row in strata["kingdom"].values()) == 60
+
+
+def test_what_is_shipped_is_measured_as_it_is_shipped(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    path = tmp_path / "evaluate" / "predictions" / "tfjs.json"
+    limits = dict.fromkeys(RANKS, None) | {"genus": 0.5}
+    shipped = {"temperature": 2.5, "thresholds": {"level": 0.95, "ranks": limits}}
+    path.write_text(json.dumps(read_json(path) | {"calibration": shipped}))
+    row = report(tmp_path)["variants"]["tfjs"]
+    assert row["calibration"]["temperature"] == 2.5 and row["calibration"]["source"] == "shipped"
+    assert row["back_off"]["thresholds"] == limits
+    answered = {rank: row["back_off"]["answered_at"][rank]["value"] for rank in RANKS}
+    assert answered["genus"] == row["back_off"]["answered"]["value"] > 0
+
+
+def test_a_temperature_takes_away_what_was_boasted(tmp_path: Path) -> None:
+    labels = write_data(tmp_path)
+    path = tmp_path / "evaluate" / "predictions" / "student.safetensors"
+    found = predictions.read(path.parent, ["student"])["student"]
+    before = report(tmp_path)["variants"]["student"]
+    logits = load_file(path)["logits"]
+    predictions.write(path.parent, "student", found.keys, found.taxon_ids, [Block(3 * logits)], found.costs)
+    after = report(tmp_path)["variants"]["student"]
+    assert after["calibration"]["temperature"] == pytest.approx(3 * before["calibration"]["temperature"], rel=0.01)
+    assert after["calibration"]["nll"]["before"]["value"] > before["calibration"]["nll"]["before"]["value"]
+    assert after["calibration"]["nll"]["after"]["value"] == pytest.approx(
+        before["calibration"]["nll"]["after"]["value"], abs=0.01
+    )
+    assert len(labels) == after["n_images"]
+
+
+def test_predictions_without_the_calibration_split_are_refused(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    path = tmp_path / "evaluate" / "predictions" / "student.safetensors"
+    found = predictions.read(path.parent, ["student"])["student"]
+    kept = [row for row, key in enumerate(found.keys) if "-calibration" not in key]
+    keys = [found.keys[row] for row in kept]
+    predictions.write(
+        path.parent, "student", keys, found.taxon_ids, [Block(load_file(path)["logits"][kept])], found.costs
+    )
+    with pytest.raises(UserError, match="student lacks 208 photographs"):
+        report(tmp_path)
+
+
+# ---- predictions
+
+
+def test_predictions_are_written_in_blocks_and_read_back(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    keys, taxa = [f"ké{i}" for i in range(5)], list("abc")
+    predictions.write(tmp_path, "student", keys, taxa, map(Block, [logits[:2], logits[2:2], logits[2:]]), {"macs": 3})
+    np.testing.assert_array_equal(load_file(tmp_path / "student.safetensors")["logits"], logits)
+    found = predictions.read(tmp_path, ["student"])["student"]
+    assert (found.keys, found.taxon_ids, found.costs) == (keys, taxa, {"macs": 3})
+    np.testing.assert_array_equal(np.concatenate([block for _, block in found.blocks()]), logits)
+
+
+def test_an_incomplete_variant_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="answered 1 of 2"):
+        predictions.write(tmp_path, "student", ["a", "b"], ["t"], [Block(np.zeros((1, 1), np.float32))], {})
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- labels
+
+
+def test_labels_keep_the_order_of_taxa(tmp_path: Path) -> None:
+    labels = write_data(tmp_path)
+    space = read_labels(tmp_path)
+    assert space.leaves == label_space(labels.values())
+    samples = read_table(tmp_path / "index" / "samples.parquet")
+    test = samples.filter(pa.compute.equal(samples["split"], "test"))
+    truth = truth_of(test["taxon_id"].to_pylist(), space)
+    for row, key in enumerate(test["key"].to_pylist()):
+        path = labels[key]
+        assert truth.leaf[row] == (space.leaves.index(path) if path[6] else -1)
+        for rank in range(7):
+            node = truth.nodes[row, rank]
+            assert (space.nodes[rank][node] == path[: rank + 1]) if path[rank] else node == -1
+
+
+# ---- majority and random
+
+
+def test_majority_is_the_taxon_with_most_training_photographs(tmp_path: Path) -> None:
+    labels = write_data(tmp_path, species=6, images=4, known_to_genus=0, unseen=0)
+    path = tmp_path / "index" / "taxa.parquet"
+    taxa = read_table(path)
+    leaves = label_space(labels.values())
+    counts = [3 + (leaf == leaves[4]) for leaf in leaves]
+    write_table(path, taxa.set_column(taxa.schema.get_field_index("train"), "train", pa.array(counts, pa.int32())))
+    evaluate.run(PARAMS, tmp_path, "majority")
+    found = predictions.read(tmp_path / "evaluate" / "predictions", ["majority"])["majority"]
+    logits = load_file(found.path)["logits"]
+    assert len(logits) == 24 + 96 and (logits.argmax(axis=1) == 4).all() and (logits == logits[0]).all()
+    assert report(tmp_path)["variants"]["majority"]["top1"]["value"] == pytest.approx(1 / 6, abs=1e-6)
+
+
+def test_random_answers_depend_on_key_and_seed_alone(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    folder = tmp_path / "evaluate" / "predictions"
+    evaluate.run(PARAMS, tmp_path, "random")
+    first = (folder / "random.safetensors").read_bytes()
+    evaluate.run(PARAMS, tmp_path, "random")
+    assert (folder / "random.safetensors").read_bytes() == first
+    assert json.loads((folder / "random.json").read_text()) == {}
+    evaluate.run({**PARAMS, "seed": 1}, tmp_path, "random")
+    assert (folder / "random.safetensors").read_bytes() != first
+
+
+def test_random_answers_are_uniform(tmp_path: Path) -> None:
+    labels = write_data(tmp_path, species=4, images=100, known_to_genus=0)
+    evaluate.run(PARAMS, tmp_path, "random")
+    row = report(tmp_path)["variants"]["random"]
+    assert row["top1"]["value"] == pytest.approx(1 / 4, abs=0.07)
+    genera = Counter(path[:6] for path in set(labels.values()))
+    assert row["per_rank"]["genus"]["value"] == pytest.approx(sum((n / 4) ** 2 for n in genera.values()), abs=0.08)

@@ -1,0 +1,307 @@
+"""Several processes train as one does; what they have to say they say once."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+from bioclip_lite.models import students, teachers, text_towers
+from bioclip_lite.photographs.preprocess import preprocessing
+from bioclip_lite.stages import distill, teacher
+from bioclip_lite.training import distillation, distributed, losses, text_distillation, trainer
+from bioclip_lite.utils import machine
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_table
+from support import checkout, lessons
+
+FILES = {"student.json", "model.safetensors", "preprocess.json"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lessons.make_cache(lessons.make_data(tmp_path_factory.mktemp("data")))
+
+
+def together(function: Callable[..., Any], *arguments: Any, processes: int = 2) -> list[Any]:
+    """What ``function`` returns in each of some processes that work as those of ``launch`` do."""
+    # Not forked from this process: its thread pools would be missing in the copies.
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bioclip_lite.stages.teacher"])  # what takes long to import
+    answers = context.SimpleQueue()
+    with tempfile.TemporaryDirectory() as folder:
+        work = [
+            context.Process(target=_work, args=(rank, processes, folder, answers, function, arguments))
+            for rank in range(processes)
+        ]
+        for process in work:
+            process.start()
+        found = dict(answers.get() for _ in work)
+        for process in work:
+            process.join()
+    assert [process.exitcode for process in work] == [0] * processes
+    for answer in found.values():
+        if isinstance(answer, Exception):
+            raise answer
+    return [found[rank] for rank in range(processes)]
+
+
+def _work(rank: int, processes: int, folder: str, answers: Any, function: Callable[..., Any], arguments: Any) -> None:
+    os.environ |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "BIOCLIP_LITE_RUN": folder}
+    torch.set_num_threads(1)
+    store, timeout = f"file://{folder}/store", timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=processes, timeout=timeout)
+    try:
+        answers.put((rank, function(*arguments)))
+        distributed.wait()
+    except Exception as error:
+        answers.put((rank, error))
+    dist.destroy_process_group()
+
+
+def arrays(*tensors: torch.Tensor | None) -> list[np.ndarray]:
+    return [tensor.detach().numpy() for tensor in tensors if tensor is not None]
+
+
+# What they compute
+
+
+def normalise(momentum: float | None) -> list[np.ndarray]:
+    torch.manual_seed(0)
+    x, target, scale = torch.randn(7, 5, 3, 2) * 2 + 100, torch.randn(7, 5, 3, 2), torch.randn(5)
+    mine = distributed.part(7)
+    own = x[mine].clone().requires_grad_()
+    norm = nn.BatchNorm2d(5, momentum=momentum)
+    norm.weight.data.copy_(scale)
+    with distributed.synchronised_norms():
+        out = norm(own)
+        still = norm.eval()(own)
+    loss = (out * target[mine]).square().sum((1, 2, 3)).mean() * distributed.share_of_loss(len(own), 7)
+    loss.backward()
+    distributed.average([norm.weight.grad, norm.bias.grad, value := loss.detach()])
+    shared = arrays(norm.weight.grad, norm.bias.grad, value, norm.running_mean, norm.running_var)
+    return [*arrays(out, still, own.grad / distributed.size()), *shared]
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_statistics_are_those_of_all_samples(momentum: float | None) -> None:
+    alone, (left, right) = normalise(momentum), together(normalise, momentum)
+    for one, a, b in zip(alone[:3], left, right, strict=False):
+        np.testing.assert_allclose(np.concatenate([a, b]), one, rtol=1e-4, atol=1e-4)
+    for one, a, b in zip(alone[3:], left[3:], right[3:], strict=True):
+        np.testing.assert_allclose(a, one, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(a, b)
+
+
+def contrast(captions: int) -> list[np.ndarray]:
+    torch.manual_seed(0)
+    images, texts = torch.randn(7, 6), torch.randn(captions, 6)
+    same = torch.arange(7)[:, None] % captions == torch.arange(captions)
+    see, read, scale = nn.Linear(6, 4), nn.Linear(6, 4), nn.Parameter(torch.tensor(2.0))
+    image = distributed.gather(F.normalize(see(images[distributed.part(7)]), dim=-1), 7)
+    text = distributed.gather(F.normalize(read(texts[distributed.part(captions)]), dim=-1), captions)
+    loss = losses.contrastive(image, text, same, scale.exp())
+    loss.backward()
+    gradients = [p.grad for p in (*see.parameters(), *read.parameters(), scale)]
+    distributed.average([*gradients, value := loss.detach()])
+    return arrays(value, *gradients)
+
+
+@pytest.mark.parametrize("captions", [5, 1])  # 1: a process has none
+def test_a_contrastive_loss_sees_every_pair(captions: int) -> None:
+    alone = contrast(captions)
+    for answers in together(contrast, captions):
+        for found, expected in zip(answers, alone, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+class Double(nn.Module):
+    """A network in double precision, so that the order of additions is not seen, however long it trains."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.double()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.model(pixels.double())
+
+
+def train(
+    data: Path, labels: bool, batch_size: int, epochs: int, text: bool = False
+) -> tuple[list[dict[str, float]], list[np.ndarray]]:
+    torch.manual_seed(distributed.rank())  # the weights of the first process count
+    arguments = {"kind": "mixer", "width": 64, "layers": 3, "outputs": lessons.D, "context": 64, "student": None}
+    tower = text_towers.build(**arguments).double()
+    read = text_distillation.TextStudent(tower, text_towers.tokenizer(arguments), 1.0)
+    spec = students.student_spec("mobilenetv4_conv_small_035", {}, 5 if labels else lessons.D, 64)
+    model = Double(students.build_student(spec))
+    history = distillation.distill(
+        model,
+        data,
+        preprocessing(64),
+        stage="test",
+        job="student",
+        seed=0,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=0.002,
+        control=labels,
+        text_student=read if text else None,
+    )
+    trained = [model, tower] if text else [model]
+    return history, arrays(*(tensor for part in trained for tensor in part.state_dict().values()))
+
+
+# Parts of different sizes weigh their losses by numbers that are rounded to single precision; training, which doubles
+# such a difference at every step or two, shows it in the second epoch.
+@pytest.mark.parametrize(("labels", "batch_size", "epochs"), [(False, 10, 3), (True, 9, 1)])
+def test_the_curve_of_two_processes_is_that_of_one(labels: bool, batch_size: int, epochs: int, data: Path) -> None:
+    ((history, weights),) = together(train, data, labels, batch_size, epochs, processes=1)
+    first, second = together(train, data, labels, batch_size, epochs)
+    assert first[0] == second[0]
+    for found, expected in zip(first[0], history, strict=True):
+        # The last operations of the loss are in single precision, which has seven digits.
+        assert found == pytest.approx(expected, rel=1e-5)
+    for found, other, expected in zip(first[1], second[1], weights, strict=True):
+        np.testing.assert_array_equal(found, other)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_both_towers_of_two_processes_are_those_of_one(data: Path) -> None:
+    lessons.write_texts(data)
+    ((history, weights),) = together(train, data, False, 10, 1, True, processes=1)
+    first, second = together(train, data, False, 10, 1, True)
+    assert first[0] == second[0]
+    assert first[0][0] == pytest.approx(history[0], rel=1e-4)
+    for found, other, expected in zip(first[1], second[1], weights, strict=True):
+        np.testing.assert_array_equal(found, other)
+        np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-4)
+
+
+def teach(data: Path, params: dict[str, Any]) -> None:
+    machine.autocast_helps = lambda _: False  # type: ignore[assignment]
+    teacher.run(params, data)
+
+
+@pytest.mark.parametrize("kind", ["train", "lit"])
+def test_a_teacher_of_two_processes_is_that_of_one(kind: str, data: Path) -> None:
+    torch.manual_seed(0)
+    tower = teachers.image_tower("mobilenetv2_050", lessons.TEACHER["lit"]["image_tower_options"])
+    (data / "weights").mkdir(exist_ok=True)
+    save_file(tower.state_dict(), data / "weights" / "tower.safetensors")
+    # A rate at which the weights hardly move: single precision is enough to see that all pairs count.
+    params = {**lessons.TEACHER, "kind": kind}
+    params[kind] = {**params[kind], "epochs": 1, "batch_size": 15, "learning_rate": 1e-9}
+    outcomes = []
+    for processes in (1, 2):
+        together(teach, data, params, processes=processes)
+        (row,) = read_table(data / "teacher" / "history.parquet").to_pylist()
+        outcomes.append((row, load_file(data / "teacher" / "model" / "open_clip_model.safetensors")))
+    (expected, weights), (found, others) = outcomes
+    assert found == pytest.approx(expected, rel=1e-4)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(others[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_smaller_than_the_processes_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 8)
+    with pytest.raises(UserError, match=r"test\.batch_size: a batch of 4 .* over 8 processes"):
+        trainer.check_split(4, "test.batch_size")
+    trainer.check_split(8, "test.batch_size")
+
+
+# How they start and end
+
+
+def start(folder: Path, **changes: Any) -> subprocess.Popen[str]:
+    section = json.dumps({**lessons.DISTILL, "epochs": 4, **changes})
+    command = [sys.executable, "-m", "bioclip_lite", "distill", "student", "--section", section, "--processes", "2"]
+    environment = checkout.ENVIRONMENT | {"PYTHONPATH": str(checkout.ROOT / "workflow"), "OMP_NUM_THREADS": "2"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [*command, "--data", str(folder)], env=environment, stdout=pipe, stderr=pipe, text=True, cwd=folder
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """A folder of data, and what an undisturbed training makes of it."""
+    data = lessons.make_cache(lessons.make_data(tmp_path_factory.mktemp("trained")))
+    together(distill.run, {**lessons.DISTILL, "epochs": 4}, data, "student")
+    undisturbed = contents(data / "distill")
+    assert undisturbed.keys() == {*(f"model/{name}" for name in FILES), "history.parquet"}
+    return data, undisturbed
+
+
+def test_asked_to_stop_they_stop_together_and_go_on_later(trained: tuple[Path, dict[str, bytes]]) -> None:
+    data, undisturbed = trained
+    shutil.rmtree(data / "distill")
+    process = start(data)
+    assert process.stdout is not None
+    while "epoch 1 of 4" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == 75
+    assert err.startswith("distill: distill student: stopped as asked at epoch 2 of 4, step ")
+    assert err.count("\n") == 1
+    assert list(contents(data / "distill")) == [".partial-student/checkpoint.safetensors"]
+
+    out, err = (process := start(data)).communicate()
+    assert (process.returncode, err) == (0, "")
+    assert out.count("continues in epoch 2 of 4") == out.count("epoch 4 of 4") == 1
+    assert contents(data / "distill") == undisturbed
+
+
+def test_a_killed_process_is_survived(trained: tuple[Path, dict[str, bytes]]) -> None:
+    data, undisturbed = trained
+    shutil.rmtree(data / "distill")
+    process = start(data)
+    assert process.stdout is not None
+    while "epoch 1 of 4" not in process.stdout.readline():
+        assert process.poll() is None
+    workers = {worker.environ()["RANK"]: worker for worker in psutil.Process(process.pid).children()}
+    workers["1"].kill()
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert err == "distill: process 2 of 2 was ended by SIGKILL; all start again from the last checkpoint\n"
+    assert out.count("epoch 4 of 4") == 1
+    assert contents(data / "distill") == undisturbed
+
+
+def test_a_mistake_that_one_process_finds_is_told_once(data: Path) -> None:
+    process = start(data, weights="absent.safetensors")
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert err.startswith("distill: distill.weights: ")
+    assert err.count("\n") == 1
+
+
+def test_the_signal_that_ended_a_process_reaches_the_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = SimpleNamespace(failures={1: SimpleNamespace(exitcode=-signal.SIGKILL)})
+    assert distributed._explain("distill", tmp_path, 2, error) == 128 + signal.SIGKILL  # type: ignore[arg-type]
+    told = "distill: process 2 of 2 was ended by SIGKILL, most often because memory ran out\n"
+    assert capsys.readouterr().err == told

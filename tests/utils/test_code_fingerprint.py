@@ -1,0 +1,99 @@
+"""Which code a job depends on, and when an edit matters."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bioclip_lite.utils import code_fingerprint as module
+from bioclip_lite.utils.code_fingerprint import closure, meaning
+from support.checkout import ROOT
+
+
+def test_the_closure_follows_imports_down_and_inside_functions() -> None:
+    files = closure("stages.shard")
+    assert "workflow/bioclip_lite/stages/shard.py" in files
+    assert "workflow/bioclip_lite/utils/files.py" in files
+    assert "workflow/bioclip_lite/utils/errors.py" in files  # through files.py
+    assert files == sorted(set(files))
+
+
+def test_a_misspelt_module_is_an_error_and_not_a_job_without_code() -> None:
+    with pytest.raises(ValueError, match=r"no module stages\.prunee"):
+        closure("stages.prune", "stages.prunee")
+
+
+def test_a_checkout_has_the_same_bytes_whatever_git_makes_of_line_ends(tmp_path: Path) -> None:
+    attributes = (ROOT / ".gitattributes").read_text()
+    for name, text in {".gitattributes": attributes, "a.py": "x = 1\n", "Snakefile": "rule:\n"}.items():
+        (tmp_path / name).write_text(text)
+    commands = "git init -q . && git add . && rm a.py Snakefile && git -c core.autocrlf=true checkout -q -- ."
+    subprocess.run(commands, shell=True, cwd=tmp_path, check=True)
+    assert (tmp_path / "a.py").read_bytes() == b"x = 1\n"
+    assert (tmp_path / "Snakefile").read_bytes() == b"rule:\n"
+
+
+def test_no_stage_imports_another_or_the_engines() -> None:
+    from bioclip_lite.utils.stage_names import STAGES
+
+    for stage in STAGES:
+        files = closure(f"stages.{stage}")
+        others = [f"workflow/bioclip_lite/stages/{other}.py" for other in STAGES if other != stage]
+        assert not set(files) & {*others, "workflow/bioclip_lite/engines/sync.py", "workflow/bioclip_lite/__main__.py"}
+        assert not [file for file in files if Path(file).parent.name in ("engines", "commands")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from bioclip_lite import files",
+        "    from bioclip_lite import files  # late",
+        "from bioclip_lite import (\n    errors,\n    files,\n)",
+        "from bioclip_lite import (\n    errors,  # (why)\n    files,\n)",
+        "from bioclip_lite import errors; from bioclip_lite import files",
+        "if True: from bioclip_lite import files",
+        "from bioclip_lite \\\n    import files",
+        "from \\\n    bioclip_lite import files",
+        "from bioclip_lite import \\\n    files",
+        "import bioclip_lite.files as f",
+        "import os, bioclip_lite.files",
+        "import os, \\\n    bioclip_lite.files",
+        "from bioclip_lite.files import *",
+    ],
+)
+def test_an_import_is_seen_however_it_is_written(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "workflow" / "bioclip_lite"
+    package.mkdir(parents=True)
+    for name in ("errors", "files", "other"):
+        (package / f"{name}.py").write_text("")
+    inside = f"def f():\n{line}\n" if line.startswith("    ") else f"{line}\n"
+    (package / "user.py").write_text(f"import os\nfrom bioclip_lite import other\n{inside}x = os\n")
+    monkeypatch.setattr(module, "PACKAGE", package)
+    module._file.cache_clear()
+    found = closure("user")
+    module._file.cache_clear()
+    assert {"workflow/bioclip_lite/files.py", "workflow/bioclip_lite/other.py"} < set(found)
+
+
+def test_the_quick_look_at_imports_sees_what_python_sees() -> None:
+    for path in module.PACKAGE.rglob("*.py"):
+        source = path.read_text()
+        assert imports_in(module._import_statements(source)) == imports_in(source), path
+
+
+def imports_in(source: str) -> set[str]:
+    return {
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import | ast.ImportFrom) and "bioclip_lite" in ast.unparse(node)
+    }
+
+
+def test_comments_docstrings_and_layout_mean_nothing() -> None:
+    plain = b"def f(x):\n    return x + 1\n"
+    rewritten = b'"""Module."""\n\n\ndef f(x):  # adds\n    """Doc."""\n    return (x +\n            1)\n'
+    assert meaning(plain) == meaning(rewritten)
+    assert meaning(plain) != meaning(b"def f(x):\n    return x + 2\n")
+    assert meaning(b"def f(): 'only a docstring'") == meaning(b"def f(): pass")
+    assert meaning(b"not python (") != meaning(b"not python [")

@@ -1,0 +1,1 @@
+"""Describe photographs with a CoCa, and train one."""

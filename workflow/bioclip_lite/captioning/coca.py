@@ -1,0 +1,122 @@
+"""Captioners: CoCas (arXiv 2205.01917) that describe photographs, for stage caption.
+
+A CoCa is a CLIP with a decoder that writes a caption. Any of open_clip's can be named in caption.captioners;
+``python -m bioclip_lite captioner`` trains a small one.
+
+open_clip's own CoCa.generate needs the library transformers, and helpers that its newer versions have dropped; here the
+search over next tokens is ``decoding``. Photographs are described in float32 on a CPU and in bfloat16 on a GPU.
+"""
+
+import copy
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.coca_model import CoCa
+
+from bioclip_lite.captioning import decoding
+from bioclip_lite.models import hub, teachers
+from bioclip_lite.photographs import loading
+from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.utils import machine
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.randomness import generator
+
+_IMAGES = {"cpu": 16, "cuda": 128}  # photographs described at a time
+_SHORTEST = 4  # tokens of a caption, as in open_clip
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """A CoCa ready for use, in eval mode."""
+
+    model: CoCa
+    tokenizer: open_clip.SimpleTokenizer
+    preprocess: dict[str, Any]
+
+
+def find(chosen: dict[str, Any], weights: Path) -> Captioner:
+    """The CoCa that an entry of caption.captioners names, on the device; ``weights`` is data/weights."""
+    where = f"caption.captioners, {chosen['name']}"
+    published = hub.find(chosen["model"], chosen["weights"], weights, what=where)
+    config = copy.deepcopy(published.config)
+    if "multimodal_cfg" not in config["model_cfg"]:
+        raise UserError(f"{where}: {published.name} is no CoCa, it has no decoder; see open_clip.list_models()")
+    model = hub.load(published, where)
+    tokenizer = teachers.tokenizer_of(config)
+    if chosen["tokens"] >= model.context_length:
+        raise UserError(f"{where}: tokens is {chosen['tokens']}; the model writes at most {model.context_length - 1}")
+    model.to(machine.device()).eval()
+    return Captioner(model, tokenizer, teachers.open_clip_preprocess(config, where))
+
+
+def describe(captioner: Captioner, images: ShardSet, chosen: dict[str, Any], seed: int) -> Iterator[list[str]]:
+    """For each photograph, in order, ``chosen["captions"]`` captions; fewer if beam search finds fewer.
+
+    Each caption is drawn with random numbers from its own name (seed, captioner, key, number), so it depends on no
+    other photograph, but for rounding: a matrix product may differ in its last bits with the size of the batch.
+    """
+    rules = _rules(captioner, chosen["tokens"])
+    device = machine.device()
+    count = chosen["captions"]
+    start = 0
+    for pixels in loading.plain_pixels(images, captioner.preprocess, _IMAGES[device.type]):
+        with torch.inference_mode(), _precision(device):
+            _, seen = captioner.model._encode_image(pixels.to(device))
+            step = functools.partial(_next_logits, captioner.model, seen)
+            rows = torch.arange(len(pixels), device=device)
+            if chosen["method"] == "beam":
+                found = decoding.beam_search(step, rows, rules, chosen["beams"], count)
+            else:
+                keys = images.keys[start : start + len(pixels)]
+                names = [("caption", seed, chosen["name"], key, n) for key in keys for n in range(count)]
+                uniforms = np.stack([generator(*name).random(rules.longest) for name in names])
+                flat = decoding.sample(step, rows.repeat_interleave(count), rules, chosen["top_p"], uniforms)
+                found = [flat[i * count : (i + 1) * count] for i in range(len(pixels))]
+        start += len(pixels)
+        for texts in found:
+            yield [_words(captioner.tokenizer, text) for text in texts]
+
+
+def _precision(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _next_logits(model: CoCa, seen: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Float (m, V) logits of the token after ``tokens`` (m, length), for the photographs ``rows`` of ``seen``.
+
+    What the model's own forward gives at the last place, without the (m, length, V) logits of all the others.
+    """
+    _, x = model._encode_text(tokens)
+    return decode(model, seen[rows], x)[:, -1] @ model.text_decoder.text_projection
+
+
+def decode(model: CoCa, image: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """(m, length, width): the decoder before its wide last layer, on tokens of photographs and of texts."""
+    decoder = model.text_decoder
+    mask = decoder.attn_mask[: x.shape[1], : x.shape[1]]
+    for block, look in zip(decoder.resblocks, decoder.cross_attn, strict=True):
+        x = look(block(x, attn_mask=mask), k_x=image, v_x=image)
+    return decoder.ln_final(x)
+
+
+def _rules(captioner: Captioner, longest: int) -> decoding.Rules:
+    """A caption ends with the token for the end or the first full stop."""
+    tokenizer = captioner.tokenizer
+    words = len(tokenizer.encoder)
+    outputs = captioner.model.text_decoder.text_projection.shape[1]
+    stops = [number for number, piece in tokenizer.decoder.items() if "." in piece or number == tokenizer.eot_token_id]
+    never = [captioner.model.pad_id, tokenizer.sot_token_id, *range(words, outputs)]
+    return decoding.Rules(tokenizer.sot_token_id, stops, never, min(_SHORTEST, longest), longest)
+
+
+def _words(tokenizer: open_clip.SimpleTokenizer, tokens: Sequence[int]) -> str:
+    """The text of a caption up to its first full stop, with one space between words; "" if there is none."""
+    said = tokenizer.decode([token for token in tokens if token != tokenizer.eot_token_id])
+    text = " ".join(said.partition(".")[0].split())
+    return f"{text}." if text else ""

@@ -1,0 +1,71 @@
+"""Stages, dependencies and outputs as dvc.yaml states them."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bioclip_lite.utils import yaml_files
+from bioclip_lite.utils.files import parse_yaml
+
+STAMP = ".snakemake_timestamp"  # where Snakemake keeps the time of a directory() output
+
+
+def ledger_path(stage: str) -> str:
+    return f"data/provenance/{stage}.json"
+
+
+@cache
+def dvc_stages() -> dict[str, dict[str, list[str]]]:
+    """Stage -> its ``deps``, ``params`` and ``outs`` (the ledger left out), in the order of dvc.yaml.
+
+    ${...} is filled in.
+    """
+    if not Path("dvc.yaml").exists():
+        return {}
+    stages = {}
+    for name, stage in parse_yaml(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
+        entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
+        outs = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+        if ledger_path(name) in outs:
+            stages[name] = {
+                "deps": [_filled_in(dep) for dep in stage.get("deps", [])],
+                "params": stage.get("params", []),
+                "outs": [_filled_in(out) for out in outs if out != ledger_path(name)],
+            }
+    return stages
+
+
+def _filled_in(path: str) -> str:
+    return re.sub(r"\$\{([\w.]+)\}", lambda match: str(parameter(match[1])), path)
+
+
+def parameter(name: str) -> Any:
+    """The value in params.yaml of a name such as index.path."""
+    found: Any = yaml_files.read(Path("params.yaml"))
+    for part in name.split("."):
+        found = found[part]
+    return found
+
+
+def sources() -> Iterator[str]:
+    """Files that stages need and no stage makes."""
+    made = [out for stage in dvc_stages().values() for out in stage["outs"]]
+    for dep in sorted({dep for stage in dvc_stages().values() for dep in stage["deps"]}):
+        if not within(dep, made):
+            yield from files_in(dep)
+
+
+def within(path: str, places: Iterable[str]) -> str | None:
+    """The place that is ``path`` or a folder above it."""
+    return next((place for place in places if path == place or path.startswith(place + "/")), None)
+
+
+def files_in(path: str) -> Iterator[str]:
+    if os.path.isdir(path):
+        for folder, _, names in os.walk(path):
+            yield from (os.path.join(folder, name) for name in names if name not in (STAMP, ".gitignore"))
+    elif os.path.exists(path):
+        yield path

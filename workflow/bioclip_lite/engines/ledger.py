@@ -1,0 +1,172 @@
+"""Ledgers: what made every output of a stage, by content.
+
+``python -m bioclip_lite.engines.ledger STAGE OUTPUT...``, the last job of every stage, writes one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bioclip_lite.engines import dvc_lock, snakemake_records
+from bioclip_lite.engines.dvc_yaml import dvc_stages, files_in, ledger_path, parameter, within
+from bioclip_lite.engines.hashes import Hashes
+from bioclip_lite.engines.records import RECIPE, Records
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import PARTIAL, replacing, write_json
+
+AT_START = Path(".snakemake/bioclip_lite/sources.json")  # MD5 of every source file when the run began
+RECIPES = Path(".snakemake/bioclip_lite/recipes.json")  # recipe -> MD5 of the ledger that it led to here
+UNCOMMITTED = Path(".snakemake/bioclip_lite/uncommitted")  # a file per stage that dvc.lock may not have as it is here
+RULE = "record_{}"  # the rule that writes a stage's ledger
+
+
+def load_ledgers() -> dict[str, dict[str, Any]]:
+    """Output -> the job that made it (recipe, md5, ``in``: MD5 of each input), over all stages."""
+    jobs: dict[str, dict[str, Any]] = {}
+    for stage in dvc_stages():
+        try:
+            data = json.loads(Path(ledger_path(stage)).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            continue
+        for out, job in data["jobs"].items():
+            jobs[out] = data["recipes"][job["recipe"]] | job
+        made_from = {out: job["md5"] for out, job in data["jobs"].items()}
+        jobs[ledger_path(stage)] = {"rule": RULE.format(stage), "in": made_from}
+    return jobs
+
+
+def files_of(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(path, MD5) of every file that a ledger accounts for."""
+    for out, job in data["jobs"].items():
+        if "files" in job:
+            yield from ((os.path.join(out, name), md5) for name, md5 in job["files"].items())
+        else:
+            yield out, job["md5"]
+
+
+def recipe(stage: str, jobs: dict[str, dict[str, Any]], hashes: Hashes) -> str | None:
+    """All that decides what a stage makes, as one MD5: its parameters and what dvc.yaml says it depends on.
+
+    None if something that it depends on has not been made. What is not here, but in a ledger, counts as recorded, and
+    so does a source that is not here.
+    """
+    made_by_stages = [out for other in dvc_stages().values() for out in other["outs"]]
+    content: dict[str, Any] = {}
+    for dep in dvc_stages()[stage]["deps"]:
+        if not within(dep, made_by_stages):
+            recorded = (job["in"][dep] for job in jobs.values() if dep in job["in"])
+            content[dep] = hashes[dep] or next(recorded, None)
+            continue
+        parts = sorted(
+            (out, hashes[out] or jobs[out]["md5"]) for out in jobs if out == dep or out.startswith(dep + "/")
+        )
+        if not parts:
+            return None
+        content[dep] = parts
+    parameters = {name: parameter(name) for name in dvc_stages()[stage]["params"]}
+    return hashlib.md5(json.dumps([stage, parameters, content], sort_keys=True).encode()).hexdigest()
+
+
+def incomplete(jobs: dict[str, dict[str, Any]]) -> set[str]:
+    """Stages of whose outputs, folder by folder, a part is missing: somebody has deleted it.
+
+    A whole folder may be missing for the good reason that it was never pulled, unless DVC now asks for this very stage.
+    """
+    found = set()
+    for stage, view in dvc_stages().items():
+        for out in view["outs"]:
+            here = [os.path.lexists(path) for path in jobs if path == out or path.startswith(out + "/")]
+            if not all(here) and (any(here) or os.environ.get("DVC_STAGE") == stage):
+                found.add(stage)
+    return found
+
+
+def write_ledger(stage: str, outputs: Iterable[str]) -> None:
+    """Store what made every output of ``stage``; remove outputs that no job makes any more.
+
+    ``outputs`` are all that the jobs of the stage make.
+    """
+    outs, hashes = dvc_stages()[stage]["outs"], Hashes(ask_dvc=False)  # of what has just been made DVC knows nothing
+    records = Records(hashes)
+    at_start = json.loads(AT_START.read_text(encoding="utf-8")) if AT_START.exists() else {}
+    recipes: list[dict[str, Any]] = []
+    jobs: dict[str, dict[str, Any]] = {}
+    edited = set()
+    for path in outputs:
+        record = snakemake_records.read(path)
+        if not record:
+            raise UserError(f"Snakemake has no record of how {path} was made; remove it and run again")
+        made_from = {file: hashes[file] for file in record["input"]}
+        for file, md5 in made_from.items():
+            if at_start.get(file, md5) != md5:  # e.g. code edited while jobs were running: nobody knows what they saw
+                records.forget(path)
+                edited.add(file)
+        how = {field: record.get(field) for field in RECIPE}
+        if how not in recipes:
+            recipes.append(how)
+        checksums = record.get("input_checksums") or {}
+        jobs[path] = {"recipe": recipes.index(how), "md5": hashes[path], "in": made_from, "sha256": checksums}
+        if os.path.isdir(path):
+            jobs[path]["files"] = hashes.files(path)
+    hashes.save()
+    if edited:
+        raise UserError(f"{', '.join(sorted(edited))} changed while the jobs were running; run again")
+    if not jobs:
+        raise UserError(f"stage {stage} would have no outputs; are its inputs here? (dvc pull)")
+    _remove_orphans(stage, outs, jobs, records)
+    mark_uncommitted(stage)
+    with replacing(ledger_path(stage)) as scratch:
+        scratch.write_text(
+            json.dumps({"recipes": recipes, "jobs": jobs}, sort_keys=True, separators=(",", ":")), encoding="utf-8"
+        )
+
+
+def note_recipes(stages: Iterable[str]) -> None:
+    """Remember what the recipes of ``stages``, all made by now, led to, unless something was edited meanwhile."""
+    jobs, hashes = load_ledgers(), Hashes()
+    at_start = json.loads(AT_START.read_text(encoding="utf-8"))
+    if any(hashes[file] != md5 for file, md5 in at_start.items()):
+        return
+    recipes = json.loads(RECIPES.read_text(encoding="utf-8")) if RECIPES.exists() else {}
+    for stage in stages:
+        key, md5 = recipe(stage, jobs, hashes), hashes[ledger_path(stage)]
+        if key and md5:
+            recipes[key] = md5
+    write_json(RECIPES, recipes)
+
+
+def _remove_orphans(stage: str, outs: list[str], jobs: dict[str, dict[str, Any]], records: Records) -> None:
+    for folder in [folder for out in outs for folder in Path(out).rglob(PARTIAL + "*")]:
+        shutil.rmtree(folder, ignore_errors=True)  # left behind by a killed job
+    for path in [file for out in outs if out not in jobs for file in files_in(out)]:
+        if path in jobs or any(str(folder) in jobs for folder in Path(path).parents):
+            continue
+        if not snakemake_records.read(path):
+            raise UserError(f"{path} is in an output folder of stage {stage}, but no rule makes it; move it elsewhere")
+        os.remove(path)
+
+
+def mark_uncommitted(stage: str) -> None:
+    """Note that the ledger of ``stage`` is about to change, so that dvc.lock follows even if this run is killed."""
+    UNCOMMITTED.mkdir(parents=True, exist_ok=True)
+    (UNCOMMITTED / stage).touch()
+
+
+def locked_ledgers() -> dict[str, str | None]:
+    """Stage -> MD5 of its ledger in dvc.lock."""
+    return {
+        name: next((out.get("md5") for out in outs if out["path"] == ledger_path(name)), None)
+        for name, outs in dvc_lock.outputs().items()
+    }
+
+
+if __name__ == "__main__":
+    try:
+        write_ledger(sys.argv[1], sys.argv[2:])
+    except UserError as error:
+        sys.exit(f"{sys.argv[1]}: {error}")

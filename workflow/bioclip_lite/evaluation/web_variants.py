@@ -1,0 +1,122 @@
+"""How the web model answers: the bundle as it ships, run on the JPEG files of the shards."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bioclip_lite import graph
+from bioclip_lite.compression import quantized
+from bioclip_lite.evaluation.predictions import Answers, Block
+from bioclip_lite.models import costs
+from bioclip_lite.photographs.shards import shard_paths
+from bioclip_lite.taxa.label_space import Labels
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, require
+from bioclip_lite.web import javascript
+from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
+
+Splits = tuple[str, ...]
+
+_BATCH = 64
+
+
+def tfjs(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """In Node: another decoder, another resampler and another runtime than PyTorch's variants have."""
+    return _shipped("node", params, data, splits, labels)
+
+
+def chromium(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    """In a headless Chromium of this machine, which decodes the files as well: what a visitor of a page gets."""
+    return _shipped("chromium", params, data, splits, labels)
+
+
+def _shipped(where: str, params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+    bundle = data / "convert" / "tfjs"
+    about = read_json(require(bundle / BUNDLE_FILE))
+    column, share = columns(bundle, about["taxa"], labels)
+    check_weights(data, about)
+    nodes, weights = quantized.load(data / "quantize" / "model")
+    scratch = tempfile.TemporaryDirectory(prefix="bioclip-lite-")  # removed when the blocks are consumed
+    prefix = Path(scratch.name) / where
+    images = [path for split in splits for path in shard_paths(data, split)]
+    found = javascript.answer(where, bundle, images, prefix, params["latency_runs"])
+    table = [bundle / BUNDLE_FILE, bundle / about["text"]["file"]]
+    model = [path for path in bundle.iterdir() if path not in table]
+
+    def blocks() -> Iterator[Block]:
+        with scratch:
+            logits, embeddings = (
+                np.memmap(f"{prefix}.{name}.f32", "<f4", "r", shape=(found["rows"], found[width]))
+                for name, width in (("logits", "taxa"), ("embeddings", "embedding"))
+            )
+            for start in range(0, len(logits), _BATCH):
+                rows = slice(start, start + _BATCH)
+                yield Block(logits[rows][:, column] + share, embeddings[rows])
+
+    return Answers(
+        keys=found["keys"],
+        blocks=blocks(),
+        costs={
+            "params": sum(array.size for array in weights.values()),
+            "macs": graph.macs(nodes, weights),
+            **costs.files(model),
+            **costs.of_table(costs.files(table)),
+            "calibration": {"temperature": about["temperature"], "thresholds": about["thresholds"]},
+            "latency_ms": javascript.latency(found),
+        },
+    )
+
+
+def for_files(data: Path, labels: Labels) -> Callable[[Sequence[Path]], np.ndarray]:
+    """The web model in Node, for photographs of the user's own: a function from n files to logits float32 [n, C].
+
+    Logits are in the order of ``labels``. JPEG, PNG and WebP files are read; one that Node cannot decode is a
+    UserError.
+    """
+    bundle = data / "convert" / "tfjs"
+    about = read_json(require(bundle / BUNDLE_FILE))
+    column, share = columns(bundle, about["taxa"], labels)
+
+    def logits(files: Sequence[Path]) -> np.ndarray:
+        with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as scratch:
+            prefix = Path(scratch) / "node"
+            found = javascript.answer("node", bundle, [file.resolve() for file in files], prefix)
+            rows = np.fromfile(f"{prefix}.logits.f32", "<f4").reshape(len(files), found["taxa"])
+        return rows[:, column] + share
+
+    return logits
+
+
+def check_weights(data: Path, about: dict[str, Any]) -> None:
+    """Raise UserError unless a bundle, ``about`` being its bundle.json, was made from the weights in data/quantize."""
+    folder = data / "quantize" / "model"
+    if about["provenance"]["weights_sha256"] != _sha256(require(folder / quantized.WEIGHTS_FILE)):
+        raise UserError(
+            f"{data / 'convert' / 'tfjs'} was not made from the weights in {folder}; run stage convert again"
+        )
+
+
+def columns(bundle: Path, taxa: list[dict[str, Any]], labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    """Where the logit of each leaf stands among those of a bundle, int64 (C,), and what is to be added, float32 (C,).
+
+    A species that the bundle has no room for gets the logit of its genus' representative less the logarithm of their
+    number: together they are as probable as it.
+    """
+    place = {taxon["id"]: number for number, taxon in enumerate(taxa)}
+    genera = {tuple(taxon["ranks"][:6]): number for number, taxon in enumerate(taxa) if taxon["rank"] == "genus"}
+    column = [place.get(leaf, genera.get(path[:6], -1)) for leaf, path in zip(labels.ids, labels.leaves, strict=True)]
+    count = np.bincount(np.maximum(column, 0), minlength=len(taxa))
+    if min(column, default=0) < 0 or not count.all():
+        raise UserError(
+            f"{bundle} answers among other taxa than data/index/taxa.parquet lists; run stage convert again"
+        )
+    return np.array(column), -np.log(count[column]).astype(np.float32)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

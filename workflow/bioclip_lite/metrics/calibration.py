@@ -1,0 +1,243 @@
+"""Calibration: a temperature that makes probabilities honest, and thresholds that say how far down the tree to answer.
+
+The answer to a photograph is the lowest rank whose best node has at least that rank's threshold of probability; if no
+rank has, there is no answer. Both are fitted on split calibration, which nothing else has seen.
+
+The promise of ``fit_thresholds``: with CONFIDENCE in the draw of the calibration photographs, at least LEVEL of all
+answers, at whatever rank, are right. It is the fixed-sequence test of Learn then Test (Angelopoulos et al., arXiv
+2110.01052, section 3) with an exact binomial tail, along thresholds that were laid out beforehand, careful ones first.
+So it holds at any number of photographs and for any model, good or bad, for new photographs that are drawn like those
+of the split: of the same species, by other observers. (It takes the temperature as given, which is one number fitted
+on the same labels; benchmarks/backoff.md counts with it.) Conformal risk control (Angelopoulos et al., arXiv
+2208.02814) would bound another thing, the share of wrong answers among all photographs, answered or not.
+
+Trees are given as in ``labels``: ``node_of_leaf`` int [7, C], the number of the node above each leaf at each rank, -1
+where a leaf has no name; ``truth_nodes`` int [n, 7] in the same numbers, -1 where a label has no name, -2 where it has
+one that no leaf has.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import bdtr, logsumexp
+
+from bioclip_lite.metrics.ranks import softmax, sum_up
+from bioclip_lite.metrics.tree import paths
+from bioclip_lite.taxa.taxonomy import RANKS, Path, nodes_at
+
+LEVEL = 0.95  # share of the answers that are right
+CONFIDENCE = 0.9  # share of the draws of calibration photographs for which LEVEL holds
+UNNAMED, UNLISTED = -1, -2  # in ``truth_nodes``
+
+Thresholds = Mapping[str, float | None]
+
+_LOWEST, _HIGHEST = 0.1, 10.0  # temperatures
+_AT_ONCE = 4_000_000  # logits in float64: 32 MB
+# Careful ones first. One for all ranks: a threshold for each, from the model's own mean probabilities, answers no
+# further down the tree (benchmarks/backoff.md). A node below the last, 0.5, is no answer; above it, those of all ranks
+# lie on one path.
+_CANDIDATES = np.round(1 - np.geomspace(1e-4, 0.5, 70), 4)
+
+
+def calibrate(
+    logits: np.ndarray, taxa: Sequence[Path], leaves: Sequence[Path], observations: Sequence[str | None]
+) -> dict[str, Any]:
+    """Temperature and thresholds of one model as bundle.json lists them.
+
+    Args:
+        logits: float [n, C] of the calibration photographs.
+        taxa: n paths, the photographs' labels.
+        leaves: C paths, what the columns stand for.
+        observations: n names; photographs of one observation are not independent, so the thresholds rest on the first
+            of each. None stands alone.
+
+    Returns:
+        {"temperature": T, "thresholds": {"level", "confidence", "ranks": {rank: threshold or None}}}.
+    """
+    node_of_leaf, truth = nodes_of(leaves), place(taxa, leaves)
+    temperature = fit_temperature(logits, truth, node_of_leaf)
+    rows = first_of_each(observations)
+    probabilities = softmax(logits[rows] / temperature)
+    ranks = fit_thresholds(probabilities, truth[rows], node_of_leaf, LEVEL)
+    return {"temperature": temperature, "thresholds": {"level": LEVEL, "confidence": CONFIDENCE, "ranks": ranks}}
+
+
+def nodes_of(leaves: Sequence[Path]) -> np.ndarray:
+    """``node_of_leaf`` of a list of leaves, int64 [7, C]."""
+    return np.stack([nodes_at(leaves, rank)[0] for rank in range(len(RANKS))])
+
+
+def place(taxa: Sequence[Path], leaves: Sequence[Path]) -> np.ndarray:
+    """``truth_nodes`` of labels among a list of leaves, int64 [n, 7]."""
+    numbers = [{path: n for n, path in enumerate(nodes_at(leaves, rank)[1])} for rank in range(len(RANKS))]
+    places = {
+        path: [numbers[r].get(path[: r + 1], UNLISTED) if path[r] else UNNAMED for r in range(len(RANKS))]
+        for path in set(taxa)
+    }
+    return np.array([places[path] for path in taxa], dtype=np.int64).reshape(-1, len(RANKS))
+
+
+def first_of_each(observations: Sequence[str | None]) -> np.ndarray:
+    """Rows of the first photograph of each observation, int64, rising."""
+    first: dict[Any, int] = {}
+    for row, name in enumerate(observations):
+        first.setdefault(row if name is None else name, row)
+    return np.array(list(first.values()), dtype=np.int64)
+
+
+# ---- temperature
+
+
+def surprise(
+    logits: np.ndarray, truth_nodes: np.ndarray, node_of_leaf: np.ndarray, temperature: float = 1.0
+) -> np.ndarray:
+    """Negative log likelihood of each label in nats, float64 [n]; as ``losses.taxon_nll`` without the mean.
+
+    A label above the leaves counts with the sum of its leaves' probabilities, one below the list with that of its
+    lowest ancestor in it; NaN where no leaf is under it.
+    """
+    found = np.full(len(logits), np.nan)
+    rows_at_once = max(1, _AT_ONCE // max(1, logits.shape[1]))
+    for start in range(0, len(logits), rows_at_once):
+        block = slice(start, start + rows_at_once)
+        scaled = logits[block].astype(np.float64) / temperature
+        under = _under(truth_nodes[block], node_of_leaf)
+        known = under.any(axis=1)
+        own = np.where(under, scaled, -np.inf)[known]
+        found[block][known] = logsumexp(scaled[known], axis=1) - logsumexp(own, axis=1)
+    return found
+
+
+def _under(truth_nodes: np.ndarray, node_of_leaf: np.ndarray) -> np.ndarray:
+    """Bool [n, C]: the leaves under the lowest node of each label; an empty row where it has none."""
+    under = np.zeros((len(truth_nodes), node_of_leaf.shape[1]), dtype=bool)
+    for rank, leaves in enumerate(node_of_leaf):  # lower ranks overwrite
+        named = truth_nodes[:, rank] >= 0
+        under[named] = truth_nodes[named, rank, None] == leaves
+    return under
+
+
+def fit_temperature(logits: np.ndarray, truth_nodes: np.ndarray, node_of_leaf: np.ndarray) -> float:
+    """The number that logits are to be divided by: least mean surprise at the labels (arXiv 1706.04599, section 4.2).
+
+    Args:
+        logits: float [n, C], finite.
+        truth_nodes, node_of_leaf: see the module.
+
+    Returns:
+        Between 0.1 and 10, to four digits, so that it does not tell one processor from another; 1 without a label.
+    """
+    known = (truth_nodes >= 0).any(axis=1)
+    if not known.any():
+        return 1.0
+    logits, truth_nodes = logits[known], truth_nodes[known]
+    found = minimize_scalar(
+        lambda t: surprise(logits, truth_nodes, node_of_leaf, float(np.exp(t))).mean(),
+        bounds=np.log([_LOWEST, _HIGHEST]),
+        method="bounded",
+        options={"xatol": 1e-4},
+    )
+    return float(f"{np.exp(found.x):.4g}")
+
+
+# ---- back-off
+
+
+def best_nodes(probabilities: np.ndarray, node_of_leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The most probable node at each rank.
+
+    Args:
+        probabilities: float [n, C], rows summing to 1.
+        node_of_leaf: see the module.
+
+    Returns:
+        (its summed probability, float64 [n, 7]; its number, int64 [n, 7]); 0 and -1 at a rank without a node.
+    """
+    share = np.zeros((len(probabilities), len(RANKS)))
+    node = np.full(share.shape, -1, dtype=np.int64)
+    for rank, leaves in enumerate(node_of_leaf):
+        summed = sum_up(probabilities, leaves)
+        if summed.shape[1]:
+            share[:, rank], node[:, rank] = summed.max(axis=1), summed.argmax(axis=1)
+    return share, node
+
+
+def back_off(
+    probabilities: np.ndarray, node_of_leaf: np.ndarray, thresholds: Thresholds
+) -> tuple[np.ndarray, np.ndarray]:
+    """The answer to each photograph: (index of its rank in RANKS, number of its node), int64 [n] each; -1: no answer.
+
+    Arguments as for ``best_nodes``; ``thresholds`` as from ``fit_thresholds``.
+    """
+    share, node = best_nodes(probabilities, node_of_leaf)
+    rank = lowest(share, thresholds)
+    return rank, chosen(node, rank)
+
+
+def lowest(share: np.ndarray, thresholds: Thresholds) -> np.ndarray:
+    """Index of the lowest rank whose ``share`` [n, 7] reaches its threshold, int64 [n]; -1: none does."""
+    return _lowest(share, np.array([np.inf if t is None else t for t in (thresholds[rank] for rank in RANKS)]))
+
+
+def _lowest(share: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    reached = share >= limits
+    return np.where(reached.any(axis=1), len(RANKS) - 1 - reached[:, ::-1].argmax(axis=1), -1)
+
+
+def chosen(node: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """The column ``rank`` [n] of each row of ``node`` [n, 7]; -1 where there is no answer."""
+    return np.where(rank < 0, -1, np.take_along_axis(node, np.maximum(rank, 0)[:, None], axis=1)[:, 0])
+
+
+def judge(rank: np.ndarray, node: np.ndarray, truth_nodes: np.ndarray, node_of_leaf: np.ndarray) -> np.ndarray:
+    """Whether each answer is right, float64 [n]: 1, 0, or NaN without an answer or where the label cannot tell.
+
+    An answer is right if the label is that node or lies below it. A label known to a family only cannot tell whether a
+    species of that family is right, but one of another family is wrong.
+    """
+    depth = np.where(truth_nodes != UNNAMED, np.arange(len(RANKS)), -1).max(axis=1)
+    path = paths(rank, node, node_of_leaf)
+    compared = np.arange(len(RANKS)) <= np.minimum(rank, depth)[:, None]
+    wrong = (compared & (path != truth_nodes)).any(axis=1)
+    return np.where(rank < 0, np.nan, np.where(wrong, 0.0, np.where(depth >= rank, 1.0, np.nan)))
+
+
+def fit_thresholds(
+    probabilities: np.ndarray, truth_nodes: np.ndarray, node_of_leaf: np.ndarray, level: float
+) -> dict[str, float | None]:
+    """The threshold of each rank with which at least ``level`` of the answers are right (see the module).
+
+    Rows are independent: one photograph per observation. Deterministic, whatever the order of rows; a higher level
+    never gives a lower threshold.
+
+    Args:
+        probabilities: float [n, C] of the calibration photographs, at the fitted temperature.
+        truth_nodes, node_of_leaf: see the module.
+        level: between 0 and 1.
+
+    Returns:
+        By rank, the same number from 0.5 to 1; None where the rank has no node. All None if no candidate holds the
+        promise: the model is bad, or there are too few photographs (with a level of 0.95, fewer than 45).
+    """
+    return fit_reduced(*best_nodes(probabilities, node_of_leaf), truth_nodes, node_of_leaf, level)
+
+
+def fit_reduced(
+    share: np.ndarray, node: np.ndarray, truth_nodes: np.ndarray, node_of_leaf: np.ndarray, level: float
+) -> dict[str, float | None]:
+    """``fit_thresholds`` from ``best_nodes``, for callers that never hold all probabilities."""
+    found: float | None = None
+    for candidate in _CANDIDATES.tolist():
+        rank = _lowest(share, np.full(len(RANKS), candidate))
+        right = judge(rank, chosen(node, rank), truth_nodes, node_of_leaf)
+        right = right[~np.isnan(right)]
+        # too few answers to show anything, even if all are right: that looks at no label, so the sequence stays fixed
+        if level ** len(right) > 1 - CONFIDENCE:
+            continue
+        if bdtr(float((right == 0).sum()), len(right), 1 - level) > 1 - CONFIDENCE:
+            break
+        found = candidate
+    named = node_of_leaf.max(axis=1) >= 0
+    return {RANKS[rank]: found if named[rank] else None for rank in reversed(range(len(RANKS)))}

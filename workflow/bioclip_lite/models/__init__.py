@@ -1,0 +1,1 @@
+"""Teachers and students: build, save, load, fetch, and what they cost."""

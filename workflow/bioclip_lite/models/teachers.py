@@ -1,0 +1,184 @@
+"""Teachers, which are open_clip models: build, save, load, embed.
+
+A teacher is a folder in open_clip's hub layout with ``preprocess.json`` and ``teacher.json``.
+"""
+
+import copy
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import timm
+import torch
+from open_clip.model import CustomTextCLIP
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from open_clip.transformer import TextTransformer
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bioclip_lite.models.students import _HISTORY
+from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
+from bioclip_lite.photographs.preprocess import preprocessing, read_preprocess
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_json, replacing_folder, require, write_json
+
+TEACHER_WEIGHTS = "open_clip_model.safetensors"
+TEACHER_CONFIG = "open_clip_config.json"
+TEACHER_FILE = "teacher.json"
+
+
+Clip = Any  # an open_clip model: an nn.Module with encode_image, encode_text and logit_scale
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """An open_clip model ready for use, in eval mode."""
+
+    model: Clip  # encode_image(float32 [b, 3, size, size]), encode_text(int64 [b, context])
+    tokenizer: Any  # list of str -> int64 [b, context]
+    preprocess: dict[str, Any]
+    logit_scale: float  # already exponentiated: logits = logit_scale * cosine
+    about: dict[str, Any]  # content of teacher.json
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over weights, configuration and preprocessing: equal identities give equal embeddings."""
+        return str(self.about["identity"])
+
+
+def build_clip(config: dict[str, Any]) -> CustomTextCLIP:
+    """An open_clip model with a timm image tower and random weights; ``config`` as in ``open_clip_config.json``.
+
+    ``config["bioclip_lite"]["image_tower_options"]`` are further arguments of timm.create_model, which open_clip's
+    own configuration cannot express.
+    """
+    model_cfg = {key: value for key, value in config["model_cfg"].items() if key != "custom_text"}
+    vision, options = model_cfg["vision_cfg"], config["bioclip_lite"]["image_tower_options"]
+    # With "timm_proj" empty the projection is the network's own last layer.
+    tower = image_tower(vision["timm_model_name"], options, model_cfg["embed_dim"] if vision["timm_proj"] == "" else 0)
+    model = CustomTextCLIP(**copy.deepcopy(model_cfg))
+    model.visual.trunk = tower
+    return model
+
+
+def image_tower(name: str, options: dict[str, Any], outputs: int = 0) -> nn.Module:
+    """A timm model: float32 (b, 3, size, size) to (b, outputs), or to its pooled features if ``outputs`` is 0."""
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5)) or "see timm.list_models()"
+        raise UserError(f"teacher: timm {timm.__version__} has no image tower {name!r}; did you mean: {near}")
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=outputs, **options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"teacher: timm cannot make the image tower {name} with {options}: {error}") from error
+
+
+def open_clip_preprocess(config: dict[str, Any], where: object) -> dict[str, Any]:
+    """Our ``preprocess.json`` for an ``open_clip_config.json``; UserError where it cannot be expressed."""
+    cfg = merge_preprocess_dict(PreprocessCfg(), config.get("preprocess_cfg", {}))
+    size = config["model_cfg"]["vision_cfg"].get("image_size", 224)
+    if not isinstance(size, int):
+        if len(set(size)) != 1:
+            raise UserError(f"{where}: the teacher takes {size[1]} x {size[0]} pixels; only square input is supported")
+        size = size[0]
+    if cfg["resize_mode"] not in ("shortest", "squash"):
+        raise UserError(f"{where}: resize mode {cfg['resize_mode']!r} is not supported, only shortest and squash")
+    return preprocessing(size, cfg["mean"], cfg["std"], cfg["resize_mode"], cfg["interpolation"])
+
+
+def save_teacher(
+    folder: str | os.PathLike[str],
+    model: Clip,
+    config: dict[str, Any],
+    preprocess: dict[str, Any],
+    kind: str,
+    name: str,
+    licence: str | None,
+    revision: str | None = None,
+) -> dict[str, Any]:
+    """Write a teacher folder in open_clip's hub layout with ``preprocess.json``; returns its ``teacher.json``."""
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    with replacing_folder(
+        folder, (TEACHER_FILE, TEACHER_CONFIG, TEACHER_WEIGHTS, PREPROCESS_FILE, _HISTORY)
+    ) as scratch:
+        save_file(state, scratch / TEACHER_WEIGHTS)
+        with (scratch / TEACHER_WEIGHTS).open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        facts = json.dumps([sha256, config, preprocess], sort_keys=True)
+        about = {
+            "kind": kind,
+            "name": name,
+            "licence": licence,
+            "revision": revision,
+            "weights_sha256": sha256,
+            "identity": hashlib.sha256(facts.encode()).hexdigest(),
+        }
+        write_json(scratch / TEACHER_CONFIG, config)
+        write_json(scratch / PREPROCESS_FILE, preprocess)
+        write_json(scratch / TEACHER_FILE, about)
+    return about
+
+
+def tokenizer_of(config: dict[str, Any]) -> open_clip.SimpleTokenizer:
+    """The tokenizer of an open_clip model; ``config`` is the content of its open_clip_config.json."""
+    text = config["model_cfg"]["text_cfg"]
+    return open_clip.SimpleTokenizer(
+        context_length=text.get("context_length", 77), **(text.get("tokenizer_kwargs") or {})
+    )
+
+
+def load_teacher(folder: str | os.PathLike[str]) -> Teacher:
+    """The teacher of a folder that ``save_teacher`` wrote, on the CPU."""
+    folder = Path(folder)
+    config = read_json(require(folder / TEACHER_CONFIG))
+    about = read_json(require(folder / TEACHER_FILE))
+    preprocess = read_preprocess(folder)
+    if "bioclip_lite" in config:
+        model: Clip = build_clip(config)
+        model.load_state_dict(load_file(require(folder / TEACHER_WEIGHTS)), strict=True)
+    else:
+        model = open_clip.create_model(f"local-dir:{folder}")
+    return Teacher(model.eval(), tokenizer_of(config), preprocess, float(model.logit_scale.exp().item()), about)
+
+
+@torch.inference_mode()
+def embed_images(model: Clip, pixels: torch.Tensor) -> torch.Tensor:
+    """L2-normalised float32 (batch, D) embeddings by a teacher's ``model`` of preprocessed ``pixels``."""
+    return nn.functional.normalize(model.encode_image(pixels).float(), dim=-1)
+
+
+def encode_text(model: Clip, tokens: torch.Tensor) -> torch.Tensor:
+    """(t, D) embeddings, not normalised, of int64 ``tokens`` (t, context).
+
+    A text tower that looks back only reads no further than the longest text: the padding behind a caption changes
+    nothing but the time, and captions fill about half of the context.
+    """
+    text = getattr(model, "text", None)
+    if not (isinstance(text, TextTransformer) and text.pool_type == "argmax" and text.cls_emb is None):
+        return model.encode_text(tokens)
+    mask = text.attn_mask
+    if mask is None:  # it looks both ways
+        return model.encode_text(tokens)
+    length = int(tokens.argmax(1).max()) + 1  # where a text ends; a "!" in it may have the number of padding
+    text.attn_mask = mask[:length, :length]
+    try:
+        return model.encode_text(tokens[:, :length])
+    finally:
+        text.attn_mask = mask
+
+
+@torch.inference_mode()
+def embed_texts(teacher: Teacher, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
+    """L2-normalised float32 (len(texts), D) embeddings of captions."""
+    device = next(teacher.model.parameters()).device
+    parts = []
+    for start in range(0, len(texts), batch_size):
+        tokens = teacher.tokenizer(list(texts[start : start + batch_size])).to(device)
+        parts.append(nn.functional.normalize(encode_text(teacher.model, tokens).float(), dim=-1).cpu().numpy())
+    return np.concatenate(parts)

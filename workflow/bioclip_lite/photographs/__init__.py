@@ -1,0 +1,1 @@
+"""Photographs: open, shard, augment, load and preprocess them; their licences."""

@@ -1,0 +1,1 @@
+"""Scientific names, and the tree of taxa as arrays."""

@@ -1,0 +1,125 @@
+"""The label space as arrays: leaves, nodes above them, and where a photograph's label stands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from bioclip_lite.taxa.taxonomy import RANKS, label_rank, nodes_at
+from bioclip_lite.taxa.taxonomy import Path as TaxonPath
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_table
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The C leaves that models choose among, in the order of data/index/taxa.parquet."""
+
+    taxa: pa.Table  # all taxa, inner ones too
+    ids: list[str]
+    leaves: list[TaxonPath]
+    common_names: list[str | None]
+    node_of_leaf: np.ndarray  # int64 [7, C]; -1 where a leaf has no name at a rank
+    nodes: list[list[TaxonPath]]  # per rank, what node_of_leaf points to
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Labels of n photographs."""
+
+    leaf: np.ndarray  # int64 [n], of photographs known to species; -1 otherwise
+    nodes: np.ndarray  # int64 [n, 7], node at each rank; -1 where the label has no name
+
+
+def read_labels(data: Path) -> Labels:
+    """The label space of data/index/taxa.parquet."""
+    taxa = read_table(data / "index" / "taxa.parquet")
+    leaves = taxa.filter(taxa["leaf"])
+    if not leaves.num_rows:
+        raise UserError(
+            "data/index/taxa.parquet lists no taxon to choose among; run stage index on a source with labels"
+        )
+    paths = _paths(leaves)
+    at_rank = [nodes_at(paths, rank) for rank in range(len(RANKS))]
+    return Labels(
+        taxa=taxa,
+        ids=leaves["taxon_id"].to_pylist(),
+        leaves=paths,
+        common_names=leaves["common_name"].to_pylist(),
+        node_of_leaf=np.stack([index for index, _ in at_rank]),
+        nodes=[nodes for _, nodes in at_rank],
+    )
+
+
+def truth_of(taxon_ids: Sequence[str], labels: Labels) -> Truth:
+    """Where the labels of photographs stand in the label space.
+
+    Raises:
+        UserError: a label is not in the list of taxa.
+    """
+    path_of = dict(zip(labels.taxa["taxon_id"].to_pylist(), _paths(labels.taxa), strict=True))
+    unknown = sorted(set(taxon_ids) - set(path_of))
+    if unknown:
+        raise UserError(
+            f"data/index/samples.parquet names {len(unknown)} taxa that data/index/taxa.parquet lacks "
+            f"({', '.join(unknown[:3])}); run stage index again"
+        )
+    node_number = [{path: number for number, path in enumerate(nodes)} for nodes in labels.nodes]
+    leaf_number = {path: number for number, path in enumerate(labels.leaves)}
+    species = RANKS.index("species")
+    at: dict[str, tuple[int, list[int]]] = {}
+    for taxon in sorted(set(taxon_ids)):
+        path = path_of[taxon]
+        leaf = leaf_number[path] if label_rank(path) == species else -1
+        at[taxon] = leaf, [node_number[r][path[: r + 1]] if path[r] else -1 for r in range(len(RANKS))]
+    return Truth(
+        leaf=np.array([at[taxon][0] for taxon in taxon_ids], dtype=np.int64),
+        nodes=np.array([at[taxon][1] for taxon in taxon_ids], dtype=np.int64).reshape(-1, len(RANKS)),
+    )
+
+
+def observations(test: pa.Table) -> list[str]:
+    """A name for the observation of each photograph of samples.parquet; a photograph without one stands alone."""
+    pairs = zip(test["key"].to_pylist(), test["group"].to_pylist(), strict=True)
+    return [f"photograph {key}" if group is None else f"observation {group}" for key, group in pairs]
+
+
+def _paths(taxa: pa.Table) -> list[TaxonPath]:
+    return list(zip(*(taxa[rank].to_pylist() for rank in RANKS), strict=True))
+
+
+def leaves_below(data: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+    """(ids of the leaves in order, {id of any taxon: int64 numbers of the leaves that are it or lie under it})."""
+    table = read_table(data / "index" / "taxa.parquet", columns=["taxon_id", *RANKS, "leaf"]).to_pylist()
+    leaves: list[str] = []
+    below: dict[tuple[str | None, ...], list[int]] = {}
+    for row in table:
+        if not row["leaf"]:
+            continue
+        path = tuple(row[rank] for rank in RANKS)
+        for length in range(1, label_rank(path) + 2):
+            below.setdefault(path[:length], []).append(len(leaves))
+        leaves.append(row["taxon_id"])
+    paths = {row["taxon_id"]: tuple(row[rank] for rank in RANKS) for row in table}
+    return leaves, {taxon: np.array(below[path[: label_rank(path) + 1]], np.int64) for taxon, path in paths.items()}
+
+
+def under(taxa: Sequence[str], below: Mapping[str, np.ndarray], leaves: int) -> np.ndarray:
+    """bool (n, leaves), from taxon ids and ``leaves_below``: which leaves are, or lie under, the taxon of each row."""
+    marked = np.zeros((len(taxa), leaves), bool)
+    for row, taxon in enumerate(taxa):
+        marked[row, below[taxon]] = True
+    return marked
+
+
+def rank_nodes(data: Path) -> np.ndarray:
+    """int64 (6, C): the number of each leaf's node at the ranks kingdom to genus; a node is all leaves of one path."""
+    table = read_table(data / "index" / "taxa.parquet", columns=[*RANKS, "leaf"]).to_pylist()
+    paths = [tuple(row[rank] for rank in RANKS) for row in table if row["leaf"]]
+    rows = []
+    for length in range(1, len(RANKS)):
+        number: dict[tuple[str | None, ...], int] = {}
+        rows.append([number.setdefault(path[:length], len(number)) for path in paths])
+    return np.array(rows, np.int64)

@@ -1,0 +1,1 @@
+"""The embeddings of the teachers, stored for every view, taxon and text."""

@@ -1,0 +1,70 @@
+"""What an output was before its job ran again, where it is known how that was made.
+
+Snakemake deletes the outputs of a job before it runs. Its flag ``update`` keeps them, but then a job that is killed
+leaves the old file with a record of the new parameters, and the next run takes it for finished. DVC's cache has the
+old content under the MD5 that the ledger of the last run (``provenance``) gives it, so nothing has to be kept.
+"""
+
+import ast
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bioclip_lite.utils.code_fingerprint import PACKAGE, meaning
+
+
+def earlier(path: Path, params: dict[str, Any]) -> Path | None:
+    """Where the content lies that ``path`` had in the last run; None where that is of no use.
+
+    It is of use if the code that is now running made it, from other inputs or with other ``params``. If nothing has
+    changed, somebody has asked for the job to be run again, and wants to see it done.
+
+    Args:
+        path: an output, relative to the root of the repository, which is the current folder.
+        params: the parameters of the job; those that the ledger does not know of are left aside.
+    """
+    try:
+        ledger = json.loads(Path("data", "provenance", f"{path.parts[1]}.json").read_text(encoding="utf-8"))
+        job = ledger["jobs"][path.as_posix()]
+        (text,) = ledger["recipes"][job["recipe"]]["params"]  # the section as JSON, quoted as Python would
+        section = json.loads(ast.literal_eval(text))
+    except (OSError, ValueError, KeyError, IndexError, SyntaxError):
+        return None
+    other_params = any(name not in params or params[name] != value for name, value in section.items())
+    if not _same_code(job["in"]) or not (other_params or _other_inputs(job["in"])):
+        return None
+    content = _in_cache(job["md5"])
+    return content if content and _md5(content) == job["md5"] else None
+
+
+def _same_code(inputs: dict[str, str]) -> bool:
+    code = {file: md5 for file, md5 in inputs.items() if file.endswith(".py")}
+    here = {file: PACKAGE.parents[1] / file for file in code}
+    return bool(code) and all(here[file].exists() and meaning(here[file].read_bytes()) == code[file] for file in code)
+
+
+def _other_inputs(inputs: dict[str, str]) -> bool:
+    """Smallest first: a large one is often not read at all."""
+    data = [Path(file) for file in inputs if not file.endswith(".py")]
+    if not all(path.is_file() for path in data):
+        return True
+    return any(_md5(path) != inputs[path.as_posix()] for path in sorted(data, key=os.path.getsize))
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def _in_cache(md5: str) -> Path | None:
+    """The object of DVC's cache with this content."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        path = Path(Repo(".").cache.local.oid_to_path(md5))
+    except DvcException:  # no DVC repository here, e.g. a downloaded archive
+        return None
+    return path if path.is_file() else None

@@ -1,0 +1,1 @@
+"""Captions of taxa and photographs."""

@@ -1,0 +1,153 @@
+"""The text types that a section ``caption`` of params.yaml names, and the captions of photographs under these names.
+
+Beside captions.TYPES there are ``com_<language>``, the user's templates, and captioners: CoCa models whose captions are
+of a photograph, not of its taxon.
+"""
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.texts import templates
+from bioclip_lite.texts.text_types import TYPES, caption, draw_type
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_table, require
+from bioclip_lite.utils.randomness import digest
+
+_NOT_A_NAME = ("key", "taxon_id")  # columns that tables of captions have besides
+
+
+def text_types(section: Mapping[str, Any]) -> tuple[str, ...]:
+    """The text types that say what the taxon is, in the order of the columns of data/caption/<shard>.parquet."""
+    return *TYPES, *(f"com_{language}" for language in section["languages"]), *sorted(section["templates"])
+
+
+def all_texts(description: Mapping[str, Any], section: Mapping[str, Any], lit_columns: Sequence[str]) -> dict[str, str]:
+    """A caption of every one of ``text_types`` for the description of a photograph in a shard.
+
+    Descriptions of shards that know no languages lack "common_names"; ``com_<language>`` then says what ``com`` says
+    of a taxon without a common name.
+    """
+    path, common_name = tuple(description["ranks"]), description["common_name"]
+    abroad = description.get("common_names") or {}
+    texts = {kind: caption(path, common_name, kind, lit_columns) for kind in TYPES}
+    for language in section["languages"]:
+        texts[f"com_{language}"] = caption(path, abroad.get(language), "com")
+    if section["templates"]:
+        values: dict[str, str | None] = dict(zip(taxonomy.RANKS, path, strict=True))
+        values["scientific_name"] = taxonomy.scientific_name(path)
+        values["taxon"] = " ".join(name for name in path if name)
+        values["common_name"] = common_name
+        values |= {f"common_name_{language}": abroad.get(language) for language in section["languages"]}
+        fields = _fields(section)
+        for name, template in sorted(section["templates"].items()):
+            texts[name] = templates.fill(templates.parse(template, fields, f"caption.templates.{name}"), values)
+    return texts
+
+
+def _fields(section: Mapping[str, Any]) -> tuple[str, ...]:
+    names = ["scientific_name", "taxon", "common_name", *(f"common_name_{code}" for code in section["languages"])]
+    return *taxonomy.RANKS, *names
+
+
+def problems(section: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
+    """What is wrong with a section ``caption`` that fits the schema, and with the names in teacher.captions."""
+    lines = []
+    for name, template in sorted(section["templates"].items()):
+        try:
+            templates.parse(template, _fields(section), f"caption.templates.{name}")
+        except UserError as error:
+            lines.append(str(error))
+    captioners = [captioner["name"] for captioner in section["captioners"]]
+    known = [*text_types(section), *captioners]
+    uses = Counter([*known, *_NOT_A_NAME])
+    lines += [
+        f"caption: the name {name} stands for {uses[name]} things; give the template or captioner another name"
+        for name in sorted({*captioners, *section["templates"]})
+        if uses[name] > 1
+    ]
+    for number, captioner in enumerate(section["captioners"]):
+        if captioner["method"] == "beam" and captioner["captions"] > captioner["beams"]:
+            lines.append(
+                f"caption.captioners.{number} ({captioner['name']}): beam search with {captioner['beams']} beams gives "
+                f"at most that many captions, not {captioner['captions']}; raise beams or lower captions"
+            )
+    return lines + unknown(section, wanted, "teacher.captions")
+
+
+def unknown(section: Mapping[str, Any], wanted: Sequence[str], where: str) -> list[str]:
+    """What is wrong with names of text types and captioners that stand in the parameter ``where``."""
+    known = [*text_types(section), *(captioner["name"] for captioner in section["captioners"])]
+    lines = []
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            guess = f"; did you mean {near[0]}" if near else ""
+            lines.append(f"{where} has unknown {name}{guess}; known are {', '.join(known)}")
+    return lines
+
+
+def lit_columns(data: Path) -> list[str]:
+    """What the LiT sentence lists in the captions that the teacher has learned from."""
+    import pyarrow.parquet as pq
+
+    file = data / "caption" / "val-00000.parquet"
+    metadata = pq.read_schema(require(file)).metadata or {}
+    if b"lit_columns" not in metadata:
+        raise UserError(f"{file} does not say what its LiT sentence lists; run stage caption")
+    columns: list[str] = json.loads(metadata[b"lit_columns"])
+    return columns
+
+
+class Captions:
+    """The captions of some shards, in the order of their photographs.
+
+    ``keys`` lists the photographs; ``types`` the names that captions are drawn from, text types and captioners.
+    """
+
+    def __init__(self, data: Path, shards: Sequence[str], types: Sequence[str]) -> None:
+        """Raises UserError if a table is missing, or lacks one of ``types``."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        folder = data / "caption"
+        here = set(pq.read_schema(require(folder / f"{shards[0]}.parquet")).names)
+        plain = [name for name in types if name in here]
+        # Where a captioner has nothing to say, the scientific name is said.
+        names = list(dict.fromkeys(["key", *plain, "sci"]))
+
+        def table(sub: str, columns: list[str] | None = None) -> pa.Table:
+            return pa.concat_tables(
+                [read_table(folder / sub / f"{name}.parquet", columns) for name in shards]
+            ).combine_chunks()
+
+        texts = table("", names)
+        self.types = list(types)
+        self.keys: list[str] = texts["key"].to_pylist()
+        self._texts = {name: [texts[name]] for name in names}
+        self._plain = plain
+        for name in types:
+            if name in plain:
+                continue
+            said = table(name)
+            if said["key"].to_pylist() != self.keys:
+                raise UserError(f"{folder / name} and {folder} list different photographs; run stage caption again")
+            self._texts[name] = [said[column] for column in said.column_names if column not in _NOT_A_NAME]
+
+    def draw(self, seed: int, epoch: int, i: int) -> str:
+        """The caption that photograph ``i`` is shown with in one epoch; does not depend on batch or worker."""
+        name, key = draw_type(self.types, seed, epoch, self.keys[i]), self.keys[i]
+        columns = self._texts[name]
+        column = columns[digest("synthetic caption", seed, epoch, key) % len(columns)]
+        text: str = column[i].as_py() or self._texts["sci"][0][i].as_py()
+        return text
+
+    def prompts(self) -> list[str]:
+        """For each photograph the caption that names its taxon: that of the last text type, else ``sci``."""
+        name = self._plain[-1] if self._plain else "sci"
+        prompts: list[str] = self._texts[name][0].to_pylist()
+        return prompts

@@ -1,0 +1,1 @@
+"""Train models: the trainer, its objectives and losses, checkpoints, several processes."""

@@ -1,0 +1,336 @@
+"""One training by several processes on one machine: who does which part, and what they tell each other.
+
+``python -m bioclip_lite distill --processes 4`` starts itself four times under torchrun (``launch``, ``work``): one
+process per GPU, or several on the CPU. Each process takes a part of every batch. The rule that makes the result that of
+one process: a process computes a loss such that the *mean* over the processes is the loss of the whole batch, and
+``average`` takes the mean of the gradients. What a sample owes to the rest of its batch goes through ``gather``
+(contrastive losses) and ``synchronised_norms`` (batch statistics), both with their gradients. What is left is the order
+of additions: equal to rounding, not to the bit. Networks that draw random numbers (dropout) draw others per process.
+
+Without ``launch`` every function here does nothing, as a single process should.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.exit_status import in_words
+
+_FOLDER = "BIOCLIP_LITE_RUN"  # environment: a folder that the processes of one run share with who started them
+_PARENT = "BIOCLIP_LITE_PARENT"  # environment: the process that started them
+_TIMEOUT = timedelta(days=1)  # a process may wait for long work of another; one that dies is noticed at once
+_RESTARTS = 2  # after a process was killed; training goes on from its checkpoint
+_FATAL = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+# Who does what
+
+
+def size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def first() -> bool:
+    """Whether this is the one process that writes files, prints and shows progress."""
+    return rank() == 0
+
+
+def part(total: int) -> slice:
+    """This process's share of ``total`` rows: contiguous, in the order of the processes, sizes differing by one."""
+    return slice(rank() * total // size(), (rank() + 1) * total // size())
+
+
+def share_of_loss(mine: int, total: int) -> float:
+    """What to multiply the mean loss of ``mine`` of ``total`` samples by, so that the mean over processes is right."""
+    return mine * size() / total
+
+
+# What they tell each other
+
+
+def agree(value: bool) -> bool:
+    """Whether any process says yes; the same answer everywhere. Waits for all."""
+    return bool(add(torch.tensor([float(value)]))[0] > 0)
+
+
+def add(values: torch.Tensor) -> torch.Tensor:
+    """The sum over the processes, in place."""
+    if size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    agree(False)
+
+
+def share(tensors: Iterable[torch.Tensor]) -> None:
+    """Give all processes the values of the first one, in place."""
+    if size() > 1:
+        for tensor in tensors:
+            whole = tensor.detach().contiguous()  # the memory of channels_last is in another order
+            dist.broadcast(whole, 0)
+            tensor.detach().copy_(whole)
+
+
+def average(tensors: list[torch.Tensor]) -> None:
+    """Replace float32 tensors, in place, by their mean over the processes; one message for all of them."""
+    if size() > 1:
+        flat = add(torch.cat([tensor.reshape(-1) for tensor in tensors])) / size()
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+
+def gather(own: torch.Tensor, total: int) -> torch.Tensor:
+    """All ``total`` rows (total, ...), of which each process has its ``part``; gradients flow back to their owner."""
+    return _Gather.apply(own, total) if size() > 1 else own
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: torch.Tensor, total: int) -> torch.Tensor:
+        ctx.total = total
+        sizes = [(r + 1) * total // size() - r * total // size() for r in range(size())]
+        padded = own.new_zeros(max(sizes), *own.shape[1:])
+        padded[: len(own)] = own
+        everyone = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(everyone, padded)
+        return torch.cat([rows[:count] for rows, count in zip(everyone, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        # All processes compute the same loss of all rows, so each knows the others' gradients of its rows: its own.
+        return gradients[0][part(ctx.total)] * size(), None
+
+
+@contextmanager
+def common_file(size: int) -> Iterator[Path]:
+    """A file of ``size`` bytes that all processes may open and write; its name is gone afterwards."""
+    with nullcontext(os.environ[_FOLDER]) if launched() else tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "common")
+        path.touch()
+        os.truncate(path, size)
+        yield path
+        wait()
+        path.unlink(missing_ok=True)
+        wait()
+
+
+# Batch normalisation
+
+
+def synchronised_norms() -> AbstractContextManager[Any]:
+    """Within it batch normalisation in training mode takes the statistics of all processes' samples.
+
+    torch.nn.SyncBatchNorm works on GPUs only, and exchanging the layers of a timm model loses the activations that its
+    normalisations hold. So the function they all call is exchanged, on any device.
+    """
+    return _SynchronisedNorms() if size() > 1 else nullcontext()
+
+
+class _SynchronisedNorms(TorchFunctionMode):
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        if function is F.batch_norm:
+            return _batch_norm(*arguments, **(named or {}))
+        return function(*arguments, **(named or {}))
+
+
+def _batch_norm(
+    x: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    """As torch.nn.functional.batch_norm for x (b, C, ...), over the samples of all processes when ``training``."""
+    if not training:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    normal, mean, variance, count = _Normalise.apply(x, eps)
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(variance * count / (count - 1), momentum)
+    shape = (1, -1, *(1,) * (x.ndim - 2))
+    if weight is not None:
+        normal = normal * weight.view(shape)
+    return (normal if bias is None else normal + bias.view(shape)).to(x.dtype)
+
+
+class _Normalise(torch.autograd.Function):
+    """x (b, C, ...) to (x - mean) / sqrt(variance + eps) over all but C in all processes, in float32 or what x has."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+        dims = [d for d in range(x.ndim) if d != 1]
+        shape = (1, -1, *(1,) * (x.ndim - 2))
+        ctx.dims, ctx.dtype = dims, x.dtype
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance, mean = torch.var_mean(x, dims, correction=0)
+        count = torch.full_like(mean, x.numel() / x.shape[1])
+        everyone = [mean.new_empty(3, len(mean)) for _ in range(size())]
+        dist.all_gather(everyone, torch.stack([count, mean, variance]))
+        counts, means, variances = torch.stack(everyone).unbind(1)  # each (processes, C)
+        count = counts.sum(0)
+        mean = (counts * means).sum(0) / count
+        variance = (counts * (variances + (means - mean).square())).sum(0) / count
+        scale = (variance + eps).rsqrt().view(shape)
+        normal = (x - mean.view(shape)) * scale
+        ctx.save_for_backward(normal, scale, count.view(shape))
+        ctx.mark_non_differentiable(mean, variance, count)
+        return normal, mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        normal, scale, count = ctx.saved_tensors
+        gradient = gradients[0]
+        sums = torch.stack([gradient.sum(ctx.dims), (gradient * normal).sum(ctx.dims)])
+        total, along = (row.view(scale.shape) / count for row in add(sums))
+        return ((gradient - total - normal * along) * scale).to(ctx.dtype), None
+
+
+# Starting them
+
+
+def launch(stage: str, processes: int, threads: int, arguments: list[str]) -> int:
+    """Run ``python -m bioclip_lite`` with ``arguments`` in several processes under torchrun; the exit status.
+
+    Each gets ``threads`` threads. SIGTERM and SIGUSR1 ask all of them to stop at the same step. What a process has to
+    say to the user is said once. If one of them is killed, all start again, where the last checkpoint is.
+    """
+    gpus = torch.cuda.device_count()
+    if gpus and processes > gpus:
+        raise UserError(
+            f"--processes is {processes}, but this job has {gpus} GPUs, and each process needs its own; ask for "
+            f"{gpus} processes, or in a cluster for more GPUs (snakemake --set-resources <rule>:gpu={processes})"
+        )
+    with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as folder:
+        loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+        os.environ |= {
+            _FOLDER: folder,
+            _PARENT: str(os.getpid()),
+            "OMP_NUM_THREADS": str(threads),
+            "GLOO_SOCKET_IFNAME": loopback,
+            "TORCH_CPP_LOG_LEVEL": "ERROR",  # a peer that is gone is told below, once
+        }
+        logging.disable(logging.CRITICAL)
+        # torchrun would pass SIGTERM on and kill after 30 seconds, and it sends SIGTERM itself when a process failed.
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, lambda *_: Path(folder, "stop").touch())
+        for again in reversed(range(1 + _RESTARTS)):
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=processes,
+                run_id=uuid.uuid4().hex,
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                local_addr="localhost",
+                max_restarts=0,  # would also run again what a user has to mend
+                signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
+            )
+            try:
+                elastic_launch(config, sys.executable)("-m", "bioclip_lite", *arguments)
+                return 0
+            except ChildFailedError as error:
+                which, first = error.get_first_failure()
+                if -first.exitcode not in _FATAL or not again or Path(folder, "stop").exists():
+                    return _explain(stage, Path(folder), processes, error)
+                killed = f"process {which + 1} of {processes} was ended by {first.signal_name()}"
+                print(f"{stage}: {killed}; all start again from the last checkpoint", file=sys.stderr, flush=True)
+                for path in Path(folder).glob("[mt]*-*"):  # what the others had to say of that
+                    path.unlink()
+            except SignalException as error:
+                return 128 + error.sigval
+    raise AssertionError("unreachable")
+
+
+def launched() -> bool:
+    """Whether this process is one of those that ``launch`` started."""
+    return _FOLDER in os.environ
+
+
+def asked_to_stop() -> bool:
+    """Whether who started the processes was asked to stop them."""
+    return launched() and Path(os.environ[_FOLDER], "stop").exists()
+
+
+def work(job: Callable[[], None]) -> int:
+    """Do this process's part of ``job`` and leave word for ``launch`` if it fails; the exit status."""
+    _die_with_parent()
+    folder, number = Path(os.environ[_FOLDER]), int(os.environ["RANK"])
+    if number:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        warnings.simplefilter("ignore")
+    try:
+        gpu = torch.cuda.is_available()
+        if gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=_TIMEOUT)
+        job()
+        wait()
+        dist.destroy_process_group()
+        return 0
+    except UserError as error:
+        status = getattr(error, "status", 1)
+        (folder / f"message-{number}").write_text(json.dumps([status, str(error)]), encoding="utf-8")
+        return status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception:
+        (folder / f"traceback-{number}").write_text(traceback.format_exc(), encoding="utf-8")
+        return 1
+
+
+def _die_with_parent() -> None:
+    """A process whose starter was killed would go on, unseen, and write where the next run writes."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != int(os.environ[_PARENT]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _explain(stage: str, folder: Path, processes: int, error: ChildFailedError) -> int:
+    """Print why the processes failed: the first word meant for the user, else the first fault; the exit status."""
+    for path in sorted(folder.glob("message-*")):
+        status, text = json.loads(path.read_text(encoding="utf-8"))
+        print(f"{stage}: {text}", file=sys.stderr)
+        return status
+    for number, failure in error.failures.items():
+        if failure.exitcode < 0:
+            print(f"{stage}: process {number + 1} of {processes} {in_words(failure.exitcode)}", file=sys.stderr)
+            return 128 - failure.exitcode  # as a shell would, so that Snakemake's user learns of the signal
+    for path in sorted(folder.glob("traceback-*"), key=lambda path: path.stat().st_mtime_ns)[:1]:
+        print(path.read_text(encoding="utf-8"), file=sys.stderr)
+    return 1

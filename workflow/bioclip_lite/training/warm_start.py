@@ -1,0 +1,117 @@
+"""Start a student from foreign weights: its batch statistics, and a last layer for what it shall learn."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bioclip_lite.photographs import loading
+from bioclip_lite.taxa import label_space
+from bioclip_lite.teacher_cache.reader import CachedSplit
+
+_RIDGE = 1.0  # in units of the features' mean variance
+_PROBE_LOGIT = 10.0
+
+
+@torch.inference_mode()
+def measure_batch_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Give every batch normalisation the statistics of ``batches`` (b, 3, size, size); what it computes stays the same.
+
+    Weights that come from an inference format (TFLite) have their normalisations folded into the convolutions: mean 0
+    and variance 1 that no data have. In eval mode the network is right, in training mode, which normalises by the
+    batch, it is noise. Here scale and shift take up the difference: gamma' = gamma sigma / s,
+    beta' = beta + gamma (mu - m) / s, for statistics m, s before and mu, sigma measured.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    sums = {norm: torch.zeros(3, norm.num_features).double() for norm in norms}  # count, sum, sum of squares
+
+    def add(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        x = inputs[0].double().transpose(0, 1).flatten(1)
+        sums[norm] += torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)])  # type: ignore[index]
+
+    hooks = [norm.register_forward_pre_hook(add) for norm in norms]
+    model.eval()
+    for pixels in batches:
+        model(pixels)
+    for hook in hooks:
+        hook.remove()
+    for norm in norms:
+        count, total, squares = sums[norm]
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp(min=0)
+        before = (norm.running_var.double() + norm.eps).sqrt()  # type: ignore[union-attr]
+        norm.bias.add_(norm.weight * (mean - norm.running_mean.double()) / before)  # type: ignore[union-attr]
+        norm.weight.mul_((variance + norm.eps).sqrt() / before)
+        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
+        norm.running_var.copy_(variance)  # type: ignore[union-attr]
+
+
+def heads(model: nn.Module) -> dict[str, nn.Linear]:
+    """The last layers of a timm model, by name; a RepViT or LeViT has two, whose outputs are averaged."""
+    found = model.get_classifier()  # type: ignore[operator]
+    last = {layer for part in (found if isinstance(found, tuple) else (found,)) for layer in part.modules()}
+    return {name: module for name, module in model.named_modules() if module in last and isinstance(module, nn.Linear)}
+
+
+@torch.inference_mode()
+def fit_head(
+    model: nn.Module, data: Path, preprocess: dict[str, Any], train: CachedSplit, *, control: bool = False
+) -> None:
+    """Set the last layers of a timm model, in place, by ridge regression from what they read to what it shall learn.
+
+    For a network that starts from foreign weights: a random last layer would send large gradients through good features
+    and spoil them before it fits (linear probing before fine-tuning, arXiv 2202.10054). Targets are the teacher's
+    embeddings of the plain views of split "train", or for the ``control`` logits that single out the leaves of each
+    taxon. Only sums over the photographs are kept, so memory does not grow with their number.
+    """
+    leaves, below = label_space.leaves_below(data)
+    sums = {head: _Sums(head) for head in heads(model).values()}
+    read: dict[nn.Module, torch.Tensor] = {}
+    hooks = [
+        head.register_forward_pre_hook(lambda layer, inputs: read.__setitem__(layer, inputs[0].double()))
+        for head in sums
+    ]
+    model.eval()
+    start = 0
+    for pixels in loading.plain_pixels(train.images, preprocess):
+        model(pixels)
+        rows = range(start, start + len(pixels))
+        if control:
+            under = label_space.under([train.images.taxon_ids[i] for i in rows], below, len(leaves))
+            y = _PROBE_LOGIT * torch.from_numpy(under).double()
+        else:
+            y = torch.from_numpy(np.stack([train.target(i, 0) for i in rows])).double()
+        for head, own in sums.items():
+            own.add(read[head], y)
+        start += len(pixels)
+    for hook in hooks:
+        hook.remove()
+    for head, own in sums.items():
+        weight, bias = own.regression()
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+
+
+class _Sums:
+    """What ridge regression needs of (n, in) and (n, out), added up batch by batch."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.n = 0
+        self.x, self.y = torch.zeros(layer.in_features).double(), torch.zeros(layer.out_features).double()
+        self.xx = torch.zeros(layer.in_features, layer.in_features).double()
+        self.xy = torch.zeros(layer.in_features, layer.out_features).double()
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        self.n += len(x)
+        self.x, self.y, self.xx, self.xy = self.x + x.sum(0), self.y + y.sum(0), self.xx + x.T @ x, self.xy + x.T @ y
+
+    def regression(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(weight (out, in), bias (out,))."""
+        x, y = self.x / self.n, self.y / self.n
+        covariance = self.xx / self.n - torch.outer(x, x)
+        ridge = _RIDGE * covariance.diagonal().mean() * torch.eye(len(x)).double()
+        weight = torch.linalg.solve(covariance + ridge, self.xy / self.n - torch.outer(x, y)).T
+        return weight, y - weight @ x

@@ -1,0 +1,100 @@
+"""Code is an input: which files of this package a module needs, and when two versions of one mean the same."""
+
+import ast
+import hashlib
+import io
+import json
+import re
+import tokenize
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+# An import from this package, on a line of its own or with the names in brackets; and a line that might have one.
+_USUAL = re.compile(rf"^[ \t]*from {PACKAGE.name}[\w.]* import (?:[\w, ]+|\([^()]*\))[ \t]*(?:#.*)?$", re.MULTILINE)
+_PERHAPS = re.compile(rf"\b(?:from|import)\b.*(?:\b{PACKAGE.name}\b|\\$)")
+
+
+def closure(*modules: str) -> list[str]:
+    """Files of this package that ``modules`` (e.g. "stages.prune") import, directly or not, and themselves.
+
+    Imports inside functions count. Paths are relative to the root of the repository and sorted. The command line and
+    the parameter check are left out: they hand over parameters and add nothing to an output.
+
+    Raises:
+        ValueError: a name in ``modules`` is no module, so a job would depend on no code.
+    """
+    if missing := [module for module in modules if _file(module) is None]:
+        raise ValueError(f"{PACKAGE.name} has no module {', '.join(missing)}")
+    found: set[Path] = set()
+    todo = [_file(module) for module in modules]
+    while todo:
+        path = todo.pop()
+        if path is not None and path not in found:
+            found.add(path)
+            todo += [_file(module) for module in _imports(path)]
+    root = PACKAGE.parents[1]
+    return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+def meaning(source: bytes) -> str:
+    """MD5 of Python code without its comments, docstrings and layout.
+
+    Of Snakemake's dialect the comments are left out, and of what is neither the bytes count.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return _meaning_of_tokens(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _documented(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.md5(ast.dump(tree).encode()).hexdigest()
+
+
+def _meaning_of_tokens(source: bytes) -> str:
+    try:
+        tokens = list(tokenize.tokenize(io.BytesIO(source).readline))
+    except (tokenize.TokenError, SyntaxError):
+        return hashlib.md5(source).hexdigest()
+    words = [token.string for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL)]
+    return hashlib.md5(json.dumps(words).encode()).hexdigest()
+
+
+def _documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return ast.get_docstring(node, clean=False) is not None
+
+
+@cache
+def _file(module: str) -> Path | None:
+    """The file of a module, named from the package down; None for a name that is no module (a function, say)."""
+    path = PACKAGE.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.exists() and candidate != PACKAGE / "__init__.py":
+            return candidate
+    return None
+
+
+@cache
+def _imports(path: Path) -> list[str]:
+    """Modules of this package that a file imports, and what else it imports from them, without the package's name."""
+    names = []
+    for node in ast.walk(ast.parse(_import_statements(path.read_text(encoding="utf-8")))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from a import b`: b may be a module of a; a package's __init__ runs as well
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    prefix = PACKAGE.name + "."
+    inner = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    return sorted(inner | {name.rpartition(".")[0] for name in inner if "." in name})
+
+
+def _import_statements(text: str) -> str:
+    """The imports from this package alone, or the whole text if some are written in an unusual way.
+
+    Every start of Snakemake waits for this; to parse whole files takes more than ten times as long.
+    """
+    statements = _USUAL.findall(text)
+    usual = len(statements) == sum(1 for line in text.splitlines() if _PERHAPS.search(line))
+    return "\n".join(statement.strip() for statement in statements) if usual else text

@@ -1,0 +1,50 @@
+"""The machine: device, cores, worker processes, determinism, number formats."""
+
+import os
+
+import torch
+from torch import nn
+
+from bioclip_lite.utils.randomness import digest
+
+_CORES_PER_WORKER = 4  # on a CPU: about a fifth of the work is decoding, the rest training
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cores() -> int:
+    """The cores this job may use: those of the process, fewer where OMP_NUM_THREADS (set by Snakemake) says so."""
+    available = len(os.sched_getaffinity(0))
+    return max(1, min(available, int(os.environ.get("OMP_NUM_THREADS") or available)))
+
+
+def workers() -> int:
+    """Processes that decode images beside this one; 0 decodes in this one."""
+    return cores() if torch.cuda.is_available() else cores() // _CORES_PER_WORKER
+
+
+def deterministic(*names: object) -> None:
+    """Seed torch by names and ask it for deterministic algorithms, as far as it has them."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(cores())
+    torch.manual_seed(digest(*names) % 2**63)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Its default writes every new tensor twice, to show who reads before writing: a tenth of a training's time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+
+
+def autocast_helps(model: nn.Module) -> bool:
+    """Whether bfloat16 makes training faster: on a GPU always; on a CPU that has it, for dense networks only.
+
+    Depthwise convolutions in bfloat16 take 1.6 times as long on a CPU, dense layers 0.7 times (AVX-512 BF16). Both the
+    processor and oneDNN have to have it: oneDNN may be held back by ONEDNN_MAX_CPU_ISA, and without it a convolution
+    takes 20 times as long.
+    """
+    if torch.cuda.is_available():
+        return True
+    depthwise = any(isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels for m in model.modules())
+    supported = torch.cpu._is_avx512_bf16_supported() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return supported and not depthwise
