@@ -36,7 +36,9 @@ rule all:
 
 # Jobs that use torch import it once, together. On a cluster each runs on a node of its own.
 onstart:
-    uses_torch = [job for job in workflow.dag.needrun_jobs() if "workflow/bioclip_lite/models/students.py" in job.input]
+    uses_torch = [
+        job for job in workflow.dag.needrun_jobs() if "workflow/bioclip_lite/models/students.py" in job.input
+    ]
     if workflow.local_exec and len(uses_torch) > 1:
         from bioclip_lite.engines import forkserver
 

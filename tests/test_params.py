@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bioclip_lite import params as parameters
+from bioclip_lite.teacher_cache.ensemble import teacher_sections
 from bioclip_lite.utils import yaml_files
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.stage_names import STAGES
@@ -128,7 +129,7 @@ def test_further_teachers_are_the_first_but_for_what_differs() -> None:
         {"name": "third", "kind": "lit", "lit": {"image_size": 96, "image_tower_options": options}},
     ]
     before = copy.deepcopy(section)
-    found = parameters.teachers(section)
+    found = teacher_sections(section)
     assert section == before
     assert list(found) == ["model", "second", "third"]
     first = {name: value for name, value in DEFAULT["teacher"].items() if name != "ensemble"}
@@ -139,7 +140,7 @@ def test_further_teachers_are_the_first_but_for_what_differs() -> None:
         **{**first, "kind": "lit"},
         "lit": {**first["lit"], "image_size": 96, "image_tower_options": options},
     }
-    assert parameters.teachers(first) == {"model": first}
+    assert teacher_sections(first) == {"model": first}
 
 
 def test_every_mistake_is_named_at_once() -> None:
