@@ -30,10 +30,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bioclip_lite import graph
 from bioclip_lite.__main__ import COMMANDS
 from bioclip_lite.compression import pruning, quantized
 from bioclip_lite.evaluation import web_variants
+from bioclip_lite.graph import execution
 from bioclip_lite.metrics.scoring import score
 from bioclip_lite.metrics.summary import summarise
 from bioclip_lite.models import hub, students, teachers
@@ -269,7 +269,7 @@ def test_9_the_web_model_is_what_node_says_of_the_jpegs(data: Path, monkeypatch:
     monkeypatch.setattr(javascript, "node", node)
     # What a simulation would need is not there.
     monkeypatch.setattr(quantized, "load", lambda _: ({}, {}))
-    monkeypatch.setattr(graph, "macs", lambda *_: 0)
+    monkeypatch.setattr(execution, "macs", lambda *_: 0)
     answers = web_variants.tfjs({"latency_runs": 3}, data, ("test",), labels)
     blocks = list(answers.blocks)
     np.testing.assert_array_equal(np.concatenate([block.logits for block in blocks]), said)
