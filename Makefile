@@ -69,4 +69,4 @@ demo: setup
 	node $(NODE)/demo/make.mjs data/convert/tfjs --serve
 
 preset: $(MAIN)
-	python -m bioclip_lite.commands.preset "$$NAME" $${PHOTOS:+"--photos=$$PHOTOS"} $${WEIGHTS:+"--weights=$$WEIGHTS"}
+	python -m bioclip_lite preset "$$NAME" $${PHOTOS:+"--photos=$$PHOTOS"} $${WEIGHTS:+"--weights=$$WEIGHTS"}

@@ -28,11 +28,9 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "workflow")]
 OUTPUT = Path(__file__).with_suffix(".md")
 
-import checkout  # noqa: E402  (tests/ is no package)
-import thin  # noqa: E402
-
 from bioclip_lite.utils.files import replacing  # noqa: E402
 from bioclip_lite.utils.stage_names import STAGES  # noqa: E402
+from support import checkout, thin  # noqa: E402  (tests/ is no package)
 
 FIRST = "train-00000"
 COMMON = "workflow/rules/common.smk"

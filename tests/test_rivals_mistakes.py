@@ -30,7 +30,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bioclip_lite.__main__ import COMMANDS
 from bioclip_lite.compression import pruning, quantized
 from bioclip_lite.evaluation import web_variants
 from bioclip_lite.graph import execution
@@ -45,6 +44,7 @@ from bioclip_lite.stages import convert, distill, index, prune, shard, teacher
 from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.code_fingerprint import PACKAGE, closure
+from bioclip_lite.utils.command_line import COMMANDS
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json
 from bioclip_lite.utils.stage_names import STAGES

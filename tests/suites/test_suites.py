@@ -36,6 +36,7 @@ from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, write_json
 from bioclip_lite.web.javascript import PACKAGE
+from support import checkout
 from support.checkout import ROOT
 from support.fake_evaluation import PARAMS, write_data
 from support.photographs import encoded, picture
@@ -603,13 +604,22 @@ def test_parameters_of_suites() -> None:
     with pytest.raises(UserError, match=r"evaluate.suites has it twice"):
         params.check(good)
     for entry, words in (
-        ({"format": "imagenet_a"}, "suites.0.format is 'imagenet_a'; it must be one of folder, webdataset"),
+        ({"format": 1}, "suites.0.format is 1; it must be of type string"),
         ({"path": "/elsewhere"}, r"suites.0.path is '/elsewhere'; it must be of the form \^data/suites/"),
         ({"name": "a/b"}, "suites.0.name is 'a/b'"),
         ({"colour": 1}, "suites.0 has unknown colour"),
     ):
         with pytest.raises(UserError, match=words):
             params.check(complete(**entry))
+
+
+def test_an_unknown_format_is_refused_before_any_work(tmp_path: Path) -> None:
+    repository = checkout.new(tmp_path / "repository")
+    suite = {**ENTRY, "format": "imagenet_a", "path": "data/suites/it"}
+    (repository / suite["path"]).mkdir(parents=True)
+    checkout.set_parameter(repository, "evaluate.suites", [suite])
+    said = checkout.sh("snakemake --dry-run evaluate", repository, check=False)
+    assert "evaluate.suites: there is no format 'imagenet_a'; choose one of folder, webdataset, metadata" in said
 
 
 def test_a_suite_whose_folder_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

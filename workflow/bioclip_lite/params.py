@@ -36,7 +36,10 @@ def load(path: Path) -> dict[str, Any]:
 
 def check(params: Any, name: str = "params.yaml") -> None:
     """Raise UserError with one line for each violation of the schema."""
+    from bioclip_lite.sources.registry import SOURCES  # jobs get what was checked, and start faster without
+
     schema = parse_yaml(SCHEMA.read_text(encoding="utf-8"))
+    schema["properties"]["index"]["properties"]["source"] = {"enum": list(SOURCES)}
     lines = sorted({*_not_json(params), *(_explain(error) for error in _violations(params, schema))})
     lines = lines or _of_ensemble(params["teacher"], schema) or _contradictions(params)
     if lines:

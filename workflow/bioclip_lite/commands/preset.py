@@ -1,14 +1,14 @@
-"""``make preset NAME=insects PHOTOS=folder WEIGHTS=file``: a complete params.yaml for a real data set, and its data."""
+"""``bioclip-lite preset insects --photos FOLDER --weights FILE``: the parameters of a real data set, and its data."""
 
 import argparse
 import filecmp
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bioclip_lite.commands.common import command
+from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing
 
@@ -30,18 +30,18 @@ def put_in_place(name: str, photos: Path | None, weights: Path | None) -> None:
     """
     presets = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
     if name not in presets:
-        raise UserError(f"there is no preset {name!r}; known are {', '.join(presets)} (make preset NAME=...)")
+        raise UserError(f"there is no preset {name!r}; choose one of {', '.join(presets)}")
     if photos is not None and not photos.is_dir():
-        raise UserError(f"PHOTOS={photos} is no folder")
+        raise UserError(f"--photos {photos} is not a folder")
     if weights is not None and not weights.is_file():
-        raise UserError(f"WEIGHTS={weights} is no file")
+        raise UserError(f"--weights {weights} is not a file")
     if photos is not None and PHOTOS.exists() and PHOTOS.samefile(photos):
         photos = None
     if photos is not None and PHOTOS.exists() and not PHOTOS.is_symlink():
         raise UserError(f"{PHOTOS} is no link made by a preset; move it away first")
     if weights is not None and (target := WEIGHTS / weights.name).exists():
         if not filecmp.cmp(weights, target, shallow=False):
-            raise UserError(f"{target} is not the same as WEIGHTS={weights} and would be lost; move it away first")
+            raise UserError(f"{target} differs from {weights} and would be lost; move it away first")
         weights = None
     if PARAMS.exists() and not (_committed() or any(filecmp.cmp(PARAMS, p, shallow=False) for p in presets.values())):
         raise UserError(
@@ -70,16 +70,20 @@ def _committed() -> bool:
     )
 
 
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "preset",
+        "Replace params.yaml by the complete parameters for a real data set, and put its photographs and weights in "
+        "place. Replaces nothing that git does not hold.",
+    )
+    parser.add_argument("name", nargs="?", default="", help="a file in workflow/presets, e.g. insects")
+    parser.add_argument("--photos", type=Path, help="folder of photographs; data/photos becomes a link to it")
+    parser.add_argument("--weights", type=Path, help="file of weights; copied to data/weights")
+    return parser
+
+
 @command("preset")
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="make preset", description=__doc__)
-    parser.add_argument("name", nargs="?", default="")
-    parser.add_argument("--photos", type=Path, help="folder of photographs, to which data/photos will lead")
-    parser.add_argument("--weights", type=Path, help="file to copy to data/weights")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     put_in_place(arguments.name, arguments.photos, arguments.weights)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

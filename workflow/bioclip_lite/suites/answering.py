@@ -24,7 +24,7 @@ from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.report.text import percent
 from bioclip_lite.sources.sample import Reject, key_of
 from bioclip_lite.suites import scoring
-from bioclip_lite.suites.formats import FORMATS
+from bioclip_lite.suites.formats import find_format
 from bioclip_lite.suites.suite import HEADLINES, Class, Photograph, Suite
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.texts import captions, text_types
@@ -53,7 +53,7 @@ def run(params: dict[str, Any], data: Path, name: str) -> None:
     root = Path(entry["path"])
     if not root.is_dir():
         raise UserError(f"evaluate.suites: {name} is in {root}, but there is no such folder; put it there, or link it")
-    suite = FORMATS[entry["format"]](root)
+    suite = find_format(entry["format"])(root)
     _check(root, suite.photographs, suite.rejects)
     names, templates = _said(suite, entry, data)
     rejects = list(suite.rejects)

@@ -160,3 +160,10 @@ FORMATS: dict[str, Callable[[Path], Suite]] = {
     "imagenet_o": imagenet.anomalies,
     "objectnet": imagenet.objectnet,
 }
+
+
+def find_format(name: str) -> Callable[[Path], Suite]:
+    """The function that reads a format. Raises UserError for an unknown one."""
+    if name not in FORMATS:
+        raise UserError(f"evaluate.suites: there is no format {name!r}; choose one of {', '.join(FORMATS)}")
+    return FORMATS[name]
