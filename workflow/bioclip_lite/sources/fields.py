@@ -17,7 +17,7 @@ Row = dict[str, str | None]  # by field, the keys of _NAMES and "label"; None: e
 _NAMES = {
     "file": (
         *("file", "filepath", "filename", "path", "image", "imagepath", "imagefile"),
-        *("url", "imageurl", "photourl", "mediaurl"),
+        *("imageurl", "photourl", "mediaurl", "url"),  # beside the others, url is the address of a page
     ),
     **{rank: (rank,) for rank in taxonomy.RANKS[:6]},
     "species": ("species", "speciesepithet", "specificepithet", "epithet"),
