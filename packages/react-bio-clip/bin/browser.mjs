@@ -58,12 +58,17 @@ await command(async () => {
       bytes: info.bytes + statSync(path.join(options.folder, 'bundle.json')).size,
       about: {browser: `Chromium ${browser.version()}`, load_ms: milliseconds, ...(renderer ? {renderer} : {})},
       classify: async (bytes, file, top) => {
-        const found = await offer(bytes).then((size) => call('classify', size, top)).catch(named(file));
+        const found = await offer(bytes)
+          .then((size) => call('classify', size, top))
+          .catch(named(file));
         const [embedding, logits] = [Float32Array.from(found.embedding), Float32Array.from(found.logits)];
         return {...found, embedding, logits};
       },
       peak: () => peakOfPage(browser),
-      latency: (bytes, file, runs) => offer(bytes).then((size) => call('latency', size, runs)).catch(named(file)),
+      latency: (bytes, file, runs) =>
+        offer(bytes)
+          .then((size) => call('latency', size, runs))
+          .catch(named(file)),
     };
     await run(engine, options);
   } finally {

@@ -16,10 +16,15 @@ export function mark(part) {
   if (!existsSync(new URL(folder, ROOT))) return null;
   const entries = readdirSync(new URL(folder, ROOT), {recursive: true, withFileTypes: true});
   const root = fileURLToPath(ROOT);
-  const sources = entries.filter((entry) => entry.isFile()).map(({parentPath, name}) => `${parentPath}/${name}`.slice(root.length));
+  const sources = entries
+    .filter((entry) => entry.isFile())
+    .map(({parentPath, name}) => `${parentPath}/${name}`.slice(root.length));
   const hash = createHash('sha256');
   for (const name of [...SETTINGS, ...sources.sort()]) {
-    hash.update(`${name}\0`).update(readFileSync(new URL(name, ROOT))).update('\0');
+    hash
+      .update(`${name}\0`)
+      .update(readFileSync(new URL(name, ROOT)))
+      .update('\0');
   }
   return `${root}dist/${part ? `${part}/` : ''}ready-${hash.digest('hex').slice(0, 12)}`;
 }
@@ -30,7 +35,9 @@ export async function command(main) {
   try {
     const built = mark('core');
     if (built && !existsSync(built)) {
-      throw new Error('dist is missing or older than src: run `make setup`, or `npm ci && npm run build` in this package');
+      throw new Error(
+        'dist is missing or older than src: run `make setup`, or `npm ci && npm run build` in this package',
+      );
     }
     await main();
   } catch (error) {

@@ -25,7 +25,9 @@ try {
   const there = [...names.map(asset), 'bundle.json', 'index.js'].find((name) => existsSync(path.join(folder, name)));
   const index = there && (await readFile(path.join(folder, 'index.js'), 'utf8').catch(() => ''));
   if (there && !index.startsWith(HEAD)) {
-    throw new Error(`${there} is there already, was not written by bioclip-native, and would be lost; name another folder`);
+    throw new Error(
+      `${there} is there already, was not written by bioclip-native, and would be lost; name another folder`,
+    );
   }
   await mkdir(folder, {recursive: true});
   for (const name of names) await copyFile(path.join(bundle, name), path.join(folder, asset(name)));

@@ -13,7 +13,9 @@ const OPTIONS = '[--top N] [--raw PREFIX] [--latency RUNS] [--backend NAME]';
 
 /** The options of the command line; `extra` are those that only one of the programs knows. */
 export function readOptions(program, extra = {}) {
-  const usage = `usage: ${program} BUNDLE (IMAGE | SHARD.tar)... ${OPTIONS}${Object.keys(extra).map((name) => ` [--${name}]`).join('')}`;
+  const usage = `usage: ${program} BUNDLE (IMAGE | SHARD.tar)... ${OPTIONS}${Object.keys(extra)
+    .map((name) => ` [--${name}]`)
+    .join('')}`;
   const {values, positionals} = parseArgs({
     allowPositionals: true,
     options: {

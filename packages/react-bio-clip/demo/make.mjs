@@ -67,7 +67,8 @@ if (serve) {
 
 /** Throws if something lies where the page goes that an earlier run has not written: building empties the site. */
 async function check() {
-  const text = (name) => readFile(name, 'utf8').catch((error) => (error.code === 'ENOENT' ? null : Promise.reject(error)));
+  const text = (name) =>
+    readFile(name, 'utf8').catch((error) => (error.code === 'ENOENT' ? null : Promise.reject(error)));
   const page = await text(file);
   if (page && !page.includes('<script type="application/json" id="bundle">')) {
     throw new Error('bioclip-lite.html is there already, is no such page, and would be lost');

@@ -21,13 +21,19 @@ const load = (options, source = MADE) => loadBioClip(source, {backend: 'wasm', .
 test('pixels in, taxa out', async () => {
   const clip = await load();
   const {taxa, ranks, answer} = await clip.classify(RED, {topK: 2});
-  assert.deepEqual(taxa.map(({name}) => name), ['Morus bassanus', 'Morus nigra']);
+  assert.deepEqual(
+    taxa.map(({name}) => name),
+    ['Morus bassanus', 'Morus nigra'],
+  );
   assert.deepEqual([answer.name, answer.rank, answer.id], ['Morus bassanus', 'species', TAXA[0].id]);
   assert.equal(ranks.class.name, 'Aves');
   const total = (await clip.classify(RED)).taxa.reduce((sum, {probability}) => sum + probability, 0);
   assert.ok(Math.abs(total - 1) < 1e-12);
   const vector = await clip.embed(GREEN);
-  assert.deepEqual([...vector].map((v) => Math.round(v * 1e6) / 1e6), [0, 1, 0]);
+  assert.deepEqual(
+    [...vector].map((v) => Math.round(v * 1e6) / 1e6),
+    [0, 1, 0],
+  );
   clip.dispose();
 });
 
@@ -47,9 +53,14 @@ test('image data, tensors and pixels of one image give one answer', async () => 
   const rgba = new Uint8ClampedArray(12 * 10 * 4).fill(9);
   for (let i = 0; i < 120; i++) rgba.set(values.subarray(3 * i, 3 * i + 3), 4 * i);
   const whole = tf.tensor3d(Array.from(values), [10, 12, 3], 'int32');
-  const unit = tf.tensor3d(Array.from(values, (v) => v / 255), [10, 12, 3], 'float32');
+  const unit = tf.tensor3d(
+    Array.from(values, (v) => v / 255),
+    [10, 12, 3],
+    'float32',
+  );
   const wanted = await clip.embed({data: values, width: 12, height: 10});
-  for (const image of [{data: rgba, width: 12, height: 10}, whole, unit]) assert.deepEqual(await clip.embed(image), wanted);
+  for (const image of [{data: rgba, width: 12, height: 10}, whole, unit])
+    assert.deepEqual(await clip.embed(image), wanted);
   assert.equal(whole.isDisposed, false); // the caller's
   tf.dispose([whole, unit]);
   clip.dispose();
@@ -81,7 +92,10 @@ test('a call can be cancelled, before and while it waits; the others go on', asy
   const calls = [clip.classify(RED), clip.classify(RED, {signal: stop.signal}), clip.classify(GREEN)];
   stop.abort(new Error('enough'));
   const found = await Promise.allSettled(calls);
-  assert.deepEqual(found.map(({status}) => status), ['fulfilled', 'rejected', 'fulfilled']);
+  assert.deepEqual(
+    found.map(({status}) => status),
+    ['fulfilled', 'rejected', 'fulfilled'],
+  );
   assert.equal(found[1].reason.message, 'enough');
   clip.dispose();
 });

@@ -80,7 +80,10 @@ test('what is too long is cut before the end; special tokens in a text are those
 });
 
 test('merges that name what was not made before are refused', () => {
-  assert.throws(() => tokenizerOf('a b\nab cd', 'merges-1.txt'), /line 2 of merges-1\.txt is no pair of earlier tokens: ab cd/);
+  assert.throws(
+    () => tokenizerOf('a b\nab cd', 'merges-1.txt'),
+    /line 2 of merges-1\.txt is no pair of earlier tokens: ab cd/,
+  );
   assert.throws(() => tokenizerOf('#version: 0.2\na b'), /line 1 of the merges/);
 });
 
@@ -165,13 +168,21 @@ test('an encoder that is damaged or does not fit together is refused, and the fi
   const [first] = MADE.text.tokens.files;
   const flipped = MADE.files[first].slice();
   flipped[20] ^= 1;
-  await refused(/tokens-0-.* of the text encoder has SHA-256 .*, text\.json says .*changed/, first, readerOf(MADE, {[first]: flipped}));
+  await refused(
+    /tokens-0-.* of the text encoder has SHA-256 .*, text\.json says .*changed/,
+    first,
+    readerOf(MADE, {[first]: flipped}),
+  );
   const text = (changes) => makeText(changes);
   await refused(/text\.json in the text encoder has format 2; .* reads format 1/, 'text.json', text({format: 2}));
   await refused(/text\.json does not list merges-/, 'text.json', text({merges: {file: 'merges-1.txt'}}));
   const tokens = {...MADE.text.tokens};
   await refused(/holds numbers of type float16/, first, text({tokens: {...tokens, dtype: 'float16'}}));
-  await refused(/has 4152 bytes for 518 x 4 numbers; merges-.* makes 519 tokens/, first, text({tokens: {...tokens, rows: 518}}));
+  await refused(
+    /has 4152 bytes for 518 x 4 numbers; merges-.* makes 519 tokens/,
+    first,
+    text({tokens: {...tokens, rows: 518}}),
+  );
   await refused(/vectors of 8 numbers: they do not belong together/, first, text({context: 3}));
   const encoder = await load({}, text({embedding: 2}));
   await assert.rejects(encoder.embed(['a']), /gives 18 numbers for 6 tokens, not 2 for each/);
@@ -194,12 +205,19 @@ test('an encoder for a bundle of another teacher is refused before its files are
 
 test('compareTexts is the softmax of scaled cosines', () => {
   const {bundle} = makeBundle({logit_scale: 10, temperature: 2});
-  const vectors = [[1, 0, 0], [0, 1, 0], [0.6, 0.8, 0]].map((vector) => Float32Array.from(vector));
+  const vectors = [
+    [1, 0, 0],
+    [0, 1, 0],
+    [0.6, 0.8, 0],
+  ].map((vector) => Float32Array.from(vector));
   const found = compareTexts(Float32Array.of(0, 1, 0), vectors, bundle);
   assert.ok(Array.isArray(found));
   assert.ok(Math.abs(found.reduce((sum, value) => sum + value) - 1) < 1e-12);
   const powers = [0, 5, 4].map(Math.exp);
-  close(found, powers.map((power) => power / (powers[0] + powers[1] + powers[2])));
+  close(
+    found,
+    powers.map((power) => power / (powers[0] + powers[1] + powers[2])),
+  );
   assert.deepEqual(compareTexts(vectors[0], [], bundle), []);
   assert.throws(() => compareTexts(Float32Array.of(1, 0), vectors, bundle), /an embedding of 2 numbers; .* have 3/);
   assert.throws(() => compareTexts(vectors[0], [Float32Array.of(1, 0)], bundle), /an embedding of 2 numbers/);
@@ -223,11 +241,15 @@ test('bin/text.mjs prints tokens and embeddings', async () => {
     await writeBundle(folder, MADE);
     const file = path.join(folder, 'texts.json');
     await writeFile(file, JSON.stringify(['abc', 'a b']));
-    const program = (...given) => spawnSync(process.execPath, [path.join(PACKAGE, 'bin', 'text.mjs'), ...given], {encoding: 'utf8'});
+    const program = (...given) =>
+      spawnSync(process.execPath, [path.join(PACKAGE, 'bin', 'text.mjs'), ...given], {encoding: 'utf8'});
     const {stdout, stderr, status} = program(folder, file);
     assert.deepEqual([status, stderr], [0, '']);
     const {tokens, embeddings} = JSON.parse(stdout);
-    assert.deepEqual(tokens, [[START, 514, END, 0, 0, 0], [START, 320, 321, END, 0, 0]]);
+    assert.deepEqual(tokens, [
+      [START, 514, END, 0, 0, 0],
+      [START, 320, 321, END, 0, 0],
+    ]);
     embeddings.forEach((vector, i) => close(vector, MADE.embed(tokens[i])));
     assert.equal(program(folder).stderr, 'usage: text.mjs FOLDER TEXTS.json\n');
     const absent = program(path.join(folder, 'nothing'), file);

@@ -58,5 +58,8 @@ test('errors, progress and cancelling go through', async () => {
     (_, load) => assert.rejects(load(), (error) => error.name === 'BioClipError' && error.file === name),
     bad,
   );
-  await connected((_, load) => assert.rejects(load(), /cannot be sent to a worker/), () => null);
+  await connected(
+    (_, load) => assert.rejects(load(), /cannot be sent to a worker/),
+    () => null,
+  );
 });

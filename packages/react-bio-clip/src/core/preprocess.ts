@@ -132,8 +132,7 @@ export function resizeAndCrop(image: Pixels, {size, resize: mode, interpolation,
     );
   }
   const short = Math.min(image.width, image.height);
-  const side = (length: number) =>
-    mode === 'squash' || length === short ? size : Math.trunc((size * length) / short);
+  const side = (length: number) => (mode === 'squash' || length === short ? size : Math.trunc((size * length) / short));
   const resized = resize(image, side(image.width), side(image.height), interpolation);
   const left = roundHalfToEven((resized.width - size) / 2);
   const top = roundHalfToEven((resized.height - size) / 2);

@@ -132,5 +132,10 @@ export function compareTexts(
     }
   }
   const cosine = (vector: Float32Array) => vector.reduce((sum, value, i) => sum + value * embedding[i], 0);
-  return Array.from(softmax(Float32Array.from(vectors, (vector) => logit_scale * cosine(vector)), temperature));
+  return Array.from(
+    softmax(
+      Float32Array.from(vectors, (vector) => logit_scale * cosine(vector)),
+      temperature,
+    ),
+  );
 }

@@ -33,7 +33,10 @@ export function plantTree({ranks, taxa}: BundleInfo): Tree {
         return;
       }
       if (seen.has(key)) {
-        throw new BioClipError(`bundle.json: the taxa of ${rank} ${taxon.ranks[r]} are not side by side`, 'bundle.json');
+        throw new BioClipError(
+          `bundle.json: the taxa of ${rank} ${taxon.ranks[r]} are not side by side`,
+          'bundle.json',
+        );
       }
       seen.add(key);
       last = key;
