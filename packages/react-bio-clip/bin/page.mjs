@@ -3,7 +3,7 @@
 import '@tensorflow/tfjs-backend-cpu';
 import '@tensorflow/tfjs-backend-webgl';
 
-import {useBackend} from '../dist/core/backend.js';
+import {startBackend} from '../dist/core/backend.js';
 import {openBundle} from '../dist/core/bundle.js';
 import {findAll} from '../dist/core/engine.js';
 import {measureLatency} from '../dist/core/latency.js';
@@ -24,7 +24,7 @@ async function image({width, height}) {
 
 async function load(backend) {
   const start = performance.now();
-  await useBackend({backend, wasmPaths: '/wasm/'});
+  await startBackend({backend, wasmPaths: '/wasm/'});
   bundle = await openBundle(await originOf('/bundle/'));
   const milliseconds = performance.now() - start;
   spent += milliseconds;

@@ -6,7 +6,7 @@ import {before, test} from 'node:test';
 
 import * as tf from '@tensorflow/tfjs-core';
 
-import {loadFolder, useNodeBackend} from '../dist/core/node.js';
+import {loadFolder, startNodeBackend} from '../dist/core/node.js';
 import {loadBioClip} from '../dist/index.js';
 import {assertCancellable, makeBundle, plain, readerOf, SIZE, TAXA, writeBundle} from './fixture.js';
 
@@ -14,7 +14,7 @@ const MADE = makeBundle();
 const RED = plain([255, 0, 0]);
 const GREEN = plain([0, 255, 0]);
 
-before(() => useNodeBackend('wasm')); // Node's WebAssembly files; a page gives wasmPaths
+before(() => startNodeBackend('wasm')); // Node's WebAssembly files; a page gives wasmPaths
 
 const load = (options, source = MADE) => loadBioClip(source, {backend: 'wasm', ...options});
 
@@ -81,7 +81,7 @@ test('a thousand images leave no memory behind, and dispose gives back what load
 test('calls that overlap are each answered for their own image', async () => {
   const clip = await load();
   const answers = await Promise.all(Array.from({length: 20}, (_, i) => clip.classify(i % 2 ? RED : GREEN)));
-  answers.forEach(({taxa}, i) => assert.equal(taxa[0].name, i % 2 ? 'Morus bassanus' : 'Morus alba'));
+  for (const [i, {taxa}] of answers.entries()) assert.equal(taxa[0].name, i % 2 ? 'Morus bassanus' : 'Morus alba');
   clip.dispose();
 });
 

@@ -9,7 +9,7 @@ import {fileURLToPath} from 'node:url';
 import * as tf from '@tensorflow/tfjs-core';
 import {build} from 'esbuild';
 
-import {useNodeBackend} from '../dist/core/node.js';
+import {startNodeBackend} from '../dist/core/node.js';
 import {tokenizerOf} from '../dist/core/tokenizer.js';
 import {compareTexts, loadBioClip, loadTextEncoder} from '../dist/index.js';
 import {assertCancellable, CONTEXT, makeBundle, makeText, MERGES, readerOf, writeBundle} from './fixture.js';
@@ -19,12 +19,14 @@ const MADE = makeText();
 const [START, END] = [517, 518];
 const TOKENIZER = tokenizerOf(MERGES.join('\n'));
 
-before(() => useNodeBackend('wasm'));
+before(() => startNodeBackend('wasm'));
 
 const load = (options, source = MADE) => loadTextEncoder(source, {backend: 'wasm', ...options});
 const close = (vector, wanted) => {
   assert.equal(vector.length, wanted.length);
-  vector.forEach((value, i) => assert.ok(Math.abs(value - wanted[i]) < 1e-6, `${[...vector]} is not ${wanted}`));
+  for (const [i, value] of vector.entries()) {
+    assert.ok(Math.abs(value - wanted[i]) < 1e-6, `${[...vector]} is not ${wanted}`);
+  }
 };
 
 /** The tokens between the start and the end. */
@@ -250,7 +252,7 @@ test('bin/text.mjs prints tokens and embeddings', async () => {
       [START, 514, END, 0, 0, 0],
       [START, 320, 321, END, 0, 0],
     ]);
-    embeddings.forEach((vector, i) => close(vector, MADE.embed(tokens[i])));
+    for (const [i, vector] of embeddings.entries()) close(vector, MADE.embed(tokens[i]));
     assert.equal(program(folder).stderr, 'usage: text.mjs FOLDER TEXTS.json\n');
     const absent = program(path.join(folder, 'nothing'), file);
     assert.match(absent.stderr, /^\S*text\.json cannot be read: .*\n$/);

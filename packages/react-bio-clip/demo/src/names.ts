@@ -49,6 +49,6 @@ export function languageName(code: string): string {
 
 /** The first language of the visitor that the model has names in, else the model's first. */
 export function preferred(languages: readonly string[]): string {
-  const wanted = navigator.languages.map((tag) => tag.split('-')[0]!);
+  const wanted = navigator.languages.map((tag) => tag.split('-')[0]);
   return wanted.find((code) => languages.includes(code)) ?? languages[0] ?? 'en';
 }

@@ -38,7 +38,7 @@ export interface Download<Info> {
 
 /** The manifest from the network, or what the last complete load kept if there is no connection. */
 export async function readInfo<Info extends Listing>(origin: Origin, kind: Kind<Info>, signal?: AbortSignal) {
-  let text;
+  let text: Uint8Array<ArrayBuffer>;
   try {
     text = asBytes(await origin.read(kind.manifest, {signal}));
   } catch (error) {
@@ -57,7 +57,7 @@ function parseInfo<Info extends Listing>(
   {manifest, what, format, uses}: Kind<Info>,
   text: Uint8Array,
 ): Info {
-  let info;
+  let info: Info;
   try {
     info = JSON.parse(new TextDecoder().decode(text));
   } catch (error) {
@@ -74,7 +74,8 @@ function parseInfo<Info extends Listing>(
     );
   }
   for (const name of uses(info)) {
-    if (!info.files?.[name!]) throw new BioClipError(`${manifest} does not list ${name} among its files`, manifest);
+    if (name === undefined || !info.files?.[name])
+      throw new BioClipError(`${manifest} does not list ${name} among its files`, manifest);
   }
   return info;
 }
@@ -173,7 +174,7 @@ export async function openModel<Info extends Listing>(
 ): Promise<GraphModel> {
   const artifacts = modelArtifacts(manifest, info, files);
   throwIfAborted(signal);
-  let model;
+  let model: GraphModel;
   try {
     model = await loadGraphModel({load: async () => artifacts});
   } catch (error) {

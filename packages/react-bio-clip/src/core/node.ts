@@ -7,7 +7,7 @@ import path from 'node:path';
 import {setThreadsCount} from '@tensorflow/tfjs-backend-wasm';
 import sharp from 'sharp';
 
-import {useBackend} from './backend.js';
+import {startBackend} from './backend.js';
 import {openBundle, type Bundle} from './bundle.js';
 import {clipOf} from './clip.js';
 import {BioClipError} from './errors.js';
@@ -35,22 +35,22 @@ export function folderOrigin(folder: string): Origin {
 }
 
 /** Set the backend `name`; WebAssembly with one thread, so that times can be compared. */
-export async function useNodeBackend(name: string): Promise<void> {
+export async function startNodeBackend(name: string): Promise<void> {
   if (name === 'cpu') await import('@tensorflow/tfjs-backend-cpu');
   const wasm = createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm/package.json');
   setThreadsCount(1);
-  await useBackend({backend: name, wasmPaths: `${path.join(path.dirname(wasm), 'dist')}${path.sep}`});
+  await startBackend({backend: name, wasmPaths: `${path.join(path.dirname(wasm), 'dist')}${path.sep}`});
 }
 
 /** The bundle in a folder, for those who need its parts. */
 export async function openFolder(folder: string, backend = 'wasm'): Promise<Bundle> {
-  await useNodeBackend(backend);
+  await startNodeBackend(backend);
   return openBundle(folderOrigin(folder));
 }
 
 /** As loadBioClip, from a folder on disk. */
 export async function loadFolder(folder: string, {backend = 'wasm', ...options}: LoadOptions = {}): Promise<BioClip> {
-  await useNodeBackend(backend);
+  await startNodeBackend(backend);
   return clipOf(await openBundle(folderOrigin(folder), options), backend);
 }
 

@@ -48,7 +48,7 @@ export function fetchReader(url: string | URL): Reader {
 
 async function fetchFile(url: string, name: string, {signal, onBytes}: ReadOptions = {}): Promise<Uint8Array> {
   const cache = name in CACHES ? 'no-cache' : 'default'; // what has a fixed name must be asked for again
-  let response;
+  let response: Response;
   try {
     response = await fetch(url, {signal, cache});
   } catch (error) {

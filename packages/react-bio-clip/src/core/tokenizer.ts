@@ -110,7 +110,7 @@ function alphabet(): {ids: Map<string, number>; tokenOf: number[]} {
 const ENTITY = /&(?:#(\d+)|#[xX]([\da-fA-F]+)|(amp|lt|gt|quot|apos)\b);?/g;
 const NAMED: Record<string, string> = {amp: '&', lt: '<', gt: '>', quot: '"', apos: "'"};
 
-function unescape(text: string): string {
+function replaceEntities(text: string): string {
   return text.replace(ENTITY, (_, decimal, hexadecimal, name) => {
     if (name) return NAMED[name];
     const code = decimal ? Number(decimal) : parseInt(hexadecimal, 16);
@@ -119,6 +119,7 @@ function unescape(text: string): string {
   });
 }
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: ftfy removes these characters
 const CONTROL = /[\0-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]/g;
 // Ligatures, wide and narrow forms.
 const COMPATIBLE = /[\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06\uff01-\uffef]/g;
@@ -130,7 +131,7 @@ const COMPATIBLE = /[\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06\u
  * cleaning: it separates, whatever it is.
  */
 function clean(text: string): string {
-  return unescape(unescape(text))
+  return replaceEntities(replaceEntities(text))
     .replace(COMPATIBLE, (character) => character.normalize('NFKC'))
     .replace(/[\u02bc\u2018-\u201b]/g, "'")
     .replace(/[\u201c-\u201f]/g, '"')

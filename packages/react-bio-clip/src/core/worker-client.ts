@@ -4,6 +4,7 @@ import {checkOptions} from './tree.js';
 import type {Answer, BioClip, CallOptions, ClassifyOptions, ImageInput, LoadOptions, Source} from './types.js';
 import type {ImageRequest, Loaded, LoadRequest, Port, Reply} from './worker-protocol.js';
 
+// biome-ignore lint/suspicious/noExplicitAny: each call has a type of answer of its own, which `ask` states
 type Waiting = {resolve: (value: any) => void; reject: (error: unknown) => void; options: LoadOptions};
 
 /**

@@ -99,10 +99,13 @@ export function BioClipCamera(props: BioClipCameraProps): ReactNode {
   const [trouble, setTrouble] = useState<Trouble | null>(null);
   const [view, setView] = useState<CameraView>({answer: null, working: false, error: null, photo: null});
 
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another attempt starts the camera again
   useEffect(() => {
     let stream: MediaStream | null = null;
     let gone = false;
-    const stop = () => stream?.getTracks().forEach((track) => track.stop());
+    const stop = () => {
+      for (const track of stream?.getTracks() ?? []) track.stop();
+    };
     const fail = (kind: Trouble) => {
       if (gone) return;
       setRunning(false);
@@ -114,7 +117,7 @@ export function BioClipCamera(props: BioClipCameraProps): ReactNode {
       stream = await navigator.mediaDevices.getUserMedia(WANTED);
       const element = video.current;
       if (gone || !element) return stop();
-      stream.getTracks().forEach((track) => track.addEventListener('ended', () => fail('busy'))); // unplugged
+      for (const track of stream.getTracks()) track.addEventListener('ended', () => fail('busy')); // unplugged
       element.srcObject = stream;
       await element.play();
       if (!gone) setRunning(true);
@@ -156,6 +159,7 @@ export function BioClipCamera(props: BioClipCameraProps): ReactNode {
     },
     [classify],
   );
+  // biome-ignore lint/correctness/useExhaustiveDependencies: an answer of another model is not waited for
   useEffect(() => () => pending.current?.abort(), [classify]);
 
   useEffect(() => {

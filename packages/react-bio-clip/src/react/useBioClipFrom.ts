@@ -100,10 +100,12 @@ function either(one: AbortSignal, other: AbortSignal | undefined): {signal: Abor
   const controller = new AbortController();
   const signals = other ? [one, other] : [one];
   const abort = () => controller.abort(signals.find((signal) => signal.aborted)?.reason);
-  signals.forEach((signal) => signal.addEventListener('abort', abort));
+  for (const signal of signals) signal.addEventListener('abort', abort);
   if (signals.some((signal) => signal.aborted)) abort();
   return {
     signal: controller.signal,
-    release: () => signals.forEach((signal) => signal.removeEventListener('abort', abort)),
+    release() {
+      for (const signal of signals) signal.removeEventListener('abort', abort);
+    },
   };
 }
