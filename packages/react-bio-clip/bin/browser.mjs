@@ -41,7 +41,7 @@ await command(async () => {
       if (error !== undefined) throw new Error(error);
       return value;
     };
-    /** Hand an image to the page: as a file, or (--decoded) as the pixels that Node sees, of a size. */
+    /** Pass an image to the page: as a file, or with --decoded as the pixels that Node decodes. */
     const offer = async (bytes) => {
       const pixels = options.decoded ? await decode(bytes) : null;
       image = pixels ? pixels.data : bytes;

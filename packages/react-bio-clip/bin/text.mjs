@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** Tokens and unit embeddings of texts with a text encoder, in Node; see ../README.md. */
+/** Print tokens and unit embeddings of texts, computed in Node; see ../README.md. */
 
 import {readFileSync} from 'node:fs';
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** SHA-256 of each float32 tensor of a bundle's model, as TensorFlow.js decodes it; see ../README.md. */
+/** Print the SHA-256 of each float32 tensor of a bundle's model, as TensorFlow.js decodes it; see ../README.md. */
 
 import {createHash} from 'node:crypto';
 

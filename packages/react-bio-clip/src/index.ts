@@ -23,7 +23,7 @@ export async function loadBioClip(source: Source, options: LoadOptions = {}): Pr
 
 /**
  * Load a text encoder, for classes in your own words.
- * @throws BioClipError as above, and if it is of another teacher than the bundle of `options.for`
+ * @throws BioClipError as `loadBioClip`, and if the encoder and the bundle of `options.for` have different teachers
  */
 export async function loadTextEncoder(source: TextSource, options: TextLoadOptions = {}): Promise<BioClipText> {
   return openTextEncoder(source, options, startBackend(options));
