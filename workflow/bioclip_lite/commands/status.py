@@ -88,7 +88,7 @@ def _news(status: dict[str, list[Any]]) -> dict[str, dict[str, list[str]]]:
             for title, names in (entry if isinstance(entry, dict) else {entry: {}}).items():
                 kind = title.removeprefix("changed ")
                 for name, how in names.items():
-                    if name == "params.yaml":
+                    if name in ("params.yaml", "workflow/defaults.yaml"):
                         found.setdefault("params", []).extend(how if isinstance(how, dict) else [name])
                     else:
                         found.setdefault(kind, []).append(name)
