@@ -65,7 +65,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
     parser.add_argument(
-        "--section", type=json.loads, help="the parameters of the job as JSON, as Snakemake records them, in place of --params"
+        "--section",
+        type=json.loads,
+        help="the parameters of the job as JSON, as Snakemake records them, in place of --params",
     )
     parser.add_argument(
         "--processes",

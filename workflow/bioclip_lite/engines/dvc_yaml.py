@@ -22,8 +22,8 @@ def ledger_path(stage: str) -> str:
 def dvc_stages() -> dict[str, dict[str, list[str]]]:
     """Stage -> its ``deps``, ``params`` and ``outs`` (the ledger left out), in the order of dvc.yaml.
 
-    ${...} is filled in. ``params`` are names such as prune, without the entries of workflow/defaults.yaml: ``parameter``
-    gives the value that a job gets, wherever it is set.
+    ${...} is filled in. ``params`` are names such as prune. The entries of workflow/defaults.yaml are left out, since
+    ``parameter`` gives the value that a job gets, wherever it is set.
     """
     if not Path("dvc.yaml").exists():
         return {}

@@ -103,20 +103,35 @@ def _type_of_kind(kind: str, part: Part, name: str, classes: dict[str, str]) -> 
 
 
 def _type_of_mapping(part: Part, name: str, classes: dict[str, str]) -> str:
-    """A TypedDict if all keys are always there, else a dict."""
-    inner = part.get("properties", {})
-    fixed = part.get("additionalProperties") is False and ("default" not in part or "required" in part)
-    if not fixed:
-        more = part.get("additionalProperties")
-        values = {_type_of(value, name, classes) for value in inner.values()} or ({"str"} if more else set())
-        exact = len(values) == 1 and (more is False or not inner) and more is not None
-        return f"dict[str, {values.pop() if exact else 'Any'}]"
-    lines = [f"    {key}: {_type_of(value, name + _class_name(key), classes)}" for key, value in inner.items()]
-    classes[name] = f"class {name}(TypedDict):\n" + "\n".join(lines) + "\n"
-    return name
+    """A TypedDict if all keys are always there, and a dict otherwise or if all values are of one type.
+
+    Code reads mappings of one type, such as shares per split, with variable keys.
+    """
+    inner, more = part.get("properties", {}), part.get("additionalProperties", {})
+    types = {key: _type_of(value, name + _class_name(key), classes) for key, value in inner.items()}
+    if (
+        more is False
+        and ("default" not in part or "required" in part)
+        and (len(types) == 1 or len({*types.values()}) > 1)
+    ):
+        lines = [f"    {key}: {kind}\n" for key, kind in types.items()]
+        classes[name] = f"class {name}(TypedDict):\n{''.join(lines)}"
+        return name
+    kinds = {*types.values(), *([_type_of(more, name, classes)] if more else [])}
+    return f"dict[str, {kinds.pop() if len(kinds) == 1 and 'required' not in part else 'Any'}]"
 
 
 # docs/parameters.md
+
+_INTRODUCTION = """\
+`params.yaml` sets parameters by stage; what it leaves out has the default given here. Write any parameter of this page
+into its section of `params.yaml`, or change it for one experiment: `dvc exp run -S prune.epochs=3`. For a parameter
+that `params.yaml` leaves out, write `++`: `dvc exp run -S ++prune.steps=3`. A change runs again the stages that read
+the parameter and the stages that depend on those.
+
+`params.yaml` must hold every section, `index.path` and `distill.text_tower`, since `dvc.yaml` names them; a section may
+be empty (`{}`). Mappings such as `index.split` may be given in part. Lists, and mappings with a default of their own
+such as `prune.budget`, replace the default as a whole."""
 
 
 def reference_page() -> str:
@@ -126,19 +141,7 @@ def reference_page() -> str:
         "",
         "# Parameters",
         "",
-        "`params.yaml` sets parameters by stage; what it leaves out has the default given here. Write any parameter of "
-        "this page",
-        "into its section of `params.yaml`, or change it for one experiment: `dvc exp run -S prune.epochs=3`. For a "
-        "parameter that",
-        "`params.yaml` leaves out, write `++`: `dvc exp run -S ++prune.steps=3`. A change runs again the stages that read "
-        "it, and",
-        "the stages that depend on those.",
-        "",
-        "`params.yaml` must hold every section, `index.path` and `distill.text_tower`, since `dvc.yaml` names them. "
-        "Mappings such as",
-        "`index.split` may be given in part; lists, and mappings with a default of their own such as `prune.budget`, "
-        "replace the",
-        "default as a whole.",
+        _INTRODUCTION,
     ]
     for name, section in schema()["properties"].items():
         lines += ["", f"## {name}", "", section["description"], "", "| parameter | default | allowed | meaning |"]

@@ -9,15 +9,9 @@ Import this module for type checking only, so that it is no code input of a job.
 
 from typing import Any, Literal, TypedDict
 
+SourceName = Literal["synthetic", "folder", "csv", "inat2021", "treeoflife10m", "treeoflife200m", "biotrove", "darwincore", "clip_benchmark"]
 TextType = Literal["sci", "com", "taxon", "taxonTag", "sci_com", "taxon_com", "taxonTag_com", "lit"]
 Column = Literal["common_name", "kingdom", "phylum", "class", "order", "family", "genus", "species"]
-
-
-class IndexSplit(TypedDict):
-    train: float
-    val: float
-    calibration: float
-    test: float
 
 
 class IndexDownloads(TypedDict):
@@ -27,25 +21,17 @@ class IndexDownloads(TypedDict):
     timeout: float
 
 
-class IndexSyntheticImages(TypedDict):
-    pretrain: int
-    train: int
-    val: int
-    calibration: int
-    test: int
-
-
 class IndexSynthetic(TypedDict):
     species: int
     unseen_species: int
     image_size: int
-    images: IndexSyntheticImages
+    images: dict[str, int]
     within_species: float
     nuisance: float
 
 
 class Index(TypedDict):
-    source: Literal["synthetic", "folder", "csv", "inat2021", "treeoflife10m", "treeoflife200m", "biotrove", "darwincore", "clip_benchmark"]
+    source: SourceName
     path: str
     where: dict[str, list[str]]
     species_list: str | None
@@ -54,22 +40,14 @@ class Index(TypedDict):
     min_side: int
     near_duplicates: int
     reject_budget: float
-    split: IndexSplit
+    split: dict[str, float]
     downloads: IndexDownloads
     seed: int
     synthetic: IndexSynthetic
 
 
-class ShardCounts(TypedDict):
-    pretrain: int
-    train: int
-    val: int
-    calibration: int
-    test: int
-
-
 class Shard(TypedDict):
-    counts: ShardCounts
+    counts: dict[str, int]
     max_side: int | None
 
 
