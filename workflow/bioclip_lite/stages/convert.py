@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ from bioclip_lite.utils.files import read_json, read_table, replacing_folder, re
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import drawn
 from bioclip_lite.web import bundle, javascript, onnx_export, tfjs
+
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+    from bioclip_lite.utils import sections
 
 COMPARED = "test"  # the split on whose photographs runtimes are compared
 CALIBRATION = "calibration"
@@ -67,13 +71,13 @@ class _Reference:
     embeddings: np.ndarray  # unit, float32 (n, D)
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Convert", data: Path, job: str | None = None) -> None:
     """Write data/convert/tfjs and data/convert/report.json (job "bundle"), the text encoder (job "text"), or all that
     the parameters ask for (None)."""
-    jobs = JOBS if params["text_encoder"] else JOBS[:1]
-    if job is not None and job not in jobs:
-        raise UserError(f"convert has no job {job!r}; its jobs are {', '.join(jobs)}")
-    for name in jobs if job is None else (job,):
+    names = JOBS if params["text_encoder"] else JOBS[:1]
+    if job is not None and job not in names:
+        raise UserError(f"convert has no job {job!r}; its jobs are {', '.join(names)}")
+    for name in names if job is None else (job,):
         if name == "bundle":
             _write_bundle(params, data)
         else:
@@ -81,7 +85,7 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
             importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
 
 
-def _write_bundle(params: dict[str, Any], data: Path) -> None:
+def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
     javascript.check_tools()
     model = _read_model(data / "quantize" / "model")
     text = _text(data)
