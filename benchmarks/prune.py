@@ -141,12 +141,12 @@ def untaught(data: Path, importance: str) -> dict[str, Any]:
 def one(data: Path, section: dict[str, Any]) -> dict[str, Any]:
     """Prune and recover in a scratch folder, which is then forgotten."""
     untaught: dict[str, Any] = {}
-    original = distillation.distill
+    original = distillation.train
 
-    def distill(model: nn.Module, *arguments: Any, **named: Any) -> Any:
+    def train(student: distillation.Student, **named: Any) -> Any:
         if section["steps"] == 1:
-            untaught.update(scores(model, data, arguments[1]))
-        return original(model, *arguments, **named)
+            untaught.update(scores(student.model, data, student.options.preprocess))
+        return original(student, **named)
 
     began = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
@@ -154,11 +154,11 @@ def one(data: Path, section: dict[str, Any]) -> dict[str, Any]:
         inner.mkdir()
         for part in ("index", "shard", "logits", "distill"):
             Path(inner, part).symlink_to((data / part).resolve())
-        distillation.distill = distill
+        distillation.train = train
         try:
             prune.run(section, inner)
         finally:
-            distillation.distill = original
+            distillation.train = original
         report = json.loads(Path(inner, "prune", "report.json").read_text())
         model, _, preprocess = students.load_student(inner / "prune" / "model")
         found = scores(model, data, preprocess)

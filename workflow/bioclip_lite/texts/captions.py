@@ -103,6 +103,13 @@ def lit_columns(data: Path) -> list[str]:
     return columns
 
 
+def files_of_captions(data: Path, shards: Sequence[str], types: Sequence[str]) -> list[Path]:
+    """The tables that ``Captions`` reads: those of the text types, and of the captioners among ``types``."""
+    folder = data / "caption"
+    folders = [folder, *(folder / name for name in types if (folder / name).is_dir())]
+    return [folder / f"{shard}.parquet" for folder in folders for shard in shards]
+
+
 class Captions:
     """The captions of some shards, in the order of their photographs.
 

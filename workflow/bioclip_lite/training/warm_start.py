@@ -1,4 +1,4 @@
-"""Start a student from foreign weights: its batch statistics, and a last layer for what it shall learn."""
+"""Start a student from foreign weights: measure its batch statistics and fit its last layer to the targets."""
 
 from collections.abc import Iterable
 from pathlib import Path
