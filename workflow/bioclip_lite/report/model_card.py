@@ -5,10 +5,11 @@ from typing import Any
 
 import yaml
 
-from bioclip_lite.report.page import Sample
+from bioclip_lite.report.content import Sample
 from bioclip_lite.report.suites import TITLES
-from bioclip_lite.report.text import LABELS, SHIPPED, count_of, interval, percent, quantity, size
+from bioclip_lite.report.text import LABELS, SHIPPED, interval, percent, quantity, size
 from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.utils.pages import count_of
 
 _ROWS = ("teacher", "student", SHIPPED, "control", "majority", "random")
 

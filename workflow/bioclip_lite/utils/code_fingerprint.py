@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
+RENDERED = (".j2", ".css", ".js")  # suffixes of the files beside a module that it renders
 # An import from this package, on a line of its own or with the names in brackets; and a line that might have one.
 _USUAL = re.compile(rf"^[ \t]*from {PACKAGE.name}[\w.]* import (?:[\w, ]+|\([^()]*\))[ \t]*(?:#.*)?$", re.MULTILINE)
 _PERHAPS = re.compile(rf"\b(?:from|import)\b.*(?:\b{PACKAGE.name}\b|\\$)")
@@ -18,8 +19,9 @@ _PERHAPS = re.compile(rf"\b(?:from|import)\b.*(?:\b{PACKAGE.name}\b|\\$)")
 def closure(*modules: str) -> list[str]:
     """Files of this package that ``modules`` (e.g. "stages.prune") import, directly or not, and themselves.
 
-    Imports inside functions count. Paths are relative to the root of the repository and sorted. The command line and
-    the parameter check are left out: they hand over parameters and add nothing to an output.
+    The templates, style sheets and scripts that bear a module's name come with it (``utils.pages``). Imports inside
+    functions count. Paths are relative to the root of the repository and sorted. The command line and the parameter
+    check are left out: they hand over parameters and add nothing to an output.
 
     Raises:
         ValueError: a name in ``modules`` is no module, so a job would depend on no code.
@@ -31,7 +33,7 @@ def closure(*modules: str) -> list[str]:
     while todo:
         path = todo.pop()
         if path is not None and path not in found:
-            found.add(path)
+            found |= {path, *_templates(path)}
             todo += [_file(module) for module in _imports(path)]
     root = PACKAGE.parents[1]
     return sorted(path.relative_to(root).as_posix() for path in found)
@@ -73,6 +75,18 @@ def _file(module: str) -> Path | None:
         if candidate.exists() and candidate != PACKAGE / "__init__.py":
             return candidate
     return None
+
+
+@cache
+def _templates(path: Path) -> list[Path]:
+    """What a module renders: report/speed.html.j2 and report/speed.css belong to report/speed.py."""
+    beside = _files_beside(path.parent)
+    return [file for file in beside if file.name.startswith(f"{path.stem}.") and file.suffix in RENDERED]
+
+
+@cache
+def _files_beside(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
 
 
 @cache
