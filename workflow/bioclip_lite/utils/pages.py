@@ -33,6 +33,7 @@ def renderer(filters: Filters) -> Callable[..., Markup]:
         finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {"count_of": count_of, "data_uri": data_uri, "grouped": grouped, "sha256": sha256, **filters}
 
