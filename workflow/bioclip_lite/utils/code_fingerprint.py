@@ -6,37 +6,59 @@ import io
 import json
 import re
 import tokenize
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-RENDERED = (".j2", ".css", ".js")  # suffixes of the files beside a module that it renders
+RENDERED = (".j2", ".css", ".js")  # suffixes of the files beside a module that it renders (utils.pages)
 # An import from this package, on a line of its own or with the names in brackets; and a line that might have one.
 _USUAL = re.compile(rf"^[ \t]*from {PACKAGE.name}[\w.]* import (?:[\w, ]+|\([^()]*\))[ \t]*(?:#.*)?$", re.MULTILINE)
 _PERHAPS = re.compile(rf"\b(?:from|import)\b.*(?:\b{PACKAGE.name}\b|\\$)")
 
 
-def closure(*modules: str) -> list[str]:
-    """Files of this package that ``modules`` (e.g. "stages.prune") import, directly or not, and themselves.
+def closure(*modules: str, package: Path = PACKAGE) -> list[str]:
+    """List the files of a package that ``modules`` (e.g. "stages.prune") import, directly or not, and their own.
 
-    The templates, style sheets and scripts that bear a module's name come with it (``utils.pages``). Imports inside
-    functions count. Paths are relative to the root of the repository and sorted. The command line and the parameter
-    check are left out: they hand over parameters and add nothing to an output.
+    Imports inside functions count. The templates, style sheets and scripts that bear a module's name come with it. The
+    command line and the parameter check are in no stage's closure: they hand over parameters and add nothing to an
+    output.
+
+    Args:
+        package: folder of the package in its checkout, <root>/workflow/bioclip_lite.
+
+    Returns:
+        Sorted paths, relative to <root>.
 
     Raises:
         ValueError: a name in ``modules`` is no module, so a job would depend on no code.
     """
-    if missing := [module for module in modules if _file(module) is None]:
-        raise ValueError(f"{PACKAGE.name} has no module {', '.join(missing)}")
-    found: set[Path] = set()
-    todo = [_file(module) for module in modules]
+    if missing := [module for module in modules if _file(package, module) is None]:
+        raise ValueError(f"{package} has no module {', '.join(missing)}; is a name misspelt?")
+    files: set[Path] = set()
+    todo = [_file(package, module) for module in modules]
     while todo:
         path = todo.pop()
-        if path is not None and path not in found:
-            found |= {path, *_templates(path)}
-            todo += [_file(module) for module in _imports(path)]
-    root = PACKAGE.parents[1]
-    return sorted(path.relative_to(root).as_posix() for path in found)
+        if path is not None and path not in files:
+            files.add(path)
+            todo += [_file(package, module) for module in _imports(path)]
+    root = package.parents[1]
+    return sorted(path.relative_to(root).as_posix() for path in (*files, *_rendered(files)))
+
+
+def _rendered(modules: set[Path]) -> Iterator[Path]:
+    """What modules render: report/speed.html.j2 and report/speed.css belong to report/speed.py."""
+    owners = {(module.parent, module.stem) for module in modules}
+    for folder in {module.parent for module in modules}:
+        for file in folder.iterdir():
+            if file.suffix in RENDERED and (folder, file.name.partition(".")[0]) in owners:
+                yield file
+
+
+def file_meaning(path: Path) -> str:
+    """MD5 of a file that ``closure`` lists: of Python its ``meaning``, of what a module renders its bytes."""
+    content = path.read_bytes()
+    return hashlib.md5(content).hexdigest() if path.suffix in RENDERED else meaning(content)
 
 
 def meaning(source: bytes) -> str:
@@ -68,30 +90,23 @@ def _documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFun
 
 
 @cache
-def _file(module: str) -> Path | None:
+def _file(package: Path, module: str) -> Path | None:
     """The file of a module, named from the package down; None for a name that is no module (a function, say)."""
-    path = PACKAGE.joinpath(*module.split("."))
+    path = package.joinpath(*module.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.exists() and candidate != PACKAGE / "__init__.py":
+        if candidate.exists() and candidate != package / "__init__.py":
             return candidate
     return None
 
 
-@cache
-def _templates(path: Path) -> list[Path]:
-    """What a module renders: report/speed.html.j2 and report/speed.css belong to report/speed.py."""
-    beside = _files_beside(path.parent)
-    return [file for file in beside if file.name.startswith(f"{path.stem}.") and file.suffix in RENDERED]
-
-
-@cache
-def _files_beside(folder: Path) -> list[Path]:
-    return list(folder.iterdir())
-
-
-@cache
 def _imports(path: Path) -> list[str]:
-    """Modules of this package that a file imports, and what else it imports from them, without the package's name."""
+    """Modules of the package that a file imports, and names that it imports from them, without the package's name."""
+    status = path.stat()
+    return _imports_of(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+
+
+@cache
+def _imports_of(path: Path, version: tuple[int, int, int]) -> list[str]:
     names = []
     for node in ast.walk(ast.parse(_import_statements(path.read_text(encoding="utf-8")))):
         if isinstance(node, ast.Import):
