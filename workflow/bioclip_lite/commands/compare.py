@@ -22,13 +22,14 @@ from bioclip_lite.evaluation import predictions
 from bioclip_lite.metrics import paired
 from bioclip_lite.metrics.scoring import score
 from bioclip_lite.metrics.summary import Asked, estimate
-from bioclip_lite.report.text import LABELS, bracket, count_of, percent, points, points_interval
+from bioclip_lite.report.text import LABELS, bracket, percent, points, points_interval
 from bioclip_lite.taxa.label_space import observations, read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS, scientific_name
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_file, read_json, read_table, replacing, require
+from bioclip_lite.utils.pages import count_of
 
 HERE = "the working tree"
 _COUNTS = ("photographs", "observations", "before", "after", "lost", "won")

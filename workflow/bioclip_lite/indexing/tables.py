@@ -100,7 +100,7 @@ def write(
     draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
     facts = _facts(database, labels.paths, taxa, resolved)
     with replacing(out / "report.html") as scratch:
-        scratch.write_text(page.render(facts, read), encoding="utf-8")
+        scratch.write_text(page.page(facts, read), encoding="utf-8")
     return facts
 
 

@@ -14,7 +14,6 @@ from PIL import Image
 
 from bioclip_lite.metrics import confusion
 from bioclip_lite.photographs.shards import ShardSet
-from bioclip_lite.report.page import Confusion, Example, Name, Sample, Weak
 from bioclip_lite.taxa.label_space import Labels, Truth
 from bioclip_lite.taxa.taxonomy import RANKS, label_rank, scientific_name
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
@@ -25,6 +24,59 @@ SPLIT = "test"
 _THUMBNAIL = 240  # pixels, longest side
 _WEAKEST = 10
 _MISTAKES = 3  # wrong answers listed per species
+
+
+@dataclass(frozen=True)
+class Name:
+    """A taxon as the page shows it."""
+
+    scientific: str
+    common: str | None
+    italic: bool = True  # genus and species are set in italics
+
+
+@dataclass(frozen=True)
+class Example:
+    """One test photograph and what the shipped model says; ``jpeg`` is a thumbnail's file content."""
+
+    jpeg: bytes
+    truth: Name
+    answer: Name
+    probability: float
+    right: bool
+    shared: str | None  # the lowest rank that truth and answer share
+    credit: str
+
+
+@dataclass(frozen=True)
+class Weak:
+    """A species that the shipped model often gets wrong."""
+
+    name: Name
+    images: int
+    right: int
+    mistaken: Sequence[tuple[Name, int]]  # most frequent wrong answers
+    jpeg: bytes  # a thumbnail of a photograph that it gets wrong
+    credit: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What the shipped model takes the m groups of one rank for."""
+
+    rank: str
+    names: Sequence[str]
+    counts: Sequence[Sequence[int]]  # m rows of truth; m columns of answers and one for all other groups
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where the photographs come from."""
+
+    images: Mapping[str, int]  # per split
+    licences: Mapping[str, int]  # of the test photographs
+    sources: Mapping[str, int]
+    teacher: str = ""
 
 
 def sample_of(samples: pa.Table, test: pa.Table, teacher: Mapping[str, Any]) -> Sample:

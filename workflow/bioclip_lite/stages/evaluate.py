@@ -28,7 +28,7 @@ from bioclip_lite.report import suites as report_suites
 from bioclip_lite.report.content import Pictures, Shown, confusion_of, examples_of, sample_of, weakest_of
 from bioclip_lite.report.dvc_views import curves, headline
 from bioclip_lite.report.model_card import card
-from bioclip_lite.report.page import render
+from bioclip_lite.report.page import page
 from bioclip_lite.report.text import LABELS, SHIPPED
 from bioclip_lite.taxa.label_space import Labels, Truth, observations, read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS
@@ -152,7 +152,7 @@ def _report(params: "jobs.Report", data: Path) -> None:
         with replacing(folder / "plots" / f"{name}.png") as scratch:
             scratch.write_bytes(png)
     texts = {f"plots/{name}.csv": text for name, text in tables.items()}
-    texts |= {"report.html": render(metrics, figures, sample, *content), "MODEL_CARD.md": card(metrics, sample)}
+    texts |= {"report.html": page(metrics, figures, sample, *content), "MODEL_CARD.md": card(metrics, sample)}
     for name, text in texts.items():
         with replacing(folder / name) as scratch:
             scratch.write_text(text, encoding="utf-8")
