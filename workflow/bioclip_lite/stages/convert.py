@@ -74,15 +74,13 @@ class _Reference:
 def run(params: "sections.Convert", data: Path, job: str | None = None) -> None:
     """Write data/convert/tfjs and data/convert/report.json (job "bundle"), the text encoder (job "text"), or all that
     the parameters ask for (None)."""
-    names = JOBS if params["text_encoder"] else JOBS[:1]
-    if job is not None and job not in names:
-        raise UserError(f"convert has no job {job!r}; its jobs are {', '.join(names)}")
-    for name in names if job is None else (job,):
-        if name == "bundle":
-            _write_bundle(params, data)
-        else:
-            # Not an import that closure sees: the bundle need not be made again when what reads texts changes.
-            importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
+    if job not in (None, *JOBS) or (job == "text" and not params["text_encoder"]):
+        raise UserError(f"convert has no job {job!r}; its jobs are bundle and, if convert.text_encoder is set, text")
+    if job in (None, "bundle"):
+        _write_bundle(params, data)
+    if job == "text" or (job is None and params["text_encoder"]):
+        # Not an import that closure sees: the bundle need not be made again when the code that converts texts changes.
+        importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
 
 
 def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
