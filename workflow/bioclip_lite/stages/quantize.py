@@ -1,7 +1,7 @@
-"""The pruned student in 8-bit weights: folded, quantized per tensor, the most sensitive layers in 16 bits.
+"""Quantize the pruned student: fold it, round it per tensor to 8 bits and the most sensitive layers to 16 bits.
 
-What is measured is what ships: the folded graph with every array on the grid that TensorFlow.js decodes. How is in
-``mixed_precision``; benchmarks/int8.md has what each step is worth.
+The measured model is the shipped one: the folded graph with every array on the grid that TensorFlow.js decodes.
+``compression.mixed_precision`` has the method; benchmarks/int8.md measures each of its steps.
 """
 
 from pathlib import Path
@@ -53,12 +53,12 @@ def run(params: "sections.Quantize", data: Path, job: str | None = None) -> None
 
 
 def _calibration_images(count: int, data: Path, preprocessing: dict[str, Any]) -> torch.Tensor:
-    """``count`` photographs of the calibration split, chosen by a hash of their keys; float32 (n, 3, size, size)."""
+    """Preprocess ``count`` photographs of the calibration split, drawn by key: float32 (n, 3, size, size)."""
     shards = ShardSet(data, SPLIT)
     if not len(shards):
         raise UserError(
             f"split {SPLIT} has no photographs, so the error of the quantized layers cannot be measured; "
-            f"give it a share in params.yaml (index.split.{SPLIT} or index.synthetic.images.{SPLIT})"
+            f"give the split a share in params.yaml (index.split.{SPLIT} or index.synthetic.images.{SPLIT})"
         )
     chosen = drawn(shards.keys, count, SPLIT)
     return torch.from_numpy(np.stack([preprocess(shards.image(i), preprocessing) for i in chosen]))
