@@ -358,8 +358,8 @@ def plan(
 
     Then single steps go back while they fit. The loss of a group is the 4/3-norm of its units' parts: between the
     Euclidean norm, as if they were independent, and the sum, as if they were alike. (Of the three it kept the best
-    embeddings of a MobileNetV4.) ``whole``: names what keeps its width, for the error. Raises UserError if the budget is
-    out of reach.
+    embeddings of a MobileNetV4.) ``whole`` names what keeps its width, for the error. Raises UserError if the budget
+    is out of reach.
     """
     steps = [round_to if kind != "heads" else 1 for kind in cost.kinds]
     choices = [[*range(step, units, step), units] for step, units in zip(steps, cost.units, strict=True)]
