@@ -2,6 +2,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -544,3 +545,45 @@ def test_a_teacher_stops_and_goes_on(data: Path, tmp_path: Path, monkeypatch: py
         assert list(made()) == ["teacher/.partial-model/checkpoint.safetensors"]
     teacher.run(params, data)
     assert made() == undisturbed
+
+
+def other(value: Any) -> Any:
+    """A value of the same kind that is not ``value``."""
+    if isinstance(value, tuple):
+        return (*value, "another")
+    return {**value, "another": 0} if isinstance(value, dict) else value + type(value)("1")
+
+
+def test_a_training_is_known_by_every_option(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None can be forgotten: a checkpoint would resume under another weight, temperature ..."""
+    monkeypatch.setattr(distillation.Student, "files", lambda self: [])  # there is no other teacher
+
+    def parameters(changed: distillation.Options) -> str:
+        objective.options = changed
+        return trainer.training_identity(objective)["parameters"]
+
+    chosen = options()
+    objective = distillation.Distillation(student(), data, chosen)
+    seen = {parameters(chosen)}
+    for option in fields(chosen):
+        if option.name != "weights":
+            seen.add(parameters(replace(chosen, **{option.name: other(getattr(chosen, option.name))})))
+    for name in losses.LOSSES:
+        seen.add(parameters(replace(chosen, weights=replace(chosen.weights, **{name: 0.123}))))
+    assert len(seen) == len(fields(chosen)) + len(losses.LOSSES)
+    control = distillation.Control(student(5), data, chosen)
+    assert trainer.training_identity(control)["parameters"] not in seen
+
+
+def test_the_code_of_a_training_is_that_of_its_objective_and_layers(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closures: list[tuple[str, ...]] = []
+    closure = checkpoint.closure
+    monkeypatch.setattr(checkpoint, "closure", lambda *modules: closures.append(modules) or closure(*modules))
+    spec = students.student_spec("vit_tiny_patch16_224", {"depth": 1, "embed_dim": 96, "num_heads": 3}, lessons.D, 32)
+    objective = distillation.Distillation(students.build_student(spec), data, options())
+    trainer.training_identity(objective)
+    assert closures == [("models.prunable", "training.distillation")]
+    with pytest.raises(ValueError, match=r"no module training\.distilation"):
+        checkpoint.training_identity(nn.Linear(1, 1), ["bioclip_lite.training.distilation"], [], {})

@@ -1,4 +1,4 @@
-"""The student with fewer channels: cut to a budget, in one or more steps, and taught again after each."""
+"""Stage prune: cut the student's channels to a budget, in one or more steps, and teach it again after each."""
 
 import math
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from bioclip_lite.utils.randomness import drawn
 if TYPE_CHECKING:
     from bioclip_lite.utils import sections
 
-_IMAGES = 128  # photographs that tell what a channel is worth
-_RUNS = 30  # inferences that the latency is the median of
+_IMAGES = 128  # photographs to score the channels on
+_RUNS = 30  # inferences, of whose latency the median is taken
 
 
 def run(params: "sections.Prune", data: Path, job: str | None = None) -> None:
@@ -75,19 +75,19 @@ def run(params: "sections.Prune", data: Path, job: str | None = None) -> None:
 
 
 def _costs(model: nn.Module, size: int) -> dict[str, Any]:
-    """What one image costs."""
+    """Multiply-accumulates and latency of one image, parameters and bytes of the model."""
     image = torch.zeros(1, 3, size, size)
-    facts = {"macs": costs.macs(model.eval(), image), "params": costs.parameters(model)}
-    facts |= {"bytes": costs.int8_bytes(model)}
+    sizes = {"macs": costs.macs(model.eval(), image), "params": costs.parameters(model)}
+    sizes |= {"bytes": costs.int8_bytes(model)}
     distributed.wait()  # no other process works while the first one takes the time
     latency = costs.latency(model, image, _RUNS) if distributed.first() else {"median": math.nan}
     median = torch.tensor(latency["median"], dtype=torch.float64)
     distributed.share([median])  # a budget of milliseconds is the same for all
-    return {**facts, "latency_ms": {**latency, "median": median.item()}}
+    return {**sizes, "latency_ms": {**latency, "median": median.item()}}
 
 
 def _race(before: nn.Module, after: nn.Module, size: int) -> dict[str, Any]:
-    """costs.race, whose ratio is the same in all processes."""
+    """``costs.race``, with the ratio of the first process in all of them."""
     distributed.wait()
     image = torch.zeros(1, 3, size, size)
     result = costs.race(before.eval(), after.eval(), image, _RUNS) if distributed.first() else {"ratio": math.nan}
@@ -97,7 +97,7 @@ def _race(before: nn.Module, after: nn.Module, size: int) -> dict[str, Any]:
 
 
 def _judge(before: dict[str, Any], after: dict[str, Any], race: dict[str, Any]) -> None:
-    """Say what was won; UserError if it is no time."""
+    """Print the savings; raise UserError if the pruned model is not faster."""
     milliseconds = before["latency_ms"]["median"]
     if distributed.first():
         print(

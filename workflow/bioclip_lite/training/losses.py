@@ -166,7 +166,7 @@ class PhotographAnswers:
     def softened(self) -> torch.Tensor:
         """(b, C): the student's logits, divided by the temperature.
 
-        A softer answer says more of what a species is like (arXiv 1503.02531). The losses are not multiplied by the
+        A softer distribution says more about similar species (arXiv 1503.02531). The losses are not multiplied by the
         square of the temperature: their weights are there for that.
         """
         return self.logits / self.temperature

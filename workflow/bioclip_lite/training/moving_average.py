@@ -1,4 +1,4 @@
-"""Moving average of a model's weights, which is measured and kept in place of the last ones."""
+"""Moving average of a model's weights, with which training measures and ends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

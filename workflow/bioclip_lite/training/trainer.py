@@ -70,7 +70,7 @@ class Objective(Protocol):
         ...
 
     def train_mode(self) -> None:
-        """Put into training mode what learns."""
+        """Put the modules that learn into training mode."""
         self.model.train()
 
 
@@ -78,7 +78,7 @@ def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path 
     """Minimise the loss of ``objective`` over the parameters of its model that require a gradient, in place.
 
     Args:
-        objective: see ``Objective``. With a moving average, that is what is measured and what the model ends with.
+        objective: see ``Objective``. With a moving average, the average is measured, and the model ends with it.
         log: a folder for TensorBoard, where the figures of each epoch and the loss of each step go.
         checkpoint_file: training continues from it if it has the same ``training_identity``. It is written from time to
             time, and when this process is asked to stop (SIGTERM, SIGUSR1) or the end of the job
@@ -216,8 +216,8 @@ def _remaining_batches(objective: Objective, at: checkpoint.Position) -> Iterabl
     batches = objective.batches(at.epoch, at.step)
     if not distributed.first():
         return batches
-    what = f"{objective.name}, epoch {at.epoch + 1}, batches"
-    return progress(batches, objective.steps - at.step, what, objective.size)
+    description = f"{objective.name}, epoch {at.epoch + 1}, batches"
+    return progress(batches, objective.steps - at.step, description, objective.size)
 
 
 def check_split(batch_size: int, where: str) -> None:

@@ -19,7 +19,7 @@ from bioclip_lite.utils import machine
 class Validation:
     """Figures of ``model``, in eval mode on ``machine.device()``, on split val, shared among the processes.
 
-    val_top1: share of photographs whose taxon is the best of all leaves (photographs not known to a leaf do not count);
+    val_top1: share of photographs whose taxon is the best of all leaves, without those labelled above the leaves;
     val_nll: losses.taxon_nll, in nats; val_agreement: share whose best leaf is also the first teacher's; and, without
     ``control``, val_cosine to that teacher's embedding.
     """
@@ -52,7 +52,7 @@ class Validation:
         return dict(zip(names, (sums[:4] / counts).tolist(), strict=False))
 
     def _sums(self, rows: range, out: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """float64 (5,): right answers, nll, agreements, cosines and known taxa, summed over the photographs."""
+        """float64 (5,): right answers, nll, agreements, cosines and labels that are leaves, summed."""
         val, truth = self.val, self.truth[rows.start : rows.stop]
         target = torch.from_numpy(np.stack([val.target(i, 0) for i in rows])).to(out.device)
         logits = out if self.control else losses.taxon_logits(out, text, val.taxa[0].logit_scale)
@@ -61,8 +61,8 @@ class Validation:
         nll = losses.taxon_nll(logits, torch.from_numpy(under).to(out.device)).item() * len(out)
         cosine = 0.0 if self.control else F.cosine_similarity(out, target).double().sum().item()
         agreed = (best == (target @ self.text.T).argmax(-1).cpu()).sum().item()
-        right, known = (best == truth).sum().item(), (truth >= 0).sum().item()
-        return torch.tensor([right, nll, agreed, cosine, known], dtype=torch.float64)
+        right, labelled = (best == truth).sum().item(), (truth >= 0).sum().item()
+        return torch.tensor([right, nll, agreed, cosine, labelled], dtype=torch.float64)
 
 
 def predictor(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
