@@ -47,8 +47,9 @@ JOBS = ("bundle", "text")
 def run(params: "sections.Convert", data: Path, job: str | None = None) -> None:
     """Write data/convert/tfjs and data/convert/report.json (job "bundle"), the text encoder (job "text"), or all that
     is asked for (None)."""
-    if job not in (None, *JOBS) or (job == "text" and not params["text_encoder"]):
-        raise UserError(f"convert has no job {job!r}; its jobs are bundle and, if convert.text_encoder is set, text")
+    if job not in (None, "bundle") and (job not in JOBS or not params["text_encoder"]):
+        jobs = JOBS if params["text_encoder"] else JOBS[:1]
+        raise UserError(f"convert has no job {job!r}; its jobs are {', '.join(jobs)}")
     if job in (None, "bundle"):
         _bundle(params, data)
     if job == "text" or (job is None and params["text_encoder"]):
