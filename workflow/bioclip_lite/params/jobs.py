@@ -7,9 +7,11 @@ such imports out, so that this module is no code input of a job. A whole section
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from bioclip_lite.evaluation import variant_names
 from bioclip_lite.teacher_cache.ensemble import own_parameters, teacher_sections
 from bioclip_lite.utils.errors import UserError
 
@@ -221,6 +223,8 @@ class Report(OneSuite):
 def of_job(params: dict[str, Any], stage: str, job: str | None) -> Section:
     """What ``job`` of ``stage`` reads of the complete ``params``; for None, which stands for all jobs, the section.
 
+    A job that the stage does not have gets the section as well, so that the stage can list its jobs.
+
     Raises:
         UserError: the job is of a teacher that the parameters do not name.
     """
@@ -241,13 +245,12 @@ def _of_caption(section: Section, job: str) -> Section:
 
 
 def _of_teacher(section: Section, job: str) -> Section:
-    kind, _, rest = job.partition("/")
-    name = rest.partition("/")[0] if kind == "features" else job
-    teachers = teacher_sections(section)
+    features = re.fullmatch(r"features/(\w+)/[a-z]+-\d{5}", job)
+    name, teachers = features[1] if features else job, teacher_sections(section)
     if name not in teachers:
         raise UserError(f"teacher has no job {job!r}; its jobs are {', '.join(teachers)}, features/<teacher>/<shard>")
     teacher = teachers[name]
-    if kind == "features":
+    if features:
         return {"lit": _part(teacher["lit"], LockedTower)}
     own: Section = own_parameters(teacher)
     return own
@@ -260,20 +263,25 @@ def _of_logits(section: Section, job: str) -> Section:
 
 
 def _of_distill(section: Section, job: str) -> Section:
-    part = _part(section, {"control": Control, "finetune": FinetunedStudent}.get(job, Student))
+    if job not in (kinds := {"student": Student, "control": Control, "finetune": FinetunedStudent}):
+        return section
+    part = _part(section, kinds[job])
     return {**part, "finetune": _part(section["finetune"], SecondStage)} if job == "student" else part
 
 
 def _of_convert(section: Section, job: str) -> Section:
-    return _part(section, TextEncoder if job == "text" else Bundle)
+    kinds = {"bundle": Bundle, "text": TextEncoder}
+    return _part(section, kinds[job]) if job in kinds else section
 
 
 def _of_evaluate(section: Section, job: str) -> Section:
     kind, _, suite = job.partition(":")
     if kind == "suite":
         chosen = [entry for entry in section["suites"] if entry["name"] == suite]
-        return _part({**section, "suites": chosen}, OneSuite)
-    return _part(section, _PARTS_OF_EVALUATE.get(job, Latency))
+        return _part({**section, "suites": chosen}, OneSuite) if chosen else section
+    if job in _PARTS_OF_EVALUATE:
+        return _part(section, _PARTS_OF_EVALUATE[job])
+    return _part(section, Latency) if job in variant_names.variants(section) else section
 
 
 _PARTS_OF_EVALUATE: dict[str, Any] = {

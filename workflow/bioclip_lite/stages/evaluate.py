@@ -64,19 +64,21 @@ def run(params: "sections.Evaluate", data: Path, job: str | None = None) -> None
             _report(params, data)
         elif name == "speed":
             _time(params, data)
-        elif name.startswith("suite:"):
+        elif name.startswith("suite:") and name in _suites(params):
             _ask_suite(params, data, name)
         elif name in variant_names.KNOWN or variant_names.further_teacher(name):
             _predict(name, params, data)
         else:
-            jobs = ", ".join((*variant_names.KNOWN, "teacher-<name>", "speed", "suite:<name>", "report"))
-            raise UserError(f"evaluate has no job {name!r}; its jobs are {jobs}")
+            raise UserError(f"evaluate has no job {name!r}; its jobs are {', '.join(_jobs(params))}")
 
 
 def _jobs(params: "sections.Evaluate") -> list[str]:
     timing = ["speed"] if params["speed"]["sizes"] else []
-    suites = [f"suite:{entry['name']}" for entry in params["suites"]]
-    return [*variant_names.variants(params), *timing, *suites, "report"]
+    return [*variant_names.variants(params), *timing, *_suites(params), "report"]
+
+
+def _suites(params: "jobs.OneSuite") -> list[str]:
+    return [f"suite:{entry['name']}" for entry in params["suites"]]
 
 
 def _predict(variant: str, params: Any, data: Path) -> None:
