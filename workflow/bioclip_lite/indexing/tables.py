@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bioclip_lite.indexing import names, page
 from bioclip_lite.indexing.contact_sheet import draw_contact_sheet
+from bioclip_lite.indexing.labels import Labels
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
@@ -69,16 +70,8 @@ _KEPT = (
 )
 
 
-class Labels(NamedTuple):
-    """The distinct ways in which a source names taxa, by number, and what they mean."""
-
-    given: list[names.Label]
-    meanings: list[names.Meaning]
-    paths: list[taxonomy.Path]  # taxa by number
-
-
 def write(
-    database: sqlite3.Connection, labels: Labels, listed: list[names.Found], params: dict[str, Any], out: Path
+    database: sqlite3.Connection, labels: Labels, listed: list[names.Match], params: dict[str, Any], out: Path
 ) -> page.Facts:
     """Write everything into the folder ``out``, and return what the report says."""
     taxa = _taxa_table(database, labels.paths)
@@ -178,7 +171,7 @@ def _taxa_table(database: sqlite3.Connection, paths: Sequence[taxonomy.Path]) ->
     return pa.Table.from_pylist(table, TAXA)
 
 
-def _names(database: sqlite3.Connection, labels: Labels, listed: Sequence[names.Found]) -> Iterator[tuple[Any, ...]]:
+def _names(database: sqlite3.Connection, labels: Labels, listed: Sequence[names.Match]) -> Iterator[tuple[Any, ...]]:
     """The rows of names.parquet: how the source names its taxa, then the lines of the species list."""
     counts = dict(database.execute("SELECT id, photographs FROM label"))
     rows: dict[tuple[Any, ...], int] = defaultdict(int)
