@@ -21,6 +21,9 @@ from safetensors import SafetensorError, safe_open
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, replacing, write_json
 
+SPLIT, FITTED_ON = "test", "calibration"  # temperatures and thresholds are fitted on a split of their own
+SPEED_FILE = "speed.json"  # beside the predictions, in a folder that exists whether anything is timed or not
+
 # Numbers in memory at a time; a block has at least one row.
 _BLOCK_VALUES = 4_000_000
 _NAMES = {"<f4": "F32", "<f2": "F16"}  # of types, in a safetensors header

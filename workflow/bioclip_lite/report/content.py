@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from bioclip_lite.evaluation.predictions import SPLIT
 from bioclip_lite.metrics import confusion
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.taxa.label_space import Labels, Truth
@@ -20,7 +21,6 @@ from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import digest
 
-SPLIT = "test"
 _THUMBNAIL = 240  # pixels, longest side
 _WEAKEST = 10
 _MISTAKES = 3  # wrong answers listed per species
