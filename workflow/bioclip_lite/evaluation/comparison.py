@@ -25,7 +25,7 @@ _TRAINING_IMAGES = (0, 10, 50)  # upper ends of the bins of training frequency; 
 
 
 class Resampling(NamedTuple):
-    """Of the bootstrap, the same for all variants."""
+    """Settings of the bootstrap, the same for all variants."""
 
     resamples: int
     seed: int

@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
 
 class Label(NamedTuple):
-    """How a source names a photograph's taxon."""
+    """The taxon of a photograph as the source names it."""
 
     path: taxonomy.Path
     verbatim: str | None

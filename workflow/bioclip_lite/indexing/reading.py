@@ -23,7 +23,7 @@ Batch = list[tuple[int, str]]  # number and locator of photographs
 
 
 class Seen(NamedTuple):
-    """What the file of a photograph contains."""
+    """Properties of a photograph's file."""
 
     md5: bytes
     width: int  # pixels

@@ -1,4 +1,4 @@
-"""What stage index writes, from its scratch database (stages/index.py): tables, credits, pictures and the report."""
+"""Write the outputs of stage index from its scratch database: tables, credits, contact sheet and report."""
 
 import csv
 import heapq
@@ -73,7 +73,7 @@ _KEPT = (
 def write(
     database: sqlite3.Connection, labels: Labels, listed: list[names.Match], params: dict[str, Any], out: Path
 ) -> page.Facts:
-    """Write everything into the folder ``out``, and return what the report says."""
+    """Write all files into the folder ``out``; returns the content of the report."""
     taxa = _taxa_table(database, labels.paths)
     read = partial(find_source(params["source"]).read, params)
     # The parameters that shard needs to read the source again travel with the table.
