@@ -1,4 +1,4 @@
-"""What one training epoch of a student costs: from the cache, from labels, with the teacher online, with open_clip.
+"""Time a training epoch of a student: from the cache, from labels, with the teacher online, and with open_clip.
 
     PYTHONPATH=workflow python benchmarks/epoch.py [--data data] [--params params.yaml] [--epochs 8]
 
@@ -241,7 +241,7 @@ def with_open_clip(
 
 
 def made(data: Path, section: dict[str, Any], train: reader.CachedSplit) -> dict[str, float]:
-    """What the cache of split "train" costs: seconds to make it, and bytes."""
+    """Seconds to make the cache of split "train", and its bytes."""
     photographs, count = len(train.images), train.view_count
     with tempfile.TemporaryDirectory() as scratch:
         inner = Path(scratch, "data")

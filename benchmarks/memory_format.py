@@ -1,4 +1,4 @@
-"""What channels_last saves in training on a CPU: ``python benchmarks/memory_format.py``.
+"""Measure the effect of channels_last on training on a CPU: ``python benchmarks/memory_format.py``.
 
 For each network one process per instruction set takes training steps (forward, backward, AdamW) in contiguous memory
 and in ``memory_format.channels_last`` in turn, on one thread; the table has medians of CPU seconds a step.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bioclip_lite.engines.hashes import Hashes
+from bioclip_lite.engines.stage_code import code
 from bioclip_lite.utils import code_fingerprint as module
 from bioclip_lite.utils.code_fingerprint import closure, file_meaning, meaning
 from bioclip_lite.utils.stage_names import STAGES
@@ -34,6 +35,13 @@ def test_a_module_brings_the_templates_that_bear_its_name() -> None:
     assert {"workflow/bioclip_lite/utils/pages.html.j2", "workflow/bioclip_lite/utils/pages.css"} < set(files)
     assert "workflow/bioclip_lite/report/suites.html.j2" not in files
     assert not [file for file in closure("stages.prune") if not file.endswith(".py")]
+
+
+def test_an_edit_of_the_report_runs_no_prediction_again() -> None:
+    rooms = ("workflow/bioclip_lite/report/", "workflow/bioclip_lite/metrics/summary.py")
+    assert not [file for file in closure("stages.evaluate") if file.startswith(rooms)]
+    assert {"workflow/bioclip_lite/report/page.css", rooms[1]} < set(closure("report.publish"))
+    assert set(code("evaluate", "report")) == {*closure("stages.evaluate"), *closure("report.publish")}
 
 
 def test_jobs_depend_on_every_template_that_theirs_refer_to() -> None:

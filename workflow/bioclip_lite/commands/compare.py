@@ -130,7 +130,7 @@ def _needed(variant: str) -> list[str]:
 
 
 def read_side(name: str, commit: str | None, data: Path, variant: str, rank: str) -> Side:
-    """What a folder of stage outputs says.
+    """Read one side of the comparison from a folder of stage outputs.
 
     Raises:
         UserError: a part is missing, or the variant's answers are to other photographs than the index lists.
@@ -258,7 +258,7 @@ def _row(
 
 
 def told(found: Comparison, variant: str, rank: str, file: Path | None) -> str:
-    """What the command prints."""
+    """The text that the command prints."""
     before, after, overall = found.before, found.after, found.overall
     n = count_of(overall["difference"]["n_images"], "photograph")
     kinds = count_of(overall["difference"]["n_classes"], rank, "species" if rank == "species" else "taxa")

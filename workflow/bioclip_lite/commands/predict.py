@@ -188,7 +188,7 @@ def _row(name: str, node: TaxonPath, score: float, common: Mapping[TaxonPath, st
 def _in_pytorch(
     data: Path, variant: str, labels: Labels, files: Sequence[Path], unread: list[str]
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Names of photographs and their logits, float32 [rows, C], batch by batch; files that are left out are told and
+    """Yield names of photographs and their logits, float32 [rows, C]; files that are left out are reported and
     added to ``unread``."""
     prepared, logits = variants.load(data, variant, labels)
     for batch in _batches(files, _BATCH):

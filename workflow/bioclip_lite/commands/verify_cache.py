@@ -28,7 +28,7 @@ _BATCH = 64
 
 
 class Finding(NamedTuple):
-    """One view of the cache, and the cosine between what is stored and what the teacher says now."""
+    """One view of the cache, and the cosine between its stored and its recomputed embedding."""
 
     shard: str  # e.g. "train-00000", of a further teacher "second/train-00000"
     key: str

@@ -20,7 +20,7 @@ FOLDER = Path("workflow/code")
 LOADED_BY_NAME: dict[str, dict[str, tuple[str, ...]]] = {
     "caption": {"captioner": ("captioning.coca",)},
     "convert": {"bundle": ("web.tfjs",), "text": ("web.tfjs", "web.text_encoder")},
-    "evaluate": {"suite": ("suites.answering",)},
+    "evaluate": {"suite": ("suites.answering",), "report": ("report.publish",)},
 }
 
 

@@ -1,4 +1,4 @@
-"""What the web model costs at other sizes of images: the weights that ship, in Node and in a browser.
+"""Time the web model at other image sizes: the shipped weights, in Node and in a browser.
 
 A network without tables of positions takes images of any size: folded at another size it has the same weights, and so
 the integers that ship. What it answers there is another matter (it was trained at one size), so only its time, its

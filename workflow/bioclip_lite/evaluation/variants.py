@@ -1,4 +1,4 @@
-"""How each variant answers to the photographs of some splits, and at what cost.
+"""Compute the answers of each variant to the photographs of some splits, and their cost.
 
 The teacher's answers come from its cache; student, pruned, INT8 and control run in PyTorch; the web model runs as it
 ships, in Node on the JPEG files of the shards.

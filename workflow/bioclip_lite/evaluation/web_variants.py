@@ -1,4 +1,4 @@
-"""How the web model answers: the bundle as it ships, run on the JPEG files of the shards."""
+"""Run the web model, the bundle as it ships, on the JPEG files of the shards."""
 
 import hashlib
 import tempfile
@@ -104,7 +104,7 @@ def check_weights(data: Path, about: dict[str, Any]) -> None:
 
 
 def columns(bundle: Path, taxa: list[dict[str, Any]], labels: Labels) -> tuple[np.ndarray, np.ndarray]:
-    """Where the logit of each leaf stands among those of a bundle, int64 (C,), and what is to be added, float32 (C,).
+    """Position of each leaf's logit in the bundle's output, int64 (C,), and the number to add to it, float32 (C,).
 
     A species that the bundle has no room for gets the logit of its genus' representative less the logarithm of their
     number: together they are as probable as it.

@@ -1,4 +1,4 @@
-"""What the report shows beside metrics.json: pictures, the weakest species, confusions, and where it all comes from."""
+"""Content of the report beside metrics.json: photographs, species of low accuracy, confusions and sources."""
 
 import io
 from collections import Counter, defaultdict
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from bioclip_lite.evaluation.predictions import SPLIT
 from bioclip_lite.metrics import confusion
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.taxa.label_space import Labels, Truth
@@ -20,7 +21,6 @@ from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import digest
 
-SPLIT = "test"
 _THUMBNAIL = 240  # pixels, longest side
 _WEAKEST = 10
 _MISTAKES = 3  # wrong answers listed per species
@@ -37,7 +37,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Example:
-    """One test photograph and what the shipped model says; ``jpeg`` is a thumbnail's file content."""
+    """One test photograph and the answer of the web model; ``jpeg`` is the file of a thumbnail."""
 
     jpeg: bytes
     truth: Name
@@ -50,7 +50,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Weak:
-    """A species that the shipped model often gets wrong."""
+    """A species that the web model often gets wrong."""
 
     name: Name
     images: int
@@ -62,7 +62,7 @@ class Weak:
 
 @dataclass(frozen=True)
 class Confusion:
-    """What the shipped model takes the m groups of one rank for."""
+    """The answers of the web model for the m taxa of one rank."""
 
     rank: str
     names: Sequence[str]
@@ -71,7 +71,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Sample:
-    """Where the photographs come from."""
+    """The sources of the photographs."""
 
     images: Mapping[str, int]  # per split
     licences: Mapping[str, int]  # of the test photographs
@@ -80,7 +80,13 @@ class Sample:
 
 
 def sample_of(samples: pa.Table, test: pa.Table, teacher: Mapping[str, Any]) -> Sample:
-    """Where photographs come from: ``samples`` of all splits, ``test`` of this one; ``teacher`` from its costs."""
+    """Collect the sources of the photographs.
+
+    Args:
+        samples: the photographs of all splits.
+        test: those of the test split.
+        teacher: "about" of the teacher's costs.
+    """
     per_split = Counter(samples["split"].to_pylist())
     order = [split for split in ("pretrain", "train", "val", "calibration", SPLIT) if split in per_split]
     return Sample(
@@ -121,7 +127,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Shown:
-    """The test photographs and what the shipped model says of them, row by row."""
+    """The test photographs and the answers of the web model, row by row."""
 
     test: pa.Table  # of data/index/samples.parquet
     truth: Truth
@@ -136,7 +142,7 @@ class Shown:
 
 
 def examples_of(shown: Shown, count: int) -> list[Example]:
-    """As many right as wrong answers, ``count`` together, drawn by hash among photographs known to species."""
+    """Draw ``count`` photographs identified to species by hash, half with correct and half with wrong answers."""
     labels, scores = shown.labels, shown.scores
     examples = []
     for row in (
@@ -159,7 +165,7 @@ def examples_of(shown: Shown, count: int) -> list[Example]:
 
 
 def weakest_of(shown: Shown) -> list[Weak]:
-    """The species with the lowest share of right answers, if any is wrong."""
+    """The species with the lowest accuracy, among those with a wrong answer."""
     given: dict[int, Counter[int]] = defaultdict(Counter)
     wrong_rows: dict[int, list[int]] = defaultdict(list)
     for row, (leaf, answer) in enumerate(zip(shown.truth.leaf.tolist(), shown.scores["answer"].tolist(), strict=True)):
@@ -167,7 +173,7 @@ def weakest_of(shown: Shown) -> list[Weak]:
             given[leaf][answer] += 1
             if answer != leaf:
                 wrong_rows[leaf].append(row)
-    # of two species that are always wrong, the one with more photographs says more
+    # of two species that are always wrong, the one with more photographs comes first
     wrong = sorted(wrong_rows, key=lambda leaf: (given[leaf][leaf] / given[leaf].total(), -given[leaf].total(), leaf))
     weakest = []
     for leaf in wrong[:_WEAKEST]:
@@ -189,7 +195,7 @@ def weakest_of(shown: Shown) -> list[Weak]:
 
 
 def confusion_of(shown: Shown) -> Confusion | None:
-    """The groups of the lowest rank that a page has room for."""
+    """The confusions at the lowest rank whose taxa fit on a page; None if no rank does."""
     rank = confusion.rank_to_show(shown.truth.nodes)
     if rank is None:
         return None

@@ -10,7 +10,7 @@ from bioclip_lite.report.text import SHIPPED, milliseconds, named, percent, size
 
 
 def figures(variants: Mapping[str, Any], files: Mapping[str, bytes], names: Sequence[str]) -> Markup:
-    """Those figures of ``names`` of which ``files`` has the PNG file, side by side."""
+    """Render the figures ``names`` side by side, without those that ``files`` (PNG by name) lacks."""
     return render(
         "report/figures.html.j2",
         shown=[(name, files[name], _in_words(name, variants)) for name in names if name in files],
@@ -19,7 +19,7 @@ def figures(variants: Mapping[str, Any], files: Mapping[str, bytes], names: Sequ
 
 
 def _in_words(figure: str, variants: Mapping[str, Any]) -> str:
-    """What a figure shows; "" where a table beside it gives the same numbers."""
+    """Text alternative of a figure; "" if a table beside it gives the same numbers."""
 
     def listed(costs: Mapping[str, str]) -> str:
         shown = [f"{named(v)[0]} {percent(variants[v]['top1']['value'])} % at {costs[v]}" for v in costs]

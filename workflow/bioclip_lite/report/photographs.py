@@ -11,7 +11,7 @@ _DARKEST = 0.55  # opacity of a cell that has all photographs of its row
 
 
 def confusion_matrix(confusion: Confusion) -> Section:
-    """How the web model confuses the taxa of one rank; a last column counts answers outside the taxa shown."""
+    """Matrix of the answers for the taxa of one rank; a last column counts answers outside the taxa shown."""
     columns = len(confusion.names) + any(row[-1] for row in confusion.counts)
     rows = [
         (name, [_shaded(count, sum(counts), n == m) for m, count in enumerate(counts[:columns])])
