@@ -31,34 +31,49 @@ def put_in_place(name: str, photos: Path | None, weights: Path | None) -> None:
     presets = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
     if name not in presets:
         raise UserError(f"there is no preset {name!r}; choose one of {', '.join(presets)}")
-    if photos is not None and not photos.is_dir():
-        raise UserError(f"--photos {photos} is not a folder")
-    if weights is not None and not weights.is_file():
-        raise UserError(f"--weights {weights} is not a file")
-    if photos is not None and PHOTOS.exists() and PHOTOS.samefile(photos):
-        photos = None
-    if photos is not None and PHOTOS.exists() and not PHOTOS.is_symlink():
-        raise UserError(f"{PHOTOS} is no link made by a preset; move it away first")
-    if weights is not None and (target := WEIGHTS / weights.name).exists():
-        if not filecmp.cmp(weights, target, shallow=False):
-            raise UserError(f"{target} differs from {weights} and would be lost; move it away first")
-        weights = None
+    new_photos = photos if photos is not None and not _photos_in_place(photos) else None
+    new_weights = weights if weights is not None and not _weights_in_place(weights) else None
     if PARAMS.exists() and not (_committed() or any(filecmp.cmp(PARAMS, p, shallow=False) for p in presets.values())):
         raise UserError(
             "params.yaml has changes that are not committed and would be lost; commit or discard them, or move it away"
         )
-    if photos is not None:
-        if PHOTOS.is_symlink():
-            print(f"{PHOTOS} led to {PHOTOS.readlink()}; now to {photos.resolve()}")
-            PHOTOS.unlink()
-        PHOTOS.parent.mkdir(parents=True, exist_ok=True)
-        PHOTOS.symlink_to(photos.resolve(), target_is_directory=True)
-    if weights is not None:
-        with replacing(WEIGHTS / weights.name) as scratch:
-            shutil.copyfile(weights, scratch)
+    if new_photos is not None:
+        _link_photos(new_photos)
+    if new_weights is not None:
+        with replacing(WEIGHTS / new_weights.name) as scratch:
+            shutil.copyfile(new_weights, scratch)
     with replacing(PARAMS) as scratch:
         shutil.copyfile(presets[name], scratch)
     print(f"params.yaml is now the preset {name}; next: make evaluate")
+
+
+def _photos_in_place(photos: Path) -> bool:
+    """Whether data/photos is ``photos``. Raises UserError if ``photos`` is no folder, or data/photos is not a link."""
+    if not photos.is_dir():
+        raise UserError(f"--photos {photos} is not a folder")
+    if PHOTOS.exists() and PHOTOS.samefile(photos):
+        return True
+    if PHOTOS.exists() and not PHOTOS.is_symlink():
+        raise UserError(f"{PHOTOS} is no link made by a preset; move it away first")
+    return False
+
+
+def _weights_in_place(weights: Path) -> bool:
+    """Whether data/weights has a copy. Raises UserError if ``weights`` is no file, or other weights have its name."""
+    if not weights.is_file():
+        raise UserError(f"--weights {weights} is not a file")
+    target = WEIGHTS / weights.name
+    if target.exists() and not filecmp.cmp(weights, target, shallow=False):
+        raise UserError(f"{target} differs from {weights} and would be lost; move it away first")
+    return target.exists()
+
+
+def _link_photos(photos: Path) -> None:
+    if PHOTOS.is_symlink():
+        print(f"{PHOTOS} led to {PHOTOS.readlink()}; now to {photos.resolve()}")
+        PHOTOS.unlink()
+    PHOTOS.parent.mkdir(parents=True, exist_ok=True)
+    PHOTOS.symlink_to(photos.resolve(), target_is_directory=True)
 
 
 def _committed() -> bool:
