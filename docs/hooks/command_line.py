@@ -9,7 +9,7 @@ from pathlib import Path
 from bioclip_lite.utils.command_line import GROUPS, SCRIPT, stage_parser
 
 PAGE = Path(__file__).parents[1] / "command-line.md"
-WIDTH = 100  # columns of the help texts
+WIDTH = 84  # columns of the help texts
 INTRODUCTION = """# Command line
 
 `bioclip-lite` and `python -m bioclip_lite` are the same program. Completion for your shell:
