@@ -31,11 +31,12 @@ test: setup
 pytest: $(MAIN)
 	OMP_NUM_THREADS=1 python -m pytest -n $(TESTS_AT_ONCE) --no-loadscope-reorder
 
-check: $(MAIN)
+check: $(MAIN) $(NODE_PACKAGES)
 	ruff check .
 	ruff format --check .
 	mypy
 	snakefmt --check -l 120 Snakefile workflow/rules
+	npm --prefix $(NODE) run --silent lint
 
 # Side by side: one downloads while another unpacks or compiles.
 setup:

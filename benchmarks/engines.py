@@ -139,8 +139,8 @@ def grow(folder: Path, shards: int) -> None:
         path = folder / f"data/provenance/{stage}.json"
         ledger = json.loads(path.read_text())
         if stage == "shard":
-            for recipe in ledger["recipes"]:
-                recipe["params"] = [text.replace('"train": 1', f'"train": {shards}') for text in recipe["params"]]
+            for job in ledger["definitions"]:
+                job["params"] = [text.replace('"train": 1', f'"train": {shards}') for text in job["params"]]
         copies = {(out, name): out.replace(FIRST, name) for out in ledger["jobs"] if FIRST in out for name in names[1:]}
         for copy in copies.values():
             content = f"{copy}\n".encode()

@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bioclip_lite import graph, params
+from bioclip_lite import params
 from bioclip_lite.compression import grid, quantized, rounding
+from bioclip_lite.graph import execution, folding
 from bioclip_lite.models import students
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.utils.errors import UserError
@@ -139,12 +140,12 @@ def rounded(folder: Path, name: str, student_options: dict[str, Any], size: int)
     torch.manual_seed(0)
     spec = students.student_spec(name, student_options, OUTPUTS, size)
     model = students.reparameterize(lively(students.build_student(spec), size))
-    folded, weights = graph.fold(model, size)
+    folded, weights = folding.fold(model, size)
     grids = {array: grid.fit(weights[array], 8) for array in rounding.arrays(folded)}
     found = rounding.onto_grids(folded, weights, grids, pictures(4, size), "nearest", False)
     folder.mkdir()
     quantized.save(folder, {**folded, "ranges": found.ranges}, found.weights, found.grids)
-    return {"parameters": sum(array.size for array in weights.values()), "macs": graph.macs(folded, weights)}
+    return {"parameters": sum(array.size for array in weights.values()), "macs": execution.macs(folded, weights)}
 
 
 def pictures(count: int, size: int) -> torch.Tensor:

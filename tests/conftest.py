@@ -10,7 +10,7 @@ from support import checkout, thin  # noqa: E402
 
 # A worker gets a file of tests at a time. Those that take minutes begin first, so that none is left alone at the end.
 LONGEST_FIRST = (
-    *("test_sync", "test_remotes", "test_faults", "test_slurm", "test_pipeline", "test_recipes", "test_why"),
+    *("test_sync", "test_remotes", "test_faults", "test_slurm", "test_pipeline", "test_run_cache", "test_why"),
     *("test_distributed", "test_convert", "test_prune", "test_evaluate", "test_logits", "test_trainer", "test_suites"),
 )
 

@@ -50,7 +50,8 @@ def test_a_run_killed_again_and_again_ends_as_if_undisturbed(thin_built: Path, t
 
 
 def forget_everything(folder: Path) -> None:
-    for name in [*(f"data/{stage}" for stage in STAGES), "data/provenance", ".snakemake", ".dvc/cache/recipes", "logs"]:
+    outputs = [f"data/{stage}" for stage in STAGES]
+    for name in [*outputs, "data/provenance", ".snakemake", ".dvc/cache/run_cache", "logs"]:
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "dvc.lock").unlink(missing_ok=True)
 

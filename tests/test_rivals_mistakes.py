@@ -30,9 +30,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bioclip_lite import graph
 from bioclip_lite.compression import pruning, quantized
 from bioclip_lite.evaluation import web_variants
+from bioclip_lite.graph import execution
 from bioclip_lite.metrics.scoring import score
 from bioclip_lite.metrics.summary import summarise
 from bioclip_lite.models import hub, students, teachers
@@ -220,7 +220,7 @@ def test_8_a_bundle_names_what_it_was_made_of_by_content(data: Path, tmp_path: P
         write_json(made / "model.json", {"weightsManifest": [], "modelTopology": {"node": []}})
         text = convert._text(data)
         sure = {"temperature": 1.0, "thresholds": None, "photographs": 0}
-        convert._describe(made, data, model, text, bundle.make_table(data, text, None), sure)
+        convert._describe(made, data, convert._read_model(model), text, bundle.make_table(data, text, None), sure)
         return dict(read_json(made / "bundle.json"))
 
     nodes: dict[str, Any] = {"input": {"name": "x", "shape": [3, 32, 32]}, "output": "x", "nodes": []}
@@ -268,7 +268,7 @@ def test_9_the_web_model_is_what_node_says_of_the_jpegs(data: Path, monkeypatch:
     monkeypatch.setattr(javascript, "node", node)
     # What a simulation would need is not there.
     monkeypatch.setattr(quantized, "load", lambda _: ({}, {}))
-    monkeypatch.setattr(graph, "macs", lambda *_: 0)
+    monkeypatch.setattr(execution, "macs", lambda *_: 0)
     answers = web_variants.tfjs({"latency_runs": 3}, data, ("test",), labels)
     blocks = list(answers.blocks)
     np.testing.assert_array_equal(np.concatenate([block.logits for block in blocks]), said)

@@ -60,8 +60,23 @@ def test_a_comment_is_where_the_engines_differ(pulled: Path) -> None:
     path = pulled / "workflow/bioclip_lite/stages/quantize.py"
     path.write_text(f"# a comment\n{path.read_text()}")
     text = ask(pulled)
-    assert column(text, "changed for dvc") == {"quantize": "deps"} and not column(text, "snakemake")
-    assert "The engines disagree.\n  quantize: DVC sees a change of workflow/bioclip_lite/stages/quantize.py;" in text
+    assert not column(text, "changed for dvc") and not column(text, "snakemake")
+    assert "The engines disagree.\n  code: DVC sees a change of workflow/bioclip_lite/stages/quantize.py;" in text
+    assert "only comments or layout changed" in text
+    assert "run: dvc repro" in text
+    sh("dvc repro -q", pulled)
+    assert ask(pulled).endswith("Everything is up to date.\n")
+
+
+@pytest.mark.parametrize("refreshed", [False, True])
+def test_a_change_of_code_names_the_file(pulled: Path, refreshed: bool) -> None:
+    path = pulled / "workflow/bioclip_lite/suites/answering.py"  # which no job runs, as there are no suites
+    path.write_text(f"{path.read_text()}\n_EDITED = True\n")
+    if refreshed:
+        assert planned(pulled) == {}
+    text = ask(pulled)
+    assert column(text, "changed for dvc") == {"evaluate": "deps"} and not column(text, "snakemake")
+    assert "evaluate: DVC sees a change of workflow/bioclip_lite/suites/answering.py;" in text and ".md5" not in text
     assert "run: dvc repro" in text
     sh("dvc repro -q", pulled)
     assert ask(pulled).endswith("Everything is up to date.\n")

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bioclip_lite.engines import stage_code
 from bioclip_lite.utils import yaml_files
 from bioclip_lite.utils.stage_names import STAGES
 from support import checkout
@@ -179,11 +180,11 @@ def test_a_module_runs_the_stages_that_import_it(twins: tuple[Path, Path]) -> No
         path.write_text(f"# a comment\n{path.read_text()}\n# another\n")
         assert planned(folder) == {}
         path.write_text(f"{path.read_text()}\n_EDITED = True\n")
-        assert changed(folder) == ["quantize"]
+        assert changed(folder) == ["code"]  # DVC does not know yet which stages run it
     jobs = snakemake(ours)
     assert first_stage(jobs) == "quantize" and "prune_student" not in jobs
     stages, same_jobs = repro(theirs)
-    assert stages[0] == "quantize" and same_jobs == jobs
+    assert stages[:2] == ["code", "quantize"] and same_jobs == jobs
     assert artifacts(ours) == artifacts(theirs)
     assert settled(ours) and settled(theirs)
 
@@ -191,8 +192,8 @@ def test_a_module_runs_the_stages_that_import_it(twins: tuple[Path, Path]) -> No
 def test_every_module_runs_exactly_the_stages_that_import_it(edited: Path) -> None:
     package = edited / "workflow/bioclip_lite"
     for name, first in (
-        ("taxonomy.py", "index"),
-        ("cache.py", "teacher"),
+        ("taxa/taxonomy.py", "index"),
+        ("teacher_cache/store.py", "teacher"),
         ("compression/grid.py", "quantize"),
         ("report/plots.py", "evaluate"),
     ):
@@ -203,10 +204,67 @@ def test_every_module_runs_exactly_the_stages_that_import_it(edited: Path) -> No
             jobs = planned(edited)
             assert first_stage(jobs) == first, name
             # DVC names every stage whose own dependencies changed; Snakemake runs the first and all after it.
-            assert changed(edited)[0] in STAGES and first in changed(edited)
+            recoded = [stage for stage in STAGES if f"workflow/bioclip_lite/{name}" in stage_code.files(stage)]
+            assert changed(edited) == sorted(["code", *recoded]) and recoded[0] == first
         finally:
             path.write_bytes(original)
-    assert planned(edited) == {}
+    assert planned(edited) == {} and changed(edited) == []
+
+
+def test_an_edit_runs_stage_code_and_the_stages_whose_code_it_is(pulled: Path) -> None:
+    path = pulled / "workflow/bioclip_lite/compression/grid.py"
+    path.write_text(f"{path.read_text()}\n_EDITED = True\n")
+    stages, jobs = repro(pulled)
+    assert stages == ["code", "quantize", "convert", "evaluate"]
+    assert jobs.keys() == AFTER_PRUNE.keys() - {"prune_student", "prune"}
+    assert settled(pulled)
+    path.write_text(f"# a comment\n{path.read_text()}")
+    assert snakemake(pulled) == {}
+    assert changed(pulled) == ["code"]
+    assert repro(pulled) == (["code"], {})
+    assert settled(pulled)
+
+
+def test_stages_whose_jobs_do_not_run_edited_code_are_recorded_with_those_that_do(pulled: Path) -> None:
+    path = pulled / "workflow/bioclip_lite/photographs/views.py"  # captioners, of which there are none, import it
+    path.write_text(f"{path.read_text()}\n_EDITED = True\n")
+    jobs = snakemake(pulled)
+    assert jobs["embed_shard"] == 7 and "write_captions" not in jobs
+    assert settled(pulled)
+
+
+def test_code_edited_after_a_run_has_begun_is_not_locked(pulled: Path) -> None:
+    """A partial run reads no more of it, so the run succeeds; DVC must still see the edit."""
+    set_parameter(pulled, "prune.budget.macs", 0.8)
+    replace(pulled / "workflow/rules/prune.smk", '"python -SE', '"sleep 1; python -SE')
+    running = checkout.start("snakemake --cores 1 -- prune", pulled)
+    while not (pulled / "logs/prune/prune.log").exists():
+        assert running.poll() is None, checkout.printed(pulled)[-6000:]
+        time.sleep(0.02)
+    module = pulled / "workflow/bioclip_lite/report/plots.py"
+    module.write_text(f"{module.read_text()}\n_EDITED = True\n")
+    assert running.wait() == 0
+    assert "code" in changed(pulled)
+    stages, jobs = repro(pulled)
+    assert stages == ["code", "quantize", "convert", "evaluate"] and jobs["write_report"] == 1
+    assert settled(pulled)
+
+
+def test_a_missing_module_leaves_all_fingerprints_as_they_are(pulled: Path) -> None:
+    before = fingerprints(pulled)
+    replace(pulled / "workflow/bioclip_lite/engines/stage_code.py", '("web.tfjs",)', '("web.tjfs",)')
+    (pulled / "workflow/bioclip_lite/stages/index.py").write_text("EDITED = True\n")
+    assert "has no module web.tjfs; is a name misspelt?" in sh("! dvc repro", pulled)
+    assert fingerprints(pulled) == before
+
+
+def test_a_misspelt_stage_in_a_rule_is_an_error(pulled: Path) -> None:
+    replace(pulled / "workflow/rules/prune.smk", 'code("prune")', 'code("pruen")')
+    assert "has no module stages.pruen; is a name misspelt?" in sh("! snakemake --dry-run evaluate", pulled)
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in (folder / "workflow/code").iterdir()}
 
 
 def test_a_rule_runs_its_jobs_in_both(twins: tuple[Path, Path]) -> None:
@@ -215,7 +273,7 @@ def test_a_rule_runs_its_jobs_in_both(twins: tuple[Path, Path]) -> None:
         replace(folder / "workflow/rules/prune.smk", "python -SE", "python -S -E")
     assert snakemake(ours) == AFTER_PRUNE
     stages, jobs = repro(theirs)
-    assert stages[0] == "prune" and jobs.keys() <= AFTER_PRUNE.keys() and jobs["prune_student"] == 1
+    assert stages[:2] == ["code", "prune"] and jobs.keys() <= AFTER_PRUNE.keys() and jobs["prune_student"] == 1
     assert artifacts(ours) == artifacts(theirs)
     assert settled(ours) and settled(theirs)
 
@@ -224,7 +282,7 @@ def test_a_comment_in_a_rule_runs_no_job(pulled: Path) -> None:
     path = pulled / "workflow/rules/prune.smk"
     path.write_text("# a comment\n" + path.read_text())
     assert snakemake(pulled) == {}
-    assert repro(pulled) == (["prune"], {})  # DVC runs the stage's command, which finds nothing to do
+    assert repro(pulled) == (["code"], {})
     assert settled(pulled)
 
 
@@ -598,7 +656,7 @@ def test_a_user_without_privileges_works_on_links(thin_built: Path, tmp_path: Pa
 def test_every_stage_has_one_name_everywhere() -> None:
     root = checkout.ROOT
     stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
-    assert tuple(stages) == STAGES
+    assert tuple(stages) == ("code", *STAGES)
     assert tuple(yaml_files.read(root / "params.yaml")) == STAGES
     for stage in STAGES:
         assert stages[stage]["cmd"] == f"snakemake --cores all {stage}"

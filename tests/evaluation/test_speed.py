@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bioclip_lite import graph
 from bioclip_lite.compression import quantized, rounding
 from bioclip_lite.compression.grid import fit
 from bioclip_lite.evaluation import speed
 from bioclip_lite.evaluation.variant_names import IN_BROWSER, VARIANTS, further_teacher, variants
+from bioclip_lite.graph import folding
 from bioclip_lite.metrics.summary import agreement
 from bioclip_lite.models.students import load_student
 from bioclip_lite.photographs.preprocess import preprocessing
@@ -32,7 +32,7 @@ def shipped(folder: Path, name: str, options: dict[str, Any], size: int) -> Path
     """Data up to convert, whose bundle has no model: a student on the grid that is nearest, and what describes it."""
     data = make_data(folder, name, options, size)
     finish_pruning(data)
-    folded, weights = graph.fold(load_student(data / "prune" / "model")[0], size)
+    folded, weights = folding.fold(load_student(data / "prune" / "model")[0], size)
     model, bundle = data / "quantize" / "model", data / "convert" / "tfjs"
     model.mkdir(parents=True)
     bundle.mkdir(parents=True)

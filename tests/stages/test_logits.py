@@ -302,12 +302,12 @@ def recorded(own: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
         for path in own.glob("logits/*-*.safetensors"):
             used = [own / "shard" / f"{path.stem}.tar", *(own / "teacher" / "model").iterdir()]
             made_from = code | {str(file): md5(file) for file in used}
-            jobs[str(path)] = {"recipe": 0, "md5": md5(path), "in": made_from}
+            jobs[str(path)] = {"definition": 0, "md5": md5(path), "in": made_from}
             place = Path(repo.cache.local.oid_to_path(md5(path)))
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, place)
-        recipe = {"params": [repr(json.dumps(section, sort_keys=True))]}
-        write_json(own / "provenance" / "logits.json", {"recipes": [recipe], "jobs": jobs})
+        definition = {"params": [repr(json.dumps(section, sort_keys=True))]}
+        write_json(own / "provenance" / "logits.json", {"definitions": [definition], "jobs": jobs})
 
     return record
 
@@ -374,7 +374,18 @@ def test_other_photographs_are_all_that_is_embedded(
 
 @pytest.mark.parametrize(
     "what",
-    ["nothing", "code", "teacher", "precision", "ledger", "recipe", "content", "damaged", "no repository", "elsewhere"],
+    [
+        "nothing",
+        "code",
+        "teacher",
+        "precision",
+        "ledger",
+        "definition",
+        "content",
+        "damaged",
+        "no repository",
+        "elsewhere",
+    ],
 )
 def test_what_is_not_known_to_be_the_same_is_embedded(
     own: Path, recorded: Recorder, what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -394,7 +405,7 @@ def test_what_is_not_known_to_be_the_same_is_embedded(
         params["precision"] = "int8"
     elif what == "ledger":
         ledger.write_text("{")
-    elif what == "recipe":
+    elif what == "definition":
         ledger.write_text(ledger.read_text().replace('"params": [', '"params": ["two", '))
     elif what == "content":
         objects[0].unlink()

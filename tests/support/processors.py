@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from bioclip_lite import graph
+from bioclip_lite.graph import execution, folding
 from bioclip_lite.models import students, teachers
 from bioclip_lite.photographs import loading
 from bioclip_lite.photographs.preprocess import preprocessing
@@ -124,8 +124,8 @@ def answers(data: Path) -> Tensors:
 def executed(kind: str) -> Tensors:
     """The graph that is quantised and shipped."""
     name, options, size = fake_data.STUDENTS[kind]
-    folded, weights = graph.fold(fake_data.student(name, options, size), size)
-    return {"answers": graph.run(folded, weights, fake_data.images(8, size))}
+    folded, weights = folding.fold(fake_data.student(name, options, size), size)
+    return {"answers": execution.run(folded, weights, fake_data.images(8, size))}
 
 
 @contextmanager

@@ -62,18 +62,15 @@ def test_no_stage_imports_another_or_the_engines() -> None:
         "from bioclip_lite.files import *",
     ],
 )
-def test_an_import_is_seen_however_it_is_written(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_import_is_seen_however_it_is_written(line: str, tmp_path: Path) -> None:
     package = tmp_path / "workflow" / "bioclip_lite"
     package.mkdir(parents=True)
     for name in ("errors", "files", "other"):
         (package / f"{name}.py").write_text("")
     inside = f"def f():\n{line}\n" if line.startswith("    ") else f"{line}\n"
     (package / "user.py").write_text(f"import os\nfrom bioclip_lite import other\n{inside}x = os\n")
-    monkeypatch.setattr(module, "PACKAGE", package)
-    module._file.cache_clear()
-    found = closure("user")
-    module._file.cache_clear()
-    assert {"workflow/bioclip_lite/files.py", "workflow/bioclip_lite/other.py"} < set(found)
+    files = closure("user", package=package)
+    assert {"workflow/bioclip_lite/files.py", "workflow/bioclip_lite/other.py"} < set(files)
 
 
 def test_the_quick_look_at_imports_sees_what_python_sees() -> None:

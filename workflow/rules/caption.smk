@@ -36,7 +36,7 @@ if LIT_COLUMNS:
 
     rule choose_columns:
         input:
-            code("stages.caption"),
+            code("caption"),
             taxa="data/index/taxa.parquet",
         output:
             LIT_COLUMNS,
@@ -51,7 +51,7 @@ if LIT_COLUMNS:
 
 rule write_captions:
     input:
-        code("stages.caption"),
+        code("caption"),
         tar=listed("data/shard/{shard}.tar"),
         columns=LIT_COLUMNS,
     output:
@@ -70,7 +70,7 @@ rule write_captions:
 # A rule of its own, so that text types ask for no GPU.
 rule write_synthetic:
     input:
-        code("stages.caption", "captioning.coca"),
+        code("caption", "captioner"),
         tar=listed("data/shard/{shard}.tar"),
         model=captioner_files,
     output:

@@ -18,9 +18,9 @@ sys.path.insert(0, PACKAGE)
 shell.prefix('set -euo pipefail; python() {{ command python "$@"; }}; ')
 
 from bioclip_lite import params as parameters
-from bioclip_lite.utils.code_fingerprint import closure as code  # a change in what these files mean runs the job again
-from bioclip_lite.engines import recipes, snakemake_config
+from bioclip_lite.engines import run_cache, snakemake_config
 from bioclip_lite.engines.dvc_yaml import ledger_path
+from bioclip_lite.engines.stage_code import code  # a change in what these files mean runs the job again
 from bioclip_lite.engines.sync import sync
 from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
 from bioclip_lite.utils.errors import UserError
@@ -162,6 +162,6 @@ def fetch(stages):
     runs = workflow.executor_plugin is not None and not workflow.dryrun and not workflow.touch
     forced = workflow.dag_settings.forceall or workflow.dag_settings.forcetargets or workflow.dag_settings.forcerun
     if FOUND and asked and runs and not forced:
-        recipes.remember()
-        if recipes.fetch(stages, *FOUND):
+        run_cache.store()
+        if run_cache.fetch(stages, *FOUND):
             sync()

@@ -4,7 +4,7 @@ TEXT_ENCODER = ["data/convert/text"] if READER else []
 
 rule convert_student:
     input:
-        code("stages.convert", "web.tfjs"),
+        code("convert", "bundle"),
         NODE_CODE,
         expand("data/shard/{shard}.tar", shard=shards("calibration", "test")),
         model=expand("data/quantize/model/{file}", file=GRAPH),
@@ -36,7 +36,7 @@ if READER:
 
     rule convert_text:
         input:
-            code("stages.convert", "web.tfjs", "web.text_encoder"),
+            code("convert", "text"),
             NODE_CODE,
             "packages/react-bio-clip/bin/text.mjs",
             TEXT_TOWER if READER == "student" else [],

@@ -7,7 +7,7 @@ TEXT_TOWER = expand("data/distill/text/{file}", file=["text.json", "model.safete
 # Several processes train as one: --set-resources train_student:processes=4 train_student:gpu=4 gives each a GPU.
 rule train_student:
     input:
-        code("stages.distill"),
+        code("distill"),
         weights(config["distill"]["weights"]),
         data=cached("train", "val", teachers=config["distill"]["teachers"]),
         texts=["data/logits/texts.safetensors"] if TEXTS else [],
@@ -33,7 +33,7 @@ if config["distill"]["finetune"]["epochs"]:
 
     rule finetune_student:
         input:
-            code("stages.distill"),
+            code("distill"),
             student=rules.train_student.output[: len(STUDENT)],
             data=cached("train", "val"),
         output:
@@ -57,7 +57,7 @@ if config["distill"]["finetune"]["epochs"]:
 # The control of every claim about distillation: the same student, images, views and steps, but labels for a teacher.
 rule train_control:
     input:
-        code("stages.distill"),
+        code("distill"),
         weights(config["distill"]["weights"]),
         data=cached("train", "val"),
     output:

@@ -54,7 +54,7 @@ def variant_section(wildcards):
 
 rule predict:
     input:
-        code("stages.evaluate"),
+        code("evaluate"),
         expand("data/shard/{shard}.tar", shard=shards("calibration", "test")),
         lambda wildcards: ancient(NODE_ENV) if wildcards.variant in ("tfjs", "chromium") else [],
         model=lambda wildcards: MADE_OF[wildcards.variant],
@@ -81,7 +81,7 @@ rule predict:
 
 rule evaluate_suite:
     input:
-        code("stages.evaluate", "suites.answering"),
+        code("evaluate", "suite"),
         ancient(NODE_ENV),
         expand("data/teacher/model/{file}", file=TEACHER),
         *(MADE_OF[variant] for variant in ("student", "pruned", "int8", "tfjs")),
@@ -104,7 +104,7 @@ rule evaluate_suite:
 
 rule time_sizes:
     input:
-        code("stages.evaluate"),
+        code("evaluate"),
         SHIPPED,
         BROWSER_CODE if config["evaluate"]["chromium"] else [],
         expand("data/shard/{shard}.tar", shard=shards("test")),
@@ -128,7 +128,7 @@ rule time_sizes:
 
 rule write_report:
     input:
-        code("stages.evaluate"),
+        code("evaluate"),
         SPEED,
         expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
         expand("data/evaluate/predictions/suites/{suite}.json", suite=SUITES),

@@ -1,6 +1,6 @@
 rule make_index:
     input:
-        code("stages.index"),
+        code("index"),
         source=config["index"]["path"],
         lists=[f"data/lists/{config['index'][name]}" for name in ("species_list", "synonyms") if config["index"][name]],
     output:

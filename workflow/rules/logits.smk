@@ -21,7 +21,7 @@ def view_section():
 
 rule embed_taxa:
     input:
-        code("stages.logits"),
+        code("logits"),
         teacher=teacher_files,
         taxa="data/index/taxa.parquet",
         captions=["data/caption/val-00000.parquet"] if config["logits"]["prompt"] == "lit" else [],
@@ -46,7 +46,7 @@ rule embed_taxa:
 
 rule embed_shard:
     input:
-        code("stages.logits"),
+        code("logits"),
         teacher=teacher_files,
         tar=listed("data/shard/{shard}.tar"),
     output:
@@ -68,7 +68,7 @@ if TEXTS:
     # Every taxon in every text type, for students that read as well.
     rule embed_texts:
         input:
-            code("stages.logits"),
+            code("logits"),
             teacher=teacher_files,
             taxa="data/index/taxa.parquet",
             captions="data/caption/val-00000.parquet",
@@ -89,7 +89,7 @@ if TEXTS:
 # How well the captions that a captioner wrote agree with the labels. Nothing reads it but people.
 rule score_captions:
     input:
-        code("stages.logits"),
+        code("logits"),
         teacher=expand("data/teacher/model/{file}", file=TEACHER),
         tar=listed("data/shard/{shard}.tar"),
         captions="data/caption/{captioner}/{shard}.parquet",

@@ -1,6 +1,6 @@
 rule prune_student:
     input:
-        code("stages.prune"),
+        code("prune"),
         model=DISTILLED,
         data=cached("train", "val", teachers=config["distill"]["teachers"]),
     output:

@@ -3,7 +3,7 @@ GRAPH = ["graph.json", "weights.safetensors", "preprocess.json"]
 
 rule quantize_student:
     input:
-        code("stages.quantize"),
+        code("quantize"),
         expand("data/shard/{shard}.tar", shard=shards("calibration")),
         model=expand("data/prune/model/{file}", file=STUDENT),
         sizes="data/shard/sizes.json",

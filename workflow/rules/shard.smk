@@ -3,7 +3,7 @@
 # checkpoint once for every job that waits for it.
 checkpoint list_shards:
     input:
-        code("stages.shard"),
+        code("shard"),
         index="data/index/samples.parquet",
     output:
         directory("data/shard/manifest"),
@@ -31,7 +31,7 @@ def listed(path):
 # The photographs themselves are no input: their contents are in the manifest, which the job checks them against.
 rule write_shard:
     input:
-        code("stages.shard"),
+        code("shard"),
         manifest=listed("data/shard/manifest/{shard}.parquet"),
     output:
         "data/shard/{shard}.tar",
@@ -48,7 +48,7 @@ rule write_shard:
 
 rule write_sizes:
     input:
-        code("stages.shard"),
+        code("shard"),
         manifests="data/shard/manifest",
         tars=expand("data/shard/{shard}.tar", shard=shards(*SPLITS)),
     output:

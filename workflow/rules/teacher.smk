@@ -23,7 +23,7 @@ def tower_section(wildcards):
 # A locked tower says the same of a photograph for ever, so tuning a text tower to it reads no photographs.
 rule embed_locked:
     input:
-        code("stages.teacher"),
+        code("teacher"),
         lambda wildcards: weights(TEACHERS[wildcards.teacher]["lit"]["weights"]),
         tar=listed("data/shard/{shard}.tar"),
     output:
@@ -43,7 +43,7 @@ rule embed_locked:
 
 rule make_teacher:
     input:
-        code("stages.teacher"),
+        code("teacher"),
         data=teacher_inputs,
     output:
         expand("data/teacher/model/{file}", file=TEACHER),
@@ -68,7 +68,7 @@ rule make_teacher:
 # The others of an ensemble.
 rule make_further_teacher:
     input:
-        code("stages.teacher"),
+        code("teacher"),
         data=teacher_inputs,
     output:
         expand("data/teacher/{{teacher}}/{file}", file=[*TEACHER, "history.parquet"]),

@@ -98,7 +98,7 @@ def _jobs() -> dict[str, list[Job]]:
         together: dict[tuple[Any, ...], list[str]] = {}  # the outputs of one job: made alike from the same
         for out in (path for path in jobs if within(path, outs)):
             job = jobs[out]
-            together.setdefault((job["rule"], _shard(out), job["recipe"], *sorted(job["in"])), []).append(out)
+            together.setdefault((job["rule"], _shard(out), job["definition"], *sorted(job["in"])), []).append(out)
         taken = {key: max(map(_taken, paths)) for key, paths in together.items()}
         start = _seconds_to_start(stage) if any(taken.values()) else 0.0
         for key, paths in together.items():

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from bioclip_lite.commands.common import command
-from bioclip_lite.engines import recipes, remotes
+from bioclip_lite.engines import remotes, run_cache
 from bioclip_lite.engines.remotes import PUBLIC, Tracked
 from bioclip_lite.photographs.licences import may_be_published
 from bioclip_lite.utils.command_line import new_parser
@@ -78,7 +78,7 @@ def push(targets: Sequence[str] = (), remote: str | None = None, again: bool = F
         for name, going in by_remote.items():
             count, there = remotes.send(repo, going, name, again)
             sent += count
-            recipes.upload(name, there)
+            run_cache.upload(name, there)
             if not repo.config["remote"][name].get("verify"):
                 print(
                     f"push: dvc pull takes what remote {name} sends on trust; have it checked, for everybody: "

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from bioclip_lite.commands.common import command
 from bioclip_lite.commands.why import made_at, rules_of
-from bioclip_lite.engines import dvc_lock, rehearsal
+from bioclip_lite.engines import dvc_lock, rehearsal, stage_code
+from bioclip_lite.engines.code_changes import changed_code, edited_since_lock
 from bioclip_lite.engines.dvc_yaml import dvc_stages, files_in, ledger_path, within
 from bioclip_lite.engines.hashes import Hashes
 from bioclip_lite.engines.ledger import load_ledgers
@@ -26,26 +27,38 @@ class Stage(NamedTuple):
     """One row: numbers of outputs, bytes on disk, and what each engine would do."""
 
     name: str
-    files: int  # outputs that its ledger holds and the ledger; those of dvc.lock if it is not here; 0: never made
+    files: int  # outputs in its ledger, and the ledger; those in dvc.lock if the ledger is not here; 0: never made
     missing: int
     changed: int  # with another content than the ledger's
-    size: int
+    size: int  # bytes
     made: float | None  # seconds since 1970
     jobs: int  # that Snakemake would run
-    news: dict[str, list[str]]  # what DVC sees changed: "deps", "params", "outs", "command" -> names
+    changes: dict[str, list[str]]  # that DVC sees: "deps", "params", "outs", "command" -> names
     unpushed: int | None  # files that the remote lacks; None if it was not asked
 
 
-def stages(remote: bool) -> tuple[list[Stage], int, str]:
-    """A row for each stage, the number of all jobs that Snakemake would run, and why it cannot say ("" if it can).
+class Status(NamedTuple):
+    """All stages, and what concerns none of them alone."""
+
+    rows: list[Stage]
+    jobs: int  # that Snakemake would run
+    obstacle: str  # why Snakemake cannot plan; "" if it can
+    comments: list[str]  # files of code of which only comments or layout changed since DVC ran stage code
+
+
+def stages(remote: bool) -> Status:
+    """Compare outputs with ledgers, and ask both engines what they would do.
+
+    Args:
+        remote: whether to ask the default remote what it lacks.
 
     Raises:
-        UserError: this is not the root of a checkout, or one of the engines cannot say.
+        UserError: this is not the root of a checkout, or one of the engines fails.
     """
     root = Path.cwd()
     dvc_stages.cache_clear()
-    locked = dvc_lock.outputs()
-    news = _news(_dvc("status", "--json")) if dvc_stages() else {}
+    locked = dvc_lock.stages()
+    changes, comments = _changes() if dvc_stages() else ({}, [])
     cloud = _dvc("status", "--cloud", "--json") if remote else None
     with rehearsal.stand_in():
         jobs, hashes = load_ledgers(), Hashes()
@@ -56,21 +69,39 @@ def stages(remote: bool) -> tuple[list[Stage], int, str]:
             obstacle = str(error)
         for name, stage in dvc_stages().items():
             made = [out for out in jobs if out == ledger_path(name) or within(out, stage["outs"])]
-            locked_files = sum(entry.get("nfiles", 1) for entry in locked.get(name, []))
-            found = [file for out in (*stage["outs"], ledger_path(name)) for file in files_in(out)]
+            locked_files = sum(entry.get("nfiles", 1) for entry in locked.get(name, {}).get("outs", []))
+            present = [file for out in (*stage["outs"], ledger_path(name)) for file in files_in(out)]
             row = Stage(
                 name,
                 files=len(made) or locked_files,
-                missing=sum(not os.path.exists(out) for out in made) if made else max(locked_files - len(found), 0),
+                missing=sum(not os.path.exists(out) for out in made) if made else max(locked_files - len(present), 0),
                 changed=sum(hashes[out] not in (None, jobs[out].get("md5", hashes[out])) for out in made),
-                size=sum(os.stat(file).st_size for file in found),
+                size=sum(os.stat(file).st_size for file in present),
                 made=made_at(ledger_path(name), name, root)[0],
                 jobs=sum(plan.get(rule, 0) for rule in rules_of(name)),
-                news=news.get(name, {}),
+                changes=changes.get(name, {}),
                 unpushed=None if cloud is None else _unpushed(cloud, [*stage["outs"], ledger_path(name)]),
             )
             rows.append(row)
-    return rows, sum(plan.values()), obstacle
+    return Status(rows, sum(plan.values()), obstacle, comments)
+
+
+def _changes() -> tuple[dict[str, dict[str, list[str]]], list[str]]:
+    """What DVC sees changed, by stage and kind, with source files named in place of fingerprints; and, if no code means
+    anything else than before, the files of code that stage ``code`` has to read again.
+    """
+    changes = _by_stage(_dvc("status", "--json"))
+    code = changes.pop(stage_code.STAGE, {})
+    recoded = changed_code()
+    for stage in dvc_stages():
+        kinds = changes.setdefault(stage, {})
+        fingerprint = stage_code.path(stage).as_posix()
+        deps = [name for name in kinds.pop("deps", []) if name != fingerprint] + recoded.get(stage, [])
+        if deps:
+            kinds["deps"] = deps
+    if recoded or not code:
+        return changes, []
+    return changes, edited_since_lock() or [name for names in code.values() for name in names]
 
 
 def _dvc(*arguments: str) -> Any:
@@ -80,29 +111,29 @@ def _dvc(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def _news(status: dict[str, list[Any]]) -> dict[str, dict[str, list[str]]]:
+def _by_stage(status: dict[str, list[Any]]) -> dict[str, dict[str, list[str]]]:
     """`dvc status --json`, by stage: kind of change -> what changed."""
-    news: dict[str, dict[str, list[str]]] = {}
+    changes: dict[str, dict[str, list[str]]] = {}
     for stage, entries in status.items():
-        found = news.setdefault(stage, {})
+        kinds = changes.setdefault(stage, {})
         for entry in entries:
             for title, names in (entry if isinstance(entry, dict) else {entry: {}}).items():
                 kind = title.removeprefix("changed ")
-                for name, how in names.items():
+                for name, details in names.items():
                     if name == "params.yaml":
-                        found.setdefault("params", []).extend(how if isinstance(how, dict) else [name])
+                        kinds.setdefault("params", []).extend(details if isinstance(details, dict) else [name])
                     else:
-                        found.setdefault(kind, []).append(name)
+                        kinds.setdefault(kind, []).append(name)
                 if not names:
-                    found.setdefault(kind, [])
-    return news
+                    kinds.setdefault(kind, [])
+    return changes
 
 
 def _unpushed(cloud: dict[str, str], outs: list[str]) -> int:
     return sum(state in ("new", "missing") and bool(within(path, outs)) for path, state in cloud.items())
 
 
-# --------------------------------------------------------------------------- what to say
+# --------------------------------------------------------------------------- the report
 
 
 def table(rows: list[Stage]) -> str:
@@ -113,7 +144,7 @@ def table(rows: list[Stage]) -> str:
         made = datetime.fromtimestamp(row.made).astimezone().strftime("%Y-%m-%d %H:%M") if row.made else "-"
         jobs = _count(row.jobs, "job") if row.jobs else "-"
         lines.append(
-            [row.name, files, f"{row.changed or '-'}", bytes_text(row.size), made, jobs, ", ".join(row.news) or "-"]
+            [row.name, files, f"{row.changed or '-'}", bytes_text(row.size), made, jobs, ", ".join(row.changes) or "-"]
         )
     if rows[0].unpushed is not None:
         lines[0].append("remote")
@@ -141,26 +172,30 @@ def bytes_text(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-def next_step(rows: list[Stage], total: int, obstacle: str) -> str:
-    """The one sentence: what to run next. ``total``: jobs that Snakemake would run; ``obstacle``: why it cannot say."""
-    away = [row for row in rows if row.missing and not _edited(row)]
+def next_step(status: Status) -> str:
+    """The one sentence that names the next command."""
+    away = [row for row in status.rows if row.missing and not _edited(row)]
     if away and _has_remote():
         return f"run: dvc pull ({_count(sum(row.missing for row in away), 'file')} of {_names(away)} not here)"
-    if obstacle:
+    if status.obstacle:
         return "Put that right first."
-    if total:
-        stages = [row for row in rows if row.jobs]
-        return f"run: snakemake --cores all evaluate ({_count(total, 'job')} in {_names(stages) or 'no stage'})"
-    if any(row.news for row in rows):
+    if status.jobs:
+        concerned = _names([row for row in status.rows if row.jobs]) or "no stage"
+        return f"run: snakemake --cores all evaluate ({_count(status.jobs, 'job')} in {concerned})"
+    if status.comments or any(row.changes for row in status.rows):
         return "run: dvc repro (it makes nothing, and brings dvc.lock up to date)"
-    if any(row.unpushed for row in rows):
+    if any(row.unpushed for row in status.rows):
         return "Everything is up to date here; run: dvc push"
     return "Everything is up to date."
 
 
 def _edited(row: Stage) -> bool:
     """Whether its parameters or its code changed, so that what can be pulled is not what is wanted."""
-    return bool(row.news.get("params")) or any(name.endswith((".py", ".smk")) for name in row.news.get("deps", []))
+    return bool(row.changes.get("params")) or any(map(_is_code, row.changes.get("deps", [])))
+
+
+def _is_code(name: str) -> bool:
+    return name.endswith((".py", ".smk", ".md5"))
 
 
 def _has_remote() -> bool:
@@ -172,20 +207,24 @@ def _names(rows: list[Stage]) -> str:
     return ", ".join(row.name for row in rows)
 
 
-def disagreements(rows: list[Stage]) -> list[str]:
+def disagreements(status: Status) -> list[str]:
     """Why one engine would run stages that the other takes for up to date; not what follows from another stage."""
-    reached, made_elsewhere = _reached(rows), [out for row in rows if row.news or row.jobs for out in _outs(row)]
-    found: dict[str, list[str]] = {}
+    rows = status.rows
+    reached, remade = _reached(rows), [out for row in rows if row.changes or row.jobs for out in _outs(row)]
+    stages_by_text: dict[str, list[str]] = {}
     for row in rows:
-        names = [name for kind in row.news for name in row.news[kind]]
-        own = [name for name in names if name in _outs(row) or not within(name, made_elsewhere)]
+        names = [name for kind in row.changes for name in row.changes[kind]]
+        own = [name for name in names if name in _outs(row) or not within(name, remade)]
         if own and not row.jobs:
             text = f"DVC sees a change of {_first(own)}; Snakemake has nothing to make, {_excuse(row, own)}"
-            found.setdefault(text, []).append(row.name)
+            stages_by_text.setdefault(text, []).append(row.name)
         elif row.jobs and row.name not in reached:
             text = "Snakemake has jobs to run, DVC sees no change; python -m bioclip_lite why <output> says why"
-            found.setdefault(text, []).append(row.name)
-    return [f"{', '.join(names)}: {text}." for text, names in found.items()]
+            stages_by_text.setdefault(text, []).append(row.name)
+    if status.comments:
+        text = f"DVC sees a change of {_first(status.comments)}; Snakemake has nothing to make"
+        stages_by_text[f"{text}, because only comments or layout changed"] = [stage_code.STAGE]
+    return [f"{', '.join(names)}: {text}." for text, names in stages_by_text.items()]
 
 
 def _first(names: list[str]) -> str:
@@ -199,19 +238,19 @@ def _outs(row: Stage) -> list[str]:
 def _excuse(row: Stage, names: list[str]) -> str:
     if row.missing:
         return "because nothing that it has to make needs what is missing"
-    if all(name.endswith((".py", ".smk")) for name in names):
-        return "because only comments or layout changed, or nothing that a job uses"
+    if all(map(_is_code, names)):
+        return "because no job uses what changed"
     return "because all is as in the ledgers, which dvc.lock does not hold"
 
 
 def _reached(rows: list[Stage]) -> set[str]:
     """Stages that DVC would look at: changed ones, and those that read what a changed one makes."""
-    found = {row.name for row in rows if row.news}
+    reached = {row.name for row in rows if row.changes}
     for name, stage in dvc_stages().items():  # in the order of dvc.yaml: every stage after those it reads
-        remade = [out for before in found for out in dvc_stages()[before]["outs"]]
+        remade = [out for before in reached for out in dvc_stages()[before]["outs"]]
         if any(within(dep, remade) for dep in stage["deps"]) or any(within(out, stage["deps"]) for out in remade):
-            found.add(name)
-    return found
+            reached.add(name)
+    return reached
 
 
 def parser() -> argparse.ArgumentParser:
@@ -226,10 +265,10 @@ def parser() -> argparse.ArgumentParser:
 
 @command("status")
 def main(arguments: list[str]) -> int:
-    rows, total, obstacle = stages(parser().parse_args(arguments).remote)
-    print(table(rows), end="\n\n")
-    differing = [] if obstacle else disagreements(rows)
+    status = stages(parser().parse_args(arguments).remote)
+    print(table(status.rows), end="\n\n")
+    differing = [] if status.obstacle else disagreements(status)
     if differing:
         print("The engines disagree.", *differing, sep="\n  ")
-    print(*filter(None, [obstacle, next_step(rows, total, obstacle)]), sep="\n")
+    print(*filter(None, [status.obstacle, next_step(status)]), sep="\n")
     return 0

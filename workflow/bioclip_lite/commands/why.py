@@ -19,7 +19,7 @@ from typing import Any
 
 from bioclip_lite.commands.common import command
 from bioclip_lite.engines import rehearsal, snakemake_records
-from bioclip_lite.engines.dvc_yaml import dvc_stages, ledger_path, within
+from bioclip_lite.engines.dvc_yaml import dvc_stages, inputs, ledger_path, within
 from bioclip_lite.engines.hashes import Hashes
 from bioclip_lite.engines.ledger import load_ledgers, locked_ledgers
 from bioclip_lite.engines.records import Records
@@ -52,7 +52,7 @@ def why(path: str) -> list[str]:
             return _about_unrecorded(path)
         if path == "params.yaml":
             raise UserError("params.yaml is read section by section; ask why of an output of the stage that you mean")
-        stages = [name for name, stage in dvc_stages().items() if within(path, stage["deps"])]
+        stages = [name for name in dvc_stages() if within(path, inputs(name))]
         if stages and os.path.exists(path):
             return _about_source(path, stages, jobs, now)
     if os.path.exists(root / path):

@@ -1,9 +1,9 @@
 """A folded graph in 8-bit weights, biases and the most sensitive weights in 16 bits, within a budget of bytes.
 
-The error of each array is the distance that quantising it alone moves the unit embeddings of calibration inputs; 16
+The error of each array is the distance that quantizing it alone moves the unit embeddings of calibration inputs; 16
 bits go where a further byte removes most squared error, until the budget is spent. Then the weights are rounded so that
 the layers' outputs suffer least (``rounding``), before that, where it helps, with channels scaled to like size
-(``equalise``).
+(``equalize``).
 """
 
 from collections.abc import Collection, Mapping
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioclip_lite import graph
 from bioclip_lite.compression import grid, rounding
-from bioclip_lite.compression.equalise import equalise
+from bioclip_lite.compression.equalize import equalize
 from bioclip_lite.compression.grid import Grid
 from bioclip_lite.compression.rounding import Rounded, onto_grids
-from bioclip_lite.graph import Graph, Weights
+from bioclip_lite.graph import execution
+from bioclip_lite.graph.nodes import Graph, Weights
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.progress import progress
 
@@ -28,9 +28,9 @@ _RANKED = 8  # of these at once, with the values of all nodes in memory
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     rounded: Rounded
-    equalised: bool
+    equalized: bool
     exact: np.ndarray  # unit embeddings of the calibration inputs in float32
     cosines: dict[str, float]  # "mean" and "min", to these
     sensitivity: dict[str, float]  # of each weight, see ``sensitivity``
@@ -45,9 +45,9 @@ class Quantised:
         return sum(self.sizes.values()) / sum(array.size for array in self.rounded.weights.values())
 
 
-def quantise(
+def quantize(
     folded: Graph, weights: Weights, images: torch.Tensor, bytes_per_parameter: float, repair: Mapping[str, Any]
-) -> Quantised:
+) -> Quantized:
     """The rounded graph, within a budget of bytes.
 
     ``images``: preprocessed, float32 (n, 3, size, size), or what else the graph takes. ``repair``: section
@@ -56,19 +56,19 @@ def quantise(
     """
     exact = embed(folded, weights, images)
     candidates = []
-    for equalised in (False, True) if repair["equalise"] else (False,):
-        start = equalise(folded, weights) if equalised else weights
+    for equalized in (False, True) if repair["equalise"] else (False,):
+        start = equalize(folded, weights) if equalized else weights
         grids, shifts = choose_grids(folded, start, images[:RANKING], bytes_per_parameter)
         rounded = onto_grids(folded, start, grids, images, repair["rounding"], repair["bias"])
         cosines = _cosines(exact, embed(folded, rounded.weights, images))
-        candidates.append(Quantised(rounded, equalised, exact, cosines, shifts))
+        candidates.append(Quantized(rounded, equalized, exact, cosines, shifts))
     return max(candidates, key=lambda candidate: candidate.cosines["mean"])
 
 
-def report(folded: Graph, weights: Weights, images: torch.Tensor, found: Quantised) -> dict[str, Any]:
-    """What report.json says of a quantised graph, layer by layer; arguments as of ``quantise``, which found it."""
+def report(folded: Graph, weights: Weights, images: torch.Tensor, found: Quantized) -> dict[str, Any]:
+    """What report.json says of a quantized graph, layer by layer; arguments as of ``quantize``, which found it."""
     rounded, shifts, sizes = found.rounded, found.sensitivity, found.sizes
-    # Equalised or not, the function is the same, so the layers' outputs before repair are those of the plain weights.
+    # Equalized or not, the function is the same, so the layers' outputs before repair are those of the plain weights.
     plain_grids = {name: grid.fit(weights[name], rounded.grids[name].bits) for name in shifts}
     plain = onto_grids(folded, weights, plain_grids, images, "nearest", False)
     parameters = sum(array.size for array in weights.values())
@@ -86,13 +86,13 @@ def report(folded: Graph, weights: Weights, images: torch.Tensor, found: Quantis
     ]
     return {
         "cosine": found.cosines,
-        "equalised": found.equalised,
+        "equalized": found.equalized,
         "cosine_unrepaired": _cosines(found.exact, embed(folded, plain.weights, images)),
         "images": len(images),
         "parameters": parameters,
         "bytes_per_parameter": found.bytes_per_parameter,
         "bytes_float32": 4 * parameters,
-        "macs": graph.macs(folded, weights),
+        "macs": execution.macs(folded, weights),
         "layers": layers,
     }
 
@@ -130,7 +130,7 @@ def _least(names: Collection[str], sizes: Mapping[str, int]) -> int:
 
 def embed(folded: Graph, weights: Mapping[str, np.ndarray], images: torch.Tensor) -> np.ndarray:
     """Unit embeddings, float32 (n, D), of preprocessed images (n, 3, size, size); (n, D, ...) where there are many."""
-    outputs = torch.cat([graph.run(folded, weights, batch) for batch in images.split(_BATCH)])
+    outputs = torch.cat([execution.run(folded, weights, batch) for batch in images.split(_BATCH)])
     return torch.nn.functional.normalize(outputs, dim=1).numpy()
 
 
@@ -142,7 +142,7 @@ def _cosines(exact: np.ndarray, found: np.ndarray) -> dict[str, float]:
 def sensitivity(
     folded: Graph, weights: Weights, grids: Mapping[str, Grid], images: torch.Tensor, exact: np.ndarray
 ) -> dict[str, float]:
-    """For each weight of ``grids``: root mean square distance of unit embeddings when only it is quantised."""
+    """For each weight of ``grids``: root mean square distance of unit embeddings when only it is quantized."""
     total = dict.fromkeys(grids, 0.0)
     batches = list(zip(images.split(_RANKED), torch.from_numpy(exact).split(_RANKED), strict=True))
     steps = ((batch, name) for batch in batches for name in grids)
@@ -165,7 +165,7 @@ def _values(folded: Graph, weights: Weights, known: Mapping[str, torch.Tensor]) 
     values = dict(known)
     for node in folded["nodes"]:
         if node["name"] not in values:
-            values[node["name"]] = graph.execute(node, weights, *[values[name] for name in node["inputs"]])
+            values[node["name"]] = execution.execute(node, weights, *[values[name] for name in node["inputs"]])
     return values
 
 
@@ -183,7 +183,7 @@ def most_worth(shifts: Mapping[str, float], sizes: Mapping[str, int], budget: in
 
 
 def sqnr(exact: np.ndarray, rounded: np.ndarray) -> float | None:
-    """Signal to quantisation noise ratio, 10 log10(sum w^2 / sum (w - w')^2), in dB; None if there is no noise."""
+    """Signal to quantization noise ratio, 10 log10(sum w^2 / sum (w - w')^2), in dB; None if there is no noise."""
     signal = np.square(exact, dtype=np.float64).sum()
     noise = np.square(exact.astype(np.float64) - rounded).sum()
     return float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bioclip_lite import graph
 from bioclip_lite.compression import grid
 from bioclip_lite.compression.grid import Grid
-from bioclip_lite.graph import ACTIVATIONS, Graph, Node, Weights
+from bioclip_lite.graph import execution
+from bioclip_lite.graph.nodes import Graph, Node, Weights, is_layer
+from bioclip_lite.graph.operations.activations import ACTIVATIONS
 
 BIAS_BITS = 16
 ARRAYS = ("weight", "shift", "positions")  # keys of nodes: the arrays that have 8 bits or 16
-_LAYERS = ("conv", "depthwise", "linear")
 _BATCH = 16
 _DAMPING = 0.01  # of the mean diagonal, as in the paper
 _PLACES = 16  # at least so many per column of the weight enter the correlations
@@ -65,7 +65,7 @@ def onto_grids(
         for key in ARRAYS:
             if key in node:
                 array, to = weights[node[key]], used[node[key]]
-                learns = method == "gptq" and node["op"] in _LAYERS
+                learns = method == "gptq" and is_layer(node)
                 q = gptq(array, to, correlations(node, array, inputs[0])) if learns else grid.encode(array, to)
                 rounded[node[key]] = grid.decode(q, to)
         exact[name] = _execute(node, weights, [exact[source] for source in node["inputs"]])
@@ -77,7 +77,7 @@ def onto_grids(
             rounded[node["bias"]] = grid.decode(grid.encode(rounded[node["bias"]], to), to)
         found[name] = _execute(node, rounded, inputs)
         ranges[name] = _range(found[name])
-        if node["op"] in _LAYERS:
+        if is_layer(node):
             noise = (exact[name] - found[name]).square().sum(dtype=torch.float64)
             signal = exact[name].square().sum(dtype=torch.float64)
             sqnr[node["weight"]] = float(10 * torch.log10(signal / noise.clamp(min=1e-30)).clamp(min=-99))
@@ -90,7 +90,7 @@ def onto_grids(
 
 def _execute(node: Node, weights: Mapping[str, np.ndarray], inputs: list[torch.Tensor]) -> torch.Tensor:
     batches = zip(*(x.split(_BATCH) for x in inputs), strict=True)
-    return torch.cat([graph.execute(node, weights, *batch) for batch in batches])
+    return torch.cat([execution.execute(node, weights, *batch) for batch in batches])
 
 
 def _range(values: torch.Tensor) -> list[float]:
@@ -105,7 +105,7 @@ def _slope(folded: Graph, node: Node, values: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(values)
     with torch.enable_grad():
         x = values.clone().requires_grad_()
-        return torch.autograd.grad(ACTIVATIONS[readers[0]["function"]](x).sum(), x)[0]
+        return torch.autograd.grad(ACTIVATIONS[readers[0]["function"]].pytorch(x).sum(), x)[0]
 
 
 def _shift(error: torch.Tensor, slope: torch.Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""dvc.lock: what DVC has recorded of each stage, read and written.
+"""Read and write dvc.lock, in which DVC has recorded each stage.
 
 ``dvc commit STAGE...`` would do what ``commit`` does, but parses and writes dvc.lock once per stage and in place: three
 times as slow, and a kill meanwhile leaves half a file.
@@ -12,21 +12,22 @@ from typing import Any
 
 import yaml
 
+from bioclip_lite.engines import stage_code
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import parse_yaml
 
 LOCK = Path("dvc.lock")
 
 
-def outputs() -> dict[str, list[dict[str, Any]]]:
-    """Stage -> its outputs as dvc.lock has them (path, md5, nfiles, ...); none where there is no dvc.lock.
+def stages() -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Stage -> its ``deps`` and ``outs`` in dvc.lock (path, md5, nfiles, ...); empty where there is no dvc.lock.
 
     Raises:
-        UserError: it is half a file, or has the marks of a conflict in it.
+        UserError: dvc.lock is half a file, or has conflict markers in it.
     """
     try:
         return {
-            name: stage.get("outs", [])
+            name: {kind: stage.get(kind, []) for kind in ("deps", "outs")}
             for name, stage in parse_yaml(LOCK.read_text(encoding="utf-8"))["stages"].items()
         }
     except FileNotFoundError:
@@ -38,13 +39,23 @@ def outputs() -> dict[str, list[dict[str, Any]]]:
         ) from None
 
 
-def commit(names: Iterable[str]) -> None:
-    """Take the outputs of some stages, as they are, into DVC's cache and dvc.lock.
+def fingerprints() -> dict[str, str]:
+    """Stage -> MD5 of its code's fingerprint in dvc.lock, for the stages that have run."""
+    return {
+        name: dep["md5"]
+        for name, stage in stages().items()
+        for dep in stage["deps"]
+        if dep["path"] == stage_code.path(name).as_posix()
+    }
 
-    Does nothing where DVC keeps nothing, as in a downloaded archive of the repository.
+
+def commit(names: Iterable[str]) -> None:
+    """Store the outputs of some stages, as they are, in DVC's cache, and write the stages to dvc.lock.
+
+    Does nothing outside a DVC repository, e.g. in a downloaded archive.
 
     Raises:
-        UserError: DVC cannot, in its words.
+        UserError: DVC has failed; the message is DVC's.
     """
     from dvc.dvcfile import PROJECT_FILE, Lockfile
     from dvc.exceptions import NotDvcRepoError
@@ -56,15 +67,16 @@ def commit(names: Iterable[str]) -> None:
     log.setLevel(logging.CRITICAL)  # as --quiet does: neither progress bars nor advice
     try:
         with Repo(".") as repo, repo.lock:
-            stages = [stage for stage in repo.stage.load_file(PROJECT_FILE) if stage.name in set(names)]
-            for stage in stages:
+            named = set(names)
+            chosen = [stage for stage in repo.stage.load_file(PROJECT_FILE) if stage.name in named]
+            for stage in chosen:
                 stage.save()
                 stage.commit()
             scratch = Path(repo.tmp_dir, LOCK.name)
             scratch.unlink(missing_ok=True)  # of a killed run
             if LOCK.exists():
                 shutil.copy(LOCK, scratch)
-            Lockfile(repo, str(scratch)).dump_stages(stages)
+            Lockfile(repo, str(scratch)).dump_stages(chosen)
             scratch.replace(LOCK)
     except (NotDvcRepoError, SCMError):
         return

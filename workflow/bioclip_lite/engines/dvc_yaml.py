@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bioclip_lite.engines import stage_code
 from bioclip_lite.utils import yaml_files
 from bioclip_lite.utils.files import parse_yaml
 
@@ -50,12 +51,19 @@ def parameter(name: str) -> Any:
     return found
 
 
+def inputs(stage: str) -> list[str]:
+    """The dependencies of a stage, with the files of its code in place of their fingerprint."""
+    fingerprint = stage_code.path(stage).as_posix()
+    deps = [dep for dep in dvc_stages()[stage]["deps"] if dep != fingerprint]
+    return [*deps, *stage_code.files(stage)]
+
+
 def sources() -> Iterator[str]:
     """Files that stages need and no stage makes."""
     made = [out for stage in dvc_stages().values() for out in stage["outs"]]
-    for dep in sorted({dep for stage in dvc_stages().values() for dep in stage["deps"]}):
-        if not within(dep, made):
-            yield from files_in(dep)
+    for path in sorted({path for stage in dvc_stages() for path in inputs(stage)}):
+        if not within(path, made):
+            yield from files_in(path)
 
 
 def within(path: str, places: Iterable[str]) -> str | None:

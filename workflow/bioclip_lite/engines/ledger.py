@@ -1,4 +1,4 @@
-"""Ledgers: what made every output of a stage, by content.
+"""Ledgers record, by content, what made every output of a stage.
 
 ``python -m bioclip_lite.engines.ledger STAGE OUTPUT...``, the last job of every stage, writes one.
 """
@@ -13,35 +13,37 @@ from pathlib import Path
 from typing import Any
 
 from bioclip_lite.engines import dvc_lock, snakemake_records
-from bioclip_lite.engines.dvc_yaml import dvc_stages, files_in, ledger_path, parameter, within
+from bioclip_lite.engines.dvc_yaml import dvc_stages, files_in, inputs, ledger_path, parameter, within
 from bioclip_lite.engines.hashes import Hashes
-from bioclip_lite.engines.records import RECIPE, Records
+from bioclip_lite.engines.records import DEFINITION, Records
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import PARTIAL, replacing, write_json
 
 AT_START = Path(".snakemake/bioclip_lite/sources.json")  # MD5 of every source file when the run began
-RECIPES = Path(".snakemake/bioclip_lite/recipes.json")  # recipe -> MD5 of the ledger that it led to here
+STAGE_KEYS = Path(".snakemake/bioclip_lite/stage_keys.json")  # key of a stage -> MD5 of the ledger that it led to here
 UNCOMMITTED = Path(".snakemake/bioclip_lite/uncommitted")  # a file per stage that dvc.lock may not have as it is here
 RULE = "record_{}"  # the rule that writes a stage's ledger
 
 
 def load_ledgers() -> dict[str, dict[str, Any]]:
-    """Output -> the job that made it (recipe, md5, ``in``: MD5 of each input), over all stages."""
+    """Read all ledgers: output -> the job that made it (DEFINITION, md5, ``in``: MD5 of each input)."""
     jobs: dict[str, dict[str, Any]] = {}
     for stage in dvc_stages():
         try:
             data = json.loads(Path(ledger_path(stage)).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             continue
+        if "definitions" not in data:  # written by another version of this package, which ran other code
+            continue
         for out, job in data["jobs"].items():
-            jobs[out] = data["recipes"][job["recipe"]] | job
+            jobs[out] = data["definitions"][job["definition"]] | job
         made_from = {out: job["md5"] for out, job in data["jobs"].items()}
         jobs[ledger_path(stage)] = {"rule": RULE.format(stage), "in": made_from}
     return jobs
 
 
 def files_of(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(path, MD5) of every file that a ledger accounts for."""
+    """Yield (path, MD5) of every file that a ledger accounts for."""
     for out, job in data["jobs"].items():
         if "files" in job:
             yield from ((os.path.join(out, name), md5) for name, md5 in job["files"].items())
@@ -49,15 +51,17 @@ def files_of(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield out, job["md5"]
 
 
-def recipe(stage: str, jobs: dict[str, dict[str, Any]], hashes: Hashes) -> str | None:
-    """All that decides what a stage makes, as one MD5: its parameters and what dvc.yaml says it depends on.
+def stage_key(stage: str, jobs: dict[str, dict[str, Any]], hashes: Hashes) -> str | None:
+    """Hash all that decides what a stage makes: its parameters, its code and what dvc.yaml says it depends on.
 
-    None if something that it depends on has not been made. What is not here, but in a ledger, counts as recorded, and
-    so does a source that is not here.
+    A file that is missing here counts as its ledger, or the ledger of a stage that reads it, has recorded it.
+
+    Returns:
+        An MD5; None if an output that the stage depends on has never been made.
     """
     made_by_stages = [out for other in dvc_stages().values() for out in other["outs"]]
     content: dict[str, Any] = {}
-    for dep in dvc_stages()[stage]["deps"]:
+    for dep in inputs(stage):
         if not within(dep, made_by_stages):
             recorded = (job["in"][dep] for job in jobs.values() if dep in job["in"])
             content[dep] = hashes[dep] or next(recorded, None)
@@ -73,28 +77,32 @@ def recipe(stage: str, jobs: dict[str, dict[str, Any]], hashes: Hashes) -> str |
 
 
 def incomplete(jobs: dict[str, dict[str, Any]]) -> set[str]:
-    """Stages of whose outputs, folder by folder, a part is missing: somebody has deleted it.
+    """Name the stages of whose outputs a part is missing from a folder: somebody has deleted it.
 
-    A whole folder may be missing for the good reason that it was never pulled, unless DVC now asks for this very stage.
+    A whole folder may be missing because it was never pulled, unless DVC now runs this very stage.
     """
-    found = set()
+    stages = set()
     for stage, view in dvc_stages().items():
         for out in view["outs"]:
             here = [os.path.lexists(path) for path in jobs if path == out or path.startswith(out + "/")]
             if not all(here) and (any(here) or os.environ.get("DVC_STAGE") == stage):
-                found.add(stage)
-    return found
+                stages.add(stage)
+    return stages
 
 
 def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     """Store what made every output of ``stage``; remove outputs that no job makes any more.
 
-    ``outputs`` are all that the jobs of the stage make.
+    Args:
+        outputs: all that the jobs of the stage make.
+
+    Raises:
+        UserError: an input was edited while jobs ran, a file has no record, or the stage has no outputs.
     """
     outs, hashes = dvc_stages()[stage]["outs"], Hashes(ask_dvc=False)  # of what has just been made DVC knows nothing
     records = Records(hashes)
     at_start = json.loads(AT_START.read_text(encoding="utf-8")) if AT_START.exists() else {}
-    recipes: list[dict[str, Any]] = []
+    definitions: list[dict[str, Any]] = []
     jobs: dict[str, dict[str, Any]] = {}
     edited = set()
     for path in outputs:
@@ -103,14 +111,20 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
             raise UserError(f"Snakemake has no record of how {path} was made; remove it and run again")
         made_from = {file: hashes[file] for file in record["input"]}
         for file, md5 in made_from.items():
-            if at_start.get(file, md5) != md5:  # e.g. code edited while jobs were running: nobody knows what they saw
+            if (
+                at_start.get(file, md5) != md5
+            ):  # e.g. code edited while jobs were running: it is unclear which version they ran
                 records.forget(path)
                 edited.add(file)
-        how = {field: record.get(field) for field in RECIPE}
-        if how not in recipes:
-            recipes.append(how)
-        checksums = record.get("input_checksums") or {}
-        jobs[path] = {"recipe": recipes.index(how), "md5": hashes[path], "in": made_from, "sha256": checksums}
+        definition = {field: record.get(field) for field in DEFINITION}
+        if definition not in definitions:
+            definitions.append(definition)
+        jobs[path] = {
+            "definition": definitions.index(definition),
+            "md5": hashes[path],
+            "in": made_from,
+            "sha256": record.get("input_checksums") or {},
+        }
         if os.path.isdir(path):
             jobs[path]["files"] = hashes.files(path)
     hashes.save()
@@ -121,26 +135,26 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     _remove_orphans(stage, outs, jobs, records)
     mark_uncommitted(stage)
     with replacing(ledger_path(stage)) as scratch:
-        scratch.write_text(
-            json.dumps({"recipes": recipes, "jobs": jobs}, sort_keys=True, separators=(",", ":")), encoding="utf-8"
-        )
+        data = {"definitions": definitions, "jobs": jobs}
+        scratch.write_text(json.dumps(data, sort_keys=True, separators=(",", ":")), encoding="utf-8")
 
 
-def note_recipes(stages: Iterable[str]) -> None:
-    """Remember what the recipes of ``stages``, all made by now, led to, unless something was edited meanwhile."""
+def remember_keys(stages: Iterable[str]) -> None:
+    """Remember which ledgers the keys of ``stages``, all made by now, have led to; not if a source was edited since."""
     jobs, hashes = load_ledgers(), Hashes()
     at_start = json.loads(AT_START.read_text(encoding="utf-8"))
     if any(hashes[file] != md5 for file, md5 in at_start.items()):
         return
-    recipes = json.loads(RECIPES.read_text(encoding="utf-8")) if RECIPES.exists() else {}
+    ledgers = json.loads(STAGE_KEYS.read_text(encoding="utf-8")) if STAGE_KEYS.exists() else {}
     for stage in stages:
-        key, md5 = recipe(stage, jobs, hashes), hashes[ledger_path(stage)]
+        key, md5 = stage_key(stage, jobs, hashes), hashes[ledger_path(stage)]
         if key and md5:
-            recipes[key] = md5
-    write_json(RECIPES, recipes)
+            ledgers[key] = md5
+    write_json(STAGE_KEYS, ledgers)
 
 
 def _remove_orphans(stage: str, outs: list[str], jobs: dict[str, dict[str, Any]], records: Records) -> None:
+    """Remove what killed jobs have left, and outputs of earlier runs that no job makes any more."""
     for folder in [folder for out in outs for folder in Path(out).rglob(PARTIAL + "*")]:
         shutil.rmtree(folder, ignore_errors=True)  # left behind by a killed job
     for path in [file for out in outs if out not in jobs for file in files_in(out)]:
@@ -160,8 +174,8 @@ def mark_uncommitted(stage: str) -> None:
 def locked_ledgers() -> dict[str, str | None]:
     """Stage -> MD5 of its ledger in dvc.lock."""
     return {
-        name: next((out.get("md5") for out in outs if out["path"] == ledger_path(name)), None)
-        for name, outs in dvc_lock.outputs().items()
+        name: next((out.get("md5") for out in stage["outs"] if out["path"] == ledger_path(name)), None)
+        for name, stage in dvc_lock.stages().items()
     }
 
 

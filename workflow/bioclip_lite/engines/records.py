@@ -1,4 +1,4 @@
-"""Snakemake's records and file times, read and set by content."""
+"""Read Snakemake's records and file times, and set them by content."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,8 @@ from bioclip_lite.utils.errors import UserError
 
 LONG_AGO_NS = 10**9  # older than everything
 _TICK_NS = 10**8  # between the last file of a directory() output and the stamp that Snakemake puts there
-NOBODY = ["no recorded job"]
-RECIPE = ("rule", "params", "code", "conda_env", "container_img_url", "software_stack_hash")
+NO_JOB = ["no recorded job"]  # parameters that no job has
+DEFINITION = ("rule", "params", "code", "conda_env", "container_img_url", "software_stack_hash")
 
 
 class Records:
@@ -32,12 +32,12 @@ class Records:
         return max(own, os.stat(path).st_mtime_ns) if as_input else own
 
     def describes(self, path: str) -> bool:
-        """Was the file left as it is by the job that the record is about?"""
+        """Whether the job of the record left the file as it is now."""
         record = snakemake_records.read(path)
         if not record or record.get("incomplete") or record.get("endtime") is None:
             return False
         if os.path.isdir(path) and self._newest_in(path) > self.time(path) + _TICK_NS:
-            return False  # somebody has changed what is in it
+            return False  # its content was changed since
         return abs(record["endtime"] * 1e9 - self.time(path)) < 1000
 
     @staticmethod
@@ -48,16 +48,16 @@ class Records:
     def learn(self, path: str, job: dict[str, Any]) -> None:
         """Write the record that Snakemake would have if it had run the job here.
 
-        If it has, and something else (DVC, copying from its cache) has set the time since, the job took as long.
+        The duration stays if Snakemake did run it here and DVC, copying from its cache, has set the time since.
         """
         old, seconds = snakemake_records.read(path), self.time(path) / 1e9
-        same = old.get("input") == sorted(job["in"]) and all(old.get(field) == job.get(field) for field in RECIPE)
+        same = old.get("input") == sorted(job["in"]) and all(old.get(field) == job.get(field) for field in DEFINITION)
         took = old["endtime"] - old["starttime"] if same and old.get("endtime") else 0.0
         self._write(path, job, seconds, took)
 
     def _write(self, path: str, job: dict[str, Any], seconds: float | None, took: float = 0.0) -> None:
         record = {
-            **{field: job.get(field) for field in RECIPE},
+            **{field: job.get(field) for field in DEFINITION},
             "input": sorted(job["in"]),
             "input_checksums": job.get("sha256", {}),
             "record_format_version": snakemake_records.VERSION,
@@ -68,14 +68,17 @@ class Records:
         snakemake_records.write(path, record)
 
     def keep_absent(self, path: str, job: dict[str, Any], changed: bool) -> None:
-        """Have a record of an output that is not here, e.g. because it was never pulled.
+        """Keep a record of an output that is not here, e.g. because it was never pulled.
 
         Snakemake leaves such files alone as long as what is made from them is up to date, but it compares parameters,
-        code and inputs with the record, and without one it would miss every change. ``changed``: inputs have changed.
+        code and inputs with the record, and without one it would miss every change.
+
+        Args:
+            changed: whether inputs of the job have changed since.
         """
         record = snakemake_records.read(path)
         if changed:
-            if record.get("params") != NOBODY:
+            if record.get("params") != NO_JOB:
                 self.doubt(path)
         elif record.get("endtime") or any(record.get(field) != job.get(field) for field in ("params", "code")):
             self._write(path, job, None)
@@ -95,7 +98,7 @@ class Records:
             )
         try:
             os.utime(target, ns=(ns, ns), follow_symlinks=False)
-        except PermissionError:  # somebody else's file that the group may write: only "now" is allowed
+        except PermissionError:  # another user's file that the group may write: only "now" is allowed
             if ns == LONG_AGO_NS:
                 self.doubt(path)
                 return
@@ -109,8 +112,7 @@ class Records:
 
     def doubt(self, path: str) -> None:
         """Make Snakemake run the job of ``path`` again, whatever its time and that of its inputs."""
-        nobody = {"params": NOBODY, "record_format_version": snakemake_records.VERSION}
-        snakemake_records.write(path, nobody)
+        snakemake_records.write(path, {"params": NO_JOB, "record_format_version": snakemake_records.VERSION})
 
     def forget(self, path: str) -> bool:
         """Make Snakemake distrust ``path``; False if it already did."""

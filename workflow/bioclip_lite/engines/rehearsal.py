@@ -15,6 +15,7 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from bioclip_lite.engines import stage_code
 from bioclip_lite.engines.dvc_yaml import STAMP, dvc_stages, ledger_path, sources, within
 from bioclip_lite.engines.hashes import HASHES, Hashes
 from bioclip_lite.engines.ledger import load_ledgers
@@ -60,6 +61,7 @@ def stand_in() -> Iterator[None]:
     for path in sources():
         hashes[path]
     outs = [out for name, stage in dvc_stages().items() for out in (*stage["outs"], ledger_path(name))]
+    outs.append(stage_code.FOLDER.as_posix())  # sync writes there
     above = {str(folder) for out in outs for folder in Path(out).parents} - {"."}
     with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as folder:
         for entry in os.scandir("."):

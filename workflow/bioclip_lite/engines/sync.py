@@ -1,17 +1,19 @@
-"""Two engines, one truth: Snakemake decides by content what DVC decides by content.
+"""Keep Snakemake and DVC in agreement: Snakemake decides by content what DVC decides by content.
 
 Snakemake compares modification times and its private records in ``.snakemake/metadata``; neither survives
 ``git clone`` and ``dvc pull``. DVC compares content, but only per stage. Three functions join them:
 
-``write_ledger``  the last job of every stage stores, per output, what made it: rule, code, parameters and the MD5 of
-                  each input and of the output. The ledger is an output of the DVC stage and travels with the artifacts.
-``sync``          before Snakemake builds its graph, every output is compared with the ledgers. Where content proves it
-                  current, Snakemake's record and the file time are brought in line; where it does not, the file is
-                  made to look old. Only times and records of outputs change, never contents.
-``commit``        after a run that Snakemake itself started, dvc.lock is updated.
+``ledger.write_ledger``  The last job of every stage stores, per output, what made it: rule, code, parameters and the
+                         MD5 of each input and of the output. The ledger is an output of the DVC stage and travels with
+                         the artifacts.
+``sync``                 Before Snakemake builds its graph, every output is compared with the ledgers. Where content
+                         proves it current, Snakemake's record and the file time are brought in line; where it does not,
+                         the file is made to look old. Times and records of outputs change, contents never do. The
+                         fingerprints of the stages' code are brought up to date as well.
+``commit.commit``        After a run that Snakemake itself started, dvc.lock is updated.
 
 Two private things of Snakemake are used, the form of its records and where they lie (``snakemake_records``); the pinned
-version and its tests guard them. What a ledger needs is imported fast, as every stage writes one.
+version and its tests guard them.
 """
 
 import json
@@ -19,11 +21,12 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite.engines import snakemake_records
+from bioclip_lite.engines import snakemake_records, stage_code
 from bioclip_lite.engines.dvc_yaml import dvc_stages, files_in, ledger_path, sources
 from bioclip_lite.engines.hashes import Hashes
 from bioclip_lite.engines.ledger import AT_START, UNCOMMITTED, incomplete, load_ledgers, locked_ledgers
@@ -32,20 +35,8 @@ from bioclip_lite.engines.records import Records
 JUST_AFTER_NS = 1_000_000  # an output gets a time this much after its newest input
 
 
-# --------------------------------------------------------------------------- what dvc.yaml says
-
-
-# --------------------------------------------------------------------------- content
-
-
-# --------------------------------------------------------------------------- Snakemake's side
-
-
-# --------------------------------------------------------------------------- ledgers
-
-
 def in_order(jobs: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Every output after the outputs it was made from."""
+    """Yield every output after the outputs that it was made from."""
     users: dict[str, list[str]] = {}
     waiting = {}
     for out, job in jobs.items():
@@ -66,8 +57,9 @@ def in_order(jobs: dict[str, dict[str, Any]]) -> Iterator[str]:
 def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
     """Bring Snakemake's records and the times of outputs in line with content. Call before the graph is built.
 
-    Returns what was learned, ledgers and contents, for ``recipes.fetch``; None where there is nothing to do, or another
-    Snakemake works here and has synced already.
+    Returns:
+        Ledgers and contents, for ``run_cache.fetch``; None where there is nothing to do, or another Snakemake works
+        here and has synced already.
 
     Raises:
         UserError: a file is not as DVC or a person may have left it, and what to do.
@@ -77,16 +69,39 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
         return None
     locked = locked_ledgers()
     jobs, hashes = load_ledgers(), Hashes()
+    stage_code.refresh(hashes.__getitem__)
     records = Records(hashes)
-    learned = moved = 0
-    unknown = []
-    # A ledger that came from elsewhere, say by `dvc checkout`, knows better than the records of this workspace how a
-    # file was made that is the same in both; one that was written here knows less than they do about an unfinished run.
+    changes = _align(jobs, hashes, records)
+    for stage in {*incomplete(jobs), *_uncommitted(hashes, locked)}:
+        if os.path.exists(ledger_path(stage)):
+            records.doubt(ledger_path(stage))
+    changes.unknown += [path for path in _unrecorded(jobs, records) if records.forget(path)]
+    AT_START.parent.mkdir(parents=True, exist_ok=True)
+    AT_START.write_text(json.dumps({file: hashes[file] for file in ["params.yaml", *sources()]}), encoding="utf-8")
+    hashes.save()
+    _report(changes, hashes)
+    return jobs, hashes
+
+
+@dataclass
+class _Changes:
+    """Counts of outputs whose record or time was set, and the outputs of unknown origin."""
+
+    learned: int = 0
+    moved: int = 0
+    unknown: list[str] = field(default_factory=list)
+
+
+def _align(jobs: dict[str, dict[str, Any]], hashes: Hashes, records: Records) -> _Changes:
+    """Set the record and the time of every output in the ledgers by what its content proves."""
+    changes = _Changes()
+    # A ledger that came from elsewhere, say by `dvc checkout`, is more reliable than the records of this workspace
+    # about a file that is the same in both; one that was written here lacks the jobs of an unfinished run.
     ledgers = [ledger_path(stage) for stage in dvc_stages()]
     arrived = {out for path in ledgers if path in jobs and not records.describes(path) for out in jobs[path]["in"]}
 
     @cache  # outputs come in order: the time of an input is final when it is first asked for
-    def seen(path: str) -> int | None:
+    def input_time(path: str) -> int | None:
         return records.time(path, as_input=True) if os.path.exists(path) else None
 
     for out in in_order(jobs):
@@ -96,38 +111,37 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
         if not os.path.lexists(out):
             changed = any(hashes[path] not in (None, md5) for path, md5 in job["in"].items())
             records.keep_absent(out, job, changed)
-            continue
-        if "md5" in job and hashes[out] != job["md5"]:
+        elif "md5" in job and hashes[out] != job["md5"]:
             if not records.describes(out) and records.forget(out):  # neither the ledger's nor a run's in this workspace
-                unknown.append(out)
-            continue
-        if out in arrived or not records.describes(out):
-            records.learn(out, job)
-            learned += 1
-        moved += _set_right(out, job, hashes, records, seen)
-    for stage in {*incomplete(jobs), *_uncommitted(hashes, locked)}:
-        if os.path.exists(ledger_path(stage)):
-            records.doubt(ledger_path(stage))
-    unknown += [path for path in _unrecorded(jobs, records) if records.forget(path)]
-    AT_START.parent.mkdir(parents=True, exist_ok=True)
-    AT_START.write_text(json.dumps({file: hashes[file] for file in ["params.yaml", *sources()]}), encoding="utf-8")
-    hashes.save()
-    if learned or moved or unknown:
+                changes.unknown.append(out)
+        else:
+            if out in arrived or not records.describes(out):
+                records.learn(out, job)
+                changes.learned += 1
+            changes.moved += _set_time(out, job, hashes, records, input_time)
+    return changes
+
+
+def _report(changes: _Changes, hashes: Hashes) -> None:
+    if changes.learned or changes.moved or changes.unknown:
         print(
-            f"provenance: {learned} outputs recognised, {moved} times set right, {len(unknown)} of unknown origin; "
-            f"{hashes.read} files read",
+            f"provenance: {changes.learned} outputs recognised, {changes.moved} times set right, "
+            f"{len(changes.unknown)} of unknown origin; {hashes.read} files read",
             file=sys.stderr,
         )
-    for path in unknown[:5]:
+    for path in changes.unknown[:5]:
         print(f"provenance: no recorded job made {path} as it is; it will be made again", file=sys.stderr)
-    return jobs, hashes
 
 
-def _set_right(
-    out: str, job: dict[str, Any], hashes: Hashes, records: Records, seen: Callable[[str], int | None]
+def _set_time(
+    out: str, job: dict[str, Any], hashes: Hashes, records: Records, input_time: Callable[[str], int | None]
 ) -> bool:
-    """Make ``out`` newer than its inputs if they are what it was made from, older than the changed ones otherwise."""
-    times = {path: ns for path in job["in"] if (ns := seen(path)) is not None}
+    """Make ``out`` newer than its inputs if they are unchanged, else older than those that changed.
+
+    Returns:
+        Whether the time had to be set.
+    """
+    times = {path: ns for path in job["in"] if (ns := input_time(path)) is not None}
     changed = [ns for path, ns in times.items() if hashes[path] != job["in"][path]]
     if changed:
         if records.time(out) < min(changed):
@@ -141,7 +155,7 @@ def _set_right(
 
 
 def _unrecorded(jobs: dict[str, dict[str, Any]], records: Records) -> Iterator[str]:
-    """Files in output folders that neither a ledger nor a run in this workspace accounts for."""
+    """Yield the files in output folders that neither a ledger nor a run in this workspace accounts for."""
     for stage in dvc_stages().values():
         for path in (file for out in stage["outs"] if out not in jobs for file in files_in(out)):
             if path in jobs or snakemake_records.in_progress(path) or records.describes(path):
@@ -152,9 +166,9 @@ def _unrecorded(jobs: dict[str, dict[str, Any]], records: Records) -> Iterator[s
 
 
 def _uncommitted(hashes: Hashes, locked: dict[str, str | None]) -> Iterator[str]:
-    """Stages that a run has completed, but was killed before it could record them in dvc.lock.
+    """Yield the stages that a run has completed and was killed before it could record them in dvc.lock.
 
-    No job of theirs is left to run, and Snakemake, with nothing to do, would not record them either.
+    None of their jobs is left to run, and Snakemake, with nothing to do, would not record them either.
     """
     for stage in dvc_stages():
         if hashes[ledger_path(stage)] == locked.get(stage):

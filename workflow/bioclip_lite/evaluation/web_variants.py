@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bioclip_lite import graph
 from bioclip_lite.compression import quantized
 from bioclip_lite.evaluation.predictions import Answers, Block
+from bioclip_lite.graph import execution
 from bioclip_lite.models import costs
 from bioclip_lite.photographs.shards import shard_paths
 from bioclip_lite.taxa.label_space import Labels
@@ -62,7 +62,7 @@ def _shipped(where: str, params: dict[str, Any], data: Path, splits: Splits, lab
         blocks=blocks(),
         costs={
             "params": sum(array.size for array in weights.values()),
-            "macs": graph.macs(nodes, weights),
+            "macs": execution.macs(nodes, weights),
             **costs.files(model),
             **costs.of_table(costs.files(table)),
             "calibration": {"temperature": about["temperature"], "thresholds": about["thresholds"]},

@@ -3,7 +3,6 @@
 Nothing is guessed. A name that may mean two taxa keeps what is certain and is listed with its candidates.
 """
 
-import csv
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from rapidfuzz import fuzz, process
 from rapidfuzz.utils import default_process
 
+from bioclip_lite.sources import delimited
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.errors import UserError
@@ -167,7 +167,8 @@ def _table(file: Path, wanted: Collection[str]) -> tuple[list[str] | None, Itera
     header = [_column(name) for name in first.split(delimiter)]
     if not {_ALSO.get(name, name) for name in header} & {_ALSO.get(name, name) for name in wanted}:
         return None, ([line] for line in lines if line.strip())
-    rows = list(csv.reader(lines[lines.index(first) + 1 :], delimiter=delimiter))
+    start = lines.index(first) + 1
+    rows = [row for _, row in delimited.parse(lines[start:], str(file), delimiter, '"', start=start + 1)]
     return [_ALSO.get(name, name) for name in header], (row for row in rows if any(map(str.strip, row)))
 
 

@@ -9,7 +9,6 @@ Archives are joined through temporary files, so memory does not grow with them.
 """
 
 import codecs
-import csv
 import io
 import zipfile
 import zlib
@@ -20,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 from xml.etree import ElementTree
 
-from bioclip_lite.sources import fields, places
+from bioclip_lite.sources import delimited, fields, places
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
@@ -248,10 +247,8 @@ def _rows(open_file: Open, table: _Table) -> Iterator[tuple[str | None, Row]]:
 
 def _split(text: io.TextIOWrapper, table: _Table) -> Iterator[list[str]]:
     if table.quote:
-        try:
-            yield from csv.reader(text, delimiter=table.separator, quotechar=table.quote)
-        except csv.Error as error:
-            raise UserError(f"{table.files[0]} of the archive: {error}; download the archive again") from None
+        name = f"{table.files[0]} of the archive"
+        yield from (values for _, values in delimited.parse(text, name, table.separator, table.quote))
         return
     for line in text:  # quotation marks are part of the names
         yield line.removesuffix(table.end).split(table.separator)

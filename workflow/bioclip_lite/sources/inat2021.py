@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bioclip_lite.sources import fields, places
-from bioclip_lite.sources.folder import hidden, in_folder, taxon_of
+from bioclip_lite.sources.folder import in_folder, taxon_of
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
@@ -52,7 +52,7 @@ def read(params: dict[str, Any], locator: str) -> bytes:
 
 
 def _from_folders(folder: Path, part: str) -> Iterator[Sample | Reject]:
-    for taxon in sorted(path.name for path in (folder / part).iterdir() if not hidden(path.name)):
+    for taxon in sorted(path.name for path in (folder / part).iterdir() if not places.hidden(path.name)):
         if len(taxon.split("_")) == 8 and (folder / part / taxon).is_dir():
             yield from in_folder(folder, f"{part}/{taxon}", taxon_of(taxon), _PARTS[part])
         else:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from bioclip_lite import graph
+from bioclip_lite.graph import folding
 from bioclip_lite.models import hub, students, text_towers
 from bioclip_lite.photographs import loading
 from bioclip_lite.photographs.preprocess import preprocessing
@@ -67,7 +67,7 @@ def _train(params: dict[str, Any], data: Path, job: str) -> None:
     machine.deterministic(params["seed"], "distill", "weights")
     model = students.build_student(spec)
     if not control:  # a student that cannot be shipped is refused now, not after its training
-        graph.fold(students.reparameterize(model), params["image_size"])
+        folding.fold(students.reparameterize(model), params["image_size"])
     teachers = (FIRST,) if control else params["teachers"]
     train = reader.CachedSplit(data, "train", teachers)
     if start and distributed.first():  # several processes start from the weights of the first

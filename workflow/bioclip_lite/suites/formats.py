@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bioclip_lite.sources import clip_benchmark, rows, tars
+from bioclip_lite.sources import clip_benchmark, delimited, rows, tars
 from bioclip_lite.sources.sample import Reject, Sample
 from bioclip_lite.suites import imagenet
 from bioclip_lite.suites.common import class_folders, classes_of, names_in, photographs_in, reader, table
@@ -99,7 +99,7 @@ def _class_of(sample: Sample) -> Class | None:
 def pairs(root: Path) -> Suite:
     """pairs.csv: a photograph, its species, and one that it is taken for; two names, of which one is right."""
     file = table(root, "pairs.csv")
-    lines = rows.csv_rows(file)
+    lines = delimited.rows(file)
     header = [name.strip().lower() for name in next(lines)[1]]
     missing = [column for column in _PAIR if column not in header]
     if missing:

@@ -28,7 +28,7 @@ def earlier(path: Path, params: dict[str, Any]) -> Path | None:
     try:
         ledger = json.loads(Path("data", "provenance", f"{path.parts[1]}.json").read_text(encoding="utf-8"))
         job = ledger["jobs"][path.as_posix()]
-        (text,) = ledger["recipes"][job["recipe"]]["params"]  # the section as JSON, quoted as Python would
+        (text,) = ledger["definitions"][job["definition"]]["params"]  # the section as JSON, quoted as Python would
         section = json.loads(ast.literal_eval(text))
     except (OSError, ValueError, KeyError, IndexError, SyntaxError):
         return None

@@ -15,26 +15,32 @@ _USUAL = re.compile(rf"^[ \t]*from {PACKAGE.name}[\w.]* import (?:[\w, ]+|\([^()
 _PERHAPS = re.compile(rf"\b(?:from|import)\b.*(?:\b{PACKAGE.name}\b|\\$)")
 
 
-def closure(*modules: str) -> list[str]:
-    """Files of this package that ``modules`` (e.g. "stages.prune") import, directly or not, and themselves.
+def closure(*modules: str, package: Path = PACKAGE) -> list[str]:
+    """List the files of a package that ``modules`` (e.g. "stages.prune") import, directly or not, and their own.
 
-    Imports inside functions count. Paths are relative to the root of the repository and sorted. The command line and
-    the parameter check are left out: they hand over parameters and add nothing to an output.
+    Imports inside functions count. The command line and the parameter check are in no stage's closure: they hand over
+    parameters and add nothing to an output.
+
+    Args:
+        package: folder of the package in its checkout, <root>/workflow/bioclip_lite.
+
+    Returns:
+        Sorted paths, relative to <root>.
 
     Raises:
         ValueError: a name in ``modules`` is no module, so a job would depend on no code.
     """
-    if missing := [module for module in modules if _file(module) is None]:
-        raise ValueError(f"{PACKAGE.name} has no module {', '.join(missing)}")
-    found: set[Path] = set()
-    todo = [_file(module) for module in modules]
+    if missing := [module for module in modules if _file(package, module) is None]:
+        raise ValueError(f"{package} has no module {', '.join(missing)}; is a name misspelt?")
+    files: set[Path] = set()
+    todo = [_file(package, module) for module in modules]
     while todo:
         path = todo.pop()
-        if path is not None and path not in found:
-            found.add(path)
-            todo += [_file(module) for module in _imports(path)]
-    root = PACKAGE.parents[1]
-    return sorted(path.relative_to(root).as_posix() for path in found)
+        if path is not None and path not in files:
+            files.add(path)
+            todo += [_file(package, module) for module in _imports(path)]
+    root = package.parents[1]
+    return sorted(path.relative_to(root).as_posix() for path in files)
 
 
 def meaning(source: bytes) -> str:
@@ -66,18 +72,23 @@ def _documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFun
 
 
 @cache
-def _file(module: str) -> Path | None:
+def _file(package: Path, module: str) -> Path | None:
     """The file of a module, named from the package down; None for a name that is no module (a function, say)."""
-    path = PACKAGE.joinpath(*module.split("."))
+    path = package.joinpath(*module.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.exists() and candidate != PACKAGE / "__init__.py":
+        if candidate.exists() and candidate != package / "__init__.py":
             return candidate
     return None
 
 
-@cache
 def _imports(path: Path) -> list[str]:
-    """Modules of this package that a file imports, and what else it imports from them, without the package's name."""
+    """Modules of the package that a file imports, and names that it imports from them, without the package's name."""
+    status = path.stat()
+    return _imports_of(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+
+
+@cache
+def _imports_of(path: Path, version: tuple[int, int, int]) -> list[str]:
     names = []
     for node in ast.walk(ast.parse(_import_statements(path.read_text(encoding="utf-8")))):
         if isinstance(node, ast.Import):

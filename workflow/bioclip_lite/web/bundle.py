@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from bioclip_lite import graph
+from bioclip_lite.graph import execution
+from bioclip_lite.graph.nodes import Graph, Weights
 from bioclip_lite.taxa.taxonomy import RANKS, label_rank, taxon_id
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.teacher_cache import store
@@ -152,7 +153,7 @@ def photographs(data: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
     return dict(sorted(licences.items())), named
 
 
-def take_model(folder: Path, folded: graph.Graph, weights: graph.Weights) -> dict[str, Any]:
+def take_model(folder: Path, folded: Graph, weights: Weights) -> dict[str, Any]:
     """Give the converter's files in ``folder`` names with their hash; what a manifest says of them as "model"."""
     topology = json.loads(_taken(folder / tfjs.MODEL_FILE))
     for group in topology["weightsManifest"]:
@@ -163,7 +164,7 @@ def take_model(folder: Path, folded: graph.Graph, weights: graph.Weights) -> dic
         "file": add(folder, "model", ".json", json_bytes(topology)),
         "nodes": sum(operations.values()),
         "operations": dict(operations),
-        "macs": graph.macs(folded, weights),
+        "macs": execution.macs(folded, weights),
         "parameters": sum(array.size for array in weights.values()),
     }
 

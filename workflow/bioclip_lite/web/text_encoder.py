@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from bioclip_lite import graph
 from bioclip_lite.compression import quantized
-from bioclip_lite.compression.mixed_precision import least_bytes_per_parameter, quantise
+from bioclip_lite.compression.mixed_precision import least_bytes_per_parameter, quantize
+from bioclip_lite.graph import execution
+from bioclip_lite.graph.nodes import Graph, Weights
 from bioclip_lite.models import teachers, text_towers
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import store
@@ -71,13 +72,13 @@ def write(params: dict[str, Any], data: Path) -> None:
     said = _captions(data)
     inputs = _inputs(_packed(reader.tokenizer, said), embedding, positions)
     budget = max(_BYTES_PER_PARAMETER, least_bytes_per_parameter(folded, weights))
-    quantised = quantise(folded, weights, inputs, budget, _REPAIR)
-    rounded = quantised.rounded
+    quantized_tower = quantize(folded, weights, inputs, budget, _REPAIR)
+    rounded = quantized_tower.rounded
 
     texts = [*(said[i] for i in drawn(said, _COMPARED, "text encoder")), *_AWKWARD]
     tokens = reader.tokenizer(texts)
     at_end = (torch.arange(len(texts)), slice(None), tokens.argmax(1))  # the token for the end has the highest number
-    outputs = graph.run(folded, rounded.weights, _inputs(tokens, embedding, positions))[..., 0][at_end]
+    outputs = execution.run(folded, rounded.weights, _inputs(tokens, embedding, positions))[..., 0][at_end]
     expected, exact = (normalize(found, dim=1).numpy() for found in (outputs, _exact(reader, tokens)))
     target = data / "convert" / "text"
     with replacing_folder(target, (FILE, bundle.HASHED)) as folder, tempfile.TemporaryDirectory() as scratch:
@@ -98,7 +99,7 @@ def write(params: dict[str, Any], data: Path) -> None:
             "texts": len(texts),
             "largest_difference": difference,
             "cosine": {"mean": float(cosines.mean()), "min": float(cosines.min())},
-            "bytes_per_parameter": quantised.bytes_per_parameter,
+            "bytes_per_parameter": quantized_tower.bytes_per_parameter,
         }
         write_json(folder / FILE, about)
     print(
@@ -163,8 +164,8 @@ def _inputs(tokens: torch.Tensor, embedding: np.ndarray, positions: np.ndarray) 
 def _describe(
     folder: Path,
     reader: _Reader,
-    folded: graph.Graph,
-    weights: graph.Weights,
+    folded: Graph,
+    weights: Weights,
     rows: dict[str, np.ndarray],
     positions: np.ndarray,
 ) -> dict[str, Any]:

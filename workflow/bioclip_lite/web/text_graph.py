@@ -1,4 +1,4 @@
-"""A CLIP text tower as a graph of plain operations, so that it is quantised, converted and checked as students are.
+"""A CLIP text tower as a graph of plain operations, so that it is quantized, converted and checked as students are.
 
 Looking up the tokens and picking the end of the text stay outside. The graph maps "tokens", (batch, width, context, 1),
 embeddings of the tokens and their positions added, to an embedding at each position, (batch, D, context, 1). No token
@@ -13,8 +13,8 @@ import open_clip.transformer
 import torch
 from torch import nn
 
-from bioclip_lite.graph import Graph, Node, Weights
 from bioclip_lite.graph.folding import merge
+from bioclip_lite.graph.nodes import Graph, Node, Weights
 from bioclip_lite.utils.errors import UserError
 
 _HIDDEN = -1e4  # before a softmax: no share is left

@@ -134,11 +134,11 @@ def test_an_entry_for_something_else_is_not_believed(shared: Path, tmp_path: Pat
     set_parameter(folder, "prune.budget.macs", 0.9)
     snakemake(folder, "prune")
     made = hashlib.md5((folder / "data/provenance/prune.json").read_bytes()).hexdigest()
-    recipes = json.loads((folder / ".snakemake/bioclip_lite/recipes.json").read_text())
-    key = next(key for key, ledger in recipes.items() if ledger == made)
+    ledgers = json.loads((folder / ".snakemake/bioclip_lite/stage_keys.json").read_text())
+    key = next(key for key, ledger in ledgers.items() if ledger == made)
     good = artifacts(folder)
-    (folder / ".snakemake/bioclip_lite/recipes.json").unlink()
-    for place in (own / "recipes", folder / ".dvc/cache/recipes"):
+    (folder / ".snakemake/bioclip_lite/stage_keys.json").unlink()
+    for place in (own / "run_cache", folder / ".dvc/cache/run_cache"):
         entry = place / key[:2] / key[2:]
         entry.parent.mkdir(parents=True, exist_ok=True)
         entry.write_text(other)

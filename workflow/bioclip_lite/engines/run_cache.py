@@ -1,9 +1,10 @@
-"""What anyone has made before, from the same inputs, code and parameters, is fetched and not made again.
+"""Fetch what anybody has made before from the same inputs, code and parameters, instead of making it again.
 
-DVC's run cache would do this, but ``persist: true``, which keeps shards and caches incremental, switches it off. Here
-is an index in its place, beside the objects of the DVC cache and of the remote: ``recipes/<key>`` holds the MD5 of the
-ledger that the recipe ``key`` (recipe) led to, and the ledger names every file. An entry is a hint, never an
-authority: what it brings is compared with the ledger by ``provenance.sync`` like anything else in the workspace.
+DVC has a run cache for this, but ``persist: true``, which keeps shards and caches incremental, switches it off. Here is
+another: an index beside the objects of the DVC cache, and a second one beside those of the remote. ``run_cache/<key>``
+holds the MD5 of the ledger that a stage with this key (``ledger.stage_key``) has led to, and the ledger names every
+file. An entry is a hint, never an authority: ``sync`` compares what it brings with the ledger, like anything else in
+the workspace.
 """
 
 import json
@@ -15,96 +16,99 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite.engines import remotes
+from bioclip_lite.engines import remotes, stage_code
 from bioclip_lite.engines.commit import record
 from bioclip_lite.engines.dvc_yaml import dvc_stages, ledger_path, within
 from bioclip_lite.engines.hashes import Hashes
-from bioclip_lite.engines.ledger import RECIPES, files_of, incomplete, load_ledgers, mark_uncommitted, recipe
+from bioclip_lite.engines.ledger import STAGE_KEYS, files_of, incomplete, load_ledgers, mark_uncommitted, stage_key
 from bioclip_lite.engines.remotes import Tracked
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json
 
-ENTERED = Path(".snakemake/bioclip_lite/entered.json")  # the recipes of this workspace that the cache's index has
-FOLDER = "recipes"
+STORED = Path(".snakemake/bioclip_lite/stored_keys.json")  # keys of this workspace that the DVC cache's index has
+FOLDER = "run_cache"
 
 
 def fetch(stages: Iterable[str], jobs: dict[str, dict[str, Any]], hashes: Hashes) -> list[str]:
-    """Bring the results of those ``stages`` whose recipe has changed and was followed before; returns their names.
+    """Fetch the results of those ``stages`` that have changed to a state made before; return their names.
 
-    Stages are looked at in order. One that cannot be had has to be made, and what depends on it waits for that. Where
-    DVC runs a stage, it has seen to those before.
+    Stages are visited in order. One whose results are not available has to be made, and stages that depend on it wait
+    for that. Where DVC runs a stage, it has visited those before.
 
     Args:
-        jobs, hashes: what ``provenance.sync`` found.
+        jobs, hashes: as ``sync`` returns them.
     """
     index: _Index | None = None
     fetched: list[str] = []
-    unknown: list[str] = []  # folders whose content is not known before their stage has run
+    to_make: list[str] = []  # outputs that will change when their stage runs
     unfinished = incomplete(jobs)
     for stage in [os.environ["DVC_STAGE"]] if "DVC_STAGE" in os.environ else stages:
         deps, outs = dvc_stages()[stage]["deps"], dvc_stages()[stage]["outs"]
-        known = not any(within(dep, unknown) for dep in deps)
-        key = recipe(stage, jobs, hashes) if known else None
-        made = hashes[ledger_path(stage)]
-        if key and made and _here().get(key) == made and stage not in unfinished:
+        key = None if any(within(dep, to_make) for dep in deps) else stage_key(stage, jobs, hashes)
+        ledger = hashes[ledger_path(stage)]
+        if key and ledger and _keys_of_workspace().get(key) == ledger and stage not in unfinished:
             continue
         index = index or (_Index.open() if key else None)
         if not key or not index:
-            unknown += outs
-        elif made and index.unchanged(stage):
-            _note(key, made)
+            to_make += outs
+        elif ledger and index.unchanged(stage):
+            _remember(key, ledger)
         elif index.restore(stage, key, jobs, hashes):
             fetched.append(stage)
             jobs, hashes = load_ledgers(), Hashes()
             unfinished = incomplete(jobs)
         else:
-            unknown += outs
+            to_make += outs
     record(fetched)
     return fetched
 
 
-def _here() -> dict[str, str]:
-    """Recipe -> MD5 of the ledger that it led to, as far as they were followed in this workspace."""
-    return json.loads(RECIPES.read_text(encoding="utf-8")) if RECIPES.exists() else {}
+def _keys_of_workspace() -> dict[str, str]:
+    """Stage key -> MD5 of the ledger that it led to in this workspace."""
+    return json.loads(STAGE_KEYS.read_text(encoding="utf-8")) if STAGE_KEYS.exists() else {}
 
 
-def _note(key: str, md5: str) -> None:
-    write_json(RECIPES, _here() | {key: md5})
+def _remember(key: str, ledger: str) -> None:
+    write_json(STAGE_KEYS, _keys_of_workspace() | {key: ledger})
 
 
-def remember() -> None:
+def store() -> None:
     """Enter what this workspace has made, and DVC has committed, into the index beside the DVC cache."""
-    entered = set(json.loads(ENTERED.read_text(encoding="utf-8"))) if ENTERED.exists() else set()
-    new = {key: md5 for key, md5 in _here().items() if key not in entered}
+    stored = set(json.loads(STORED.read_text(encoding="utf-8"))) if STORED.exists() else set()
+    new = {key: ledger for key, ledger in _keys_of_workspace().items() if key not in stored}
     if not new or not (index := _Index.open()):
         return
     try:
-        for key, md5 in new.items():
-            if index.has(md5):
-                index.enter(key, md5)
-                entered.add(key)
+        for key, ledger in new.items():
+            if index.has(ledger):
+                index.enter(key, ledger)
+                stored.add(key)
     except UserError as error:  # others will make it again; nothing here is lost
-        print(f"provenance: what was made here is not in the index of recipes: {error}", file=sys.stderr)
-    write_json(ENTERED, sorted(entered))
+        print(f"provenance: results of this workspace are not shared with others: {error}", file=sys.stderr)
+    write_json(STORED, sorted(stored))
 
 
 def upload(remote: str, arrived: set[str]) -> None:
     """Enter what this workspace has made into the index beside a remote.
 
     Args:
-        arrived: MD5s of what the remote has; a ledger that speaks of anything else is left out.
+        arrived: MD5s of the objects in the remote; a ledger that names any other object is left out.
     """
     index = _Index.open(remote, must=True)
     assert index is not None
     jobs, hashes = load_ledgers(), Hashes()
     for stage in dvc_stages():
         path = ledger_path(stage)
-        key, md5 = recipe(stage, jobs, hashes), hashes[path]
-        if key is None or md5 not in arrived or not (_here().get(key) == md5 or index.unchanged(stage)):
+        key, ledger = stage_key(stage, jobs, hashes), hashes[path]
+        if key is None or ledger not in arrived:
             continue
-        files = {file for _, file in files_of(json.loads(Path(path).read_text(encoding="utf-8")))}
-        if files <= arrived:
-            index.upload(key, md5)
+        # DVC compares fingerprints, which an edit since the last run has left behind.
+        current = stage_code.is_current(stage, hashes.__getitem__)
+        if _keys_of_workspace().get(key) != ledger and not (current and index.unchanged(stage)):
+            continue
+        objects = {md5 for _, md5 in files_of(json.loads(Path(path).read_text(encoding="utf-8")))}
+        if objects <= arrived:
+            index.upload(key, ledger)
 
 
 class _Index:
@@ -130,14 +134,14 @@ class _Index:
         except NoRemoteError:
             if must:
                 raise
-        except Exception as error:  # whatever a file system says when it cannot be reached, or has no driver here
+        except Exception as error:  # whatever a file system raises when it cannot be reached, or has no driver here
             if must:
                 raise
             _warn(error)
         return cls(repo, None)
 
     def unchanged(self, stage: str) -> bool:
-        """Whether DVC knows a stage to be up to date, as after `dvc pull`; False as well if DVC is busy."""
+        """Whether DVC takes a stage for up to date, as after `dvc pull`; False as well if DVC is busy."""
         from dvc.lock import LockError
 
         if "DVC_STAGE" in os.environ:
@@ -176,8 +180,8 @@ class _Index:
             self._remote.fs.makedirs(self._remote.fs.parent(place), exist_ok=True)
             self._remote.fs.pipe_file(place, md5.encode())
 
-    def _found(self, key: str) -> Iterator[str]:
-        """MD5s of the ledgers that the two indexes have for a recipe."""
+    def _ledgers(self, key: str) -> Iterator[str]:
+        """MD5s of the ledgers that the two indexes have for a stage key."""
         path = self._folder / key[:2] / key[2:]
         if path.exists():
             yield path.read_text(encoding="utf-8")
@@ -197,7 +201,7 @@ class _Index:
         return len(md5) == 32 and bool(self._cache.exists(md5))
 
     def _bring(self, md5s: Iterable[str]) -> bool:
-        """Get objects into the cache; False if some are nowhere to be had."""
+        """Fetch objects into the cache; False if one is in neither cache nor remote."""
         missing = {md5 for md5 in md5s if not self.has(md5)}
         if missing and self._remote is not None:
             try:
@@ -207,25 +211,25 @@ class _Index:
         return all(self.has(md5) for md5 in missing)
 
     def restore(self, stage: str, key: str, jobs: dict[str, Any], hashes: Hashes) -> bool:
-        """Put what a recipe led to in the place of a stage's outputs, the ledger last; False if it is not to be had."""
+        """Put earlier results in the place of a stage's outputs, the ledger last; False if they are not available."""
         ledger_file, outs = ledger_path(stage), dvc_stages()[stage]["outs"]
-        for md5 in self._found(key):
+        for md5 in self._ledgers(key):
             if not self._bring([md5]):
                 continue
             data = json.loads(Path(self._cache.oid_to_path(md5)).read_text(encoding="utf-8"))
             files = dict(files_of(data))
             if not all(within(path, outs) for path in files) or not self._bring(files.values()):
                 continue
-            wrong = [(path, wanted) for path, wanted in [*files.items(), (ledger_file, md5)] if hashes[path] != wanted]
-            if wrong:
+            differing = {path: new for path, new in [*files.items(), (ledger_file, md5)] if hashes[path] != new}
+            if differing:
                 mark_uncommitted(stage)
-                mine = {path for path, job in jobs.items() if "md5" in job and within(path, outs)}
-                for path in mine - data["jobs"].keys():
+                present = {path for path, job in jobs.items() if "md5" in job and within(path, outs)}
+                for path in present - data["jobs"].keys():
                     _remove(path)
-                for path, wanted in wrong:
-                    self._place(wanted, path)
-                print(f"provenance: stage {stage} was made before; fetched {len(wrong)} files", file=sys.stderr)
-            _note(key, md5)
+                for path, new in differing.items():
+                    self._place(new, path)
+                print(f"provenance: stage {stage} was made before; fetched {len(differing)} files", file=sys.stderr)
+            _remember(key, md5)
             return True
         return False
 
@@ -247,5 +251,6 @@ def _remove(path: str) -> None:
 
 def _warn(error: Exception) -> None:
     print(
-        f"provenance: the DVC remote cannot be asked for earlier results ({error}); going on without", file=sys.stderr
+        f"provenance: the DVC remote cannot be asked for earlier results ({error}); going on without them",
+        file=sys.stderr,
     )
