@@ -292,6 +292,17 @@ def test_names_are_taxa_and_other_files_are_rejected(tmp_path: Path) -> None:
 """
 
 
+def test_files_to_touch_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text[text.index("| to add |") : text.index("## A source, step by step")]
+    kinds = re.findall(r"^\| ((?:a|an) [\w ]+) \|", table, re.M)
+    assert len(kinds) >= 7
+    for kind in kinds:
+        for path in files_to_touch(kind):
+            new = re.search("NAME|GROUP", path.name)
+            assert (ROOT / path.parent).is_dir() if new else (ROOT / path).is_file(), f"{kind}: {path}"
+
+
 def test_a_source_takes_the_files_that_the_table_lists_and_no_other(tmp_path: Path) -> None:
     repository = checkout.new(tmp_path / "repository")
     module, registry, test = (Path(str(path).replace("NAME", "herbarium")) for path in files_to_touch("a source"))
