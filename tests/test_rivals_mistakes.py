@@ -13,7 +13,7 @@ Every mistake has a small test here; the broader ones elsewhere are named, and m
 |  7 | "500 species", 7 of them scored                             | test_7_   | stages/test_evaluate.py::test_metrics_have_every_variant_rank_and_number, report/test_page.py::test_headlines_say_how_many |
 |  8 | the wrong checkpoint, told by its file name                 | test_8_   | evaluation/test_variants.py::test_a_bundle_for_other_taxa_or_weights_is_refused, evaluation/test_variants.py::test_a_student_of_another_teacher_is_refused |
 |  9 | figures of a simulated INT8 model                           | test_9_   | stages/test_convert.py::test_a_shard_gives_the_logits_of_pytorch, test_pipeline.py::test_what_ships_answers_as_what_was_quantised |
-| 10 | commands that cannot run, training on noise, errors dropped | test_10_  | sources/test_synthetic.py::test_kin_look_more_alike_than_strangers, stages/test_index.py::test_bad_photographs_are_listed_with_a_reason_and_the_rest_goes_on, test_cli.py::test_a_stage_without_its_inputs_says_what_makes_them |
+| 10 | commands that cannot run, training on noise, errors dropped | test_10_  | test_docs.py::test_the_command_line_takes_every_command_of_ours, sources/test_synthetic.py::test_kin_look_more_alike_than_strangers, stages/test_index.py::test_bad_photographs_are_listed_with_a_reason_and_the_rest_goes_on, test_cli.py::test_a_stage_without_its_inputs_says_what_makes_them |
 | 11 | pruned checkpoints that nobody can load; no time gained     | test_11_  | stages/test_prune.py::test_a_pruned_student_reloads_bit_for_bit, stages/test_prune.py::test_the_stage |
 | 12 | research-only weights whose licence a student inherits      | test_12_  | models/test_hub.py::test_weights_for_research_only_are_refused_unless_asked_for |
 """  # noqa: E501
@@ -44,7 +44,6 @@ from bioclip_lite.stages import convert, distill, index, prune, shard, teacher
 from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.code_fingerprint import PACKAGE, closure
-from bioclip_lite.utils.command_line import COMMANDS
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json
 from bioclip_lite.utils.stage_names import STAGES
@@ -276,28 +275,6 @@ def test_9_the_web_model_is_what_node_says_of_the_jpegs(data: Path, monkeypatch:
     np.testing.assert_array_equal(np.concatenate([block.embeddings for block in blocks]), said[:, :2])
     assert asked[:2] == [str(folder), str(data / "shard" / "test-00000.tar")]
     assert "Node" in answers.costs["latency_ms"]["runtime"]
-
-
-def test_10_commands_of_the_readme_can_run() -> None:
-    text = (ROOT / "README.md").read_text()
-    commands = re.findall(r"python -m bioclip_lite (\w[\w-]*)([^`\n#]*)", text)
-    assert len(commands) > 5
-    for name, rest in commands:
-        assert name in (*STAGES, *COMMANDS), name
-        source = "__main__.py" if name in STAGES else f"commands/{name.replace('-', '_')}.py"
-        for option in re.findall(r" (--?[a-z][a-z-]*)", rest):
-            assert f'"{option}"' in (PACKAGE / source).read_text(), f"{name} {option}"
-    for name in re.findall(r"--cores all (\w+)", text):
-        assert name in STAGES, name
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
-    for name in re.findall(r"(?:`|^)make (\w+)", text, re.M):
-        assert name in targets, name
-    for folder in (ROOT, ROOT / "benchmarks"):
-        for page in folder.glob("*.md"):
-            for name in re.findall(r"\]\(([\w/.-]+)\)", page.read_text()):
-                assert (folder / name).exists(), f"{page.name}: {name}"
-            for name in re.findall(r"python (benchmarks/\w+\.py)", page.read_text()):
-                assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
 def test_10_an_architecture_without_weights_is_no_teacher(tmp_path: Path) -> None:

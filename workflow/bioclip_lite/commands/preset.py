@@ -30,44 +30,44 @@ def put_in_place(name: str, photos: Path | None, weights: Path | None) -> None:
     presets = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
     if name not in presets:
         raise UserError(f"there is no preset {name!r}; choose one of {', '.join(presets)}")
-    if photos is not None:
-        _check_photos(photos)
-    if weights is not None:
-        _check_weights(weights)
+    new_photos = photos if photos is not None and not _photos_in_place(photos) else None
+    new_weights = weights if weights is not None and not _weights_in_place(weights) else None
     if PARAMS.exists() and not (_committed() or any(filecmp.cmp(PARAMS, p, shallow=False) for p in presets.values())):
         raise UserError(
             "params.yaml has changes that are not committed and would be lost; commit or discard them, or move it away"
         )
-    if photos is not None and not _in_place(photos):
-        _link(photos)
-    if weights is not None and not (WEIGHTS / weights.name).exists():
-        with replacing(WEIGHTS / weights.name) as scratch:
-            shutil.copyfile(weights, scratch)
+    if new_photos is not None:
+        _link_photos(new_photos)
+    if new_weights is not None:
+        with replacing(WEIGHTS / new_weights.name) as scratch:
+            shutil.copyfile(new_weights, scratch)
     with replacing(PARAMS) as scratch:
         shutil.copyfile(presets[name], scratch)
     print(f"params.yaml is now the preset {name}; next: make evaluate")
 
 
-def _check_photos(photos: Path) -> None:
+def _photos_in_place(photos: Path) -> bool:
+    """Whether data/photos is ``photos``. Raises UserError if ``photos`` is no folder, or data/photos is not a link."""
     if not photos.is_dir():
         raise UserError(f"--photos {photos} is not a folder")
-    if not _in_place(photos) and PHOTOS.exists() and not PHOTOS.is_symlink():
+    if PHOTOS.exists() and PHOTOS.samefile(photos):
+        return True
+    if PHOTOS.exists() and not PHOTOS.is_symlink():
         raise UserError(f"{PHOTOS} is no link made by a preset; move it away first")
+    return False
 
 
-def _check_weights(weights: Path) -> None:
+def _weights_in_place(weights: Path) -> bool:
+    """Whether data/weights has a copy. Raises UserError if ``weights`` is no file, or other weights have its name."""
     if not weights.is_file():
         raise UserError(f"--weights {weights} is not a file")
     target = WEIGHTS / weights.name
     if target.exists() and not filecmp.cmp(weights, target, shallow=False):
         raise UserError(f"{target} differs from {weights} and would be lost; move it away first")
+    return target.exists()
 
 
-def _in_place(photos: Path) -> bool:
-    return PHOTOS.exists() and PHOTOS.samefile(photos)
-
-
-def _link(photos: Path) -> None:
+def _link_photos(photos: Path) -> None:
     if PHOTOS.is_symlink():
         print(f"{PHOTOS} led to {PHOTOS.readlink()}; now to {photos.resolve()}")
         PHOTOS.unlink()

@@ -124,7 +124,7 @@ def _photographs(open_file: Open, media: _Table, occurrences: Get, vernaculars: 
 
 
 def _of_occurrence(occurrence: Row, vernaculars: list[Row]) -> tuple[fields.Row, tuple[tuple[str, str], ...]]:
-    """What all photographs of an occurrence have in common: fields, and common names by language."""
+    """The fields and common names by language that all photographs of an occurrence share."""
     row = fields.row_of(_understand(tuple(occurrence)), [*occurrence.values()])
     row["attribution"] = occurrence.get("rightsholder") or occurrence.get("recordedby")
     row["licence"] = occurrence.get("license")
@@ -172,7 +172,7 @@ def _still_image(row: Row, kind: str) -> bool:
 
 @contextmanager
 def _archive(path: Path) -> Iterator[tuple[Open, list[str]]]:
-    """How to open a file of the archive, and the names of its files."""
+    """Return a function that opens a file of the archive, and the names of its files."""
     if path.is_dir():
         yield lambda name: (path / name).open("rb"), [p.name for p in path.iterdir()]
         return

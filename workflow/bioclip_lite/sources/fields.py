@@ -1,4 +1,4 @@
-"""Columns of tables in the wild, and what a row of them says about a photograph.
+"""Meanings of columns in published tables, and a photograph from one row.
 
 The same thing has many names: ``license`` and ``licence``, ``scientificName`` and ``scientific_name``. Case, spaces and
 underscores in a column's name do not count. Where several columns mean the same, the first that is not empty is taken,
@@ -46,7 +46,7 @@ class Columns(NamedTuple):
 
 
 def understand(header: Sequence[str]) -> Columns:
-    """What the columns of a table mean, from their names.
+    """Interpret the columns of a table by their names.
 
     In the tables of BioCLIP's evaluation sets ``class`` is the label of the photograph, and the rank is called ``cls``.
     """
@@ -114,13 +114,13 @@ def to_sample(row: Row, key: str, locator: str, languages: tuple[tuple[str, str]
 
 
 def lacks_genus(row: Mapping[str, str | None]) -> bool:
-    """Whether a row gives the epithet of a species, but no genus that it belongs to."""
+    """Whether a row has the epithet of a species without its genus."""
     path = path_of(row)
     return path[taxonomy.RANKS.index("species")] is not None and path[taxonomy.RANKS.index("genus")] is None
 
 
 def stated(text: str | None) -> str | None:
-    """A licence or an owner, or None where a catalogue says that none is known."""
+    """A licence or an owner; None if a catalogue marks it as unknown."""
     return None if text is None or text.lower() in _SAID else text
 
 

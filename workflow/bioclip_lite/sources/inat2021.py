@@ -145,7 +145,7 @@ def _text(value: object) -> str | None:
 
 
 def _observation(image: dict[str, Any], holder: str | None) -> str | None:
-    """An id from who, when and where, which does not tell them; None where who or when is not known."""
+    """An id hashed from observer, time and place, so that it reveals none of them; None without observer or time."""
     date = _text(image.get("date"))
     if date is None or holder is None:
         return None

@@ -1,4 +1,4 @@
-"""Where a photograph lies: a file in the folder of the source, a part of a tar, or a web address.
+"""Locators of photographs: a file in the folder of the source, a part of a tar, or a web address.
 
 Locators are ``plants/1.jpg``, ``train/shard-000000.tar:<offset>:<size>`` (bytes) and ``https://...``.
 """
@@ -79,7 +79,7 @@ def part(tar: str, offset: int, size: int) -> str:
 
 
 def require_folder(path: str, what: str) -> Path:
-    """The folder of a source; ``what`` says what belongs there."""
+    """Return the folder of a source; UserError if there is none. ``what``: its content, for the message."""
     folder = Path(path)
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -110,7 +110,7 @@ def hidden(path: str) -> bool:
 
 
 def writable(name: str) -> bool:
-    """False for a file name that is no Unicode text (halves of surrogate pairs), and so cannot stand in a table."""
+    """Whether a file name is Unicode text, which tables can hold; halves of surrogate pairs are not."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -119,5 +119,5 @@ def writable(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    """``name`` with what is no Unicode text written as escapes."""
+    """``name`` with escapes in place of bytes that are not UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -19,7 +19,7 @@ _BATCH = 8192  # rows of Parquet in memory at a time
 
 
 def photographs(table: Path) -> Iterator[Sample | Reject]:
-    """The photographs that a CSV table lists: column ``file`` and whatever else ``fields`` knows.
+    """Yield the photographs that a CSV table lists: column ``file`` and the columns that ``fields`` interprets.
 
     Raises UserError for a file that is no such table. A row that cannot be understood is a Reject.
     """

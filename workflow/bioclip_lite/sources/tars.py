@@ -30,7 +30,7 @@ class Group(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Where the sample is, for people and for the sample key."""
+        """The place of the sample, readable, and the basis of its key."""
         return f"{self.tar}/{self.key}"
 
 
@@ -96,7 +96,7 @@ def _checked(group: Group, seen: set[str]) -> Group | Reject:
 
 
 def texts(folder: Path, group: Group) -> dict[str, str]:
-    """The text members of a sample by extension; bytes that are no UTF-8 become replacement characters."""
+    """Text members of a sample by extension; bytes that are not UTF-8 become replacement characters."""
     found = {}
     with (folder / group.tar).open("rb") as file:
         for extension, (offset, size) in sorted(group.parts.items()):

@@ -49,7 +49,7 @@ _EXAMPLES = 5
 
 
 def run(params: "OneSuite", data: Path, name: str) -> None:
-    """Write data/evaluate/predictions/suites/<name>.json: what ``scoring`` says of every variant, and the protocol."""
+    """Write data/evaluate/predictions/suites/<name>.json: the figures of every variant, and the protocol."""
     entry = next((entry for entry in params["suites"] if entry["name"] == name), None)
     if entry is None:
         listed = ", ".join(entry["name"] for entry in params["suites"]) or "none"
@@ -92,7 +92,7 @@ def run(params: "OneSuite", data: Path, name: str) -> None:
 
 
 def _said(suite: Suite, entry: "EvaluateSuites", data: Path) -> tuple[list[str], list[Callable[[str], str]]]:
-    """What is said of each class, and the templates that make sentences of it."""
+    """The name of each class, and the templates that turn names into sentences."""
     columns = captions.lit_columns(data) if entry["prompt"] == "lit" else text_types.LIT_COLUMNS
     sentences = [_sentence(one, entry["prompt"], columns) for one in suite.classes]
     if entry["templates"] == "plain":

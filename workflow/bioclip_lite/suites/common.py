@@ -1,4 +1,4 @@
-"""What the forms of test sets have in common: folders of classes, lists of names, files."""
+"""Helpers of all formats of test sets: folders of classes, lists of names, files."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The forms in which test sets lie on disk: each function takes the folder of one. UserError where it is none."""
+"""Formats of test sets on disk. Each function reads a folder; UserError if it has another format."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -97,7 +97,7 @@ def parse_name(text: str) -> Name:
 
 
 def conflict(a: Path, b: Path) -> bool:
-    """True if two taxa of one name are homonyms: they differ at the highest rank, down to order, known of both."""
+    """Whether two taxa of one name are homonyms: they differ at the highest rank, down to order, that both have."""
     for mine, other in zip(a[:4], b[:4], strict=True):
         if mine and other:
             return mine != other
@@ -228,7 +228,7 @@ def _without_genus(words: list[str], genus: str, kingdom: str | None, lowered: b
 
 
 def _after_an_epithet(words: list[str]) -> bool:
-    """True if ``words`` can only follow an epithet: a rank below species, a hybrid sign, an author."""
+    """Whether ``words`` can only follow an epithet: a rank below species, a hybrid sign, an author."""
     first = _bare(words[0])
     return (
         (first in _BELOW_SPECIES and len(words) > 1)
@@ -306,7 +306,7 @@ def scientific_name(path: Path) -> str:
 
 
 def is_ancestor(above: Path, below: Path) -> bool:
-    """True if ``above`` is known to a higher rank than ``below`` and lies on its path."""
+    """Whether ``above`` ends at a higher rank than ``below`` and lies on its path."""
     r = label_rank(above)
     return r < label_rank(below) and below[: r + 1] == above[: r + 1]
 
