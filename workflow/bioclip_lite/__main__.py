@@ -65,7 +65,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
     parser.add_argument(
-        "--section", type=json.loads, help="the stage's parameters as JSON, as Snakemake recorded them, not --params"
+        "--section",
+        type=json.loads,
+        help="the parameters of the job as JSON, as Snakemake records them, in place of --params",
     )
     parser.add_argument(
         "--processes",
@@ -77,7 +79,7 @@ def main() -> int:
     try:
         section = arguments.section
         if section is None:
-            section = parameters.load(arguments.params)[arguments.stage]
+            section = parameters.of_job(parameters.load(arguments.params), arguments.stage, arguments.job)
         check_place(arguments.data / arguments.stage / "output")
 
         def run() -> None:

@@ -27,7 +27,7 @@ rule convert_student:
         mem_mb=4000,
         runtime=60,
     params:
-        section=section("convert", text_encoder=None),
+        section=section("convert", "bundle"),
     shell:
         "python -m bioclip_lite convert bundle --section {params.section:q} > {log} 2>&1"
 
@@ -53,7 +53,7 @@ if READER:
             mem_mb=8000,
             runtime=120,
         params:
-            section=section("convert", images=1, taxa_bytes=None, onnx=[]),
+            section=section("convert", "text"),
         shell:
             "python -m bioclip_lite convert text --section {params.section:q} > {log} 2>&1"
 

@@ -1,23 +1,8 @@
-KINDS = ("train", "lit", "pretrained")
 FURTHER = [teacher for teacher in TEACHERS if teacher != "model"]
 
 
 wildcard_constraints:
     teacher="[a-z][a-z0-9_]*",
-
-
-def teacher_section(wildcards):
-    """What one teacher depends on: neither other teachers nor the kinds that it is not."""
-    teacher = TEACHERS[wildcards.get("teacher", "model")]
-    own = {name: value for name, value in teacher.items() if name not in KINDS or name == teacher["kind"]}
-    return json.dumps(own, sort_keys=True)
-
-
-def tower_section(wildcards):
-    """What the features of a locked image tower depend on: the text tower changes none of them."""
-    names = ("image_tower", "image_tower_options", "weights", "image_size", "mean", "std")
-    lit = TEACHERS[wildcards.teacher]["lit"]
-    return json.dumps({"lit": {name: lit[name] for name in names}}, sort_keys=True)
 
 
 # A locked tower says the same of a photograph for ever, so tuning a text tower to it reads no photographs.
@@ -35,7 +20,7 @@ rule embed_locked:
         runtime=240,
         gpu=0,
     params:
-        section=tower_section,
+        section=lambda wildcards: section("teacher", f"features/{wildcards.teacher}/{wildcards.shard}"),
     shell:
         "python -m bioclip_lite teacher features/{wildcards.teacher}/{wildcards.shard} --section {params.section:q} "
         "> {log} 2>&1"
@@ -59,7 +44,7 @@ rule make_teacher:
         processes=1,
         gpu=0,
     params:
-        section=teacher_section,
+        section=section("teacher", FIRST),
     shell:
         "python -m bioclip_lite teacher model --section {params.section:q} --processes {resources.processes} "
         "> {log} 2>&1"
@@ -84,7 +69,7 @@ rule make_further_teacher:
         processes=1,
         gpu=0,
     params:
-        section=teacher_section,
+        section=lambda wildcards: section("teacher", wildcards.teacher),
     shell:
         "python -m bioclip_lite teacher {wildcards.teacher} --section {params.section:q} "
         "--processes {resources.processes} > {log} 2>&1"

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_folder, replacing_folder, write_json
 from bioclip_lite.utils.randomness import generator
+
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import AugmentedViews
 
 # The small one: photographs of 64 pixels, captions of up to 48 tokens.
 _CONTEXT, _WIDTH, _SIZE = 48, 128, 64
@@ -44,7 +47,12 @@ FILE = "captioner.json"  # how it was trained; tells a folder of ours from a CoC
 FILES = (FILE, hub.CONFIG, hub.WEIGHTS[0])
 _BATCH = 64
 _WEIGHT_DECAY = 0.05
-_VIEW = {"crop_scale": [0.6, 1.0], "operations": 0, "magnitude": 0.0}  # captions speak of colours: they stay
+# Captions mention colours, so a view keeps them.
+_VIEW: "AugmentedViews" = {
+    "crop_scale": [0.6, 1.0],
+    "operations": 0,
+    "magnitude": 0.0,
+}
 
 
 def train(

@@ -1,7 +1,7 @@
 """Print a run of Snakemake: a line for each job, a few for a failed one, and the running jobs.
 
 On a terminal the last lines show the running jobs and the time left; in a file or pipe there are plain lines only. Dry
-runs, ``--verbose``, ``--printshellcmds`` and ``--debug-dag`` ask for details, so they print what Snakemake itself would.
+runs, ``--verbose``, ``--printshellcmds`` and ``--debug-dag`` ask for details: they print what Snakemake itself would.
 """
 
 import json

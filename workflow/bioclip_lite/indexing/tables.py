@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +21,9 @@ from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.files import replacing, write_table
 from bioclip_lite.utils.randomness import digest
+
+if TYPE_CHECKING:
+    from bioclip_lite.utils.sections import Index
 
 _ROWS = 8192  # in a row group of a table
 SHEET_TAXA, SHEET_IMAGES = 40, 8
@@ -78,7 +81,7 @@ class Labels(NamedTuple):
 
 
 def write(
-    database: sqlite3.Connection, labels: Labels, listed: list[names.Found], params: dict[str, Any], out: Path
+    database: sqlite3.Connection, labels: Labels, listed: list[names.Found], params: "Index", out: Path
 ) -> page.Facts:
     """Write everything into the folder ``out``, and return what the report says."""
     taxa = _taxa_table(database, labels.paths)

@@ -8,7 +8,7 @@ import importlib
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -19,10 +19,14 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, require, write_json, write_table
 from bioclip_lite.utils.progress import progress
 
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+    from bioclip_lite.utils import sections
+
 COLUMNS = "lit_columns.json"
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Caption", data: Path, job: str | None = None) -> None:
     """Do one job, or with None all of them.
 
     ``job``: "columns" (where lit_columns is auto), then "train-00000" for the text types of a shard and
@@ -38,7 +42,7 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
             _write_texts(params, data, shard)
 
 
-def _jobs(params: dict[str, Any], data: Path) -> list[str]:
+def _jobs(params: "sections.Caption", data: Path) -> list[str]:
     shards = shard_names(data)
     described = [f"{captioner['name']}/{shard}" for captioner in params["captioners"] for shard in shards]
     return [*(["columns"] if params["lit_columns"] == "auto" else []), *shards, *described]
@@ -59,7 +63,7 @@ def _choose_columns(data: Path) -> None:
     )
 
 
-def _write_texts(params: dict[str, Any], data: Path, name: str) -> None:
+def _write_texts(params: "jobs.Texts", data: Path, name: str) -> None:
     columns = params["lit_columns"]
     if columns == "auto":
         columns = read_json(require(data / "caption" / COLUMNS))
@@ -74,7 +78,7 @@ def _write_texts(params: dict[str, Any], data: Path, name: str) -> None:
     print(f"caption: {name}, {len(rows)} photographs with {len(schema) - 1} captions each")
 
 
-def _describe(params: dict[str, Any], data: Path, captioner: str, name: str) -> None:
+def _describe(params: "jobs.Descriptions", data: Path, captioner: str, name: str) -> None:
     chosen = next((entry for entry in params["captioners"] if entry["name"] == captioner), None)
     if chosen is None:
         raise UserError(f"caption: params.yaml, caption.captioners names no {captioner!r}")

@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,10 @@ from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import drawn
 from bioclip_lite.web import bundle, javascript, onnx_export, tfjs
 
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+    from bioclip_lite.utils import sections
+
 COMPARED = "test"  # the split whose photographs are run in both
 CALIBRATION = "calibration"
 FORMAT = 2  # of bundle.json; react-bio-clip refuses others
@@ -40,21 +44,19 @@ _LOGITS = 1 << 27  # in memory at a time while thresholds are fitted; more photo
 JOBS = ("bundle", "text")
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Convert", data: Path, job: str | None = None) -> None:
     """Write data/convert/tfjs and data/convert/report.json (job "bundle"), the text encoder (job "text"), or all that
     is asked for (None)."""
-    jobs = JOBS if params["text_encoder"] else JOBS[:1]
-    if job is not None and job not in jobs:
-        raise UserError(f"convert has no job {job!r}; its jobs are {', '.join(jobs)}")
-    for name in jobs if job is None else (job,):
-        if name == "bundle":
-            _bundle(params, data)
-        else:
-            # Not an import that closure sees: the bundle need not be made again when what reads texts changes.
-            importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
+    if job not in (None, *JOBS) or (job == "text" and not params["text_encoder"]):
+        raise UserError(f"convert has no job {job!r}; its jobs are bundle and, if convert.text_encoder is set, text")
+    if job in (None, "bundle"):
+        _bundle(params, data)
+    if job == "text" or (job is None and params["text_encoder"]):
+        # Not an import that closure sees: a change of the code that converts texts does not make the bundle again.
+        importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
 
 
-def _bundle(params: dict[str, Any], data: Path) -> None:
+def _bundle(params: "jobs.Bundle", data: Path) -> None:
     javascript.check_tools()
     model = data / "quantize" / "model"
     require(model / quantized.GRAPH_FILE)
@@ -198,7 +200,7 @@ def _describe(
 # The comparison
 
 
-def _compare(params: dict[str, Any], data: Path, model: Path, folder: Path) -> dict[str, Any]:
+def _compare(params: "jobs.Bundle", data: Path, model: Path, folder: Path) -> dict[str, Any]:
     """Weights, embeddings and logits in Node against PyTorch; UserError where they part."""
     folded, weights = quantized.load(model)
     identical = _compare_weights(folder, folded, weights)
@@ -236,7 +238,7 @@ def _compare(params: dict[str, Any], data: Path, model: Path, folder: Path) -> d
     }
 
 
-def _export(params: dict[str, Any], data: Path, model: Path, kind: str) -> dict[str, Any]:
+def _export(params: "jobs.Bundle", data: Path, model: Path, kind: str) -> dict[str, Any]:
     """Write data/convert/onnx/<kind>.onnx and compare it, in onnxruntime, with PyTorch."""
     path = data / "convert" / "onnx" / f"{kind}.onnx"
     onnx_export.write(model, path, kind)
@@ -262,7 +264,7 @@ def _export(params: dict[str, Any], data: Path, model: Path, kind: str) -> dict[
     }
 
 
-def _chosen(params: dict[str, Any], data: Path) -> tuple[ShardSet, list[int]]:
+def _chosen(params: "jobs.Bundle", data: Path) -> tuple[ShardSet, list[int]]:
     """The photographs that runtimes are compared on: a split, and which of it."""
     shards = ShardSet(data, COMPARED)
     chosen = sorted(drawn(shards.keys, params["images"], COMPARED))

@@ -7,7 +7,7 @@ split val.
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
@@ -24,28 +24,36 @@ from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json, write_table
 
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+
 JOBS = ("student", "finetune", "control")
-_LOSSES = ("affinity", "temperature", "cosine", "ranks", "labels", "ema")
 _MIXES = [n / 10 for n in range(11)]  # shares of the fine-tuned weights
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: Any, data: Path, job: str | None = None) -> None:
     """Train "student" (data/distill/model), "control" (data/distill/control); None trains all.
 
     With a second stage "student" makes data/distill/first, and "finetune" data/distill/model from it.
+
+    Args:
+        params: ``sections.Distill`` for None, else ``jobs.Student``, ``jobs.FinetunedStudent`` or ``jobs.Control``.
     """
-    jobs = [name for name in JOBS if name != "finetune" or params["finetune"]["epochs"]]
-    if job is not None and job not in jobs:
-        raise UserError(f"distill has no job {job!r}; its jobs are {', '.join(jobs)}")
-    for name in [job] if job else jobs:
-        if name == "finetune":
-            _finetune(params, data)
-        else:
-            _train(params, data, name)
+    if job not in (None, *JOBS) or (job == "finetune" and not params["finetune"]["epochs"]):
+        raise UserError(
+            f"distill has no job {job!r}; its jobs are student, control and, if finetune.epochs is not 0, finetune"
+        )
+    if job in (None, "student"):
+        _train(params, data, params)
+    if job == "finetune" or (job is None and params["finetune"]["epochs"]):
+        _finetune(params, data)
+    if job in (None, "control"):
+        _train(params, data, None)
 
 
-def _train(params: dict[str, Any], data: Path, job: str) -> None:
-    control = job == "control"
+def _train(params: "jobs.Control", data: Path, student: "jobs.Student | None") -> None:
+    """Train the student, or with None for its own parameters the control."""
+    control, job = student is None, "student" if student else "control"
     taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
     outputs = len(taxa.taxon_ids) if control else taxa.text.shape[1]
     start = None
@@ -59,7 +67,7 @@ def _train(params: dict[str, Any], data: Path, job: str) -> None:
         params["image_size"],
         None if control else taxa.teacher,
         start.about() if start else None,
-        [] if control else params["teachers"],
+        student["teachers"] if student else [],
     )
     # Published weights expect the pixels that they were trained on.
     colours = (start.mean, start.std) if start and start.mean and start.std else ()
@@ -68,13 +76,13 @@ def _train(params: dict[str, Any], data: Path, job: str) -> None:
     model = students.build_student(spec)
     if not control:  # a student that cannot be shipped is refused now, not after its training
         graph.fold(students.reparameterize(model), params["image_size"])
-    teachers = (FIRST,) if control else params["teachers"]
+    teachers = student["teachers"] if student else (FIRST,)
     train = reader.CachedSplit(data, "train", teachers)
     if start and distributed.first():  # several processes start from the weights of the first
         _start_from(model, start.path, data, train, preprocess, control)
-    tower, text_student = None if control else params["text_tower"], None
+    tower, text_student = student["text_tower"] if student else None, None
     if tower:
-        arguments = {name: tower[name] for name in ("kind", "width", "layers")}
+        arguments: dict[str, Any] = {"kind": tower["kind"], "width": tower["width"], "layers": tower["layers"]}
         arguments |= {"outputs": outputs, "context": text_towers.CONTEXT, "student": params["student"]}
         text_student = text_distillation.TextStudent(
             text_towers.build(**arguments), text_towers.tokenizer(arguments), tower["batch_affinity"]
@@ -93,7 +101,8 @@ def _train(params: dict[str, Any], data: Path, job: str) -> None:
         learning_rate=params["learning_rate"],
         weight_decay=params["weight_decay"],
         teachers=teachers,
-        **{name: params[name] for name in _LOSSES},
+        **(_loss_weights(student) if student else {}),
+        ema=params["ema"],
         control=control,
         text_student=text_student,
         train=train,
@@ -102,7 +111,7 @@ def _train(params: dict[str, Any], data: Path, job: str) -> None:
     if not distributed.first():
         return
     # Branches that only help training are merged: what is pruned, quantised and measured is what is deployed.
-    folder = data / "distill" / ("control" if control else "first" if params["finetune"]["epochs"] else "model")
+    folder = data / "distill" / (("first" if student["finetune"]["epochs"] else "model") if student else "control")
     students.save_student(folder, students.reparameterize(model), {**spec, "reparameterized": True}, preprocess)
     if text_student:
         text = students.reparameterize(text_student.tower)
@@ -110,6 +119,16 @@ def _train(params: dict[str, Any], data: Path, job: str) -> None:
     write_table((folder if control else folder.parent) / "history.parquet", pa.Table.from_pylist(history))
     checkpoint.remove(keep)
     print(f"{job}: written to {folder}")
+
+
+def _loss_weights(student: "jobs.Student") -> dict[str, float]:
+    return {
+        "affinity": student["affinity"],
+        "temperature": student["temperature"],
+        "cosine": student["cosine"],
+        "ranks": student["ranks"],
+        "labels": student["labels"],
+    }
 
 
 def _start_from(
@@ -128,7 +147,7 @@ def _start_from(
         warm_start.fit_head(model, data, preprocess, train, control=control)
 
 
-def _finetune(params: dict[str, Any], data: Path) -> None:
+def _finetune(params: "jobs.FinetunedStudent", data: Path) -> None:
     model, spec, preprocess = students.load_student(data / "distill" / "first")
     before = copy.deepcopy(model.state_dict())
     chosen = params["finetune"]

@@ -11,16 +11,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bioclip_lite.evaluation import predictions, references
+from bioclip_lite.evaluation import predictions, references, variant_names
 from bioclip_lite.evaluation.predictions import Predictions
 from bioclip_lite.evaluation.probes import Photographs, measure
-from bioclip_lite.evaluation.variant_names import variants
 from bioclip_lite.metrics import backoff, calibration
 from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.metrics.scoring import score
@@ -38,6 +37,10 @@ from bioclip_lite.utils.files import read_json, read_table, replacing, require, 
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import drawn
 
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+    from bioclip_lite.utils import sections
+
 REFERENCES = ("teacher", "student", "control")  # agreement is measured with the first
 TWINS = {"tfjs": ("int8",), "chromium": ("int8", "tfjs")}  # the same weights, which should give the same answers
 SPLIT, FITTED_ON = "test", "calibration"  # temperatures and thresholds come from a split of their own
@@ -50,29 +53,34 @@ _FITTED_ON_AT_MOST = 10_000  # photographs for a temperature: their mean is good
 _TRAINING_IMAGES = (0, 10, 50)  # upper ends of the bins of training frequency; the last one is open
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Evaluate", data: Path, job: str | None = None) -> None:
     """Evaluate one variant, or one suite (job "suite:<name>"), time other sizes (job "speed"), write the report (job
-    "report"), or do all of it (None)."""
-    suites = [f"suite:{entry['name']}" for entry in params["suites"]]
-    if job in suites:  # it is told of nothing but its suite and the resampling
-        _ask_suite(params, data, job)
-        return
-    timed = bool(params["speed"]["sizes"])
-    jobs = (*variants(params), *(["speed"] if timed else []), *suites, "report")
-    if job is not None and job not in jobs:
-        raise UserError(f"evaluate knows no job {job!r}; its jobs are {', '.join(jobs)}")
-    for name in jobs if job is None else (job,):
+    "report"), or do all of it (None).
+
+    ``params`` hold the whole section for None, what ``params.jobs`` lists for one job.
+    """
+    for name in _jobs(params) if job is None else [job]:
         if name == "report":
             _report(params, data)
         elif name == "speed":
             _time(params, data)
-        elif name in suites:
+        elif name.startswith("suite:"):
             _ask_suite(params, data, name)
-        else:
+        elif name in variant_names.KNOWN or variant_names.further_teacher(name):
             _predict(name, params, data)
+        else:
+            jobs = ", ".join((*variant_names.KNOWN, "teacher-<name>", "speed", "suite:<name>", "report"))
+            raise UserError(f"evaluate has no job {name!r}; its jobs are {jobs}")
 
 
-def _predict(variant: str, params: dict[str, Any], data: Path) -> None:
+def _jobs(params: "sections.Evaluate") -> list[str]:
+    timing = ["speed"] if params["speed"]["sizes"] else []
+    suites = [f"suite:{entry['name']}" for entry in params["suites"]]
+    return [*variant_names.variants(params), *timing, *suites, "report"]
+
+
+def _predict(variant: str, params: Any, data: Path) -> None:
+    """Write what one variant answers; ``params`` are those of ``jobs.of_job`` for it."""
     labels, splits, extras = read_labels(data), (FITTED_ON, SPLIT), {}
     if variant in references.ANSWERS:
         found = references.ANSWERS[variant](params, data, splits, labels)
@@ -87,13 +95,13 @@ def _predict(variant: str, params: dict[str, Any], data: Path) -> None:
     print(f"evaluate: {variant} answered {len(found.keys)} photographs among {len(labels.ids)} taxa")
 
 
-def _ask_suite(params: dict[str, Any], data: Path, job: str) -> None:
+def _ask_suite(params: "jobs.OneSuite", data: Path, job: str) -> None:
     # Not an import that closure sees: the other jobs need not run again when what reads suites changes.
     answering = importlib.import_module("bioclip_lite.suites.answering")
     answering.run(params, data, job.removeprefix("suite:"))
 
 
-def _time(params: dict[str, Any], data: Path) -> None:
+def _time(params: "jobs.Timing", data: Path) -> None:
     from bioclip_lite.evaluation import speed  # PyTorch
 
     found = speed.measure(params, data)
@@ -103,7 +111,7 @@ def _time(params: dict[str, Any], data: Path) -> None:
         print(f"evaluate: {row['size']} px, {latency['runtime']}: {latency['median']:.1f} ms")
 
 
-def _report(params: dict[str, Any], data: Path) -> None:
+def _report(params: "jobs.Report", data: Path) -> None:
     from bioclip_lite.report import plots  # Matplotlib: the predictions do without
 
     labels = read_labels(data)
@@ -111,7 +119,7 @@ def _report(params: dict[str, Any], data: Path) -> None:
         data / "index" / "samples.parquet", ["key", "split", "taxon_id", "group", "licence", "attribution"]
     )
     test, fitted_on = (samples.filter(pc.equal(samples["split"], split)).sort_by("key") for split in (SPLIT, FITTED_ON))
-    found = predictions.read(data / "evaluate" / "predictions", variants(params))
+    found = predictions.read(data / "evaluate" / "predictions", variant_names.variants(params))
     _check_joinable(found, test["key"].to_pylist(), fitted_on["key"].to_pylist(), labels)
     truth = truth_of(test["taxon_id"].to_pylist(), labels)
     scores: dict[str, dict[str, np.ndarray]] = {}
@@ -232,7 +240,7 @@ def _scores(
 
 
 def _metrics(
-    params: dict[str, Any],
+    params: "jobs.Report",
     scores: Mapping[str, Mapping[str, np.ndarray]],
     fits: Mapping[str, _Fit],
     found: Mapping[str, Predictions],

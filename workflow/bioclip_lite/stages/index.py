@@ -8,14 +8,14 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from rapidfuzz import process
@@ -35,6 +35,9 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import PARTIAL
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import digest
+
+if TYPE_CHECKING:
+    from bioclip_lite.utils.sections import Index
 
 _BATCH = 4096  # photographs downloaded, and then read, at a time; rows written at a time
 _CHUNK = 32  # photographs handed to a worker at a time
@@ -58,7 +61,7 @@ CREATE TABLE twin (photograph INTEGER, alike INTEGER, observation INTEGER, circl
 """
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "Index", data: Path, job: str | None = None) -> None:
     out = data / "index"
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out) as scratch:
@@ -88,7 +91,7 @@ def _database(path: Path) -> sqlite3.Connection:
 # ------------------------------------------------------------------------------------------------- what the source has
 
 
-def _gather(database: sqlite3.Connection, params: dict[str, Any]) -> list[names.Label]:
+def _gather(database: sqlite3.Connection, params: "Index") -> list[names.Label]:
     """Write down every photograph that the source knows; returns the labels that they refer to by number."""
     numbers: dict[names.Label, int] = {}
     for item in find_source(params["source"]).samples(params):
@@ -144,10 +147,11 @@ def _text(text: str | None) -> str | None:
 
 
 def _resolve(
-    database: sqlite3.Connection, given: list[names.Label], params: dict[str, Any], lists: Path
+    database: sqlite3.Connection, given: list[names.Label], params: "Index", lists: Path
 ) -> tuple[Labels, list[names.Found]]:
     """What each label means, and which the species list keeps; table ``label`` gets taxa and reasons."""
-    entries = names.read_species_list(lists / params["species_list"]) if params["species_list"] else []
+    species_list = lists / params["species_list"] if params["species_list"] else None
+    entries = names.read_species_list(species_list) if species_list else []
     synonyms = names.read_synonyms(lists / params["synonyms"]) if params["synonyms"] else {}
     resolver = names.Resolver(synonyms, entries)
     source = names.Index()
@@ -160,9 +164,7 @@ def _resolve(
     listed = names.match(entries, known, synonyms)
     nodes = {node for found in listed for node in found.nodes}
     if entries and not nodes:
-        raise UserError(
-            f"{lists / params['species_list']}: nothing in the source has a name of it. {_unmatched(listed)}"
-        )
+        raise UserError(f"{species_list}: nothing in the source has a name of it. {_unmatched(listed)}")
 
     numbers: dict[taxonomy.Path, int] = {}
     for number, meaning in enumerate(meanings):
@@ -208,7 +210,7 @@ def _unmatched(listed: Sequence[names.Found]) -> str:
 # ------------------------------------------------------------------------------------------------------------- filters
 
 
-def _keep(database: sqlite3.Connection, labels: Labels, params: dict[str, Any]) -> None:
+def _keep(database: sqlite3.Connection, labels: Labels, params: "Index") -> None:
     """Leave out what the parameters do not ask for, before anything is downloaded or read."""
     before = _count(database)
     database.execute(
@@ -266,7 +268,7 @@ class Seen(NamedTuple):
     dhash: int | None
 
 
-def _see(params: dict[str, Any], locator: str) -> Seen | Reject:
+def _see(params: "Index", locator: str) -> Seen | Reject:
     try:
         content = find_source(params["source"]).read(params, locator)
         width, height, small, clean = inspect(content, params["min_side"])
@@ -286,11 +288,11 @@ def _signed(number: int) -> int:
     return number - (1 << 64) if number >> 63 else number
 
 
-def _see_all(params: dict[str, Any], locators: list[str]) -> list[Seen | Reject]:
+def _see_all(params: "Index", locators: list[str]) -> list[Seen | Reject]:
     return [_see(params, locator) for locator in locators]
 
 
-def _examine_all(database: sqlite3.Connection, params: dict[str, Any]) -> None:
+def _examine_all(database: sqlite3.Connection, params: "Index") -> None:
     total = _count(database)
     results = _in_parallel(database, params, total)
     for number, seen in progress(results, total, "index: photographs read"):
@@ -304,9 +306,7 @@ def _examine_all(database: sqlite3.Connection, params: dict[str, Any]) -> None:
             )
 
 
-def _in_parallel(
-    database: sqlite3.Connection, params: dict[str, Any], total: int
-) -> Iterator[tuple[int, Seen | Reject]]:
+def _in_parallel(database: sqlite3.Connection, params: "Index", total: int) -> Iterator[tuple[int, Seen | Reject]]:
     """Read all photographs on all processors that this process may use.
 
     While the workers read one batch, the source downloads the next.
@@ -459,7 +459,7 @@ def _settle(database: sqlite3.Connection) -> None:
 # -------------------------------------------------------------------------------------------------------------- checks
 
 
-def _check(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], params: dict[str, Any]) -> None:
+def _check(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], params: "Index") -> None:
     """Stop with what was found where no classifier can come of it, or where too much is broken."""
     reasons = dict(
         database.execute("SELECT reason, count(*) FROM reject GROUP BY reason ORDER BY count(*) DESC, reason")
@@ -499,7 +499,7 @@ def _check(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], params:
 
 
 def _deal_all(
-    database: sqlite3.Connection, paths: Sequence[taxonomy.Path], shares: dict[str, float], seed: int
+    database: sqlite3.Connection, paths: Sequence[taxonomy.Path], shares: Mapping[str, float], seed: int
 ) -> None:
     """The split of each observation: the source's word where it has one, otherwise dealt taxon by taxon.
 
@@ -524,7 +524,7 @@ def _deal_all(
     database.execute("INSERT INTO dealt SELECT observation, split FROM deals")
 
 
-def deal(taxon: str, groups: set[str], shares: dict[str, float], seed: int) -> dict[str, str]:
+def deal(taxon: str, groups: set[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """Deal the observations of one taxon to splits by shares (largest remainders), in an order drawn by hash.
 
     A single observation goes to train, and train never goes without.

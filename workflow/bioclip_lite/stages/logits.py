@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,10 @@ from bioclip_lite.utils.files import read_table, replacing, write_json, write_ta
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import digest, generator
 
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+    from bioclip_lite.utils import sections
+
 _LEAST, _USUAL, _MOST = 32, 64, 128  # photographs that are embedded together: at least, after that on average, at most
 _BATCH = 64  # captions that are scored together
 _MARGIN = 0.1  # of cosine similarity, by which a caption may be nearer to another taxon than to its own
@@ -42,12 +46,14 @@ SCORES = pa.schema(
 )
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Logits", data: Path, job: str | None = None) -> None:
     """Embed the photographs of one shard (e.g. job "train-00000") or the taxa (job "taxa"); None does all.
 
     "second/train-00000" is the job of a further teacher, that of data/teacher/second. A logit scale is tuned by job
     "taxa", after those of split val. Job "texts" embeds the taxa in every text type. Job
     "captions/<captioner>/train-00000", after "taxa", scores the captions that a captioner wrote.
+
+    ``params`` hold the whole section for None, what ``params.jobs`` lists for one job.
     """
     torch.set_num_threads(machine.cores())
     for who, names in _all_jobs(data) if job is None else [_parse(job)]:
@@ -86,7 +92,7 @@ def _all_jobs(data: Path) -> list[tuple[str, list[str]]]:
 # Taxa
 
 
-def _embed_taxa(params: dict[str, Any], data: Path, teacher: teachers.Teacher, who: str) -> None:
+def _embed_taxa(params: "jobs.TaxonPrompts", data: Path, teacher: teachers.Teacher, who: str) -> None:
     leaves = [row for row in _taxa(data) if row["leaf"]]
     if not leaves:
         raise UserError(f"{data / 'index' / 'taxa.parquet'} lists no leaf taxon; is the index empty?")
@@ -222,7 +228,7 @@ def _score_captions(data: Path, teacher: teachers.Teacher, captioner: str, name:
 # Photographs
 
 
-def _embed_shard(params: dict[str, Any], data: Path, teacher: teachers.Teacher, who: str, name: str) -> None:
+def _embed_shard(params: "jobs.CachedViews", data: Path, teacher: teachers.Teacher, who: str, name: str) -> None:
     """Cache one shard, view by view. What the cache of an earlier run has of it is taken over, batch by batch.
 
     A batch is embedded as a whole or not at all: what a network makes of an image depends, in the last bits, on how
@@ -263,7 +269,7 @@ def _embed_shard(params: dict[str, Any], data: Path, teacher: teachers.Teacher, 
     )
 
 
-def _rows(params: dict[str, Any], key: str, count: int) -> np.ndarray:
+def _rows(params: "jobs.CachedViews", key: str, count: int) -> np.ndarray:
     """Views of one photograph, the plain one first: float32 (count, P)."""
     drawn = [views.draw(generator(params["seed"], "logits", key, k), params) for k in range(1, count)]
     return np.stack([views.plain_view(params["operations"]), *drawn])
@@ -290,7 +296,7 @@ def _content(digests: np.ndarray, rows: np.ndarray, where: slice, k: int) -> tup
 
 
 def _earlier(
-    path: Path, params: dict[str, Any], identity: dict[str, str]
+    path: Path, params: "jobs.CachedViews", identity: dict[str, str]
 ) -> dict[tuple[bytes, bytes], dict[str, np.ndarray]]:
     """The batches of the file that was at ``path`` in the last run, as encoded, by their content."""
     content = previous_run.earlier(path, params)

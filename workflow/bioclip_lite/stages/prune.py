@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,11 +20,14 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json
 from bioclip_lite.utils.randomness import drawn
 
+if TYPE_CHECKING:
+    from bioclip_lite.utils import sections
+
 _IMAGES = 128  # photographs that tell what a channel is worth
 _RUNS = 30  # inferences that the latency is the median of
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Prune", data: Path, job: str | None = None) -> None:
     """Read data/distill/model and the teacher cache, write data/prune/model and data/prune/report.json.
 
     The recovery learns from the caches of the teachers that taught the student.
@@ -138,7 +141,7 @@ def _kept(data: Path, step: int) -> Path:
 
 def _recovered(
     model: nn.Module,
-    params: dict[str, Any],
+    params: "sections.Prune",
     data: Path,
     preprocess: dict[str, Any],
     train: reader.CachedSplit,

@@ -5,7 +5,7 @@ What is measured is what ships: the folded graph with every array on the grid th
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,10 +20,13 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing_folder, write_json
 from bioclip_lite.utils.randomness import drawn
 
+if TYPE_CHECKING:
+    from bioclip_lite.utils import sections
+
 SPLIT = "calibration"
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Quantize", data: Path, job: str | None = None) -> None:
     """Read data/prune/model, write data/quantize/model and data/quantize/report.json."""
     if job is not None:
         raise UserError(f"stage quantize is one job; it has no job {job!r}")

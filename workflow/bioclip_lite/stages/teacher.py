@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import open_clip
@@ -25,7 +25,7 @@ from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.photographs.shards import ShardSet, shard_names
 from bioclip_lite.teacher_cache import locked_tower
-from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
+from bioclip_lite.teacher_cache.ensemble import FIRST, own_parameters, teacher_sections
 from bioclip_lite.texts.captions import Captions
 from bioclip_lite.training import checkpoint, distributed, losses, memory_format, trainer
 from bioclip_lite.utils import machine
@@ -33,41 +33,41 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_table
 from bioclip_lite.utils.randomness import generator
 
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+    from bioclip_lite.utils import sections
+
 _CONTEXT = 64  # tokens; the longest caption of iNaturalist 2021 has 54
 _HEAD_WIDTH = 64  # of the text tower's attention
 _MAX_LOGIT_SCALE = 100.0  # CLIP's bound (arXiv 2103.00020)
-_AUGMENTATION = {"crop_scale": [0.5, 1.0], "operations": 1, "magnitude": 0.5}
+_AUGMENTATION: "jobs.AugmentedViews" = {"crop_scale": [0.5, 1.0], "operations": 1, "magnitude": 0.5}
 _WEIGHT_DECAY = 0.1
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
-    """Make one teacher (job "model" or the name of a further one); None makes all that the section names.
+def run(params: Any, data: Path, job: str | None = None) -> None:
+    """Make one teacher (job "model" or the name of a further one), or all teachers of the section (None).
 
-    Beside its folder a teacher has history.parquet, further ones in it. Before the job of a LiT teacher come those that
-    embed the photographs, one for each shard of splits train and val: "features/<teacher>/train-00000".
+    A teacher's history.parquet is in data/teacher for the first teacher, in the folder of the teacher for a further
+    one. Before the job of a LiT teacher come the jobs that embed the photographs, one for each shard of splits train
+    and val: "features/<teacher>/train-00000".
+
+    Args:
+        params: ``sections.Teacher`` for None, ``jobs.LockedFeatures`` for features, else ``jobs.OneTeacher``.
     """
     if job is None:
-        for name, section in teacher_sections(params).items():
-            if section["kind"] == "lit":
+        for name, teacher in teacher_sections(params).items():
+            if teacher["kind"] == "lit":
                 shards = _shards(data, ["train", "val"])
-                _embed(section, data, name, shards[distributed.rank() :: distributed.size()])
+                _embed(teacher["lit"], data, name, shards[distributed.rank() :: distributed.size()])
                 distributed.wait()
-            _make(section, data, name)
-    elif found := re.fullmatch(r"features/(\w+)/([a-z]+-\d{5})", job):
+            _make(own_parameters(teacher), data, name)
+    elif features := re.fullmatch(r"features/(\w+)/([a-z]+-\d{5})", job):
         if distributed.first():
-            _embed(_section(params, found[1]), data, found[1], [found[2]])
+            _embed(params["lit"], data, features[1], [features[2]])
+    elif job.isidentifier():
+        _make(params, data, job)
     else:
-        _make(_section(params, job), data, job)
-
-
-def _section(params: dict[str, Any], name: str) -> dict[str, Any]:
-    """A teacher's own section of ``params``."""
-    if "ensemble" not in params and name.isidentifier():
-        return params  # of the one teacher whose job this is: Snakemake hands over no more
-    known = teacher_sections(params)
-    if name not in known:
-        raise UserError(f"teacher has no job {name!r}; its jobs are {', '.join(known)}, features/<teacher>/<shard>")
-    return known[name]
+        raise UserError(f"teacher has no job {job!r}; its jobs are {FIRST}, <name>, features/<teacher>/<shard>")
 
 
 def _where(name: str) -> str:
@@ -75,11 +75,10 @@ def _where(name: str) -> str:
     return "teacher" if name == FIRST else f"teacher.ensemble.{name}"
 
 
-def _make(params: dict[str, Any], data: Path, name: str) -> None:
+def _make(params: "jobs.OneTeacher", data: Path, name: str) -> None:
     if params["kind"] == "pretrained" and not distributed.first():
         return  # nothing is trained
-    make = {"train": _train, "lit": _lit, "pretrained": _pretrained}[params["kind"]]
-    model, config, history, title, licence, revision = make(params, data, name)
+    model, config, history, title, licence, revision = _made(params, data, name)
     if not distributed.first():
         return
     folder = data / "teacher" / name
@@ -98,7 +97,13 @@ def _make(params: dict[str, Any], data: Path, name: str) -> None:
 Made = tuple[teachers.Clip, dict[str, Any], list[dict[str, float]], str, str | None, str | None]
 
 
-def _pretrained(params: dict[str, Any], data: Path, name: str) -> Made:
+def _made(params: "jobs.OneTeacher", data: Path, name: str) -> Made:
+    if params["kind"] == "train":
+        return _train(params, data, name)
+    return _lit(params, data, name) if params["kind"] == "lit" else _pretrained(params, data, name)
+
+
+def _pretrained(params: "jobs.PretrainedTeacher", data: Path, name: str) -> Made:
     chosen, where = params["pretrained"], f"{_where(name)}.pretrained"
     published = hub.find(chosen["model"], chosen["weights"], data / "weights", chosen["revision"], where)
     print(f"{published.name}: weights {published.weights}, licence {published.licence or 'not stated'}")
@@ -107,7 +112,7 @@ def _pretrained(params: dict[str, Any], data: Path, name: str) -> Made:
     return hub.load(published, where), published.config, [], published.name, published.licence, published.revision
 
 
-def _train(params: dict[str, Any], data: Path, name: str) -> Made:
+def _train(params: "jobs.TrainedTeacher", data: Path, name: str) -> Made:
     chosen, seed, where = params["train"], params["seed"], f"{_where(name)}.train"
     config = _config(chosen, chosen["embed_dim"], "", {}, preprocessing(chosen["image_size"]), where)
     machine.deterministic(seed, "teacher", "weights")
@@ -168,9 +173,9 @@ def _train(params: dict[str, Any], data: Path, name: str) -> Made:
     return model, config, history, f"CLIP {chosen['image_tower']}", None, None
 
 
-def _embed(params: dict[str, Any], data: Path, name: str, shards: Sequence[str]) -> None:
+def _embed(chosen: "jobs.LockedTower", data: Path, name: str, shards: Sequence[str]) -> None:
     """Write the features of some shards by the locked image tower of a LiT teacher."""
-    tower = locked_tower.tower(params["lit"], data / "weights", f"{_where(name)}.lit")
+    tower = locked_tower.tower(chosen, data / "weights", f"{_where(name)}.lit")
     for shard in shards:
         began = time.monotonic()
         path = _features_folder(data, name) / f"{shard}.safetensors"
@@ -182,7 +187,7 @@ def _features_folder(data: Path, name: str) -> Path:
     return data / "teacher" / "features" / name
 
 
-def _lit(params: dict[str, Any], data: Path, name: str) -> Made:
+def _lit(params: "jobs.LitTeacher", data: Path, name: str) -> Made:
     chosen, seed, where = params["lit"], params["seed"], f"{_where(name)}.lit"
     machine.deterministic(seed, "teacher", "weights")
     tower = locked_tower.tower(chosen, data / "weights", where)
@@ -238,7 +243,12 @@ def _keep(data: Path, name: str) -> Path:
 
 
 def _recipe(
-    model: teachers.Clip, params: dict[str, Any], data: Path, names: Sequence[str], folder: Path, suffix: str
+    model: teachers.Clip,
+    params: "jobs.TrainedTeacher | jobs.LitTeacher",
+    data: Path,
+    names: Sequence[str],
+    folder: Path,
+    suffix: str,
 ) -> dict[str, str]:
     """See ``checkpoint.recipe``; ``folder`` holds what the images of shards ``names`` are, in files of ``suffix``."""
     files = [folder / f"{name}{suffix}" for name in names]
@@ -254,7 +264,7 @@ def _recipe(
 
 
 def _config(
-    chosen: dict[str, Any],
+    chosen: "sections.TeacherTrain | sections.TeacherLit",
     embed_dim: int,
     projection: str,
     options: dict[str, Any],

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import require
 from bioclip_lite.utils.progress import progress
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import LockedTower
+
 _BATCH = 128
 
 
@@ -40,7 +43,7 @@ class Tower:
     identity: str  # SHA-256 over weights, architecture and preprocessing: equal identities give equal features
 
 
-def tower(chosen: dict[str, Any], folder: Path, where: str) -> Tower:
+def tower(chosen: "LockedTower", folder: Path, where: str) -> Tower:
     """The tower that a section ``lit`` names, on the CPU.
 
     Args:

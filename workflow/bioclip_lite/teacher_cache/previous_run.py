@@ -9,13 +9,14 @@ import ast
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bioclip_lite.utils.code_fingerprint import PACKAGE, meaning
 
 
-def earlier(path: Path, params: dict[str, Any]) -> Path | None:
+def earlier(path: Path, params: Mapping[str, Any]) -> Path | None:
     """Where the content lies that ``path`` had in the last run; None where that is of no use.
 
     It is of use if the code that is now running made it, from other inputs or with other ``params``. If nothing has

@@ -12,6 +12,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 # An import from this package, on a line of its own or with the names in brackets; and a line that might have one.
 _USUAL = re.compile(rf"^[ \t]*from {PACKAGE.name}[\w.]* import (?:[\w, ]+|\([^()]*\))[ \t]*(?:#.*)?$", re.MULTILINE)
+# Imports for annotations, which never run.
+_FOR_TYPES = re.compile(r"^if TYPE_CHECKING:.*\n(?:[ \t]+.*\n|\n)*", re.MULTILINE)
 _PERHAPS = re.compile(rf"\b(?:from|import)\b.*(?:\b{PACKAGE.name}\b|\\$)")
 
 
@@ -106,6 +108,7 @@ def _import_statements(text: str) -> str:
 
     Every start of Snakemake waits for this; to parse whole files takes more than ten times as long.
     """
+    text = _FOR_TYPES.sub("", text)
     statements = _USUAL.findall(text)
     usual = len(statements) == sum(1 for line in text.splitlines() if _PERHAPS.search(line))
     return "\n".join(statement.strip() for statement in statements) if usual else text

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from bioclip_lite.utils.files import read_json, read_table, replacing_folder, re
 from bioclip_lite.utils.randomness import drawn
 from bioclip_lite.web import bundle, javascript, tfjs
 from bioclip_lite.web.text_graph import fold_text
+
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import TextEncoder
 
 FILE = "text.json"
 FORMAT = 1  # of text.json; react-bio-clip refuses others
@@ -55,7 +58,7 @@ class _Reader:
     teacher: dict[str, Any]  # teacher.json of the space that it answers in
 
 
-def write(params: dict[str, Any], data: Path) -> None:
+def write(params: "TextEncoder", data: Path) -> None:
     """Write data/convert/text of the tower that convert.text_encoder asks for: "teacher" or "student".
 
     Raises:
@@ -107,7 +110,7 @@ def write(params: dict[str, Any], data: Path) -> None:
     )
 
 
-def _reader(who: str, data: Path) -> _Reader:
+def _reader(who: str | None, data: Path) -> _Reader:
     about = read_json(require(data / "teacher" / "model" / teachers.TEACHER_FILE))
     if who == "teacher":
         teacher = teachers.load_teacher(data / "teacher" / "model")
