@@ -32,6 +32,7 @@ from bioclip_lite.report.page import render
 from bioclip_lite.report.text import LABELS, SHIPPED
 from bioclip_lite.taxa.label_space import Labels, Truth, observations, read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, replacing, require, write_json
 from bioclip_lite.utils.progress import progress
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from bioclip_lite.params import jobs
     from bioclip_lite.utils import sections
 
+JOBS = ("report", "speed", "suites/{suite}", "{variant}")  # job_names
 REFERENCES = ("teacher", "student", "control")  # agreement is measured with the first
 TWINS = {"tfjs": ("int8",), "chromium": ("int8", "tfjs")}  # the same weights, which should give the same answers
 SPLIT, FITTED_ON = "test", "calibration"  # temperatures and thresholds come from a split of their own
@@ -54,33 +56,34 @@ _TRAINING_IMAGES = (0, 10, 50)  # upper ends of the bins of training frequency; 
 
 
 def run(params: "sections.Evaluate", data: Path, job: str | None = None) -> None:
-    """Evaluate one variant, or one suite (job "suite:<name>"), time other sizes (job "speed"), write the report (job
+    """Evaluate one variant, or one suite (job "suites/<suite>"), time other sizes (job "speed"), write the report (job
     "report"), or do all of it (None).
 
     ``params`` hold the whole section for None, what ``params.jobs`` lists for one job.
     """
     for name in _jobs(params) if job is None else [job]:
-        if name == "report":
+        form, fields = job_names.parse("evaluate", name, JOBS)
+        if form == "report":
             _report(params, data)
-        elif name == "speed":
+        elif form == "speed":
             _time(params, data)
-        elif name.startswith("suite:"):
-            _ask_suite(params, data, name)
-        elif name in variant_names.KNOWN or variant_names.further_teacher(name):
-            _predict(name, params, data)
+        elif form == "suites/{suite}":
+            _answer_suite(params, data, fields["suite"])
         else:
-            jobs = ", ".join((*variant_names.KNOWN, "teacher-<name>", "speed", "suite:<name>", "report"))
-            raise UserError(f"evaluate has no job {name!r}; its jobs are {jobs}")
+            _predict(name, params, data)
 
 
 def _jobs(params: "sections.Evaluate") -> list[str]:
     timing = ["speed"] if params["speed"]["sizes"] else []
-    suites = [f"suite:{entry['name']}" for entry in params["suites"]]
+    suites = [f"suites/{entry['name']}" for entry in params["suites"]]
     return [*variant_names.variants(params), *timing, *suites, "report"]
 
 
 def _predict(variant: str, params: Any, data: Path) -> None:
-    """Write what one variant answers; ``params`` are those of ``jobs.of_job`` for it."""
+    """Write the answers of one variant; ``params`` are those of ``jobs.of_job`` for it."""
+    if variant not in variant_names.KNOWN and not variant_names.further_teacher(variant):
+        jobs = ", ".join((*variant_names.KNOWN, "teacher-<name>", *(form for form in JOBS if "{" not in form)))
+        raise UserError(f"evaluate has no job {variant!r}; its jobs are {jobs}, suites/<suite>")
     labels, splits, extras = read_labels(data), (FITTED_ON, SPLIT), {}
     if variant in references.ANSWERS:
         found = references.ANSWERS[variant](params, data, splits, labels)
@@ -95,10 +98,10 @@ def _predict(variant: str, params: Any, data: Path) -> None:
     print(f"evaluate: {variant} answered {len(found.keys)} photographs among {len(labels.ids)} taxa")
 
 
-def _ask_suite(params: "jobs.OneSuite", data: Path, job: str) -> None:
+def _answer_suite(params: "jobs.OneSuite", data: Path, suite: str) -> None:
     # Not an import that closure sees: the other jobs need not run again when what reads suites changes.
     answering = importlib.import_module("bioclip_lite.suites.answering")
-    answering.run(params, data, job.removeprefix("suite:"))
+    answering.run(params, data, suite)
 
 
 def _time(params: "jobs.Timing", data: Path) -> None:

@@ -8,7 +8,6 @@ data/teacher/model for the first teacher, data/teacher/<name> for each further o
 import functools
 import hashlib
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from bioclip_lite.teacher_cache import locked_tower
 from bioclip_lite.teacher_cache.ensemble import FIRST, own_parameters, teacher_sections
 from bioclip_lite.texts.captions import Captions
 from bioclip_lite.training import checkpoint, distributed, losses, memory_format, trainer
-from bioclip_lite.utils import machine
+from bioclip_lite.utils import job_names, machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_table
 from bioclip_lite.utils.randomness import generator
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from bioclip_lite.params import jobs
     from bioclip_lite.utils import sections
 
+JOBS = ("{teacher}", "features/{teacher}/{shard}")  # job_names; the first teacher is "model"
 _CONTEXT = 64  # tokens; the longest caption of iNaturalist 2021 has 54
 _HEAD_WIDTH = 64  # of the text tower's attention
 _MAX_LOGIT_SCALE = 100.0  # CLIP's bound (arXiv 2103.00020)
@@ -61,13 +61,12 @@ def run(params: Any, data: Path, job: str | None = None) -> None:
                 _embed(teacher["lit"], data, name, shards[distributed.rank() :: distributed.size()])
                 distributed.wait()
             _make(own_parameters(teacher), data, name)
-    elif features := re.fullmatch(r"features/(\w+)/([a-z]+-\d{5})", job):
-        if distributed.first():
-            _embed(params["lit"], data, features[1], [features[2]])
-    elif job.isidentifier():
+        return
+    form, fields = job_names.parse("teacher", job, JOBS)
+    if form == "{teacher}":
         _make(params, data, job)
-    else:
-        raise UserError(f"teacher has no job {job!r}; its jobs are {FIRST}, <name>, features/<teacher>/<shard>")
+    elif distributed.first():
+        _embed(params["lit"], data, fields["teacher"], [fields["shard"]])
 
 
 def _where(name: str) -> str:
