@@ -17,7 +17,7 @@ FLOORS = (
     {"params", "report"},
     {"commands", "stages", "suites", "__main__"},
 )
-WITH_NAMES = {"graph"}  # whose ``__init__`` hands on the names of its modules
+WITH_NAMES = {"graph", "params"}  # whose ``__init__`` hands on the names of its modules
 
 
 def modules() -> dict[str, Path]:

@@ -401,7 +401,7 @@ def test_a_preset_replaces_nothing_that_is_held_nowhere_else(repository: Path) -
     (repository / "tower.safetensors").write_bytes(b"weights")
     before = content(repository)
     for options, message in (
-        (["--photos", "album"], "data/photos is no link made by a preset"),
+        (["--photos", "album"], "data/photos is a folder of its own, not a link"),
         (["--weights", "tower.safetensors"], "is not the same as WEIGHTS=tower.safetensors and would be lost"),
     ):
         status, said = run("preset", ["birds", *options])

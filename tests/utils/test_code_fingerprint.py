@@ -8,6 +8,7 @@ import pytest
 
 from bioclip_lite.utils import code_fingerprint as module
 from bioclip_lite.utils.code_fingerprint import closure, meaning
+from bioclip_lite.utils.stage_names import STAGES
 from support.checkout import ROOT
 
 
@@ -79,10 +80,20 @@ def test_the_quick_look_at_imports_sees_what_python_sees() -> None:
         assert imports_in(module._import_statements(source)) == imports_in(source), path
 
 
+def test_what_only_annotations_need_is_no_code_of_a_job() -> None:
+    assert not {"workflow/bioclip_lite/utils/sections.py", "workflow/bioclip_lite/params/jobs.py"} & {
+        file for stage in STAGES for file in closure(f"stages.{stage}")
+    }
+
+
 def imports_in(source: str) -> set[str]:
+    """Imports from the package, those for annotations left out."""
+    tree = ast.parse(source)
+    for block in [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]:
+        tree.body.remove(block)
     return {
         ast.unparse(node)
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom) and "bioclip_lite" in ast.unparse(node)
     }
 

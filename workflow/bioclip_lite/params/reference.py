@@ -39,7 +39,8 @@ def resolved(part: Part) -> Part:
     """``part`` with the definition that its $ref names merged in."""
     if "$ref" not in part:
         return part
-    return {**schema()["$defs"][part["$ref"].rpartition("/")[2]], **part}
+    own = {name: value for name, value in part.items() if name != "$ref"}
+    return {**schema()["$defs"][part["$ref"].rpartition("/")[2]], **own}
 
 
 # workflow/defaults.yaml
