@@ -691,8 +691,8 @@ def test_every_stage_has_one_name_everywhere() -> None:
     assert tuple(yaml_files.read(root / "params.yaml")) == STAGES
     for stage in STAGES:
         assert stages[stage]["cmd"] == f"snakemake --cores all {stage}"
-        own, *others, fallback = stages[stage]["params"]
-        assert fallback == {"workflow/defaults.yaml": [own, *others]}
+        own, *others, defaults = stages[stage]["params"]
         assert own == stage and {name.split(".")[0] for name in others} <= set(STAGES)
+        assert defaults == {"workflow/defaults.yaml": [own, *others]}
         for path in ("workflow/rules/{}.smk", "workflow/bioclip_lite/stages/{}.py", "tests/stages/test_{}.py"):
             assert (root / path.format(stage)).exists(), path.format(stage)

@@ -29,7 +29,7 @@ if LIT_COLUMNS:
         output:
             LIT_COLUMNS,
         log:
-            "logs/caption/lit_columns.log",
+            "logs/caption/columns.log",
         resources:
             mem_mb=4000,
             runtime=30,
@@ -66,7 +66,7 @@ rule write_synthetic:
     output:
         "data/caption/{captioner}/{shard}.parquet",
     log:
-        "logs/caption/{captioner}-{shard}.log",
+        "logs/caption/{captioner}/{shard}.log",
     threads: 8
     resources:
         mem_mb=8000,

@@ -21,7 +21,7 @@ rule convert_student:
         "data/convert/report.json",
         expand("data/convert/onnx/{kind}.onnx", kind=config["convert"]["onnx"]),
     log:
-        "logs/convert/convert.log",
+        "logs/convert/bundle.log",
     threads: 8
     resources:
         mem_mb=4000,

@@ -73,15 +73,15 @@ rule evaluate_suite:
     output:
         "data/evaluate/predictions/suites/{suite}.json",
     log:
-        "logs/evaluate/suite-{suite}.log",
+        "logs/evaluate/suites/{suite}.log",
     threads: 8
     resources:
         mem_mb=4000,
         runtime=600,
     params:
-        section=lambda wildcards: section("evaluate", f"suite:{wildcards.suite}"),
+        section=lambda wildcards: section("evaluate", f"suites/{wildcards.suite}"),
     shell:
-        "python -m bioclip_lite evaluate suite:{wildcards.suite} --section {params.section:q} > {log} 2>&1"
+        "python -m bioclip_lite evaluate suites/{wildcards.suite} --section {params.section:q} > {log} 2>&1"
 
 
 rule time_sizes:

@@ -92,7 +92,7 @@ rule score_captions:
     output:
         "data/logits/captions/{captioner}/{shard}.parquet",
     log:
-        "logs/logits/captions-{captioner}-{shard}.log",
+        "logs/logits/captions/{captioner}/{shard}.log",
     resources:
         mem_mb=4000,
         runtime=60,

@@ -14,7 +14,7 @@ rule embed_locked:
     output:
         "data/teacher/features/{teacher}/{shard}.safetensors",
     log:
-        "logs/teacher/features-{teacher}-{shard}.log",
+        "logs/teacher/features/{teacher}/{shard}.log",
     resources:
         mem_mb=4000,
         runtime=240,
@@ -34,7 +34,7 @@ rule make_teacher:
         expand("data/teacher/model/{file}", file=TEACHER),
         "data/teacher/history.parquet",
     log:
-        "logs/teacher/teacher.log",
+        "logs/teacher/model.log",
     # Before anything else where it can be: weights that cannot be had stop the run in its first seconds.
     priority: 1
     threads: 8
@@ -58,7 +58,7 @@ rule make_further_teacher:
     output:
         expand("data/teacher/{{teacher}}/{file}", file=[*TEACHER, "history.parquet"]),
     log:
-        "logs/teacher/teacher-{teacher}.log",
+        "logs/teacher/{teacher}.log",
     wildcard_constraints:
         teacher="|".join(FURTHER) or "none",
     priority: 1

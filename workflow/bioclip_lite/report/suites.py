@@ -24,7 +24,7 @@ def read(data: Path, names: Sequence[str]) -> dict[str, Any]:
     missing = [name for name in names if not (folder / f"{name}.json").exists()]
     if missing:
         raise UserError(
-            f"{folder} lacks {', '.join(missing)}, which evaluate.suites asks for: run evaluate suite:{missing[0]} "
+            f"{folder} lacks {', '.join(missing)}, which evaluate.suites asks for: run evaluate suites/{missing[0]} "
             "(snakemake --cores all evaluate runs what is missing)"
         )
     return {name: read_json(folder / f"{name}.json") for name in names}

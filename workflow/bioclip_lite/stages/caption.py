@@ -15,6 +15,7 @@ import pyarrow as pa
 from bioclip_lite.photographs.shards import ShardSet, descriptions, shard_names
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.texts.captions import all_texts, text_types
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, require, write_json, write_table
 from bioclip_lite.utils.progress import progress
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from bioclip_lite.utils import sections
 
 COLUMNS = "lit_columns.json"
+JOBS = ("columns", "{shard}", "{captioner}/{shard}")  # job_names
 
 
 def run(params: "sections.Caption", data: Path, job: str | None = None) -> None:
@@ -33,13 +35,13 @@ def run(params: "sections.Caption", data: Path, job: str | None = None) -> None:
     "<captioner>/train-00000" for a captioner's descriptions of it.
     """
     for name in [job] if job else _jobs(params, data):
-        captioner, _, shard = name.rpartition("/")
-        if name == "columns":
+        form, fields = job_names.parse("caption", name, JOBS)
+        if form == "columns":
             _choose_columns(data)
-        elif captioner:
-            _describe(params, data, captioner, shard)
+        elif form == "{shard}":
+            _write_texts(params, data, fields["shard"])
         else:
-            _write_texts(params, data, shard)
+            _describe(params, data, fields["captioner"], fields["shard"])
 
 
 def _jobs(params: "sections.Caption", data: Path) -> list[str]:

@@ -25,6 +25,7 @@ from bioclip_lite.photographs.preprocess import preprocess, read_preprocess
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache.store import Taxa, read_taxa
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, replacing_folder, require, write_json
 from bioclip_lite.utils.progress import progress
@@ -74,8 +75,10 @@ class _Reference:
 def run(params: "sections.Convert", data: Path, job: str | None = None) -> None:
     """Write data/convert/tfjs and data/convert/report.json (job "bundle"), the text encoder (job "text"), or all that
     the parameters ask for (None)."""
-    if job not in (None, *JOBS) or (job == "text" and not params["text_encoder"]):
-        raise UserError(f"convert has no job {job!r}; its jobs are bundle and, if convert.text_encoder is set, text")
+    if job is not None:
+        job_names.parse("convert", job, JOBS)
+    if job == "text" and not params["text_encoder"]:
+        raise UserError("convert has no job 'text' unless convert.text_encoder in params.yaml names a model")
     if job in (None, "bundle"):
         _write_bundle(params, data)
     if job == "text" or (job is None and params["text_encoder"]):

@@ -22,7 +22,7 @@ from bioclip_lite.teacher_cache import reader, store
 from bioclip_lite.training import checkpoint, distillation, distributed, trainer, warm_start
 from bioclip_lite.training.losses import Weights
 from bioclip_lite.training.text_distillation import TwoTowerDistillation
-from bioclip_lite.utils import machine
+from bioclip_lite.utils import job_names, machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json, write_table
 
@@ -42,10 +42,10 @@ def run(params: Any, data: Path, job: str | None = None) -> None:
     Args:
         params: ``sections.Distill`` for None, else ``jobs.Student``, ``jobs.FinetunedStudent`` or ``jobs.Control``.
     """
-    if job not in (None, *JOBS) or (job == "finetune" and not params["finetune"]["epochs"]):
-        raise UserError(
-            f"distill has no job {job!r}; its jobs are student, control and, if finetune.epochs is not 0, finetune"
-        )
+    if job is not None:
+        job_names.parse("distill", job, JOBS)
+    if job == "finetune" and not params["finetune"]["epochs"]:
+        raise UserError("distill has no job 'finetune' unless distill.finetune.epochs in params.yaml is 1 or more")
     if job in (None, "student"):
         _train(params, data, params)
     if job == "finetune" or (job is None and params["finetune"]["epochs"]):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bioclip_lite.evaluation import predictions, references, variant_names
 from bioclip_lite.evaluation.predictions import FITTED_ON, SPEED_FILE, SPLIT
 from bioclip_lite.taxa.label_space import read_labels
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json
 
@@ -19,35 +20,33 @@ if TYPE_CHECKING:
     from bioclip_lite.params import jobs
     from bioclip_lite.utils import sections
 
+JOBS = ("report", "speed", "suites/{suite}", "{variant}")  # job_names
+
 
 def run(params: "sections.Evaluate", data: Path, job: str | None = None) -> None:
     """Run one job, or all of them (None).
 
-    Jobs: the name of a variant, "suite:<name>", "speed" (time other sizes of the image), and "report".
+    Jobs: the name of a variant, "suites/<suite>", "speed" (time other sizes of the image), and "report".
 
     Args:
         params: the whole section for None, else what ``params.jobs`` lists for the job.
     """
     for name in _jobs(params) if job is None else [job]:
-        if name == "report":
+        form, fields = job_names.parse("evaluate", name, JOBS)
+        if form == "report":
             _publish(params, data)
-        elif name == "speed":
+        elif form == "speed":
             _time(params, data)
-        elif name.startswith("suite:") and name in _suites(params):
-            _ask_suite(params, data, name)
-        elif name in variant_names.KNOWN or variant_names.further_teacher(name):
-            _predict(name, params, data)
+        elif form == "suites/{suite}":
+            _ask_suite(params, data, fields["suite"])
         else:
-            raise UserError(f"evaluate has no job {name!r}; its jobs are {', '.join(_jobs(params))}")
+            _predict(name, params, data)
 
 
 def _jobs(params: "sections.Evaluate") -> list[str]:
     timing = ["speed"] if params["speed"]["sizes"] else []
-    return [*variant_names.variants(params), *timing, *_suites(params), "report"]
-
-
-def _suites(params: "jobs.OneSuite") -> list[str]:
-    return [f"suite:{entry['name']}" for entry in params["suites"]]
+    suites = [f"suites/{entry['name']}" for entry in params["suites"]]
+    return [*variant_names.variants(params), *timing, *suites, "report"]
 
 
 def _predict(variant: str, params: Any, data: Path) -> None:
@@ -55,6 +54,9 @@ def _predict(variant: str, params: Any, data: Path) -> None:
 
     ``params`` are those of ``jobs.of_job`` for it.
     """
+    if variant not in variant_names.KNOWN and not variant_names.further_teacher(variant):
+        jobs = ", ".join((*variant_names.KNOWN, "teacher-<name>", *(form for form in JOBS if "{" not in form)))
+        raise UserError(f"evaluate has no job {variant!r}; its jobs are {jobs}, suites/<suite>")
     labels, splits, extras = read_labels(data), (FITTED_ON, SPLIT), {}
     if variant in references.ANSWERS:
         answers = references.ANSWERS[variant](params, data, splits, labels)
@@ -69,10 +71,10 @@ def _predict(variant: str, params: Any, data: Path) -> None:
     print(f"evaluate: {variant} answered {len(answers.keys)} photographs among {len(labels.ids)} taxa")
 
 
-def _ask_suite(params: "jobs.OneSuite", data: Path, job: str) -> None:
+def _ask_suite(params: "jobs.OneSuite", data: Path, suite: str) -> None:
     # Loaded by name, so that a change of the suites' code does not run other jobs again (code_fingerprint.closure).
     answering = importlib.import_module("bioclip_lite.suites.answering")
-    answering.run(params, data, job.removeprefix("suite:"))
+    answering.run(params, data, suite)
 
 
 def _time(params: "jobs.Timing", data: Path) -> None:

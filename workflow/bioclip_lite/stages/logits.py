@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import logit_scale, previous_run, store
 from bioclip_lite.teacher_cache.ensemble import FIRST
 from bioclip_lite.texts import captions, text_types
-from bioclip_lite.utils import machine
+from bioclip_lite.utils import job_names, machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table, replacing, write_json, write_table
 from bioclip_lite.utils.progress import progress
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 _LEAST, _USUAL, _MOST = 32, 64, 128  # photographs that are embedded together: at least, after that on average, at most
 _BATCH = 64  # captions that are scored together
 _MARGIN = 0.1  # of cosine similarity, by which a caption may be nearer to another taxon than to its own
+JOBS = (  # job_names; without {teacher} they are those of the first one
+    *("taxa", "texts", "{shard}"),
+    *("{teacher}/taxa", "{teacher}/texts", "{teacher}/{shard}"),
+    "captions/{captioner}/{shard}",
+)
 SCORES = pa.schema(
     [
         ("key", pa.string()),
@@ -56,37 +62,34 @@ def run(params: "sections.Logits", data: Path, job: str | None = None) -> None:
     ``params`` hold the whole section for None, what ``params.jobs`` lists for one job.
     """
     torch.set_num_threads(machine.cores())
-    for teacher_name, names in _all_jobs(data) if job is None else [_parse(job)]:
-        teacher = teachers.load_teacher(data / "teacher" / teacher_name)
+    names = _all_jobs(data) if job is None else [job]
+    parsed = [job_names.parse("logits", name, JOBS) for name in names]
+    for name, jobs_of_teacher in groupby(parsed, lambda job: job.fields.get("teacher", FIRST)):
+        teacher = teachers.load_teacher(data / "teacher" / name)
         teacher.model.to(machine.device())
-        for name in names:
-            if name == "taxa":
-                _embed_taxa(params, data, teacher, teacher_name)
-            elif name == "texts":
-                _embed_texts(data, teacher, teacher_name)
-            elif name.startswith("captions/"):
-                _score_captions(data, teacher, *name.split("/")[1:])
+        for form, fields in jobs_of_teacher:
+            if form.endswith("taxa"):
+                _embed_taxa(params, data, teacher, name)
+            elif form.endswith("texts"):
+                _embed_texts(data, teacher, name)
+            elif form.startswith("captions/"):
+                _score_captions(data, teacher, fields["captioner"], fields["shard"])
             else:
-                _embed_shard(params, data, teacher, teacher_name, name)
+                _embed_shard(params, data, teacher, name, fields["shard"])
 
 
-def _parse(job: str) -> tuple[str, list[str]]:
-    teacher_name, _, name = job.rpartition("/")
-    return (FIRST, [job]) if not teacher_name or job.startswith("captions/") else (teacher_name, [name])
+def _job(teacher: str, name: str) -> str:
+    return name if teacher == FIRST else f"{teacher}/{name}"
 
 
-def _job(teacher_name: str, name: str) -> str:
-    return name if teacher_name == FIRST else f"{teacher_name}/{name}"
-
-
-def _all_jobs(data: Path) -> list[tuple[str, list[str]]]:
-    """Every teacher with its jobs, the first teacher first."""
+def _all_jobs(data: Path) -> list[str]:
+    """The jobs of each teacher in data/teacher, the first teacher's first."""
     names = shard_names(data)
     own = [*(name for name in names if not name.startswith("pretrain-")), "taxa"]
-    described = sorted(path.parent.name for path in (data / "caption").glob(f"*/{names[0]}.parquet"))
-    scores = [f"captions/{captioner}/{name}" for captioner in described for name in names]
-    further = sorted(path.parent.name for path in (data / "teacher").glob(f"*/{teachers.TEACHER_FILE}"))
-    return [(FIRST, [*own, *scores]), *((teacher_name, own) for teacher_name in further if teacher_name != FIRST)]
+    captioners = sorted(path.parent.name for path in (data / "caption").glob(f"*/{names[0]}.parquet"))
+    scores = [f"captions/{captioner}/{name}" for captioner in captioners for name in names]
+    present = sorted(path.parent.name for path in (data / "teacher").glob(f"*/{teachers.TEACHER_FILE}"))
+    return [*own, *scores, *(f"{teacher}/{name}" for teacher in present if teacher != FIRST for name in own)]
 
 
 # Taxa

@@ -16,6 +16,7 @@ from bioclip_lite.photographs.preprocess import preprocess as preprocessed
 from bioclip_lite.teacher_cache import reader
 from bioclip_lite.teacher_cache.ensemble import FIRST
 from bioclip_lite.training import checkpoint, distillation, distributed, trainer
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json
 from bioclip_lite.utils.randomness import drawn
@@ -33,7 +34,7 @@ def run(params: "sections.Prune", data: Path, job: str | None = None) -> None:
     The recovery learns from the caches of the teachers that taught the student.
     """
     if job is not None:
-        raise UserError(f"stage prune is one job; it has no job {job!r}")
+        job_names.parse("prune", job, ())
     student, spec, preprocess = load_student(data / "distill" / "model")
     if not spec["reparameterized"]:
         student = reparameterize(student)

@@ -16,6 +16,7 @@ from bioclip_lite.models.students import load_student, reparameterize
 from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.photographs.preprocess import preprocess
 from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing_folder, write_json
 from bioclip_lite.utils.randomness import drawn
@@ -29,7 +30,7 @@ SPLIT = "calibration"
 def run(params: "sections.Quantize", data: Path, job: str | None = None) -> None:
     """Read data/prune/model, write data/quantize/model and data/quantize/report.json."""
     if job is not None:
-        raise UserError(f"stage quantize is one job; it has no job {job!r}")
+        job_names.parse("quantize", job, ())
     model, spec, preprocessing = load_student(data / "prune" / "model")
     folded, weights = folding.fold(model if spec["reparameterized"] else reparameterize(model), preprocessing["size"])
     images = _calibration_images(params["images"], data, preprocessing)

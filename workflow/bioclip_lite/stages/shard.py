@@ -25,6 +25,7 @@ from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.texts.text_types import caption
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import require, write_json, write_table
 from bioclip_lite.utils.progress import progress
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from bioclip_lite.utils import sections
 
 _DESCRIPTION = ("taxon_id", "common_name", "common_names", "group", "licence", "attribution")
+JOBS = ("manifests", "sizes", "{shard}")  # job_names
 _NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}")
 _BATCH, _BLOCK = 4096, 16_000  # rows in memory at a time: while they are read, and while manifests are written
 _MANIFEST = ("key", "locator", "md5", "width", "height", "clean", *_DESCRIPTION, *taxonomy.RANKS)
@@ -42,6 +44,8 @@ _MANIFEST = ("key", "locator", "md5", "width", "height", "clean", *_DESCRIPTION,
 
 def run(params: "sections.Shard", data: Path, job: str | None = None) -> None:
     """``job``: "manifests" first, then a shard name such as "train-00000", last "sizes"; None: all of them."""
+    if job is not None:
+        job_names.parse("shard", job, JOBS)
     if job in (None, "manifests"):
         _write_manifests(data, params["counts"])
     for name in names(params["counts"]) if job is None else {job} - {"manifests", "sizes"}:

@@ -5,7 +5,6 @@ Three kinds: "train" trains a small one on the shards; "lit" locks a trained ima
 for the first teacher, data/teacher/<name> for each further one of an ensemble.
 """
 
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.teacher_cache import locked_tower
 from bioclip_lite.teacher_cache.ensemble import FIRST, own_parameters, teacher_sections
 from bioclip_lite.training import checkpoint, contrastive, distributed, memory_format, trainer
-from bioclip_lite.utils import machine
+from bioclip_lite.utils import job_names, machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_table
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from bioclip_lite.params import jobs
     from bioclip_lite.utils import sections
 
+JOBS = ("{teacher}", "features/{teacher}/{shard}")  # job_names; the first teacher is "model"
 _HEAD_WIDTH = 64  # of the text tower's attention
 
 
@@ -58,13 +58,12 @@ def run(params: Any, data: Path, job: str | None = None) -> None:
                 _embed(teacher["lit"], data, name, shards[distributed.rank() :: distributed.size()])
                 distributed.wait()
             _make(own_parameters(teacher), data, name)
-    elif features := re.fullmatch(r"features/(\w+)/([a-z]+-\d{5})", job):
-        if distributed.first():
-            _embed(params["lit"], data, features[1], [features[2]])
-    elif job.isidentifier():
+        return
+    form, fields = job_names.parse("teacher", job, JOBS)
+    if form == "{teacher}":
         _make(params, data, job)
-    else:
-        raise UserError(f"teacher has no job {job!r}; its jobs are {FIRST}, <name>, features/<teacher>/<shard>")
+    elif distributed.first():
+        _embed(params["lit"], data, fields["teacher"], [fields["shard"]])
 
 
 def _where(name: str) -> str:
