@@ -158,7 +158,7 @@ def test_a_changed_default_changes_the_same_stage_in_both(edited: Path) -> None:
     before, after = text.split("      round_to:\n")
     try:
         schema.write_text(before + "      round_to:\n" + after.replace("default: 8", "default: 4", 1))
-        dry_run = f"{checkout.COLD} snakemake --dry-run -- evaluate"  # with the schema of this checkout
+        dry_run = f"PYTHONPATH=workflow {checkout.COLD} snakemake --dry-run -- evaluate"  # this checkout's schema
         assert "section prune differs from the defaults" in sh(dry_run, edited, check=False)
         sh(f"PYTHONPATH=workflow {generate}", edited)
         assert first_stage(checkout._jobs(sh(dry_run, edited))) == "prune"
