@@ -33,7 +33,8 @@ check: $(MAIN)
 	ruff check .
 	ruff format --check .
 	mypy
-	snakefmt --check -l 120 Snakefile workflow/rules
+	snakefmt --check -l 120 Snakefile workflow/Snakefile workflow/rules
+	snakemake --lint
 
 # Side by side: one downloads while another unpacks or compiles.
 setup:
