@@ -1,9 +1,9 @@
-"""What a run costs that has nothing to do, by the number of shards: Snakemake, DVC, and the sync between them.
+"""Measure a run that has nothing to do, by number of shards: Snakemake, DVC, and the sync between them.
 
     python benchmarks/engines.py [--shards 10 1000 10000] [--runs 5 3 1]
 
 Writes benchmarks/engines.md. For each number of shards an up-to-date tree is made in a temporary folder, pushed, cloned
-and pulled. Measured there: `snakemake --dry-run evaluate`, the same without `sync()` (bare Snakemake on the
+and pulled. There it times `snakemake --dry-run evaluate`, the same without `sync()` (bare Snakemake on the
 same graph), sync alone, `dvc repro`, `dvc status`, and the commands `why` and `status`.
 
 The tree is that of tests/thin.py with one training shard. Further shards are written, not made: files that hold their
@@ -28,20 +28,18 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "workflow")]
 OUTPUT = Path(__file__).with_suffix(".md")
 
-import checkout  # noqa: E402  (tests/ is no package)
-import thin  # noqa: E402
-
 from bioclip_lite.utils.files import replacing  # noqa: E402
 from bioclip_lite.utils.stage_names import STAGES  # noqa: E402
+from support import checkout, thin  # noqa: E402  (tests/ is no package)
 
 FIRST = "train-00000"
 COMMON = "workflow/rules/common.smk"
 SYNC = """
 import time
-from bioclip_lite import provenance
+from bioclip_lite.engines.sync import sync
 import dvc.repo  # imported by a sync that finds news; the other runs below do not need it
 started = time.process_time(), time.perf_counter()
-provenance.sync()
+sync()
 print(time.process_time() - started[0], time.perf_counter() - started[1])
 """
 DRY_RUN = "snakemake --dry-run -- evaluate"
@@ -83,7 +81,7 @@ def _small(folder: Path) -> Path:
 
 
 def measure(small: Path, scratch: Path, shards: int, runs: int) -> dict[str, Any]:
-    """What every command costs in a clone with ``shards`` training shards: {"seconds": {name: (cpu, wall)}, ...}."""
+    """Time every command in a clone with ``shards`` training shards: {"seconds": {name: (cpu, wall)}, ...}."""
     origin = scratch / f"origin-{shards}"
     shutil.copytree(small, origin, symlinks=True)
     grow(origin, shards)

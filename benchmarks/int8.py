@@ -1,4 +1,4 @@
-"""INT8 by way of rounding and by student: distance to float32, bytes, and what each repair is worth.
+"""Compare ways to round students to INT8: distance to float32, bytes, and the effect of each correction.
 
     python benchmarks/int8.py [--data data] [--students FOLDER] [--samples FOLDER] [--only NAME ...]
 
@@ -26,10 +26,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from bioclip_lite import graph, params
-from bioclip_lite.compression import grid, mixed_precision, quantized, rounding
-from bioclip_lite.compression.equalise import equalise
+from bioclip_lite import params
+from bioclip_lite.compression import grid, mixed_precision, rounding
+from bioclip_lite.compression.equalize import equalize
 from bioclip_lite.compression.grid import Grid
+from bioclip_lite.graph import folding
+from bioclip_lite.graph.nodes import Graph, Weights
 from bioclip_lite.models import students
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing
 from bioclip_lite.photographs.shards import ShardSet
@@ -67,8 +69,8 @@ class Case:
     """A folded student and photographs: preprocessed, float32 (n, 3, size, size)."""
 
     name: str
-    folded: graph.Graph
-    weights: graph.Weights
+    folded: Graph
+    weights: Weights
     calibration: torch.Tensor
     test: torch.Tensor
     right: Callable[[np.ndarray], np.ndarray] | None = None  # unit embeddings of test to bool (labelled photographs,)
@@ -159,7 +161,9 @@ def chosen(shards: ShardSet, split: str, count: int) -> list[int]:
 
 def from_folder(name: str, folder: Path, data: Path) -> Case:
     model, spec, prepared = students.load_student(folder)
-    folded, weights = graph.fold(model if spec["reparameterized"] else students.reparameterize(model), prepared["size"])
+    folded, weights = folding.fold(
+        model if spec["reparameterized"] else students.reparameterize(model), prepared["size"]
+    )
     taxa, test = store.read_taxa(data / "logits" / "taxa.safetensors"), ShardSet(data, "test")
     truth = truth_of([test.taxon_ids[i] for i in chosen(test, "test", TEST)], labels := read_labels(data))
     species = labels.node_of_leaf[6]
@@ -193,7 +197,7 @@ def insects(samples: Path, size: int = 128, calibration: int = 32, test: int = 1
     truth = np.array([classes[f"{row['genus']} {row['species']}"] for row in rows[calibration:]])
     return Case(
         f"mobilenetv2_100 at {size} px, published weights",
-        *graph.fold(model.eval(), size),
+        *folding.fold(model.eval(), size),
         pixels[:calibration],
         pixels[calibration:],
         lambda embeddings: embeddings.argmax(axis=1) == truth,
@@ -225,7 +229,7 @@ def ways(case: Case) -> Iterator[Row]:
     )
     by_row = {name: rows_of(case.weights[name]) for name in names}
 
-    def rounded(grids: dict[str, Grid], method: str, bias: bool, weights: graph.Weights = case.weights) -> Any:
+    def rounded(grids: dict[str, Grid], method: str, bias: bool, weights: Weights = case.weights) -> Any:
         return rounding.onto_grids(case.folded, weights, grids, case.calibration, method, bias)
 
     yield measured("uint8 per tensor", rounded(narrow, "nearest", False))
@@ -234,25 +238,25 @@ def ways(case: Case) -> Iterator[Row]:
     yield measured("uint8 and uint16, bias", rounded(mixed, "nearest", True))
     yield measured("uint8 and uint16, GPTQ", rounded(mixed, "gptq", False))
     yield measured("uint8 and uint16, GPTQ, bias", plain := rounded(mixed, "gptq", True))
-    scaled = equalise(case.folded, case.weights)
+    scaled = equalize(case.folded, case.weights)
     widened, _ = mixed_precision.choose_grids(case.folded, scaled, case.calibration[: mixed_precision.RANKING], BUDGET)
-    yield measured("uint8 and uint16, equalised", rounded(widened, "nearest", False, scaled))
-    yield measured("uint8 and uint16, equalised, GPTQ, bias", both := rounded(widened, "gptq", True, scaled))
+    yield measured("uint8 and uint16, equalized", rounded(widened, "nearest", False, scaled))
+    yield measured("uint8 and uint16, equalized, GPTQ, bias", both := rounded(widened, "gptq", True, scaled))
     seen = mixed_precision.embed(case.folded, case.weights, case.calibration)
 
     def error(candidate: rounding.Rounded) -> float:
         return -float((mixed_precision.embed(case.folded, candidate.weights, case.calibration) * seen).sum())
 
     ships = min(plain, both, key=error)  # the stage's own choice: by calibration photographs
-    yield measured(f"{SHIPPED[:-2]}: {'equalised' if ships is both else 'not equalised'}**", ships)
+    yield measured(f"{SHIPPED[:-2]}: {'equalized' if ships is both else 'not equalized'}**", ships)
     yield measured("int8 per output channel", rounded(by_row, "nearest", False), True)
     by_row_mixed = widen(case, by_row)
     with mock.patch.object(rounding, "gptq", by_rows):
         yield measured("int8 per output channel, GPTQ, bias", rounded(by_row, "gptq", True), True)
         yield measured("int8 per output channel and uint16, GPTQ, bias", rounded(by_row_mixed, "gptq", True), True)
     with tempfile.TemporaryDirectory() as folder:
-        quantized.save(folder, {**case.folded, "ranges": ships.ranges}, ships.weights, ships.grids)
-        onnx_export.write(folder, file := Path(folder) / "qdq.onnx", "qdq")
+        graph = {**case.folded, "ranges": ships.ranges}
+        onnx_export.write(graph, ships.weights, ships.grids, file := Path(folder) / "qdq.onnx", "qdq")
         found = onnx_export.run(file, case.test.numpy())
         content = file.read_bytes()
     unit = found / np.linalg.norm(found, axis=1, keepdims=True)
@@ -306,8 +310,8 @@ def layers(case: Case) -> list[dict[str, Any]]:
     if not case.name.startswith("distilled"):
         return []
     repair = {"equalise": True, "rounding": "gptq", "bias": True}
-    quantised = mixed_precision.quantise(case.folded, case.weights, case.calibration, BUDGET, repair)
-    report = mixed_precision.report(case.folded, case.weights, case.calibration, quantised)
+    result = mixed_precision.quantize(case.folded, case.weights, case.calibration, BUDGET, repair)
+    report = mixed_precision.report(case.folded, case.weights, case.calibration, result)
     return sorted(report["layers"], key=lambda layer: -layer["sensitivity"])[:8]
 
 

@@ -1,13 +1,12 @@
-"""The web model in a browser: TensorFlow.js beside onnxruntime-web, same model, same Chromium, same run.
+"""Compare TensorFlow.js and onnxruntime-web in a browser: same model, same Chromium, same run.
 
     PYTHONPATH=workflow python benchmarks/web.py [--params params.yaml] [--runs 30] [--sizes 160 ...]
         [--students NAME ...] [--rows FILE]
 
-Builds each student of STUDENTS at each size with random lively weights (how fast a model is does not depend on what it
-knows), rounds it to 8 bits, writes it for TensorFlow.js and as ONNX (float32, and INT8 weights and activations, "QDQ"),
-and times all in one headless Chromium (web.mjs), one inference each in turn. Writes
-benchmarks/web.md. A model that is in FILE is not timed again. onnxruntime-web is fetched by npm. Needs a machine that
-does nothing else: latencies are wall clock.
+Builds each student of STUDENTS at each size with random lively weights (latency does not depend on training), rounds it
+to 8 bits, writes it for TensorFlow.js and as ONNX (float32, and INT8 weights and activations, "QDQ"), and times all in
+one headless Chromium (web.mjs), one inference each in turn. Writes benchmarks/web.md. A model that is in FILE is not
+timed again. onnxruntime-web is fetched by npm. Needs an idle computer: latencies are wall-clock times.
 """
 
 import argparse
@@ -23,8 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bioclip_lite import graph, params
+from bioclip_lite import params
 from bioclip_lite.compression import grid, quantized, rounding
+from bioclip_lite.graph import execution, folding
 from bioclip_lite.models import students
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.utils.errors import UserError
@@ -139,12 +139,12 @@ def rounded(folder: Path, name: str, student_options: dict[str, Any], size: int)
     torch.manual_seed(0)
     spec = students.student_spec(name, student_options, OUTPUTS, size)
     model = students.reparameterize(lively(students.build_student(spec), size))
-    folded, weights = graph.fold(model, size)
+    folded, weights = folding.fold(model, size)
     grids = {array: grid.fit(weights[array], 8) for array in rounding.arrays(folded)}
     found = rounding.onto_grids(folded, weights, grids, pictures(4, size), "nearest", False)
     folder.mkdir()
     quantized.save(folder, {**folded, "ranges": found.ranges}, found.weights, found.grids)
-    return {"parameters": sum(array.size for array in weights.values()), "macs": graph.macs(folded, weights)}
+    return {"parameters": sum(array.size for array in weights.values()), "macs": execution.macs(folded, weights)}
 
 
 def pictures(count: int, size: int) -> torch.Tensor:

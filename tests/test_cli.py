@@ -1,4 +1,4 @@
-"""`python -m bioclip_lite`: stages run alone, and a user's mistake is a sentence, not a traceback."""
+"""`bioclip-lite`: its help, its completion, stages that run alone, and mistakes told in a sentence, not a traceback."""
 
 import re
 import subprocess
@@ -8,8 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from bioclip_lite import __main__
+from bioclip_lite import __main__, __version__
+from bioclip_lite.commands import completion
+from bioclip_lite.utils.command_line import COMMANDS
+from bioclip_lite.utils.stage_names import STAGES
 from support import checkout
+
+SCRIPT = Path(sys.executable).with_name("bioclip-lite")
 
 
 def cli(*arguments: str, folder: Path = checkout.ROOT) -> subprocess.CompletedProcess[str]:
@@ -18,8 +23,66 @@ def cli(*arguments: str, folder: Path = checkout.ROOT) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_help_names_the_stages() -> None:
-    assert "index,shard,caption,teacher,logits,distill,prune,quantize,convert,evaluate" in cli("--help").stdout
+def test_help_names_every_stage_and_command() -> None:
+    text = cli("--help").stdout
+    assert ", ".join(STAGES) in " ".join(text.split())
+    for title in ("make a model:", "look at what was made:", "work together:", "use a model:"):
+        assert f"\n{title}\n" in text
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +\w", text, re.M), name
+
+
+def test_every_command_is_a_module_and_every_module_a_command() -> None:
+    folder = checkout.ROOT / "workflow" / "bioclip_lite" / "commands"
+    modules = {path.stem.replace("_", "-") for path in folder.glob("*.py")} - {"--init--", "common"}
+    assert modules == set(COMMANDS)
+
+
+def test_usage_shows_the_name_that_was_typed() -> None:
+    for command, name in (
+        ([str(SCRIPT)], "bioclip-lite"),
+        ([sys.executable, "-m", "bioclip_lite"], "python -m bioclip_lite"),
+    ):
+        for arguments, usage in (((), "STAGE [JOB]"), (("push",), "push [-h]")):
+            done = subprocess.run([*command, *arguments, "--help"], capture_output=True, text=True, check=True)
+            assert done.stdout.startswith(f"usage: {name} {usage}")
+    assert cli("--version").stdout == f"bioclip-lite {__version__}\n"
+
+
+def test_a_misspelt_name_is_told_all_names() -> None:
+    done = cli("predcit", "photos")
+    assert done.returncode == 2
+    assert "invalid choice: 'predcit'" in done.stderr and "'predict'" in done.stderr and "'prune'" in done.stderr
+    late = cli("--data", "elsewhere", "predict")
+    assert late.returncode == 2 and "options of predict follow its name" in late.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_has_every_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert completion.main([shell]) == 0
+    script = capsys.readouterr().out
+    (subparsers,) = (action.choices for action in completion.whole_parser()._actions if action.nargs == "A...")
+    assert set(subparsers) == {*STAGES, *COMMANDS}
+    for parser in subparsers.values():
+        for option in (text for action in parser._actions for text in action.option_strings if text.startswith("--")):
+            assert option.lstrip("-") in script, option
+
+
+def test_bash_completes_commands_and_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert completion.main(["bash"]) == 0
+    script = tmp_path / "bioclip-lite"
+    script.write_text(capsys.readouterr().out)
+
+    def completed(*words: str) -> list[str]:
+        line = (
+            f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_bioclip_lite; echo ${{COMPREPLY[@]}}"
+        )
+        done = subprocess.run(["bash", "-c", f"source {script}; {line}"], capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert completed("bioclip-lite", "pre") == ["preset", "predict"]
+    assert completed("bioclip-lite", "predict", "--ba") == ["--back-off"]
+    assert completed("bioclip-lite", "predict", "--rank", "gen") == ["genus"]
 
 
 def test_the_first_stages_run_alone(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 ENVS = ROOT / "workflow" / "envs"
-LOCKS = ("convert", "dev", "main", "uv")
+LOCKS = ("convert", "dev", "docs", "main", "uv")
 
 
 @pytest.fixture

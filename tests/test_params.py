@@ -342,7 +342,7 @@ def with_every_job() -> dict[str, Any]:
     params = copy.deepcopy(DEFAULT)
     params["caption"]["captioners"] = [CAPTIONER, {**CAPTIONER, "name": "other"}]
     params["teacher"]["ensemble"] = [{"name": "tuned", "kind": "lit"}, {"name": "bought", "kind": "pretrained"}]
-    params["evaluate"]["also"] = ["teacher-tuned"]
+    params["evaluate"]["also"] = ["first", "teacher-tuned"]
     params["evaluate"]["suites"] = [{**SUITE, "name": "common"}, SUITE]
     parameters.check(params)
     return params

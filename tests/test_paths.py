@@ -25,6 +25,7 @@ from bioclip_lite.captioning import fine_tuning
 from bioclip_lite.commands import compare, predict
 from bioclip_lite.photographs import shards
 from bioclip_lite.stages import shard
+from bioclip_lite.utils.command_line import COMMANDS
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import finished_rows, read_json, write_json
 from bioclip_lite.utils.stage_names import STAGES
@@ -103,7 +104,7 @@ def path_options(command: str) -> set[tuple[str, str]]:
     return {(command, (action.option_strings or [action.dest])[-1]) for action in actions if action.type is Path}
 
 
-@pytest.mark.parametrize("command", [*cli.COMMANDS, "preset", "stage", *BENCHMARKS])
+@pytest.mark.parametrize("command", [*COMMANDS, "stage", *BENCHMARKS])
 def test_every_path_option_has_a_case(command: str) -> None:
     known = {*FILES, *FOLDERS, *ROWS, *READ, *READ_BY_BENCHMARKS}
     assert path_options(command) == {case for case in known if case[0] == command}
@@ -401,8 +402,8 @@ def test_a_preset_replaces_nothing_that_is_held_nowhere_else(repository: Path) -
     (repository / "tower.safetensors").write_bytes(b"weights")
     before = content(repository)
     for options, message in (
-        (["--photos", "album"], "data/photos is a folder of its own, not a link"),
-        (["--weights", "tower.safetensors"], "is not the same as WEIGHTS=tower.safetensors and would be lost"),
+        (["--photos", "album"], "data/photos is no link made by a preset"),
+        (["--weights", "tower.safetensors"], "differs from tower.safetensors and would be lost"),
     ):
         status, said = run("preset", ["birds", *options])
         assert status == 1 and message in said

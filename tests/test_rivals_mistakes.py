@@ -13,7 +13,7 @@ Every mistake has a small test here; the broader ones elsewhere are named, and m
 |  7 | "500 species", 7 of them scored                             | test_7_   | stages/test_evaluate.py::test_metrics_have_every_variant_rank_and_number, report/test_page.py::test_headlines_say_how_many |
 |  8 | the wrong checkpoint, told by its file name                 | test_8_   | evaluation/test_variants.py::test_a_bundle_for_other_taxa_or_weights_is_refused, evaluation/test_variants.py::test_a_student_of_another_teacher_is_refused |
 |  9 | figures of a simulated INT8 model                           | test_9_   | stages/test_convert.py::test_a_shard_gives_the_logits_of_pytorch, test_pipeline.py::test_what_ships_answers_as_what_was_quantised |
-| 10 | commands that cannot run, training on noise, errors dropped | test_10_  | sources/test_synthetic.py::test_kin_look_more_alike_than_strangers, stages/test_index.py::test_bad_photographs_are_listed_with_a_reason_and_the_rest_goes_on, test_cli.py::test_a_stage_without_its_inputs_says_what_makes_them |
+| 10 | commands that cannot run, training on noise, errors dropped | test_10_  | test_docs.py::test_the_command_line_takes_every_command_of_ours, sources/test_synthetic.py::test_kin_look_more_alike_than_strangers, stages/test_index.py::test_bad_photographs_are_listed_with_a_reason_and_the_rest_goes_on, test_cli.py::test_a_stage_without_its_inputs_says_what_makes_them |
 | 11 | pruned checkpoints that nobody can load; no time gained     | test_11_  | stages/test_prune.py::test_a_pruned_student_reloads_bit_for_bit, stages/test_prune.py::test_the_stage |
 | 12 | research-only weights whose licence a student inherits      | test_12_  | models/test_hub.py::test_weights_for_research_only_are_refused_unless_asked_for |
 """  # noqa: E501
@@ -30,10 +30,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bioclip_lite import graph
-from bioclip_lite.__main__ import COMMANDS
 from bioclip_lite.compression import pruning, quantized
 from bioclip_lite.evaluation import web_variants
+from bioclip_lite.graph import execution
 from bioclip_lite.metrics.scoring import score
 from bioclip_lite.metrics.summary import summarise
 from bioclip_lite.models import hub, students, teachers
@@ -221,7 +220,7 @@ def test_8_a_bundle_names_what_it_was_made_of_by_content(data: Path, tmp_path: P
         write_json(made / "model.json", {"weightsManifest": [], "modelTopology": {"node": []}})
         text = convert._text(data)
         sure = {"temperature": 1.0, "thresholds": None, "photographs": 0}
-        convert._describe(made, data, model, text, bundle.make_table(data, text, None), sure)
+        convert._describe(made, data, convert._read_model(model), text, bundle.make_table(data, text, None), sure)
         return dict(read_json(made / "bundle.json"))
 
     nodes: dict[str, Any] = {"input": {"name": "x", "shape": [3, 32, 32]}, "output": "x", "nodes": []}
@@ -269,35 +268,13 @@ def test_9_the_web_model_is_what_node_says_of_the_jpegs(data: Path, monkeypatch:
     monkeypatch.setattr(javascript, "node", node)
     # What a simulation would need is not there.
     monkeypatch.setattr(quantized, "load", lambda _: ({}, {}))
-    monkeypatch.setattr(graph, "macs", lambda *_: 0)
+    monkeypatch.setattr(execution, "macs", lambda *_: 0)
     answers = web_variants.tfjs({"latency_runs": 3}, data, ("test",), labels)
     blocks = list(answers.blocks)
     np.testing.assert_array_equal(np.concatenate([block.logits for block in blocks]), said)
     np.testing.assert_array_equal(np.concatenate([block.embeddings for block in blocks]), said[:, :2])
     assert asked[:2] == [str(folder), str(data / "shard" / "test-00000.tar")]
     assert "Node" in answers.costs["latency_ms"]["runtime"]
-
-
-def test_10_commands_of_the_readme_can_run() -> None:
-    text = (ROOT / "README.md").read_text()
-    commands = re.findall(r"python -m bioclip_lite (\w[\w-]*)([^`\n#]*)", text)
-    assert len(commands) > 5
-    for name, rest in commands:
-        assert name in (*STAGES, *COMMANDS), name
-        source = "__main__.py" if name in STAGES else f"commands/{name.replace('-', '_')}.py"
-        for option in re.findall(r" (--?[a-z][a-z-]*)", rest):
-            assert f'"{option}"' in (PACKAGE / source).read_text(), f"{name} {option}"
-    for name in re.findall(r"--cores all (\w+)", text):
-        assert name in STAGES, name
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
-    for name in re.findall(r"(?:`|^)make (\w+)", text, re.M):
-        assert name in targets, name
-    for folder in (ROOT, ROOT / "benchmarks"):
-        for page in folder.glob("*.md"):
-            for name in re.findall(r"\]\(([\w/.-]+)\)", page.read_text()):
-                assert (folder / name).exists(), f"{page.name}: {name}"
-            for name in re.findall(r"python (benchmarks/\w+\.py)", page.read_text()):
-                assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
 def test_10_an_architecture_without_weights_is_no_teacher(tmp_path: Path) -> None:

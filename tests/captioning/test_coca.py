@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from bioclip_lite.__main__ import COMMANDS
 from bioclip_lite.captioning import coca, fine_tuning
 from bioclip_lite.commands import captioner as command
 from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.stages import caption as stage
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils import machine
+from bioclip_lite.utils.command_line import COMMANDS
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table, write_json
 from bioclip_lite.utils.randomness import generator

@@ -32,9 +32,9 @@ def test_params_photos_and_weights_are_put_in_place(repository: Path) -> None:
 
 def test_mistakes_change_nothing(repository: Path) -> None:
     for name, photos, weights, message in (
-        ("fish", None, None, "known are birds"),
-        ("birds", Path("nowhere"), None, "PHOTOS=nowhere is no folder"),
-        ("birds", None, Path("nothing"), "WEIGHTS=nothing is no file"),
+        ("fish", None, None, "choose one of birds"),
+        ("birds", Path("nowhere"), None, "--photos nowhere is not a folder"),
+        ("birds", None, Path("nothing"), "--weights nothing is not a file"),
     ):
         with pytest.raises(UserError, match=message):
             preset.put_in_place(name, photos, weights)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from bioclip_lite import graph
 from bioclip_lite.compression import grid, rounding
-from bioclip_lite.graph import Graph, Weights
+from bioclip_lite.graph import execution, folding
+from bioclip_lite.graph.nodes import Graph, Weights
 from support.fake_data import FASTVIT, images, lively, student
 
 
@@ -81,7 +81,7 @@ def rounded(method: str, correct: bool, folded: Graph, weights: Weights, pixels:
 
 
 def test_the_nearest_points_without_repair() -> None:
-    folded, weights = graph.fold(student(*FASTVIT, 32), 32)
+    folded, weights = folding.fold(student(*FASTVIT, 32), 32)
     found = rounded("nearest", False, folded, weights, images(2, 32))
     assert set(found.grids) == set(found.weights) == set(weights)
     for name, array in weights.items():
@@ -93,13 +93,13 @@ def test_the_nearest_points_without_repair() -> None:
 def test_the_means_of_the_outputs_are_kept() -> None:
     torch.manual_seed(0)
     model = lively(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 16)
-    folded, weights = graph.fold(model, 16)
+    folded, weights = folding.fold(model, 16)
     pixels = images(12, 16)
-    exact = graph.run(folded, weights, pixels).mean(0)
+    exact = execution.run(folded, weights, pixels).mean(0)
 
     def off(correct: bool) -> float:
         found = rounded("nearest", correct, folded, weights, pixels)
-        return float((graph.run(folded, found.weights, pixels).mean(0) - exact).abs().max())
+        return float((execution.run(folded, found.weights, pixels).mean(0) - exact).abs().max())
 
     assert off(True) < 0.1 * off(False)
 

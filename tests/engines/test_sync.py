@@ -140,11 +140,8 @@ def test_the_entry_for_the_workflow_catalog_runs_the_same_graph(pulled: Path) ->
     for options in ("evaluate", "", "all"):
         assert checkout._jobs(sh(f"snakemake --dry-run --snakefile workflow/Snakefile -- {options}", pulled)) == {}
     set_parameter(pulled, "evaluate.examples", 5)
-    assert snakemake(pulled, "default", "--snakefile workflow/Snakefile") == {
-        "write_report": 1,
-        "evaluate": 1,
-        "default": 1,
-    }
+    jobs = snakemake(pulled, "default", "--snakefile workflow/Snakefile")
+    assert jobs == {"write_report": 1, "evaluate": 1, "default": 1}
     assert settled(pulled)
 
 
@@ -181,6 +178,37 @@ def test_a_parameter_changes_the_same_stage_in_both(edited: Path, name: str, val
     finally:
         (edited / "params.yaml").write_text(text)
     assert planned(edited) == {}
+
+
+def test_a_changed_default_changes_the_same_stage_in_both(edited: Path) -> None:
+    schema, generate = edited / "workflow/schemas/params.schema.yaml", "python -m bioclip_lite.params.reference"
+    text = schema.read_text()
+    before, after = text.split("      round_to:\n")
+    try:
+        schema.write_text(before + "      round_to:\n" + after.replace("default: 8", "default: 4", 1))
+        dry_run = f"{checkout.COLD} snakemake --dry-run -- evaluate"  # with the schema of this checkout
+        assert "section prune differs from the defaults" in sh(dry_run, edited, check=False)
+        sh(f"PYTHONPATH=workflow {generate}", edited)
+        assert first_stage(checkout._jobs(sh(dry_run, edited))) == "prune"
+        assert changed(edited) == ["prune"]
+        set_parameter(edited, "prune.round_to", 8)  # as it was made, whatever the default
+        assert checkout._jobs(sh(dry_run, edited)) == {}
+    finally:
+        sh("git checkout -q params.yaml workflow docs", edited)
+    assert planned(edited) == {}
+    assert changed(edited) == []
+
+
+def test_a_default_that_params_yaml_repeats_runs_no_job(edited: Path) -> None:
+    set_parameter(edited, "prune.round_to", 8)
+    try:
+        assert planned(edited) == {}
+        assert changed(edited) == ["prune"]  # it compares the files one by one, and starts Snakemake for nothing
+        assert repro(edited) == (["prune"], {})
+        assert changed(edited) == []
+    finally:
+        sh("git checkout -q params.yaml", edited)
+        repro(edited)
 
 
 def test_a_parameter_runs_the_same_jobs_in_both(twins: tuple[Path, Path], tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from timm.models.tiny_vit import Attention as TinyViTAttention
 from timm.models.tiny_vit import TinyVitBlock
 from torch import nn
 
-from bioclip_lite import graph
+from bioclip_lite.graph import execution, folding
+from bioclip_lite.graph.nodes import Graph
 from bioclip_lite.models import costs
 from bioclip_lite.utils.errors import UserError
 from support.fake_data import STUDENTS, images, largest_relative_difference, lively, student
@@ -56,20 +57,20 @@ def family(which: str) -> tuple[nn.Module, int]:
 @pytest.mark.parametrize("which", FAMILIES)
 def test_the_graph_computes_what_the_student_computes(which: str) -> None:
     model, size = family(which)
-    folded, weights = graph.fold(model, size)
+    folded, weights = folding.fold(model, size)
     pixels = images(2, size)
     expected = exact(model, pixels)
     assert expected.std() > 0.01  # a dead network would agree with anything
-    assert largest_relative_difference(graph.run(folded, weights, pixels), expected) < 2e-5
+    assert largest_relative_difference(execution.run(folded, weights, pixels), expected) < 2e-5
 
 
-def ops(folded: graph.Graph) -> Counter[str]:
+def ops(folded: Graph) -> Counter[str]:
     return Counter(node["op"] for node in folded["nodes"])
 
 
 def test_a_transformer_is_convolutions_that_need_no_transposition() -> None:
     model, size = family("vit")
-    folded, _ = graph.fold(model, size)
+    folded, _ = folding.fold(model, size)
     expected = {"conv": 49, "attention": 12, "normalize": 25, "activation": 12, "add": 24}
     expected |= {"reshape": 1, "pad": 1, "shift": 1, "crop": 1, "flatten": 1, "linear": 1}
     assert ops(folded) == expected  # a patch, 12 blocks of 4, one class token with its position, one head
@@ -78,7 +79,7 @@ def test_a_transformer_is_convolutions_that_need_no_transposition() -> None:
 def test_both_factors_of_gelu_are_folded() -> None:
     for which, left in {"fastvit_t8": 1, "vit": 0, "convnext": 0, "repvit": 0}.items():
         model, size = family(which)
-        functions = Counter(node.get("function") for node in graph.fold(model, size)[0]["nodes"])
+        functions = Counter(node.get("function") for node in folding.fold(model, size)[0]["nodes"])
         # after squeeze-and-excitation, and after a sum, there is no layer to take the factor
         assert functions["gelu"] == left, which
         assert functions["scaled_gelu"] > 5
@@ -88,7 +89,7 @@ def test_both_factors_of_gelu_are_folded() -> None:
 def test_everything_that_can_be_folded_is(which: str) -> None:
     name, options, size = STUDENTS[which]
     model = student(name, options, size)
-    folded, weights = graph.fold(model, size)
+    folded, weights = folding.fold(model, size)
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert sum("weight" in node for node in folded["nodes"]) == len(layers)
     assert sum(w.size for n, w in weights.items() if n.endswith(".weight")) == sum(m.weight.numel() for m in layers)
@@ -97,10 +98,10 @@ def test_everything_that_can_be_folded_is(which: str) -> None:
 def test_the_graph_is_json_and_the_model_is_unchanged() -> None:
     model = student(*STUDENTS["mobilenetv4"])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    folded, weights = graph.fold(model, 64)
+    folded, weights = folding.fold(model, 64)
     assert json.loads(json.dumps(folded)) == folded
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    again, weights_again = graph.fold(model, 64)
+    again, weights_again = folding.fold(model, 64)
     assert folded == again
     assert all(np.array_equal(weights[name], weights_again[name]) for name in weights)
 
@@ -111,7 +112,7 @@ def test_the_graph_is_json_and_the_model_is_unchanged() -> None:
 )
 def test_multiply_accumulates_are_those_of_the_model(which: str) -> None:
     model, size = family(which)
-    assert graph.macs(*graph.fold(model, size)) == costs.macs(model, torch.zeros(1, 3, size, size))
+    assert execution.macs(*folding.fold(model, size)) == costs.macs(model, torch.zeros(1, 3, size, size))
 
 
 class Small(nn.Module):
@@ -142,10 +143,10 @@ class Small(nn.Module):
 def test_rules_of_folding(layers: list[nn.Module], depthwise: int) -> None:
     torch.manual_seed(1)
     model = lively(Small(*layers), 17)
-    folded, weights = graph.fold(model, 17)
+    folded, weights = folding.fold(model, 17)
     pixels = images(2, 17)
     assert sum(node["op"] == "depthwise" for node in folded["nodes"]) == depthwise
-    assert largest_relative_difference(graph.run(folded, weights, pixels), exact(model, pixels)) < 1e-5
+    assert largest_relative_difference(execution.run(folded, weights, pixels), exact(model, pixels)) < 1e-5
 
 
 class Windows(nn.Module):
@@ -164,9 +165,9 @@ class Windows(nn.Module):
 def test_keys_and_values_may_differ_in_width() -> None:
     torch.manual_seed(1)
     model = lively(Small(nn.Conv2d(3, 4, 3), Windows()), 17)
-    folded, weights = graph.fold(model, 17)
+    folded, weights = folding.fold(model, 17)
     pixels = images(2, 17)
-    assert largest_relative_difference(graph.run(folded, weights, pixels), exact(model, pixels)) < 1e-5
+    assert largest_relative_difference(execution.run(folded, weights, pixels), exact(model, pixels)) < 1e-5
 
 
 class Shared(nn.Module):
@@ -184,9 +185,9 @@ class Shared(nn.Module):
 def test_a_module_used_twice_is_folded_twice() -> None:
     torch.manual_seed(1)
     model = lively(Shared(), 16)
-    folded, weights = graph.fold(model, 16)
+    folded, weights = folding.fold(model, 16)
     pixels = images(2, 16)
-    assert largest_relative_difference(graph.run(folded, weights, pixels), exact(model, pixels)) < 1e-5
+    assert largest_relative_difference(execution.run(folded, weights, pixels), exact(model, pixels)) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_a_module_used_twice_is_folded_twice() -> None:
 )
 def test_all_that_cannot_be_shipped_is_named(name: str, size: int, named: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        graph.fold(timm.create_model(name, num_classes=4), size)
+        folding.fold(timm.create_model(name, num_classes=4), size)
     for part in named:
         assert part in str(caught.value)
 
@@ -215,4 +216,4 @@ def test_a_model_that_cannot_be_traced_is_named() -> None:
             return x if x.sum() > 0 else -x
 
     with pytest.raises(UserError, match=r"layers\.1 \(Capricious\)"):
-        graph.fold(Small(nn.Conv2d(3, 4, 1), Capricious()), 8)
+        folding.fold(Small(nn.Conv2d(3, 4, 1), Capricious()), 8)

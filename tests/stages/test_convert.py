@@ -21,9 +21,12 @@ from timm.layers.attention2d import MultiQueryAttention2d
 from timm.models.tiny_vit import TinyVitBlock
 from torch import nn
 
-from bioclip_lite import graph, params
+from bioclip_lite import params
 from bioclip_lite.commands import predict
 from bioclip_lite.compression import quantized
+from bioclip_lite.graph import execution, folding
+from bioclip_lite.graph.operations.activations import ACTIVATIONS
+from bioclip_lite.graph.operations.table import OPERATIONS
 from bioclip_lite.models.students import build_student, reparameterize, student_spec
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing, resize
 from bioclip_lite.photographs.shards import ShardSet
@@ -184,7 +187,7 @@ def test_every_layer_is_fused_with_its_bias(data: Path) -> None:
     assert not UNFUSED & set(counts) and "Relu" not in counts
     assert counts["Erf"] == sum("gelu" in node.get("function", "") for node in folded["nodes"])
     assert said["nodes"] == sum(counts.values())
-    assert said["macs"] == graph.macs(folded, weights)
+    assert said["macs"] == execution.macs(folded, weights)
     assert said["parameters"] == sum(array.size for array in weights.values())
 
 
@@ -198,7 +201,7 @@ def test_how_sure_to_be_comes_from_the_calibration_photographs(data: Path, monke
     monkeypatch.setattr(convert.calibration, "calibrate", calibrate)
     text = read_taxa(data / "logits" / "taxa.safetensors")
     table = bundle.make_table(data, text, None)
-    found = convert._calibrate(data, data / "quantize" / "model", table, text.logit_scale)
+    found = convert._calibrate(data, convert._read_model(data / "quantize" / "model"), table, text.logit_scale)
     assert (found["temperature"], found["photographs"]) == (2.0, 6)
     shards = ShardSet(data, "calibration")
     logits, taxa, leaves, _ = asked
@@ -251,7 +254,7 @@ def test_two_runs_give_the_same_bundle(data: Path) -> None:
 def logits_in_python(data: Path, shards: ShardSet) -> np.ndarray:
     folded, weights = quantized.load(data / "quantize" / "model")
     pixels = np.stack([preprocess(shards.image(i), preprocessing(32)) for i in range(len(shards))])
-    embeddings = torch.nn.functional.normalize(graph.run(folded, weights, torch.from_numpy(pixels)), dim=1).numpy()
+    embeddings = torch.nn.functional.normalize(execution.run(folded, weights, torch.from_numpy(pixels)), dim=1).numpy()
     taxa = read_taxa(data / "logits" / "taxa.safetensors")
     logits: np.ndarray = taxa.logit_scale * embeddings @ table_in_bundle(data).T
     return logits
@@ -390,7 +393,7 @@ def test_node_computes_what_another_converter_and_runtime_make_of_the_model(
     data: Path, tmp_path: Path, make: Callable[[], tuple[nn.Module, nn.Module]]
 ) -> None:
     model, deployed = make()
-    folded, weights = graph.fold(deployed, 33)
+    folded, weights = folding.fold(deployed, 33)
     for name in ("shard", "logits", "index", "teacher", "prune"):
         (tmp_path / name).symlink_to(data / name)
     folder = tmp_path / "quantize" / "model"
@@ -417,16 +420,10 @@ def test_node_computes_what_another_converter_and_runtime_make_of_the_model(
 
 
 def test_every_operation_is_tried(data: Path) -> None:
-    tried = [graph.fold(deployed, 33)[0]["nodes"] for _, deployed in (all_operations(), fastvit())]
+    tried = [folding.fold(deployed, 33)[0]["nodes"] for _, deployed in (all_operations(), fastvit())]
     nodes = [node for nodes in tried for node in nodes]
-    documented = {
-        op.strip()
-        for line in (graph.__doc__ or "").split("=====\n")[1].splitlines()
-        if not line.startswith((" ", "="))
-        for op in line[:16].split(",")
-    }
-    assert {node["op"] for node in nodes} == documented > {"conv", "shift", "multi_query", "flatten"}
-    assert {node["function"] for node in nodes if "function" in node} == set(graph.ACTIVATIONS)
+    assert {node["op"] for node in nodes} == set(OPERATIONS) > {"conv", "shift", "multi_query", "flatten"}
+    assert {node["function"] for node in nodes if "function" in node} == set(ACTIVATIONS)
     attention = [node for node in nodes if node["op"] == "attention"]
     assert any("window" in node and "positions" in node for node in attention)
 
@@ -449,7 +446,7 @@ def test_without_the_converters_environment(broken: Path, monkeypatch: pytest.Mo
 
 
 def test_other_weights_in_javascript_are_found(broken: Path, data: Path) -> None:
-    """Parity is measured against the quantised model, so changing one of its integers must be noticed."""
+    """Parity is measured against the quantized model, so changing one of its integers must be noticed."""
     path = broken / "quantize" / "model" / "weights.safetensors"
     tensors = load_file(path)
     name = next(name for name in tensors if name.endswith(".weight"))
@@ -461,9 +458,10 @@ def test_other_weights_in_javascript_are_found(broken: Path, data: Path) -> None
 
 
 def test_embeddings_that_differ_are_found(data: Path) -> None:
-    model, bundle = data / "quantize" / "model", data / "convert" / "tfjs"
+    model, bundle = convert._read_model(data / "quantize" / "model"), data / "convert" / "tfjs"
+    reference = convert._reference(4, data, model)
     with pytest.raises(UserError, match=r"differs between PyTorch and TensorFlow\.js.*no bundle was written"):
-        convert._compare({**PARAMS, "tolerance": 0.0}, data, model, bundle)
+        convert._compare(bundle, model, reference, tolerance=0.0)
 
 
 def test_a_converter_that_fails_leaves_no_bundle(broken: Path) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from bioclip_lite import graph
 from bioclip_lite.compression import grid, mixed_precision, quantized, rounding
+from bioclip_lite.graph import execution, folding
 from bioclip_lite.models.students import load_student
 from bioclip_lite.stages import quantize
 from bioclip_lite.utils.errors import UserError
@@ -45,7 +45,7 @@ def test_what_is_stored_is_what_is_measured(data: Path) -> None:
 
 def test_every_array_is_on_its_grid(data: Path) -> None:
     model, _, _ = load_student(data / "prune" / "model")
-    _, exact = graph.fold(model, 32)
+    _, exact = folding.fold(model, 32)
     _, tensors, grids = quantized.load_integers(data / "quantize" / "model")
     assert set(grids) == set(tensors) == set(exact)
     for name, tensor in tensors.items():
@@ -78,7 +78,7 @@ def test_a_budget_that_is_too_small(data: Path, tmp_path: Path) -> None:
         quantize.run({**PARAMS, "bytes_per_parameter": 1.0}, tmp_path)
     assert not (tmp_path / "quantize").exists()
     least = float(str(caught.value).split("at least ")[1].split(",")[0])
-    folded, weights = graph.fold(student(*FASTVIT, 32), 32)
+    folded, weights = folding.fold(student(*FASTVIT, 32), 32)
     assert mixed_precision.least_bytes_per_parameter(folded, weights) == least
     mixed_precision.choose_grids(folded, weights, images(2, 32), least)  # what the message says is enough
 
@@ -94,7 +94,7 @@ def test_most_worth_keeps_the_budget() -> None:
 
 
 def test_wide_layers_bring_the_embeddings_closer() -> None:
-    folded, weights = graph.fold(student(*FASTVIT, 32), 32)
+    folded, weights = folding.fold(student(*FASTVIT, 32), 32)
     pixels = images(16, 32)
     exact = mixed_precision.embed(folded, weights, pixels)
     narrow = {name: grid.fit(weights[name], 8) for name in rounding.arrays(folded)}
@@ -117,12 +117,12 @@ def test_wide_layers_bring_the_embeddings_closer() -> None:
 @pytest.fixture(scope="module")
 def error() -> Callable[..., float]:
     """Squared distance of embeddings by a choice of repairs, on photographs that the repairs have not seen."""
-    folded, weights = graph.fold(student(*FASTVIT, 32), 32)
+    folded, weights = folding.fold(student(*FASTVIT, 32), 32)
     pixels, others = images(24, 32), images(16, 32)
     exact = mixed_precision.embed(folded, weights, others)
 
     def measure(choice: dict[str, Any]) -> float:
-        found = mixed_precision.quantise(folded, weights, pixels, 1.06, {**NO_REPAIR, **choice})
+        found = mixed_precision.quantize(folded, weights, pixels, 1.06, {**NO_REPAIR, **choice})
         return float(np.square(mixed_precision.embed(folded, found.rounded.weights, others) - exact).sum())
 
     return cache(lambda *names: measure({name: REPAIR[name] for name in names}))
@@ -148,7 +148,7 @@ def test_the_graph_has_the_range_of_every_value(data: Path) -> None:
     names = {folded["input"]["name"], *(node["name"] for node in folded["nodes"])}
     assert set(folded["ranges"]) == names
     _, _, preprocessing = load_student(data / "prune" / "model")
-    found = graph.run(folded, weights, quantize._calibration_images(4, data, preprocessing))
+    found = execution.run(folded, weights, quantize._calibration_images(4, data, preprocessing))
     assert folded["ranges"][folded["output"]] == pytest.approx([float(found.min()), float(found.max())], abs=1e-5)
 
 

@@ -14,10 +14,10 @@ from bioclip_lite.commands import why
 from bioclip_lite.models import hub, students, teachers
 from bioclip_lite.params import of_job
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing
-from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.photographs.shards import ShardSet, shard_names
 from bioclip_lite.stages import teacher
 from bioclip_lite.teacher_cache import locked_tower, store
-from bioclip_lite.training import losses, trainer
+from bioclip_lite.training import contrastive, losses, trainer
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
 from support import checkout, lessons, thin
@@ -164,9 +164,9 @@ def test_features_of_something_else_are_refused(own: Path, change: str) -> None:
 class Seen(Exception):
     """The model at the moment when its training would begin."""
 
-    def __init__(self, model: nn.Module, train_mode: Any) -> None:
-        train_mode()
-        self.model = model
+    def __init__(self, objective: trainer.Objective) -> None:
+        objective.train_mode()
+        self.model = objective.model
 
 
 def test_locked_is_what_open_clip_calls_locked(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,8 +176,8 @@ def test_locked_is_what_open_clip_calls_locked(own: Path, monkeypatch: pytest.Mo
     that are computed once can be no others.
     """
 
-    def stop(model: nn.Module, *_: Any, train_mode: Any, **__: Any) -> None:
-        raise Seen(model, train_mode)
+    def stop(objective: trainer.Objective, **_: Any) -> None:
+        raise Seen(objective)
 
     monkeypatch.setattr(trainer, "fit", stop)
     with pytest.raises(Seen) as seen:
@@ -356,16 +356,18 @@ def test_bad_parameters_are_named(data: Path, change: dict[str, Any], says: str)
 
 
 def test_captions_of_one_species_are_all_right_answers() -> None:
-    texts, same = teacher._matches(["a", "b", "c", "a"], ["x", "x", "y", "x"])
+    texts, same = contrastive.matches(["a", "b", "c", "a"], ["x", "x", "y", "x"])
     assert texts == ["a", "b", "c"]
     assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True], [True, True, False]]
     # One common name for two species: the caption is right for both.
-    texts, same = teacher._matches(["daisy", "daisy"], ["x", "y"])
+    texts, same = contrastive.matches(["daisy", "daisy"], ["x", "y"])
     assert same.tolist() == [[True], [True]]
 
 
 def test_a_caption_is_drawn_by_key_and_epoch(data: Path) -> None:
-    pairs, _ = teacher._photographs(data, ["train"], ["sci", "taxon", "com"])
+    images = ShardSet(data, "train")
+    types = ["sci", "taxon", "com"]
+    pairs = contrastive.Pairs(data, shard_names(data, "train"), images.keys, images.taxon_ids, types, data / "shard")
     rows = range(len(pairs.keys))
     alone = [pairs.draw(0, 3, [i])[0][0] for i in rows]
     together, same = pairs.draw(0, 3, list(rows))
@@ -381,11 +383,11 @@ def test_cut_captions_are_embedded_as_whole_ones(data: Path) -> None:
     model = teachers.build_clip(teacher._config(chosen, 8, "", {}, SPEC)).eval()
     texts = ["a photo of Morus alba.", "a photo of Plantae Tracheophyta Magnoliopsida Rosales Moraceae Morus nigra."]
     with torch.inference_mode():
-        whole = model.encode_text(teacher._tokenizer()(texts))
-        np.testing.assert_allclose(teacher._encode_text(model, texts).numpy(), whole.numpy(), atol=1e-5)
+        whole = model.encode_text(contrastive.tokenizer()(texts))
+        np.testing.assert_allclose(contrastive.encode_text(model, texts).numpy(), whole.numpy(), atol=1e-5)
         assert model.text.attn_mask.shape == (64, 64)
         # "!" before other punctuation is token 0, as padding is.
-        tokens = teacher._tokenizer()(["a photo of Morus nigra !% !("])
+        tokens = contrastive.tokenizer()(["a photo of Morus nigra !% !("])
         assert (tokens[0, : tokens[0].argmax()] == 0).any()
         np.testing.assert_allclose(
             teachers.encode_text(model, tokens).numpy(), model.encode_text(tokens).numpy(), atol=1e-5

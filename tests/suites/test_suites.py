@@ -37,6 +37,7 @@ from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, write_json
 from bioclip_lite.web.javascript import PACKAGE
+from support import checkout
 from support.checkout import ROOT
 from support.fake_evaluation import PARAMS, write_data
 from support.photographs import encoded, picture
@@ -396,7 +397,7 @@ def test_without_anything_to_find_there_is_no_figure(tmp_path: Path, ask: Callab
         put(root / "imagenet-o" / WNIDS[n] / "0.JPEG", "no photograph")
     found = ask(root, format="imagenet_o")
     assert found["rejected"]["count"] == 3 and values(found)["aupr"] is None
-    assert "\N{EN DASH}" in report_suites.section({"suites": {"it": found}})
+    assert "\N{EN DASH}" in report_suites.section({"suites": {"it": found}}).body
 
 
 def test_imagenet_o_without_what_it_is_measured_against(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
@@ -606,13 +607,22 @@ def test_parameters_of_suites() -> None:
     with pytest.raises(UserError, match=r"evaluate.suites has it twice"):
         params.check(good)
     for entry, words in (
-        ({"format": "imagenet_a"}, "suites.0.format is 'imagenet_a'; it must be one of folder, webdataset"),
+        ({"format": 1}, "suites.0.format is 1; it must be of type string"),
         ({"path": "/elsewhere"}, r"suites.0.path is '/elsewhere'; it must be of the form \^data/suites/"),
         ({"name": "a/b"}, "suites.0.name is 'a/b'"),
         ({"colour": 1}, "suites.0 has unknown colour"),
     ):
         with pytest.raises(UserError, match=words):
             params.check(complete(**entry))
+
+
+def test_an_unknown_format_is_refused_before_any_work(tmp_path: Path) -> None:
+    repository = checkout.new(tmp_path / "repository")
+    suite = {**ENTRY, "format": "imagenet_a", "path": "data/suites/it"}
+    (repository / suite["path"]).mkdir(parents=True)
+    checkout.set_parameter(repository, "evaluate.suites", [suite])
+    said = checkout.sh("snakemake --dry-run evaluate", repository, check=False)
+    assert "evaluate.suites: there is no format 'imagenet_a'; choose one of folder, webdataset, metadata" in said
 
 
 def test_a_suite_whose_folder_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -637,14 +647,14 @@ def test_the_report_has_a_table_for_each_suite(tmp_path: Path, ask: Callable[...
     top1 = found["variants"]["tfjs"]["top1"]
     assert f"| {100 * top1['value']:.1f} (" in row and row.endswith(f"| {100 * top1['chance']:.1f} |")
     page = (tmp_path / "data" / "evaluate" / "report.html").read_text()
-    text = report_suites.section(metrics)
+    text = " ".join(report_suites.section(metrics).body.split())
     assert "Other test sets" in page and found["protocol"] in page and "<h3>it</h3>" in text
-    order = [text.index(f">{name}<") for name in ("Teacher", "Student", "Pruned", "INT8", "Web model", "Guessing")]
+    order = [text.index(f">{name}<") for name in ("Teacher", "Student", "Pruned", "INT8", "Web model", "Chance")]
     assert order == sorted(order)
-    assert "50.0" in text and "2 photographs of 2 classes; the question: one of the names of all subfolders" in text
+    assert "50.0" in text and "2 photographs of 2 classes. Task: one of the names of all subfolders" in text
     evaluate.run(PARAMS, tmp_path / "data", "report")
     metrics = read_json(tmp_path / "data" / "evaluate" / "metrics.json")
-    assert "suites" not in metrics and report_suites.section(metrics) == ""
+    assert "suites" not in metrics and report_suites.section(metrics) is None
     section["suites"][0]["name"] = "other"
     with pytest.raises(UserError, match=r"suites lacks other.*run evaluate suites/other"):
         evaluate.run(section, tmp_path / "data", "report")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from bioclip_lite import graph, params
+from bioclip_lite import params
 from bioclip_lite.compression import quantized
 from bioclip_lite.evaluation import speed, web_variants
+from bioclip_lite.graph import execution
 from bioclip_lite.metrics import calibration
 from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.photographs.preprocess import preprocess, read_preprocess
@@ -55,7 +56,7 @@ def in_pytorch(data: Path) -> np.ndarray:
     """Unit embeddings of the photographs of split train."""
     shards, model = ShardSet.of(data / "shard" / "train-00000.tar"), data / "quantize" / "model"
     images = np.stack([preprocess(shards.image(i), read_preprocess(model)) for i in range(len(shards))])
-    outputs = graph.run(*quantized.load(model), torch.from_numpy(images))
+    outputs = execution.run(*quantized.load(model), torch.from_numpy(images))
     found: np.ndarray = torch.nn.functional.normalize(outputs, dim=1).numpy()
     return found
 

@@ -13,7 +13,7 @@ from open_clip.transformer import QuickGELU, TextTransformer
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-from bioclip_lite import graph
+from bioclip_lite.graph import execution
 from bioclip_lite.models import teachers, text_towers
 from bioclip_lite.stages import convert
 from bioclip_lite.utils.errors import UserError
@@ -47,7 +47,7 @@ def test_the_graph_is_the_tower(changes: dict[str, Any]) -> None:
     tokens = torch.tensor([[1, 5, 7, 49, *[0] * 8], [1, *range(10, 20), 49], [1, 49, *[0] * 10]])
     inputs = made.token_embedding(tokens) + made.positional_embedding
     folded, weights = fold_text(made)
-    found = graph.run(folded, weights, inputs.detach().permute(0, 2, 1)[..., None])[..., 0]
+    found = execution.run(folded, weights, inputs.detach().permute(0, 2, 1)[..., None])[..., 0]
     at_end = found[torch.arange(3), :, tokens.argmax(1)]
     expected = made(tokens).detach()
     assert torch.allclose(at_end, expected, atol=1e-4 * float(expected.abs().max()))
@@ -61,7 +61,7 @@ def test_what_follows_changes_nothing_in_a_tower_that_looks_back() -> None:
     one = torch.randn(1, WIDTH, CONTEXT, 1)
     other = one.clone()
     other[:, :, 5:] = torch.randn(1, WIDTH, CONTEXT - 5, 1)
-    first, second = graph.run(folded, weights, one), graph.run(folded, weights, other)
+    first, second = execution.run(folded, weights, one), execution.run(folded, weights, other)
     assert torch.equal(first[:, :, :5], second[:, :, :5])
     assert not torch.allclose(first[:, :, 5:], second[:, :, 5:], atol=0.1)
 

@@ -1,4 +1,4 @@
-"""Create one environment of `make setup` from its lock files: create.py main | convert | node_packages.
+"""Create one environment from its lock files: create.py main | convert | node_packages (`make setup`) | docs.
 
 Needs Python with venv and pip, and npm. uv, from the same registry, installs the Python packages; pip does where uv
 cannot.
@@ -38,6 +38,7 @@ def main(name: str) -> None:
         "main": (Path(".venv"), "3.3 GB, most of it torch with its CUDA libraries"),
         "convert": (Path(".venv-convert"), "0.9 GB, most of it TensorFlow"),
         "node_packages": (NODE / "node_modules", "0.1 GB"),
+        "docs": (Path(".venv-docs"), "0.02 GB"),
     }[name]
     path = LOGS / f"{name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +50,8 @@ def main(name: str) -> None:
                 python_environment(folder, [ENVS / "main.txt", ENVS / "dev.txt"], log)
                 # The locked setuptools builds the package of this checkout: nothing more is downloaded.
                 run([*pip(folder), "--no-deps", "--no-build-isolation", "--editable", "."], log)
-            elif name == "convert":
-                python_environment(folder, [ENVS / "convert.txt"], log)
+            elif name in ("convert", "docs"):
+                python_environment(folder, [ENVS / f"{name}.txt"], log)
             else:
                 node_packages(folder, log)
         except (OSError, subprocess.CalledProcessError) as error:

@@ -33,6 +33,10 @@ try:
     config = parameters.load(Path("params.yaml"))
     workflow.configfiles.append("params.yaml")
     parameters.check_sources(config)
+    for suite in config["evaluate"]["suites"]:
+        from bioclip_lite.suites.formats import find_format
+
+        find_format(suite["format"])
     # Only the coordinating process gets options from a person and touches file times; jobs on a cluster parse this too.
     if workflow.is_main_process:
         given = workflow.config_settings

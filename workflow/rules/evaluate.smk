@@ -110,7 +110,7 @@ rule time_sizes:
 
 rule write_report:
     input:
-        code("evaluate"),
+        code("evaluate", "report"),
         SPEED,
         expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
         expand("data/evaluate/predictions/suites/{suite}.json", suite=SUITES),

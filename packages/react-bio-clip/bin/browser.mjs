@@ -41,7 +41,7 @@ await command(async () => {
       if (error !== undefined) throw new Error(error);
       return value;
     };
-    /** Hand an image to the page: as a file, or (--decoded) as the pixels that Node sees, of a size. */
+    /** Pass an image to the page: as a file, or with --decoded as the pixels that Node decodes. */
     const offer = async (bytes) => {
       const pixels = options.decoded ? await decode(bytes) : null;
       image = pixels ? pixels.data : bytes;
@@ -58,12 +58,17 @@ await command(async () => {
       bytes: info.bytes + statSync(path.join(options.folder, 'bundle.json')).size,
       about: {browser: `Chromium ${browser.version()}`, load_ms: milliseconds, ...(renderer ? {renderer} : {})},
       classify: async (bytes, file, top) => {
-        const found = await offer(bytes).then((size) => call('classify', size, top)).catch(named(file));
+        const found = await offer(bytes)
+          .then((size) => call('classify', size, top))
+          .catch(named(file));
         const [embedding, logits] = [Float32Array.from(found.embedding), Float32Array.from(found.logits)];
         return {...found, embedding, logits};
       },
       peak: () => peakOfPage(browser),
-      latency: (bytes, file, runs) => offer(bytes).then((size) => call('latency', size, runs)).catch(named(file)),
+      latency: (bytes, file, runs) =>
+        offer(bytes)
+          .then((size) => call('latency', size, runs))
+          .catch(named(file)),
     };
     await run(engine, options);
   } finally {

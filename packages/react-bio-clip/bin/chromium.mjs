@@ -1,4 +1,4 @@
-/** A headless Chromium of this machine, and a small server for the pages that run in it. */
+/** Start an installed Chromium without a window, and a small server for the pages that run in it. */
 
 import {accessSync, constants} from 'node:fs';
 import {createServer} from 'node:http';
@@ -12,7 +12,7 @@ const NAMES = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-s
 // No sandbox: continuous integration runs as root. SwiftShader computes WebGL where no graphics processor does.
 const FLAGS = ['--no-sandbox', '--disable-background-networking', '--enable-unsafe-swiftshader'];
 
-/** The path of the first installed one, or null. */
+/** Path of the first installed browser, or null. */
 export function findChromium() {
   for (const folder of (process.env.PATH ?? '').split(path.delimiter)) {
     for (const name of NAMES) {
@@ -20,14 +20,14 @@ export function findChromium() {
         accessSync(path.join(folder, name), constants.X_OK);
         return path.join(folder, name);
       } catch {
-        // look on
+        // try the next name
       }
     }
   }
   return null;
 }
 
-/** `graphics`: use a graphics processor if there is one. */
+/** Start the browser; `graphics`: use a graphics processor if there is one. */
 export async function launchChromium({graphics = false} = {}) {
   const executablePath = findChromium();
   if (!executablePath) {
@@ -36,13 +36,13 @@ export async function launchChromium({graphics = false} = {}) {
   return chromium.launch({executablePath, args: graphics ? FLAGS : [...FLAGS, '--disable-gpu'], headless: true});
 }
 
-/** The most memory that the process of the only page has had, in bytes; null where no /proc says so. */
+/** Peak memory of the process of the only page, in bytes; null without /proc. */
 export async function peakOfPage(browser) {
   const session = await browser.newBrowserCDPSession();
   const {processInfo} = await session.send('SystemInfo.getProcessInfo');
   await session.detach();
   const peaks = processInfo.filter(({type}) => type === 'renderer').map(({id}) => peakOf(id));
-  return Math.max(...peaks) || null; // a spare one that waits for the next page has less
+  return Math.max(...peaks) || null; // the spare process for the next page has less
 }
 
 const TYPES = {
@@ -52,11 +52,11 @@ const TYPES = {
   '.json': 'application/json',
   '.wasm': 'application/wasm',
 };
-// What a browser asks of a page before it gives it threads.
+// Headers that a browser requires before it gives a page threads.
 const ISOLATED = {'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp'};
 
 /**
- * Serve what `content(path)` gives (bytes, or null for status 404) on a free port of this machine.
+ * Serve `content(path)` (bytes, or null for status 404) on a free local port.
  * @returns {Promise<{url: string, close: () => void}>}
  */
 export async function serve(content, {isolated = false} = {}) {

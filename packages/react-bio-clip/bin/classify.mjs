@@ -9,7 +9,7 @@ import {peakOf} from './memory.mjs';
 
 await command(async () => {
   const {readOptions, run} = await import('./run.mjs');
-  const {findAll} = await import('../dist/core/engine.js');
+  const {computeAll} = await import('../dist/core/engine.js');
   const {measureLatency} = await import('../dist/core/latency.js');
   const {decode, openFolder} = await import('../dist/core/node.js');
 
@@ -24,8 +24,8 @@ await command(async () => {
     backend: options.backend,
     bytes: bundle.info.bytes + statSync(path.join(options.folder, 'bundle.json')).size,
     classify: async (bytes, file, top) => {
-      const found = await findAll(bundle, await decoded(bytes, file), top);
-      return {...found, at: performance.now()};
+      const outputs = await computeAll(bundle, await decoded(bytes, file), top);
+      return {...outputs, at: performance.now()};
     },
     latency: async (bytes, file, runs) => measureLatency(bundle, await decoded(bytes, file), runs),
     peak: async () => peakOf(process.pid),

@@ -1,8 +1,8 @@
-/** How much memory a process has had. */
+/** Peak memory of a process. */
 
 import {readFileSync} from 'node:fs';
 
-/** The most, in bytes; null where no /proc says so. (What getrusage says includes that of whoever started it.) */
+/** Peak memory in bytes; null without /proc. (getrusage includes the peak of the parent process.) */
 export function peakOf(pid) {
   try {
     return 1024 * Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]);

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * Copies a bundle to where an application's bundler (Metro) finds it: bioclip-native BUNDLE FOLDER
+ * Copy a bundle into an application, for its bundler Metro: bioclip-native BUNDLE FOLDER
  *
  * Metro takes only literal require() calls, so index.js lists them. It reads *.json as modules, which loses the bytes
  * that are checked, so all files but bundle.json end in .bin: add 'bin' to resolver.assetExts in metro.config.js.
@@ -12,7 +12,9 @@ import path from 'node:path';
 
 const [bundle, folder] = process.argv.slice(2);
 if (!bundle || !folder || process.argv.length > 4) {
-  console.error('usage: bioclip-native BUNDLE FOLDER\n\nBUNDLE  folder that stage convert wrote: data/convert/tfjs');
+  console.error(
+    'usage: bioclip-native BUNDLE FOLDER\n\nBUNDLE  folder that stage convert writes: data/convert/tfjs\nFOLDER  folder of the application, e.g. assets/oaks',
+  );
   process.exit(2);
 }
 
@@ -25,7 +27,9 @@ try {
   const there = [...names.map(asset), 'bundle.json', 'index.js'].find((name) => existsSync(path.join(folder, name)));
   const index = there && (await readFile(path.join(folder, 'index.js'), 'utf8').catch(() => ''));
   if (there && !index.startsWith(HEAD)) {
-    throw new Error(`${there} is there already, was not written by bioclip-native, and would be lost; name another folder`);
+    throw new Error(
+      `${there} exists there, was not written by bioclip-native, and would be overwritten; choose another folder`,
+    );
   }
   await mkdir(folder, {recursive: true});
   for (const name of names) await copyFile(path.join(bundle, name), path.join(folder, asset(name)));

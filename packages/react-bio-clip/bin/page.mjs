@@ -1,11 +1,11 @@
-/** What runs in the page of browser.mjs, bundled with all it imports. */
+/** The script of browser.mjs's page, bundled with all its imports. */
 
 import '@tensorflow/tfjs-backend-cpu';
 import '@tensorflow/tfjs-backend-webgl';
 
-import {useBackend} from '../dist/core/backend.js';
+import {startBackend} from '../dist/core/backend.js';
 import {openBundle} from '../dist/core/bundle.js';
-import {findAll} from '../dist/core/engine.js';
+import {computeAll} from '../dist/core/engine.js';
 import {measureLatency} from '../dist/core/latency.js';
 import {originOf} from '../dist/core/origin.js';
 import {pixelsOf} from '../dist/core/pixels.js';
@@ -13,9 +13,9 @@ import {pixelsOf} from '../dist/core/pixels.js';
 const NAMED = 0x9246; // UNMASKED_RENDERER_WEBGL, of the extension WEBGL_debug_renderer_info
 
 let bundle;
-let spent; // milliseconds that the page has worked so far; not those in which it waits for browser.mjs
+let spent; // milliseconds of work in the page so far, without waiting for browser.mjs
 
-/** The image that the server has at hand: a file for the browser to decode, or RGB pixels. */
+/** Fetch the current image from the server: a file that the browser decodes, or RGB pixels. */
 async function image({width, height}) {
   const response = await fetch('/image', {cache: 'no-store'});
   if (width) return {data: new Uint8Array(await response.arrayBuffer()), width, height};
@@ -24,14 +24,14 @@ async function image({width, height}) {
 
 async function load(backend) {
   const start = performance.now();
-  await useBackend({backend, wasmPaths: '/wasm/'});
+  await startBackend({backend, wasmPaths: '/wasm/'});
   bundle = await openBundle(await originOf('/bundle/'));
   const milliseconds = performance.now() - start;
   spent += milliseconds;
   return {info: bundle.info, milliseconds, renderer: backend === 'webgl' ? renderer() : null};
 }
 
-/** What computes WebGL here: a graphics processor, or SwiftShader, which is a program. */
+/** Name of the WebGL renderer: a graphics processor, or SwiftShader, which is software. */
 function renderer() {
   const context = document.createElement('canvas').getContext('webgl2');
   return context.getExtension('WEBGL_debug_renderer_info') ? context.getParameter(NAMED) : null;
@@ -39,14 +39,14 @@ function renderer() {
 
 async function classify(size, top) {
   const start = performance.now();
-  const {embedding, logits, answer} = await findAll(bundle, await image(size), top);
+  const {embedding, logits, answer} = await computeAll(bundle, await image(size), top);
   spent += performance.now() - start;
   return {embedding: [...embedding], logits: [...logits], answer, at: spent};
 }
 
 const latency = async (size, runs) => measureLatency(bundle, await image(size), runs);
 
-/** Errors as values: their messages would arrive with the stack of the page. */
+/** Return errors as values: thrown ones would arrive with the stack of the page. */
 const caught =
   (work) =>
   (...values) =>

@@ -1,4 +1,4 @@
-/** What classify.mjs and browser.mjs share: options, the images, and how answers are written. */
+/** Shared by classify.mjs and browser.mjs: read options and images, write answers. */
 
 import {createWriteStream, existsSync, mkdirSync, readFileSync, statSync} from 'node:fs';
 import {writeFile} from 'node:fs/promises';
@@ -11,9 +11,11 @@ import {imageFiles} from '../dist/core/node.js';
 
 const OPTIONS = '[--top N] [--raw PREFIX] [--latency RUNS] [--backend NAME]';
 
-/** The options of the command line; `extra` are those that only one of the programs knows. */
+/** Read the command line; `extra`: options of only one of the programs. */
 export function readOptions(program, extra = {}) {
-  const usage = `usage: ${program} BUNDLE (IMAGE | SHARD.tar)... ${OPTIONS}${Object.keys(extra).map((name) => ` [--${name}]`).join('')}`;
+  const usage = `usage: ${program} BUNDLE (IMAGE | SHARD.tar)... ${OPTIONS}${Object.keys(extra)
+    .map((name) => ` [--${name}]`)
+    .join('')}`;
   const {values, positionals} = parseArgs({
     allowPositionals: true,
     options: {
@@ -32,7 +34,7 @@ export function readOptions(program, extra = {}) {
   return {...values, folder, files, top, runs};
 }
 
-/** Throws, before any work, if the files of --raw cannot be written, or would replace one that is no such report. */
+/** Throw, before any work, if the files of --raw cannot be written, or would replace a file of another kind. */
 function checkRaw(raw) {
   mkdirSync(path.dirname(raw), {recursive: true});
   for (const file of [`${raw}.json`, `${raw}.embeddings.f32`, `${raw}.logits.f32`]) {
@@ -46,11 +48,13 @@ function checkRaw(raw) {
     earlier = null;
   }
   if (!Array.isArray(earlier?.keys) || !('latency_ms' in earlier)) {
-    throw new Error(`${raw}.json is there already, is no earlier report, and would be lost; choose another --raw`);
+    throw new Error(
+      `${raw}.json exists, is no report of an earlier run, and would be overwritten; choose another --raw`,
+    );
   }
 }
 
-/** One image as a line of JSON. */
+/** Describe the answer to one image as a line of JSON. */
 function line(info, key, file, {taxa, ranks, answer}) {
   const [best] = taxa;
   const names = Object.entries(ranks).map(([rank, {path, probability}]) => [rank, {name: path.at(-1), probability}]);
@@ -75,9 +79,11 @@ async function writeRow(stream, row) {
 }
 
 /**
- * Answer all images with `engine`: its `classify(bytes, file, top)` gives {embedding, logits, answer, at}, at: the
- * milliseconds of work since the program or the page began; `latency(bytes, file, runs)` {median, min, runs, preprocess}
- * in milliseconds; `peak()` the most memory that its process has had, in bytes, or null. `about` goes into the report.
+ * Classify all images and write the results.
+ *
+ * `engine.classify(bytes, file, top)` gives {embedding, logits, answer, at}, at: milliseconds of work since the program
+ * or the page started. `engine.latency(bytes, file, runs)` gives {median, min, runs, preprocess} in milliseconds,
+ * `engine.peak()` the peak memory of its process in bytes, or null. `engine.about` goes into the report.
  */
 export async function run(engine, {files, top, raw, runs}) {
   const streams = raw && {
@@ -109,7 +115,7 @@ export async function run(engine, {files, top, raw, runs}) {
       ...{first_ms: first, peak_bytes: await engine.peak(), processor: cpus()[0]?.model ?? null},
       ...about,
     };
-    await writeFile(`${raw}.json`, `${JSON.stringify(report)}\n`); // last: it says that the others are complete
+    await writeFile(`${raw}.json`, `${JSON.stringify(report)}\n`); // last: it marks the others as complete
   } else if (latency) {
     console.error(`latency on ${engine.backend}: ${latency.median.toFixed(2)} ms (median of ${latency.runs})`);
   }

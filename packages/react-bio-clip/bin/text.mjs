@@ -1,18 +1,18 @@
 #!/usr/bin/env node
-/** Tokens and unit embeddings of texts with a text encoder, in Node; see ../README.md. */
+/** Print tokens and unit embeddings of texts, computed in Node; see ../README.md. */
 
 import {readFileSync} from 'node:fs';
 
 import {command} from './built.mjs';
 
 await command(async () => {
-  const {folderOrigin, useNodeBackend} = await import('../dist/core/node.js');
+  const {folderOrigin, startNodeBackend} = await import('../dist/core/node.js');
   const {embedTokens, openText} = await import('../dist/core/text.js');
 
   const [folder, file] = process.argv.slice(2);
   if (!file || process.argv.length > 4) throw new Error('usage: text.mjs FOLDER TEXTS.json');
   const texts = JSON.parse(readFileSync(file, 'utf8'));
-  await useNodeBackend('wasm');
+  await startNodeBackend('wasm');
   const encoder = await openText(folderOrigin(folder));
   const tokens = texts.map((text) => encoder.tokenizer.tokenize(text, encoder.info.context));
   const embeddings = [];

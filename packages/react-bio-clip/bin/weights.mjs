@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** SHA-256 of each float32 tensor of a bundle's model, as TensorFlow.js decodes it; see ../README.md. */
+/** Print the SHA-256 of each float32 tensor of a bundle's model, as TensorFlow.js decodes it; see ../README.md. */
 
 import {createHash} from 'node:crypto';
 
@@ -9,11 +9,11 @@ import {command} from './built.mjs';
 
 await command(async () => {
   const {readModel} = await import('../dist/core/bundle.js');
-  const {folderOrigin, useNodeBackend} = await import('../dist/core/node.js');
+  const {folderOrigin, startNodeBackend} = await import('../dist/core/node.js');
 
   const folder = process.argv[2];
   if (!folder) throw new Error('usage: weights.mjs BUNDLE');
-  await useNodeBackend('cpu');
+  await startNodeBackend('cpu');
   const {weightData, weightSpecs} = await readModel(folderOrigin(folder));
   const hashes = {};
   for (const [name, tensor] of Object.entries(tf.io.decodeWeights(weightData, weightSpecs))) {

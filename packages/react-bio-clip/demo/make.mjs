@@ -1,9 +1,9 @@
 /**
- * The demo page around a bundle: node demo/make.mjs BUNDLE [FOLDER] [--serve]
+ * Make the demo page around a bundle: node demo/make.mjs BUNDLE [FOLDER] [--serve]
  *
  * Writes FOLDER/site, for any static web server, and FOLDER/bioclip-lite.html, the same page as one file that opens by
- * a double click (default folder: demo/dist). Both replace what an earlier run has written, and nothing else. --serve shows the site at an address of this machine, which it prints;
- * HOST=0.0.0.0 shows it to others in the network, PORT=... takes another port than 4173.
+ * a double click (default folder: demo/dist). Both replace output of an earlier run, and nothing else. --serve serves
+ * the site at a local address, which it prints; HOST=0.0.0.0 serves it to the network, PORT=... on another port than 4173.
  */
 
 import {createHash} from 'node:crypto';
@@ -65,26 +65,27 @@ if (serve) {
   console.log('\nStop with Ctrl+C.');
 }
 
-/** Throws if something lies where the page goes that an earlier run has not written: building empties the site. */
+/** Throw if a file in the way was not written by an earlier run: building empties the site. */
 async function check() {
-  const text = (name) => readFile(name, 'utf8').catch((error) => (error.code === 'ENOENT' ? null : Promise.reject(error)));
+  const text = (name) =>
+    readFile(name, 'utf8').catch((error) => (error.code === 'ENOENT' ? null : Promise.reject(error)));
   const page = await text(file);
   if (page && !page.includes('<script type="application/json" id="bundle">')) {
-    throw new Error('bioclip-lite.html is there already, is no such page, and would be lost');
+    throw new Error('bioclip-lite.html exists, is no page of an earlier run, and would be overwritten');
   }
   const found = await readdir(site).catch((error) => (error.code === 'ENOENT' ? [] : Promise.reject(error)));
   if (!found.length) return;
   const own = ['index.html', 'sw.js', 'assets', 'model', '.DS_Store', ...(await readdir(path.join(DEMO, 'public')))];
   const other = found.find((name) => !own.includes(name));
   if (other || !(await text(path.join(site, 'sw.js')))?.startsWith('const PAGE = ')) {
-    throw new Error(`site/${other ?? found[0]} is there already, is not of such a page, and would be lost`);
+    throw new Error(`site/${other ?? found[0]} exists, belongs to no page of an earlier run, and would be deleted`);
   }
   if (`${await realpath(bundle)}${path.sep}`.startsWith(`${await realpath(site)}${path.sep}`)) {
-    throw new Error(`the model to put into the page, ${bundle}, lies in the site that is replaced`);
+    throw new Error(`the model for the page, ${bundle}, lies in the site that would be replaced`);
   }
 }
 
-/** Script, style, icon, TensorFlow.js and model in the page itself, which then may load nothing at all. */
+/** Embed script, style, icon, TensorFlow.js and model in the page, whose policy then forbids all loading. */
 async function oneFile(built) {
   const assets = await readdir(path.join(built, 'assets'));
   const content = (ending) =>

@@ -1,7 +1,7 @@
 /**
- * Keeps the page for use without a network. PAGE, its version and files, is written above by the build.
+ * Store the page for offline use. The build writes PAGE, its version and files, above.
  *
- * The model is not its business: the page keeps that itself, by content.
+ * The page itself stores the model, by content.
  */
 
 const PREFIX = 'bioclip-page-';
@@ -18,7 +18,7 @@ self.addEventListener('activate', (event) => {
   const tidy = async () => {
     const old = (await caches.keys()).filter((name) => name.startsWith(PREFIX) && name !== CACHE);
     await Promise.all(old.map((name) => caches.delete(name)));
-    await self.clients.claim(); // so that the first visit is already one that works offline
+    await self.clients.claim(); // so that the page works offline from the first visit
   };
   event.waitUntil(tidy());
 });
@@ -33,10 +33,10 @@ self.addEventListener('fetch', (event) => {
     event.respondWith(stored(request, request));
 });
 
-/** File names carry a hash of their content, so what is stored never grows old; a new page is a new version. */
+/** File names carry a hash of their content, so stored files never go stale; a new page is a new version. */
 async function stored(request, key) {
   const cache = await caches.open(CACHE);
-  // Servers that vary by origin mean other origins; this page is of one.
+  // Ignore a server's Vary: Origin: this page has one origin.
   const known = await cache.match(key, {ignoreSearch: true, ignoreVary: true});
   if (known) return known;
   const answer = await fetch(request);

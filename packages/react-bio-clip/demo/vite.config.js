@@ -8,7 +8,7 @@ import {defineConfig} from 'vite';
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 
-/** The service worker: sw.js, told which files the page consists of. Browsers without SIMD get theirs when they ask. */
+/** Write the service worker: sw.js with the list of the page's files. Files for browsers without SIMD load on demand. */
 function serviceWorker() {
   return {
     name: 'service-worker',

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * src to dist, unless that has been done. `build.mjs core` makes what the pipeline runs; without an argument React and
- * the others as well, which leaves dist/core alone, because somebody may be running it.
+ * Compile src to dist unless dist is up to date. `build.mjs core` compiles the part that the pipeline runs; without an
+ * argument the other parts too, which leaves a current dist/core alone, because the pipeline may be running it.
  */
 
 import {spawnSync} from 'node:child_process';
@@ -16,9 +16,9 @@ const dist = `${root}dist`;
 const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc');
 
 function build(project, part) {
-  const built = mark(part); // before compiling: what changes meanwhile is not in dist
+  const built = mark(part); // before compiling: later changes are not in dist
   if (existsSync(built)) return;
-  // A link leads to the dist of another checkout, which is left as it is.
+  // A link leads to the dist of another checkout, which must stay.
   if (lstatSync(dist, {throwIfNoEntry: false})?.isSymbolicLink()) rmSync(dist);
   if (part) rmSync(`${dist}/${part}`, {recursive: true, force: true});
   else for (const name of readdirSync(dist)) if (name !== 'core') rmSync(`${dist}/${name}`, {recursive: true});

@@ -1,6 +1,6 @@
 /** react-bio-clip: photographs in, taxa out. See ../README.md. */
 
-import {useBackend} from './core/backend.js';
+import {startBackend} from './core/backend.js';
 import {openBioClip} from './core/clip.js';
 import {openTextEncoder} from './core/text.js';
 import type {BioClip, BioClipText, LoadOptions, Source, TextLoadOptions, TextSource} from './core/types.js';
@@ -18,13 +18,13 @@ export {loadInWorker} from './core/worker-client.js';
  * @throws BioClipError that names the file and what is wrong with it; the signal's reason when it is aborted
  */
 export async function loadBioClip(source: Source, options: LoadOptions = {}): Promise<BioClip> {
-  return openBioClip(source, options, useBackend(options));
+  return openBioClip(source, options, startBackend(options));
 }
 
 /**
  * Load a text encoder, for classes in your own words.
- * @throws BioClipError as above, and if it is of another teacher than the bundle of `options.for`
+ * @throws BioClipError as `loadBioClip`, and if the encoder and the bundle of `options.for` have different teachers
  */
 export async function loadTextEncoder(source: TextSource, options: TextLoadOptions = {}): Promise<BioClipText> {
-  return openTextEncoder(source, options, useBackend(options));
+  return openTextEncoder(source, options, startBackend(options));
 }

@@ -1,4 +1,4 @@
-/** The script of a worker that `loadInWorker` talks to: importing it is all a worker has to do. */
+/** The script of a worker for `loadInWorker`: a worker only has to import it. */
 
 import {serve} from './core/worker-server.js';
 import type {Port} from './core/worker-protocol.js';

@@ -14,11 +14,16 @@ import {findChromium, launchChromium, serve} from '../bin/chromium.mjs';
 import {makeBundle, makeText, plain} from './fixture.js';
 
 const PACKAGE = fileURLToPath(new URL('..', import.meta.url));
-const WASM = path.join(path.dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm/package.json')), 'dist');
+const WASM = path.join(
+  path.dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm/package.json')),
+  'dist',
+);
 const SKIP = findChromium() ? false : 'no browser is installed: apt-get install chromium';
 const README = await readFile(new URL('../README.md', import.meta.url), 'utf8');
 const [EXAMPLE, WORKER, , WORDS] = [...README.matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code);
-const GREEN = await sharp(plain([20, 230, 30], 60, 40).data, {raw: {width: 60, height: 40, channels: 3}}).jpeg().toBuffer();
+const GREEN = await sharp(plain([20, 230, 30], 60, 40).data, {raw: {width: 60, height: 40, channels: 3}})
+  .jpeg()
+  .toBuffer();
 
 let browser;
 let server;
@@ -91,7 +96,9 @@ test('so does the one for words', {skip: SKIP}, async () => {
   const more = await files(makeText(), '/models/text/');
   const page = await open(WORDS, {html: '<img src="/green.jpg"><p id="words"></p>', more});
   await page.waitForFunction(() => document.querySelector('#words').textContent);
-  const said = /^an acorn \((\d+) %\), a leaf with galls \((\d+) %\), bark \((\d+) %\)$/.exec(await page.textContent('#words'));
+  const said = /^an acorn \((\d+) %\), a leaf with galls \((\d+) %\), bark \((\d+) %\)$/.exec(
+    await page.textContent('#words'),
+  );
   const sum = Number(said[1]) + Number(said[2]) + Number(said[3]);
   assert.ok(sum >= 99 && sum <= 101);
   assert.deepEqual(page.errors, []);
@@ -212,7 +219,9 @@ test('a bundle that was loaded once loads without a connection; a new version re
   assert.deepEqual(await answer(), second);
 });
 
-test('a bundle and a text encoder of one folder load at the same time, and both without a connection', {skip: SKIP}, async () => {
+test('a bundle and a text encoder of one folder load at the same time, and both without a connection', {
+  skip: SKIP,
+}, async () => {
   const page = await open(ALL, {more: await files(makeText(), '/models/oaks/')});
   await ready(page);
   const asked = [];
@@ -243,11 +252,20 @@ test('a worker answers as the page does', {skip: SKIP}, async () => {
     const image = await picture();
     const bitmap = await createImageBitmap(image);
     const data = {data: new Uint8ClampedArray(48).fill(200), width: 4, height: 4};
-    const embed = async (clip) => [await clip.embed(image), await clip.embed(bitmap), await clip.embed(data)].map((v) => [...v]);
-    const result = {there: await embed(far), here: await embed(near), detached: bitmap.width === 0 || !data.data.length};
+    const embed = async (clip) =>
+      [await clip.embed(image), await clip.embed(bitmap), await clip.embed(data)].map((v) => [...v]);
+    const result = {
+      there: await embed(far),
+      here: await embed(near),
+      detached: bitmap.width === 0 || !data.data.length,
+    };
     const broken = bioclip.loadInWorker(new Worker('/nowhere.js', {type: 'module'}), '/models/oaks');
     const absent = bioclip.loadInWorker(new Worker('/worker.js', {type: 'module'}), '/nothing', {wasmPaths: '/wasm/'});
-    const caught = (promise) => promise.then(() => '', ({message, file}) => `${message} [${file}]`);
+    const caught = (promise) =>
+      promise.then(
+        () => '',
+        ({message, file}) => `${message} [${file}]`,
+      );
     return {...result, errors: [await caught(broken), await caught(absent)]};
   });
   assert.deepEqual(there, here);
@@ -260,7 +278,11 @@ test('errors name what is missing', {skip: SKIP}, async () => {
   const page = await open(ALL);
   await ready(page);
   const found = await page.evaluate(async () => {
-    const caught = (options) => load(options).then(() => '', ({message}) => message);
+    const caught = (options) =>
+      load(options).then(
+        () => '',
+        ({message}) => message,
+      );
     return [await caught({backend: 'webgl'}), await caught({wasmPaths: '/nowhere/'})];
   });
   assert.match(found[0], /no backend webgl here: import '@tensorflow\/tfjs-backend-webgl'/);

@@ -6,7 +6,7 @@ import {before, test} from 'node:test';
 
 import * as tf from '@tensorflow/tfjs-core';
 
-import {loadFolder, useNodeBackend} from '../dist/core/node.js';
+import {loadFolder, startNodeBackend} from '../dist/core/node.js';
 import {loadBioClip} from '../dist/index.js';
 import {assertCancellable, makeBundle, plain, readerOf, SIZE, TAXA, writeBundle} from './fixture.js';
 
@@ -14,20 +14,26 @@ const MADE = makeBundle();
 const RED = plain([255, 0, 0]);
 const GREEN = plain([0, 255, 0]);
 
-before(() => useNodeBackend('wasm')); // Node's WebAssembly files; a page gives wasmPaths
+before(() => startNodeBackend('wasm')); // Node's WebAssembly files; a page gives wasmPaths
 
 const load = (options, source = MADE) => loadBioClip(source, {backend: 'wasm', ...options});
 
 test('pixels in, taxa out', async () => {
   const clip = await load();
   const {taxa, ranks, answer} = await clip.classify(RED, {topK: 2});
-  assert.deepEqual(taxa.map(({name}) => name), ['Morus bassanus', 'Morus nigra']);
+  assert.deepEqual(
+    taxa.map(({name}) => name),
+    ['Morus bassanus', 'Morus nigra'],
+  );
   assert.deepEqual([answer.name, answer.rank, answer.id], ['Morus bassanus', 'species', TAXA[0].id]);
   assert.equal(ranks.class.name, 'Aves');
   const total = (await clip.classify(RED)).taxa.reduce((sum, {probability}) => sum + probability, 0);
   assert.ok(Math.abs(total - 1) < 1e-12);
   const vector = await clip.embed(GREEN);
-  assert.deepEqual([...vector].map((v) => Math.round(v * 1e6) / 1e6), [0, 1, 0]);
+  assert.deepEqual(
+    [...vector].map((v) => Math.round(v * 1e6) / 1e6),
+    [0, 1, 0],
+  );
   clip.dispose();
 });
 
@@ -47,9 +53,14 @@ test('image data, tensors and pixels of one image give one answer', async () => 
   const rgba = new Uint8ClampedArray(12 * 10 * 4).fill(9);
   for (let i = 0; i < 120; i++) rgba.set(values.subarray(3 * i, 3 * i + 3), 4 * i);
   const whole = tf.tensor3d(Array.from(values), [10, 12, 3], 'int32');
-  const unit = tf.tensor3d(Array.from(values, (v) => v / 255), [10, 12, 3], 'float32');
+  const unit = tf.tensor3d(
+    Array.from(values, (v) => v / 255),
+    [10, 12, 3],
+    'float32',
+  );
   const wanted = await clip.embed({data: values, width: 12, height: 10});
-  for (const image of [{data: rgba, width: 12, height: 10}, whole, unit]) assert.deepEqual(await clip.embed(image), wanted);
+  for (const image of [{data: rgba, width: 12, height: 10}, whole, unit])
+    assert.deepEqual(await clip.embed(image), wanted);
   assert.equal(whole.isDisposed, false); // the caller's
   tf.dispose([whole, unit]);
   clip.dispose();
@@ -70,7 +81,7 @@ test('a thousand images leave no memory behind, and dispose gives back what load
 test('calls that overlap are each answered for their own image', async () => {
   const clip = await load();
   const answers = await Promise.all(Array.from({length: 20}, (_, i) => clip.classify(i % 2 ? RED : GREEN)));
-  answers.forEach(({taxa}, i) => assert.equal(taxa[0].name, i % 2 ? 'Morus bassanus' : 'Morus alba'));
+  for (const [i, {taxa}] of answers.entries()) assert.equal(taxa[0].name, i % 2 ? 'Morus bassanus' : 'Morus alba');
   clip.dispose();
 });
 
@@ -81,7 +92,10 @@ test('a call can be cancelled, before and while it waits; the others go on', asy
   const calls = [clip.classify(RED), clip.classify(RED, {signal: stop.signal}), clip.classify(GREEN)];
   stop.abort(new Error('enough'));
   const found = await Promise.allSettled(calls);
-  assert.deepEqual(found.map(({status}) => status), ['fulfilled', 'rejected', 'fulfilled']);
+  assert.deepEqual(
+    found.map(({status}) => status),
+    ['fulfilled', 'rejected', 'fulfilled'],
+  );
   assert.equal(found[1].reason.message, 'enough');
   clip.dispose();
 });
@@ -111,11 +125,11 @@ test('after dispose nothing is answered, not even what waits', async () => {
 test('options that make no sense are named', async () => {
   const clip = await load();
   await assert.rejects(clip.classify(RED, {topK: 0}), /topK is 0/);
-  await assert.rejects(clip.classify(RED, {rank: 'tribe'}), /rank is tribe; this bundle knows kingdom, /);
+  await assert.rejects(clip.classify(RED, {rank: 'tribe'}), /rank is tribe; this bundle has the ranks kingdom, /);
   await assert.rejects(clip.classify(RED, {minConfidence: 95}), /minConfidence is 95/);
   await assert.rejects(clip.classify({}), /not an image/);
-  await assert.rejects(clip.classify({data: new Uint8Array(5), width: 1, height: 1}), /1 x 1 pixels with 5 bytes/);
-  await assert.rejects(clip.classify(tf.zeros([2, 2])), /a tensor of shape 2 x 2/);
+  await assert.rejects(clip.classify({data: new Uint8Array(5), width: 1, height: 1}), /1 x 1 pixels and 5 bytes/);
+  await assert.rejects(clip.classify(tf.zeros([2, 2])), /the tensor has shape 2 x 2/);
   clip.dispose();
   await assert.rejects(load({backend: 'webgl'}), /no backend webgl here: import '@tensorflow\/tfjs-backend-webgl'/);
 });

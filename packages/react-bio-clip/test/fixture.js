@@ -99,14 +99,25 @@ function shop() {
 export function makeBundle(changes = {}) {
   const {files, add, listed} = shop();
   const matrix = Float32Array.of(1, 0, 0, 0, 1, 0, 0, 0, 1);
-  const weights = add('weights', Buffer.concat([Buffer.from(Int32Array.of(1, 2).buffer), Buffer.from(matrix.buffer)]), 'bin');
+  const weights = add(
+    'weights',
+    Buffer.concat([Buffer.from(Int32Array.of(1, 2).buffer), Buffer.from(matrix.buffer)]),
+    'bin',
+  );
   const scale = Float32Array.from(TEXT, () => 1 / 127);
   const rows = Int8Array.from(TEXT.flat(), (value) => Math.round(value * 127));
   const text = add('taxa', Buffer.concat([Buffer.from(scale.buffer), Buffer.from(rows.buffer)]), 'bin');
   const modelFile = add('model', json(model(weights)), 'json');
   const bundle = {
     format: 2,
-    preprocess: {size: SIZE, resize: 'shortest', interpolation: 'bicubic', crop: 'center', mean: [0, 0, 0], std: [1, 1, 1]},
+    preprocess: {
+      size: SIZE,
+      resize: 'shortest',
+      interpolation: 'bicubic',
+      crop: 'center',
+      mean: [0, 0, 0],
+      std: [1, 1, 1],
+    },
     embedding: 3,
     logit_scale: 10,
     temperature: 1,
@@ -137,7 +148,13 @@ const WIDTH = 4;
 function textModel(weights) {
   const shape = {shape: {dim: ['1', `${CONTEXT}`, '1', `${WIDTH}`].map((size) => ({size}))}};
   const ones = {list: {i: ['1', '1', '1', '1']}};
-  const convolution = {...float, strides: ones, dilations: ones, padding: {s: btoa('SAME')}, data_format: {s: btoa('NHWC')}};
+  const convolution = {
+    ...float,
+    strides: ones,
+    dilations: ones,
+    padding: {s: btoa('SAME')},
+    data_format: {s: btoa('NHWC')},
+  };
   return {
     format: 'graph-model',
     modelTopology: {
@@ -184,7 +201,13 @@ export function makeText(changes = {}) {
   const weights = add('group1-shard1of1', Buffer.concat([axes, Buffer.from(matrix.buffer)]), 'bin');
   const text = {
     format: 1,
-    model: {file: add('model', json(textModel(weights)), 'json'), nodes: 6, operations: {Conv2D: 1}, macs: 72, parameters: 12},
+    model: {
+      file: add('model', json(textModel(weights)), 'json'),
+      nodes: 6,
+      operations: {Conv2D: 1},
+      macs: 72,
+      parameters: 12,
+    },
     tokens: {files: tokens, rows: size, columns: WIDTH, dtype: 'int8'},
     positions: {file: add('positions', Buffer.from(positions.buffer), 'bin')},
     merges: {file: add('merges', Buffer.from(MERGES.map((line) => `${line}\n`).join('')), 'txt')},
@@ -199,7 +222,10 @@ export function makeText(changes = {}) {
   const embed = (row) => {
     const place = (i, c) => scale[row[i]] * rows[row[i] * WIDTH + c] + positions[i * WIDTH + c];
     const end = row.indexOf(size - 1);
-    const sum = Array.from({length: WIDTH}, (_, c) => place(end, c) + row.reduce((all, __, i) => all + place(i, c), 0) / CONTEXT);
+    const sum = Array.from(
+      {length: WIDTH},
+      (_, c) => place(end, c) + row.reduce((all, __, i) => all + place(i, c), 0) / CONTEXT,
+    );
     const vector = [0, 1, 2].map((d) => sum.reduce((all, value, c) => all + value * matrix[c * 3 + d], 0));
     return vector.map((value) => value / Math.hypot(...vector));
   };

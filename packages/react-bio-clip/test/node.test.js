@@ -53,9 +53,16 @@ test('a tar that ends too early or uses extensions is refused', async () => {
 
 test('grey, transparent and turned images become upright RGB', async () => {
   const pixels = Uint8Array.from([10, 20, 30, 40, 50, 60]);
-  const grey = await sharp(pixels, {raw: {width: 3, height: 2, channels: 1}}).png().toBuffer();
-  assert.deepEqual([...(await decode(grey)).data], [...pixels].flatMap((v) => [v, v, v]));
-  const clear = await sharp({create: {width: 1, height: 1, channels: 4, background: '#ff000000'}}).png().toBuffer();
+  const grey = await sharp(pixels, {raw: {width: 3, height: 2, channels: 1}})
+    .png()
+    .toBuffer();
+  assert.deepEqual(
+    [...(await decode(grey)).data],
+    [...pixels].flatMap((v) => [v, v, v]),
+  );
+  const clear = await sharp({create: {width: 1, height: 1, channels: 4, background: '#ff000000'}})
+    .png()
+    .toBuffer();
   assert.deepEqual([...(await decode(clear)).data], [255, 255, 255]);
   const turned = await sharp(pixels, {raw: {width: 3, height: 2, channels: 1}})
     .withMetadata({orientation: 6})

@@ -5,7 +5,7 @@ import {after, afterEach, before, test} from 'node:test';
 import {transform} from 'esbuild';
 import {Window} from 'happy-dom';
 
-import {useNodeBackend} from '../dist/core/node.js';
+import {startNodeBackend} from '../dist/core/node.js';
 import {makeBundle, plain} from './fixture.js';
 
 // A document before React looks for one.
@@ -34,7 +34,7 @@ const ANSWER = {
 };
 const isAbort = (error) => error.name === 'AbortError';
 
-before(() => useNodeBackend('wasm'));
+before(() => startNodeBackend('wasm'));
 after(() => window.happyDOM.abort());
 
 let root = null;
@@ -158,7 +158,7 @@ test("the caller's signal cancels a classification", async () => {
   await show({source: 'a'});
   await act(async () => calls[0].finish());
   const given = [];
-  calls[0].clip.classify = (image, {signal, topK}) => {
+  calls[0].clip.classify = (_image, {signal, topK}) => {
     given.push(topK);
     return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
   };

@@ -9,7 +9,7 @@ import {fileURLToPath} from 'node:url';
 import * as tf from '@tensorflow/tfjs-core';
 import {build} from 'esbuild';
 
-import {useNodeBackend} from '../dist/core/node.js';
+import {startNodeBackend} from '../dist/core/node.js';
 import {tokenizerOf} from '../dist/core/tokenizer.js';
 import {compareTexts, loadBioClip, loadTextEncoder} from '../dist/index.js';
 import {assertCancellable, CONTEXT, makeBundle, makeText, MERGES, readerOf, writeBundle} from './fixture.js';
@@ -19,12 +19,14 @@ const MADE = makeText();
 const [START, END] = [517, 518];
 const TOKENIZER = tokenizerOf(MERGES.join('\n'));
 
-before(() => useNodeBackend('wasm'));
+before(() => startNodeBackend('wasm'));
 
 const load = (options, source = MADE) => loadTextEncoder(source, {backend: 'wasm', ...options});
 const close = (vector, wanted) => {
   assert.equal(vector.length, wanted.length);
-  vector.forEach((value, i) => assert.ok(Math.abs(value - wanted[i]) < 1e-6, `${[...vector]} is not ${wanted}`));
+  for (const [i, value] of vector.entries()) {
+    assert.ok(Math.abs(value - wanted[i]) < 1e-6, `${[...vector]} is not ${wanted}`);
+  }
 };
 
 /** The tokens between the start and the end. */
@@ -80,7 +82,10 @@ test('what is too long is cut before the end; special tokens in a text are those
 });
 
 test('merges that name what was not made before are refused', () => {
-  assert.throws(() => tokenizerOf('a b\nab cd', 'merges-1.txt'), /line 2 of merges-1\.txt is no pair of earlier tokens: ab cd/);
+  assert.throws(
+    () => tokenizerOf('a b\nab cd', 'merges-1.txt'),
+    /line 2 of merges-1\.txt is no pair of earlier tokens: ab cd/,
+  );
   assert.throws(() => tokenizerOf('#version: 0.2\na b'), /line 1 of the merges/);
 });
 
@@ -165,13 +170,21 @@ test('an encoder that is damaged or does not fit together is refused, and the fi
   const [first] = MADE.text.tokens.files;
   const flipped = MADE.files[first].slice();
   flipped[20] ^= 1;
-  await refused(/tokens-0-.* of the text encoder has SHA-256 .*, text\.json says .*changed/, first, readerOf(MADE, {[first]: flipped}));
+  await refused(
+    /tokens-0-.* of the text encoder has SHA-256 .*, text\.json says .*changed/,
+    first,
+    readerOf(MADE, {[first]: flipped}),
+  );
   const text = (changes) => makeText(changes);
   await refused(/text\.json in the text encoder has format 2; .* reads format 1/, 'text.json', text({format: 2}));
   await refused(/text\.json does not list merges-/, 'text.json', text({merges: {file: 'merges-1.txt'}}));
   const tokens = {...MADE.text.tokens};
   await refused(/holds numbers of type float16/, first, text({tokens: {...tokens, dtype: 'float16'}}));
-  await refused(/has 4152 bytes for 518 x 4 numbers; merges-.* makes 519 tokens/, first, text({tokens: {...tokens, rows: 518}}));
+  await refused(
+    /has 4152 bytes for 518 x 4 numbers; merges-.* makes 519 tokens/,
+    first,
+    text({tokens: {...tokens, rows: 518}}),
+  );
   await refused(/vectors of 8 numbers: they do not belong together/, first, text({context: 3}));
   const encoder = await load({}, text({embedding: 2}));
   await assert.rejects(encoder.embed(['a']), /gives 18 numbers for 6 tokens, not 2 for each/);
@@ -194,15 +207,22 @@ test('an encoder for a bundle of another teacher is refused before its files are
 
 test('compareTexts is the softmax of scaled cosines', () => {
   const {bundle} = makeBundle({logit_scale: 10, temperature: 2});
-  const vectors = [[1, 0, 0], [0, 1, 0], [0.6, 0.8, 0]].map((vector) => Float32Array.from(vector));
+  const vectors = [
+    [1, 0, 0],
+    [0, 1, 0],
+    [0.6, 0.8, 0],
+  ].map((vector) => Float32Array.from(vector));
   const found = compareTexts(Float32Array.of(0, 1, 0), vectors, bundle);
   assert.ok(Array.isArray(found));
   assert.ok(Math.abs(found.reduce((sum, value) => sum + value) - 1) < 1e-12);
   const powers = [0, 5, 4].map(Math.exp);
-  close(found, powers.map((power) => power / (powers[0] + powers[1] + powers[2])));
+  close(
+    found,
+    powers.map((power) => power / (powers[0] + powers[1] + powers[2])),
+  );
   assert.deepEqual(compareTexts(vectors[0], [], bundle), []);
-  assert.throws(() => compareTexts(Float32Array.of(1, 0), vectors, bundle), /an embedding of 2 numbers; .* have 3/);
-  assert.throws(() => compareTexts(vectors[0], [Float32Array.of(1, 0)], bundle), /an embedding of 2 numbers/);
+  assert.throws(() => compareTexts(Float32Array.of(1, 0), vectors, bundle), /the embedding has 2 numbers; .* have 3/);
+  assert.throws(() => compareTexts(vectors[0], [Float32Array.of(1, 0)], bundle), /the embedding has 2 numbers/);
 });
 
 test('who loads a bundle alone gets no tokenizer', async () => {
@@ -223,12 +243,16 @@ test('bin/text.mjs prints tokens and embeddings', async () => {
     await writeBundle(folder, MADE);
     const file = path.join(folder, 'texts.json');
     await writeFile(file, JSON.stringify(['abc', 'a b']));
-    const program = (...given) => spawnSync(process.execPath, [path.join(PACKAGE, 'bin', 'text.mjs'), ...given], {encoding: 'utf8'});
+    const program = (...given) =>
+      spawnSync(process.execPath, [path.join(PACKAGE, 'bin', 'text.mjs'), ...given], {encoding: 'utf8'});
     const {stdout, stderr, status} = program(folder, file);
     assert.deepEqual([status, stderr], [0, '']);
     const {tokens, embeddings} = JSON.parse(stdout);
-    assert.deepEqual(tokens, [[START, 514, END, 0, 0, 0], [START, 320, 321, END, 0, 0]]);
-    embeddings.forEach((vector, i) => close(vector, MADE.embed(tokens[i])));
+    assert.deepEqual(tokens, [
+      [START, 514, END, 0, 0, 0],
+      [START, 320, 321, END, 0, 0],
+    ]);
+    for (const [i, vector] of embeddings.entries()) close(vector, MADE.embed(tokens[i]));
     assert.equal(program(folder).stderr, 'usage: text.mjs FOLDER TEXTS.json\n');
     const absent = program(path.join(folder, 'nothing'), file);
     assert.match(absent.stderr, /^\S*text\.json cannot be read: .*\n$/);

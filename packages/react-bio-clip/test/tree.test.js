@@ -20,12 +20,20 @@ test('logits are scaled dot products with the int8 rows', () => {
   const bytes = new Uint8Array(2 * 4 + 2 * 2);
   new Float32Array(bytes.buffer, 0, 2).set([0.5, 0.25]);
   new Int8Array(bytes.buffer, 8).set([1, 2, -4, 8]);
-  const info = {logit_scale: 10, embedding: 2, taxa: [1, 2], text: {rows: 2, columns: 2, dtype: 'int8', file: 'taxa.bin'}};
+  const info = {
+    logit_scale: 10,
+    embedding: 2,
+    taxa: [1, 2],
+    text: {rows: 2, columns: 2, dtype: 'int8', file: 'taxa.bin'},
+  };
   const shifted = new Uint8Array(bytes.length + 1); // a file need not start at a multiple of 4 bytes
   shifted.set(bytes, 1);
   for (const file of [bytes, shifted.subarray(1)]) {
     const found = logits(info, readTaxa(info, file), Float32Array.of(0.6, 0.8));
-    assert.deepEqual([...found].map((v) => v.toFixed(4)), ['11.0000', '10.0000']);
+    assert.deepEqual(
+      [...found].map((v) => v.toFixed(4)),
+      ['11.0000', '10.0000'],
+    );
   }
   assert.throws(() => readTaxa(info, bytes.subarray(1)), /taxa.bin has 11 bytes for 2 x 2 numbers/);
 });
@@ -58,15 +66,21 @@ test('sums equal those of a plain search over all taxa', () => {
 
 test('candidates fall in probability; those of a rank are its nodes', () => {
   const {taxa} = answer([0.4, 0.1, 0.3, 0.2], {topK: 3});
-  assert.deepEqual(taxa.map((c) => c.name), ['Morus bassanus', 'Morus alba', 'Morus nigra']);
+  assert.deepEqual(
+    taxa.map((c) => c.name),
+    ['Morus bassanus', 'Morus alba', 'Morus nigra'],
+  );
   assert.deepEqual(taxa[0].commonNames, {en: 'northern gannet', de: 'Basstölpel'});
   assert.equal(taxa[0].id, TAXA[0].id);
   const genera = answer([0.4, 0.1, 0.3, 0.2], {rank: 'genus'}).taxa;
-  assert.deepEqual(genera.map(({name, rank, id}) => [name, rank, id]), [
-    ['Morus', 'genus', null],
-    ['Morus', 'genus', null],
-    ['Ficus', 'genus', TAXA[1].id], // a taxon of the table itself
-  ]);
+  assert.deepEqual(
+    genera.map(({name, rank, id}) => [name, rank, id]),
+    [
+      ['Morus', 'genus', null],
+      ['Morus', 'genus', null],
+      ['Ficus', 'genus', TAXA[1].id], // a taxon of the table itself
+    ],
+  );
   near(genera[0].probability, 0.5);
   assert.deepEqual(genera[2].commonNames, {en: 'figs'});
 });

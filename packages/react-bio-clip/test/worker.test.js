@@ -2,14 +2,14 @@ import assert from 'node:assert/strict';
 import {before, test} from 'node:test';
 
 import {serve} from '../dist/core/worker-server.js';
-import {useNodeBackend} from '../dist/core/node.js';
+import {startNodeBackend} from '../dist/core/node.js';
 import {loadBioClip, loadInWorker} from '../dist/index.js';
 import {makeBundle, plain} from './fixture.js';
 
 const MADE = makeBundle();
 const RED = plain([255, 0, 0]);
 
-before(() => useNodeBackend('wasm'));
+before(() => startNodeBackend('wasm'));
 
 /** Both ends in one thread, with the structured clones of a real worker between them. */
 async function connected(work, source = MADE, options = {}) {
@@ -58,5 +58,8 @@ test('errors, progress and cancelling go through', async () => {
     (_, load) => assert.rejects(load(), (error) => error.name === 'BioClipError' && error.file === name),
     bad,
   );
-  await connected((_, load) => assert.rejects(load(), /cannot be sent to a worker/), () => null);
+  await connected(
+    (_, load) => assert.rejects(load(), /cannot be sent to a worker/),
+    () => null,
+  );
 });

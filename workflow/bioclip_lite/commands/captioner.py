@@ -10,24 +10,32 @@ from pathlib import Path
 
 from bioclip_lite.captioning.fine_tuning import train
 from bioclip_lite.commands.common import command
+from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "captioner",
+        "Train a small CoCa, a model that describes photographs, on the shards and their captions; or fine-tune one. "
+        "Name it in caption.captioners of params.yaml to use its captions.",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write; an earlier captioner there is replaced"
+    )
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
+    parser.add_argument("--from", type=Path, dest="source", help="folder of a CoCa to fine-tune")
+    parser.add_argument(
+        "--captions", nargs="+", default=["com", "sci_com"], help="text types to learn (default: com sci_com)"
+    )
+    parser.add_argument("--epochs", type=int, default=20, help="passes over the training photographs (default: 20)")
+    parser.add_argument("--learning-rate", type=float, help="peak value (default: 0.001, with --from 0.00003)")
+    return parser
 
 
 @command("captioner")
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bioclip_lite captioner",
-        description="Train a small CoCa on the shards and their captions, or fine-tune one, for caption.captioners.",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder to make, or a captioner to replace")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
-    parser.add_argument("--from", type=Path, dest="source", help="a folder with a CoCa to fine-tune")
-    parser.add_argument(
-        "--captions", nargs="+", default=["com", "sci_com"], help="text types to learn (default: com sci_com)"
-    )
-    parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
-    parser.add_argument("--learning-rate", type=float, help="at its peak (default: 0.001, with --from 0.00003)")
-    chosen = parser.parse_args(arguments)
+    chosen = parser().parse_args(arguments)
     rate = chosen.learning_rate or (3e-5 if chosen.source else 1e-3)
     if chosen.epochs < 1:
         raise UserError(f"--epochs is {chosen.epochs}; it must be at least 1")

@@ -1,4 +1,4 @@
-"""What the commands of ``python -m bioclip_lite`` have in common."""
+"""What all commands of ``bioclip-lite`` share: one line for a user's mistake."""
 
 import functools
 import sys
@@ -11,17 +11,17 @@ P = ParamSpec("P")
 
 
 def command(name: str) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Decorates a ``main`` that returns an exit status: a user's mistake becomes "<name>: ..." and status 1."""
+    """Decorate a ``main`` that returns an exit status: print a UserError as "<name>: ..." and return 1."""
 
     def decorate(main: Callable[P, int]) -> Callable[P, int]:
         @functools.wraps(main)
-        def told(*args: P.args, **kwargs: P.kwargs) -> int:
+        def report_mistakes(*args: P.args, **kwargs: P.kwargs) -> int:
             try:
                 return main(*args, **kwargs)
             except UserError as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 return 1
 
-        return told
+        return report_mistakes
 
     return decorate

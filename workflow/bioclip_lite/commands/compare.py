@@ -22,12 +22,14 @@ from bioclip_lite.evaluation import predictions
 from bioclip_lite.metrics import paired
 from bioclip_lite.metrics.scoring import score
 from bioclip_lite.metrics.summary import Asked, estimate
-from bioclip_lite.report.text import LABELS, bracket, count_of, percent, points, points_interval
+from bioclip_lite.report.text import LABELS, bracket, percent, points, points_interval
 from bioclip_lite.taxa.label_space import observations, read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS, scientific_name
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
+from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_file, read_json, read_table, replacing, require
+from bioclip_lite.utils.pages import count_of
 
 HERE = "the working tree"
 _COUNTS = ("photographs", "observations", "before", "after", "lost", "won")
@@ -84,19 +86,25 @@ class Comparison:
     new: tuple[float, int, int] | None  # of photographs that only the second has: right, photographs, taxa
 
 
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "compare",
+        "List the species that revision B names better or worse than revision A, with the mistakes that appeared. "
+        "Reads the predictions stored by stage evaluate, from data/, DVC's cache or its remote; checks nothing out.",
+    )
+    parser.add_argument("before", metavar="A", help="git revision: a tag, branch or commit")
+    parser.add_argument("after", metavar="B", nargs="?", help=f"another git revision (default: {HERE})")
+    parser.add_argument(
+        "--variant", default="tfjs", help="model to compare: teacher, student, int8 ... (default: tfjs, the web model)"
+    )
+    parser.add_argument("--rank", choices=RANKS, default="species", help="rank of the answers (default: species)")
+    parser.add_argument("--csv", type=Path, help="also write all taxa to this file")
+    return parser
+
+
 @command("compare")
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bioclip_lite compare",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__,
-    )
-    parser.add_argument("before", metavar="A", help="a git revision")
-    parser.add_argument("after", metavar="B", nargs="?", help=f"another one (default: {HERE})")
-    parser.add_argument("--variant", default="tfjs", help="teacher, student, int8 ... (default: tfjs, what ships)")
-    parser.add_argument("--rank", choices=RANKS, default="species", help="of the answers (default: species)")
-    parser.add_argument("--csv", type=Path, help="a file to write all taxa to, or an earlier one to replace")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     if options.csv:
         check_file(options.csv, ",".join(COLUMNS))
     sides = []
@@ -122,7 +130,7 @@ def _needed(variant: str) -> list[str]:
 
 
 def read_side(name: str, commit: str | None, data: Path, variant: str, rank: str) -> Side:
-    """What a folder of stage outputs says.
+    """Read one side of the comparison from a folder of stage outputs.
 
     Raises:
         UserError: a part is missing, or the variant's answers are to other photographs than the index lists.
@@ -250,7 +258,7 @@ def _row(
 
 
 def told(found: Comparison, variant: str, rank: str, file: Path | None) -> str:
-    """What the command prints."""
+    """The text that the command prints."""
     before, after, overall = found.before, found.after, found.overall
     n = count_of(overall["difference"]["n_images"], "photograph")
     kinds = count_of(overall["difference"]["n_classes"], rank, "species" if rank == "species" else "taxa")

@@ -24,6 +24,7 @@ from bioclip_lite.engines.dvc_yaml import dvc_stages, files_in, within
 from bioclip_lite.engines.ledger import load_ledgers
 from bioclip_lite.photographs.shards import split_of
 from bioclip_lite.sources.sample import SPLITS
+from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, require
 from bioclip_lite.utils.stage_names import STAGES
@@ -170,17 +171,23 @@ def _hours(hours: float) -> str:
     return "?" if math.isnan(hours) else f"{hours:,.1f}" if hours >= 1 else f"{hours:.2f}"
 
 
-@command("plan")
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bioclip_lite plan",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "plan",
+        "Estimate shards, jobs, bytes and hours for a larger collection, from the rates of the run in this folder. Run "
+        "the pipeline on some thousand of your own photographs first.",
     )
     parser.add_argument("images", type=int, help="photographs of the larger collection, e.g. 10000000")
-    parser.add_argument("--per-shard", type=int, default=10_000, help="photographs in a shard (default: 10000)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="jobs at once (default: the cores here)")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--per-shard", type=int, default=10_000, help="photographs per shard (default: 10000)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="jobs that run at once (default: the number of cores)"
+    )
+    return parser
+
+
+@command("plan")
+def main(arguments: list[str]) -> int:
+    options = parser().parse_args(arguments)
     if min(options.images, options.per_shard, options.jobs) < 1:
         raise UserError("images, --per-shard and --jobs must be 1 or more")
     shards, rows = plan(options.images, options.per_shard, options.jobs)

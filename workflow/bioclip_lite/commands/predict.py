@@ -26,6 +26,7 @@ from bioclip_lite.photographs.preprocess import preprocess
 from bioclip_lite.taxa.label_space import Labels, read_labels
 from bioclip_lite.taxa.taxonomy import RANKS, scientific_name
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
+from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_file, read_json, replacing, require
 from bioclip_lite.utils.progress import progress
@@ -37,30 +38,38 @@ _BATCH = 32
 _BATCH_IN_NODE = 128  # Node starts anew for each, which takes a second
 
 
-@command("predict")
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bioclip_lite predict",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=__doc__,
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "predict",
+        "Name what photographs show, as CSV with the columns of pybioclip. Probabilities use the temperature, and "
+        "--back-off the thresholds, that stage evaluate fitted for the model.",
     )
-    parser.add_argument("images", nargs="+", help="files, folders, patterns such as 'trip/*.jpg', or - for a list")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        help="files, folders, patterns such as 'trip/*.jpg', or - for a list on standard input",
+    )
     parser.add_argument(
         "--variant",
         choices=(*variants.IN_PYTORCH, WEB),
         default="int8",
-        help=f"(default: int8, the weights that ship, in PyTorch; {WEB}: the bundle that ships, in Node)",
+        help=f"model to ask (default: int8, in PyTorch; {WEB}: the web model with its own decoder, in Node)",
     )
-    parser.add_argument("--rank", choices=RANKS, default="species", help="of the answers (default: species)")
-    parser.add_argument("--k", type=int, default=5, help="answers for a photograph (default: 5)")
+    parser.add_argument("--rank", choices=RANKS, default="species", help="rank of the answers (default: species)")
+    parser.add_argument("--k", type=int, default=5, help="answers per photograph (default: 5)")
     parser.add_argument(
-        "--back-off", action="store_true", help="one answer, at the lowest rank that is sure enough, or none"
+        "--back-off",
+        action="store_true",
+        help="give one answer per photograph, at the lowest rank that is certain enough, or none",
     )
-    parser.add_argument(
-        "--output", type=Path, help="a file to write, or an earlier one to replace (default: standard output)"
-    )
+    parser.add_argument("--output", type=Path, help="CSV file to write (default: standard output)")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
-    options = parser.parse_args(argv)
+    return parser
+
+
+@command("predict")
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
     if options.k < 1:
         raise UserError(f"--k {options.k}: at least one answer is needed")
     if options.output:
@@ -179,7 +188,7 @@ def _row(name: str, node: TaxonPath, score: float, common: Mapping[TaxonPath, st
 def _in_pytorch(
     data: Path, variant: str, labels: Labels, files: Sequence[Path], unread: list[str]
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Names of photographs and their logits, float32 [rows, C], batch by batch; files that are left out are told and
+    """Yield names of photographs and their logits, float32 [rows, C]; files that are left out are reported and
     added to ``unread``."""
     prepared, logits = variants.load(data, variant, labels)
     for batch in _batches(files, _BATCH):

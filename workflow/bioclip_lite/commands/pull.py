@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bioclip_lite.commands.common import command
 from bioclip_lite.engines import remotes
 from bioclip_lite.engines.remotes import Lacking, Tracked
+from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing
 
@@ -72,12 +73,19 @@ def _listed(files: list[Tracked]) -> list[str]:
     return [*lines, f"  and {len(files) - _LISTED} more"] if len(files) > _LISTED else lines
 
 
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "pull",
+        "Fetch artifacts from a remote, check what arrives, and name files that are damaged or missing there.",
+    )
+    parser.add_argument("targets", nargs="*", help="stages or paths to fetch (default: everything)")
+    parser.add_argument("-r", "--remote", help="name of the remote (default: DVC's default remote)")
+    return parser
+
+
 @command("pull")
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bioclip_lite pull", description=(__doc__ or "").split(": ", 1)[1])
-    parser.add_argument("targets", nargs="*", help="stages or paths; default: everything")
-    parser.add_argument("-r", "--remote", help="default: DVC's default remote")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     fetched = pull(options.targets, options.remote)
     print(f"pull: {fetched} objects fetched")
     return 0

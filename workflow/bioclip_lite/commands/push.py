@@ -16,6 +16,7 @@ from bioclip_lite.commands.common import command
 from bioclip_lite.engines import remotes, run_cache
 from bioclip_lite.engines.remotes import PUBLIC, Tracked
 from bioclip_lite.photographs.licences import may_be_published
+from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -221,15 +222,21 @@ def _may_go(refused: list[str], files: list[Tracked]) -> list[str]:
     return targets
 
 
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "push",
+        "Send artifacts to a remote. A remote that .dvc/public_remotes names gets a file only if the licence of every "
+        "photograph in it permits publication; if one file may not go, nothing is sent.",
+    )
+    parser.add_argument("targets", nargs="*", help="stages or paths to send (default: everything)")
+    parser.add_argument("-r", "--remote", help="name of the remote (default: DVC's default remote)")
+    parser.add_argument("--again", action="store_true", help="replace copies that the remote has, e.g. damaged ones")
+    return parser
+
+
 @command("push")
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bioclip_lite push", description=(__doc__ or "").split("\n\n")[1])
-    parser.add_argument("targets", nargs="*", help="stages or paths; default: everything")
-    parser.add_argument("-r", "--remote", help="default: DVC's default remote")
-    parser.add_argument(
-        "--again", action="store_true", help="send even what the remote has, because its copies are damaged"
-    )
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     sent = push(options.targets, options.remote, options.again)
     print(f"push: {sent} objects sent" if sent else "push: the remote has everything")
     return 0

@@ -19,6 +19,7 @@ from bioclip_lite.engines.code_changes import changed_code, edited_since_lock
 from bioclip_lite.engines.dvc_yaml import dvc_stages, files_in, ledger_path, within
 from bioclip_lite.engines.hashes import Hashes
 from bioclip_lite.engines.ledger import load_ledgers
+from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 
 
@@ -252,15 +253,19 @@ def _reached(rows: list[Stage]) -> set[str]:
     return reached
 
 
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "status",
+        "List the stages: which outputs are here, what Snakemake and DVC would do, and what to run next. Changes "
+        "nothing.",
+    )
+    parser.add_argument("--remote", action="store_true", help="also list what the default remote lacks")
+    return parser
+
+
 @command("status")
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bioclip_lite status",
-        description="Say, stage by stage, which outputs are here, what Snakemake and DVC would do, and what to run "
-        "next. Changes nothing.",
-    )
-    parser.add_argument("--remote", action="store_true", help="also ask the default remote what it lacks")
-    status = stages(parser.parse_args(arguments).remote)
+    status = stages(parser().parse_args(arguments).remote)
     print(table(status.rows), end="\n\n")
     differing = [] if status.obstacle else disagreements(status)
     if differing:

@@ -19,6 +19,7 @@ from bioclip_lite.photographs.shards import ShardSet, shard_names, split_of
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.teacher_cache.ensemble import FIRST
 from bioclip_lite.utils import machine
+from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import digest
 
@@ -27,7 +28,7 @@ _BATCH = 64
 
 
 class Finding(NamedTuple):
-    """One view of the cache, and the cosine between what is stored and what the teacher says now."""
+    """One view of the cache, and the cosine between its stored and its recomputed embedding."""
 
     shard: str  # e.g. "train-00000", of a further teacher "second/train-00000"
     key: str
@@ -90,14 +91,20 @@ def _verify(data: Path, count: int, who: str) -> list[Finding]:
     return found
 
 
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "verify-cache",
+        "Embed views drawn at random from all shards again and compare them with the teacher cache. Reveals a cache of "
+        "another teacher, of other photographs or of another version of the code.",
+    )
+    parser.add_argument("--views", type=int, default=256, help="views to embed per teacher (default: 256)")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
+    return parser
+
+
 @command("verify-cache")
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bioclip_lite verify-cache", description=(__doc__ or "").split("\n\n")[1]
-    )
-    parser.add_argument("--views", type=int, default=256, help="embedded again, of each teacher (default: 256)")
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     found = verify(options.data, options.views)
     wrong = [finding for finding in found if not finding.cosine >= LEAST]
     for finding in wrong[:10]:

@@ -25,6 +25,7 @@ from bioclip_lite.engines.ledger import load_ledgers, locked_ledgers
 from bioclip_lite.engines.records import Records
 from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
 from bioclip_lite.utils import yaml_files
+from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.defaults import complete
 from bioclip_lite.utils.errors import UserError
 
@@ -372,15 +373,19 @@ def rules_of(stage: str) -> list[str]:
     return [name for name in re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.M) if name != stage]
 
 
-@command("why")
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bioclip_lite why",
-        description="Say what made a file, from which inputs, with which parameters, when, and why it would, or would "
-        "not, be made again. Changes nothing.",
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "why",
+        "Show what made a file, when, from which inputs and with which parameters, and why it would or would not be "
+        "made again. Changes nothing.",
     )
     parser.add_argument(
         "file", help="an output, e.g. data/prune/report.json, or a source or code file that a stage reads"
     )
-    print("\n".join(why(parser.parse_args(arguments).file)))
+    return parser
+
+
+@command("why")
+def main(arguments: list[str]) -> int:
+    print("\n".join(why(parser().parse_args(arguments).file)))
     return 0

@@ -1,4 +1,4 @@
-"""What the teacher's text tower makes of the taxa in other words, and of the captions of test photographs.
+"""Embed the taxa with other prompts, and the captions of test photographs, with the teacher's text tower.
 
 The job of variant teacher writes it beside its answers, as further tensors of ``predictions``: "prompts" [P, T, D] and
 one "captions <name>" [m, D] for each kind of text that photographs are retrieved by. ``probes`` reads them.
@@ -107,7 +107,7 @@ def _captions(data: Path, split: str, name: str, teacher: teachers.Teacher) -> E
 
 
 def captions_of(data: Path, shards: Sequence[str], name: str) -> dict[str, list[str]]:
-    """By key all that one text type, or one captioner, says of each photograph of some shards; it may be nothing."""
+    """Captions of one text type or captioner by sample key; may be empty."""
     found: dict[str, list[str]] = {}
     for shard in shards:
         table = read_table(data / "caption" / f"{shard}.parquet")

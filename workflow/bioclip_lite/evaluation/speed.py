@@ -1,4 +1,4 @@
-"""What the web model costs at other sizes of images: the weights that ship, in Node and in a browser.
+"""Time the web model at other image sizes: the shipped weights, in Node and in a browser.
 
 A network without tables of positions takes images of any size: folded at another size it has the same weights, and so
 the integers that ship. What it answers there is another matter (it was trained at one size), so only its time, its
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from bioclip_lite import graph
 from bioclip_lite.compression import quantized
+from bioclip_lite.graph import execution, folding
 from bioclip_lite.models.students import load_student, reparameterize
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.utils.errors import UserError
@@ -54,7 +54,7 @@ def measure(params: "Timing", data: Path) -> dict[str, Any]:
                     left_out.append({"size": size, "runtime": None, "why": why})
                     continue
                 _bundled(model, shipped, size, folder)
-            macs = graph.macs(*quantized.load(model))
+            macs = execution.macs(*quantized.load(model))
             for row in _timed(params, folder, photograph):
                 (left_out if "why" in row else rows).append({"size": size, "macs": macs, **row})
     return {"size": own, "rows": rows, "left_out": left_out}
@@ -75,7 +75,7 @@ def _resized(student: nn.Module, quantised: Path, size: int, folder: Path) -> bo
     _, tensors, grids = quantized.load_integers(quantised)
     weights = quantized.decode(tensors, grids)
     try:
-        folded, exact = graph.fold(student, size)
+        folded, exact = folding.fold(student, size)
     except UserError:  # at its own size it could be folded
         return False
     if {name: array.shape for name, array in exact.items()} != {name: array.shape for name, array in weights.items()}:

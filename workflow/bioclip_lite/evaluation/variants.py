@@ -1,4 +1,4 @@
-"""How each variant answers to the photographs of some splits, and at what cost.
+"""Compute the answers of each variant to the photographs of some splits, and their cost.
 
 The teacher's answers come from its cache; student, pruned, INT8 and control run in PyTorch; the web model runs as it
 ships, in Node on the JPEG files of the shards.
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from bioclip_lite import graph
 from bioclip_lite.compression import quantized
 from bioclip_lite.evaluation.predictions import Answers, Block
 from bioclip_lite.evaluation.variant_names import further_teacher
 from bioclip_lite.evaluation.web_variants import Splits, chromium, columns, tfjs
+from bioclip_lite.graph import execution
 from bioclip_lite.models import costs, students, teachers
 from bioclip_lite.photographs.preprocess import preprocess, read_preprocess
 from bioclip_lite.photographs.shards import ShardSet, shard_names, shard_paths
@@ -157,11 +157,11 @@ def int8(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answe
     prepared = read_preprocess(folder)
 
     def forward(images: torch.Tensor) -> torch.Tensor:
-        return graph.run(nodes, weights, images)
+        return execution.run(nodes, weights, images)
 
     known = {
         "params": sum(array.size for array in weights.values()),
-        "macs": graph.macs(nodes, weights),
+        "macs": execution.macs(nodes, weights),
         **costs.files(files),
         **costs.of_table(costs.array(taxa.text)),
         "latency_ms": costs.latency(forward, _blank(prepared), params["latency_runs"]),
@@ -219,7 +219,7 @@ def embedder(data: Path, variant: str, taxa: store.Taxa) -> tuple[dict[str, Any]
     if variant == "int8":
         nodes, weights = quantized.load(data / "quantize" / "model")
         prepared = read_preprocess(data / "quantize" / "model")
-        return prepared, lambda pixels: _inferred(lambda x: graph.run(nodes, weights, x), pixels)
+        return prepared, lambda pixels: _inferred(lambda x: execution.run(nodes, weights, x), pixels)
     folder = data / _FOLDERS[variant]
     model, spec, prepared = _student(folder)
     _check_teacher(folder, spec, taxa)

@@ -1,4 +1,4 @@
-"""How the web model answers: the bundle as it ships, run on the JPEG files of the shards."""
+"""Run the web model, the bundle as it ships, on the JPEG files of the shards."""
 
 import hashlib
 import tempfile
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bioclip_lite import graph
 from bioclip_lite.compression import quantized
 from bioclip_lite.evaluation.predictions import Answers, Block
+from bioclip_lite.graph import execution
 from bioclip_lite.models import costs
 from bioclip_lite.photographs.shards import shard_paths
 from bioclip_lite.taxa.label_space import Labels
@@ -65,7 +65,7 @@ def _shipped(where: str, params: "Latency", data: Path, splits: Splits, labels: 
         blocks=blocks(),
         costs={
             "params": sum(array.size for array in weights.values()),
-            "macs": graph.macs(nodes, weights),
+            "macs": execution.macs(nodes, weights),
             **costs.files(model),
             **costs.of_table(costs.files(table)),
             "calibration": {"temperature": about["temperature"], "thresholds": about["thresholds"]},
@@ -104,7 +104,7 @@ def check_weights(data: Path, about: dict[str, Any]) -> None:
 
 
 def columns(bundle: Path, taxa: list[dict[str, Any]], labels: Labels) -> tuple[np.ndarray, np.ndarray]:
-    """Where the logit of each leaf stands among those of a bundle, int64 (C,), and what is to be added, float32 (C,).
+    """Position of each leaf's logit in the bundle's output, int64 (C,), and the number to add to it, float32 (C,).
 
     A species that the bundle has no room for gets the logit of its genus' representative less the logarithm of their
     number: together they are as probable as it.

@@ -1,13 +1,14 @@
-"""Everything linear into its neighbours, in float64."""
+"""Fold linear operations into adjacent layers, in float64."""
 
 import copy
 
 import numpy as np
 from torch import nn
 
-from bioclip_lite.graph.execution import Graph, Node, Weights
+from bioclip_lite.graph.nodes import ARRAYS, Graph, Node, Weights, is_layer
 from bioclip_lite.graph.tracing import Untraceable, traced
-from bioclip_lite.graph.translation import LEAVES, SUPPORTED, translate
+from bioclip_lite.graph.translation.modules import LEAVES
+from bioclip_lite.graph.translation.translate import SUPPORTED, translate
 from bioclip_lite.utils.errors import UserError
 
 _COMMUTING = ("crop", "reshape", "mean", "flatten")  # with a scale and a shift per channel
@@ -18,7 +19,7 @@ def fold(model: nn.Module, size: int) -> tuple[Graph, Weights]:
     """The graph of ``model`` for images of ``size`` x ``size`` pixels, and its float32 weights by name.
 
     ``model`` maps (batch, 3, size, size) to (batch, outputs); it is left unchanged and used in evaluation mode.
-    Raises UserError with every operation that the graph has no node for, and the module it stands in.
+    Raises UserError that lists every operation without a node in the graph, and the module it stands in.
     """
     model = copy.deepcopy(model).cpu().eval().double()
     try:
@@ -32,22 +33,22 @@ def fold(model: nn.Module, size: int) -> tuple[Graph, Weights]:
 
 
 def merge(nodes: list[Node], weights: Weights, output: str) -> tuple[Graph, Weights]:
-    """The graph of ``nodes``, the input first, with all that is linear merged, and its float32 weights by name.
+    """Merge what is linear in ``nodes``, the input first; returns the graph and its float32 weights by name.
 
     ``weights`` are float64; besides the nodes of the graph there may be "affine", scale * x + shift per channel, whose
-    arrays are called weight and bias. Changes both in place. ``output`` is the name of the node to answer with.
+    arrays are called weight and bias. Changes both arguments in place. ``output`` names the node that answers.
     """
     for node in [node for node in nodes if node["op"] == "affine"]:
         output = _fold_affine(node, nodes, weights, output)
     _merge_shifts(nodes, weights)
     _scale_gelus(nodes, weights)
-    used = {node[kind] for node in nodes for kind in ("weight", "bias", "shift", "positions") if kind in node}
+    used = {node[key] for node in nodes for key in ARRAYS if key in node}
     graph = {"input": {"name": nodes[0]["name"], "shape": nodes[0]["shape"]}, "output": output, "nodes": nodes[1:]}
     return graph, {name: np.ascontiguousarray(weights[name], dtype=np.float32) for name in sorted(used)}
 
 
 def _drop_unused(nodes: list[Node], output: str) -> None:
-    """Remove, in place, the nodes that the output does not need; the input (first) stays."""
+    """Remove, in place, the nodes that the output does not need; keep the input, the first."""
     needed = {output}
     for node in reversed(nodes):
         if node["name"] in needed:
@@ -89,11 +90,11 @@ def _fold_affine(node: Node, nodes: list[Node], weights: Weights, output: str) -
 
 
 def _sum_of_layers(name: str, nodes: list[Node]) -> list[Node]:
-    """The layers whose sum is ``name`` and nothing else; [] if it is something else."""
+    """The layers that ``name`` is the sum of; [] if it is anything else or has several readers."""
     producer = next(node for node in nodes if node["name"] == name)
     if sum(node["inputs"].count(name) for node in nodes) != 1:
         return []
-    if "weight" in producer and producer["op"] != "affine":
+    if is_layer(producer):
         return [producer]
     if producer["op"] != "add":
         return []
@@ -102,6 +103,7 @@ def _sum_of_layers(name: str, nodes: list[Node]) -> list[Node]:
 
 
 def _fold_into_outputs(layers: list[Node], weights: Weights, scale: np.ndarray, shift: np.ndarray) -> None:
+    """Make the sum of ``layers`` come out as scale * sum + shift; both (output channels,)."""
     for number, layer in enumerate(layers):
         weight = weights[layer["weight"]]
         weights[layer["weight"]] = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
@@ -109,7 +111,7 @@ def _fold_into_outputs(layers: list[Node], weights: Weights, scale: np.ndarray, 
 
 
 def _push_down(node: Node, nodes: list[Node], output: str) -> str:
-    """Exchange an affine node with what follows it, as long as that is one node that commutes with it."""
+    """Swap an affine node with its only reader while that commutes with it; returns the output's name."""
     while node["name"] != output:
         consumers = _consumers(nodes, node["name"])
         if len(consumers) != 1 or consumers[0]["op"] not in _COMMUTING:
@@ -124,24 +126,29 @@ def _push_down(node: Node, nodes: list[Node], output: str) -> str:
 
 
 def _takes_affine(consumer: Node, shift: np.ndarray) -> bool:
-    """A shift of the input is constant over the image only where no zeros are padded."""
-    return consumer["op"] in ("conv", "depthwise", "linear") and (not any(consumer.get("pads", [])) or not shift.any())
+    """Whether a layer can absorb scale and shift of its input.
+
+    A shift is constant over the image only where no zeros are padded.
+    """
+    return is_layer(consumer) and (not any(consumer.get("pads", [])) or not shift.any())
 
 
-def _fold_into_input(consumer: Node, weights: Weights, scale: np.ndarray, shift: np.ndarray) -> None:
-    weight = weights[consumer["weight"]]
-    if consumer["op"] == "depthwise":
-        per_output = len(weight) // len(scale)
-        scale, shift = np.repeat(scale, per_output)[:, None], np.repeat(shift, per_output)[:, None]
-    broadcast = (-1, len(scale)) if consumer["op"] != "depthwise" else (len(scale), 1)
-    form = [1 if n == -1 else n for n in broadcast] + [1] * (weight.ndim - 2)
-    moved = weight * np.reshape(shift, form)
-    weights[consumer["bias"]] = weights[consumer["bias"]] + moved.reshape(len(weight), -1).sum(axis=1)
-    weights[consumer["weight"]] = weight * np.reshape(scale, form)
+def _fold_into_input(layer: Node, weights: Weights, scale: np.ndarray, shift: np.ndarray) -> None:
+    """Make a layer compute of x what it computed of scale * x + shift; both (input channels,)."""
+    weight = weights[layer["weight"]]
+    if layer["op"] == "depthwise":
+        per_input = len(weight) // len(scale)
+        scale, shift = np.repeat(scale, per_input)[:, None], np.repeat(shift, per_input)[:, None]
+    else:
+        scale, shift = scale[None], shift[None]
+    form = (*scale.shape, *[1] * (weight.ndim - 2))
+    moved = weight * shift.reshape(form)
+    weights[layer["bias"]] = weights[layer["bias"]] + moved.reshape(len(weight), -1).sum(axis=1)
+    weights[layer["weight"]] = weight * scale.reshape(form)
 
 
 def _make_layer(node: Node, weights: Weights) -> None:
-    """An affine node as a layer of its own."""
+    """Turn an affine node into a layer of its own, in place."""
     scale = weights[node["weight"]]
     if len(node["shape"]) == 1:
         weights[node["weight"]] = np.diag(scale)
@@ -152,7 +159,7 @@ def _make_layer(node: Node, weights: Weights) -> None:
 
 
 def _merge_shifts(nodes: list[Node], weights: Weights) -> None:
-    """A class token and the position embedding that is added to it are one array."""
+    """Merge a class token and the position embedding that is added to it into one array, in place."""
     for node in [node for node in nodes if node["op"] == "shift"]:
         producer = next(other for other in nodes if other["name"] == node["inputs"][0])
         if producer["op"] == "shift" and len(_consumers(nodes, producer["name"])) == 1:
@@ -164,7 +171,7 @@ def _merge_shifts(nodes: list[Node], weights: Weights) -> None:
 def _scale_gelus(nodes: list[Node], weights: Weights) -> None:
     """Spare GELU two multiplications: x = sqrt(2) u gives gelu(x) = u (1 + erf u) / sqrt(2).
 
-    Both factors go into the layers before and after it, where there are only layers.
+    Both factors move into the layers before and after it, where there are only layers.
     """
     for node in nodes:
         if node.get("function") != "gelu":

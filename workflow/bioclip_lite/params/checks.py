@@ -5,6 +5,7 @@ PyYAML, and so Snakemake's ``configfile:``, reads text, eight, false, and the la
 other records, so all code reads parameters with ``yaml_files.read``.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -43,12 +44,21 @@ def check(params: Any, name: str = "params.yaml") -> None:
     Raises:
         UserError: the content breaks the schema, or parameters contradict each other; one line for each violation.
     """
-    lines = sorted({*_not_json(params), *(_explain(error) for error in _violations(params, schema()))})
+    lines = sorted({*_not_json(params), *(_explain(error) for error in _violations(params, _with_sources(schema())))})
     if not lines:
         completed = complete(params)
         lines = _ensemble_violations(completed["teacher"]) or _contradictions(completed)
     if lines:
         raise UserError(f"{name}: " + ("\n" + " " * len(name) + "  ").join(lines))
+
+
+def _with_sources(schema: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the schema that allows the sources that exist; ``suites.formats`` checks the layouts of test sets."""
+    from bioclip_lite.sources.registry import SOURCES  # jobs get checked parameters, and start faster without
+
+    schema = copy.deepcopy(schema)
+    schema["properties"]["index"]["properties"]["source"]["enum"] = list(SOURCES)
+    return schema
 
 
 def _check_defaults() -> None:

@@ -24,7 +24,7 @@ Fields = dict[str, str]  # of a job's name
 class Origin(TypedDict):
     """What a source reads of section index; the manifests of shards hold it too, for writing shards again."""
 
-    source: sections.SourceName
+    source: str
     path: str
     seed: int
     synthetic: sections.IndexSynthetic
@@ -222,6 +222,8 @@ class Report(OneSuite):
 
 def of_job(params: dict[str, Any], stage: str, job: str | None) -> Section:
     """What ``job`` of ``stage`` reads of the complete ``params``; for None, which stands for all jobs, the section.
+
+    A job that the stage does not have gets the section as well, so that the stage can list its jobs.
 
     Raises:
         UserError: the parameters do not ask for such a job.

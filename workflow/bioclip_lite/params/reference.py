@@ -65,7 +65,7 @@ def types_module() -> str:
     return (
         f'"""The types of all sections of parameters, generated from {SOURCE}\n'
         f'({COMMAND}).\n\nImport this module for type checking only, so that it is no code input of a job.\n"""\n\n'
-        "# fmt: off\n# ruff: noqa: E501\n\nfrom typing import Any, Literal, TypedDict\n\n"
+        "# fmt: off\n\nfrom typing import Any, Literal, TypedDict\n\n"
         + "".join(f"{name} = {_type_of(part, name, {})}\n" for name, part in _named_choices().items())
         + "".join(f"\n\n{text}" for text in classes.values())
     )

@@ -28,7 +28,7 @@ _LYING = (5, 6, 7, 8)  # width and height change places
 
 
 class BadImage(Exception):
-    """A file that is no usable photograph.
+    """A file that cannot be used as a photograph.
 
     ``reason`` is "empty file", "not an image", "unsupported format", "truncated", "damaged", "too large" or
     "too small"; ``detail`` is free text.
@@ -73,7 +73,7 @@ def inspect(data: bytes, min_side: int) -> tuple[int, int, Image.Image, bool]:
 
 
 def to_jpeg(data: bytes, max_side: int | None = None) -> bytes:
-    """A JPEG file of the photograph that is upright, RGB or grey, and tells nothing about place or person.
+    """Return an upright RGB or grey JPEG file without metadata about place or person.
 
     A file that is so already, and whose longer side has at most ``max_side`` pixels, passes unchanged and is not
     decoded (stage index has done that). Any other is encoded anew at quality 95 without metadata. Raises BadImage.
@@ -97,7 +97,7 @@ def to_jpeg(data: bytes, max_side: int | None = None) -> bytes:
 
 
 def _clean(image: Image.Image) -> bool:
-    """Of a file that is not loaded yet: is it a JPEG file, RGB or grey, that is upright and tells of nobody?"""
+    """Whether a still undecoded image is an upright RGB or grey JPEG without personal metadata."""
     private = {"xmp", "photoshop", "comment"} & set(image.info)
     return image.format == "JPEG" and image.mode in ("RGB", "L") and not private and not _exif(image)
 
@@ -112,7 +112,7 @@ def _load(data: bytes, side: int | None = None) -> Image.Image:
 
 
 def _open(data: bytes) -> Image.Image:
-    """The file's header, and what it says about the image; no pixels yet."""
+    """Open a file and read its header, without decoding pixels."""
     if not data:
         raise BadImage("empty file", "0 bytes")
     try:
@@ -127,7 +127,7 @@ def _open(data: bytes) -> Image.Image:
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """Turn whatever a decoder raises into a reason why the file is no photograph."""
+    """Turn the errors of a decoder into BadImage with a reason."""
     try:
         yield
     except Image.DecompressionBombError as error:

@@ -56,8 +56,9 @@ def code(text: str | None) -> str | None:
 
 
 def may_be_published(licence: str | None) -> bool:
-    """True for the public domain, CC0 and all Creative Commons licences with attribution, in the spellings in use.
+    """Whether photographs under a licence may be published.
 
-    Everything else is False: no licence, all rights reserved, and whatever this function does not know.
+    Public domain, CC0 and all Creative Commons licences with attribution may, in the spellings in use.
+    Everything else may not: no licence, all rights reserved, and any text that is not recognised.
     """
     return code(licence) is not None

@@ -50,7 +50,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one sample lies in a shard: byte offset and size of each of its two members."""
+    """Byte offset and size of the two members of a sample in a shard."""
 
     key: str
     image: tuple[int, int]

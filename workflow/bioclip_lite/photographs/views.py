@@ -57,7 +57,7 @@ def columns(operations: int) -> int:
 
 
 def plain_view(operations: int) -> np.ndarray:
-    """The row that stands for preprocessing alone: float32 zeros."""
+    """The row of the plain view, preprocessing alone: float32 zeros."""
     return np.zeros(columns(operations), np.float32)
 
 
@@ -104,7 +104,7 @@ def compress(operations: Sequence[tuple[str, dict[str, float]]]) -> np.ndarray:
 
 
 def decompress(row: np.ndarray) -> list[tuple[str, dict[str, float]]]:
-    """What ``compress`` makes ``row`` from, to float32; [] for the plain view. ValueError if it is no row."""
+    """Invert ``compress``, up to float32; [] for the plain view. ValueError if ``row`` is invalid."""
     _check(row)
     if row[0] == 0:
         return []

@@ -1,1 +1,1 @@
-"""Where photographs come from: one module per form of data, found by name in ``registry``."""
+"""Sources of photographs: one module per form of data; ``registry`` names them."""

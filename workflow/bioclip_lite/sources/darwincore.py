@@ -9,7 +9,6 @@ Archives are joined through temporary files, so memory does not grow with them.
 """
 
 import codecs
-import csv
 import io
 import zipfile
 import zlib
@@ -20,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
-from bioclip_lite.sources import fields, places
+from bioclip_lite.sources import delimited, fields, places
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
@@ -125,7 +124,7 @@ def _photographs(open_file: Open, media: _Table, occurrences: Get, vernaculars: 
 
 
 def _of_occurrence(occurrence: Row, vernaculars: list[Row]) -> tuple[fields.Row, tuple[tuple[str, str], ...]]:
-    """What all photographs of an occurrence have in common: fields, and common names by language."""
+    """The fields and common names by language that all photographs of an occurrence share."""
     row = fields.row_of(_understand(tuple(occurrence)), [*occurrence.values()])
     row["attribution"] = occurrence.get("rightsholder") or occurrence.get("recordedby")
     row["licence"] = occurrence.get("license")
@@ -173,7 +172,7 @@ def _still_image(row: Row, kind: str) -> bool:
 
 @contextmanager
 def _archive(path: Path) -> Iterator[tuple[Open, list[str]]]:
-    """How to open a file of the archive, and the names of its files."""
+    """Return a function that opens a file of the archive, and the names of its files."""
     if path.is_dir():
         yield lambda name: (path / name).open("rb"), [p.name for p in path.iterdir()]
         return
@@ -251,10 +250,8 @@ def _rows(open_file: Open, table: _Table) -> Iterator[tuple[str | None, Row]]:
 
 def _split(text: io.TextIOWrapper, table: _Table) -> Iterator[list[str]]:
     if table.quote:
-        try:
-            yield from csv.reader(text, delimiter=table.separator, quotechar=table.quote)
-        except csv.Error as error:
-            raise UserError(f"{table.files[0]} of the archive: {error}; download the archive again") from None
+        name = f"{table.files[0]} of the archive"
+        yield from (values for _, values in delimited.parse(text, name, table.separator, table.quote))
         return
     for line in text:  # quotation marks are part of the names
         yield line.removesuffix(table.end).split(table.separator)

@@ -149,7 +149,7 @@ def _write(path: Path, text: str) -> None:
 
 
 class _Hosts:
-    """What is known of the hosts during one ``_fetch_all``: requests under way, and who does not answer."""
+    """State of the hosts during one ``_fetch_all``: open requests, and hosts that do not answer."""
 
     def __init__(self, per_host: int) -> None:
         self.slots: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(per_host))
@@ -373,6 +373,6 @@ def _range_start(response: aiohttp.ClientResponse) -> int | None:
 
 
 def _version(response: aiohttp.ClientResponse) -> str | None:
-    """What If-Range takes: a strong ETag, or else the date (RFC 9110, 13.1.5)."""
+    """The value for If-Range: a strong ETag, or else the date (RFC 9110, 13.1.5)."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")

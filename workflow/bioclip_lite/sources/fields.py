@@ -1,4 +1,4 @@
-"""Columns of tables in the wild, and what a row of them says about a photograph.
+"""Meanings of columns in published tables, and a photograph from one row.
 
 The same thing has many names: ``license`` and ``licence``, ``scientificName`` and ``scientific_name``. Case, spaces and
 underscores in a column's name do not count. Where several columns mean the same, the first that is not empty is taken,
@@ -17,7 +17,7 @@ Row = dict[str, str | None]  # by field, the keys of _NAMES and "label"; None: e
 _NAMES = {
     "file": (
         *("file", "filepath", "filename", "path", "image", "imagepath", "imagefile"),
-        *("url", "imageurl", "photourl", "mediaurl"),
+        *("imageurl", "photourl", "mediaurl", "url"),  # beside the others, url is the address of a page
     ),
     **{rank: (rank,) for rank in taxonomy.RANKS[:6]},
     "species": ("species", "speciesepithet", "specificepithet", "epithet"),
@@ -46,7 +46,7 @@ class Columns(NamedTuple):
 
 
 def understand(header: Sequence[str]) -> Columns:
-    """What the columns of a table mean, from their names.
+    """Interpret the columns of a table by their names.
 
     In the tables of BioCLIP's evaluation sets ``class`` is the label of the photograph, and the rank is called ``cls``.
     """
@@ -78,9 +78,15 @@ def repeated(header: Sequence[str]) -> str | None:
 def row_of(columns: Columns, values: Sequence[object]) -> Row:
     """The fields of one row; those that the table has no column for are absent."""
     return {
-        field: next((name for i in places if (name := taxonomy.clean(values[i])) is not None), None)
+        field: next((text for i in places if (text := _text(field, values[i])) is not None), None)
         for field, places in columns.places.items()
     }
+
+
+def _text(field: str, value: object) -> str | None:
+    """A value without superfluous spaces; those in the name of a file belong to it, and are kept."""
+    text = taxonomy.clean(value)
+    return text if text is None or field != "file" else str(value).strip(" \t\r\n")
 
 
 def languages_of(columns: Columns, values: Sequence[object]) -> tuple[tuple[str, str], ...]:
@@ -107,8 +113,14 @@ def to_sample(row: Row, key: str, locator: str, languages: tuple[tuple[str, str]
     )
 
 
+def lacks_genus(row: Mapping[str, str | None]) -> bool:
+    """Whether a row has the epithet of a species without its genus."""
+    path = path_of(row)
+    return path[taxonomy.RANKS.index("species")] is not None and path[taxonomy.RANKS.index("genus")] is None
+
+
 def stated(text: str | None) -> str | None:
-    """A licence or an owner, or None where a catalogue says that none is known."""
+    """A licence or an owner; None if a catalogue marks it as unknown."""
     return None if text is None or text.lower() in _SAID else text
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bioclip_lite.params.jobs import Origin
 
 METADATA = "metadata.csv"
-_NO_PHOTOGRAPHS = {"thumbs.db", "desktop.ini"}  # files that systems leave in folders of photographs
+_TABLES = (".csv", ".tsv", ".csv.txt", ".xlsx", ".xls", ".ods", ".parquet")
 
 
 def samples(params: "Origin") -> Iterator[Sample | Reject]:
@@ -44,10 +44,11 @@ def read(params: "Origin", locator: str) -> bytes:
 def _by_subfolder(folder: Path) -> Iterator[Sample | Reject]:
     found = False
     for name in sorted(os.listdir(folder)):
-        if hidden(name):
+        if places.hidden(name):
             continue
         found = True
         if not (folder / name).is_dir():
+            _refuse_table(folder / name)
             yield Reject(
                 places.shown(name), "no taxon", f"lies beside the subfolders of taxa, and there is no {METADATA}"
             )
@@ -59,7 +60,7 @@ def _by_subfolder(folder: Path) -> Iterator[Sample | Reject]:
 
 def in_folder(root: Path, name: str, path: taxonomy.Path, split: str | None = None) -> Iterator[Sample | Reject]:
     """The files below ``root/name`` as photographs of one taxon."""
-    files = [f"{name}/{file}" for file in places.files_in(root / name) if not hidden(file.rsplit("/", 1)[-1])]
+    files = [f"{name}/{file}" for file in places.files_in(root / name)]
     if not files:
         yield Reject(places.shown(name), "empty folder", "a taxon without photographs")
     for file in sorted(files):
@@ -70,8 +71,14 @@ def in_folder(root: Path, name: str, path: taxonomy.Path, split: str | None = No
             yield Reject(places.shown(file), "bad name", "the file's name is no UTF-8 text; rename it")
 
 
-def hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _NO_PHOTOGRAPHS
+def _refuse_table(file: Path) -> None:
+    """Raise UserError for a table beside the subfolders, whose labels would be ignored without a word."""
+    name = file.name.lower()
+    if name.endswith(_TABLES) or name.startswith("metadata."):
+        raise UserError(
+            f"{file} lies beside the subfolders and would not be read. If it has the labels, save it as CSV UTF-8 "
+            f"under the name {METADATA}; if not, move it out of {file.parent}"
+        )
 
 
 def taxon_of(name: str) -> taxonomy.Path:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bioclip_lite.sources import fields, places
-from bioclip_lite.sources.folder import hidden, in_folder, taxon_of
+from bioclip_lite.sources.folder import in_folder, taxon_of
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
@@ -55,7 +55,7 @@ def read(params: "Origin", locator: str) -> bytes:
 
 
 def _from_folders(folder: Path, part: str) -> Iterator[Sample | Reject]:
-    for taxon in sorted(path.name for path in (folder / part).iterdir() if not hidden(path.name)):
+    for taxon in sorted(path.name for path in (folder / part).iterdir() if not places.hidden(path.name)):
         if len(taxon.split("_")) == 8 and (folder / part / taxon).is_dir():
             yield from in_folder(folder, f"{part}/{taxon}", taxon_of(taxon), _PARTS[part])
         else:
@@ -145,7 +145,7 @@ def _text(value: object) -> str | None:
 
 
 def _observation(image: dict[str, Any], holder: str | None) -> str | None:
-    """An id from who, when and where, which does not tell them; None where who or when is not known."""
+    """An id hashed from observer, time and place, so that it reveals none of them; None without observer or time."""
     date = _text(image.get("date"))
     if date is None or holder is None:
         return None

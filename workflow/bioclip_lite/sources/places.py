@@ -1,10 +1,11 @@
-"""Where a photograph lies: a file in the folder of the source, a part of a tar, or a web address.
+"""Locators of photographs: a file in the folder of the source, a part of a tar, or a web address.
 
 Locators are ``plants/1.jpg``, ``train/shard-000000.tar:<offset>:<size>`` (bytes) and ``https://...``.
 """
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,13 @@ from bioclip_lite.utils.errors import UserError
 if TYPE_CHECKING:
     from bioclip_lite.params.jobs import Origin
 
+# Files and folders that systems, not people, put among photographs (lower case).
+_OF_SYSTEMS = {
+    *("thumbs.db", "desktop.ini", "@eadir", "#recycle", "#snapshot", "__macosx", "lost+found"),
+    *("$recycle.bin", "system volume information"),
+}
 _PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
 def read(params: "Origin", folder: Path, locator: str) -> bytes:
@@ -32,7 +39,9 @@ def read_below(folder: Path, locator: str) -> bytes:
     try:
         if part := _PART.fullmatch(locator):
             return _read_part(folder / part[1], int(part[2]), int(part[3]))
-        return Path(folder, locator).read_bytes()
+        if scheme := _SCHEME.match(locator):
+            raise OSError(f"addresses that begin with {scheme[0]} are not read; download the files, or use https://")
+        return _spelt_as_on_disk(folder, locator).read_bytes()
     except ValueError as error:  # a name with a zero byte
         raise OSError(f"{locator!r} is no file name ({error})") from None
 
@@ -43,6 +52,12 @@ def prepare(params: "Origin", locators: Iterable[str]) -> None:
         from bioclip_lite.sources import downloads
 
         downloads.fetch(chain([first], addresses), params["downloads"])
+
+
+def _spelt_as_on_disk(folder: Path, name: str) -> Path:
+    """The file ``name``, whose letters with accents may be composed (NFC) in a table and decomposed (NFD) on disk."""
+    spellings = [folder / name, *(folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    return next((path for path in spellings if path.exists()), spellings[0])
 
 
 def is_address(locator: str) -> bool:
@@ -64,7 +79,7 @@ def part(tar: str, offset: int, size: int) -> str:
 
 
 def require_folder(path: str, what: str) -> Path:
-    """The folder of a source; ``what`` says what belongs there."""
+    """Return the folder of a source; UserError if there is none. ``what``: its content, for the message."""
     folder = Path(path)
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -73,7 +88,7 @@ def require_folder(path: str, what: str) -> Path:
 
 
 def files_in(folder: Path) -> Iterator[str]:
-    """All files below a folder, as POSIX paths relative to it, in a fixed order.
+    """Yield the files below a folder that are not ``hidden``, as POSIX paths relative to it, in a fixed order.
 
     Links to folders are followed, each folder once, so that a link to a folder above does no harm.
     """
@@ -83,13 +98,19 @@ def files_in(folder: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not hidden(name))
         inside = Path(place).relative_to(folder)
-        yield from ((inside / name).as_posix() for name in sorted(files))
+        yield from ((inside / name).as_posix() for name in sorted(files) if not hidden(name))
+
+
+def hidden(path: str) -> bool:
+    """Whether a part of a POSIX path is a hidden file or folder, or one that an operating system made."""
+    parts = (part for part in path.split("/") if part not in ("", ".", ".."))
+    return any(part.startswith(".") or part.lower() in _OF_SYSTEMS for part in parts)
 
 
 def writable(name: str) -> bool:
-    """False for a file name that is no Unicode text (halves of surrogate pairs), and so cannot stand in a table."""
+    """Whether a file name is Unicode text, which tables can hold; halves of surrogate pairs are not."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -98,5 +119,5 @@ def writable(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    """``name`` with what is no Unicode text written as escapes."""
+    """``name`` with escapes in place of bytes that are not UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -1,15 +1,15 @@
-"""Where photographs come from.
+"""The sources of photographs by the name that ``index.source`` gives.
 
-A source is a module with two functions, both of which get section ``index`` of the parameters:
+A source is a module with two functions, which take section ``index`` of the parameters:
 
-    samples(params) -> Iterator[Sample | Reject]   every photograph it knows, in a fixed order, without opening them
-    read(params, locator) -> bytes                 the file of one of them; OSError says why there is none
+    samples(params) -> Iterator[Sample | Reject]   yield every photograph in a fixed order, without opening it
+    read(params, locator) -> bytes                 return the file of one; OSError with the reason if there is none
 
-and, where photographs may have to be downloaded,
+and, if photographs may have to be downloaded,
 
-    prepare(params, locators) -> None              fetch in parallel what is not here yet; failures are left to ``read``
+    prepare(params, locators) -> None              download missing files in parallel; leave failures to ``read``
 
-A new source is a new module and one entry in ``SOURCES``.
+To add a source, write its module, name it in ``SOURCES``, and write its test.
 """
 
 from bioclip_lite.sources import biotrove, clip_benchmark, darwincore, folder, inat2021, synthetic, table, treeoflife

@@ -1,56 +1,41 @@
-"""Rows of tables, streamed: CSV in its dialects, and Parquet."""
+"""Photographs as tables list them, streamed: delimited text and Parquet."""
 
-import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bioclip_lite.sources import fields, places
+from bioclip_lite.sources import delimited, fields, places
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
+_ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")  # 1.25E+08, as spreadsheets show long numbers
 _BATCH = 8192  # rows of Parquet in memory at a time
 
 
 def photographs(table: Path) -> Iterator[Sample | Reject]:
-    """The photographs that a CSV table lists: column ``file`` and whatever else ``fields`` knows.
+    """Yield the photographs that a CSV table lists: column ``file`` and the columns that ``fields`` interprets.
 
     Raises UserError for a file that is no such table. A row that cannot be understood is a Reject.
     """
-    lines = csv_rows(table)
+    lines = delimited.rows(table)
     _, header = next(lines)
     columns = fields.understand(header)
     _check(table, header, columns)
     labels = fields.label_paths(_labels(table, columns))
-    for number, values in lines:
+    first = list(islice(lines, 2))
+    if _numbered(first, len(header) + 1):
+        raise UserError(
+            f"{table}: each row has one value more than the header, as R's write.table writes them; write the table "
+            f"again with row.names = FALSE"
+        )
+    for number, values in chain(first, lines):
         yield _photograph(f"{table.name}, line {number}", columns, header, values, labels)
-
-
-def csv_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, values) of the header, which may be empty, and of each row that is not blank.
-
-    The separator is the comma, semicolon or tab that the header has most of.
-    """
-    line = 0
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            rows = csv.reader(file, delimiter=max(",;\t", key=first.count))
-            yield 1, next(rows, [])
-            for values in rows:
-                line = rows.line_num
-                if any(value.strip() for value in values):
-                    yield line, values
-    except UnicodeDecodeError as error:
-        raise UserError(f"{table} is not UTF-8 text ({error}); save it again as CSV UTF-8") from None
-    except csv.Error as error:
-        raise UserError(f"{table}, after line {line}: {error}; save it again as CSV") from None
 
 
 def parquet_rows(table: Path, wanted: Sequence[str] | None = None) -> Iterator[tuple[list[str], list[object]]]:
@@ -77,12 +62,23 @@ def _check(table: Path, header: list[str], columns: fields.Columns) -> None:
         raise UserError(f"{table} has two columns {twice.strip()!r}; {found}")
 
 
+def _numbered(rows: list[tuple[int, list[str]]], length: int) -> bool:
+    """Whether the first two rows have ``length`` values, of which the first numbers the rows."""
+    numbers = [int(values[0]) for _, values in rows if len(values) == length and values[0].isdecimal()]
+    return len(numbers) == 2 and numbers[1] == numbers[0] + 1
+
+
+def _wrong_length(values: int, columns: int) -> str:
+    mend = "fill in the last ones, or their separators" if values < columns else "quote text that contains separators"
+    return f"{values} values where the header has {columns} columns; {mend}"
+
+
 def _labels(table: Path, columns: fields.Columns) -> set[str]:
     """The distinct class names; whether they are scientific shows in all of them together."""
     if "label" not in columns.places:
         return set()
     (place,) = columns.places["label"]
-    values = (values for _, values in islice(csv_rows(table), 1, None))
+    values = (values for _, values in islice(delimited.rows(table), 1, None))
     return {name for row in values if place < len(row) and (name := taxonomy.clean(row[place]))}
 
 
@@ -90,11 +86,18 @@ def _photograph(
     place: str, columns: fields.Columns, header: list[str], values: list[str], labels: dict[str, taxonomy.Path]
 ) -> Sample | Reject:
     if len(values) != len(header):
-        return Reject(place, "bad row", f"{len(values)} fields, the header has {len(header)}; quote text with commas")
+        return Reject(place, "bad row", _wrong_length(len(values), len(header)))
     row = fields.row_of(columns, values)
     file = row["file"]
     if file is None:
         return Reject(place, "missing file", "column 'file' is empty")
+    if (observation := row.get("observation")) and _ROUNDED.fullmatch(observation):
+        raise UserError(
+            f"{place}: observation {observation} is a number that a spreadsheet has rounded, so different observations "
+            f"have become one; give that column the format text, and export the table again"
+        )
+    if row.get("species") and fields.lacks_genus(row):
+        return Reject(place, "bad row", f"species {row['species']!r} is an epithet without a genus; fill in the genus")
     locator = file if places.is_address(file) else file.replace("\\", "/")
     sample = fields.to_sample(row, key_of(locator), locator, fields.languages_of(columns, values))
     label = row.get("label")

@@ -1,4 +1,4 @@
-"""What every source speaks of: photographs, and why one of them cannot be used."""
+"""The items that a source yields: usable photographs, and rejects with a reason."""
 
 import re
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reject:
-    """A photograph, or the place where one should be, that is left out."""
+    """A photograph, or a place without one, that cannot be used."""
 
     locator: str
     reason: str
@@ -40,7 +40,7 @@ class Reject:
 
 
 class Source(Protocol):
-    """``sources.__init__`` says what these do, and of ``prepare``, which only some have."""
+    """A source; ``registry`` describes these functions and ``prepare``, which is optional."""
 
     def samples(self, params: "Origin") -> Iterator[Sample | Reject]: ...
 

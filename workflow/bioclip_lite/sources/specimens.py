@@ -271,7 +271,7 @@ _UPRIGHT = {"fish", "mushroom"}  # these are photographed nearly level, the othe
 
 
 def markings(pattern: str, drawing: Drawing, t: Traits) -> Array:
-    """Where the accent colour covers the skin, 0 to 1, [S, S]."""
+    """Opacity of the accent colour on the skin, 0 to 1, [S, S]."""
     c, s = math.cos(math.pi * t.direction), math.sin(math.pi * t.direction)
     frequency = 0.5 + 1.8 * t.frequency
     p = (drawing.u * c + drawing.v * (0.8 * s)) * frequency

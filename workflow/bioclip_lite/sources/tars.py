@@ -30,13 +30,13 @@ class Group(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Where the sample is, for people and for the sample key."""
+        """The place of the sample, readable, and the basis of its key."""
         return f"{self.tar}/{self.key}"
 
 
 def find(folder: Path) -> list[str]:
     """The tars below a folder, as relative paths. Raises UserError for compressed ones that are not unpacked beside."""
-    files = [name for name in places.files_in(folder) if name.endswith((".tar", *_PACKED)) and "/." not in f"/{name}"]
+    files = [name for name in places.files_in(folder) if name.endswith((".tar", *_PACKED))]
     tars = [name for name in files if name.endswith(".tar")]
     for name in files:
         for ending in _PACKED:
@@ -78,7 +78,7 @@ def _members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
     """(name, offset, size) of each file in a tar. Raises tarfile.TarError where the tar is damaged or breaks off."""
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
-            if member.isreg():
+            if member.isreg() and not places.hidden(member.name):  # ._NAME is what a Mac adds to each file
                 yield member.name, member.offset_data, member.size
             tar.members = []  # type: ignore[attr-defined]  # tarfile remembers them all
         file.seek(tar.offset)
@@ -96,7 +96,7 @@ def _checked(group: Group, seen: set[str]) -> Group | Reject:
 
 
 def texts(folder: Path, group: Group) -> dict[str, str]:
-    """The text members of a sample by extension; bytes that are no UTF-8 become replacement characters."""
+    """Text members of a sample by extension; bytes that are not UTF-8 become replacement characters."""
     found = {}
     with (folder / group.tar).open("rb") as file:
         for extension, (offset, size) in sorted(group.parts.items()):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from bioclip_lite.sources import fields, places, rows, tars, texts
+from bioclip_lite.sources import delimited, fields, places, rows, tars, texts
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
@@ -107,7 +107,7 @@ def _records(table: Path, wanted: tuple[str, ...]) -> Iterator[fields.Row]:
         for names, values in rows.parquet_rows(table, wanted):
             yield {name: taxonomy.clean(value) for name, value in zip(names, values, strict=True)}
         return
-    lines = rows.csv_rows(table)
+    lines = delimited.rows(table)
     _, header = next(lines)
     places_of = [(i, name.strip()) for i, name in enumerate(header) if name.strip() in wanted]
     for _, line in lines:

@@ -1,23 +1,25 @@
-"""The quantised student as a bundle for TensorFlow.js, compared with PyTorch before it is handed over.
+"""Convert the quantized student to a bundle for TensorFlow.js, and compare it with PyTorch before it is handed over.
 
-The bundle is a folder that react-bio-clip reads: the graph model, the table of the taxa and bundle.json, which says how
-to come from an embedding to an answer and how sure to be of it. It is released only if the weights that JavaScript
-decodes are bit-identical to those measured in PyTorch, and if Node, starting from the JPEG files of test photographs,
-comes to the same embeddings. Files are named after their content, so that they may be cached for ever.
+The bundle is a folder that react-bio-clip reads: the graph model, the table of the taxa, and bundle.json, which
+describes how an embedding becomes an answer and how certain that answer is. It is released only if the weights that
+JavaScript decodes are bit-identical to those measured in PyTorch, and if Node, starting from the JPEG files of test
+photographs, computes the same embeddings. Files are named after their content, so that they may be cached for ever.
 """
 
 import importlib
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from bioclip_lite import graph
 from bioclip_lite.compression import grid, quantized
+from bioclip_lite.graph import execution
+from bioclip_lite.graph.nodes import Graph, Weights
 from bioclip_lite.metrics import calibration
 from bioclip_lite.photographs.preprocess import preprocess, read_preprocess
 from bioclip_lite.photographs.shards import ShardSet
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from bioclip_lite.params import jobs
     from bioclip_lite.utils import sections
 
-COMPARED = "test"  # the split whose photographs are run in both
+COMPARED = "test"  # the split on whose photographs runtimes are compared
 CALIBRATION = "calibration"
 FORMAT = 2  # of bundle.json; react-bio-clip refuses others
 _RUNS = 30  # inferences that the latency is the median of
@@ -45,32 +47,59 @@ _LOGITS = 1 << 27  # in memory at a time while thresholds are fitted; more photo
 JOBS = ("bundle", "text")
 
 
+@dataclass(frozen=True)
+class _Model:
+    """data/quantize/model, read once."""
+
+    folder: Path
+    graph: Graph
+    weights: Weights  # float32, as the grids decode them
+    grids: dict[str, grid.Grid]
+    preprocessing: dict[str, Any]
+
+    def embed(self, pixels: torch.Tensor) -> np.ndarray:
+        """Unit embeddings, float32 (n, D), of preprocessed photographs, float32 (n, 3, size, size)."""
+        return _units(execution.run(self.graph, self.weights, pixels))
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The photographs that runtimes are compared on, and PyTorch's answers."""
+
+    keys: list[str]
+    jpegs: list[bytes]
+    pixels: torch.Tensor  # preprocessed, float32 (n, 3, size, size)
+    embeddings: np.ndarray  # unit, float32 (n, D)
+
+
 def run(params: "sections.Convert", data: Path, job: str | None = None) -> None:
     """Write data/convert/tfjs and data/convert/report.json (job "bundle"), the text encoder (job "text"), or all that
-    is asked for (None)."""
+    the parameters ask for (None)."""
     if job not in (None, "bundle"):  # parameters of the bundle do not say whether there is a text encoder
         job_names.parse("convert", job, JOBS if params["text_encoder"] else JOBS[:1])
     if job in (None, "bundle"):
-        _bundle(params, data)
+        _write_bundle(params, data)
     if job == "text" or (job is None and params["text_encoder"]):
-        # Not an import that closure sees: a change of the code that converts texts does not make the bundle again.
+        # Not an import that closure sees: the bundle need not be made again when the code that converts texts changes.
         importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
 
 
-def _bundle(params: "jobs.Bundle", data: Path) -> None:
+def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
     javascript.check_tools()
-    model = data / "quantize" / "model"
-    require(model / quantized.GRAPH_FILE)
+    model = _read_model(data / "quantize" / "model")
     text = _text(data)
     table = bundle.make_table(data, text, params["taxa_bytes"])
     with replacing_folder(data / "convert" / "tfjs", (bundle.FILE, bundle.HASHED)) as folder:
-        javascript.convert(model, folder)
+        javascript.convert(model.folder, folder)
         confidence = _calibrate(data, model, table, text.logit_scale)
-        _describe(folder, data, model, text, table, confidence)
-        report = _compare(params, data, model, folder)
+        about = _describe(folder, data, model, text, table, confidence)
+        reference = _reference(params["images"], data, model)
+        report = _compare(folder, model, reference, params["tolerance"])
         report["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-        about = read_json(folder / bundle.FILE)
-        report["onnx"] = {kind: _export(params, data, model, kind) for kind in params["onnx"]}
+        report["onnx"] = {
+            kind: _export(data / "convert" / "onnx", kind, model, reference, params["tolerance"])
+            for kind in params["onnx"]
+        }
     report["bytes"] = sum(report["files"].values())
     report["model"] = {key: about["model"][key] for key in ("nodes", "operations", "macs", "parameters")}
     report["taxa"] = {"rows": len(table.paths), "left_out": table.left_out, "representatives": table.representatives}
@@ -84,11 +113,17 @@ def _bundle(params: "jobs.Bundle", data: Path) -> None:
     )
 
 
-# What the answers are made of
+def _read_model(folder: Path) -> _Model:
+    require(folder / quantized.GRAPH_FILE)
+    graph, tensors, grids = quantized.load_integers(folder)
+    return _Model(folder, graph, quantized.decode(tensors, grids), grids, read_preprocess(folder))
+
+
+# Text, and how certain an answer is
 
 
 def _text(data: Path) -> Taxa:
-    """The text matrix of the teacher that the student answers in the space of."""
+    """The taxon text matrix of the teacher in whose embedding space the student answers."""
     text = read_taxa(data / "logits" / "taxa.safetensors")
     if _teacher(data)["identity"] != text.teacher:
         raise UserError(
@@ -103,18 +138,16 @@ def _teacher(data: Path) -> dict[str, Any]:
     return about
 
 
-def _calibrate(data: Path, model: Path, table: bundle.Table, logit_scale: float) -> dict[str, Any]:
-    """``temperature`` and ``thresholds`` of bundle.json: from calibration photographs, the INT8 graph and table."""
+def _calibrate(data: Path, model: _Model, table: bundle.Table, logit_scale: float) -> dict[str, Any]:
+    """``temperature`` and ``thresholds`` of bundle.json, from calibration photographs and the INT8 graph and table."""
     shards = ShardSet(data, CALIBRATION)
     count = max(256, _LOGITS // len(table.paths))
     chosen = sorted(drawn(shards.keys, count, CALIBRATION))
     if not chosen:
         raise UserError(
-            f"split {CALIBRATION} has no photographs, so nothing can be said of how sure the model may be; give it a "
-            f"share in params.yaml (index.split.{CALIBRATION} or index.synthetic.images.{CALIBRATION})"
+            f"split {CALIBRATION} has no photographs, so the confidence of the model cannot be calibrated; give the "
+            f"split a share in params.yaml (index.split.{CALIBRATION} or index.synthetic.images.{CALIBRATION})"
         )
-    folded, weights = quantized.load(model)
-    preprocessing = read_preprocess(model)
     columns = ["taxon_id", *RANKS]
     paths = {
         row["taxon_id"]: tuple(row[rank] for rank in RANKS)
@@ -122,14 +155,14 @@ def _calibrate(data: Path, model: Path, table: bundle.Table, logit_scale: float)
     }
     embeddings = np.concatenate(
         [
-            _units(graph.run(folded, weights, _pixels(shards, chosen[start : start + _BATCH], preprocessing)))
+            model.embed(_pixels(shards, chosen[start : start + _BATCH], model.preprocessing))
             for start in progress(range(0, len(chosen), _BATCH), -(-len(chosen) // _BATCH), "convert: calibration")
         ]
     )
     logits = logit_scale * (embeddings @ table.text.T)
     groups = [shards.description(i).get("group") for i in chosen]
-    found = calibration.calibrate(logits, [paths[shards.taxon_ids[i]] for i in chosen], table.paths, groups)
-    return {**found, "photographs": len(chosen)}
+    confidence = calibration.calibrate(logits, [paths[shards.taxon_ids[i]] for i in chosen], table.paths, groups)
+    return {**confidence, "photographs": len(chosen)}
 
 
 def _pixels(shards: ShardSet, chosen: Sequence[int], spec: dict[str, Any]) -> torch.Tensor:
@@ -147,10 +180,10 @@ def _units(outputs: torch.Tensor) -> np.ndarray:
 
 
 def _describe(
-    folder: Path, data: Path, model: Path, text: Taxa, table: bundle.Table, confidence: dict[str, Any]
-) -> None:
-    """Give the files of the model names with their hash, add the table, and write bundle.json about all of them."""
-    model_files = bundle.take_model(folder, *quantized.load(model))
+    folder: Path, data: Path, model: _Model, text: Taxa, table: bundle.Table, confidence: dict[str, Any]
+) -> dict[str, Any]:
+    """Rename the files of the model after their hash, add the table, and write bundle.json; returns its content."""
+    model_files = bundle.take_model(folder, model.graph, model.weights)
     taxa_file = bundle.add(folder, "taxa", ".bin", table.content())
     files = bundle.listed(folder)
     teacher, taxa = _teacher(data), table.described()
@@ -158,7 +191,7 @@ def _describe(
     licences, attribution = bundle.photographs(data)
     about = {
         "format": FORMAT,
-        "preprocess": read_preprocess(model),
+        "preprocess": model.preprocessing,
         "embedding": text.text.shape[1],
         "logit_scale": text.logit_scale,
         "temperature": confidence["temperature"],
@@ -189,74 +222,81 @@ def _describe(
             "initial_weights": student["initial_weights"],
             "teacher": teacher["name"],
             "teacher_identity": teacher["identity"],
-            "graph_sha256": bundle.sha256((model / quantized.GRAPH_FILE).read_bytes()),
-            "weights_sha256": bundle.sha256((model / quantized.WEIGHTS_FILE).read_bytes()),
+            "graph_sha256": bundle.sha256((model.folder / quantized.GRAPH_FILE).read_bytes()),
+            "weights_sha256": bundle.sha256((model.folder / quantized.WEIGHTS_FILE).read_bytes()),
             "taxonomy_sha256": bundle.sha256(bundle.json_bytes(taxa)),
             "calibration_photographs": confidence["photographs"],
         },
     }
     (folder / bundle.FILE).write_bytes(bundle.json_bytes(about) + b"\n")
+    return about
 
 
 # The comparison
 
 
-def _compare(params: "jobs.Bundle", data: Path, model: Path, folder: Path) -> dict[str, Any]:
-    """Weights, embeddings and logits in Node against PyTorch; UserError where they part."""
-    folded, weights = quantized.load(model)
-    identical = _compare_weights(folder, folded, weights)
-    shards, chosen = _chosen(params, data)
-    expected = _units(graph.run(folded, weights, _pixels(shards, chosen, read_preprocess(model))))
+def _reference(count: int, data: Path, model: _Model) -> _Reference:
+    """``count`` photographs of split ``COMPARED``, drawn by a hash of their keys, and their embeddings in PyTorch."""
+    shards = ShardSet(data, COMPARED)
+    chosen = sorted(drawn(shards.keys, count, COMPARED))
+    if not chosen:
+        raise UserError(
+            f"split {COMPARED} has no photographs, so other runtimes cannot be compared with PyTorch; give the split a "
+            f"share in params.yaml (index.split.{COMPARED} or index.synthetic.images.{COMPARED})"
+        )
+    pixels = _pixels(shards, chosen, model.preprocessing)
+    keys, jpegs = [shards.keys[i] for i in chosen], [shards.jpeg(i) for i in chosen]
+    return _Reference(keys, jpegs, pixels, model.embed(pixels))
 
+
+def _compare(folder: Path, model: _Model, reference: _Reference, tolerance: float) -> dict[str, Any]:
+    """Compare weights and embeddings in Node with PyTorch's; UserError where they differ."""
+    identical = _compare_weights(folder, model.graph, model.weights)
     with tempfile.TemporaryDirectory() as scratch:
-        files = [Path(scratch) / f"{shards.keys[i]}.jpg" for i in chosen]
-        for i, file in zip(chosen, files, strict=True):
-            file.write_bytes(shards.jpeg(i))
+        files = [Path(scratch) / f"{key}.jpg" for key in reference.keys]
+        for file, jpeg in zip(files, reference.jpegs, strict=True):
+            file.write_bytes(jpeg)
         prefix = Path(scratch) / "node"
         result = javascript.answer("node", folder, files, prefix, _RUNS)
-        found = np.fromfile(f"{prefix}.embeddings.f32", dtype="<f4").reshape(len(result["keys"]), -1)
-    if result["keys"] != [shards.keys[i] for i in chosen] or found.shape != expected.shape:
+        embeddings = np.fromfile(f"{prefix}.embeddings.f32", dtype="<f4").reshape(len(result["keys"]), -1)
+    if result["keys"] != reference.keys or embeddings.shape != reference.embeddings.shape:
         raise UserError(
-            f"convert: Node answered {found.shape} for {len(chosen)} photographs; this is a defect of the package"
+            f"convert: Node gave embeddings of shape {embeddings.shape} for {len(reference.keys)} photographs, not "
+            f"{reference.embeddings.shape}; this is a defect of the package"
         )
-    differences = np.abs(found - expected).max(axis=1)
-    cosines = (found.astype(np.float64) * expected).sum(axis=1)
+    differences = np.abs(embeddings - reference.embeddings).max(axis=1)
     worst = int(differences.argmax())
-    if not differences[worst] <= params["tolerance"]:
+    if not differences[worst] <= tolerance:
         raise UserError(
             f"convert: the embedding of {result['keys'][worst]} differs between PyTorch and TensorFlow.js by "
-            f"{differences[worst]:.2e}, more than convert.tolerance ({params['tolerance']}); no bundle was written. If "
-            "only some photographs are far apart, their JPEG decoders differ; if all are, an operation is wrong"
+            f"{differences[worst]:.2e}, more than convert.tolerance ({tolerance}); no bundle was written. If only some "
+            "photographs differ, the JPEG decoders do; if all do, an operation is wrong"
         )
     return {
-        "images": len(chosen),
-        "tolerance": params["tolerance"],
+        "images": len(reference.keys),
+        "tolerance": tolerance,
         "largest_difference": float(differences[worst]),
-        "least_cosine": float(cosines.min()),
+        "least_cosine": float(_cosines(embeddings, reference).min()),
         "weights_identical": identical,
         "latency_ms": result["latency_ms"],
         "backend": result["backend"],
     }
 
 
-def _export(params: "jobs.Bundle", data: Path, model: Path, kind: str) -> dict[str, Any]:
-    """Write data/convert/onnx/<kind>.onnx and compare it, in onnxruntime, with PyTorch."""
-    path = data / "convert" / "onnx" / f"{kind}.onnx"
-    onnx_export.write(model, path, kind)
-    folded, weights = quantized.load(model)
-    shards, chosen = _chosen(params, data)
-    pixels = _pixels(shards, chosen, read_preprocess(model))
-    expected = _units(graph.run(folded, weights, pixels))
-    found = _units(torch.from_numpy(onnx_export.run(path, pixels.numpy())))
-    difference = float(np.abs(found - expected).max())
-    if kind == "fp32" and not difference <= params["tolerance"]:
+def _export(folder: Path, kind: str, model: _Model, reference: _Reference, tolerance: float) -> dict[str, Any]:
+    """Write <kind>.onnx and compare it, in onnxruntime, with PyTorch."""
+    path = folder / f"{kind}.onnx"
+    onnx_export.write(model.graph, model.weights, model.grids, path, kind)
+    embeddings = _units(torch.from_numpy(onnx_export.run(path, reference.pixels.numpy())))
+    difference = float(np.abs(embeddings - reference.embeddings).max())
+    if kind == "fp32" and not difference <= tolerance:
         path.unlink()
         raise UserError(
             f"convert: embeddings by {path} in onnxruntime differ from PyTorch's by {difference:.2e}, more than "
-            f"convert.tolerance ({params['tolerance']}); an operation of web/onnx_export.py is wrong; "
-            f"take {kind!r} out of convert.onnx to do without the file"
+            f"convert.tolerance ({tolerance}), so an operation of graph/operations is wrong in ONNX; the file was "
+            f"deleted. Remove {kind!r} from convert.onnx to do without it"
         )
-    cosines = (found.astype(np.float64) * expected).sum(axis=1)
+    cosines = _cosines(embeddings, reference)
     return {
         "bytes": path.stat().st_size,
         "largest_difference": difference,
@@ -265,20 +305,17 @@ def _export(params: "jobs.Bundle", data: Path, model: Path, kind: str) -> dict[s
     }
 
 
-def _chosen(params: "jobs.Bundle", data: Path) -> tuple[ShardSet, list[int]]:
-    """The photographs that runtimes are compared on: a split, and which of it."""
-    shards = ShardSet(data, COMPARED)
-    chosen = sorted(drawn(shards.keys, params["images"], COMPARED))
-    if not chosen:
-        raise UserError(f"split {COMPARED} has no photographs to compare PyTorch and other runtimes on")
-    return shards, chosen
+def _cosines(embeddings: np.ndarray, reference: _Reference) -> np.ndarray:
+    """float64 (n,) between unit embeddings and PyTorch's."""
+    cosines: np.ndarray = (embeddings.astype(np.float64) * reference.embeddings).sum(axis=1)
+    return cosines
 
 
-def _compare_weights(folder: Path, folded: graph.Graph, weights: graph.Weights) -> int:
-    """How many weights JavaScript decodes to the bits that PyTorch measured: all, or UserError."""
-    decoded = json.loads(javascript.node("weights", [str(folder)], "decoding the weights in Node"))
-    expected = {name: grid.fingerprint(array) for name, array in tfjs.to_tensorflow(folded, weights).items()}
-    altered = sorted(set(expected) - {name for name, value in expected.items() if value in set(decoded.values())})
+def _compare_weights(folder: Path, graph: Graph, weights: Weights) -> int:
+    """Number of weights, all of which JavaScript decodes to the bits that PyTorch measured; UserError otherwise."""
+    decoded = set(json.loads(javascript.node("weights", [str(folder)], "decoding the weights in Node")).values())
+    expected = {name: grid.fingerprint(array) for name, array in tfjs.to_tensorflow(graph, weights).items()}
+    altered = sorted(name for name, fingerprint in expected.items() if fingerprint not in decoded)
     if altered:
         raise UserError(
             f"convert: {len(altered)} of {len(expected)} weights have other bits in JavaScript than in PyTorch "

@@ -1,7 +1,7 @@
-"""The pruned student in 8-bit weights: folded, quantised per tensor, the most sensitive layers in 16 bits.
+"""Quantize the pruned student: fold it, round it per tensor to 8 bits and the most sensitive layers to 16 bits.
 
-What is measured is what ships: the folded graph with every array on the grid that TensorFlow.js decodes. How is in
-``mixed_precision``; benchmarks/int8.md has what each step is worth.
+The measured model is the shipped one: the folded graph with every array on the grid that TensorFlow.js decodes.
+``compression.mixed_precision`` has the method; benchmarks/int8.md measures each of its steps.
 """
 
 from pathlib import Path
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bioclip_lite import graph
 from bioclip_lite.compression import mixed_precision, quantized
+from bioclip_lite.graph import folding
 from bioclip_lite.models.students import load_student, reparameterize
 from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.photographs.preprocess import preprocess
@@ -32,11 +32,11 @@ def run(params: "sections.Quantize", data: Path, job: str | None = None) -> None
     if job is not None:
         job_names.parse("quantize", job, ())
     model, spec, preprocessing = load_student(data / "prune" / "model")
-    folded, weights = graph.fold(model if spec["reparameterized"] else reparameterize(model), preprocessing["size"])
+    folded, weights = folding.fold(model if spec["reparameterized"] else reparameterize(model), preprocessing["size"])
     images = _calibration_images(params["images"], data, preprocessing)
-    quantised = mixed_precision.quantise(folded, weights, images, params["bytes_per_parameter"], params["repair"])
-    report = mixed_precision.report(folded, weights, images, quantised)
-    rounded = quantised.rounded
+    result = mixed_precision.quantize(folded, weights, images, params["bytes_per_parameter"], params["repair"])
+    report = mixed_precision.report(folded, weights, images, result)
+    rounded = result.rounded
 
     folder = data / "quantize" / "model"
     with replacing_folder(folder, (quantized.GRAPH_FILE, quantized.WEIGHTS_FILE, PREPROCESS_FILE)) as scratch:
@@ -54,12 +54,12 @@ def run(params: "sections.Quantize", data: Path, job: str | None = None) -> None
 
 
 def _calibration_images(count: int, data: Path, preprocessing: dict[str, Any]) -> torch.Tensor:
-    """``count`` photographs of the calibration split, chosen by a hash of their keys; float32 (n, 3, size, size)."""
+    """Preprocess ``count`` photographs of the calibration split, drawn by key: float32 (n, 3, size, size)."""
     shards = ShardSet(data, SPLIT)
     if not len(shards):
         raise UserError(
-            f"split {SPLIT} has no photographs, so the error of the quantised layers cannot be measured; "
-            f"give it a share in params.yaml (index.split.{SPLIT} or index.synthetic.images.{SPLIT})"
+            f"split {SPLIT} has no photographs, so the error of the quantized layers cannot be measured; "
+            f"give the split a share in params.yaml (index.split.{SPLIT} or index.synthetic.images.{SPLIT})"
         )
     chosen = drawn(shards.keys, count, SPLIT)
     return torch.from_numpy(np.stack([preprocess(shards.image(i), preprocessing) for i in chosen]))

@@ -24,7 +24,7 @@ from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.report.text import percent
 from bioclip_lite.sources.sample import Reject, key_of
 from bioclip_lite.suites import scoring
-from bioclip_lite.suites.formats import FORMATS
+from bioclip_lite.suites.formats import find_format
 from bioclip_lite.suites.suite import HEADLINES, Class, Photograph, Suite
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.texts import captions, text_types
@@ -49,7 +49,7 @@ _EXAMPLES = 5
 
 
 def run(params: "OneSuite", data: Path, name: str) -> None:
-    """Write data/evaluate/predictions/suites/<name>.json: what ``scoring`` says of every variant, and the protocol."""
+    """Write data/evaluate/predictions/suites/<name>.json: the figures of every variant, and the protocol."""
     entry = next((entry for entry in params["suites"] if entry["name"] == name), None)
     if entry is None:
         listed = ", ".join(entry["name"] for entry in params["suites"]) or "none"
@@ -57,7 +57,7 @@ def run(params: "OneSuite", data: Path, name: str) -> None:
     root = Path(entry["path"])
     if not root.is_dir():
         raise UserError(f"evaluate.suites: {name} is in {root}, but there is no such folder; put it there, or link it")
-    suite = FORMATS[entry["format"]](root)
+    suite = find_format(entry["format"])(root)
     _check(root, suite.photographs, suite.rejects)
     names, templates = _said(suite, entry, data)
     rejects = list(suite.rejects)
@@ -92,7 +92,7 @@ def run(params: "OneSuite", data: Path, name: str) -> None:
 
 
 def _said(suite: Suite, entry: "EvaluateSuites", data: Path) -> tuple[list[str], list[Callable[[str], str]]]:
-    """What is said of each class, and the templates that make sentences of it."""
+    """The name of each class, and the templates that turn names into sentences."""
     columns = captions.lit_columns(data) if entry["prompt"] == "lit" else text_types.LIT_COLUMNS
     sentences = [_sentence(one, entry["prompt"], columns) for one in suite.classes]
     if entry["templates"] == "plain":

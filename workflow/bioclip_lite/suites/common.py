@@ -1,4 +1,4 @@
-"""What the forms of test sets have in common: folders of classes, lists of names, files."""
+"""Helpers of all formats of test sets: folders of classes, lists of names, files."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ _NOTHING = (None,) * 7
 
 def class_folders(root: Path) -> list[str]:
     """The subfolders of ``root``: in the order of numbers if all are numbers (2 before 10), else of the alphabet."""
-    names = [path.name for path in root.iterdir() if path.is_dir() and not folder.hidden(path.name)]
+    names = [path.name for path in root.iterdir() if path.is_dir() and not places.hidden(path.name)]
     if not names:
         raise UserError(f"{root} has no subfolder; each class of photographs must have one")
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)

@@ -1,9 +1,9 @@
-"""The forms in which test sets lie on disk: each function takes the folder of one. UserError where it is none."""
+"""Formats of test sets on disk. Each function reads a folder; UserError if it has another format."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bioclip_lite.sources import clip_benchmark, rows, tars
+from bioclip_lite.sources import clip_benchmark, delimited, rows, tars
 from bioclip_lite.sources.sample import Reject, Sample
 from bioclip_lite.suites import imagenet
 from bioclip_lite.suites.common import class_folders, classes_of, names_in, photographs_in, reader, table
@@ -99,7 +99,7 @@ def _class_of(sample: Sample) -> Class | None:
 def pairs(root: Path) -> Suite:
     """pairs.csv: a photograph, its species, and one that it is taken for; two names, of which one is right."""
     file = table(root, "pairs.csv")
-    lines = rows.csv_rows(file)
+    lines = delimited.rows(file)
     header = [name.strip().lower() for name in next(lines)[1]]
     missing = [column for column in _PAIR if column not in header]
     if missing:
@@ -160,3 +160,10 @@ FORMATS: dict[str, Callable[[Path], Suite]] = {
     "imagenet_o": imagenet.anomalies,
     "objectnet": imagenet.objectnet,
 }
+
+
+def find_format(name: str) -> Callable[[Path], Suite]:
+    """The function that reads a format. Raises UserError for an unknown one."""
+    if name not in FORMATS:
+        raise UserError(f"evaluate.suites: there is no format {name!r}; choose one of {', '.join(FORMATS)}")
+    return FORMATS[name]

@@ -176,7 +176,7 @@ def _renamed(root: Path, names: list[str]) -> list[Class]:
 
 
 def _known(root: Path, folders: list[str], wnids: Mapping[str, int]) -> list[str]:
-    """The folders in the order of their classes; UserError for one that is no class."""
+    """Sort the folders by class; UserError for a folder that names no class."""
     strange = [name for name in folders if name not in wnids]
     if strange:
         raise UserError(

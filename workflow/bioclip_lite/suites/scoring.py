@@ -1,4 +1,4 @@
-"""How good the answers to a suite are: one value per photograph, and the rows of metrics.json made of them."""
+"""Score the answers to a suite: one value per photograph, and the rows of metrics.json."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ _DEFINITIONS = 1
 
 
 def observe(question: str, logits: np.ndarray, photographs: Sequence[Photograph]) -> np.ndarray:
-    """What a suite needs to know of the answers to some photographs, float64 [n].
+    """Reduce the answers to some photographs to one value each, float64 [n].
 
     Args:
         question: of the suite, see ``suites.HEADLINES``.
@@ -64,7 +64,7 @@ def summarise(
 
 
 def _chances(suite: Suite, photographs: Sequence[Photograph]) -> dict[str, float]:
-    """What guessing would give, by number."""
+    """Expected value of guessing for each figure."""
     if suite.question == "two_way":
         return {"two_way": 0.5, "macro": 0.5}
     if suite.question == "anomaly":

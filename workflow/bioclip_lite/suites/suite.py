@@ -1,7 +1,7 @@
-"""Extra test sets, as params.yaml lists them in evaluate.suites, whatever the form that they lie on disk in.
+"""Test sets listed in evaluate.suites, independent of their format on disk.
 
-``formats`` and ``imagenet`` read them, ``answering`` asks the models, ``scoring`` says how good the answers are. A new
-form is a new function and one entry in ``formats.FORMATS``.
+``formats`` and ``imagenet`` read them, ``answering`` runs the models, ``scoring`` scores the answers. To add a format,
+write a function in ``formats`` and name it in ``FORMATS``.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bioclip_lite.sources.sample import Reject
 from bioclip_lite.taxa import taxonomy
 
-# What is asked of a model. Above, what the first number of a suite is called.
+# Question to the model -> name of the first figure of a suite.
 HEADLINES = {"class": "top1", "two_way": "two_way", "anomaly": "aupr"}
 
 

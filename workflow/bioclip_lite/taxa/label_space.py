@@ -1,4 +1,4 @@
-"""The label space as arrays: leaves, nodes above them, and where a photograph's label stands."""
+"""The label space as arrays: leaves, the nodes above them, and the node of each photograph's label."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ def read_labels(data: Path) -> Labels:
 
 
 def truth_of(taxon_ids: Sequence[str], labels: Labels) -> Truth:
-    """Where the labels of photographs stand in the label space.
+    """Find the labels of photographs in the label space.
 
     Raises:
         UserError: a label is not in the list of taxa.
@@ -81,7 +81,7 @@ def truth_of(taxon_ids: Sequence[str], labels: Labels) -> Truth:
 
 
 def observations(test: pa.Table) -> list[str]:
-    """A name for the observation of each photograph of samples.parquet; a photograph without one stands alone."""
+    """An id of the observation of each photograph in samples.parquet; without one, the photograph is its own."""
     pairs = zip(test["key"].to_pylist(), test["group"].to_pylist(), strict=True)
     return [f"photograph {key}" if group is None else f"observation {group}" for key, group in pairs]
 

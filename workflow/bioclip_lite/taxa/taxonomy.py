@@ -97,7 +97,7 @@ def parse_name(text: str) -> Name:
 
 
 def conflict(a: Path, b: Path) -> bool:
-    """True if two taxa of one name are homonyms: they differ at the highest rank, down to order, known of both."""
+    """Whether two taxa of one name are homonyms: they differ at the highest rank, down to order, that both have."""
     for mine, other in zip(a[:4], b[:4], strict=True):
         if mine and other:
             return mine != other
@@ -174,55 +174,61 @@ def _higher(name: str | None) -> str | None:
 def _split_genus(
     words: list[str], genus: str | None, kingdom: str | None, lowered: bool = False
 ) -> tuple[str | None, list[str], list[str]]:
-    """The genus that ``words`` begin with, or None, what follows it, and notes.
+    """Split a name into its genus, the words after genus and subgenus, and notes; the genus may be None.
 
-    ``genus`` is the name that stands in the column of genera; ``words`` may then be an epithet with an author.
-    ``lowered``: that column is written without capitals, so that a small letter says nothing.
+    Args:
+        genus: the name in the column of genera, if any; ``words`` may then be an epithet with an author.
+        lowered: that column is written without capitals, so a small letter does not mark an epithet.
     """
-    notes: list[str] = []
-    sign = ""
     if not words:
         return genus, [], []
     if genus is None:
-        if words[0] in _HYBRID and len(words) > 1 and words[1][:1].isupper():
-            sign, words = f"{_TIMES} ", words[1:]
-        first = _bare(words[0])
-        if first in _UNDETERMINED or not _EPITHET.fullmatch(words[0].rstrip(".,;:?").replace("(", "")):
-            return None, [], ["undetermined"]
-        if words[0].endswith("?") or (len(words) > 1 and _bare(words[1]) == "?"):
-            return None, [], ["undetermined"]
-        alone = len(words) == 1 and words[0].islower()
-        if alone or (words[0].islower() and len(words) > 1 and _after_an_epithet(words[1:])):
-            return None, words, notes
-        found, words = sign + words[0].rstrip(".,;:").capitalize(), words[1:]
+        genus, words, notes = _leading_genus(words)
     else:
-        known = genus.removeprefix(f"{_TIMES} ")
-        at = 1 if words[0] in _HYBRID and len(words) > 1 and words[1].capitalize() == known else 0
-        first = words[at]
-        repeated = first.capitalize() == known or (re.fullmatch(r"[A-Z]\.", first) and first[0] == known[0])
-        # A small letter and the name of the genus: in zoology an epithet can be that ("Rattus" "rattus alexandrinus").
-        tautonym = first.islower() and not lowered and kingdom in (None, "Animalia", "Metazoa")
-        others = len(words) > at + 1 and (words[at + 1][:1].islower() or words[at + 1] in _HYBRID)
-        if repeated and len(words) > at + 1 and not tautonym:
-            words = words[at + 1 :]
-        elif repeated and len(words) == at + 1 and first[:1].isupper() and kingdom not in (None, "Animalia", "Metazoa"):
-            return genus, [], notes  # no plant's epithet repeats its genus
-        elif first[:1].isupper() and others and not _after_an_epithet(words[at + 1 :]):
-            notes.append(f"genus {first.capitalize()} in the full name")
-            words = words[at + 1 :]
-        elif first.isupper() and len(words) > at + 1 and words[at + 1].isupper() and len(first) > 2:
-            words = words[at + 1 :] if _EPITHET.fullmatch(words[at + 1]) and len(words[at + 1]) > 2 else words
-        found = genus
-    while words and (re.fullmatch(r"\(\w+\)", words[0]) or _bare(words[0]) in _ABOVE_SPECIES):
+        words, notes = _without_genus(words, genus, kingdom, lowered)
+    while genus and words and (re.fullmatch(r"\(\w+\)", words[0]) or _bare(words[0]) in _ABOVE_SPECIES):
         notes.append("subgenus left out")
         if len(words) == 1 or (words[0][0] != "(" and len(words) < 3):
-            return found, [], notes
+            return genus, [], notes
         words = words[1:] if words[0][0] == "(" else words[2:]
-    return found, words, notes
+    return genus, words, notes
+
+
+def _leading_genus(words: list[str]) -> tuple[str | None, list[str], list[str]]:
+    """The genus at the start of a full name, the words after it, and notes. An epithet alone has no genus."""
+    sign = ""
+    if words[0] in _HYBRID and len(words) > 1 and words[1][:1].isupper():
+        sign, words = f"{_TIMES} ", words[1:]
+    is_name = _EPITHET.fullmatch(words[0].rstrip(".,;:?").replace("(", ""))
+    doubted = words[0].endswith("?") or (len(words) > 1 and _bare(words[1]) == "?")
+    if _bare(words[0]) in _UNDETERMINED or not is_name or doubted:
+        return None, [], ["undetermined"]
+    if words[0].islower() and (len(words) == 1 or _after_an_epithet(words[1:])):
+        return None, words, []
+    return sign + words[0].rstrip(".,;:").capitalize(), words[1:], []
+
+
+def _without_genus(words: list[str], genus: str, kingdom: str | None, lowered: bool) -> tuple[list[str], list[str]]:
+    """The words of a column of species after the genus, where it repeats one, and notes."""
+    name = genus.removeprefix(f"{_TIMES} ")
+    start = 1 if words[0] in _HYBRID and len(words) > 1 and words[1].capitalize() == name else 0
+    first, rest = words[start], words[start + 1 :]
+    tautonyms = kingdom in (None, "Animalia", "Metazoa")  # only in zoology may an epithet repeat the genus
+    if first.capitalize() == name or (re.fullmatch(r"[A-Z]\.", first) and first[0] == name[0]):
+        if rest:  # "Rattus" "rattus alexandrinus": a small letter marks the epithet
+            return (words if tautonyms and first.islower() and not lowered else rest), []
+        return (words if tautonyms or not first[:1].isupper() else []), []
+    names_follow = bool(rest) and (rest[0][:1].islower() or rest[0] in _HYBRID)
+    if first[:1].isupper() and names_follow and not _after_an_epithet(rest):
+        return rest, [f"genus {first.capitalize()} in the full name"]
+    in_capitals = first.isupper() and len(first) > 2 and bool(rest) and rest[0].isupper()
+    if in_capitals and _EPITHET.fullmatch(rest[0]) and len(rest[0]) > 2:
+        return rest, []
+    return words, []
 
 
 def _after_an_epithet(words: list[str]) -> bool:
-    """True if ``words`` can only follow an epithet: a rank below species, a hybrid sign, an author."""
+    """Whether ``words`` can only follow an epithet: a rank below species, a hybrid sign, an author."""
     first = _bare(words[0])
     return (
         (first in _BELOW_SPECIES and len(words) > 1)
@@ -300,7 +306,7 @@ def scientific_name(path: Path) -> str:
 
 
 def is_ancestor(above: Path, below: Path) -> bool:
-    """True if ``above`` is known to a higher rank than ``below`` and lies on its path."""
+    """Whether ``above`` ends at a higher rank than ``below`` and lies on its path."""
     r = label_rank(above)
     return r < label_rank(below) and below[: r + 1] == above[: r + 1]
 

@@ -14,8 +14,8 @@ _READ_BY_KIND = {
 def teacher_sections(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Name of each teacher -> its complete section, without ``ensemble``; the first is "model".
 
-    A further teacher has the parameters of the first, except those that its entry gives: parts (train, lit, pretrained)
-    key by key, everything else as a whole.
+    A further teacher inherits from the first: its entry replaces the parts (train, lit, pretrained) key by key and
+    everything else as a whole.
     """
     first = {key: value for key, value in section.items() if key != "ensemble"}
     sections = {FIRST: first}

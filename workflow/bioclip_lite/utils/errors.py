@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something that the person who runs the pipeline can put right.
+    """A mistake that the person who runs the pipeline can correct.
 
     The message says what is wrong, where, why it matters and what to do. The command line prints it alone,
     without a traceback, and exits with status 1.

@@ -56,7 +56,7 @@ def in_words(status: int, after: str = "") -> str:
 
 
 def advice(status: int) -> str | None:
-    """What to try; none where only the program's own last words can tell."""
+    """Advice for an exit status; empty if only the program's own message can help."""
     if status in (126, 127):
         return "run make setup, then the same command again"
     if status == STOPPED:

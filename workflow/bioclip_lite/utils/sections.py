@@ -5,11 +5,9 @@ Import this module for type checking only, so that it is no code input of a job.
 """
 
 # fmt: off
-# ruff: noqa: E501
 
 from typing import Any, Literal, TypedDict
 
-SourceName = Literal["synthetic", "folder", "csv", "inat2021", "treeoflife10m", "treeoflife200m", "biotrove", "darwincore", "clip_benchmark"]
 TextType = Literal["sci", "com", "taxon", "taxonTag", "sci_com", "taxon_com", "taxonTag_com", "lit"]
 Column = Literal["common_name", "kingdom", "phylum", "class", "order", "family", "genus", "species"]
 
@@ -31,7 +29,7 @@ class IndexSynthetic(TypedDict):
 
 
 class Index(TypedDict):
-    source: SourceName
+    source: str
     path: str
     where: dict[str, list[str]]
     species_list: str | None

@@ -1,11 +1,11 @@
-/** What model this is, how its answers are meant, and whose work is in it. */
+/** The model's origin, the meaning of its answers, and credits. */
 
 import type {BundleInfo} from 'react-bio-clip';
 import type {ReactNode} from 'react';
 
 import {many, megabytes, percent} from './names.js';
 
-/** A text, a number, or a table of them. Fingerprints are long: their start tells them apart. */
+/** A text, a number, or a table of them. Hashes are shortened: their start tells them apart. */
 function Value({of}: {of: unknown}): ReactNode {
   if (of === null || of === undefined || of === '') return 'not stated';
   if (typeof of === 'number') return of.toLocaleString('en');
@@ -28,7 +28,7 @@ function Lines({of}: {of: object | undefined}): ReactNode {
   );
 }
 
-/** Rows {name, photographs} read as "name: photographs". */
+/** Show rows {name, photographs} as "name: photographs". */
 function lineOf(key: string, value: unknown): [string, unknown] {
   if (typeof value !== 'object' || value === null || !('name' in value)) return [key, value];
   const {name, ...rest} = value;

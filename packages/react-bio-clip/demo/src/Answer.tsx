@@ -1,4 +1,4 @@
-/** The answer: a headline, the path through the tree with the confidence of each rank, and what else it could be. */
+/** The answer: a headline, the path through the tree with the confidence of each rank, and the alternatives. */
 
 import type {Answer} from 'react-bio-clip';
 import type {ReactNode} from 'react';
@@ -18,7 +18,7 @@ export function Name({of}: {of: Named}): ReactNode {
   return isItalic(of.rank) ? <i lang="la">{scientific(of)}</i> : <span lang="la">{scientific(of)}</span>;
 }
 
-/** One sentence for those who do not see the page; without the number where it changes all the time. */
+/** One sentence for screen readers; without the number where it changes continuously. */
 export function spoken({answer}: Answer, language: string, withPercent: boolean): string {
   if (!answer) return 'Not sure enough to name it, not even its kingdom.';
   const name = common(answer, language);
@@ -36,7 +36,7 @@ function Bar({share}: {share: number}): ReactNode {
 
 interface Step extends Named {
   probability: number;
-  /** Of the answer: named with confidence; the answer itself; or below it, a guess. */
+  /** Above the answer, named with confidence; the answer itself; or below it, a guess. */
   kind: 'sure' | 'answer' | 'guess';
 }
 

@@ -219,7 +219,7 @@ function Loading({loaded, total}: {loaded: number; total: number}): ReactNode {
   );
 }
 
-/** Where the answer will be, for those who have the room. */
+/** Placeholder of the answer on large screens. */
 function Skeleton({ranks}: {ranks: readonly string[]}): ReactNode {
   return (
     <ol className="path skeleton" aria-hidden="true">

@@ -10,7 +10,7 @@ createRoot(document.getElementById('root')!).render(
   </StrictMode>,
 );
 
-// Pages from a file, or over plain http from another machine, have no service worker: they work, but not offline.
+// Pages from a file, or over plain http from another machine, have no service worker, so they do not work offline.
 if (import.meta.env.PROD && location.protocol !== 'file:') {
   navigator.serviceWorker?.register('./sw.js').catch((error: unknown) => console.warn('not available offline:', error));
 }

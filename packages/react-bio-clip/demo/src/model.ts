@@ -1,4 +1,4 @@
-/** Where the model is and runs: beside the page, in a worker; or in the page that is one file, and then in the page. */
+/** Loads the model: beside the page, it runs in a worker; within a page of one file, in the page itself. */
 
 import simd from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url';
 import threaded from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-threaded-simd.wasm?url';
@@ -12,7 +12,7 @@ const absolute = (url: string) => new URL(url, document.baseURI).href;
 const IS_ONE_FILE = import.meta.env.MODE === 'single';
 const WASM = 'tfjs-backend-wasm';
 
-// Threads need a server that isolates the page, which a file is not: the copy in it would be 0.6 MB for nothing.
+// Threads need a server that isolates the page; in a page from a file their code would be 0.6 MB of waste.
 export const OPTIONS: LoadOptions = {
   wasmPaths: {
     [`${WASM}.wasm`]: absolute(plain),
@@ -23,7 +23,7 @@ export const OPTIONS: LoadOptions = {
 
 export const SOURCE: Source = IS_ONE_FILE ? inThisPage : absolute('./model/');
 
-/** Browsers start no worker for a page from a file. */
+/** Load in the page: browsers start no worker for a page from a file. */
 export const load: Loader<Source> = IS_ONE_FILE
   ? loadBioClip
   : (source, options) => loadInWorker(worker(), source, options);

@@ -1,6 +1,6 @@
-/** How taxa and numbers are written. */
+/** Names of taxa and numbers as text. */
 
-/** What of a taxon stands in an answer: `path` runs from kingdom down to the taxon, null where a rank has no name. */
+/** The part of a taxon that an answer has: `path` runs from kingdom to the taxon, null where a rank has no name. */
 export interface Named {
   rank: string;
   path: readonly (string | null)[];
@@ -17,7 +17,7 @@ export const isItalic = (rank: string) => rank === 'genus' || rank === 'species'
 
 export const common = ({commonNames}: Named, language: string): string | null => commonNames?.[language] ?? null;
 
-/** "96 %": never "100 %" of what is not certain, nor "0 %" of what is possible. */
+/** "96 %"; uncertain answers never show "100 %", possible ones never "0 %". */
 export function percent(probability: number): string {
   const rounded = Math.round(100 * probability);
   if (rounded === 100 && probability < 1) return '> 99 %';
@@ -43,12 +43,12 @@ export function languageName(code: string): string {
   try {
     return new Intl.DisplayNames(['en'], {type: 'language'}).of(code) ?? code;
   } catch {
-    return code; // no code that browsers know
+    return code; // not a code that browsers support
   }
 }
 
-/** The first language of the visitor that the model has names in, else the model's first. */
+/** The visitor's first language in which the model has names, else the model's first. */
 export function preferred(languages: readonly string[]): string {
-  const wanted = navigator.languages.map((tag) => tag.split('-')[0]!);
+  const wanted = navigator.languages.map((tag) => tag.split('-')[0]);
   return wanted.find((code) => languages.includes(code)) ?? languages[0] ?? 'en';
 }

@@ -1,4 +1,4 @@
-/** Whether this page will open without a network, in words. */
+/** Text that states whether this page will open without a network. */
 
 import {useEffect, useState} from 'react';
 

@@ -1,4 +1,4 @@
-/** Photographs from files, and what comes by drag and drop or from the clipboard. */
+/** Photographs from files, from drag and drop and from the clipboard. */
 
 export interface Photo {
   bitmap: ImageBitmap;
@@ -9,7 +9,7 @@ export interface Photo {
 }
 
 /**
- * Decodes upright and without colour profiles, as the photographs were decoded that the model learnt from.
+ * Decode upright and without colour profiles, as in training.
  *
  * @throws Error for a file that is no image this browser can decode
  */
@@ -19,7 +19,7 @@ export async function openPhoto(file: File): Promise<Photo> {
     bitmap = await createImageBitmap(file, {colorSpaceConversion: 'none'});
   } catch {
     const hint = /\.hei[cf]$/i.test(file.name) ? ' Save it as JPEG first: this browser cannot open HEIC.' : '';
-    throw new Error(`${file.name || 'What was given'} is no photograph that this browser can open.${hint}`);
+    throw new Error(`${file.name || 'The image'} is no photograph that this browser can open.${hint}`);
   }
   const url = URL.createObjectURL(file);
   const release = () => {

@@ -7,10 +7,10 @@ import type {LoadOptions} from './types.js';
 let last: Promise<unknown> = Promise.resolve();
 
 /**
- * Set the TensorFlow.js backend. Only WebAssembly is imported here; whoever wants another one imports it, so that
- * nobody downloads what is not used. One after the other: TensorFlow.js gives up a start when a second one begins.
+ * Set the TensorFlow.js backend. Only WebAssembly is imported here; an application imports any other one itself, so that
+ * nothing unused is downloaded. Starts wait for each other: TensorFlow.js abandons one when a second one begins.
  */
-export function useBackend(options: LoadOptions): Promise<void> {
+export function startBackend(options: LoadOptions): Promise<void> {
   const result = last.then(() => start(options));
   last = result.catch(() => {});
   return result;

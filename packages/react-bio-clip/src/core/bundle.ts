@@ -12,7 +12,7 @@ import type {BundleInfo} from './types.js';
 
 const BUNDLE: Kind<BundleInfo> = {
   manifest: 'bundle.json',
-  what: 'bundle',
+  label: 'bundle',
   format: 2,
   uses: ({text, model}) => [text?.file, model?.file],
 };
@@ -35,7 +35,7 @@ export async function downloadBundle(origin: Origin, options: ReadFolderOptions)
   return {origin, info, text, files: await readFiles(origin, BUNDLE.manifest, info, options)};
 }
 
-/** Load what was downloaded on the current TensorFlow.js backend. */
+/** Load downloaded files on the current TensorFlow.js backend. */
 export async function openDownload(download: Download<BundleInfo>, signal?: AbortSignal): Promise<Bundle> {
   const {info, files} = download;
   const table = readTaxa(info, files.get(info.text.file));
@@ -44,7 +44,7 @@ export async function openDownload(download: Download<BundleInfo>, signal?: Abor
   return {info, model, table, tree};
 }
 
-/** The model of a bundle without loading it: what bin/weights.mjs decodes. */
+/** Read the model of a bundle without loading it; bin/weights.mjs decodes its weights. */
 export async function readModel(origin: Origin): Promise<io.ModelArtifacts> {
   const {info} = await readInfo(origin, BUNDLE);
   return modelArtifacts(BUNDLE.manifest, info, await readFiles(origin, BUNDLE.manifest, info));

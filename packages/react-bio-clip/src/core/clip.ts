@@ -1,4 +1,4 @@
-/** A classifier on the backend that is set; `loadBioClip` in ../index.ts sets one up before. */
+/** A classifier on the current backend, which `loadBioClip` in ../index.ts sets up. */
 
 import {downloadBundle, openDownload, type Bundle} from './bundle.js';
 import {abortable, throwIfAborted} from './errors.js';
@@ -10,7 +10,7 @@ import {logits, softmax} from './taxa.js';
 import {answerOf, checkOptions} from './tree.js';
 import type {BioClip, CallOptions, ImageInput, LoadOptions, Pixels, Source} from './types.js';
 
-/** Load a bundle; its files are read while TensorFlow.js sets up a backend, where it is not set yet. */
+/** Load a bundle; read its files while TensorFlow.js sets up a backend. */
 export async function openBioClip(
   source: Source,
   {signal, onProgress}: Pick<LoadOptions, 'signal' | 'onProgress'> = {},
@@ -21,7 +21,7 @@ export async function openBioClip(
   return clipOf(await openDownload(download, signal), backend);
 }
 
-/** The model alone: embeddings, not normalised, of one preprocessed image or of several one after another. */
+/** Run the model on one preprocessed image or on several in a row; returns embeddings, not normalised. */
 export async function predict({info, model}: Pick<Bundle, 'info' | 'model'>, input: Float32Array) {
   const {size} = info.preprocess;
   return run(model, input, [input.length / (size * size * 3), size, size, 3]);

@@ -1,4 +1,4 @@
-/** What bin/classify.mjs and the page of bin/browser.mjs do with one image: everything that is written out. */
+/** All outputs for one image that bin/classify.mjs and the page of bin/browser.mjs write. */
 
 import type {Bundle} from './bundle.js';
 import {embed} from './clip.js';
@@ -6,14 +6,14 @@ import {logits, softmax} from './taxa.js';
 import {answerOf} from './tree.js';
 import type {Answer, Pixels} from './types.js';
 
-export interface Found {
+export interface Outputs {
   embedding: Float32Array;
   /** logit_scale * text . embedding, without the temperature, in the order of info.taxa. */
   logits: Float32Array;
   answer: Answer;
 }
 
-export async function findAll(bundle: Bundle, image: Pixels, topK: number): Promise<Found> {
+export async function computeAll(bundle: Bundle, image: Pixels, topK: number): Promise<Outputs> {
   const {info, table, tree} = bundle;
   const embedding = await embed(bundle, image);
   const scores = logits(info, table, embedding);

@@ -1,4 +1,4 @@
-/** What goes wrong with a bundle or an image. `file` is the file of the bundle that it is about. */
+/** An unusable bundle or image. `file` names the file of the bundle concerned, or is null. */
 export class BioClipError extends Error {
   readonly file: string | null;
 
@@ -9,7 +9,7 @@ export class BioClipError extends Error {
   }
 }
 
-/** Why a signal was aborted; React Native has neither `reason` nor DOMException. */
+/** The reason of an aborted signal; React Native has neither `reason` nor DOMException. */
 function reasonOf(signal: AbortSignal): unknown {
   if (signal.reason !== undefined) return signal.reason;
   return Object.assign(new Error('aborted'), {name: 'AbortError'});
@@ -19,7 +19,7 @@ export function throwIfAborted(signal?: AbortSignal): void {
   if (signal?.aborted) throw reasonOf(signal);
 }
 
-/** `work`, or a rejection as soon as the signal is aborted. */
+/** Settle as `work` does, or reject as soon as the signal is aborted. */
 export function abortable<T>(work: Promise<T>, signal?: AbortSignal): Promise<T> {
   if (!signal) return work;
   return new Promise((resolve, reject) => {

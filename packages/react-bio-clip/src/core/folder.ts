@@ -8,7 +8,7 @@ import {concatenate, messageOf, progressOf, type Manifest, type Origin} from './
 import {sha256} from './sha256.js';
 import type {LoadOptions, ReadOptions} from './types.js';
 
-/** What every manifest says. */
+/** Entries that every manifest has. */
 export interface Listing {
   format: number;
   model: {file: string};
@@ -18,17 +18,17 @@ export interface Listing {
 
 export interface Kind<Info extends Listing> {
   manifest: Manifest;
-  /** For messages. */
-  what: string;
+  /** Name of the folder's content in error messages. */
+  label: string;
   format: number;
-  /** The names of files that the manifest uses, all of which it must list. */
+  /** Names of the files that the manifest refers to; it must list them all. */
   uses(info: Info): (string | undefined)[];
 }
 
 export type Files = Map<string, Uint8Array<ArrayBuffer>>;
 export type ReadFolderOptions = Pick<LoadOptions, 'signal' | 'onProgress'>;
 
-/** The files of a folder as they were read, whole and unaltered. */
+/** The files of a folder, checked against their sizes and hashes. */
 export interface Download<Info> {
   origin: Origin;
   info: Info;
@@ -36,9 +36,9 @@ export interface Download<Info> {
   files: Files;
 }
 
-/** The manifest from the network, or what the last complete load kept if there is no connection. */
+/** Read the manifest from the network; without a connection, the copy that the last complete load stored. */
 export async function readInfo<Info extends Listing>(origin: Origin, kind: Kind<Info>, signal?: AbortSignal) {
-  let text;
+  let text: Uint8Array<ArrayBuffer>;
   try {
     text = asBytes(await origin.read(kind.manifest, {signal}));
   } catch (error) {
@@ -54,32 +54,33 @@ export async function readInfo<Info extends Listing>(origin: Origin, kind: Kind<
 
 function parseInfo<Info extends Listing>(
   {where}: Origin,
-  {manifest, what, format, uses}: Kind<Info>,
+  {manifest, label, format, uses}: Kind<Info>,
   text: Uint8Array,
 ): Info {
-  let info;
+  let info: Info;
   try {
     info = JSON.parse(new TextDecoder().decode(text));
   } catch (error) {
     throw new BioClipError(
-      `${manifest} in ${where} is no JSON (${messageOf(error)}): is this the folder of a ${what}?`,
+      `${manifest} in ${where} is no JSON (${messageOf(error)}): is this the folder of a ${label}?`,
       manifest,
     );
   }
   if (info?.format !== format) {
     throw new BioClipError(
       `${manifest} in ${where} has format ${info?.format}; this version of react-bio-clip reads format ${format}: ` +
-        `make the ${what} again with the pipeline of the same version`,
+        `make the ${label} again with the pipeline of the same version`,
       manifest,
     );
   }
   for (const name of uses(info)) {
-    if (!info.files?.[name!]) throw new BioClipError(`${manifest} does not list ${name} among its files`, manifest);
+    if (name === undefined || !info.files?.[name])
+      throw new BioClipError(`${manifest} does not list ${name} among its files`, manifest);
   }
   return info;
 }
 
-/** All files, at the same time; the first that fails stops the others. */
+/** Read all files at the same time; the first failure stops the others. */
 export async function readFiles(
   origin: Origin,
   manifest: Manifest,
@@ -105,7 +106,7 @@ export async function readFiles(
   }
 }
 
-/** One file, from the shelf if it is there and whole, else from where the folder is. */
+/** Read one file from the shelf if it is there and whole, else from the folder itself. */
 async function readFile(origin: Origin, manifest: Manifest, info: Listing, name: string, options: ReadOptions) {
   const kept = await origin.shelf?.get(name);
   if (kept) {
@@ -123,12 +124,12 @@ async function readFile(origin: Origin, manifest: Manifest, info: Listing, name:
   const bytes = asBytes(await origin.read(name, {...options, onBytes}));
   const wrong = await damage(manifest, info, name, bytes);
   if (wrong !== null) throw new BioClipError(`${name} of ${origin.where} ${wrong}`, name);
-  if (counted === 0) options.onBytes?.(bytes.length); // a reader that does not report by itself
+  if (counted === 0) options.onBytes?.(bytes.length); // this reader does not report progress
   await origin.shelf?.put(name, bytes);
   return bytes;
 }
 
-/** What is wrong with the content of a file, or null. */
+/** Why the content of a file cannot be used, or null if it can. */
 async function damage(manifest: Manifest, info: Listing, name: string, bytes: Uint8Array<ArrayBuffer>) {
   const expected = info.files[name];
   if (bytes.length !== expected.bytes) {
@@ -145,7 +146,7 @@ function asBytes(content: ArrayBuffer | Uint8Array): Uint8Array<ArrayBuffer> {
   return content.buffer instanceof ArrayBuffer ? (content as Uint8Array<ArrayBuffer>) : new Uint8Array(content);
 }
 
-/** The model as tf.io handlers give it. */
+/** The model in the form that tf.io handlers return. */
 export function modelArtifacts(manifest: Manifest, info: Listing, files: Files): io.ModelArtifacts {
   const model = JSON.parse(new TextDecoder().decode(files.get(info.model.file)));
   const groups: io.WeightsManifestConfig = model.weightsManifest;
@@ -165,7 +166,7 @@ export function modelArtifacts(manifest: Manifest, info: Listing, files: Files):
   };
 }
 
-/** Load the model on the current TensorFlow.js backend. What else is in the files has been found to be right before. */
+/** Load the model on the current TensorFlow.js backend, last: all other content of the files has been checked. */
 export async function openModel<Info extends Listing>(
   {origin, info, text, files}: Download<Info>,
   manifest: Manifest,
@@ -173,7 +174,7 @@ export async function openModel<Info extends Listing>(
 ): Promise<GraphModel> {
   const artifacts = modelArtifacts(manifest, info, files);
   throwIfAborted(signal);
-  let model;
+  let model: GraphModel;
   try {
     model = await loadGraphModel({load: async () => artifacts});
   } catch (error) {
@@ -181,7 +182,7 @@ export async function openModel<Info extends Listing>(
   }
   if (signal?.aborted) model.dispose();
   throwIfAborted(signal);
-  // Only now, so that what is found offline is always complete.
+  // Only now, so that the copy for offline use is always complete.
   await origin.shelf?.put(manifest, text);
   await origin.shelf?.keep([manifest, ...Object.keys(info.files)]);
   return model;

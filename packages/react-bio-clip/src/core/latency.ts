@@ -3,7 +3,7 @@ import {preprocessImage} from './preprocess.js';
 import type {Bundle} from './bundle.js';
 import type {Pixels} from './types.js';
 
-/** Milliseconds of one image on this backend: the model alone, and resize, crop and normalisation (median). */
+/** Time one image on this backend, in milliseconds: the model alone, and the median of resize, crop and normalise. */
 export interface Latency {
   median: number;
   min: number;

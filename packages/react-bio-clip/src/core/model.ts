@@ -1,11 +1,11 @@
-/** What the models of photographs and of texts have in common: one input, one output, unit vectors, calls in turn. */
+/** Shared by the models for photographs and for texts: one input, one output, unit vectors, calls in turn. */
 
 import type {GraphModel} from '@tensorflow/tfjs-converter';
 import * as tf from '@tensorflow/tfjs-core';
 
 import {abortable, BioClipError, throwIfAborted} from './errors.js';
 
-/** What is read while TensorFlow.js sets up a backend, and that backend. */
+/** Read while TensorFlow.js sets up a backend; returns what was read and the backend's name. */
 export async function readMeanwhile<T>(backendSet: Promise<void>, read: () => Promise<T>, signal?: AbortSignal) {
   const begin = async () => {
     throwIfAborted(signal);
@@ -15,7 +15,7 @@ export async function readMeanwhile<T>(backendSet: Promise<void>, read: () => Pr
   return [found, tf.getBackend()] as const;
 }
 
-/** The numbers that come out for these, row by row. */
+/** Run the model on an input of this shape; returns the output row by row. */
 export async function run(model: GraphModel, input: Float32Array, shape: [number, number, number, number]) {
   const output = tf.tidy(() => model.predict(tf.tensor4d(input, shape)) as tf.Tensor);
   try {
@@ -25,7 +25,7 @@ export async function run(model: GraphModel, input: Float32Array, shape: [number
   }
 }
 
-/** A vector divided by its length. */
+/** Divide a vector by its length. */
 export function unit(vector: Float32Array): Float32Array {
   const norm = Math.sqrt(vector.reduce((sum, value) => sum + value * value, 0));
   if (!(norm > 0 && norm < Infinity)) {
@@ -43,13 +43,13 @@ export interface Turns {
   dispose(): void;
 }
 
-/** The calls of one model, which messages call `what`, on its backend. */
-export function turnsOf(model: GraphModel, backend: string, what: string): Turns {
+/** Queue the calls of one model on its backend; `label` names the model in error messages. */
+export function turnsOf(model: GraphModel, backend: string, label: string): Turns {
   let disposed = false;
   let last: Promise<unknown> = Promise.resolve();
 
   function check(): void {
-    if (disposed) throw new BioClipError(`this ${what} has been disposed of; load it again`);
+    if (disposed) throw new BioClipError(`this ${label} has been disposed of; load it again`);
   }
 
   return {

@@ -1,4 +1,4 @@
-/** What only Node has: files, tar shards, an image decoder, the WebAssembly files of TensorFlow.js. */
+/** Parts for Node alone: files, tar shards, an image decoder, the WebAssembly files of TensorFlow.js. */
 
 import {open, readFile} from 'node:fs/promises';
 import {createRequire} from 'node:module';
@@ -7,7 +7,7 @@ import path from 'node:path';
 import {setThreadsCount} from '@tensorflow/tfjs-backend-wasm';
 import sharp from 'sharp';
 
-import {useBackend} from './backend.js';
+import {startBackend} from './backend.js';
 import {openBundle, type Bundle} from './bundle.js';
 import {clipOf} from './clip.js';
 import {BioClipError} from './errors.js';
@@ -22,7 +22,7 @@ export interface ImageFile {
 
 const IMAGE = /\.(jpe?g|png|webp)$/i;
 
-/** The files of a folder on disk. */
+/** An origin for a folder on disk. */
 export function folderOrigin(folder: string): Origin {
   const read = async (name: string) => {
     try {
@@ -34,40 +34,40 @@ export function folderOrigin(folder: string): Origin {
   return {where: folder, read, shelf: null};
 }
 
-/** Set the backend `name`; WebAssembly with one thread, so that times can be compared. */
-export async function useNodeBackend(name: string): Promise<void> {
+/** Set the backend `name`; WebAssembly gets one thread, so that times can be compared. */
+export async function startNodeBackend(name: string): Promise<void> {
   if (name === 'cpu') await import('@tensorflow/tfjs-backend-cpu');
   const wasm = createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm/package.json');
   setThreadsCount(1);
-  await useBackend({backend: name, wasmPaths: `${path.join(path.dirname(wasm), 'dist')}${path.sep}`});
+  await startBackend({backend: name, wasmPaths: `${path.join(path.dirname(wasm), 'dist')}${path.sep}`});
 }
 
-/** The bundle in a folder, for those who need its parts. */
+/** Load the bundle in a folder, for callers that need its parts. */
 export async function openFolder(folder: string, backend = 'wasm'): Promise<Bundle> {
-  await useNodeBackend(backend);
+  await startNodeBackend(backend);
   return openBundle(folderOrigin(folder));
 }
 
-/** As loadBioClip, from a folder on disk. */
+/** Load a bundle from a folder on disk, as `loadBioClip` does from an address. */
 export async function loadFolder(folder: string, {backend = 'wasm', ...options}: LoadOptions = {}): Promise<BioClip> {
-  await useNodeBackend(backend);
+  await startNodeBackend(backend);
   return clipOf(await openBundle(folderOrigin(folder), options), backend);
 }
 
-/** RGB pixels, upright, as images.py decodes them: colour profiles are ignored, transparent pixels become white. */
+/** Decode to upright RGB pixels as photographs/images.py does: ignore colour profiles, paint transparency white. */
 export async function decode(bytes: Uint8Array): Promise<Pixels> {
   const pipeline = sharp(bytes, {ignoreIcc: true, limitInputPixels: false}).autoOrient().toColourspace('srgb');
   const {data, info} = await pipeline.flatten({background: '#ffffff'}).raw().toBuffer({resolveWithObject: true});
-  if (info.channels !== 3) throw new BioClipError(`an image with ${info.channels} channels`);
+  if (info.channels !== 3) throw new BioClipError(`the image has ${info.channels} channels, not 3`);
   return {data, width: info.width, height: info.height};
 }
 
 const stem = (name: string) => path.basename(name).replace(/\.[^.]*$/, '');
 
-/** A field of a tar header. */
+/** Read a field of a tar header. */
 const beforeNul = (text: string) => text.replace(/\0.*$/s, '');
 
-/** The images of a tar, one at a time: memory does not grow with the shard. */
+/** Yield the images of a tar one at a time: memory does not grow with the shard. */
 async function* tarImages(file: string): AsyncGenerator<ImageFile> {
   const handle = await open(file);
   try {
@@ -95,7 +95,7 @@ async function* tarImages(file: string): AsyncGenerator<ImageFile> {
   }
 }
 
-/** The images of image files and tar shards. */
+/** Yield the images of image files and tar shards. */
 export async function* imageFiles(files: string[]): AsyncGenerator<ImageFile> {
   for (const file of files) {
     if (file.endsWith('.tar')) yield* tarImages(file);

@@ -1,27 +1,27 @@
-/** Where the files of a folder come from, and where they are kept for the next time. */
+/** Sources of a folder's files, and the cache that stores them for the next load. */
 
 import {BioClipError} from './errors.js';
 import type {Bundled, BundledText, Progress, Reader, ReadOptions, Source, TextSource} from './types.js';
 
-/** The file that lists the others of a folder. Its name is fixed; the others' change with their content. */
+/** The file that lists the others of a folder. Its name is fixed; other names change with the content. */
 export type Manifest = 'bundle.json' | 'text.json';
 
-/** Files under `base` of earlier loads; absent where there is no Cache API (Node, plain http, React Native). */
+/** Files that earlier loads stored; absent without the Cache API (Node, plain http, React Native). */
 export interface Shelf {
   get(name: string): Promise<ArrayBuffer | undefined>;
   put(name: string, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
-  /** Forget all files but these. */
+  /** Delete all files but these. */
   keep(names: string[]): Promise<void>;
 }
 
 export interface Origin {
-  /** For messages. */
+  /** The folder in error messages. */
   where: string;
   read: Reader;
   shelf: Shelf | null;
 }
 
-/** The name of the cache. Each manifest has its own: in a folder that holds both, neither forgets the other's files. */
+/** Cache names. Each manifest has its own: in a folder that holds both, neither deletes the other's files. */
 const CACHES: Record<Manifest, string> = {'bundle.json': 'react-bio-clip', 'text.json': 'react-bio-clip-text'};
 
 export async function originOf(source: Source | TextSource, manifest: Manifest = 'bundle.json'): Promise<Origin> {
@@ -36,19 +36,19 @@ export async function originOf(source: Source | TextSource, manifest: Manifest =
 function folderUrl(source: string | URL): string {
   const text = String(source);
   const folder = text.endsWith('/') ? text : `${text}/`;
-  // Relative addresses mean the page's; Node has no page.
+  // Relative addresses are relative to the page; Node has no page.
   return globalThis.location ? new URL(folder, globalThis.document?.baseURI ?? globalThis.location.href).href : folder;
 }
 
-/** Reads the files of a folder on the web. */
+/** A reader for the files of a folder on the web. */
 export function fetchReader(url: string | URL): Reader {
   const base = folderUrl(url);
   return (name, options) => fetchFile(base + name, name, options);
 }
 
 async function fetchFile(url: string, name: string, {signal, onBytes}: ReadOptions = {}): Promise<Uint8Array> {
-  const cache = name in CACHES ? 'no-cache' : 'default'; // what has a fixed name must be asked for again
-  let response;
+  const cache = name in CACHES ? 'no-cache' : 'default'; // a fixed name may have new content
+  let response: Response;
   try {
     response = await fetch(url, {signal, cache});
   } catch (error) {
@@ -111,7 +111,7 @@ async function openShelf(base: string, name: string): Promise<Shelf | null> {
   }
   return {
     get: async (name) => (await cache.match(base + name))?.arrayBuffer(),
-    // A full disk costs the offline use, not the answer.
+    // A full disk prevents offline use, not the answer.
     put: (name, bytes) => cache.put(base + name, new Response(bytes)).catch(() => {}),
     keep: async (names) => {
       const urls = new Set(names.map((name) => base + name));
@@ -125,7 +125,7 @@ async function openShelf(base: string, name: string): Promise<Shelf | null> {
 
 export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
-/** Counts the bytes of several downloads together. */
+/** Sum the bytes of several downloads for one progress report. */
 export function progressOf(total: number, onProgress?: (progress: Progress) => void): (bytes: number) => void {
   let loaded = 0;
   return (bytes) => {

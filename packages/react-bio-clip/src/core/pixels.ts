@@ -1,18 +1,18 @@
-/** From what a page has (elements, canvases, files, tensors) to pixels. */
+/** Pixels of elements, canvases, files and tensors. */
 
 import {Tensor} from '@tensorflow/tfjs-core';
 
 import {BioClipError} from './errors.js';
 import type {ImageInput, Pixels} from './types.js';
 
-/** Some phones refuse a larger canvas. Photographs beyond it are scaled down by the browser first. */
+/** Some phones refuse a larger canvas. The browser scales larger photographs down first. */
 const LARGEST_CANVAS = 16_777_216;
 
-/** The pixels of an image as it is now: a video goes on, a canvas may be drawn over. */
+/** Copy the current pixels of an image: a video plays on, a canvas may be drawn over. */
 export async function pixelsOf(image: ImageInput): Promise<Pixels> {
   if (image instanceof Tensor) return tensorPixels(image);
   if (is(image, 'Blob')) {
-    // Colour profiles are ignored, as in training.
+    // Ignore colour profiles, as in training.
     const bitmap = await createImageBitmap(image, {colorSpaceConversion: 'none'}).catch((error) => {
       throw new BioClipError(`the file cannot be decoded as an image (${error.message})`, null, error);
     });
@@ -43,7 +43,7 @@ interface Classes {
   ImageBitmap: ImageBitmap;
 }
 
-/** instanceof a class that this place (Node, a worker) may lack. */
+/** `instanceof` for a class that this environment (Node, a worker) may lack. */
 export function is<K extends keyof Classes>(value: unknown, name: K): value is Classes[K] {
   const found = (globalThis as unknown as Record<string, new () => unknown>)[name];
   return found !== undefined && value instanceof found;
@@ -60,7 +60,7 @@ function draw(image: CanvasImageSource, width: number, height: number): Pixels {
   const scale = Math.min(1, Math.sqrt(LARGEST_CANVAS / (width * height)));
   const [w, h] = [Math.max(1, Math.floor(width * scale)), Math.max(1, Math.floor(height * scale))];
   const context = canvasOf(w, h);
-  context.fillStyle = 'white'; // what is transparent becomes white, as in training
+  context.fillStyle = 'white'; // under transparent pixels, as in training
   context.fillRect(0, 0, w, h);
   context.imageSmoothingQuality = 'high';
   context.drawImage(image, 0, 0, w, h);
@@ -79,7 +79,7 @@ function canvasOf(width: number, height: number): CanvasRenderingContext2D | Off
 async function tensorPixels(image: Tensor): Promise<Pixels> {
   const [height, width, channels] = image.shape;
   if (image.rank !== 3 || (channels !== 3 && channels !== 4)) {
-    throw new BioClipError(`a tensor of shape ${image.shape.join(' x ')}: height x width x 3 or 4 expected`);
+    throw new BioClipError(`the tensor has shape ${image.shape.join(' x ')}; height x width x 3 or 4 expected`);
   }
   const scale = image.dtype === 'float32' ? 255 : 1;
   const values = (await image.data()) as Float32Array | Int32Array;

@@ -1,15 +1,15 @@
 /**
- * From decoded pixels to the model's input: the twin of workflow/bioclip_lite/preprocess.py.
+ * Turn decoded pixels into the model's input, bit for bit as workflow/bioclip_lite/photographs/preprocess.py does.
  *
  * The resampling is Pillow's (libImaging/Resample.c, 8 bits per channel): a separable antialiased filter with 22-bit
  * fixed-point coefficients, first along rows, then along columns, rounded to uint8 after each. A canvas or
- * tf.image.resizeBilinear does not antialias like this. tests/test_convert.py pins both implementations bit for bit.
+ * tf.image.resizeBilinear does not antialias like this. tests/stages/test_convert.py pins both implementations bit for bit.
  */
 
 import {BioClipError} from './errors.js';
 import type {Pixels, Preprocess} from './types.js';
 
-/** `support` in input pixels at scale 1. */
+/** A filter and its `support`, in input pixels at scale 1. */
 interface Filter {
   support: number;
   at: (x: number) => number;
@@ -31,7 +31,7 @@ const FILTERS: Record<Preprocess['interpolation'], Filter> = {
   bilinear: {support: 1, at: (x) => Math.max(1 - Math.abs(x), 0)},
 };
 
-/** For each output position the first input position and its fixed-point coefficients, `stride` apart. */
+/** First input position and fixed-point coefficients, `stride` apart, of each output position. */
 function filterBank(from: number, to: number, filter: Filter) {
   const scale = from / to;
   const filterScale = Math.max(scale, 1);
@@ -71,7 +71,7 @@ export function resize(
   const channels = image.data.length / (image.width * image.height);
   if (channels !== 3 && channels !== 4) {
     throw new BioClipError(
-      `an image of ${image.width} x ${image.height} pixels with ${image.data.length} bytes: 3 or 4 per pixel expected`,
+      `the image has ${image.width} x ${image.height} pixels and ${image.data.length} bytes; 3 or 4 per pixel expected`,
     );
   }
   const half = 1 << (PRECISION_BITS - 1);
@@ -116,24 +116,23 @@ export function resize(
   return {data: pixels, width, height};
 }
 
-/** Python's round(): halves go to the even neighbour. */
+/** Round halves to the even neighbour, as Python's round() does. */
 function roundHalfToEven(x: number): number {
   const floor = Math.floor(x);
   if (x - floor !== 0.5) return Math.round(x);
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
-/** Shortest side to `size`, then the central square; or ("squash") both sides to `size`: size x size x 3 bytes. */
+/** Resize the shortest side to `size` and crop the central square, or ("squash") resize both sides: size x size x 3. */
 export function resizeAndCrop(image: Pixels, {size, resize: mode, interpolation, crop}: Preprocess): Uint8ClampedArray {
   if (!['shortest', 'squash'].includes(mode) || !(interpolation in FILTERS) || crop !== 'center') {
     throw new BioClipError(
-      `bundle.json asks for preprocessing ${mode}, ${interpolation}, ${crop}, which this version does not know`,
+      `bundle.json asks for preprocessing ${mode}, ${interpolation}, ${crop}, which this version does not support`,
       'bundle.json',
     );
   }
   const short = Math.min(image.width, image.height);
-  const side = (length: number) =>
-    mode === 'squash' || length === short ? size : Math.trunc((size * length) / short);
+  const side = (length: number) => (mode === 'squash' || length === short ? size : Math.trunc((size * length) / short));
   const resized = resize(image, side(image.width), side(image.height), interpolation);
   const left = roundHalfToEven((resized.width - size) / 2);
   const top = roundHalfToEven((resized.height - size) / 2);
@@ -145,7 +144,7 @@ export function resizeAndCrop(image: Pixels, {size, resize: mode, interpolation,
   return square;
 }
 
-/** The model's input, (pixel / 255 - mean) / std in float32: size x size x 3, channels last. */
+/** Compute the model's input, (pixel / 255 - mean) / std in float32: size x size x 3, channels last. */
 export function preprocessImage(image: Pixels, preprocess: Preprocess): Float32Array {
   const pixels = resizeAndCrop(image, preprocess);
   const table = [0, 1, 2].map((c) => {

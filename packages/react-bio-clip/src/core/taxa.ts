@@ -10,14 +10,14 @@ export interface Table {
   rows: Int8Array;
 }
 
-/** Float32 scale of each row, then int8 rows x columns, which are as many as `wanted` says. */
+/** Read a table: the float32 scale of each row, then int8 rows x columns, whose counts must be as in `wanted`. */
 export function readTable(
   {file, dtype, rows, columns}: {file: string; dtype: string; rows: number; columns: number},
   bytes: Uint8Array<ArrayBuffer> | undefined,
   wanted: {rows: number; columns: number; because: string},
 ): Table {
   if (dtype !== 'int8') {
-    throw new BioClipError(`${file} holds numbers of type ${dtype}, which this version does not know`, file);
+    throw new BioClipError(`${file} holds numbers of type ${dtype}, which this version does not support`, file);
   }
   if (rows !== wanted.rows || columns !== wanted.columns || bytes?.length !== rows * (4 + columns)) {
     throw new BioClipError(

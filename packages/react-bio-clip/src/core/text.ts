@@ -1,4 +1,4 @@
-/** Texts to embeddings in the space of the photographs: a text encoder, which lies in a folder of its own. */
+/** A text encoder: texts to embeddings in the space of the photographs. It has a folder of its own. */
 
 import type {GraphModel} from '@tensorflow/tfjs-converter';
 
@@ -12,7 +12,7 @@ import type {BioClipText, BundleInfo, TextInfo, TextLoadOptions, TextSource} fro
 
 const TEXT: Kind<TextInfo> = {
   manifest: 'text.json',
-  what: 'text encoder',
+  label: 'text encoder',
   format: 1,
   uses: ({model, tokens, positions, merges}) => [model?.file, ...(tokens?.files ?? []), positions?.file, merges?.file],
 };
@@ -35,7 +35,7 @@ export async function openText(origin: Origin, options: ReadTextOptions = {}): P
 
 async function downloadText(origin: Origin, options: ReadTextOptions): Promise<Download<TextInfo>> {
   const {info, text} = await readInfo(origin, TEXT, options.signal);
-  if (options.for) checkTeacher(info, options.for); // before the megabytes
+  if (options.for) checkTeacher(info, options.for); // before the large download
   return {origin, info, text, files: await readFiles(origin, TEXT.manifest, info, options)};
 }
 
@@ -63,7 +63,7 @@ async function openDownload(download: Download<TextInfo>, signal?: AbortSignal):
   return {info, tokenizer, positions, table, model: await openModel(download, TEXT.manifest, signal)};
 }
 
-/** As openBioClip: the files are read while TensorFlow.js sets up a backend. */
+/** Load a text encoder; read its files while TensorFlow.js sets up a backend. */
 export async function openTextEncoder(
   source: TextSource,
   options: ReadTextOptions = {},
@@ -74,7 +74,7 @@ export async function openTextEncoder(
   return textOf(await openDownload(download, options.signal), backend);
 }
 
-/** The unit embedding of a text, by its tokens. */
+/** The unit embedding of a text, given its tokens. */
 export async function embedTokens({info, model, tokenizer, table, positions}: TextModel, tokens: number[]) {
   const {context, embedding} = info;
   const width = positions.length / context;
@@ -95,7 +95,7 @@ export async function embedTokens({info, model, tokenizer, table, positions}: Te
 
 function textOf(parts: TextModel, backend: string): BioClipText {
   const {info, model, tokenizer} = parts;
-  const {check, inTurn, dispose} = turnsOf(model, backend, TEXT.what);
+  const {check, inTurn, dispose} = turnsOf(model, backend, TEXT.label);
 
   return {
     info,
@@ -118,8 +118,11 @@ function textOf(parts: TextModel, backend: string): BioClipText {
 }
 
 /**
- * How probable each of some texts is for a photograph, if one of them is right: unit embedding of the photograph, unit
- * embeddings of the texts, and bundle.json of the classifier, whose scale and temperature are used.
+ * Probability of each text for a photograph, assuming that one of them is right.
+ *
+ * @param vector unit embedding of the photograph
+ * @param vectors unit embeddings of the texts
+ * @param info bundle.json of the classifier, whose scale and temperature apply
  */
 export function compareTexts(
   embedding: Float32Array,
@@ -128,9 +131,14 @@ export function compareTexts(
 ): number[] {
   for (const vector of [embedding, ...vectors]) {
     if (vector.length !== length) {
-      throw new BioClipError(`an embedding of ${vector.length} numbers; those of this bundle have ${length}`);
+      throw new BioClipError(`the embedding has ${vector.length} numbers; those of this bundle have ${length}`);
     }
   }
   const cosine = (vector: Float32Array) => vector.reduce((sum, value, i) => sum + value * embedding[i], 0);
-  return Array.from(softmax(Float32Array.from(vectors, (vector) => logit_scale * cosine(vector)), temperature));
+  return Array.from(
+    softmax(
+      Float32Array.from(vectors, (vector) => logit_scale * cosine(vector)),
+      temperature,
+    ),
+  );
 }

@@ -1,9 +1,9 @@
-/** Texts to tokens, as open_clip's SimpleTokenizer does: byte-pair encoding over words. */
+/** Byte-pair encoding over words, as in open_clip's SimpleTokenizer. */
 
 import {BioClipError} from './errors.js';
 
 export interface Tokenizer {
-  /** How many tokens there are: 256 bytes, as many that end a word, one for each merge, and two for start and end. */
+  /** Size of the vocabulary: 256 bytes, as many that end a word, one per merge, and two for start and end. */
   size: number;
   /** The token after a text, the last of the vocabulary. */
   end: number;
@@ -12,7 +12,7 @@ export interface Tokenizer {
 }
 
 const WORD_END = '</w>';
-// As in open_clip, who writes these two in a text gets the tokens themselves: an end in the midst ends the text there.
+// As in open_clip, these two in a text become the tokens themselves: an end token within a text ends it there.
 const SPECIAL = ['<start_of_text>', '<end_of_text>'];
 // Texts are in lower case by then.
 const WORDS = /<start_of_text>|<end_of_text>|'(?:[stmd]|re|ve|ll)|\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+/gu;
@@ -26,7 +26,7 @@ export function tokenizerOf(merges: string, file = 'the merges'): Tokenizer {
   const [start, end] = [size - 2, size - 1];
 
   const {ids, tokenOf} = alphabet();
-  const merged = new Map<number, number>(); // of two tokens, left * size + right: what they become
+  const merged = new Map<number, number>(); // pair of tokens, left * size + right, to merged token
   lines.forEach((line, rank) => {
     const [left, right, more] = line.split(' ');
     const [first, second] = [ids.get(left), ids.get(right)];
@@ -53,7 +53,7 @@ export function tokenizerOf(merges: string, file = 'the merges'): Tokenizer {
     return tokens;
   }
 
-  /** What two neighbours become that are merged before all others: the lowest token, because tokens go by rank. */
+  /** The token of the pair of neighbours to merge first: the lowest one, because tokens are numbered by rank. */
   function firstMerge(tokens: number[]): number {
     let lowest = Infinity;
     for (let i = 1; i < tokens.length; i++) {
@@ -62,7 +62,7 @@ export function tokenizerOf(merges: string, file = 'the merges'): Tokenizer {
     return lowest;
   }
 
-  /** From the left, every two neighbours that become `token`. */
+  /** Merge, from the left, all neighbours that become `token`. */
   function merge(tokens: number[], token: number): number[] {
     const result: number[] = [];
     for (let i = 0; i < tokens.length; i++) {
@@ -89,8 +89,10 @@ export function tokenizerOf(merges: string, file = 'the merges'): Tokenizer {
 }
 
 /**
- * The tokens of single bytes, and for each token that a merge can name its spelling: in the list of merges a character
- * stands for every byte, printable ones for themselves, which come first, the others from U+0100 on.
+ * Tokens of single bytes, and the spelling by which merges name each of them.
+ *
+ * In the list of merges a character stands for every byte: printable bytes, which come first, for themselves, the others
+ * from U+0100 on.
  */
 function alphabet(): {ids: Map<string, number>; tokenOf: number[]} {
   const printable = (byte: number) => (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
@@ -110,7 +112,7 @@ function alphabet(): {ids: Map<string, number>; tokenOf: number[]} {
 const ENTITY = /&(?:#(\d+)|#[xX]([\da-fA-F]+)|(amp|lt|gt|quot|apos)\b);?/g;
 const NAMED: Record<string, string> = {amp: '&', lt: '<', gt: '>', quot: '"', apos: "'"};
 
-function unescape(text: string): string {
+function replaceEntities(text: string): string {
   return text.replace(ENTITY, (_, decimal, hexadecimal, name) => {
     if (name) return NAMED[name];
     const code = decimal ? Number(decimal) : parseInt(hexadecimal, 16);
@@ -119,18 +121,20 @@ function unescape(text: string): string {
   });
 }
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: ftfy removes these characters
 const CONTROL = /[\0-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]/g;
 // Ligatures, wide and narrow forms.
 const COMPATIBLE = /[\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06\uff01-\uffef]/g;
 
 /**
- * What is done to a text before it is split. open_clip has ftfy repair it: of that, curly quotes, ligatures, widths,
- * control characters and Unicode's composed form are done here; left out are text in a wrong encoding and escape
- * sequences of terminals. Of HTML's entities the numeric ones and the five of XML are known. White space needs no
- * cleaning: it separates, whatever it is.
+ * Clean a text before it is split.
+ *
+ * open_clip repairs texts with ftfy. This repeats its treatment of curly quotes, ligatures, widths, control characters
+ * and Unicode's composed form; it omits texts in a wrong encoding and escape sequences of terminals. Of HTML's entities
+ * it replaces the numeric ones and the five of XML. White space needs no cleaning: any of it separates words.
  */
 function clean(text: string): string {
-  return unescape(unescape(text))
+  return replaceEntities(replaceEntities(text))
     .replace(COMPATIBLE, (character) => character.normalize('NFKC'))
     .replace(/[\u02bc\u2018-\u201b]/g, "'")
     .replace(/[\u201c-\u201f]/g, '"')

@@ -1,4 +1,4 @@
-/** Probabilities of the taxa, summed up the tree, and what can be said with confidence. */
+/** Sum the probabilities of the taxa up the tree, and choose the answer that is certain enough. */
 
 import {BioClipError} from './errors.js';
 import type {Answer, BundleInfo, Candidate, ClassifyOptions, Node, Taxon} from './types.js';
@@ -14,7 +14,7 @@ export interface Branch {
 /** The nodes of each rank, in tree order. */
 export type Tree = Map<string, Branch[]>;
 
-/** Find the nodes once; BioClipError if the taxa below a node are not neighbours, which the sums rely on. */
+/** Find the nodes of each rank; BioClipError if the taxa below a node are not neighbours, as the sums require. */
 export function plantTree({ranks, taxa}: BundleInfo): Tree {
   const tree: Tree = new Map();
   ranks.forEach((rank, r) => {
@@ -33,7 +33,10 @@ export function plantTree({ranks, taxa}: BundleInfo): Tree {
         return;
       }
       if (seen.has(key)) {
-        throw new BioClipError(`bundle.json: the taxa of ${rank} ${taxon.ranks[r]} are not side by side`, 'bundle.json');
+        throw new BioClipError(
+          `bundle.json: the taxa of ${rank} ${taxon.ranks[r]} are not side by side`,
+          'bundle.json',
+        );
       }
       seen.add(key);
       last = key;
@@ -44,7 +47,7 @@ export function plantTree({ranks, taxa}: BundleInfo): Tree {
   return tree;
 }
 
-/** The sum over the taxa below each branch. */
+/** Sum the probabilities of the taxa below each branch. */
 function sums(branches: Branch[], probabilities: Float64Array): Float64Array {
   return Float64Array.from(branches, ({start, end}) => {
     let sum = 0;
@@ -53,7 +56,7 @@ function sums(branches: Branch[], probabilities: Float64Array): Float64Array {
   });
 }
 
-/** Positions of the k largest values, falling; of equal ones the first wins. */
+/** Positions of the k largest values in descending order; the first of equal values wins. */
 export function largest(values: Float64Array, k: number): number[] {
   const found: number[] = [];
   for (let i = 0; i < values.length; i++) {
@@ -84,7 +87,7 @@ function branchCandidate(branch: Branch, info: BundleInfo, probability: number):
   return {id: null, name: scientificName(path), commonNames: {}, rank, path, probability};
 }
 
-/** What the probabilities of the taxa mean. */
+/** Interpret the probabilities of the taxa. */
 export function answerOf(
   info: BundleInfo,
   tree: Tree,
@@ -114,13 +117,13 @@ export function answerOf(
   return {taxa, ranks, answer};
 }
 
-/** BioClipError for options that make no sense, instead of an empty answer. */
+/** Throw a BioClipError for impossible options, instead of giving an empty answer. */
 export function checkOptions(info: BundleInfo, {topK, rank, minConfidence}: ClassifyOptions): void {
   if (topK !== undefined && !(Number.isInteger(topK) && topK > 0)) {
     throw new BioClipError(`topK is ${topK}, not a positive whole number`);
   }
   if (rank !== undefined && !info.ranks.includes(rank)) {
-    throw new BioClipError(`rank is ${rank}; this bundle knows ${info.ranks.join(', ')}`);
+    throw new BioClipError(`rank is ${rank}; this bundle has the ranks ${info.ranks.join(', ')}`);
   }
   if (minConfidence !== undefined && !(minConfidence >= 0 && minConfidence <= 1)) {
     throw new BioClipError(`minConfidence is ${minConfidence}, not a probability between 0 and 1`);

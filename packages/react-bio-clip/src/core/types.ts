@@ -1,4 +1,4 @@
-/** What a bundle holds, what goes into a classifier and what comes out. */
+/** The content of a bundle, and the inputs and outputs of a classifier. */
 
 import type {Tensor3D} from '@tensorflow/tfjs-core';
 
@@ -59,7 +59,7 @@ export interface TextInfo {
   tokens: {files: string[]; dtype: string; rows: number; columns: number};
   positions: {file: string};
   merges: {file: string};
-  /** How many tokens are read; what a text has beyond is ignored. */
+  /** Number of tokens that are read; the rest of a longer text is ignored. */
   context: number;
   embedding: number;
   /** Equal to provenance.teacher_identity of bundles whose photographs can be compared. */
@@ -80,7 +80,7 @@ export interface ReadOptions {
 /** The bytes of one file of the folder, by name. */
 export type Reader = (name: string, options?: ReadOptions) => Promise<ArrayBuffer | Uint8Array>;
 
-/** A bundle that an application brings with it. Files are bytes, or addresses that `fetch` reads. */
+/** A bundle that is part of an application. Files are bytes, or addresses that `fetch` reads. */
 export interface Bundled {
   bundle: BundleInfo;
   files: Record<string, ArrayBuffer | Uint8Array | string>;
@@ -96,7 +96,7 @@ export interface BundledText {
 export type Source = string | URL | Reader | Bundled;
 export type TextSource = string | URL | Reader | BundledText;
 
-/** Bytes of the download so far; what the offline cache had counts too. */
+/** Bytes of the download so far, including files from the offline cache. */
 export interface Progress {
   loaded: number;
   total: number;
@@ -105,7 +105,7 @@ export interface Progress {
 export interface LoadOptions {
   /** Name of a TensorFlow.js backend: wasm (default), or any that is registered: webgl, webgpu, cpu ... */
   backend?: string;
-  /** Where the WebAssembly files are, as setWasmPaths takes it: a prefix, or an address for each file. */
+  /** Location of the WebAssembly files, as for setWasmPaths: a prefix, or an address for each file. */
   wasmPaths?: string | Record<string, string>;
   onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
@@ -121,11 +121,11 @@ export interface CallOptions {
 }
 
 export interface ClassifyOptions extends CallOptions {
-  /** How many candidates (default 5). */
+  /** Number of candidates (default 5). */
   topK?: number;
-  /** Candidates are nodes of this rank, and the answer is of no lower one (default: the taxa themselves). */
+  /** Rank of the candidates, and the lowest rank of the answer (default: the taxa themselves). */
   rank?: string;
-  /** In place of the calibrated thresholds: the probability that the answer must have, at every rank. */
+  /** Least probability of the answer at every rank, in place of the calibrated thresholds. */
   minConfidence?: number;
 }
 
@@ -157,11 +157,11 @@ export interface Candidate extends Node {
 }
 
 export interface Answer {
-  /** By falling probability. */
+  /** In descending order of probability. */
   taxa: Candidate[];
   /** The most probable node of each rank; each rank is judged alone. */
   ranks: Record<string, Node>;
-  /** What can be said with confidence: the lowest rank that is sure enough, or null. */
+  /** The node of the lowest rank that reaches its threshold, or null. */
   answer: Candidate | null;
 }
 
@@ -172,7 +172,7 @@ export interface BioClip {
   classify(image: ImageInput, options?: ClassifyOptions): Promise<Answer>;
   /** The unit embedding of an image, of length info.embedding. */
   embed(image: ImageInput, options?: CallOptions): Promise<Float32Array>;
-  /** Frees the memory. Calls that wait and later ones fail. */
+  /** Free the memory; waiting and later calls fail. */
   dispose(): void;
 }
 
@@ -182,6 +182,6 @@ export interface BioClipText {
   readonly backend: string;
   /** The unit embeddings of texts, each of length info.embedding. */
   embed(texts: readonly string[], options?: CallOptions): Promise<Float32Array[]>;
-  /** Frees the memory. Calls that wait and later ones fail. */
+  /** Free the memory; waiting and later calls fail. */
   dispose(): void;
 }

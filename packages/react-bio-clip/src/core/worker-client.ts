@@ -4,12 +4,13 @@ import {checkOptions} from './tree.js';
 import type {Answer, BioClip, CallOptions, ClassifyOptions, ImageInput, LoadOptions, Source} from './types.js';
 import type {ImageRequest, Loaded, LoadRequest, Port, Reply} from './worker-protocol.js';
 
+// biome-ignore lint/suspicious/noExplicitAny: each call has a type of answer of its own, which `ask` states
 type Waiting = {resolve: (value: any) => void; reject: (error: unknown) => void; options: LoadOptions};
 
 /**
  * Load a bundle in a worker, so that neither loading nor inference holds up the page. The worker's script imports
- * 'react-bio-clip/worker'. The source is an address or the files themselves, no function. One bundle per worker; who
- * made the worker ends it.
+ * 'react-bio-clip/worker'. The source is an address or the files themselves, not a function. A worker holds one bundle;
+ * the caller terminates it.
  */
 export async function loadInWorker(worker: Port, source: Source, options: LoadOptions = {}): Promise<BioClip> {
   if (typeof source === 'function') throw new BioClipError('a function cannot be sent to a worker: give an address');
@@ -18,15 +19,15 @@ export async function loadInWorker(worker: Port, source: Source, options: LoadOp
   let broken: unknown = null;
 
   worker.addEventListener('message', ({data}: {data: Reply}) => {
-    const found = waiting.get(data.call);
-    if (!found) return; // aborted
+    const call = waiting.get(data.call);
+    if (!call) return; // aborted
     if ('progress' in data) {
-      found.options.onProgress?.(data.progress);
+      call.options.onProgress?.(data.progress);
       return;
     }
     waiting.delete(data.call);
-    if ('value' in data) found.resolve(data.value);
-    else found.reject(errorOf(data.error));
+    if ('value' in data) call.resolve(data.value);
+    else call.reject(errorOf(data.error));
   });
   worker.start?.();
   if (typeof Worker !== 'undefined' && worker instanceof Worker) {
@@ -52,7 +53,7 @@ export async function loadInWorker(worker: Port, source: Source, options: LoadOp
     try {
       return await abortable(reply, given.signal);
     } finally {
-      if (waiting.delete(call)) worker.postMessage({call, kind: 'abort'}, []); // gave up before the answer came
+      if (waiting.delete(call)) worker.postMessage({call, kind: 'abort'}, []); // aborted before the answer came
     }
   }
 
@@ -83,12 +84,12 @@ export async function loadInWorker(worker: Port, source: Source, options: LoadOp
   };
 }
 
-/** The address as the page means it: a worker has another base. */
+/** Resolve an address against the page: a worker has another base. */
 function absolute(source: string | URL): string {
   return globalThis.document ? new URL(source, document.baseURI).href : String(source);
 }
 
-/** Elements become bitmaps, which move without a copy. What belongs to the caller is copied. */
+/** Turn elements into bitmaps, which transfer without a copy; copy pixels, which belong to the caller. */
 async function sendable(image: ImageInput): Promise<{content: ImageRequest['image']; transfer: Transferable[]}> {
   if (is(image, 'Blob')) return {content: image, transfer: []};
   const element =

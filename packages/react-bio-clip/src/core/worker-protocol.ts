@@ -1,4 +1,4 @@
-/** What page and worker say to each other. Every call has a number; the answer carries the same. */
+/** Messages between page and worker. Every call has a number, which its replies repeat. */
 
 import type {Answer, BundleInfo, ClassifyOptions, Pixels, Progress, Bundled} from './types.js';
 

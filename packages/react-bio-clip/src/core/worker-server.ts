@@ -1,4 +1,4 @@
-import {useBackend} from './backend.js';
+import {startBackend} from './backend.js';
 import {openBioClip} from './clip.js';
 import {BioClipError} from './errors.js';
 import {is} from './pixels.js';
@@ -18,7 +18,7 @@ export function serve(port: Port): void {
       const {source, options} = request;
       clip?.dispose();
       const onProgress = (progress: Progress) => reply({call, progress});
-      clip = await openBioClip(source, {signal, onProgress}, useBackend({...options, signal}));
+      clip = await openBioClip(source, {signal, onProgress}, startBackend({...options, signal}));
       reply({call, value: {info: clip.info, backend: clip.backend}});
     } else if (request.kind === 'classify' || request.kind === 'embed') {
       if (!clip) throw new BioClipError('no bundle has been loaded in this worker');

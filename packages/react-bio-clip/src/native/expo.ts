@@ -5,19 +5,19 @@ import {decode} from 'jpeg-js';
 
 import type {NativeAdapter} from './index.js';
 
-/** What `npx bioclip-native BUNDLE FOLDER` writes: bundle.json, and Metro's number for each other file. */
+/** The module that `npx bioclip-native BUNDLE FOLDER` writes: bundle.json, and Metro's number of each other file. */
 export interface BundledFiles {
   bundle: object;
   files: Record<string, number>;
 }
 
-/** Photographs of phones have 12 to 50 megapixels. */
+/** Phones take photographs of 12 to 50 megapixels. */
 const DECODER = {useTArray: true, formatAsRGBA: false, maxResolutionInMP: 64, maxMemoryUsageInMB: 1024} as const;
 
 /**
- * The bytes of a file on the device, of a photograph just taken for example.
+ * Read a file on the device, such as a photograph just taken.
  *
- * XMLHttpRequest is the one way to whole files that every version of React Native has.
+ * Only XMLHttpRequest reads whole files in every version of React Native.
  */
 export function readUri(uri: string): Promise<ArrayBuffer> {
   return new Promise((resolve, reject) => {
@@ -25,8 +25,8 @@ export function readUri(uri: string): Promise<ArrayBuffer> {
     request.open('GET', uri);
     request.responseType = 'arraybuffer';
     request.onload = () => {
-      const found = request.status === 200 || request.status === 0; // file: addresses have no status
-      if (found && request.response) resolve(request.response as ArrayBuffer);
+      const ok = request.status === 200 || request.status === 0; // file: addresses have no status
+      if (ok && request.response) resolve(request.response as ArrayBuffer);
       else reject(new Error(`${uri} cannot be read (status ${request.status})`));
     };
     request.onerror = () => reject(new Error(`${uri} cannot be read`));

@@ -1,8 +1,8 @@
 /**
  * React Native: the same model from files that were built into the application, and photographs as JPEG files.
  *
- * What a device gives is behind `NativeAdapter`; `react-bio-clip/native/expo` has one. TensorFlow.js needs a backend,
- * which the application imports: that of @tensorflow/tfjs-react-native (rn-webgl), or cpu. Hermes has no WebAssembly.
+ * `NativeAdapter` is the interface to a device; `react-bio-clip/native/expo` implements it. The application imports a
+ * backend for TensorFlow.js: that of @tensorflow/tfjs-react-native (rn-webgl), or cpu. Hermes has no WebAssembly.
  */
 
 import * as tf from '@tensorflow/tfjs-core';
@@ -16,11 +16,11 @@ import {exifOrientation, upright} from './orientation.js';
 
 export type * from '../core/types.js';
 
-/** What this package asks of a device. */
+/** Functions of a device that this package calls. */
 export interface NativeAdapter {
-  /** The bytes of one file of the bundle, by its name in bundle.json. */
+  /** Read one file of the bundle, by its name in bundle.json. */
   readFile(name: string): Promise<ArrayBuffer | Uint8Array>;
-  /** Pixels as stored, RGB or RGBA; turning them upright is not its business. */
+  /** Decode to pixels as stored, RGB or RGBA; this package turns them upright. */
   decodeJpeg(jpeg: Uint8Array): Pixels | Promise<Pixels>;
 }
 
@@ -31,7 +31,7 @@ export interface NativeBioClip extends BioClip {
 }
 
 /**
- * As `loadBioClip` of the package, for a device: nothing is downloaded. Without `backend`, on the one that is set.
+ * Load a bundle that is part of the application; nothing is downloaded. Default backend: the current one.
  *
  * @throws BioClipError that names the file if one is missing, damaged or of another format
  */

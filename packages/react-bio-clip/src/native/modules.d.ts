@@ -1,4 +1,4 @@
-/** What expo.ts uses of modules that only a React Native project has: the application installs them. */
+/** Declarations for expo.ts of modules that the application installs: only React Native projects have them. */
 
 declare module 'expo-asset' {
   export class Asset {

@@ -1,4 +1,4 @@
-/** JPEG says in its Exif data how the camera was held; the decoders that React Native has ignore it. */
+/** Exif orientation of JPEG files, which the decoders for React Native ignore. */
 
 import type {Pixels} from '../core/types.js';
 
@@ -6,7 +6,7 @@ const ORIENTATION = 0x0112;
 
 /**
  * @param jpeg the whole file
- * @returns Exif orientation 1 to 8; 1, upright, if the file does not say
+ * @returns Exif orientation 1 to 8; 1, upright, if the file states none
  */
 export function exifOrientation(jpeg: Uint8Array): number {
   const view = new DataView(jpeg.buffer, jpeg.byteOffset, jpeg.byteLength);
@@ -19,7 +19,7 @@ export function exifOrientation(jpeg: Uint8Array): number {
       at += 2 + length;
     }
   } catch (error) {
-    if (!(error instanceof RangeError)) throw error; // cut short or damaged: the decoder will say so
+    if (!(error instanceof RangeError)) throw error; // cut short or damaged: decoding will fail
   }
   return 1;
 }
@@ -37,7 +37,7 @@ function tiffOrientation(view: DataView, start: number): number {
   return 1;
 }
 
-/** @returns the picture as it was seen; the same object if nothing is to be done */
+/** Turn a picture upright. */
 export function upright({data, width, height}: Pixels, orientation: number): Pixels {
   if (orientation === 1) return {data, width, height};
   const channels = data.length / (width * height);
@@ -52,7 +52,7 @@ export function upright({data, width, height}: Pixels, orientation: number): Pix
       const column = fromTheRight ? width - 1 - across : across;
       const row = fromBelow ? height - 1 - down : down;
       const from = (row * width + column) * channels;
-      for (let c = 0; c < channels; c++) result[(y * newWidth + x) * channels + c] = data[from + c]!;
+      for (let c = 0; c < channels; c++) result[(y * newWidth + x) * channels + c] = data[from + c];
     }
   }
   return {data: result, width: newWidth, height: newHeight};

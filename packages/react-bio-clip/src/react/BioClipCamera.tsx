@@ -1,11 +1,11 @@
-/** The camera of a phone or a computer, and what the model says of what it sees. */
+/** The camera of a phone or a computer, with the model's answers. */
 
 import {useCallback, useEffect, useId, useRef, useState} from 'react';
 import type {ReactNode} from 'react';
 
 import type {Answer, ClassifyOptions, ImageInput} from '../core/types.js';
 
-/** All that the component says; each can be replaced, to translate it. */
+/** All texts of the component; replace them to translate it. */
 export interface CameraLabels {
   preview: string;
   shutter: string;
@@ -30,7 +30,7 @@ export interface CameraView {
 }
 
 export interface BioClipCameraProps {
-  /** Of `useBioClip`, or of a loaded model. Keep it the same between renders. */
+  /** From `useBioClip` or a loaded model. It must stay the same between renders. */
   classify: (image: ImageInput, options?: ClassifyOptions) => Promise<Answer>;
   /** False while the model loads: the preview runs, the shutter waits. */
   ready?: boolean;
@@ -44,7 +44,7 @@ export interface BioClipCameraProps {
   onPhoto?: (photo: HTMLCanvasElement) => void;
   labels?: Partial<CameraLabels>;
   className?: string;
-  /** Draws the answer, inside a live region: a node, or a function of what there is to see. */
+  /** Draws the answer, inside a live region: a node, or a function of the current view. */
   children?: ReactNode | ((view: CameraView) => ReactNode);
 }
 
@@ -71,7 +71,7 @@ const TROUBLES: Record<string, Trouble> = {
   OverconstrainedError: 'missing',
 };
 
-/** The camera on the back where there is one. Nothing in the answer needs more than these pixels. */
+/** Prefer the camera on the back. The model needs no more pixels than these. */
 const WANTED: MediaStreamConstraints = {
   audio: false,
   video: {facingMode: {ideal: 'environment'}, width: {ideal: 1280}, height: {ideal: 960}},
@@ -99,10 +99,13 @@ export function BioClipCamera(props: BioClipCameraProps): ReactNode {
   const [trouble, setTrouble] = useState<Trouble | null>(null);
   const [view, setView] = useState<CameraView>({answer: null, working: false, error: null, photo: null});
 
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another attempt starts the camera again
   useEffect(() => {
     let stream: MediaStream | null = null;
     let gone = false;
-    const stop = () => stream?.getTracks().forEach((track) => track.stop());
+    const stop = () => {
+      for (const track of stream?.getTracks() ?? []) track.stop();
+    };
     const fail = (kind: Trouble) => {
       if (gone) return;
       setRunning(false);
@@ -114,7 +117,7 @@ export function BioClipCamera(props: BioClipCameraProps): ReactNode {
       stream = await navigator.mediaDevices.getUserMedia(WANTED);
       const element = video.current;
       if (gone || !element) return stop();
-      stream.getTracks().forEach((track) => track.addEventListener('ended', () => fail('busy'))); // unplugged
+      for (const track of stream.getTracks()) track.addEventListener('ended', () => fail('busy')); // unplugged
       element.srcObject = stream;
       await element.play();
       if (!gone) setRunning(true);
@@ -130,7 +133,7 @@ export function BioClipCamera(props: BioClipCameraProps): ReactNode {
     };
   }, [attempt]);
 
-  /** Classifies what is given; null if it was cancelled. */
+  /** Classify an image; null if the call was cancelled. */
   const look = useCallback(
     async (image: HTMLVideoElement | HTMLCanvasElement): Promise<Answer | null> => {
       const controller = new AbortController();
@@ -156,6 +159,7 @@ export function BioClipCamera(props: BioClipCameraProps): ReactNode {
     },
     [classify],
   );
+  // biome-ignore lint/correctness/useExhaustiveDependencies: an answer of another model is not waited for
   useEffect(() => () => pending.current?.abort(), [classify]);
 
   useEffect(() => {

@@ -1,4 +1,4 @@
-/** React: hooks that load a model, and a camera that asks it. */
+/** React: hooks that load a model, and a camera that classifies with it. */
 
 export {BioClipCamera} from './BioClipCamera.js';
 export type {BioClipCameraProps, CameraLabels, CameraView} from './BioClipCamera.js';

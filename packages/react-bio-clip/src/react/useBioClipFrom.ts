@@ -1,4 +1,4 @@
-/** A model for as long as a component is mounted, from any loader: the page's own, a worker's, a device's. */
+/** A model that lives as long as a component is mounted, from any loader: for the page, a worker, a device. */
 
 import {useCallback, useEffect, useRef, useState} from 'react';
 
@@ -8,7 +8,7 @@ export type Loader<S, C extends BioClip = BioClip> = (source: S, options: LoadOp
 
 export type UseBioClipOptions = Omit<LoadOptions, 'signal' | 'onProgress'>;
 
-/** What the hooks return. `classify` never changes, so it can stand in a list of dependencies. */
+/** Result of the hooks. `classify` never changes, so it may appear in a list of dependencies. */
 export interface UseBioClip<C extends BioClip = BioClip> {
   clip: C | null;
   status: 'loading' | 'ready' | 'error';
@@ -23,7 +23,7 @@ type State<C extends BioClip> = Omit<UseBioClip<C>, 'classify'>;
 const LOADING: State<never> = {clip: null, status: 'loading', progress: null, error: null};
 
 /**
- * Loads a model with `load`, and again when `source` or the backend changes; frees it on unmount.
+ * Load a model with `load`, and again when `source` or the backend changes; free it on unmount.
  *
  * A `source` that is no string is compared by identity: make it outside the component. While `source` is null nothing
  * is loaded. `load` and other options are read when loading starts. `classify` rejects with an AbortError if the
@@ -52,7 +52,7 @@ export function useBioClipFrom<S, C extends BioClip>(
     };
 
     const start = async () => {
-      // React's StrictMode unmounts at once what it has mounted: a moment later it is known whether this one stays.
+      // React's StrictMode unmounts at once what it has mounted: a moment later it is certain whether this one stays.
       await Promise.resolve();
       if (signal.aborted) return;
       const onProgress = (progress: Progress) => set({...LOADING, progress});
@@ -88,22 +88,24 @@ export function useBioClipFrom<S, C extends BioClip>(
     }
   }, []);
 
-  // A state that belongs to an earlier source must not be seen, not even for one render.
-  const known = loaded !== null && loaded.source === source && loaded.backend === backend;
-  return {...(known ? loaded.state : LOADING), classify};
+  // Never render the state of an earlier source, not even once.
+  const isCurrent = loaded !== null && loaded.source === source && loaded.backend === backend;
+  return {...(isCurrent ? loaded.state : LOADING), classify};
 }
 
 const aborted = () => Object.assign(new Error('the component no longer waits for it'), {name: 'AbortError'});
 
-/** A signal that aborts with either of two. AbortSignal.any is too young for the phones in use. */
+/** A signal that aborts with either of two. Phones in use lack AbortSignal.any. */
 function either(one: AbortSignal, other: AbortSignal | undefined): {signal: AbortSignal; release: () => void} {
   const controller = new AbortController();
   const signals = other ? [one, other] : [one];
   const abort = () => controller.abort(signals.find((signal) => signal.aborted)?.reason);
-  signals.forEach((signal) => signal.addEventListener('abort', abort));
+  for (const signal of signals) signal.addEventListener('abort', abort);
   if (signals.some((signal) => signal.aborted)) abort();
   return {
     signal: controller.signal,
-    release: () => signals.forEach((signal) => signal.removeEventListener('abort', abort)),
+    release() {
+      for (const signal of signals) signal.removeEventListener('abort', abort);
+    },
   };
 }

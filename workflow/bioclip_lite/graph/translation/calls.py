@@ -1,0 +1,301 @@
+"""Handlers of functions and methods.
+
+A handler takes (builder, fx node) and returns the value of the call, or None where the graph has nothing for its
+arguments. The first argument of a call in ``CALLS`` is a traced value; a call in ``MIXED`` may have a parameter, a
+number or a list there.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from bioclip_lite.graph import tracing
+from bioclip_lite.graph.translation.builder import POSITIONS, Builder, Value, flat, graph_shape, traced_shape
+
+Handler = Callable[[Builder, fx.Node], Value | None]
+
+_ACTIVATIONS: dict[Any, str] = {
+    F.relu: "relu",
+    torch.relu: "relu",
+    "relu": "relu",
+    F.relu6: "relu6",
+    F.gelu: "gelu",
+    F.silu: "silu",
+    torch.sigmoid: "sigmoid",
+    "sigmoid": "sigmoid",
+    F.hardswish: "hard_swish",
+    F.hardsigmoid: "hard_sigmoid",
+}
+
+
+def translate_call(builder: Builder, node: fx.Node) -> Value | None:
+    """The value of a function or method; None if no handler takes it with these arguments."""
+    if node.target in MIXED:
+        return MIXED[node.target](builder, node)
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or source not in builder.values or node.target not in CALLS:
+        return None
+    return CALLS[node.target](builder, node)
+
+
+# Calls on one value
+
+
+def _same(builder: Builder, node: fx.Node) -> Value:
+    return builder.values[node.args[0]]
+
+
+def _activation(builder: Builder, node: fx.Node) -> Value:
+    tanh = node.kwargs.get("approximate", "none") == "tanh"
+    function = "gelu_tanh" if tanh else _ACTIVATIONS[node.target]
+    return builder.activation(node.name, builder.values[node.args[0]], function)
+
+
+def _transposed(builder: Builder, node: fx.Node) -> Value | None:
+    value = builder.values[node.args[0]]
+    axes = list(range(1 + len(value.layout)))
+    given = [axis % len(axes) for axis in flat(node.args[1:])]
+    if len(given) != 2:
+        return None
+    axes[given[0]], axes[given[1]] = given[1], given[0]
+    return _reordered(value, axes)
+
+
+def _permuted(builder: Builder, node: fx.Node) -> Value | None:
+    value = builder.values[node.args[0]]
+    return _reordered(value, [axis % (1 + len(value.layout)) for axis in flat(node.args[1:])])
+
+
+def _reordered(value: Value, axes: list[int]) -> Value | None:
+    """Another order of PyTorch's axes changes nothing in ours."""
+    layout = "".join(value.layout[axis - 1] for axis in axes[1:])
+    return Value(value.name, layout) if axes[:1] == [0] and layout in POSITIONS else None
+
+
+def reshaped(builder: Builder, node: fx.Node) -> Value | None:
+    """Positions in another form; the axis of channels must stay whole, and first or last as it was."""
+    value = builder.values[node.args[0]]
+    before, after = builder.shape_of(value), traced_shape(node)
+    if value.layout == "C" or (before[1:] == [1, 1] and len(after) == 1):
+        return _flattened(builder, node, value) if after == before[:1] else None
+    last = value.layout[-1] == "C"
+    layout = {2: "NC" if last else "CN", 3: "HWC" if last else "CHW"}.get(len(after))
+    if layout is None or after[layout.index("C")] != before[0]:
+        return None
+    shape = graph_shape(after, layout)
+    if shape == before:
+        return Value(value.name, layout)
+    return Value(builder.emit("reshape", node.name, [value.name], shape), layout)
+
+
+def _flattened(builder: Builder, node: fx.Node, value: Value) -> Value:
+    """(channels, 1, 1) or (channels,) as (channels,)."""
+    if value.layout == "C":
+        return value
+    return Value(builder.emit("flatten", node.name, [value.name], builder.shape_of(value)[:1]), "C")
+
+
+def _mean(builder: Builder, node: fx.Node) -> Value | None:
+    value = builder.values[node.args[0]]
+    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    keeps = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+    over = {d % (1 + len(value.layout)) - 1 for d in flat([dims])}
+    if value.layout == "C" or over != set(POSITIONS[value.layout]):
+        return None
+    channels = builder.shape_of(value)[0]
+    pooled = builder.emit("mean", f"{node.name}_mean", [value.name], [channels, 1, 1])
+    if keeps:
+        return Value(pooled, value.layout)
+    return Value(builder.emit("flatten", node.name, [pooled], [channels]), "C")
+
+
+def _item(builder: Builder, node: fx.Node) -> Value | None:
+    """x[:, i] and x[:, i:j] of tokens."""
+    value, index = builder.values[node.args[0]], node.args[1]
+    if value.layout != "NC" or not isinstance(index, tuple) or len(index) != 2 or index[0] != slice(None):
+        return None
+    chosen, (channels, count, _) = index[1], builder.shape_of(value)
+    if isinstance(chosen, int):
+        start = [chosen % count, 0]
+        name = builder.emit("crop", f"{node.name}_token", [value.name], [channels, 1, 1], start=start)
+        return Value(builder.emit("flatten", node.name, [name], [channels]), "C")
+    if not isinstance(chosen, slice) or not all(n is None or type(n) is int for n in (chosen.start, chosen.stop)):
+        return None
+    first, stop, step = chosen.indices(count)
+    if step != 1:
+        return None
+    return Value(builder.emit("crop", node.name, [value.name], [channels, stop - first, 1], start=[first, 0]), "NC")
+
+
+def _attention(builder: Builder, node: fx.Node) -> Value | None:
+    source, heads, window, positions = node.args
+    value = builder.values[source]
+    channels, height, width = builder.shape_of(value)
+    if value.layout not in ("NC", "HWC"):
+        return None
+    attributes: dict[str, Any] = {"heads": heads}
+    if window and window != height:
+        attributes["window"] = window
+    if positions in builder.parameters:  # an absent mask is not
+        attributes["positions"] = f"{builder.free_name(node.name, 'positions')}.positions"
+        builder.weights[attributes["positions"]] = builder.parameters[positions].numpy().copy()
+    shape = [channels // 3, height, width]
+    return Value(builder.emit("attention", node.name, [value.name], shape, **attributes), value.layout)
+
+
+def _multi_query(builder: Builder, node: fx.Node) -> Value | None:
+    *sources, heads = node.args
+    values = [builder.values[source] for source in sources]
+    if any(value.layout != "CHW" for value in values):
+        return None
+    names = [value.name for value in values]
+    return Value(builder.emit("multi_query", node.name, names, traced_shape(node), heads=heads), "CHW")
+
+
+def _padded(builder: Builder, node: fx.Node) -> Value:
+    source, side = node.args[0], cast(int, node.args[1])
+    value = builder.values[source]
+    below, right = (-size % side for size in traced_shape(source)[:2])
+    if not below and not right:
+        return value
+    shape = graph_shape(traced_shape(node), "HWC")
+    return Value(builder.emit("pad", node.name, [value.name], shape, pads=[0, below, 0, right]), "HWC")
+
+
+def _cropped(builder: Builder, node: fx.Node) -> Value:
+    value, source = builder.values[node.args[0]], node.args[0]
+    if traced_shape(node) == traced_shape(source):
+        return value
+    shape = graph_shape(traced_shape(node), "HWC")
+    return Value(builder.emit("crop", node.name, [value.name], shape, start=[0, 0]), "HWC")
+
+
+CALLS: dict[Any, Handler] = {
+    **dict.fromkeys(("contiguous", "clone", F.dropout), _same),
+    **dict.fromkeys(_ACTIVATIONS, _activation),
+    **dict.fromkeys(("transpose", torch.transpose), _transposed),
+    **dict.fromkeys(("permute", torch.permute), _permuted),
+    **dict.fromkeys(("reshape", "view", "flatten", torch.flatten, torch.reshape), reshaped),
+    **dict.fromkeys(("mean", torch.mean), _mean),
+    operator.getitem: _item,
+    tracing.mixed_heads: _attention,
+    tracing.mixed_queries: _multi_query,
+    tracing.padded: _padded,
+    tracing.cropped: _cropped,
+}
+
+
+# Calls on several values, parameters and numbers
+
+
+def _concatenated(builder: Builder, node: fx.Node) -> Value | None:
+    """Class token and registers before the tokens: zeros before them, and the sum with the tokens' values."""
+    if not node.args or not isinstance(node.args[0], list | tuple):
+        return None
+    *before, last = node.args[0]
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    if last not in builder.values or builder.values[last].layout != "NC" or axis not in (1, -2):
+        return None
+    if not before or any(part not in builder.parameters for part in before):
+        return None
+    value, shape = builder.values[last], graph_shape(traced_shape(node), "NC")
+    tokens = torch.cat([builder.parameters[part].reshape(-1, shape[0]) for part in before]).T  # (channels, tokens)
+    padded = builder.emit("pad", f"{node.name}_room", [value.name], shape, pads=[tokens.shape[1], 0, 0, 0])
+    array = torch.zeros(shape, dtype=torch.float64)
+    array[:, : tokens.shape[1], 0] = tokens
+    return builder.shifted(node.name, Value(padded, "NC"), array)
+
+
+def _sum(builder: Builder, node: fx.Node) -> Value | None:
+    value, other = _operands(builder, node)
+    if value is None:
+        return None
+    if isinstance(other, int | float):
+        return value if other == 0 else None
+    if other in builder.parameters:
+        return _sum_with_parameter(builder, node, value, builder.parameters[other])
+    if other not in builder.values:
+        return None
+    second = builder.values[other]
+    if builder.shape_of(value) != builder.shape_of(second):
+        return None
+    return _combined(builder, "add", node, value, second)
+
+
+def _sum_with_parameter(builder: Builder, node: fx.Node, value: Value, parameter: torch.Tensor) -> Value | None:
+    """A position embedding, (1, tokens, channels)."""
+    shape = builder.shape_of(value)
+    if value.layout != "NC" or list(parameter.shape) != [1, shape[1], shape[0]]:
+        return None
+    return builder.shifted(node.name, value, parameter[0].T[:, :, None])
+
+
+def _product(builder: Builder, node: fx.Node) -> Value | None:
+    value, other = _operands(builder, node)
+    if value is None:
+        return None
+    if isinstance(other, int | float):
+        return value if other == 1 else builder.scaled(node.name, value, float(other))
+    if other in builder.parameters:
+        return _product_with_parameter(builder, node, value, builder.parameters[other])
+    if other not in builder.values:
+        return None
+    return _gated(builder, node, value, builder.values[other])
+
+
+def _product_with_parameter(builder: Builder, node: fx.Node, value: Value, parameter: torch.Tensor) -> Value | None:
+    """One factor per channel."""
+    channels = builder.shape_of(value)[0]
+    if parameter.numel() != channels:
+        return None
+    along_channels = parameter.shape[-1] == channels if value.layout[-1] == "C" else parameter.shape[-2:] == (1, 1)
+    return builder.affine(node.name, value, parameter) if along_channels else None
+
+
+def _gated(builder: Builder, node: fx.Node, value: Value, gate: Value) -> Value | None:
+    """The product of two values of one shape, or with a gate (channels, 1, 1), which may be either of them."""
+    if builder.shape_of(value) != builder.shape_of(gate):
+        if builder.shape_of(value)[1:] == [1, 1]:
+            value, gate = gate, value
+        if builder.shape_of(gate) != [builder.shape_of(value)[0], 1, 1]:
+            return None
+    return _combined(builder, "multiply", node, value, gate)
+
+
+def _quotient(builder: Builder, node: fx.Node) -> Value | None:
+    if len(node.args) != 2 or node.kwargs:
+        return None
+    value, divisor = node.args
+    if value not in builder.values or not isinstance(divisor, int | float) or not divisor:
+        return None
+    return builder.scaled(node.name, builder.values[value], 1 / divisor)
+
+
+def _operands(builder: Builder, node: fx.Node) -> tuple[Value | None, Any]:
+    """(the first argument that is a traced value, or None; the other argument)."""
+    if len(node.args) != 2 or node.kwargs:
+        return None, None
+    left, right = node.args
+    if left not in builder.values:
+        left, right = right, left
+    return builder.values.get(left), right
+
+
+def _combined(builder: Builder, op: str, node: fx.Node, value: Value, other: Value) -> Value | None:
+    """The sum or product of two values that PyTorch lays out alike."""
+    if value.layout != other.layout:
+        return None
+    shape = builder.shape_of(value)
+    return Value(builder.emit(op, node.name, [value.name, other.name], shape), value.layout)
+
+
+MIXED: dict[Any, Handler] = {
+    **dict.fromkeys((torch.cat, torch.concat), _concatenated),
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _sum),
+    **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _product),
+    **dict.fromkeys((operator.truediv, torch.div, "div"), _quotient),
+}
