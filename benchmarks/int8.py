@@ -306,7 +306,7 @@ def layers(case: Case) -> list[dict[str, Any]]:
     if not case.name.startswith("distilled"):
         return []
     repair = {"equalise": True, "rounding": "gptq", "bias": True}
-    quantised = mixed_precision.quantise(case.folded, case.weights, case.calibration, BUDGET, repair)
+    quantised = mixed_precision.quantize(case.folded, case.weights, case.calibration, BUDGET, repair)
     report = mixed_precision.report(case.folded, case.weights, case.calibration, quantised)
     return sorted(report["layers"], key=lambda layer: -layer["sensitivity"])[:8]
 

@@ -122,7 +122,7 @@ def error() -> Callable[..., float]:
     exact = mixed_precision.embed(folded, weights, others)
 
     def measure(choice: dict[str, Any]) -> float:
-        found = mixed_precision.quantise(folded, weights, pixels, 1.06, {**NO_REPAIR, **choice})
+        found = mixed_precision.quantize(folded, weights, pixels, 1.06, {**NO_REPAIR, **choice})
         return float(np.square(mixed_precision.embed(folded, found.rounded.weights, others) - exact).sum())
 
     return cache(lambda *names: measure({name: REPAIR[name] for name in names}))

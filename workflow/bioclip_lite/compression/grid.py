@@ -1,4 +1,4 @@
-"""The grid of quantised weights: its one definition, shared by PyTorch (measuring) and TensorFlow.js (shipping).
+"""The grid of quantized weights: its one definition, shared by PyTorch (measuring) and TensorFlow.js (shipping).
 
 A tensor is stored as unsigned integers q of 8 or 16 bits with one ``scale`` and one ``minimum`` and means
 ``float32(float64(q) * scale + minimum)``, which is, operation for operation, what TensorFlow.js computes on loading

@@ -1,6 +1,6 @@
 """A folded graph in 8-bit weights, biases and the most sensitive weights in 16 bits, within a budget of bytes.
 
-The error of each array is the distance that quantising it alone moves the unit embeddings of calibration inputs; 16
+The error of each array is the distance that quantizing it alone moves the unit embeddings of calibration inputs; 16
 bits go where a further byte removes most squared error, until the budget is spent. Then the weights are rounded so that
 the layers' outputs suffer least (``rounding``), before that, where it helps, with channels scaled to like size
 (``equalise``).
@@ -28,7 +28,7 @@ _RANKED = 8  # of these at once, with the values of all nodes in memory
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     rounded: Rounded
     equalised: bool
     exact: np.ndarray  # unit embeddings of the calibration inputs in float32
@@ -45,9 +45,9 @@ class Quantised:
         return sum(self.sizes.values()) / sum(array.size for array in self.rounded.weights.values())
 
 
-def quantise(
+def quantize(
     folded: Graph, weights: Weights, images: torch.Tensor, bytes_per_parameter: float, repair: Mapping[str, Any]
-) -> Quantised:
+) -> Quantized:
     """The rounded graph, within a budget of bytes.
 
     ``images``: preprocessed, float32 (n, 3, size, size), or what else the graph takes. ``repair``: section
@@ -61,12 +61,12 @@ def quantise(
         grids, shifts = choose_grids(folded, start, images[:RANKING], bytes_per_parameter)
         rounded = onto_grids(folded, start, grids, images, repair["rounding"], repair["bias"])
         cosines = _cosines(exact, embed(folded, rounded.weights, images))
-        candidates.append(Quantised(rounded, equalised, exact, cosines, shifts))
+        candidates.append(Quantized(rounded, equalised, exact, cosines, shifts))
     return max(candidates, key=lambda candidate: candidate.cosines["mean"])
 
 
-def report(folded: Graph, weights: Weights, images: torch.Tensor, found: Quantised) -> dict[str, Any]:
-    """What report.json says of a quantised graph, layer by layer; arguments as of ``quantise``, which found it."""
+def report(folded: Graph, weights: Weights, images: torch.Tensor, found: Quantized) -> dict[str, Any]:
+    """The content of report.json for a quantized graph, layer by layer; arguments as of ``quantize``."""
     rounded, shifts, sizes = found.rounded, found.sensitivity, found.sizes
     # Equalised or not, the function is the same, so the layers' outputs before repair are those of the plain weights.
     plain_grids = {name: grid.fit(weights[name], rounded.grids[name].bits) for name in shifts}
@@ -142,7 +142,7 @@ def _cosines(exact: np.ndarray, found: np.ndarray) -> dict[str, float]:
 def sensitivity(
     folded: Graph, weights: Weights, grids: Mapping[str, Grid], images: torch.Tensor, exact: np.ndarray
 ) -> dict[str, float]:
-    """For each weight of ``grids``: root mean square distance of unit embeddings when only it is quantised."""
+    """For each weight of ``grids``: root mean square distance of unit embeddings when only it is quantized."""
     total = dict.fromkeys(grids, 0.0)
     batches = list(zip(images.split(_RANKED), torch.from_numpy(exact).split(_RANKED), strict=True))
     steps = ((batch, name) for batch in batches for name in grids)
@@ -183,7 +183,7 @@ def most_worth(shifts: Mapping[str, float], sizes: Mapping[str, int], budget: in
 
 
 def sqnr(exact: np.ndarray, rounded: np.ndarray) -> float | None:
-    """Signal to quantisation noise ratio, 10 log10(sum w^2 / sum (w - w')^2), in dB; None if there is no noise."""
+    """Signal to quantization noise ratio, 10 log10(sum w^2 / sum (w - w')^2), in dB; None if there is no noise."""
     signal = np.square(exact, dtype=np.float64).sum()
     noise = np.square(exact.astype(np.float64) - rounded).sum()
     return float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None

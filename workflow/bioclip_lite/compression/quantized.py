@@ -1,6 +1,6 @@
-"""The folder of a quantised student: ``graph.json`` (nodes and grids) and ``weights.safetensors``.
+"""The folder of a quantized student: ``graph.json`` (nodes and grids) and ``weights.safetensors``.
 
-Quantised tensors are stored as the integers of their grid, others (there are none now) as float32. Imported by the main
+Quantized tensors are stored as the integers of their grid, others (there are none now) as float32. Imported by the main
 environment and by the converter's, so it needs NumPy and safetensors only::
 
     graph, weights = quantized.load("data/quantize/model")
@@ -43,7 +43,7 @@ def save(
 
 
 def load_integers(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Grid]]:
-    """(graph, tensors as stored, grid of each quantised tensor)."""
+    """(graph, tensors as stored, grid of each quantized tensor)."""
     graph = json.loads((Path(folder) / GRAPH_FILE).read_text(encoding="utf-8"))
     grids = {name: Grid(**described) for name, described in graph["grids"].items()}
     return graph, load_file(Path(folder) / WEIGHTS_FILE), grids

@@ -30,7 +30,7 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     model, spec, preprocessing = load_student(data / "prune" / "model")
     folded, weights = graph.fold(model if spec["reparameterized"] else reparameterize(model), preprocessing["size"])
     images = _calibration_images(params["images"], data, preprocessing)
-    quantised = mixed_precision.quantise(folded, weights, images, params["bytes_per_parameter"], params["repair"])
+    quantised = mixed_precision.quantize(folded, weights, images, params["bytes_per_parameter"], params["repair"])
     report = mixed_precision.report(folded, weights, images, quantised)
     rounded = quantised.rounded
 

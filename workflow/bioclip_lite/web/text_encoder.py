@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from bioclip_lite import graph
 from bioclip_lite.compression import quantized
-from bioclip_lite.compression.mixed_precision import least_bytes_per_parameter, quantise
+from bioclip_lite.compression.mixed_precision import least_bytes_per_parameter, quantize
 from bioclip_lite.models import teachers, text_towers
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import store
@@ -71,7 +71,7 @@ def write(params: dict[str, Any], data: Path) -> None:
     said = _captions(data)
     inputs = _inputs(_packed(reader.tokenizer, said), embedding, positions)
     budget = max(_BYTES_PER_PARAMETER, least_bytes_per_parameter(folded, weights))
-    quantised = quantise(folded, weights, inputs, budget, _REPAIR)
+    quantised = quantize(folded, weights, inputs, budget, _REPAIR)
     rounded = quantised.rounded
 
     texts = [*(said[i] for i in drawn(said, _COMPARED, "text encoder")), *_AWKWARD]
