@@ -1,11 +1,11 @@
-"""Whether back-off keeps its promise, and what it costs to make one: four rules on the answers of trained models.
+"""Compare four rules of back-off on the answers of trained models: does the guarantee hold, and at what cost?
 
     PYTHONPATH=workflow python benchmarks/backoff.py [--data data] [--draws 400]
 
 Reads data/evaluate/predictions and writes benchmarks/backoff.md. The population is one photograph of each observation
 of splits calibration and test, of species that split calibration has. Calibration sets are drawn from it with
-replacement and every rule is fitted on the same ones; what is then right is counted in the whole population, so that a
-promise broken is broken and not a test set's bad luck.
+replacement, the same for every rule. Correct answers are counted in the whole population, so that a broken guarantee is
+not an accident of the test set.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def shipped(share: np.ndarray, node: np.ndarray, truth: np.ndarray, nodes: np.nd
 
 
 def by_rank(share: np.ndarray, node: np.ndarray, truth: np.ndarray, nodes: np.ndarray) -> np.ndarray | None:
-    """A threshold for each rank, laid out by the model's own account of how often it is right; the same test."""
+    """A threshold for each rank, from the model's own probabilities; the same test."""
     candidates = np.array([expected(share, target) for target in TARGETS])
     found = None
     for limits in np.maximum.accumulate(candidates[::-1])[::-1]:  # a more careful one is so at every rank
@@ -108,7 +108,7 @@ def by_rank(share: np.ndarray, node: np.ndarray, truth: np.ndarray, nodes: np.nd
 
 
 def observed(share: np.ndarray, node: np.ndarray, truth: np.ndarray, nodes: np.ndarray) -> np.ndarray | None:
-    """The boldest threshold for each rank of which enough answers to the calibration set itself are right."""
+    """The lowest threshold for each rank at which enough answers to the calibration set itself are correct."""
     found = None
     for target in TARGETS:
         limits = expected(share, target)
@@ -119,7 +119,7 @@ def observed(share: np.ndarray, node: np.ndarray, truth: np.ndarray, nodes: np.n
 
 
 def believed(share: np.ndarray, node: np.ndarray, truth: np.ndarray, nodes: np.ndarray) -> np.ndarray | None:
-    """Nothing is fitted but the temperature: a probability of LEVEL is taken at its word."""
+    """Only the temperature is fitted; LEVEL itself is the threshold."""
     return np.full(len(RANKS), LEVEL)
 
 
@@ -151,7 +151,7 @@ def expected(share: np.ndarray, target: float) -> np.ndarray:
 def answered(
     share: np.ndarray, node: np.ndarray, truth: np.ndarray, nodes: np.ndarray, limits: np.ndarray
 ) -> np.ndarray:
-    """1 or 0 for each answer that the label can judge."""
+    """1 (correct) or 0 for each answer that the label can judge."""
     rank = calibration._lowest(share, limits)
     right = calibration.judge(rank, calibration.chosen(node, rank), truth, nodes)
     return right[~np.isnan(right)]

@@ -1,4 +1,4 @@
-"""Stages index and shard: speed beside the least that the same work can cost, and memory by the number of images.
+"""Measure stages index and shard: speed against a lower bound of the same work, and memory by number of images.
 
     python benchmarks/data.py --photographs FOLDER [--images 4000] [--side 500] [--runs 3] [--memory 10000 100000]
         [--img2dataset PYTHON]
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def measure_speed(options: argparse.Namespace, scratch: Path) -> dict[str, list[float]]:
-    """Seconds of each run by what was measured."""
+    """Seconds of each run, by measurement."""
     source = cut(options.photographs, scratch / "source", options.images, options.side)
     files = sorted((source / "photographs").iterdir())
     ours, resized = workspace(scratch / "ours", source), workspace(scratch / "resized", source, options.side // 2)
@@ -170,7 +170,7 @@ def shard_writer(files: list[Path], folder: Path) -> None:
 
 
 def img2dataset(python: Path, files: list[Path], folder: Path, side: int) -> None:
-    """Its resizing alone: the "downloads" are files of this machine."""
+    """Time the resizing of img2dataset alone: its "downloads" are local files."""
     shutil.rmtree(folder, ignore_errors=True)
     listed = folder.with_suffix(".txt")
     listed.write_text("".join(f"file://{file}\n" for file in files))

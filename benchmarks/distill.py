@@ -1,4 +1,4 @@
-"""Distilled students by loss, beside their control: the same student, photographs, views and steps.
+"""Compare students distilled with each loss to a control with the same network, photographs, views and steps.
 
     PYTHONPATH=workflow python benchmarks/distill.py [--data data] [--params params.yaml] [--seeds 3] [--rows FILE]
         [--only NAME ...]
@@ -111,7 +111,7 @@ def finished(
 
 
 def one(data: Path, section: dict[str, Any], way: str, seed: int) -> dict[str, Any]:
-    """Train one student, score it on split test, forget it."""
+    """Train one student in a temporary folder and score it on split test."""
     test = ShardSet(data, "test")
     control = way == CONTROL
     with tempfile.TemporaryDirectory() as scratch:
@@ -134,7 +134,7 @@ def one(data: Path, section: dict[str, Any], way: str, seed: int) -> dict[str, A
 
 
 def with_own_scale(path: Path) -> None:
-    """Exchange the taxa for the same with the teacher's own logit scale."""
+    """Replace the logit scale of the taxa by the teacher's own."""
     taxa, given = store.read_taxa(path), float(store.map_tensors(path)[1]["given_logit_scale"])
     path.unlink()
     store.write_taxa(path, taxa.taxon_ids, taxa.text, given, taxa.teacher, taxa.prompt)
@@ -142,7 +142,7 @@ def with_own_scale(path: Path) -> None:
 
 @torch.inference_mode()
 def outputs(folder: Path, test: ShardSet) -> tuple[np.ndarray, int]:
-    """(what a saved model says of the photographs, float32 (n, outputs); its number of parameters)."""
+    """Outputs of a saved model for the photographs, float32 (n, outputs), and its number of parameters."""
     model, _, preprocess = students.load_student(folder)
     pixels = loading.plain_pixels(test, preprocess)
     return torch.cat([model(x) for x in pixels]).numpy(), costs.parameters(model)
@@ -157,7 +157,7 @@ def of_teacher(data: Path) -> dict[str, Any]:
 
 
 def score(data: Path, logits: np.ndarray, test: ShardSet) -> dict[str, float]:
-    """Share of right answers over all taxa of the label space, by rank, of seen and of unseen species."""
+    """Share of correct answers among all taxa of the label space, by rank, of seen and of unseen species."""
     labels: Labels = read_labels(data)
     nodes = truth_of(test.taxon_ids, labels).nodes
     trained_on = set(ShardSet(data, "train").taxon_ids)

@@ -1,9 +1,9 @@
-"""What a run costs that has nothing to do, by the number of shards: Snakemake, DVC, and the sync between them.
+"""Measure a run that has nothing to do, by number of shards: Snakemake, DVC, and the sync between them.
 
     python benchmarks/engines.py [--shards 10 1000 10000] [--runs 5 3 1]
 
 Writes benchmarks/engines.md. For each number of shards an up-to-date tree is made in a temporary folder, pushed, cloned
-and pulled. Measured there: `snakemake --dry-run evaluate`, the same without `provenance.sync()` (bare Snakemake on the
+and pulled. There it times `snakemake --dry-run evaluate`, the same without `provenance.sync()` (bare Snakemake on the
 same graph), sync alone, `dvc repro`, `dvc status`, and the commands `why` and `status`.
 
 The tree is that of tests/thin.py with one training shard. Further shards are written, not made: files that hold their
@@ -81,7 +81,7 @@ def _small(folder: Path) -> Path:
 
 
 def measure(small: Path, scratch: Path, shards: int, runs: int) -> dict[str, Any]:
-    """What every command costs in a clone with ``shards`` training shards: {"seconds": {name: (cpu, wall)}, ...}."""
+    """Time every command in a clone with ``shards`` training shards: {"seconds": {name: (cpu, wall)}, ...}."""
     origin = scratch / f"origin-{shards}"
     shutil.copytree(small, origin, symlinks=True)
     grow(origin, shards)

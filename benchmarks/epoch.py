@@ -1,4 +1,4 @@
-"""What one training epoch of a student costs: from the cache, from labels, with the teacher online, with open_clip.
+"""Time a training epoch of a student: from the cache, from labels, with the teacher online, and with open_clip.
 
     PYTHONPATH=workflow python benchmarks/epoch.py [--data data] [--params params.yaml] [--epochs 8]
 
@@ -104,27 +104,22 @@ def ours(
     inner.symlink_to(data)  # logs lie beside the data folder
     outputs = len(train.taxa[0].taxon_ids) if control else train.taxa[0].text.shape[1]
     model = student(section, outputs)
-    measure = distillation.validation
+    options = distillation.Options(
+        stage="distill",
+        job="benchmark",
+        preprocess=preprocessing(section["image_size"]),
+        seed=0,
+        epochs=count,
+        batch_size=section["batch_size"],
+        learning_rate=section["learning_rate"],
+        ema=section["ema"],
+        weights=losses.Weights.of(section),
+    )
+    objective = (distillation.Control if control else distillation.Distillation)(model, inner, options, train)
 
     def run(end: Any) -> None:
-        distillation.validation = lambda *_, **__: end
-        try:
-            distillation.distill(
-                model,
-                inner,
-                preprocessing(section["image_size"]),
-                stage="distill",
-                job="benchmark",
-                seed=0,
-                epochs=count,
-                batch_size=section["batch_size"],
-                learning_rate=section["learning_rate"],
-                control=control,
-                train=train,
-                **{name: section[name] for name in ("affinity", "cosine", "ranks", "labels", "ema")},
-            )
-        finally:
-            distillation.validation = measure
+        objective.validation = end
+        distillation.train(objective)
 
     return epochs(run)
 
@@ -141,39 +136,48 @@ class Both(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return torch.from_numpy(small), torch.from_numpy(large)
 
 
+class Online(trainer.Objective):
+    """Distillation with the teacher online: it answers each batch anew."""
+
+    name = "online"
+
+    def __init__(
+        self, data: Path, section: dict[str, Any], train: reader.CachedSplit, options: trainer.Options
+    ) -> None:
+        self.options, self.train = options, train
+        self.teacher = teachers.load_teacher(data / "teacher" / "model")
+        self.text, self.scale = torch.from_numpy(train.taxa[0].text), train.taxa[0].logit_scale
+        self.model = student(section, self.text.shape[1])
+        self.both = Both(train, preprocessing(section["image_size"]), self.teacher.preprocess)
+        self.size = min(options.batch_size, len(train.images))
+        self.steps = len(loading.batches(len(train.images), self.size))
+
+    def batches(self, epoch: int, step: int) -> Iterator[Any]:
+        plan = loading.batches(len(self.train.images), self.size, 0, "benchmark", epoch)[step:]
+        return loading.load(self.both, [[(int(i), epoch % self.train.view_count) for i in batch] for batch in plan])
+
+    def loss(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        taught = teachers.embed_images(self.teacher.model, batch[1]).clone()
+        out = self.model(batch[0])
+        target = losses.agreed([losses.taxon_logits(taught, self.text, self.scale)])
+        logits = losses.taxon_logits(out, self.text, self.scale)
+        return losses.cosine(out, taught) + losses.affinity(logits, target)
+
+
 def online(data: Path, section: dict[str, Any], train: reader.CachedSplit, count: int, scratch: Path) -> list[float]:
-    teacher = teachers.load_teacher(data / "teacher" / "model")
-    text, scale = torch.from_numpy(train.taxa[0].text), train.taxa[0].logit_scale
-    model = student(section, text.shape[1])
-    both = Both(train, preprocessing(section["image_size"]), teacher.preprocess)
-    size, rows = section["batch_size"], len(train.images)
-
-    def lessons(epoch: int, step: int) -> Iterator[Any]:
-        plan = loading.batches(rows, size, 0, "benchmark", epoch)[step:]
-        return loading.load(both, [[(int(i), epoch % train.view_count) for i in batch] for batch in plan])
-
-    def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        taught = teachers.embed_images(teacher.model, batch[1]).clone()
-        out = model(batch[0])
-        target = losses.agreed([losses.taxon_logits(taught, text, scale)])
-        return losses.cosine(out, taught) + losses.affinity(losses.taxon_logits(out, text, scale), target)
+    options = trainer.Options(
+        seed=0,
+        epochs=count,
+        batch_size=section["batch_size"],
+        learning_rate=section["learning_rate"],
+        weight_decay=0.05,
+    )
+    objective = Online(data, section, train, options)
 
     def run(end: Any) -> None:
-        steps = len(loading.batches(rows, size))
-        with memory_format.channels_last(model):
-            trainer.fit(
-                model,
-                lessons,
-                loss,
-                end,
-                seed=0,
-                steps=steps,
-                epochs=count,
-                learning_rate=section["learning_rate"],
-                weight_decay=0.05,
-                what="online",
-                log=scratch / "log",
-            )
+        objective.measure = end  # type: ignore[method-assign]
+        with memory_format.channels_last(objective.model):
+            trainer.fit(objective, log=scratch / "log")
 
     return epochs(run)
 
@@ -237,7 +241,7 @@ def with_open_clip(
 
 
 def made(data: Path, section: dict[str, Any], train: reader.CachedSplit) -> dict[str, float]:
-    """What the cache of split "train" costs: seconds to make it, and bytes."""
+    """Seconds to make the cache of split "train", and its bytes."""
     photographs, count = len(train.images), train.view_count
     with tempfile.TemporaryDirectory() as scratch:
         inner = Path(scratch, "data")

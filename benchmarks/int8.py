@@ -1,4 +1,4 @@
-"""INT8 by way of rounding and by student: distance to float32, bytes, and what each repair is worth.
+"""Compare ways to round students to INT8: distance to float32, bytes, and the effect of each correction.
 
     python benchmarks/int8.py [--data data] [--students FOLDER] [--samples FOLDER] [--only NAME ...]
 

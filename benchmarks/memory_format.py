@@ -1,7 +1,7 @@
-"""What channels_last saves in training on a CPU: ``python benchmarks/memory_format.py``.
+"""Measure the effect of channels_last on training on a CPU: ``python benchmarks/memory_format.py``.
 
 For each network one process per instruction set takes training steps (forward, backward, AdamW) in contiguous memory
-and in ``training.channels_last`` in turn, on one thread; the table has medians of CPU seconds a step.
+and in ``memory_format.channels_last`` in turn, on one thread; the table has medians of CPU seconds a step.
 """
 
 import argparse

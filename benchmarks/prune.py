@@ -1,4 +1,4 @@
-"""Pruned students by measure of importance, ranking and number of steps; and what pruning saves in each family.
+"""Compare pruned students by importance measure, ranking and number of steps, and the savings in each family.
 
     PYTHONPATH=workflow python benchmarks/prune.py [--data data] [--params params.yaml] [--seeds 3] [--epochs 6]
         [--rows FILE]
@@ -139,14 +139,14 @@ def untaught(data: Path, importance: str) -> dict[str, Any]:
 
 
 def one(data: Path, section: dict[str, Any]) -> dict[str, Any]:
-    """Prune and recover in a scratch folder, which is then forgotten."""
+    """Prune and recover in a temporary folder."""
     untaught: dict[str, Any] = {}
-    original = distillation.distill
+    original = distillation.train
 
-    def distill(model: nn.Module, *arguments: Any, **named: Any) -> Any:
+    def train(student: distillation.Student, **named: Any) -> Any:
         if section["steps"] == 1:
-            untaught.update(scores(model, data, arguments[1]))
-        return original(model, *arguments, **named)
+            untaught.update(scores(student.model, data, student.options.preprocess))
+        return original(student, **named)
 
     began = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
@@ -154,11 +154,11 @@ def one(data: Path, section: dict[str, Any]) -> dict[str, Any]:
         inner.mkdir()
         for part in ("index", "shard", "logits", "distill"):
             Path(inner, part).symlink_to((data / part).resolve())
-        distillation.distill = distill
+        distillation.train = train
         try:
             prune.run(section, inner)
         finally:
-            distillation.distill = original
+            distillation.train = original
         report = json.loads(Path(inner, "prune", "report.json").read_text())
         model, _, preprocess = students.load_student(inner / "prune" / "model")
         found = scores(model, data, preprocess)
@@ -176,7 +176,7 @@ def one(data: Path, section: dict[str, Any]) -> dict[str, Any]:
 def scores(
     model: nn.Module, data: Path, preprocess: dict[str, Any], splits: Sequence[str] = ("val", "test")
 ) -> dict[str, float]:
-    """Share of right species of some splits, and the mean cosine to the teacher's embeddings of split val."""
+    """Species accuracy on some splits, and the mean cosine to the teacher's embeddings of split val."""
     found: dict[str, float] = {}
     model.eval()
     for split in splits:
@@ -194,7 +194,7 @@ def scores(
 
 
 def of_family(name: str) -> dict[str, Any]:
-    """What half of the multiply-accumulates saves; the weights are random, so nothing is said about accuracy."""
+    """Savings of pruning to half the multiply-accumulates; weights are random, so accuracy is not measured."""
     torch.manual_seed(0)
     model = students.reparameterize(students.build_student(students.student_spec(name, {}, 512, SIZE)))
     quantity, most = pruning.limit(model, SIZE, {"macs": SHARE})
@@ -283,7 +283,7 @@ def write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
 
 
 def notes(path: Path) -> str:
-    """What was written by hand below the tables stays."""
+    """The hand-written notes below the tables of the previous page."""
     old = path.read_text() if path.exists() else ""
     return old[old.index("\n## What it says") :] if "\n## What it says" in old else ""
 

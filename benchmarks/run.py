@@ -1,4 +1,4 @@
-"""What `snakemake --cores all evaluate` costs in a fresh clone, job by job.
+"""Time `snakemake --cores all evaluate` in a fresh clone, job by job.
 
     python benchmarks/run.py [--cores all]
 
@@ -97,7 +97,7 @@ def _children() -> float:
 
 
 def read(logs: Path) -> dict[str, list[tuple[float, float, float]]]:
-    """What the jobs say in their logs, in the order in which they ended; jobs of shards count as one."""
+    """Times from the logs of the jobs, in the order in which they ended; jobs of shards count as one."""
     jobs = defaultdict(list)
     for log in sorted(logs.glob("*/*.log"), key=lambda log: log.stat().st_mtime):
         for took in TOOK.findall(log.read_text(encoding="utf-8")):

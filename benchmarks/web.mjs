@@ -27,11 +27,11 @@ const ORT = path.join(job.ort, 'node_modules', 'onnxruntime-web', 'dist');
 
 const TENSORFLOW = `
   import {getThreadsCount, setThreadsCount} from '@tensorflow/tfjs-backend-wasm';
-  import {useBackend} from './dist/core/backend.js';
+  import {startBackend} from './dist/core/backend.js';
   import {downloadBundle, openDownload} from './dist/core/bundle.js';
   import {predict} from './dist/core/clip.js';
   import {originOf} from './dist/core/origin.js';
-  globalThis.runtime = {getThreadsCount, setThreadsCount, useBackend, downloadBundle, openDownload, predict, originOf};
+  globalThis.runtime = {getThreadsCount, setThreadsCount, startBackend, downloadBundle, openDownload, predict, originOf};
 `;
 const SCRIPTS = {
   wasm: TENSORFLOW,

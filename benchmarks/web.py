@@ -1,13 +1,12 @@
-"""The web model in a browser: TensorFlow.js beside onnxruntime-web, same model, same Chromium, same run.
+"""Compare TensorFlow.js and onnxruntime-web in a browser: same model, same Chromium, same run.
 
     PYTHONPATH=workflow python benchmarks/web.py [--params params.yaml] [--runs 30] [--sizes 160 ...]
         [--students NAME ...] [--rows FILE]
 
-Builds each student of STUDENTS at each size with random lively weights (how fast a model is does not depend on what it
-knows), rounds it to 8 bits, writes it for TensorFlow.js and as ONNX (float32, and INT8 weights and activations, "QDQ"),
-and times all in one headless Chromium (web.mjs), one inference each in turn. Writes
-benchmarks/web.md. A model that is in FILE is not timed again. onnxruntime-web is fetched by npm. Needs a machine that
-does nothing else: latencies are wall clock.
+Builds each student of STUDENTS at each size with random lively weights (latency does not depend on training), rounds it
+to 8 bits, writes it for TensorFlow.js and as ONNX (float32, and INT8 weights and activations, "QDQ"), and times all in
+one headless Chromium (web.mjs), one inference each in turn. Writes benchmarks/web.md. A model that is in FILE is not
+timed again. onnxruntime-web is fetched by npm. Needs an idle computer: latencies are wall-clock times.
 """
 
 import argparse

@@ -15,9 +15,9 @@ function image() {
 }
 
 async function tensorflow() {
-  const {useBackend, predict, downloadBundle, openDownload, originOf, setThreadsCount} = globalThis.runtime;
+  const {startBackend, predict, downloadBundle, openDownload, originOf, setThreadsCount} = globalThis.runtime;
   setThreadsCount(threads);
-  const backend = useBackend({backend: parameters.get('backend'), wasmPaths: '/wasm/'});
+  const backend = startBackend({backend: parameters.get('backend'), wasmPaths: '/wasm/'});
   const [download] = await Promise.all([downloadBundle(await originOf('/bundle/'), {}), backend]); // as loadBioClip does
   const bundle = await openDownload(download);
   const input = image();

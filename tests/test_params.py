@@ -1,23 +1,30 @@
 """params.yaml: every mistake is named with its value and what is allowed, before anything runs."""
 
 import copy
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 import pytest
 
 from bioclip_lite import params as parameters
+from bioclip_lite.params import checks, jobs, reference
 from bioclip_lite.teacher_cache.ensemble import teacher_sections
-from bioclip_lite.utils import yaml_files
+from bioclip_lite.utils import sections, yaml_files
+from bioclip_lite.utils.defaults import complete, defaults, schema
 from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import parse_yaml
 from bioclip_lite.utils.stage_names import STAGES
 from support import checkout
 
-DEFAULT = yaml_files.read(checkout.ROOT / "params.yaml")
+DEFAULT = parameters.load(checkout.ROOT / "params.yaml")
 PRESETS = sorted(checkout.ROOT.glob("workflow/presets/*.yaml"))
-COMPLETE = [checkout.ROOT / "params.yaml", checkout.ROOT / "tests/tiny.yaml", *PRESETS]
+SHIPPED = [checkout.ROOT / "params.yaml", checkout.ROOT / "tests/tiny.yaml", *PRESETS]
 
 
-@pytest.mark.parametrize("path", COMPLETE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_files_that_we_ship_are_valid(path: Path) -> None:
     assert tuple(parameters.load(path)) == STAGES
 
@@ -192,9 +199,195 @@ def test_missing_ingredients_are_named_before_anything_runs(tmp_path: Path) -> N
         ("distill", {"weights": "start.safetensors"}, "data/weights/start.safetensors does not exist"),
     ):
         params = yaml_files.read(checkout.ROOT / "tests/tiny.yaml")
-        params[name] |= value
+        params[name] = {**params[name], **value}
         (folder / "params.yaml").write_text(yaml_files.dump(params))
         output = checkout.sh("snakemake --cores 1 evaluate", folder, check=False)
         assert message in output
         assert "Traceback" not in output
     assert not (folder / "data/index").exists()
+
+
+def test_the_sample_has_the_parameters_that_its_published_figures_come_from() -> None:
+    pinned = json.loads((checkout.ROOT / "tests/sample_params.json").read_text("utf-8"))
+    assert json.dumps(DEFAULT) == json.dumps(pinned)
+
+
+def test_the_file_that_a_newcomer_edits_is_short() -> None:
+    given = yaml_files.read(checkout.ROOT / "params.yaml")
+    assert sum(map(len, given.values())) <= 18
+    assert len((checkout.ROOT / "params.yaml").read_text("utf-8").splitlines()) < 50
+
+
+def test_defaults_fit_the_schema() -> None:
+    parameters.check(defaults())
+    assert complete({}) == defaults()
+
+
+def test_a_mapping_is_completed_key_by_key_and_a_value_with_a_default_is_replaced() -> None:
+    completed = complete({"index": {"split": {"train": 0.3, "test": 0.5}}, "prune": {"budget": {"bytes": 400000}}})
+    assert completed["index"]["split"] == {"train": 0.3, "val": 0.1, "calibration": 0.1, "test": 0.5}
+    assert completed["prune"] == defaults()["prune"] | {"budget": {"bytes": 400000}}
+    given: dict[str, dict[str, Any]] = {"prune": {"budget": {"macs": 0.1}}}
+    complete(given)["prune"]["budget"]["macs"] = 7
+    assert given == {"prune": {"budget": {"macs": 0.1}}}
+    complete({})["teacher"]["captions"].clear()
+    assert defaults()["teacher"]["captions"]
+
+
+def test_presets_hold_only_what_differs_from_the_defaults() -> None:
+    for path in PRESETS:
+        given = yaml_files.read(path)
+        for name, section in given.items():
+            needed = {"path", "text_tower"}  # dvc.yaml reads them from params.yaml
+            same = {key for key, value in section.items() if complete({name: {key: value}}) == defaults()}
+            assert same <= needed, f"{path}: {name}.{same - needed}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("shard", "the file lacks shard; dvc.yaml names these sections, so write shard: {} at least"),
+        ("distill.text_tower", "distill lacks text_tower; dvc.yaml reads it from this file, so write it even at its"),
+        ("index.path", "index lacks path; dvc.yaml reads it from this file"),
+    ],
+)
+def test_what_dvc_reads_must_be_in_the_file(text: str, message: str, tmp_path: Path) -> None:
+    given = yaml_files.read(checkout.ROOT / "params.yaml")
+    *above, last = text.split(".")
+    (given[above[0]] if above else given).pop(last)
+    (tmp_path / "params.yaml").write_text(yaml_files.dump(given))
+    with pytest.raises(UserError, match=re.escape(message)):
+        parameters.load(tmp_path / "params.yaml")
+
+
+def test_every_parameter_that_dvc_yaml_names_must_be_in_the_file() -> None:
+    """DVC fails on a name that its file lacks, and compares the defaults of the same names."""
+    stages = parse_yaml((checkout.ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
+    named = {name: stage["params"] for name, stage in stages.items() if "params" in stage}
+    assert set(named) >= set(STAGES)
+    for entries in named.values():
+        *names, fallback = entries
+        assert fallback == {"workflow/defaults.yaml": names}
+        for name in names:
+            section, _, key = name.partition(".")
+            assert section in schema()["required"]
+            assert not key or key in schema()["properties"][section]["required"]
+
+
+@pytest.mark.parametrize("path", [*reference.files()], ids=str)
+def test_generated_files_are_up_to_date(path: Path) -> None:
+    assert (checkout.ROOT / path).read_text("utf-8") == reference.files()[path], f"run: {reference.COMMAND}"
+
+
+def test_the_reference_describes_every_parameter() -> None:
+    def names(part: dict[str, Any], above: str) -> Iterator[str]:
+        for name, inner in part["properties"].items():
+            yield f"{above}{name}"
+            if "properties" in inner and "default" not in inner:
+                yield from names(inner, f"{above}{name}.")
+            elif above:
+                assert "description" in inner and "default" in inner, f"{above}{name}"
+
+    page = (checkout.ROOT / "docs/parameters.md").read_text("utf-8")
+    for name in names(schema(), ""):
+        assert (f"| `{name}` |" if "." in name else f"## {name}\n") in page
+
+
+def test_defaults_that_differ_from_the_schema_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = (checkout.ROOT / "workflow/defaults.yaml").read_text("utf-8")
+    (tmp_path / "defaults.yaml").write_text(text.replace("round_to: 8", "round_to: 16"))
+    monkeypatch.setattr(checks, "DEFAULTS", tmp_path / "defaults.yaml")
+    with pytest.raises(UserError, match=r"defaults.yaml: section prune differs .* -S \+\+prune.PARAMETER=VALUE"):
+        parameters.load(checkout.ROOT / "params.yaml")
+
+
+# --------------------------------------------------------------------------- the part that each job reads
+
+CAPTIONER = {"name": "coca", "model": "coca_ViT-B-32", "weights": None, "captions": 1, "method": "beam"}
+CAPTIONER |= {"top_p": 0.9, "beams": 3, "tokens": 30}
+SUITE = {"name": "rare", "format": "folder", "path": "data/suites/rare", "prompt": "name", "templates": "plain"}
+JOBS: list[tuple[str, str, Any]] = [
+    ("shard", "manifests", jobs.Manifests),
+    ("shard", "sizes", jobs.Manifests),
+    ("shard", "train-00000", jobs.OneShard),
+    ("caption", "columns", jobs.Nothing),
+    ("caption", "train-00000", jobs.Texts),
+    ("caption", "coca/train-00000", jobs.Descriptions),
+    ("teacher", "model", jobs.TrainedTeacher),
+    ("teacher", "tuned", jobs.LitTeacher),
+    ("teacher", "bought", jobs.PretrainedTeacher),
+    ("teacher", "features/tuned/train-00000", jobs.LockedFeatures),
+    ("logits", "taxa", jobs.TaxonPrompts),
+    ("logits", "tuned/taxa", jobs.TaxonPrompts),
+    ("logits", "tuned/val-00000", jobs.CachedViews),
+    ("logits", "texts", jobs.Nothing),
+    ("logits", "captions/coca/val-00000", jobs.Nothing),
+    ("distill", "student", jobs.Student),
+    ("distill", "finetune", jobs.FinetunedStudent),
+    ("distill", "control", jobs.Control),
+    ("convert", "bundle", jobs.Bundle),
+    ("convert", "text", jobs.TextEncoder),
+    ("evaluate", "teacher", jobs.TeacherVariant),
+    ("evaluate", "teacher-tuned", jobs.Latency),
+    ("evaluate", "int8", jobs.Latency),
+    ("evaluate", "majority", jobs.Nothing),
+    ("evaluate", "random", jobs.RandomVariant),
+    ("evaluate", "suite:rare", jobs.OneSuite),
+    ("evaluate", "speed", jobs.Timing),
+    ("evaluate", "report", jobs.Report),
+]
+
+
+def with_every_job() -> dict[str, Any]:
+    params = copy.deepcopy(DEFAULT)
+    params["caption"]["captioners"] = [CAPTIONER, {**CAPTIONER, "name": "other"}]
+    params["teacher"]["ensemble"] = [{"name": "tuned", "kind": "lit"}, {"name": "bought", "kind": "pretrained"}]
+    params["evaluate"]["also"] = ["first", "teacher-tuned"]
+    params["evaluate"]["suites"] = [{**SUITE, "name": "common"}, SUITE]
+    parameters.check(params)
+    return params
+
+
+@pytest.mark.parametrize(("stage", "job", "kind"), JOBS, ids=[f"{stage}-{job}" for stage, job, _ in JOBS])
+def test_a_job_gets_the_keys_of_its_type(stage: str, job: str, kind: Any) -> None:
+    part = parameters.of_job(with_every_job(), stage, job)
+    assert part.keys() == kind.__annotations__.keys()
+
+
+@pytest.mark.parametrize("kind", [*dict.fromkeys(kind for *_, kind in JOBS)], ids=lambda kind: kind.__name__)
+def test_the_types_of_jobs_agree_with_those_of_sections(kind: Any) -> None:
+    """Field by field; of a part of a mapping, the fields of that part."""
+    whole = {stage: getattr(sections, stage.title()) for stage in STAGES}
+    stage = next(stage for stage, _, one in JOBS if one is kind)
+    _agree(kind, whole[stage])
+
+
+def _agree(part: Any, whole: Any) -> None:
+    fields = get_type_hints(whole)
+    for name, wanted in get_type_hints(part, localns={"sections": sections}).items():
+        if name == "kind":
+            assert set(get_args(wanted)) < set(get_args(fields[name]))
+        elif is_typeddict(wanted) and wanted is not fields[name]:
+            _agree(wanted, fields[name])
+        else:
+            assert wanted == fields[name], name
+
+
+def test_of_captioners_and_suites_a_job_gets_its_own() -> None:
+    params = with_every_job()
+    assert parameters.of_job(params, "caption", "coca/train-00000")["captioners"] == [CAPTIONER]
+    assert parameters.of_job(params, "evaluate", "suite:rare")["suites"] == [SUITE]
+    assert parameters.of_job(params, "teacher", "tuned")["lit"] == params["teacher"]["lit"]
+    assert parameters.of_job(params, "distill", "student")["finetune"] == {"epochs": 10}
+
+
+def test_a_whole_section_is_for_all_jobs_and_for_stages_with_one() -> None:
+    for stage in STAGES:
+        assert parameters.of_job(DEFAULT, stage, None) == DEFAULT[stage]
+    assert parameters.of_job(DEFAULT, "prune", "anything") == DEFAULT["prune"]
+
+
+@pytest.mark.parametrize("job", ["second", "features/second/train-00000", "../model"])
+def test_a_teacher_that_the_parameters_do_not_name_has_no_job(job: str) -> None:
+    with pytest.raises(UserError, match=rf"teacher has no job '{re.escape(job)}'; its jobs are model, features/"):
+        parameters.of_job(DEFAULT, "teacher", job)

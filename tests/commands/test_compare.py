@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bioclip_lite.commands import compare
-from bioclip_lite.commands.compare import Comparison, Row, read_side, told
+from bioclip_lite.commands.compare import Comparison, Row, read_side, summary
 from bioclip_lite.metrics import paired
 from bioclip_lite.stages import evaluate
 from bioclip_lite.taxa.label_space import read_labels
@@ -76,7 +76,7 @@ def test_lost_and_won_species_by_hand(tmp_path: Path) -> None:
     assert overall["lost"]["value"] == overall["won"]["value"] == pytest.approx(1 / 6, abs=1e-6)
     assert overall["difference"]["ci95"][0] < 0 < overall["difference"]["ci95"][1]
     assert found.p == 1
-    text = told(found, "tfjs", "species", None)
+    text = summary(found, "tfjs", "species", None)
     assert "worse: 1 of 6" in text and "better: 1 of 6" in text
     assert f"{scientific_name(b)} (8)" in next(
         line for line in text.splitlines() if line.startswith(scientific_name(a))
@@ -112,7 +112,7 @@ def test_a_longer_list_of_taxa_is_said_and_only_common_photographs_count(tmp_pat
     assert found.overall["difference"]["value"] == -0.25
     assert row_of(found, SPECIES[0]).appeared == [(SPECIES[5], 8)]
     assert found.new == (0.5, 16, 2)
-    text = told(found, "tfjs", "species", None)
+    text = summary(found, "tfjs", "species", None)
     assert "4 -> 6 to choose among (2 new, 0 gone)" in text
     assert "of 16 photographs of 2 taxa that only new has, 50.0 % are right" in text
 
@@ -129,7 +129,7 @@ def test_photographs_with_another_label_are_left_out(tmp_path: Path) -> None:
     sides = [read_side(name, None, tmp_path / name, "tfjs", "species") for name in ("old", "new")]
     found = compare.compare(sides[0], sides[1], "species")
     assert found.relabelled == 1 and found.overall["difference"]["n_images"] == 47
-    assert "their label is another now: 1 photograph\n" in told(found, "tfjs", "species", None)
+    assert "their label has changed: 1 photograph\n" in summary(found, "tfjs", "species", None)
 
 
 def test_answers_that_belong_to_another_index_are_refused(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_variant_that_was_not_evaluated_is_refused(
 ) -> None:
     folder = str(next(iter(photographs.values())).parent)
     assert predict.main([folder, "--data", str(data), "--variant", "first"]) == 1
-    assert "first was not evaluated, so nothing is known of" in capsys.readouterr().err
+    assert "first was not evaluated, so it has no fitted temperature" in capsys.readouterr().err
 
 
 def test_back_off_without_thresholds_is_refused(
@@ -228,14 +228,14 @@ def test_files_folders_patterns_and_lists(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     b, a, c, notes = (tmp_path / name for name in names)
     none = io.StringIO()
-    assert predict.found([str(tmp_path / "trip")], none) == [a, b, c]
-    assert predict.found([str(tmp_path / "trip/*.png"), str(tmp_path / "trip")], none) == [a, b, c]
-    assert predict.found([str(tmp_path / "**" / "*.jpeg")], none) == [c]
-    assert predict.found([str(notes)], none) == [notes]  # named by the user: let the decoder judge
-    assert predict.found(["-"], io.StringIO(f"{c}\n\n{a}\n{c}\n")) == [c, a]
+    assert predict.image_files([str(tmp_path / "trip")], none) == [a, b, c]
+    assert predict.image_files([str(tmp_path / "trip/*.png"), str(tmp_path / "trip")], none) == [a, b, c]
+    assert predict.image_files([str(tmp_path / "**" / "*.jpeg")], none) == [c]
+    assert predict.image_files([str(notes)], none) == [notes]  # named by the user: let the decoder judge
+    assert predict.image_files(["-"], io.StringIO(f"{c}\n\n{a}\n{c}\n")) == [c, a]
 
 
 def test_what_stands_for_nothing_is_named(tmp_path: Path) -> None:
     for name, why in ((str(tmp_path), "holds no image"), ("nowhere/*.jpg", "no such file, folder or match")):
         with pytest.raises(UserError, match=why):
-            predict.found([name], io.StringIO())
+            predict.image_files([name], io.StringIO())

@@ -1,4 +1,4 @@
-"""`make preset` puts a complete params.yaml and its data in place, and loses nothing."""
+"""`make preset` puts params.yaml and its data in place, and loses nothing."""
 
 from pathlib import Path
 

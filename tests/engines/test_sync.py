@@ -152,6 +152,37 @@ def test_a_parameter_changes_the_same_stage_in_both(edited: Path, name: str, val
     assert planned(edited) == {}
 
 
+def test_a_changed_default_changes_the_same_stage_in_both(edited: Path) -> None:
+    schema, generate = edited / "workflow/schemas/params.schema.yaml", "python -m bioclip_lite.params.reference"
+    text = schema.read_text()
+    before, after = text.split("      round_to:\n")
+    try:
+        schema.write_text(before + "      round_to:\n" + after.replace("default: 8", "default: 4", 1))
+        dry_run = f"PYTHONPATH=workflow {checkout.COLD} snakemake --dry-run -- evaluate"  # this checkout's schema
+        assert "section prune differs from the defaults" in sh(dry_run, edited, check=False)
+        sh(f"PYTHONPATH=workflow {generate}", edited)
+        assert first_stage(checkout._jobs(sh(dry_run, edited))) == "prune"
+        assert changed(edited) == ["prune"]
+        set_parameter(edited, "prune.round_to", 8)  # as it was made, whatever the default
+        assert checkout._jobs(sh(dry_run, edited)) == {}
+    finally:
+        sh("git checkout -q params.yaml workflow docs", edited)
+    assert planned(edited) == {}
+    assert changed(edited) == []
+
+
+def test_a_default_that_params_yaml_repeats_runs_no_job(edited: Path) -> None:
+    set_parameter(edited, "prune.round_to", 8)
+    try:
+        assert planned(edited) == {}
+        assert changed(edited) == ["prune"]  # it compares the files one by one, and starts Snakemake for nothing
+        assert repro(edited) == (["prune"], {})
+        assert changed(edited) == []
+    finally:
+        sh("git checkout -q params.yaml", edited)
+        repro(edited)
+
+
 def test_a_parameter_runs_the_same_jobs_in_both(twins: tuple[Path, Path], tmp_path: Path) -> None:
     ours, theirs = twins
     before = artifacts(ours)
@@ -660,7 +691,8 @@ def test_every_stage_has_one_name_everywhere() -> None:
     assert tuple(yaml_files.read(root / "params.yaml")) == STAGES
     for stage in STAGES:
         assert stages[stage]["cmd"] == f"snakemake --cores all {stage}"
-        own, *others = stages[stage]["params"]
+        own, *others, defaults = stages[stage]["params"]
         assert own == stage and {name.split(".")[0] for name in others} <= set(STAGES)
+        assert defaults == {"workflow/defaults.yaml": [own, *others]}
         for path in ("workflow/rules/{}.smk", "workflow/bioclip_lite/stages/{}.py", "tests/stages/test_{}.py"):
             assert (root / path.format(stage)).exists(), path.format(stage)

@@ -24,9 +24,9 @@ def test_results_are_those_of_metrics(made: tuple[str, dict[str, Any]]) -> None:
     text, metrics = made
     shipped = metrics["variants"]["tfjs"]
     results = {result.metric_name: result for result in ModelCard(text).data.eval_results}
-    assert results["Species right"].metric_value == shipped["top1"]["value"]
-    assert results["Family right"].metric_value == shipped["per_rank"]["family"]["value"]
-    assert results["Right answers with back-off at 95 %"].metric_value == shipped["back_off"]["right"]["value"]
+    assert results["Species accuracy"].metric_value == shipped["top1"]["value"]
+    assert results["Family accuracy"].metric_value == shipped["per_rank"]["family"]["value"]
+    assert results["Correct answers with back-off at 95 %"].metric_value == shipped["back_off"]["right"]["value"]
     assert {result.dataset_name for result in results.values()} == {metrics["protocol"]["id"]}
 
 
@@ -38,6 +38,6 @@ def test_text_says_the_same(made: tuple[str, dict[str, Any]]) -> None:
         assert all(f"{100 * row[rank]['value']:.1f} (" in line for rank in ("species", "genus", "family"))
     answered = metrics["variants"]["tfjs"]["back_off"]["answered_at"]["species"]["value"]
     assert f"names the species in {100 * answered:.1f} % of the test photographs" in text
-    assert "For other species of the list" in text and "Animalia" in text
+    assert "For other species of the label space" in text and "Animalia" in text
     for section in ("Model details", "Uses", "Bias, risks and limitations", "How to get started", "Evaluation"):
         assert f"\n## {section}\n" in text

@@ -11,6 +11,7 @@ from bioclip_lite.stages import distill
 from bioclip_lite.teacher_cache import reader, store
 from bioclip_lite.texts import text_types
 from bioclip_lite.training import checkpoint, distillation
+from bioclip_lite.training.validation import Validation
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
 from support import lessons
@@ -83,7 +84,8 @@ def test_a_head_that_the_file_brings_is_kept(data: Path, monkeypatch: pytest.Mon
     save_file(given.state_dict(), data / "weights" / "whole.safetensors")
     opened = []
     cached = reader.CachedSplit
-    monkeypatch.setattr(reader, "CachedSplit", lambda *names: (opened.append(names[1]), cached(*names))[1])
+    for module in (reader, distillation):
+        monkeypatch.setattr(module, "CachedSplit", lambda *names: (opened.append(names[1]), cached(*names))[1])
     slow = {**PARAMS, "weights": "whole.safetensors", "epochs": 1, "learning_rate": 1e-9}
     distill.run(slow, data, "student")
     made = students.load_student(data / "distill" / "model")[0].state_dict()
@@ -112,9 +114,9 @@ def test_the_second_stage_starts_from_the_first_and_mixes_by_validation(tmp_path
     first = students.load_student(data / "distill" / "first")[0]
     model = students.load_student(data / "distill" / "model")[0]
     val = reader.CachedSplit(data, "val")
-    measured = distillation.validation(model, data, val, preprocessing(32))()
+    measured = Validation(model, data, val, preprocessing(32))()
     assert measured["val_nll"] == pytest.approx(curve[chosen["share"]]["val_nll"], rel=1e-4)
-    measured = distillation.validation(first, data, val, preprocessing(32))()
+    measured = Validation(first, data, val, preprocessing(32))()
     assert measured["val_nll"] == pytest.approx(curve[0.0]["val_nll"], rel=1e-4)
     with pytest.raises(UserError, match="its jobs are student, control"):
         distill.run(PARAMS, data, "finetune")
@@ -171,7 +173,7 @@ def test_a_stopped_job_leaves_a_checkpoint_and_no_output(data: Path, monkeypatch
 def test_a_student_that_cannot_be_shipped_is_refused_before_its_training(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(distillation, "distill")
+    monkeypatch.delattr(distillation, "train")
     with pytest.raises(UserError, match=r"the student cannot be traced.*take another student"):
         distill.run(PARAMS | {"student": "efficientvit_m0", "image_size": 64}, data, "student")
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bioclip_lite.indexing import tables
+from bioclip_lite.indexing import copies, reading, splits, tables
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.stages import index
@@ -329,20 +329,20 @@ SHARES = (
 @given(number=st.integers(1, 60), shares=SHARES, seed=st.integers(0, 5))
 def test_dealing(number: int, shares: dict[str, float], seed: int) -> None:
     groups = {f"g{i}" for i in range(number)}
-    dealt = index.deal("taxon", groups, shares, seed)
+    dealt = splits.deal("taxon", groups, shares, seed)
     assert set(dealt) == groups
     sizes = Counter(dealt.values())
     assert sizes["train"] >= 1
     for split, share in shares.items():
         assert abs(sizes[split] - share * number) < 1 + (split == "train" or sizes["train"] == 1)
-    assert dealt == index.deal("taxon", set(groups), shares, seed)
+    assert dealt == splits.deal("taxon", set(groups), shares, seed)
 
 
 def test_the_remainders_do_not_always_go_to_the_same_split() -> None:
     shares = {"train": 0.6, "val": 0.1, "calibration": 0.1, "test": 0.2}
     sizes: Counter[str] = Counter()
     for taxon in range(200):
-        sizes.update(index.deal(f"t{taxon}", {f"{taxon}-{i}" for i in range(5)}, shares, 0).values())
+        sizes.update(splits.deal(f"t{taxon}", {f"{taxon}-{i}" for i in range(5)}, shares, 0).values())
     assert sizes["train"] == 600 and sizes["test"] == 200
     assert 60 < sizes["val"] < 140 and sizes["val"] + sizes["calibration"] == 200
 
@@ -618,7 +618,7 @@ def test_any_text_in_the_metadata(tmp_path_factory: pytest.TempPathFactory, rows
     ]
     index.run(folder_params(write_folder(folder / "source", lines, columns)), folder / "data")
     assert {"d.jpg", "g.jpg"} <= {s["locator"] for s in table(folder / "data", "samples")}
-    assert "<script>" not in (folder / "data/index/report.html").read_text().replace("<script>\nfor", "")
+    assert (folder / "data/index/report.html").read_text().count("<script>") == 1  # the page's own
     shutil.rmtree(folder)
 
 
@@ -649,7 +649,8 @@ def test_a_file_name_that_is_not_utf_8(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_number_of_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a size that tests can afford; of processes with 10,000 and 100,000 photographs the peaks differ by 1 %."""
     monkeypatch.setattr(tables, "_ROWS", 128)
-    monkeypatch.setattr(index, "_BATCH", 128)
+    monkeypatch.setattr(reading, "BATCH", 128)
+    monkeypatch.setattr(copies, "BATCH", 128)
     peaks = []
     for count in (400, 400, 1600):  # the first fills caches
         tracemalloc.start()

@@ -524,7 +524,7 @@ def test_scores_need_the_taxa_and_captions_of_the_same_making(data: Path) -> Non
 def test_the_lit_prompt_lists_what_the_captions_list(data: Path, knowing: list[str]) -> None:
     path = data / "caption" / "val-00000.parquet"
     table = read_table(path)
-    with pytest.raises(UserError, match="does not say what its LiT sentence lists"):
+    with pytest.raises(UserError, match="has no lit_columns in its metadata"):
         logits.run({**PARAMS, "prompt": "lit"}, data, "taxa")
     try:
         # The teacher of this test knows a taxon by "Genus epithet", which this sentence does not hold.

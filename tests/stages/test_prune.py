@@ -468,14 +468,15 @@ def test_steps_share_the_epochs_and_recover_in_between(tmp_path: Path, fast: Non
     data = make_data(tmp_path, *FASTVIT)
     params = {**PARAMS, "steps": 2, "epochs": 3}
     seen = []
-    original = distillation.distill
+    original = distillation.train
 
-    def distill(model: nn.Module, *args: Any, **how: Any) -> Any:
-        seen.append((costs.macs(model.eval(), torch.zeros(1, 3, 32, 32)), how["epochs"]))
-        return original(model, *args, **how)
+    def train(student: distillation.Student, **how: Any) -> Any:
+        macs = costs.macs(student.model.eval(), torch.zeros(1, 3, 32, 32))
+        seen.append((macs, student.options.epochs))
+        return original(student, **how)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distillation, "distill", distill)
+        patch.setattr(distillation, "train", train)
         prune.run(params, data)
     report = read_json(data / "prune" / "report.json")
     assert [epochs for _, epochs in seen] == [1, 2]
@@ -485,18 +486,18 @@ def test_steps_share_the_epochs_and_recover_in_between(tmp_path: Path, fast: Non
     expected = (data / "prune" / "model" / "model.safetensors").read_bytes()
 
     # Stopped in the second step, it does not repeat the first one, and ends with the same bytes.
-    def stopped(model: nn.Module, *args: Any, **how: Any) -> Any:
-        if how["job"] == "student-2":
+    def stopped(student: distillation.Student, **how: Any) -> Any:
+        if student.options.job == "student-2":
             raise checkpoint.Stopped("stopped")
-        return original(model, *args, **how)
+        return original(student, **how)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distillation, "distill", stopped)
+        patch.setattr(distillation, "train", stopped)
         with pytest.raises(checkpoint.Stopped):
             prune.run(params, data)
     seen.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distillation, "distill", distill)
+        patch.setattr(distillation, "train", train)
         prune.run(params, data)
     assert [epochs for _, epochs in seen] == [2]
     assert (data / "prune" / "model" / "model.safetensors").read_bytes() == expected
@@ -513,14 +514,14 @@ def test_recovery_learns_from_all_teachers_that_taught(tmp_path: Path, fast: Non
     write_json(data / "distill" / "model" / "student.json", {**spec, "teachers": ["model", "second"]})
     seen = []
 
-    def distill(*_: Any, **how: Any) -> list[dict[str, float]]:
-        seen.append((how["teachers"], len(how["train"].taxa)))
+    def train(student: distillation.Student, **_: Any) -> list[dict[str, float]]:
+        seen.append((student.options.teachers, len(student.taxa)))
         return []
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distillation, "distill", distill)
+        patch.setattr(distillation, "train", train)
         prune.run(PARAMS, data)
-    assert seen == [(["model", "second"], 2)]
+    assert seen == [(("model", "second"), 2)]
     (second / "taxa.safetensors").unlink()
     with pytest.raises(UserError, match="second"):
         prune.run(PARAMS, data)
@@ -530,7 +531,7 @@ def test_a_student_that_gains_no_time_is_refused(tmp_path: Path, monkeypatch: py
     data = make_data(tmp_path, *FASTVIT)
     slow = {"ratio": 1.01, "low": 1.0, "high": 1.02, "n": 90, "faster": False}
     monkeypatch.setattr(costs, "race", lambda *_: slow)
-    monkeypatch.setattr(distillation, "distill", None)  # before anything is taught
+    monkeypatch.setattr(distillation, "train", None)  # before anything is taught
     with pytest.raises(UserError, match=r"is not faster: 1\.010 of the time.*Lower the budget"):
         prune.run(PARAMS, data)
     assert not (data / "prune" / "model").exists()

@@ -12,12 +12,12 @@ from torch import nn
 
 from bioclip_lite.commands import why
 from bioclip_lite.models import hub, students, teachers
+from bioclip_lite.params import of_job
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing
-from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.photographs.shards import ShardSet, shard_names
 from bioclip_lite.stages import teacher
 from bioclip_lite.teacher_cache import locked_tower, store
-from bioclip_lite.teacher_cache.ensemble import teacher_sections
-from bioclip_lite.training import losses, trainer
+from bioclip_lite.training import contrastive, losses, trainer
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
 from support import checkout, lessons, thin
@@ -124,10 +124,10 @@ def test_features_are_jobs_and_tuning_reads_no_photographs(own: Path, tmp_path: 
         teacher.run(section, own, job)
     for path in (own / "shard").glob("*.tar"):
         path.write_bytes(b"")
-    teacher.run({key: value for key, value in params("lit").items() if key != "ensemble"}, own, "model")
+    teacher.run(part(params("lit"), "model"), own, "model")
     assert contents(own / "teacher") == expected
     # Another text tower: the same features do.
-    teacher.run(params("lit", text_width=128), own, "model")
+    teacher.run(part(params("lit", text_width=128), "model"), own, "model")
     assert contents(own / "teacher" / "features") == {
         name.removeprefix("features/"): content for name, content in expected.items() if name.startswith("features/")
     }
@@ -164,9 +164,9 @@ def test_features_of_something_else_are_refused(own: Path, change: str) -> None:
 class Seen(Exception):
     """The model at the moment when its training would begin."""
 
-    def __init__(self, model: nn.Module, train_mode: Any) -> None:
-        train_mode()
-        self.model = model
+    def __init__(self, objective: trainer.Objective) -> None:
+        objective.train_mode()
+        self.model = objective.model
 
 
 def test_locked_is_what_open_clip_calls_locked(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,8 +176,8 @@ def test_locked_is_what_open_clip_calls_locked(own: Path, monkeypatch: pytest.Mo
     that are computed once can be no others.
     """
 
-    def stop(model: nn.Module, *_: Any, train_mode: Any, **__: Any) -> None:
-        raise Seen(model, train_mode)
+    def stop(objective: trainer.Objective, **_: Any) -> None:
+        raise Seen(objective)
 
     monkeypatch.setattr(trainer, "fit", stop)
     with pytest.raises(Seen) as seen:
@@ -253,6 +253,11 @@ def test_tuning_warms_up_clips_gradients_and_stops_when_it_diverges(own: Path, m
 # Ensembles
 
 
+def part(section: dict[str, Any], job: str) -> dict[str, Any]:
+    """What the rules hand a job of the section."""
+    return of_job({"teacher": section}, "teacher", job)
+
+
 def ensemble() -> dict[str, Any]:
     further = [
         {"name": "second", "seed": 1, "train": {"image_size": 48, "embed_dim": 8}},
@@ -274,13 +279,14 @@ def test_an_ensemble_is_a_folder_each_and_each_alone_gives_the_same(own: Path) -
     assert len(identities) == 3
     assert read_json(own / "teacher" / "tuned" / "teacher.json")["kind"] == "lit"
 
-    # By name, with the whole section or its own alone; the first is what it is without the others.
+    # One by one, with the parameters of the job alone; the first is what it is without the others.
     shutil.rmtree(own / "teacher")
-    teacher.run(ensemble(), own, "second")
+    teacher.run(part(ensemble(), "second"), own, "second")
     assert {f"second/{name}" for name in contents(own / "teacher" / "second")} == set(contents(own / "teacher"))
     for job in jobs_of(own):
-        teacher.run(ensemble(), own, job.replace("model", "tuned"))
-    teacher.run(teacher_sections(ensemble())["tuned"], own, "tuned")
+        further = job.replace("model", "tuned")
+        teacher.run(part(ensemble(), further), own, further)
+    teacher.run(part(ensemble(), "tuned"), own, "tuned")
     teacher.run(params("train"), own)
     assert contents(own / "teacher") == together
 
@@ -295,10 +301,10 @@ def test_each_teacher_of_an_ensemble_has_a_licence(own: Path, tmp_path: Path, mo
     chosen["pretrained"] = {"model": "small", "weights": None, "revision": None}
     chosen["ensemble"] = [{"name": "second", "kind": "pretrained"}]
     with pytest.raises(UserError, match=r"^teacher\.ensemble\.second\.pretrained\.model: .*small, apple-amlr"):
-        teacher.run(chosen, own, "second")
+        teacher.run(part(chosen, "second"), own, "second")
     assert not (own / "teacher").exists()
     chosen["ensemble"][0]["allow_research_only"] = True
-    teacher.run(chosen, own, "second")
+    teacher.run(part(chosen, "second"), own, "second")
     about = read_json(own / "teacher" / "second" / "teacher.json")
     assert (about["licence"], about["revision"], about["kind"]) == ("apple-amlr", "a" * 40, "pretrained")
 
@@ -307,12 +313,12 @@ def test_mistakes_name_the_teacher(own: Path) -> None:
     chosen = ensemble()
     chosen["ensemble"][1]["lit"]["weights"] = "absent.safetensors"
     with pytest.raises(UserError, match=r"^teacher\.ensemble\.tuned\.lit\.weights: .*absent\.safetensors does not"):
-        teacher.run(chosen, own, "tuned")
+        teacher.run(part(chosen, "tuned"), own, "tuned")
     chosen["ensemble"][0]["train"]["text_width"] = 100
     with pytest.raises(UserError, match=r"^teacher\.ensemble\.second\.train\.text_width is 100; it must be a multiple"):
-        teacher.run(chosen, own, "second")
+        teacher.run(part(chosen, "second"), own, "second")
     with pytest.raises(UserError, match=r"no job 'third'; its jobs are model, second, tuned, features/<teacher>/"):
-        teacher.run(chosen, own, "third")
+        part(chosen, "third")
 
 
 def test_a_moving_average_is_what_is_kept(own: Path) -> None:
@@ -350,16 +356,18 @@ def test_bad_parameters_are_named(data: Path, change: dict[str, Any], says: str)
 
 
 def test_captions_of_one_species_are_all_right_answers() -> None:
-    texts, same = teacher._matches(["a", "b", "c", "a"], ["x", "x", "y", "x"])
+    texts, same = contrastive.matches(["a", "b", "c", "a"], ["x", "x", "y", "x"])
     assert texts == ["a", "b", "c"]
     assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True], [True, True, False]]
     # One common name for two species: the caption is right for both.
-    texts, same = teacher._matches(["daisy", "daisy"], ["x", "y"])
+    texts, same = contrastive.matches(["daisy", "daisy"], ["x", "y"])
     assert same.tolist() == [[True], [True]]
 
 
 def test_a_caption_is_drawn_by_key_and_epoch(data: Path) -> None:
-    pairs, _ = teacher._photographs(data, ["train"], ["sci", "taxon", "com"])
+    images = ShardSet(data, "train")
+    types = ["sci", "taxon", "com"]
+    pairs = contrastive.Pairs(data, shard_names(data, "train"), images.keys, images.taxon_ids, types, data / "shard")
     rows = range(len(pairs.keys))
     alone = [pairs.draw(0, 3, [i])[0][0] for i in rows]
     together, same = pairs.draw(0, 3, list(rows))
@@ -375,11 +383,11 @@ def test_cut_captions_are_embedded_as_whole_ones(data: Path) -> None:
     model = teachers.build_clip(teacher._config(chosen, 8, "", {}, SPEC)).eval()
     texts = ["a photo of Morus alba.", "a photo of Plantae Tracheophyta Magnoliopsida Rosales Moraceae Morus nigra."]
     with torch.inference_mode():
-        whole = model.encode_text(teacher._tokenizer()(texts))
-        np.testing.assert_allclose(teacher._encode_text(model, texts).numpy(), whole.numpy(), atol=1e-5)
+        whole = model.encode_text(contrastive.tokenizer()(texts))
+        np.testing.assert_allclose(contrastive.encode_text(model, texts).numpy(), whole.numpy(), atol=1e-5)
         assert model.text.attn_mask.shape == (64, 64)
         # "!" before other punctuation is token 0, as padding is.
-        tokens = teacher._tokenizer()(["a photo of Morus nigra !% !("])
+        tokens = contrastive.tokenizer()(["a photo of Morus nigra !% !("])
         assert (tokens[0, : tokens[0].argmax()] == 0).any()
         np.testing.assert_allclose(
             teachers.encode_text(model, tokens).numpy(), model.encode_text(tokens).numpy(), atol=1e-5
@@ -387,9 +395,9 @@ def test_cut_captions_are_embedded_as_whole_ones(data: Path) -> None:
 
 
 @pytest.mark.parametrize("job", ["train-00000", "features/model", "second", "features/second/train-00000"])
-def test_unknown_jobs_are_named(job: str, data: Path) -> None:
-    with pytest.raises(UserError, match=r"no job '(train-00000|features/model|second)'; its jobs are model, features/"):
-        teacher.run(params("train"), data, job)
+def test_unknown_jobs_are_named(job: str) -> None:
+    with pytest.raises(UserError, match=rf"no job '{job}'; its jobs are model, features/"):
+        part(params("train"), job)
 
 
 # The graph
@@ -397,7 +405,7 @@ def test_unknown_jobs_are_named(job: str, data: Path) -> None:
 
 def test_why_compares_a_teacher_with_its_own_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     own = {**ensemble(), "ensemble": [{"name": "second", "seed": 1}]}
-    monkeypatch.setattr(why.params, "read", lambda path: {"teacher": own})
+    monkeypatch.setattr(why.yaml_files, "read", lambda path: {"teacher": own})
     monkeypatch.setattr(why, "stage_of", lambda _: "teacher")
 
     def changes(path: str, **recorded: Any) -> list[str]:

@@ -396,7 +396,7 @@ def test_without_anything_to_find_there_is_no_figure(tmp_path: Path, ask: Callab
         put(root / "imagenet-o" / WNIDS[n] / "0.JPEG", "no photograph")
     found = ask(root, format="imagenet_o")
     assert found["rejected"]["count"] == 3 and values(found)["aupr"] is None
-    assert "\N{EN DASH}" in report_suites.section({"suites": {"it": found}})
+    assert "\N{EN DASH}" in report_suites.section({"suites": {"it": found}}).body
 
 
 def test_imagenet_o_without_what_it_is_measured_against(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
@@ -644,14 +644,14 @@ def test_the_report_has_a_table_for_each_suite(tmp_path: Path, ask: Callable[...
     top1 = found["variants"]["tfjs"]["top1"]
     assert f"| {100 * top1['value']:.1f} (" in row and row.endswith(f"| {100 * top1['chance']:.1f} |")
     page = (tmp_path / "data" / "evaluate" / "report.html").read_text()
-    text = report_suites.section(metrics)
+    text = " ".join(report_suites.section(metrics).body.split())
     assert "Other test sets" in page and found["protocol"] in page and "<h3>it</h3>" in text
-    order = [text.index(f">{name}<") for name in ("Teacher", "Student", "Pruned", "INT8", "Web model", "Guessing")]
+    order = [text.index(f">{name}<") for name in ("Teacher", "Student", "Pruned", "INT8", "Web model", "Chance")]
     assert order == sorted(order)
-    assert "50.0" in text and "2 photographs of 2 classes; the question: one of the names of all subfolders" in text
+    assert "50.0" in text and "2 photographs of 2 classes. Task: one of the names of all subfolders" in text
     evaluate.run(PARAMS, tmp_path / "data", "report")
     metrics = read_json(tmp_path / "data" / "evaluate" / "metrics.json")
-    assert "suites" not in metrics and report_suites.section(metrics) == ""
+    assert "suites" not in metrics and report_suites.section(metrics) is None
     section["suites"][0]["name"] = "other"
     with pytest.raises(UserError, match=r"suites lacks other.*run evaluate suite:other"):
         evaluate.run(section, tmp_path / "data", "report")

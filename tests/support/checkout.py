@@ -165,7 +165,7 @@ def set_parameter(folder: Path, name: str, value: object) -> None:
     *path, last = name.split(".")
     place = params
     for step in path:
-        place = place[step]
+        place = place.setdefault(step, {})
     place[last] = value
     (folder / "params.yaml").write_text(yaml_files.dump(params))
 

@@ -1,7 +1,7 @@
 """Train every family of students and every kind of teacher for two steps, in a process of its own, for test_processors.
 
 ``python processors.py FOLDER`` announces each case on stdout before it starts, so that the last line names the one that
-crashed, and writes FOLDER/found.safetensors: the gradients that ``training.fit`` has in each step, as "case/step
+crashed, and writes FOLDER/found.safetensors: the gradients that ``trainer.fit`` has in each step, as "case/step
 1/parameter", and what inference answers, as "case/answers". With REFERENCE set everything is computed in float32 and in
 contiguous memory.
 """
@@ -71,17 +71,16 @@ def student(name: str, options: dict[str, Any], size: int, data: Path) -> Tensor
     torch.manual_seed(0)
     model = students.build_student(students.student_spec(name, options, lessons.D, size))
     with gradients() as found:
-        distillation.distill(
-            model,
-            data,
-            preprocessing(size),
+        options = distillation.Options(
             stage="distill",
             job="student",
+            preprocess=preprocessing(size),
             seed=0,
             epochs=1,
             batch_size=12,
             learning_rate=1e-6,
         )
+        distillation.train(distillation.Distillation(model, data, options))
     return found
 
 

@@ -149,22 +149,25 @@ def train(
     torch.manual_seed(distributed.rank())  # the weights of the first process count
     arguments = {"kind": "mixer", "width": 64, "layers": 3, "outputs": lessons.D, "context": 64, "student": None}
     tower = text_towers.build(**arguments).double()
-    read = text_distillation.TextStudent(tower, text_towers.tokenizer(arguments), 1.0)
+    tokenizer = text_towers.tokenizer(arguments)
     spec = students.student_spec("mobilenetv4_conv_small_035", {}, 5 if labels else lessons.D, 64)
     model = Double(students.build_student(spec))
-    history = distillation.distill(
-        model,
-        data,
-        preprocessing(64),
+    options = distillation.Options(
         stage="test",
         job="student",
+        preprocess=preprocessing(64),
         seed=0,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=0.002,
-        control=labels,
-        text_student=read if text else None,
+        weights=losses.Weights(batch_affinity=1.0),
     )
+    student: distillation.Student
+    if text:
+        student = text_distillation.TwoTowerDistillation(model, tower, tokenizer, data, options)
+    else:
+        student = (distillation.Control if labels else distillation.Distillation)(model, data, options)
+    history = distillation.train(student)
     trained = [model, tower] if text else [model]
     return history, arrays(*(tensor for part in trained for tensor in part.state_dict().values()))
 

@@ -1,11 +1,15 @@
 import math
+from dataclasses import fields, replace
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from bioclip_lite import params
 from bioclip_lite.training import losses
+from bioclip_lite.utils.files import parse_yaml
 
 
 def units(seed: int, rows: int, width: int = 8) -> torch.Tensor:
@@ -124,3 +128,55 @@ def test_taxon_nll_has_gradients_everywhere() -> None:
     losses.taxon_nll(logits, torch.tensor([[True, True, False]])).backward()
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad, torch.tensor([[-1 / 6, -1 / 6, 1 / 3]]))
+
+
+# The table
+
+
+def photographs(b: int = 4, leaves: int = 6) -> losses.PhotographAnswers:
+    embedding, text = units(0, b).requires_grad_(), units(2, leaves)
+    return losses.PhotographAnswers(
+        embedding=embedding,
+        logits=losses.taxon_logits(embedding, text, 20.0),
+        targets=[units(1, b)],
+        texts=[text],
+        logit_scales=[20.0],
+        temperature=2.0,
+        nodes=torch.arange(leaves)[None] // 2,
+        leaves=lambda: F.one_hot(torch.arange(b), leaves).bool(),
+    )
+
+
+def captions(b: int = 4, t: int = 3) -> losses.CaptionAnswers:
+    return losses.CaptionAnswers(units(0, b), units(1, b), units(2, t).requires_grad_(), units(3, t), 20.0)
+
+
+NONE = losses.Weights(**dict.fromkeys(losses.LOSSES, 0.0))
+
+
+def test_every_loss_has_a_weight_and_every_weight_a_parameter() -> None:
+    names = {weight.name for weight in fields(losses.Weights)}
+    assert names == set(losses.LOSSES)
+    section = parse_yaml(params.SCHEMA.read_text(encoding="utf-8"))["properties"]["distill"]["properties"]
+    assert names - {"captions"} <= {*section, *section["text_tower"]["properties"]}
+    chosen = {name: n + 0.5 for n, name in enumerate(sorted(names - {"batch_affinity", "captions"}))}
+    weights = losses.Weights.of({**chosen, "epochs": 3, "text_tower": {"width": 64, "batch_affinity": 0.25}})
+    assert weights == losses.Weights(**chosen, batch_affinity=0.25)
+    assert losses.Weights.of({**chosen, "text_tower": None}) == losses.Weights(**chosen)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_each_loss_counts_by_its_weight_and_moves_the_student(name: str) -> None:
+    answers = next(x for x in (photographs(), captions()) if type(x) is losses.LOSSES[name].answers)
+    once = losses.weighted_sum(answers, replace(NONE, **{name: 1.0}))
+    assert torch.isclose(losses.weighted_sum(answers, replace(NONE, **{name: 2.5})), 2.5 * once)
+    assert once > 0
+    once.backward()
+    assert answers.embedding.grad is not None and answers.embedding.grad.abs().max() > 0
+
+
+def test_without_any_loss_the_student_has_gradients_of_zero() -> None:
+    answers = photographs()
+    total = losses.weighted_sum(answers, NONE)
+    total.backward()
+    assert total == 0 and torch.equal(answers.embedding.grad, torch.zeros_like(answers.embedding))

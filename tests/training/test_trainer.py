@@ -2,6 +2,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bioclip_lite.stages import teacher
 from bioclip_lite.taxa import label_space
 from bioclip_lite.teacher_cache import reader, store
 from bioclip_lite.training import checkpoint, distillation, losses, trainer, warm_start
+from bioclip_lite.training.moving_average import MovingAverage
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from support import lessons
@@ -41,17 +43,19 @@ def student(outputs: int = lessons.D) -> nn.Module:
     return students.build_student(students.student_spec("mobilenetv4_conv_small_035", {}, outputs, 32))
 
 
-def distil(model: nn.Module, data: Path, **changes: Any) -> list[dict[str, float]]:
-    chosen = {
-        "stage": "distill",
-        "job": "student",
-        "seed": 0,
-        "epochs": 2,
-        "batch_size": 8,
-        "learning_rate": 0.002,
-        **changes,
-    }
-    return distillation.distill(model, data, preprocessing(32), **{**chosen, **changes})
+def options(**changes: Any) -> distillation.Options:
+    """The options of a short distillation, with some of them changed; weights of losses by their names."""
+    weights = {name: changes.pop(name) for name in losses.LOSSES if name in changes}
+    chosen: dict[str, Any] = {"stage": "distill", "job": "student", "seed": 0, "epochs": 2, "batch_size": 8}
+    chosen |= {"learning_rate": 0.002, "preprocess": preprocessing(32), "weights": losses.Weights(**weights)}
+    return distillation.Options(**{**chosen, **changes})
+
+
+def distil(
+    model: nn.Module, data: Path, control: bool = False, checkpoint_file: Path | None = None, **changes: Any
+) -> list[dict[str, float]]:
+    objective = distillation.Control if control else distillation.Distillation
+    return distillation.train(objective(model, data, options(**changes)), checkpoint_file=checkpoint_file)
 
 
 @given(count=st.integers(1, 200), batch_size=st.integers(1, 64), seed=st.integers(0, 5))
@@ -78,7 +82,7 @@ def test_the_learning_rate_rises_then_falls_and_is_never_zero(steps: int, peak: 
 
 
 def test_cores_follow_snakemake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(6)))
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert machine.cores() == 4
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
@@ -248,15 +252,15 @@ def test_two_teachers_are_averaged_over_the_same_views(own: Path) -> None:
     second_teacher(own)
     together = {"affinity": 1.0, "cosine": 0.0, "epochs": 1, "batch_size": 4, "learning_rate": 1e-9}
     alone = distil(student(), own, **together)[0]["loss"]
-    both = distil(student(), own, teachers=["model", "second"], **together)[0]["loss"]
-    twice = distil(student(), own, teachers=["model", "model"], **together)[0]["loss"]
+    both = distil(student(), own, teachers=("model", "second"), **together)[0]["loss"]
+    twice = distil(student(), own, teachers=("model", "model"), **together)[0]["loss"]
     assert both < alone - 0.5  # nobody can be as far from two species as from one
     assert twice == pytest.approx(alone, rel=1e-5)
     second_teacher(own, other_views=True)
     with pytest.raises(UserError, match="hold different views"):
-        distil(student(), own, teachers=["model", "second"])
+        distil(student(), own, teachers=("model", "second"))
     with pytest.raises(UserError, match=r"absent.taxa\.safetensors is missing"):
-        distil(student(), own, teachers=["model", "absent"])
+        distil(student(), own, teachers=("model", "absent"))
 
 
 def test_further_losses_teach(data: Path) -> None:
@@ -279,13 +283,20 @@ def test_the_moving_average_is_that_of_the_weights(data: Path, tmp_path: Path) -
         return sum(float((a - b).detach().square().sum()) for a, b in pairs) ** 0.5
 
     assert 0 < away(averaged) < away(moved)
-    weights, mean = torch.zeros(3), {"w": torch.zeros(3)}
     model = nn.Module()
-    model.w = nn.Parameter(weights)
-    for _ in range(3):
+    model.w = nn.Parameter(torch.zeros(3))
+    average = MovingAverage(model, 0.5)
+    for step in range(1000, 1003):
         model.w.data += 1
-        trainer._follow(mean, model, 0.5)
-    torch.testing.assert_close(mean["w"], torch.full((3,), 0.5 * 3 + 0.25 * 2 + 0.125 * 1))
+        average.follow(step)
+    torch.testing.assert_close(average.tensors["w"], torch.full((3,), 0.5 * 3 + 0.25 * 2 + 0.125 * 1))
+    average = MovingAverage(model, 0.5)
+    model.w.data += 10
+    average.follow(0)  # where the decay is a tenth
+    torch.testing.assert_close(average.tensors["w"], torch.full((3,), 3 + 0.9 * 10))
+    with average.applied():
+        torch.testing.assert_close(model.w.data, torch.full((3,), 12.0))
+    torch.testing.assert_close(model.w.data, torch.full((3,), 13.0))
 
 
 def test_tensorboard_gets_every_step_and_epoch(own: Path) -> None:
@@ -402,10 +413,10 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 def test_a_run_stopped_after_every_step_ends_with_the_same_bytes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = tmp_path / "partial" / "checkpoint"
+    checkpoint_file = tmp_path / "partial" / "checkpoint"
     undisturbed = dropping()
-    history = distil(undisturbed, data, keep=keep, ema=0.9)
-    assert not keep.exists()  # too quick to be worth one
+    history = distil(undisturbed, data, checkpoint_file=checkpoint_file, ema=0.9)
+    assert not checkpoint_file.exists()  # too quick to be worth one
     assert not same(undisturbed, dropping())
 
     monkeypatch.setenv(checkpoint.END_TIME, str(int(time.time()) + 5))
@@ -413,7 +424,7 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bytes(
     while True:
         model = dropping()
         try:
-            assert distil(model, data, keep=keep, ema=0.9) == history
+            assert distil(model, data, checkpoint_file=checkpoint_file, ema=0.9) == history
             break
         except checkpoint.Stopped as stop:
             stops.append(str(stop))
@@ -424,15 +435,15 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bytes(
     )
     assert same(model, undisturbed)
     monkeypatch.setenv(checkpoint.END_TIME, str(int(time.time()) + 3600))
-    checkpoint.remove(keep)
-    assert distil(dropping(), data, keep=keep, ema=0.9) == history  # far enough away
+    checkpoint.remove(checkpoint_file)
+    assert distil(dropping(), data, checkpoint_file=checkpoint_file, ema=0.9) == history  # far enough away
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_stops_after_the_step(
     number: signal.Signals, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = tmp_path / "partial" / "checkpoint"
+    checkpoint_file = tmp_path / "partial" / "checkpoint"
     undisturbed = student()
     history = distil(undisturbed, data)
     handler, cosine, calls = signal.getsignal(number), losses.cosine, []
@@ -445,10 +456,10 @@ def test_a_signal_stops_after_the_step(
 
     monkeypatch.setattr(losses, "cosine", interrupt)
     with pytest.raises(checkpoint.Stopped, match="stopped as asked at epoch 1 of 2, step 2 of"):
-        distil(student(), data, keep=keep)
+        distil(student(), data, checkpoint_file=checkpoint_file)
     assert signal.getsignal(number) == handler
     model = student()
-    assert distil(model, data, keep=keep) == history
+    assert distil(model, data, checkpoint_file=checkpoint_file) == history
     assert len(calls) == 2 * steps(data)  # none twice
     assert same(model, undisturbed)
 
@@ -457,11 +468,11 @@ def test_a_signal_stops_after_the_step(
 def test_a_killed_run_loses_the_time_since_its_checkpoint(
     short: float, long: float, behind: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = tmp_path / "partial" / "checkpoint"
+    checkpoint_file = tmp_path / "partial" / "checkpoint"
     undisturbed = student()
     history = distil(undisturbed, data, epochs=3)
-    monkeypatch.setattr(trainer, "_SECONDS_KEPT_SHORT", short)
-    monkeypatch.setattr(trainer, "_SECONDS_KEPT_LONG", long)
+    monkeypatch.setattr(checkpoint, "_SECONDS_AT_END_OF_EPOCH", short)
+    monkeypatch.setattr(checkpoint, "_SECONDS_WITHIN_EPOCH", long)
     cosine, calls = losses.cosine, []
 
     def counted(*arguments: torch.Tensor) -> torch.Tensor:
@@ -472,27 +483,27 @@ def test_a_killed_run_loses_the_time_since_its_checkpoint(
 
     monkeypatch.setattr(losses, "cosine", counted)
     with pytest.raises(KeyboardInterrupt):
-        distil(student(), data, epochs=3, keep=keep)
+        distil(student(), data, epochs=3, checkpoint_file=checkpoint_file)
     model = student()
-    assert distil(model, data, epochs=3, keep=keep) == history
+    assert distil(model, data, epochs=3, checkpoint_file=checkpoint_file) == history
     assert len(calls) == 3 * steps(data) + 1 + behind
     assert same(model, undisturbed)
 
 
-def test_a_checkpoint_of_another_recipe_is_removed(
+def test_a_checkpoint_of_another_training_is_removed(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = tmp_path / "partial" / "checkpoint"
+    checkpoint_file = tmp_path / "partial" / "checkpoint"
 
     def stop_and_go_on(change: Any = None, **changes: Any) -> str:
         with monkeypatch.context() as patch, pytest.raises(checkpoint.Stopped):
             patch.setenv(checkpoint.END_TIME, "0")
-            distil(student(), own, epochs=1, keep=keep)
+            distil(student(), own, epochs=1, checkpoint_file=checkpoint_file)
         model = change() if change else student()
         capsys.readouterr()
-        distil(model or student(), own, **{"epochs": 1, "keep": keep, **changes})
+        distil(model or student(), own, **{"epochs": 1, "checkpoint_file": checkpoint_file, **changes})
         said = capsys.readouterr().out
-        checkpoint.remove(keep)
+        checkpoint.remove(checkpoint_file)
         return said
 
     def other_targets() -> None:
@@ -505,7 +516,7 @@ def test_a_checkpoint_of_another_recipe_is_removed(
         return students.build_student(students.student_spec("mobilenetv4_conv_small_035", {}, lessons.D, 32))
 
     def torn() -> None:
-        keep.write_bytes(keep.read_bytes()[:-100])
+        checkpoint_file.write_bytes(checkpoint_file.read_bytes()[:-100])
 
     assert "continues in epoch 1 of 1, after step 1" in stop_and_go_on()
     assert "is of other parameters; removed, training starts" in stop_and_go_on(learning_rate=0.001)
@@ -534,3 +545,45 @@ def test_a_teacher_stops_and_goes_on(data: Path, tmp_path: Path, monkeypatch: py
         assert list(made()) == ["teacher/.partial-model/checkpoint.safetensors"]
     teacher.run(params, data)
     assert made() == undisturbed
+
+
+def other(value: Any) -> Any:
+    """A value of the same kind that is not ``value``."""
+    if isinstance(value, tuple):
+        return (*value, "another")
+    return {**value, "another": 0} if isinstance(value, dict) else value + type(value)("1")
+
+
+def test_a_training_is_known_by_every_option(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None can be forgotten: a checkpoint would resume under another weight, temperature ..."""
+    monkeypatch.setattr(distillation.Student, "files", lambda self: [])  # there is no other teacher
+
+    def parameters(changed: distillation.Options) -> str:
+        objective.options = changed
+        return trainer.training_identity(objective)["parameters"]
+
+    chosen = options()
+    objective = distillation.Distillation(student(), data, chosen)
+    seen = {parameters(chosen)}
+    for option in fields(chosen):
+        if option.name != "weights":
+            seen.add(parameters(replace(chosen, **{option.name: other(getattr(chosen, option.name))})))
+    for name in losses.LOSSES:
+        seen.add(parameters(replace(chosen, weights=replace(chosen.weights, **{name: 0.123}))))
+    assert len(seen) == len(fields(chosen)) + len(losses.LOSSES)
+    control = distillation.Control(student(5), data, chosen)
+    assert trainer.training_identity(control)["parameters"] not in seen
+
+
+def test_the_code_of_a_training_is_that_of_its_objective_and_layers(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closures: list[tuple[str, ...]] = []
+    closure = checkpoint.closure
+    monkeypatch.setattr(checkpoint, "closure", lambda *modules: closures.append(modules) or closure(*modules))
+    spec = students.student_spec("vit_tiny_patch16_224", {"depth": 1, "embed_dim": 96, "num_heads": 3}, lessons.D, 32)
+    objective = distillation.Distillation(students.build_student(spec), data, options())
+    trainer.training_identity(objective)
+    assert closures == [("models.prunable", "training.distillation")]
+    with pytest.raises(ValueError, match=r"no module training\.distilation"):
+        checkpoint.training_identity(nn.Linear(1, 1), ["bioclip_lite.training.distilation"], [], {})

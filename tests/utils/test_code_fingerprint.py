@@ -1,13 +1,18 @@
 """Which code a job depends on, and when an edit matters."""
 
 import ast
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from bioclip_lite.engines.hashes import Hashes
+from bioclip_lite.engines.stage_code import code
 from bioclip_lite.utils import code_fingerprint as module
-from bioclip_lite.utils.code_fingerprint import closure, meaning
+from bioclip_lite.utils.code_fingerprint import closure, file_meaning, meaning
+from bioclip_lite.utils.stage_names import STAGES
 from support.checkout import ROOT
 
 
@@ -22,6 +27,52 @@ def test_the_closure_follows_imports_down_and_inside_functions() -> None:
 def test_a_misspelt_module_is_an_error_and_not_a_job_without_code() -> None:
     with pytest.raises(ValueError, match=r"no module stages\.prunee"):
         closure("stages.prune", "stages.prunee")
+
+
+def test_a_module_brings_the_templates_that_bear_its_name() -> None:
+    files = closure("report.speed")
+    assert {f"workflow/bioclip_lite/report/{name}" for name in ("speed.html.j2", "elements.html.j2")} < set(files)
+    assert {"workflow/bioclip_lite/utils/pages.html.j2", "workflow/bioclip_lite/utils/pages.css"} < set(files)
+    assert "workflow/bioclip_lite/report/suites.html.j2" not in files
+    assert not [file for file in closure("stages.prune") if not file.endswith(".py")]
+
+
+def test_an_edit_of_the_report_runs_no_prediction_again() -> None:
+    rooms = ("workflow/bioclip_lite/report/", "workflow/bioclip_lite/metrics/summary.py")
+    assert not [file for file in closure("stages.evaluate") if file.startswith(rooms)]
+    assert {"workflow/bioclip_lite/report/page.css", rooms[1]} < set(closure("report.publish"))
+    assert set(code("evaluate", "report")) == {*closure("stages.evaluate"), *closure("report.publish")}
+
+
+def test_jobs_depend_on_every_template_that_theirs_refer_to() -> None:
+    """What a template includes, imports or extends belongs to a module that the template's own module imports."""
+    root = module.PACKAGE.parents[1]
+    for path in module.PACKAGE.rglob("*.j2"):
+        owner = path.relative_to(module.PACKAGE).parent / path.name.partition(".")[0]
+        files = closure(owner.as_posix().replace("/", "."))
+        assert path.relative_to(root).as_posix() in files
+        names = re.findall(r'{%-? *(?:include|extends|from|import) "([^"]+)"', path.read_text())
+        assert {f"workflow/bioclip_lite/{name}" for name in names} <= set(files), path
+
+
+def test_an_edit_of_a_template_is_an_edit_of_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also one that Python would take for a comment: the colour of a style sheet."""
+    monkeypatch.chdir(tmp_path)
+    for name, before, after in (
+        ("page.css", "a { color: #fff; }", "a { color: #000; }"),
+        ("page.html.j2", "<p>", "<b>"),
+    ):
+        Path(name).write_text(before)
+        first = Hashes(ask_dvc=False)[name], file_meaning(Path(name))
+        Path(name).write_text(f"{after}\n")
+        second = Hashes(ask_dvc=False)[name], file_meaning(Path(name))
+        assert not set(first) & set(second)
+
+
+def test_templates_are_installed_with_the_package() -> None:
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["bioclip_lite"]
+    beside = [path for path in module.PACKAGE.rglob("*") if path.suffix in module.RENDERED]
+    assert beside and {path for pattern in data for path in module.PACKAGE.glob(pattern)} == set(beside)
 
 
 def test_a_checkout_has_the_same_bytes_whatever_git_makes_of_line_ends(tmp_path: Path) -> None:
@@ -79,10 +130,20 @@ def test_the_quick_look_at_imports_sees_what_python_sees() -> None:
         assert imports_in(module._import_statements(source)) == imports_in(source), path
 
 
+def test_what_only_annotations_need_is_no_code_of_a_job() -> None:
+    assert not {"workflow/bioclip_lite/utils/sections.py", "workflow/bioclip_lite/params/jobs.py"} & {
+        file for stage in STAGES for file in closure(f"stages.{stage}")
+    }
+
+
 def imports_in(source: str) -> set[str]:
+    """Imports from the package, those for annotations left out."""
+    tree = ast.parse(source)
+    for block in [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]:
+        tree.body.remove(block)
     return {
         ast.unparse(node)
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom) and "bioclip_lite" in ast.unparse(node)
     }
 

@@ -1,11 +1,14 @@
 """params.yaml means the same to DVC, to Snakemake and to us, and what else is given is refused."""
 
+import functools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.exceptions import InvalidArgumentError
 from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import load_yaml
 from hypothesis import HealthCheck, given, settings
@@ -17,13 +20,15 @@ from bioclip_lite import params
 from bioclip_lite.engines import dvc_yaml
 from bioclip_lite.engines.snakemake_config import refuse_changes
 from bioclip_lite.utils import yaml_files
+from bioclip_lite.utils.defaults import SCHEMA as SCHEMA_FILE
+from bioclip_lite.utils.defaults import complete, schema
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import parse_yaml
 from bioclip_lite.utils.stage_names import STAGES
 from support import checkout
 
-SCHEMA = parse_yaml(params.SCHEMA.read_text("utf-8"))
-DEFAULT = params.load(checkout.ROOT / "params.yaml")
+SCHEMA = schema()
+SAMPLE = yaml_files.read(checkout.ROOT / "params.yaml")
 
 FREQUENT = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 _SCALARS = ["no", "010", "1e3", "1e-05", "null", "true", "~", ".5", "1_0", "0x1F", "2024-01-02", "=", "<<", "a: b"]
@@ -47,7 +52,8 @@ _MARKS = [
 ]
 # A command line holds no NUL. DVC's own reader cannot read back what its writer makes of the other three characters and
 # of text that begins with ? or :. Nor can anybody give OmegaConf ???, its word for what must still be given.
-_ANY = st.text(st.characters(exclude_characters="\0\x85\u2028\u2029", exclude_categories=["Cs"]), max_size=12)
+_READABLE = st.characters(exclude_characters="\0\x85\u2028\u2029", exclude_categories=["Cs"])
+_ANY = st.text(_READABLE, max_size=12)
 TEXT = st.one_of(st.sampled_from(_SCALARS), st.sampled_from(_MARKS), _ANY).filter(
     lambda text: text != "???" and not text.startswith(("?", ":"))
 )
@@ -61,7 +67,9 @@ FREE = st.recursive(  # of arguments that the schema leaves to timm
 def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     """Every value that a part of the schema allows."""
     if "$ref" in schema:
-        return values(SCHEMA["$defs"][schema["$ref"].split("/")[-1]])
+        return values(
+            {**SCHEMA["$defs"][schema["$ref"].split("/")[-1]], **{k: v for k, v in schema.items() if k != "$ref"}}
+        )
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     if "const" in schema:
@@ -78,7 +86,7 @@ def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
             schema.get("maximum", 10**20) // schema.get("multipleOf", 1),
         ).map(lambda number: number * schema.get("multipleOf", 1)),
         "number": lambda: numbers(schema),
-        "string": lambda: st.from_regex(schema["pattern"]) if "pattern" in schema else TEXT,
+        "string": lambda: st.from_regex(schema["pattern"], alphabet=_READABLE) if "pattern" in schema else TEXT,
         "array": lambda: st.lists(
             values(schema["items"]),
             min_size=schema.get("minItems", 0),
@@ -99,7 +107,8 @@ def numbers(schema: dict[str, Any]) -> st.SearchStrategy[float]:
 
 def objects(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     parts = {name: values(part) for name, part in schema.get("properties", {}).items()}
-    required = schema.get("required", [])
+    record = schema.get("additionalProperties") is False and "default" not in schema
+    required = list(parts) if record else schema.get("required", [])
     fixed = st.fixed_dictionaries(
         {name: parts[name] for name in required}, optional={name: parts[name] for name in parts if name not in required}
     )
@@ -146,11 +155,55 @@ def quoted(text: str) -> str:
 def test_an_experiment_can_set_every_parameter_to_every_value(stage: str, data: st.DataObject, tmp_path: Path) -> None:
     wanted = data.draw(values(SCHEMA["properties"][stage]))
     path = tmp_path / "params.yaml"
-    YAML().dump({stage: DEFAULT[stage]}, path)
-    apply_overrides(path, overrides(stage, DEFAULT[stage], wanted))
+    YAML().dump({stage: SAMPLE[stage]}, path)
+    apply_overrides(path, overrides(stage, SAMPLE[stage], wanted))
     found = yaml_files.read(path)
     assert repr(found) == repr(load_yaml(path))
     assert json.dumps(found[stage], sort_keys=True) == json.dumps(wanted, sort_keys=True)
+
+
+def leaves(part: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and schema of every parameter that has a default of its own."""
+    if "default" in part:
+        yield name, part
+        return
+    for key, inner in part["properties"].items():
+        yield from leaves(inner, f"{name}.{key}" if name else key)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@FREQUENT
+@given(data=st.data())
+def test_two_plus_signs_set_any_parameter_wherever_it_is(stage: str, data: st.DataObject, tmp_path: Path) -> None:
+    """dvc exp run -S ++prune.steps=3 sets this parameter alone, whether params.yaml has it already or not."""
+    name, part = data.draw(st.sampled_from([*leaves(SCHEMA["properties"][stage], stage)]))
+    wanted, expected, path = data.draw(values(part)), complete(SAMPLE), tmp_path / "params.yaml"
+    *above, last = name.split(".")
+    place = functools.reduce(dict.__getitem__, above, expected)
+    in_the_file = functools.reduce(lambda part, key: (part or {}).get(key), name.split("."), SAMPLE)
+    # DVC merges two mappings, as it does for a single plus sign.
+    merged = isinstance(wanted, dict) and isinstance(in_the_file, dict)
+    place[last] = _merged(in_the_file, wanted) if merged else wanted
+    YAML().dump(SAMPLE, path)
+    apply_overrides(path, [f"++{name}={literal(wanted)}"])
+    found = complete(yaml_files.read(path))
+    assert json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True)
+
+
+def _merged(before: Any, value: Any) -> Any:
+    if not (isinstance(before, dict) and isinstance(value, dict)):
+        return value
+    return before | {key: _merged(before.get(key), item) for key, item in value.items()}
+
+
+def test_a_parameter_that_params_yaml_lacks_needs_a_plus_sign_and_dvc_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    YAML().dump(SAMPLE, path)
+    with pytest.raises(InvalidArgumentError) as error:
+        apply_overrides(path, ["prune.steps=3"])
+    assert "To append to your config use +prune.steps=3" in str(error.value.__cause__)
+    apply_overrides(path, ["prune.epochs=3"])
+    assert yaml_files.read(path)["prune"]["epochs"] == 3
 
 
 SCALARS = st.text(st.sampled_from("0179.eE+-_xobaFnulyst~:=<\t #'\"\\[]{},&*!|>%?\x85\ufeff\r\né"), max_size=8)
@@ -197,7 +250,7 @@ def test_yaml_is_that_of_version_1_2(text: str, value: object, tmp_path: Path) -
 
 
 def test_what_libyaml_reads_for_us_says_the_same_in_both_versions() -> None:
-    for path in (checkout.ROOT / "dvc.yaml", params.SCHEMA):
+    for path in (checkout.ROOT / "dvc.yaml", SCHEMA_FILE, checkout.ROOT / "workflow/defaults.yaml"):
         assert parse_yaml(path.read_text("utf-8")) == load_yaml(path)
 
 
@@ -245,7 +298,7 @@ def test_a_folder_and_a_byte_order_mark(tmp_path: Path) -> None:
 )
 def test_what_json_cannot_hold_is_named(text: str, message: str, tmp_path: Path) -> None:
     tiny = (checkout.ROOT / "tests/tiny.yaml").read_text("utf-8")
-    (tmp_path / "params.yaml").write_text(tiny.replace("student_options: {}", f"student_options: {text}"))
+    (tmp_path / "params.yaml").write_text(tiny.replace("distill:\n", f"distill:\n  student_options: {text}\n"))
     with pytest.raises(UserError) as error:
         params.load(tmp_path / "params.yaml")
     assert str(error.value) == f"params.yaml: {message}"
@@ -310,8 +363,7 @@ def test_a_config_may_only_repeat_params_yaml(
 @pytest.mark.pipeline
 def test_what_ran_is_what_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = checkout.new(tmp_path / "run")
-    text = (folder / "params.yaml").read_text("utf-8")
-    (folder / "mine.yaml").write_text(text.replace("seed: 0", "seed: 5", 1))
+    (folder / "mine.yaml").write_text("index: {seed: 5}\n")
     (folder / "site").mkdir()
     (folder / "site/config.yaml").write_text("config: ['index={\"seed\": 1}']\n")
     for command, value in (
@@ -324,14 +376,15 @@ def test_what_ran_is_what_is_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (folder / "data/index").exists()
     # The same values are no other ones; job processes get the options too, and read the file as the main process did.
     checkout.sh("snakemake --mode subprocess --configfile mine.yaml -n -- index", folder)
-    output = checkout.sh("dvc exp run -S index.reject_budget=0.00001 -S index.seed=10 index", folder)
+    output = checkout.sh("dvc exp run -S ++index.reject_budget=0.00001 -S ++index.seed=10 index", folder)
     assert "Ran experiment" in output
     recorded = load_yaml(folder / "dvc.lock")["stages"]["index"]["params"]["params.yaml"]["index"]
     (folder / "params.yaml").write_text((folder / "params.yaml").read_text("utf-8").replace("seed: 10", "seed: 010", 1))
     assert recorded == yaml_files.read(folder / "params.yaml")["index"]
     assert (recorded["reject_budget"], recorded["seed"]) == (1e-05, 10)
     made_with = json.loads((folder / "data/provenance/index.json").read_text("utf-8"))["recipes"]
-    assert any(json.dumps(recorded, sort_keys=True) in text for recipe in made_with for text in recipe["params"])
+    completed = complete({"index": recorded})["index"]
+    assert any(json.dumps(completed, sort_keys=True) in text for recipe in made_with for text in recipe["params"])
     # 010 is 10, by --configfile as well.
     assert "Nothing to be done" in checkout.sh("snakemake -n --configfile params.yaml -- index", folder)
     assert "index" not in checkout.changed(folder)

@@ -98,7 +98,7 @@ def test_rare_species_give_way_to_one_representative_of_their_genus(tmp_path: Pa
 def test_a_budget_below_one_row_for_each_genus_is_refused(tmp_path: Path) -> None:
     taxa = make_data(tmp_path, PHOTOGRAPHS)
     assert len(bundle.make_table(tmp_path, taxa, 3 * ROW).paths) == 3
-    with pytest.raises(UserError, match="room for 2 rows, but one row for each genus takes 3"):
+    with pytest.raises(UserError, match="room for 2 rows, but one row per genus needs 3"):
         bundle.make_table(tmp_path, taxa, 3 * ROW - 1)
 
 

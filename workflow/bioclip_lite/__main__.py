@@ -59,7 +59,7 @@ def _run_stage(arguments: "argparse.Namespace") -> int:
     start = time.monotonic()
     section = arguments.section
     if section is None:
-        section = params.load(arguments.params)[arguments.stage]
+        section = params.of_job(params.load(arguments.params), arguments.stage, arguments.job)
     check_place(arguments.data / arguments.stage / "output")
 
     def run() -> None:

@@ -11,18 +11,6 @@ def described(captioners, *splits):
     return expand("data/caption/{captioner}/{shard}.parquet", captioner=captioners, shard=shards(*splits))
 
 
-def text_section(wildcards):
-    """What the text types depend on: another captioner changes none of them."""
-    texts = {name: config["caption"][name] for name in ("lit_columns", "templates", "languages")}
-    return json.dumps(texts, sort_keys=True)
-
-
-def captioner_section(wildcards):
-    """What the captions of one captioner depend on."""
-    section = {"captioners": [CAPTIONERS[wildcards.captioner]], "seed": config["caption"]["seed"]}
-    return json.dumps(section, sort_keys=True)
-
-
 def captioner_files(wildcards):
     """The model that a captioner is, where it lies in data/weights."""
     captioner = CAPTIONERS[wildcards.captioner]
@@ -41,12 +29,14 @@ if LIT_COLUMNS:
         output:
             LIT_COLUMNS,
         log:
-            "logs/caption/lit_columns.log",
+            "logs/caption/columns.log",
         resources:
             mem_mb=4000,
             runtime=30,
+        params:
+            section=section("caption", "columns"),
         shell:
-            "python -m bioclip_lite caption columns > {log} 2>&1"
+            "python -m bioclip_lite caption columns --section {params.section:q} > {log} 2>&1"
 
 
 rule write_captions:
@@ -62,7 +52,7 @@ rule write_captions:
         mem_mb=2000,
         runtime=30,
     params:
-        section=text_section,  # a function: Snakemake would take {fields} of templates for wildcards
+        section=lambda wildcards: section("caption", wildcards.shard),
     shell:
         "python -m bioclip_lite caption {wildcards.shard} --section {params.section:q} > {log} 2>&1"
 
@@ -76,14 +66,14 @@ rule write_synthetic:
     output:
         "data/caption/{captioner}/{shard}.parquet",
     log:
-        "logs/caption/{captioner}-{shard}.log",
+        "logs/caption/{captioner}/{shard}.log",
     threads: 8
     resources:
         mem_mb=8000,
         runtime=720,
         gpu=0,
     params:
-        section=captioner_section,
+        section=lambda wildcards: section("caption", f"{wildcards.captioner}/{wildcards.shard}"),
     shell:
         "python -m bioclip_lite caption {wildcards.captioner}/{wildcards.shard} --section {params.section:q} "
         "> {log} 2>&1"

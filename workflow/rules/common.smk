@@ -60,12 +60,9 @@ wildcard_constraints:
     suite="[a-z0-9_-]+",
 
 
-def section(stage, **changed):
-    """A stage's parameters as the one argument that its jobs get, so that what ran is what is recorded.
-
-    ``changed`` gives parameters that a job does not read a fixed value, so that it need not run again for them.
-    """
-    return json.dumps({**config[stage], **changed}, sort_keys=True)
+def section(stage, job=None):
+    """The parameters that a job reads, as JSON: its one argument, which Snakemake records."""
+    return json.dumps(parameters.of_job(config, stage, job), sort_keys=True)
 
 
 def shards(*splits):

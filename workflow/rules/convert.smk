@@ -21,13 +21,13 @@ rule convert_student:
         "data/convert/report.json",
         expand("data/convert/onnx/{kind}.onnx", kind=config["convert"]["onnx"]),
     log:
-        "logs/convert/convert.log",
+        "logs/convert/bundle.log",
     threads: 8
     resources:
         mem_mb=4000,
         runtime=60,
     params:
-        section=section("convert", text_encoder=None),
+        section=section("convert", "bundle"),
     shell:
         "python -m bioclip_lite convert bundle --section {params.section:q} > {log} 2>&1"
 
@@ -53,7 +53,7 @@ if READER:
             mem_mb=8000,
             runtime=120,
         params:
-            section=section("convert", images=1, taxa_bytes=None, onnx=[]),
+            section=section("convert", "text"),
         shell:
             "python -m bioclip_lite convert text --section {params.section:q} > {log} 2>&1"
 

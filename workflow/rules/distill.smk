@@ -24,7 +24,7 @@ rule train_student:
         processes=1,
         gpu=0,
     params:
-        section=section("distill"),
+        section=section("distill", "student"),
     shell:
         "python -m bioclip_lite distill student --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
 
@@ -49,7 +49,7 @@ if config["distill"]["finetune"]["epochs"]:
             processes=1,
             gpu=0,
         params:
-            section=section("distill"),
+            section=section("distill", "finetune"),
         shell:
             "python -m bioclip_lite distill finetune --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
 
@@ -72,7 +72,7 @@ rule train_control:
         processes=1,
         gpu=0,
     params:
-        section=section("distill"),
+        section=section("distill", "control"),
     shell:
         "python -m bioclip_lite distill control --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
 

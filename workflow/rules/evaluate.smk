@@ -32,24 +32,6 @@ for variant in config["evaluate"]["also"]:
 SUITES = {suite["name"]: suite for suite in config["evaluate"]["suites"]}
 VARIANTS = variants(config["evaluate"])
 SPEED = ["data/evaluate/predictions/speed.json"] if config["evaluate"]["speed"]["sizes"] else []
-# What no variant reads of section evaluate, so that no change of it makes them answer again.
-UNREAD = {"bootstrap": 100, "examples": 0, "speed": {"sizes": []}, "suites": []}
-
-
-def suite_section(wildcards):
-    """What the figures of one suite depend on."""
-    asked = {name: config["evaluate"][name] for name in ("bootstrap", "seed")}
-    return json.dumps({**asked, "suites": [SUITES[wildcards.suite]]}, sort_keys=True)
-
-
-def variant_section(wildcards):
-    """What the answers of one variant depend on: only the teacher reads texts."""
-    texts = {} if wildcards.variant == "teacher" else {"prompts": {}, "retrieval": []}
-    itself = {
-        "also": [wildcards.variant] if wildcards.variant in config["evaluate"]["also"] else [],
-        "chromium": wildcards.variant == "chromium",
-    }
-    return section("evaluate", **UNREAD, **texts, **itself)
 
 
 rule predict:
@@ -74,7 +56,7 @@ rule predict:
         mem_mb=4000,
         runtime=lambda wildcards: 600 if wildcards.variant == "teacher" else 120,  # it may read many texts
     params:
-        section=variant_section,
+        section=lambda wildcards: section("evaluate", wildcards.variant),
     shell:
         "python -m bioclip_lite evaluate {wildcards.variant} --section {params.section:q} > {log} 2>&1"
 
@@ -91,15 +73,15 @@ rule evaluate_suite:
     output:
         "data/evaluate/predictions/suites/{suite}.json",
     log:
-        "logs/evaluate/suite-{suite}.log",
+        "logs/evaluate/suites/{suite}.log",
     threads: 8
     resources:
         mem_mb=4000,
         runtime=600,
     params:
-        section=suite_section,
+        section=lambda wildcards: section("evaluate", f"suites/{wildcards.suite}"),
     shell:
-        "python -m bioclip_lite evaluate suite:{wildcards.suite} --section {params.section:q} > {log} 2>&1"
+        "python -m bioclip_lite evaluate suites/{wildcards.suite} --section {params.section:q} > {log} 2>&1"
 
 
 rule time_sizes:
@@ -121,14 +103,14 @@ rule time_sizes:
         mem_mb=4000,
         runtime=60,
     params:
-        section=section("evaluate", also=[], bootstrap=100, examples=0, prompts={}, retrieval=[], suites=[], seed=0),
+        section=section("evaluate", "speed"),
     shell:
         "python -m bioclip_lite evaluate speed --section {params.section:q} > {log} 2>&1"
 
 
 rule write_report:
     input:
-        code("evaluate"),
+        code("evaluate", "report"),
         SPEED,
         expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
         expand("data/evaluate/predictions/suites/{suite}.json", suite=SUITES),
@@ -165,7 +147,7 @@ rule write_report:
         mem_mb=4000,
         runtime=60,
     params:
-        section=section("evaluate"),
+        section=section("evaluate", "report"),
     shell:
         "python -m bioclip_lite evaluate report --section {params.section:q} > {log} 2>&1"
 

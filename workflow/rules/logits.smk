@@ -1,7 +1,7 @@
 CACHED = shards("train", "val", "calibration", "test")
 CACHES = [cache_of(teacher) for teacher in TEACHERS]
 TUNED = config["logits"]["logit_scale"] == "tuned"
-TEXTS = ["data/logits/{cache}texts.safetensors"] if config["distill"].get("text_tower") else []
+TEXTS = ["data/logits/{cache}texts.safetensors"] if config["distill"]["text_tower"] else []
 
 
 wildcard_constraints:
@@ -11,12 +11,6 @@ wildcard_constraints:
 def teacher_files(wildcards):
     """The model of the teacher whose cache this is."""
     return expand(f"data/teacher/{wildcards.cache.strip('/') or 'model'}/{{file}}", file=TEACHER)
-
-
-def view_section():
-    """What the views of photographs depend on: another prompt embeds none of them again."""
-    other = ("prompt", "templates", "logit_scale")
-    return json.dumps({name: value for name, value in config["logits"].items() if name not in other}, sort_keys=True)
 
 
 rule embed_taxa:
@@ -39,7 +33,7 @@ rule embed_taxa:
         runtime=60,
         gpu=0,
     params:
-        section=section("logits"),
+        section=section("logits", "taxa"),
     shell:
         "python -m bioclip_lite logits {wildcards.cache}taxa --section {params.section:q} > {log} 2>&1"
 
@@ -58,7 +52,7 @@ rule embed_shard:
         runtime=240,
         gpu=0,
     params:
-        section=view_section(),
+        section=lambda wildcards: section("logits", wildcards.shard),
     shell:
         "python -m bioclip_lite logits {wildcards.cache}{wildcards.shard} --section {params.section:q} > {log} 2>&1"
 
@@ -81,7 +75,7 @@ if TEXTS:
             runtime=60,
             gpu=0,
         params:
-            section=json.dumps({}),
+            section=section("logits", "texts"),
         shell:
             "python -m bioclip_lite logits {wildcards.cache}texts --section {params.section:q} > {log} 2>&1"
 
@@ -98,13 +92,13 @@ rule score_captions:
     output:
         "data/logits/captions/{captioner}/{shard}.parquet",
     log:
-        "logs/logits/captions-{captioner}-{shard}.log",
+        "logs/logits/captions/{captioner}/{shard}.log",
     resources:
         mem_mb=4000,
         runtime=60,
         gpu=0,
     params:
-        section=view_section(),
+        section=lambda wildcards: section("logits", f"captions/{wildcards.captioner}/{wildcards.shard}"),
     shell:
         "python -m bioclip_lite logits captions/{wildcards.captioner}/{wildcards.shard} --section {params.section:q} "
         "> {log} 2>&1"

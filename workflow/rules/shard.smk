@@ -13,7 +13,7 @@ checkpoint list_shards:
         mem_mb=4000,
         runtime=30,
     params:
-        section=section("shard"),
+        section=section("shard", "manifests"),
     shell:
         "python -m bioclip_lite shard manifests --section {params.section:q} > {log} 2>&1"
 
@@ -41,7 +41,7 @@ rule write_shard:
         mem_mb=2000,
         runtime=120,
     params:
-        section=json.dumps({"max_side": config["shard"]["max_side"]}),  # the counts are in the manifests
+        section=lambda wildcards: section("shard", wildcards.shard),
     shell:
         "python -m bioclip_lite shard {wildcards.shard} --section {params.section:q} > {log} 2>&1"
 
@@ -57,7 +57,7 @@ rule write_sizes:
         "logs/shard/sizes.log",
     localrule: True
     params:
-        section=section("shard"),
+        section=section("shard", "sizes"),
     shell:
         "python -m bioclip_lite shard sizes --section {params.section:q} > {log} 2>&1"
 

@@ -1,23 +1,8 @@
-KINDS = ("train", "lit", "pretrained")
 FURTHER = [teacher for teacher in TEACHERS if teacher != "model"]
 
 
 wildcard_constraints:
     teacher="[a-z][a-z0-9_]*",
-
-
-def teacher_section(wildcards):
-    """What one teacher depends on: neither other teachers nor the kinds that it is not."""
-    teacher = TEACHERS[wildcards.get("teacher", "model")]
-    own = {name: value for name, value in teacher.items() if name not in KINDS or name == teacher["kind"]}
-    return json.dumps(own, sort_keys=True)
-
-
-def tower_section(wildcards):
-    """What the features of a locked image tower depend on: the text tower changes none of them."""
-    names = ("image_tower", "image_tower_options", "weights", "image_size", "mean", "std")
-    lit = TEACHERS[wildcards.teacher]["lit"]
-    return json.dumps({"lit": {name: lit[name] for name in names}}, sort_keys=True)
 
 
 # A locked tower says the same of a photograph for ever, so tuning a text tower to it reads no photographs.
@@ -29,13 +14,13 @@ rule embed_locked:
     output:
         "data/teacher/features/{teacher}/{shard}.safetensors",
     log:
-        "logs/teacher/features-{teacher}-{shard}.log",
+        "logs/teacher/features/{teacher}/{shard}.log",
     resources:
         mem_mb=4000,
         runtime=240,
         gpu=0,
     params:
-        section=tower_section,
+        section=lambda wildcards: section("teacher", f"features/{wildcards.teacher}/{wildcards.shard}"),
     shell:
         "python -m bioclip_lite teacher features/{wildcards.teacher}/{wildcards.shard} --section {params.section:q} "
         "> {log} 2>&1"
@@ -49,7 +34,7 @@ rule make_teacher:
         expand("data/teacher/model/{file}", file=TEACHER),
         "data/teacher/history.parquet",
     log:
-        "logs/teacher/teacher.log",
+        "logs/teacher/model.log",
     # Before anything else where it can be: weights that cannot be had stop the run in its first seconds.
     priority: 1
     threads: 8
@@ -59,7 +44,7 @@ rule make_teacher:
         processes=1,
         gpu=0,
     params:
-        section=teacher_section,
+        section=section("teacher", FIRST),
     shell:
         "python -m bioclip_lite teacher model --section {params.section:q} --processes {resources.processes} "
         "> {log} 2>&1"
@@ -73,7 +58,7 @@ rule make_further_teacher:
     output:
         expand("data/teacher/{{teacher}}/{file}", file=[*TEACHER, "history.parquet"]),
     log:
-        "logs/teacher/teacher-{teacher}.log",
+        "logs/teacher/{teacher}.log",
     wildcard_constraints:
         teacher="|".join(FURTHER) or "none",
     priority: 1
@@ -84,7 +69,7 @@ rule make_further_teacher:
         processes=1,
         gpu=0,
     params:
-        section=teacher_section,
+        section=lambda wildcards: section("teacher", wildcards.teacher),
     shell:
         "python -m bioclip_lite teacher {wildcards.teacher} --section {params.section:q} "
         "--processes {resources.processes} > {log} 2>&1"

@@ -125,10 +125,10 @@ test('after dispose nothing is answered, not even what waits', async () => {
 test('options that make no sense are named', async () => {
   const clip = await load();
   await assert.rejects(clip.classify(RED, {topK: 0}), /topK is 0/);
-  await assert.rejects(clip.classify(RED, {rank: 'tribe'}), /rank is tribe; this bundle has kingdom, /);
+  await assert.rejects(clip.classify(RED, {rank: 'tribe'}), /rank is tribe; this bundle has the ranks kingdom, /);
   await assert.rejects(clip.classify(RED, {minConfidence: 95}), /minConfidence is 95/);
   await assert.rejects(clip.classify({}), /not an image/);
-  await assert.rejects(clip.classify({data: new Uint8Array(5), width: 1, height: 1}), /1 x 1 pixels with 5 bytes/);
+  await assert.rejects(clip.classify({data: new Uint8Array(5), width: 1, height: 1}), /1 x 1 pixels and 5 bytes/);
   await assert.rejects(clip.classify(tf.zeros([2, 2])), /the tensor has shape 2 x 2/);
   clip.dispose();
   await assert.rejects(load({backend: 'webgl'}), /no backend webgl here: import '@tensorflow\/tfjs-backend-webgl'/);

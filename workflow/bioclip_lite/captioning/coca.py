@@ -71,15 +71,15 @@ def describe(captioner: Captioner, images: ShardSet, chosen: dict[str, Any], see
             step = functools.partial(_next_logits, captioner.model, seen)
             rows = torch.arange(len(pixels), device=device)
             if chosen["method"] == "beam":
-                found = decoding.beam_search(step, rows, rules, chosen["beams"], count)
+                texts_of_batch = decoding.beam_search(step, rows, rules, chosen["beams"], count)
             else:
                 keys = images.keys[start : start + len(pixels)]
                 names = [("caption", seed, chosen["name"], key, n) for key in keys for n in range(count)]
                 uniforms = np.stack([generator(*name).random(rules.longest) for name in names])
                 flat = decoding.sample(step, rows.repeat_interleave(count), rules, chosen["top_p"], uniforms)
-                found = [flat[i * count : (i + 1) * count] for i in range(len(pixels))]
+                texts_of_batch = [flat[i * count : (i + 1) * count] for i in range(len(pixels))]
         start += len(pixels)
-        for texts in found:
+        for texts in texts_of_batch:
             yield [_words(captioner.tokenizer, text) for text in texts]
 
 
@@ -117,6 +117,6 @@ def _rules(captioner: Captioner, longest: int) -> decoding.Rules:
 
 def _words(tokenizer: open_clip.SimpleTokenizer, tokens: Sequence[int]) -> str:
     """The text of a caption up to its first full stop, with one space between words; "" if there is none."""
-    said = tokenizer.decode([token for token in tokens if token != tokenizer.eot_token_id])
-    text = " ".join(said.partition(".")[0].split())
+    decoded = tokenizer.decode([token for token in tokens if token != tokenizer.eot_token_id])
+    text = " ".join(decoded.partition(".")[0].split())
     return f"{text}." if text else ""

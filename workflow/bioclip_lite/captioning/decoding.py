@@ -1,7 +1,7 @@
 """From next-token logits to texts: nucleus sampling (arXiv 1904.09751) and beam search.
 
 Both work on a function ``step(rows, tokens)``: for int64 (m,) numbers of photographs and int64 (m, length) tokens so
-far, float (m, V) logits of the next token. Nothing is kept between steps.
+far, float (m, V) logits of the next token. Steps share no state.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class Rules:
     longest: int  # tokens, the stop included
 
     def allow(self, logits: torch.Tensor, length: int) -> torch.Tensor:
-        """Float32 logits in which what may not be the token number ``length`` (0 ...) is impossible."""
+        """Float32 logits in which tokens that may not stand at ``length`` (0 ...) are impossible."""
         logits = logits.float().clone()
         logits[:, list(self.never)] = -torch.inf
         if length < self.shortest:
@@ -80,24 +80,24 @@ def sample(step: Step, rows: torch.Tensor, rules: Rules, top_p: float, uniforms:
     return texts
 
 
-def beam_search(step: Step, rows: torch.Tensor, rules: Rules, beams: int, keep: int) -> list[list[Text]]:
-    """For each of ``rows`` the ``keep`` best texts found with ``beams`` beams, best first; fewer if there are no more.
+def beam_search(step: Step, rows: torch.Tensor, rules: Rules, beams: int, count: int) -> list[list[Text]]:
+    """For each of ``rows`` the ``count`` best texts found with ``beams`` beams, best first; fewer if there are no more.
 
     The best is the most probable. Texts that have ended take no beam away from those that have not, and a text as long
     as it may be counts as ended.
     """
-    machine = rows.device
+    device = rows.device
     ended: list[list[tuple[float, Text]]] = [[] for _ in rows]
-    going = torch.arange(len(rows), device=machine)
-    tokens = torch.full((len(rows), 1, 1), rules.start, dtype=torch.int64, device=machine)
-    sums = torch.zeros(len(rows), 1, dtype=torch.float64, device=machine)
-    stops = torch.tensor(list(rules.stops), dtype=torch.int64, device=machine)
+    going = torch.arange(len(rows), device=device)
+    tokens = torch.full((len(rows), 1, 1), rules.start, dtype=torch.int64, device=device)
+    sums = torch.zeros(len(rows), 1, dtype=torch.float64, device=device)
+    stops = torch.tensor(list(rules.stops), dtype=torch.int64, device=device)
 
     def end(scores: torch.Tensor, texts: torch.Tensor) -> None:
         """Take note of texts (b, c, length) with their log probabilities (b, c)."""
         for i, row_scores, row_texts in zip(going.tolist(), scores.tolist(), texts.tolist(), strict=True):
-            found = [(s, t) for s, t in zip(row_scores, row_texts, strict=True) if s > -np.inf]
-            ended[i] = sorted([*ended[i], *found], key=lambda one: (-one[0], one[1]))[:keep]
+            finished = [(s, t) for s, t in zip(row_scores, row_texts, strict=True) if s > -np.inf]
+            ended[i] = sorted([*ended[i], *finished], key=lambda one: (-one[0], one[1]))[:count]
 
     for length in range(rules.longest):
         b, k, _ = tokens.shape
@@ -111,7 +111,7 @@ def beam_search(step: Step, rows: torch.Tensor, rules: Rules, beams: int, keep: 
             return torch.cat([kept, last[..., None]], 2)
 
         stopped = total[:, :, stops].flatten(1)
-        scores, flat = stopped.topk(min(keep, stopped.shape[1]))
+        scores, flat = stopped.topk(min(count, stopped.shape[1]))
         new = extended(flat, stops[flat % len(stops)], len(stops), tokens)
         end(scores, new[..., 1:])
 
@@ -125,7 +125,7 @@ def beam_search(step: Step, rows: torch.Tensor, rules: Rules, beams: int, keep: 
         open_ = [
             n
             for n, i in enumerate(going.tolist())
-            if bound[n] > -np.inf and (len(ended[i]) < keep or ended[i][-1][0] < bound[n])
+            if bound[n] > -np.inf and (len(ended[i]) < count or ended[i][-1][0] < bound[n])
         ]
         if not open_:
             break

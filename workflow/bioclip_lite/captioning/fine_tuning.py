@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,12 +17,15 @@ from bioclip_lite.captioning.coca import decode
 from bioclip_lite.models import hub, teachers
 from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.shards import ShardSet, shard_names
-from bioclip_lite.texts.captions import Captions
+from bioclip_lite.texts.captions import Captions, files_of_captions
 from bioclip_lite.training import trainer
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_folder, replacing_folder, write_json
 from bioclip_lite.utils.randomness import generator
+
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import AugmentedViews
 
 # The small one: photographs of 64 pixels, captions of up to 48 tokens.
 _CONTEXT, _WIDTH, _SIZE = 48, 128, 64
@@ -44,21 +48,104 @@ FILE = "captioner.json"  # how it was trained; tells a folder of ours from a CoC
 FILES = (FILE, hub.CONFIG, hub.WEIGHTS[0])
 _BATCH = 64
 _WEIGHT_DECAY = 0.05
-_VIEW = {"crop_scale": [0.6, 1.0], "operations": 0, "magnitude": 0.0}  # captions speak of colours: they stay
+# Captions mention colours, so a view keeps them.
+_VIEW: "AugmentedViews" = {
+    "crop_scale": [0.6, 1.0],
+    "operations": 0,
+    "magnitude": 0.0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(trainer.Options):
+    """How a captioner is trained."""
+
+    captions: tuple[str, ...]  # text types; each photograph's caption is of one, drawn as for the teacher
+    caption_weight: float  # of the caption loss
+    contrastive_weight: float  # of the contrastive loss
+
+
+class Captioning(trainer.Objective):
+    """CoCa's losses (arXiv 2205.01917) on splits pretrain and train."""
+
+    name = "captioner"
+    options: Options
+
+    def __init__(self, model: CoCa, config: dict[str, Any], preprocess: dict[str, Any], data: Path, options: Options):
+        """Move ``model`` to ``machine.device()``; ``config`` is the content of its open_clip_config.json."""
+        self.options, self.preprocess = options, preprocess
+        self.model = model.to(machine.device())
+        self.tokenizer = teachers.tokenizer_of(config)
+        self.coca_loss = CoCaLoss(options.caption_weight, options.contrastive_weight, pad_id=model.pad_id)
+        self.half = machine.autocast_helps(model)
+        self.shards, self.val_shards = _shards(data, ["pretrain", "train"]), _shards(data, ["val"])
+        self.images, self.texts = _read(data, self.shards, options.captions)
+        self.val_images, self.val_texts = _read(data, self.val_shards, options.captions)
+        self.data = data
+        self.size = min(options.batch_size, len(self.texts.keys))
+        self.steps = len(loading.batches(len(self.texts.keys), self.size))
+
+    def batches(self, epoch: int, step: int) -> Iterator[tuple[int, np.ndarray, torch.Tensor]]:
+        """(epoch, rows of the photographs of the batch, float32 pixels)."""
+        keys = self.texts.keys
+        plan = loading.batches(len(keys), self.size, self.name, "order", epoch)[step:]
+        items = [[(i, views.draw(generator(self.name, "view", epoch, keys[i]), _VIEW)) for i in rows] for rows in plan]
+        pixels = loading.load(loading.Views(self.images, self.preprocess), items)
+        return ((epoch, rows, x) for rows, x in zip(plan, pixels, strict=True))
+
+    def loss(self, batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
+        epoch, rows, pixels = batch
+        contrastive, caption = self._losses(pixels, [self.texts.draw(0, epoch, int(i)) for i in rows])
+        return contrastive + caption
+
+    @torch.inference_mode()
+    def measure(self) -> dict[str, float]:
+        """val_caption_loss: nats per token, on the plain views of split val."""
+        total, start = 0.0, 0
+        for pixels in loading.plain_pixels(self.val_images, self.preprocess, self.options.batch_size):
+            texts = [self.val_texts.draw(0, 0, i) for i in range(start, start + len(pixels))]
+            _, caption = self._losses(pixels, texts)
+            total += caption.item() / self.options.caption_weight * len(pixels)
+            start += len(pixels)
+        return {"val_caption_loss": total / start}
+
+    def files(self) -> list[Path]:
+        names = [*self.shards, *self.val_shards]
+        photographs = [self.data / "shard" / f"{name}.tar" for name in names]
+        return [*photographs, *files_of_captions(self.data, names, self.options.captions)]
+
+    def _losses(self, pixels: torch.Tensor, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(contrastive, caption) loss of a batch, each times its weight."""
+        model, device = self.model, machine.device()
+        tokens = self.tokenizer(texts).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+            image, image_tokens = model._encode_image(pixels.to(device))
+            text, text_tokens = model._encode_text(tokens)
+            # The vocabulary is wide, and behind the end of a caption there is nothing to learn.
+            length = int((tokens != model.pad_id).sum(1).max())
+            labels = tokens[:, 1:length]
+            words = labels != model.pad_id
+            decoded = decode(model, image_tokens, text_tokens[:, : length - 1])
+            logits = decoded[words] @ model.text_decoder.text_projection
+        # One word per row: the mean is the same, and in this shape the loss takes half the time.
+        contrastive, caption = self.coca_loss(
+            image.float(), text.float(), logits.float()[:, None], labels[words][:, None], model.logit_scale.exp()
+        )
+        return contrastive, caption
 
 
 def train(
     data: Path, out: Path, types: Sequence[str], epochs: int, learning_rate: float, source: Path | None = None
-) -> list[dict[str, float]]:
-    """Train a small CoCa on splits pretrain and train, or go on with the one in ``source``; returns its history.
+) -> trainer.History:
+    """Train a small CoCa on splits pretrain and train, or fine-tune the one in ``source``; returns the history.
 
     ``out`` becomes a folder in open_clip's layout, which caption.captioners can name as ``local-dir:``, with FILE about
-    the training. Training from nothing minimises contrastive plus twice the caption loss, fine-tuning the caption loss
-    alone, as open_clip's recipes do. ``types`` are drawn from as for the teacher. The history has one row per epoch:
-    epoch, loss, learning_rate and val_caption_loss (nats per token, on the plain views of split "val").
+    the training. Training from random weights minimises contrastive plus twice the caption loss, fine-tuning the
+    caption loss alone, as open_clip's configurations do. The history has one row per epoch: epoch, loss, learning_rate
+    and val_caption_loss.
 
     Raises:
-        UserError: ``out`` is something else than an earlier captioner of ours, which is found out before training.
+        UserError: ``out`` is something else than an earlier captioner of ours, which is checked before training.
     """
     check_folder(out, FILES)
     machine.deterministic(0, "captioner", "weights")
@@ -68,74 +155,30 @@ def train(
     else:
         published = hub.find(f"local-dir:{source}", None, Path())
         config, model = copy.deepcopy(published.config), hub.load(published)
-    tokenizer, preprocess = teachers.tokenizer_of(config), teachers.open_clip_preprocess(config, out)
-    device = machine.device()
-    model.to(device)
-    weigh = CoCaLoss(*((2.0, 1.0) if source is None else (1.0, 0.0)), pad_id=model.pad_id)
-
-    images, texts = _read(data, ["pretrain", "train"], types)
-    seen, shown = _read(data, ["val"], types)
-    size = min(_BATCH, len(texts.keys))
-    half = machine.autocast_helps(model)
-
-    def of_batch(pixels: torch.Tensor, drawn: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(contrastive, caption) loss."""
-        tokens = tokenizer(drawn).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            image, image_tokens = model._encode_image(pixels.to(device))
-            text, text_tokens = model._encode_text(tokens)
-            # The vocabulary is wide, and behind the end of a caption there is nothing to learn.
-            length = int((tokens != model.pad_id).sum(1).max())
-            labels = tokens[:, 1:length]
-            words = labels != model.pad_id
-            logits = (
-                decode(model, image_tokens, text_tokens[:, : length - 1])[words] @ model.text_decoder.text_projection
-            )
-        # One word per row: the mean is the same, and in this shape the loss takes half the time.
-        contrastive, caption = weigh(
-            image.float(), text.float(), logits.float()[:, None], labels[words][:, None], model.logit_scale.exp()
-        )
-        return contrastive, caption
-
-    def batches(epoch: int, step: int) -> Iterator[Any]:
-        plan = loading.batches(len(texts.keys), size, "captioner", "order", epoch)[step:]
-        items = [
-            [(i, views.draw(generator("captioner", "view", epoch, texts.keys[i]), _VIEW)) for i in rows]
-            for rows in plan
-        ]
-        pixels = loading.load(loading.Views(images, preprocess), items)
-        return ((epoch, rows, x) for rows, x in zip(plan, pixels, strict=True))
-
-    def loss(batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
-        epoch, rows, pixels = batch
-        return sum(of_batch(pixels, [texts.draw(0, epoch, int(i)) for i in rows]), torch.zeros((), device=device))
-
-    @torch.inference_mode()
-    def measure() -> dict[str, float]:
-        total, start = 0.0, 0
-        for pixels in loading.plain_pixels(seen, preprocess, _BATCH):
-            drawn = [shown.draw(0, 0, i) for i in range(start, start + len(pixels))]
-            total += of_batch(pixels, drawn)[1].item() / weigh.caption_loss_weight * len(pixels)
-            start += len(pixels)
-        return {"val_caption_loss": total / start}
-
-    print(f"captioner: {len(texts.keys)} photographs, captions {', '.join(types)}", flush=True)
-    history = trainer.fit(
-        model,
-        batches,
-        loss,
-        measure,
+    options = Options(
         seed=0,
-        steps=len(loading.batches(len(texts.keys), size)),
         epochs=epochs,
+        batch_size=_BATCH,
         learning_rate=learning_rate,
         weight_decay=_WEIGHT_DECAY,
-        what="captioner",
+        captions=tuple(types),
+        caption_weight=2.0 if source is None else 1.0,
+        contrastive_weight=1.0 if source is None else 0.0,
     )
+    objective = Captioning(model, config, teachers.open_clip_preprocess(config, out), data, options)
+    print(f"captioner: {len(objective.texts.keys)} photographs, captions {', '.join(types)}", flush=True)
+    history = trainer.fit(objective)
+    _save(out, model, config, options, source, history)
+    return history
+
+
+def _save(
+    out: Path, model: CoCa, config: dict[str, Any], options: Options, source: Path | None, history: trainer.History
+) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     about = {
-        "captions": list(types),
-        "learning_rate": learning_rate,
+        "captions": list(options.captions),
+        "learning_rate": options.learning_rate,
         "from": source and str(source),
         "history": history,
     }
@@ -143,7 +186,6 @@ def train(
         write_json(scratch / FILE, about)
         write_json(scratch / hub.CONFIG, config)
         save_file(state, scratch / hub.WEIGHTS[0])
-    return history
 
 
 def build(model_cfg: dict[str, Any]) -> CoCa:
@@ -154,12 +196,16 @@ def build(model_cfg: dict[str, Any]) -> CoCa:
     return model
 
 
-def _read(data: Path, splits: Sequence[str], types: Sequence[str]) -> tuple[ShardSet, Captions]:
+def _shards(data: Path, splits: Sequence[str]) -> list[str]:
     names = [name for split in splits for name in shard_names(data, split)]
     if not names:
         raise UserError(f"captioner: {data / 'shard'} has no shard of {' or '.join(splits)}; see shard.counts")
-    images = ShardSet.of(*(data / "shard" / f"{name}.tar" for name in names))
-    texts = Captions(data, names, types)
+    return names
+
+
+def _read(data: Path, shards: Sequence[str], types: Sequence[str]) -> tuple[ShardSet, Captions]:
+    images = ShardSet.of(*(data / "shard" / f"{name}.tar" for name in shards))
+    texts = Captions(data, shards, types)
     if texts.keys != images.keys:
         raise UserError(f"captioner: {data}/caption and shard list different photographs; run stage caption again")
     return images, texts

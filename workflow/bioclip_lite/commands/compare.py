@@ -1,7 +1,7 @@
-"""``python -m bioclip_lite compare A [B]``: which species one revision names better, and which worse, than another.
+"""``python -m bioclip_lite compare A [B]``: list the species that B identifies better or worse than A.
 
-A and B are git revisions (a tag, a branch, HEAD~1, a commit); without B, A is compared with what lies in data/. Nothing
-is checked out and nothing runs: the answers that stage evaluate has stored are read, from DVC's cache or its remote.
+A and B are git revisions (a tag, a branch, HEAD~1, a commit); without B, A is compared with data/. Nothing is checked
+out and nothing runs: the command reads the answers that stage evaluate stored, from DVC's cache or its remote.
 """
 
 import argparse
@@ -22,13 +22,14 @@ from bioclip_lite.evaluation import predictions
 from bioclip_lite.metrics import paired
 from bioclip_lite.metrics.scoring import score
 from bioclip_lite.metrics.summary import Asked, estimate
-from bioclip_lite.report.text import LABELS, bracket, count_of, percent, points, points_interval
+from bioclip_lite.report.text import LABELS, bracket, percent, points, points_interval
 from bioclip_lite.taxa.label_space import observations, read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS, scientific_name
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_file, read_json, read_table, replacing, require
+from bioclip_lite.utils.pages import count_of
 
 HERE = "the working tree"
 _COUNTS = ("photographs", "observations", "before", "after", "lost", "won")
@@ -48,7 +49,7 @@ class Side:
     taxa: list[TaxonPath | None]  # of the labels, at the rank; None where a label does not reach down to it
     answers: list[TaxonPath | None]
     right: np.ndarray  # float [n]; NaN where the label cannot tell
-    leaves: set[TaxonPath]  # what the model chose among
+    leaves: set[TaxonPath]  # label space of the model
     common: dict[TaxonPath, str | None]
     resampling: tuple[int, int]  # of its metrics.json: resamples and seed
 
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 commit = revisions.link(repo, revision, _needed(options.variant), folder)
             sides.append(read_side(revision or HERE, commit, folder / "data", options.variant, options.rank))
     comparison = compare(sides[0], sides[1], options.rank)
-    print(told(comparison, options.variant, options.rank, options.csv), end="")
+    print(summary(comparison, options.variant, options.rank, options.csv), end="")
     if options.csv:
         _write(options.csv, comparison.rows)
     return 0
@@ -129,7 +130,7 @@ def _needed(variant: str) -> list[str]:
 
 
 def read_side(name: str, commit: str | None, data: Path, variant: str, rank: str) -> Side:
-    """What a folder of stage outputs says.
+    """Read one side of the comparison from a folder of stage outputs.
 
     Raises:
         UserError: a part is missing, or the variant's answers are to other photographs than the index lists.
@@ -137,7 +138,7 @@ def read_side(name: str, commit: str | None, data: Path, variant: str, rank: str
     labels = read_labels(data)
     samples = read_table(data / "index" / "samples.parquet", ["key", "split", "taxon_id", "group"])
     test = samples.filter(pc.equal(samples["split"], "test")).sort_by("key")
-    found = predictions.read(data / "evaluate" / "predictions", [variant])[variant]
+    stored = predictions.read(data / "evaluate" / "predictions", [variant])[variant]
     metrics = read_json(require(data / "evaluate" / "metrics.json"))
     try:
         temperature = metrics["variants"][variant]["calibration"]["temperature"]
@@ -147,9 +148,9 @@ def read_side(name: str, commit: str | None, data: Path, variant: str, rank: str
             f"data/evaluate/metrics.json of {name} has no {missing} of {variant}: an earlier version of this program "
             "wrote it, or without this variant; run stage evaluate again there"
         ) from None
-    keys, place = test["key"].to_pylist(), {key: row for row, key in enumerate(found.keys)}
+    keys, place = test["key"].to_pylist(), {key: row for row, key in enumerate(stored.keys)}
     absent = [key for key in keys if key not in place]
-    if absent or found.taxon_ids != labels.ids:
+    if absent or stored.taxon_ids != labels.ids:
         why = f"{len(absent)} test photographs have no answer" if absent else "the lists of taxa differ"
         raise UserError(
             f"the answers of {variant} in {name} do not belong to its index: {why}; run stage evaluate again"
@@ -157,8 +158,8 @@ def read_side(name: str, commit: str | None, data: Path, variant: str, rank: str
     truth = truth_of(test["taxon_id"].to_pylist(), labels)
     at, row_of = RANKS.index(rank), {key: row for row, key in enumerate(keys)}
     right, answer = np.full(len(keys), np.nan), np.full(len(keys), -1, dtype=np.int64)
-    for block, logits in found.blocks():
-        rows = np.array([row_of.get(key, -1) for key in found.keys[block]], dtype=np.int64)
+    for block, logits in stored.blocks():
+        rows = np.array([row_of.get(key, -1) for key in stored.keys[block]], dtype=np.int64)
         inside = rows >= 0  # other splits have answers as well
         rows = rows[inside]
         if len(rows):
@@ -256,19 +257,20 @@ def _row(
 # ---- in words
 
 
-def told(found: Comparison, variant: str, rank: str, file: Path | None) -> str:
-    """What the command prints."""
-    before, after, overall = found.before, found.after, found.overall
+def summary(comparison: Comparison, variant: str, rank: str, file: Path | None) -> str:
+    """The text that the command prints."""
+    before, after, overall = comparison.before, comparison.after, comparison.overall
+    p_value = f"{comparison.p:.2g}"
     n = count_of(overall["difference"]["n_images"], "photograph")
     kinds = count_of(overall["difference"]["n_classes"], rank, "species" if rank == "species" else "taxa")
     lines = [
         f"{LABELS.get(variant, variant)}, {rank}: {_in_full(before)} -> {_in_full(after)}",
         "",
-        f"compared on {n} of {kinds} that both have (only {before.name}: {found.only[0]:,}; only {after.name}: "
-        f"{found.only[1]:,})",
+        f"compared on {n} of {kinds} that both have (only {before.name}: {comparison.only[0]:,}; only {after.name}: "
+        f"{comparison.only[1]:,})",
     ]
-    if found.relabelled:
-        lines.append(f"left out, because their label is another now: {count_of(found.relabelled, 'photograph')}")
+    if comparison.relabelled:
+        lines.append(f"left out, because their label has changed: {count_of(comparison.relabelled, 'photograph')}")
     if before.leaves != after.leaves:
         lines.append(
             f"the lists of taxa differ: {len(before.leaves):,} -> {len(after.leaves):,} to choose among "
@@ -279,18 +281,18 @@ def told(found: Comparison, variant: str, rank: str, file: Path | None) -> str:
     lines += [
         f"right: {percent(overall['before']['value'])} % -> {percent(overall['after']['value'])} %, "
         f"{points(difference['value'])} points"
-        + bracket("95 % interval ", points_interval(difference), f"; sign test over observations p = {found.p:.2g}"),
+        + bracket("95 % interval ", points_interval(difference), f"; sign test over observations p = {p_value}"),
         f"right before and wrong now: {percent(overall['lost']['value'])} %; the other way: "
         f"{percent(overall['won']['value'])} %",
     ]
-    if found.new:
-        right, images, taxa = found.new
+    if comparison.new:
+        right, images, taxa = comparison.new
         lines.append(
             f"of {count_of(images, 'photograph')} of {count_of(taxa, 'taxon', 'taxa')} that only {after.name} has, "
             f"{percent(right)} % are right"
         )
-    better = sorted((row for row in found.rows if row.won > row.lost), key=_by_weight)
-    worse = sorted((row for row in found.rows if row.lost > row.won), key=_by_weight)
+    better = sorted((row for row in comparison.rows if row.won > row.lost), key=_by_weight)
+    worse = sorted((row for row in comparison.rows if row.lost > row.won), key=_by_weight)
     for title, rows in (("worse", worse), ("better", better)):
         lines += ["", f"{title}: {len(rows):,} of {kinds}", *_table(rows)]
         if len(rows) > _SHOWN:
@@ -318,7 +320,7 @@ def _sure(row: Row) -> bool:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    """Lines of columns; what a taxon is now mistaken for stands last, where it may be long."""
+    """Lines of columns. The taxa that a taxon is now mistaken for stand last, since they may be long."""
     if not rows:
         return []
     cells: list[tuple[str, ...]] = [("", "n", "right", "lost", "won", "q", "mistakes that appeared")]

@@ -1,6 +1,6 @@
-"""``python -m bioclip_lite predict IMAGES...``: what is on photographs, as CSV with the columns of pybioclip.
+"""``python -m bioclip_lite predict IMAGES...``: classify photographs, as CSV with the columns of pybioclip.
 
-Probabilities are at the temperature, and back-off at the thresholds, that stage evaluate found for the variant.
+Probabilities use the temperature, and back-off the thresholds, that stage evaluate fitted for the variant.
 --variant tfjs runs the web model as it ships, in Node, with its own decoder and resampler.
 """
 
@@ -74,21 +74,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--k {options.k}: at least one answer is needed")
     if options.output:
         check_file(options.output, ",".join(COLUMNS))
-    files = found(options.images, sys.stdin)
+    files = image_files(options.images, sys.stdin)
     labels = read_labels(options.data)
     evaluated = read_json(require(options.data / "evaluate" / "metrics.json"))["variants"]
     if options.variant not in evaluated:
         raise UserError(
-            f"{options.variant} was not evaluated, so nothing is known of how sure it may be: name it in evaluate.also "
+            f"{options.variant} was not evaluated, so it has no fitted temperature: name it in evaluate.also "
             f"of params.yaml and run stage evaluate, or take one of {', '.join(evaluated)}"
         )
     measured = evaluated[options.variant]
     thresholds = measured["back_off"]["thresholds"] if options.back_off else None
     if thresholds is not None and all(limit is None for limit in thresholds.values()):
         raise UserError(
-            f"{options.variant} has no thresholds to back off with: on split calibration no choice was right often "
-            "enough, or there are too few photographs (data/evaluate/report.html); leave out --back-off, or raise "
-            "index.split.calibration in params.yaml"
+            f"{options.variant} has no thresholds to back off with: on split calibration no threshold is correct "
+            "often enough, or there are too few photographs (data/evaluate/report.html); leave out --back-off, or "
+            "raise index.split.calibration in params.yaml"
         )
     answered = _in_node if options.variant == WEB else _in_pytorch
     unread: list[str] = []
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if unread else 0
 
 
-def found(names: Sequence[str], listed: TextIO) -> list[Path]:
+def image_files(names: Sequence[str], listed: TextIO) -> list[Path]:
     """The files that arguments stand for, each once, in their order; a folder's sorted, with those of its folders.
 
     Args:
@@ -135,8 +135,8 @@ def found(names: Sequence[str], listed: TextIO) -> list[Path]:
             else:
                 here = sorted(Path(match) for match in glob.glob(one, recursive=True) if Path(match).is_file())
             if not here:
-                what = "the folder holds no image" if path.is_dir() else "there is no such file, folder or match"
-                raise UserError(f"{one}: {what}; images end in {', '.join(sorted(ENDINGS))}")
+                problem = "the folder holds no image" if path.is_dir() else "there is no such file, folder or match"
+                raise UserError(f"{one}: {problem}; images end in {', '.join(sorted(ENDINGS))}")
             files |= dict.fromkeys(here)
     return list(files)
 
@@ -154,7 +154,7 @@ def answers(
     Args:
         names: n file names.
         probabilities: float64 [n, C].
-        labels: what the columns stand for.
+        labels: taxa of the columns.
         rank, k: the k most probable nodes at this rank, the best first.
         thresholds: instead of those the one answer with back-off; without an answer only the file name is filled.
     """
@@ -188,7 +188,7 @@ def _row(name: str, node: TaxonPath, score: float, common: Mapping[TaxonPath, st
 def _in_pytorch(
     data: Path, variant: str, labels: Labels, files: Sequence[Path], unread: list[str]
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Names of photographs and their logits, float32 [rows, C], batch by batch; files that are left out are told and
+    """Yield names of photographs and their logits, float32 [rows, C]; files that are left out are reported and
     added to ``unread``."""
     prepared, logits = variants.load(data, variant, labels)
     for batch in _batches(files, _BATCH):
@@ -205,7 +205,7 @@ def _in_node(
     with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as scratch:
         blank = Path(scratch) / "blank.png"
         Image.new("RGB", (8, 8)).save(blank)
-        logits([blank])  # what fails from here on is a photograph's fault
+        logits([blank])  # a later failure is caused by a photograph
         for batch in _batches(files, _BATCH_IN_NODE):
             ready = {str(file): _for_node(file, image, Path(scratch)) for file, image in _decoded(batch, unread)}
             yield from _halved(logits, ready, unread)
@@ -231,7 +231,7 @@ def _halved(
 
 
 def _for_node(file: Path, image: Image.Image, scratch: Path) -> Path:
-    """The file itself if Node reads its format; otherwise what Python made of it, as PNG."""
+    """The file itself if Node reads its format; otherwise its image decoded by Python, as PNG."""
     with file.open("rb") as opened:
         head = opened.read(12)
     if head[:2] == b"\xff\xd8" or head[:4] == b"\x89PNG" or (head[:4], head[8:]) == (b"RIFF", b"WEBP"):

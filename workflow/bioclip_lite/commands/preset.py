@@ -21,12 +21,11 @@ WEIGHTS = Path("data/weights")
 def put_in_place(name: str, photos: Path | None, weights: Path | None) -> None:
     """Copy a preset to params.yaml, link the folder of photographs to data/photos, copy weights to data/weights.
 
-    Photographs and weights that are in place already stay as they are.
+    Photographs and weights that are in place already stay unchanged.
 
     Raises:
-        UserError: an unknown preset, a missing folder or file, or something in the way that would be lost: a
-            params.yaml that git does not hold, a real folder data/photos, other weights of that name. Nothing is
-            changed then.
+        UserError: the preset, the folder or the file does not exist, or something would be lost: a params.yaml that
+            git does not hold, a real folder data/photos, other weights of that name. Nothing is changed then.
     """
     presets = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
     if name not in presets:
@@ -77,7 +76,7 @@ def _link_photos(photos: Path) -> None:
 
 
 def _committed() -> bool:
-    """Whether git holds params.yaml as it is; not where there is no repository, or where git ignores the file."""
+    """Whether git holds params.yaml unchanged; False without a repository, or if git ignores the file."""
     questions = (["ls-files", "--error-unmatch"], ["diff", "--quiet", "HEAD", "--"])
     return all(
         subprocess.run(["git", *question, str(PARAMS)], capture_output=True, check=False).returncode == 0

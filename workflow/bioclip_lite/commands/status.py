@@ -120,7 +120,7 @@ def _by_stage(status: dict[str, list[Any]]) -> dict[str, dict[str, list[str]]]:
             for title, names in (entry if isinstance(entry, dict) else {entry: {}}).items():
                 kind = title.removeprefix("changed ")
                 for name, details in names.items():
-                    if name == "params.yaml":
+                    if name in ("params.yaml", "workflow/defaults.yaml"):
                         kinds.setdefault("params", []).extend(details if isinstance(details, dict) else [name])
                     else:
                         kinds.setdefault(kind, []).append(name)

@@ -1,7 +1,7 @@
-"""``python -m bioclip_lite verify-cache``: is the teacher cache what the teachers say of these photographs?
+"""``python -m bioclip_lite verify-cache``: check that the teacher cache holds the embeddings of these photographs.
 
-Views drawn at random from all shards are replayed and embedded again, and compared with what the cache holds. It
-finds a cache of another teacher, of other photographs or of another version of the code, which training cannot see.
+Views drawn at random from all shards are replayed, embedded again and compared with the cache. The command detects a
+cache of another teacher, of other photographs or of another version of the code, which training cannot see.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import digest
 
-LEAST = 0.9999  # cosine: what another order of additions and rounding leave of equality
+LEAST = 0.9999  # cosine: equality up to rounding and the order of additions
 _BATCH = 64
 
 
 class Finding(NamedTuple):
-    """One view of the cache, and the cosine between what is stored and what the teacher says now."""
+    """One view of the cache, and the cosine between its stored and its recomputed embedding."""
 
     shard: str  # e.g. "train-00000", of a further teacher "second/train-00000"
     key: str
@@ -42,18 +42,20 @@ def verify(data: Path, count: int) -> list[Finding]:
     Raises:
         UserError: a part of the cache is missing or damaged, belongs to another teacher, or is of other photographs.
     """
-    found = [finding for who in store.teachers(data) for finding in _verify(data, count, who)]
-    return sorted(found, key=lambda finding: finding.cosine)
+    findings = [finding for teacher_name in store.teachers(data) for finding in _verify(data, count, teacher_name)]
+    return sorted(findings, key=lambda finding: finding.cosine)
 
 
-def _verify(data: Path, count: int, who: str) -> list[Finding]:
-    teacher, folder = teachers.load_teacher(data / "teacher" / who), store.folder(data, who)
+def _verify(data: Path, count: int, teacher_name: str) -> list[Finding]:
+    teacher, folder = teachers.load_teacher(data / "teacher" / teacher_name), store.folder(data, teacher_name)
     names = [name for name in shard_names(data) if split_of(name) != "pretrain"]
     shards = {name: store.read_shard(folder / f"{name}.safetensors") for name in names}
     store.check_same(list(shards.values()), store.read_taxa(folder / "taxa.safetensors"))
     for name, shard in shards.items():
         if shard.identity["teacher"] != teacher.identity:
-            raise UserError(f"{shard.path} was not made by the teacher in data/teacher/{who}; run stage logits again")
+            raise UserError(
+                f"{shard.path} was not made by the teacher in data/teacher/{teacher_name}; run stage logits again"
+            )
         if shard.keys != ShardSet.of(data / "shard" / f"{name}.tar").keys:
             raise UserError(f"{shard.path} lists other photographs than data/shard/{name}.tar; run stage logits again")
     cells = [
@@ -65,7 +67,7 @@ def _verify(data: Path, count: int, who: str) -> list[Finding]:
     cells.sort(key=lambda cell: digest("verify-cache", cell[0], shards[cell[0]].keys[cell[1]], cell[2]))
     chosen = sorted(cells[:count])
     teacher.model.to(machine.device())
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for name in dict.fromkeys(name for name, _, _ in chosen):
         shard, mine = shards[name], [(i, view) for other, i, view in chosen if other == name]
         images = ShardSet.of(data / "shard" / f"{name}.tar")
@@ -81,14 +83,14 @@ def _verify(data: Path, count: int, who: str) -> list[Finding]:
         ]
         pixels = loading.load(loading.Views(images, teacher.preprocess), plan)
         now = torch.cat([teachers.embed_images(teacher.model, x.to(machine.device())).float().cpu() for x in pixels])
-        # As exact as the cache can be: what int8 costs, where one number of an embedding is large, is no fault of it.
+        # Compare in the precision of the cache: int8 loses more if one number of an embedding is large.
         expected = store.decode(**store.encode(now.numpy(), "float16" if shard.scales is None else "int8"))
-        place = name if who == FIRST else f"{who}/{name}"
+        place = name if teacher_name == FIRST else f"{teacher_name}/{name}"
         for (i, view), embedding in zip(mine, expected, strict=True):
             stored = shard.target(i, view)
             cosine = float(stored @ embedding / (np.linalg.norm(stored) * np.linalg.norm(embedding)))
-            found.append(Finding(place, shard.keys[i], view, cosine))
-    return found
+            findings.append(Finding(place, shard.keys[i], view, cosine))
+    return findings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,16 +107,16 @@ def parser() -> argparse.ArgumentParser:
 @command("verify-cache")
 def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
-    found = verify(options.data, options.views)
-    wrong = [finding for finding in found if not finding.cosine >= LEAST]
+    findings = verify(options.data, options.views)
+    wrong = [finding for finding in findings if not finding.cosine >= LEAST]
     for finding in wrong[:10]:
         print(f"{finding.shard} {finding.key} view {finding.view}: cosine {finding.cosine:.6f}", file=sys.stderr)
     if wrong:
         print(
-            f"verify-cache: {len(wrong)} of {len(found)} views are not what the teacher says (cosine below {LEAST}); "
-            "make the cache again: snakemake --cores all logits --forcerun embed_shard",
+            f"verify-cache: {len(wrong)} of {len(findings)} views differ from the embeddings of the teacher (cosine "
+            f"below {LEAST}); make the cache again: snakemake --cores all logits --forcerun embed_shard",
             file=sys.stderr,
         )
         return 1
-    print(f"verify-cache: {len(found)} views embedded again, lowest cosine {found[0].cosine:.6f}")
+    print(f"verify-cache: {len(findings)} views embedded again, lowest cosine {findings[0].cosine:.6f}")
     return 0

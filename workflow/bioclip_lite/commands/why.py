@@ -26,6 +26,7 @@ from bioclip_lite.engines.records import Records
 from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
 from bioclip_lite.utils import yaml_files
 from bioclip_lite.utils.command_line import new_parser
+from bioclip_lite.utils.defaults import complete
 from bioclip_lite.utils.errors import UserError
 
 SHOWN = 5  # of many similar files or reasons
@@ -248,14 +249,13 @@ def _parameter_changes(out: str, job: dict[str, Any]) -> Iterator[str]:
     if recorded:
         stage = stage_of(out)
         present = _present_section(stage, out)
-        partial = set(recorded[0]) < set(present)  # some jobs are handed what they depend on and no more
         for name, before, after in _leaves(recorded[0], present, stage):
-            if not (partial and before == '"absent"'):
+            if before != '"absent"':  # jobs get the parameters that they read and no others
                 yield f"{name} is {after}, it was made with {before}"
 
 
 def _present_section(stage: str, out: str) -> dict[str, Any]:
-    section = yaml_files.read(Path("params.yaml")).get(stage, {})
+    section: dict[str, Any] = complete(yaml_files.read(Path("params.yaml")))[stage]
     if stage != "teacher":
         return section
     known = teacher_sections(section)

@@ -1,12 +1,12 @@
-"""Which channels hang together: what can be cut out of a model without a gap, and cutting it.
+"""Find the channels that must be cut together, so that the model stays whole, and cut them.
 
 torch-pruning's dependency graph (Fang et al., DepGraph, arXiv 2301.12900) finds the layers that lose a channel
 together. What it cannot express is added here: FastViT's downsampling convolutions make k outputs from each input
 channel, so both sides and what follows are cut as one; attention loses whole heads, or as many dimensions of each.
 
-A group is offered only if cutting it is the same as silencing it. What a normalisation across channels has seen
-(LayerNorm: the residual stream of a ViT) would change all that is left, so it keeps its width. Every group is tried on
-photographs, because a dependency graph is wrong in silence where an operation mixes channels in a way it does not know.
+A group is offered only if cutting it equals silencing it. Channels that pass a normalisation across channels
+(LayerNorm: the residual stream of a ViT) keep their width, because cutting one would change all others. Every group is
+tried on photographs, because a dependency graph fails silently where an operation mixes channels in an unknown way.
 """
 
 import copy
@@ -60,7 +60,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """For people: what it is and where it begins."""
+        """Kind and first layer, for messages."""
         return f"{self.kind} of {self.members[0].layer}"
 
     @property
@@ -78,7 +78,7 @@ def coupled(model: nn.Module, images: torch.Tensor) -> tuple[list[Group], list[s
 
     Raises UserError if the channels of the model cannot be followed, with the operation that stopped it.
     """
-    groups, whole = _found(model, images.shape[-1])
+    groups, whole = _all_groups(model, images.shape[-1])
     tried = [group for group in groups if group.units > 1]
     if not _unsound(model, tried, images):
         return tried, whole
@@ -92,14 +92,14 @@ def coupled(model: nn.Module, images: torch.Tensor) -> tuple[list[Group], list[s
     return sound, whole
 
 
-# Finding them
+# Dependency graph
 
 
-class _Whole(Exception):
-    """A group that must keep its width."""
+class _FixedWidth(Exception):
+    """Why a group must keep its width."""
 
 
-def _found(model: nn.Module, size: int) -> tuple[list[Group], list[str]]:
+def _all_groups(model: nn.Module, size: int) -> tuple[list[Group], list[str]]:
     model = copy.deepcopy(model).eval().requires_grad_(True)  # torch-pruning marks the modules it has seen
     names = {module: name for name, module in model.named_modules()}
     attentions = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
@@ -113,7 +113,7 @@ def _found(model: nn.Module, size: int) -> tuple[list[Group], list[str]]:
             )
         expanding = [module for module in model.modules() if multiplier(module) > 1]
         fixed = [*expanding, *(attention.qkv for attention in attentions.values())]
-        found = list(graph.get_all_groups(ignored_layers=fixed, root_module_types=[nn.Conv2d, nn.Linear]))
+        dependent = list(graph.get_all_groups(ignored_layers=fixed, root_module_types=[nn.Conv2d, nn.Linear]))
     except Exception as error:  # of the model's own code, or where torch-pruning meets something it does not know
         raise UserError(
             f"the student cannot be pruned: its channels cannot be followed through {_where(error, names)} "
@@ -121,18 +121,18 @@ def _found(model: nn.Module, size: int) -> tuple[list[Group], list[str]]:
         ) from error
 
     groups, whole = [], []
-    for one in found:
-        root = names.get(one[0].dep.target.module, "")
+    for group in dependent:
+        root = names.get(group[0].dep.target.module, "")
         try:
-            members = _members(graph, one, names)
+            members = _members(graph, group, names)
             if not any(member.side == "out" and member.layer == last for member in members):
                 groups.append(Group(len(members[0].index), members))
-        except _Whole as why:
+        except _FixedWidth as why:
             whole.append(f"channels of {root} ({why})")
     for name, attention in attentions.items():
         try:
             groups += _of_attention(attention, name)
-        except _Whole as why:
+        except _FixedWidth as why:
             whole.append(f"heads of {name} ({why})")
     return groups, whole
 
@@ -142,7 +142,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _where(error: Exception, names: dict[nn.Module, str]) -> str:
-    """The module or operation that torch-pruning was at, from what its functions held when it failed."""
+    """The module or operation that torch-pruning failed at, from the local variables of its stack frames."""
     seen = ""
     frame = error.__traceback__
     while frame:
@@ -187,42 +187,56 @@ def _last_layer(model: nn.Module, size: int) -> str:
     return str(called[-1])
 
 
-def _members(graph: tp.DependencyGraph, found: Any, names: dict[nn.Module, str]) -> list[Member]:
-    """What a group of torch-pruning cuts, as plain indices, with the layers after an expanding convolution."""
+def _members(graph: tp.DependencyGraph, group: Any, names: dict[nn.Module, str]) -> list[Member]:
+    """The dimensions that a group of torch-pruning cuts, and those of the layers after an expanding convolution."""
     members: list[Member] = []
-    for item in found:
-        module, handler = item.dep.target.module, item.dep.handler
-        side = "out" if graph.is_out_channel_pruning_fn(handler) else "in"
-        if isinstance(module, nn.Parameter):
-            name, side = next(n for n, p in graph.model.named_parameters() if p is module), "through"
-            if not _is_scale(name, module):
-                raise _Whole(f"the parameter {name}")
-        elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) or multiplier(module) == 1:
-            name, side = names[module], "through"
-        elif isinstance(module, nn.Conv2d | nn.Linear):
-            name = names[module]
-            if isinstance(module, nn.Conv2d) and module.groups > 1 and not multiplier(module):
-                raise _Whole(f"Conv2d with {module.groups} groups at {name}")
-        elif not list(module.parameters()):
-            continue  # additions, activations, reshapes
-        else:
-            raise _Whole(f"{type(module).__name__} at {names[module]}")
-        index = _by_unit(item.idxs, item.root_idxs, len(found[0].idxs), name)
+    for item in group:
+        module = item.dep.target.module
+        dimension = _dimension(graph, module, item.dep.handler, names)
+        if dimension is None:
+            continue
+        name, side = dimension
+        index = _by_unit(item.idxs, item.root_idxs, len(group[0].idxs), name)
         if index.max() >= _size(module, side):
-            raise _Whole(f"channels mixed before {name}")
+            raise _FixedWidth(f"channels mixed before {name}")
         if not any(m.layer == name and m.side == side for m in members):
-            # What an expanding convolution makes of a unit is read after it.
+            # The outputs that an expanding convolution makes from a unit are read after it.
             members.append(Member(name, side, index, reads=side == "in" and not multiplier(module)))
             if multiplier(module) > 1:
                 members += _followers(graph, module, index, names)
     return members
 
 
+def _dimension(
+    graph: tp.DependencyGraph, module: Any, handler: Any, names: dict[nn.Module, str]
+) -> tuple[str, str] | None:
+    """(layer or bare parameter, side) that ``handler`` of torch-pruning cuts; None for additions and the like.
+
+    Raises:
+        _FixedWidth: it cannot be cut without a change to what is left.
+    """
+    if isinstance(module, nn.Parameter):
+        name = next(name for name, parameter in graph.model.named_parameters() if parameter is module)
+        if not _is_scale(name, module):
+            raise _FixedWidth(f"the parameter {name}")
+        return name, "through"
+    if not list(module.parameters()) and not isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+        return None
+    name = names[module]
+    if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) or multiplier(module) == 1:
+        return name, "through"
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        raise _FixedWidth(f"{type(module).__name__} at {name}")
+    if isinstance(module, nn.Conv2d) and module.groups > 1 and not multiplier(module):
+        raise _FixedWidth(f"Conv2d with {module.groups} groups at {name}")
+    return name, "out" if graph.is_out_channel_pruning_fn(handler) else "in"
+
+
 def _by_unit(entries: Sequence[int], units: Sequence[int | None], count: int, name: str) -> np.ndarray:
     """int64 (count, n): the entries of each unit."""
     order = np.argsort(np.asarray([-1 if unit is None else unit for unit in units]), kind="stable")
     if len(entries) % count or sorted({unit for unit in units if unit is not None}) != list(range(count)):
-        raise _Whole(f"channels mixed before {name}")
+        raise _FixedWidth(f"channels mixed before {name}")
     return np.asarray(entries, dtype=np.int64)[order].reshape(count, -1)
 
 
@@ -254,7 +268,7 @@ class _Rest:
 
 
 def _of_attention(attention: Attention, name: str) -> list[Group]:
-    """Its heads; and the dimensions of its heads, which all of them lose alike.
+    """The groups of an attention: its heads, and the dimensions of its heads, of which all lose the same.
 
     Queries and keys meet dimension by dimension, so of the two only the queries count as reading.
     """
@@ -266,7 +280,7 @@ def _of_attention(attention: Attention, name: str) -> list[Group]:
     else:  # all queries, all keys, all values
         changes = [part for part in ("q_norm", "k_norm", "norm") if not _nothing(getattr(attention, part, None))]
         if changes or getattr(attention, "gate", None) is not None:
-            raise _Whole(f"{', '.join(changes) or 'gate'} of {type(attention).__name__}")
+            raise _FixedWidth(f"{', '.join(changes) or 'gate'} of {type(attention).__name__}")
         keys = values = int(attention.head_dim)
         q = np.arange(heads * keys).reshape(heads, keys)
         k, v = q + heads * keys, q + 2 * heads * keys
@@ -287,7 +301,7 @@ def _nothing(module: nn.Module | None) -> bool:
     return module is None or isinstance(module, nn.Identity)
 
 
-# Trying them
+# Trial on photographs
 
 
 def _unsound(model: nn.Module, groups: list[Group], images: torch.Tensor) -> str:
@@ -354,7 +368,7 @@ def cut(model: nn.Module, groups: list[Group], keep: Sequence[np.ndarray]) -> nn
             shapes[name] = _attention_shape(modules[name]) | changed
     smaller = copy.deepcopy(model).eval().requires_grad_(True)  # timm freezes some layers when it re-parameterises
     reshape(smaller, shapes, {name: tensor.clone() for name, tensor in state.items()})
-    return smaller.eval()  # forgets what TinyViT's attention remembers of its biases
+    return smaller.eval()  # so that TinyViT's attention forgets its cached biases
 
 
 def _size(layer: Any, side: str) -> int:
@@ -367,7 +381,7 @@ def _size(layer: Any, side: str) -> int:
 
 
 def _attention_shape(attention: Attention) -> dict[str, int]:
-    """As ``models.reshape`` takes it."""
+    """Heads and their dimensions, as ``prunable.reshape`` takes them."""
     if isinstance(attention, TinyViTAttention):
         return {"heads": attention.num_heads, "key_dim": attention.key_dim, "val_dim": attention.val_dim}
     return {"heads": int(attention.num_heads), "head_dim": int(attention.head_dim)}
@@ -376,7 +390,7 @@ def _attention_shape(attention: Attention) -> dict[str, int]:
 def _cut_layer(
     name: str, module: nn.Module, sides: dict[str, np.ndarray], state: dict[str, torch.Tensor]
 ) -> dict[str, int]:
-    """Cut the tensors of a layer in ``state``; returns its sizes as ``models.reshape`` takes them."""
+    """Cut the tensors of a layer in ``state``; returns its sizes as ``prunable.reshape`` takes them."""
     if "through" in sides:
         kept = sides["through"]
         for key in [key for key in state if key.rpartition(".")[0] == name and state[key].ndim]:

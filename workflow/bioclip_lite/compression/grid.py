@@ -1,7 +1,7 @@
-"""The grid of quantized weights: its one definition, shared by PyTorch (measuring) and TensorFlow.js (shipping).
+"""The grid of quantized weights, defined once for PyTorch (which measures) and TensorFlow.js (which ships).
 
-A tensor is stored as unsigned integers q of 8 or 16 bits with one ``scale`` and one ``minimum`` and means
-``float32(float64(q) * scale + minimum)``, which is, operation for operation, what TensorFlow.js computes on loading
+A tensor is stored as unsigned integers q of 8 or 16 bits with one ``scale`` and one ``minimum``. Its values are
+``float32(float64(q) * scale + minimum)``, computed as TensorFlow.js does on loading, operation for operation
 (tfjs-core/src/io/io_utils.ts, decodeWeights). Zero is always a grid point, so that absent connections stay absent.
 Needs NumPy only: the environment of the converter imports it too.
 """
@@ -17,7 +17,7 @@ DTYPES: dict[int, type[np.unsignedinteger[Any]]] = {8: np.uint8, 16: np.uint16}
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the integers 0 ... 2**bits - 1 lie on the line of numbers."""
+    """The values of the integers 0 ... 2**bits - 1: ``minimum`` + q * ``scale``."""
 
     scale: float
     minimum: float
@@ -25,9 +25,9 @@ class Grid:
 
 
 def fit(weights: np.ndarray, bits: int) -> Grid:
-    """The grid of 2**bits points that spans ``weights`` (any shape, finite) and zero.
+    """Fit the grid of 2**bits points that spans ``weights`` (any shape, finite) and zero.
 
-    The ends may move by up to half a step so that zero falls on a point. Raises ValueError for other ``bits`` than 8
+    The ends may move by up to half a step so that zero falls on a point. Raises ValueError for ``bits`` other than 8
     and 16 and for weights that are not finite.
     """
     if bits not in DTYPES:
@@ -43,13 +43,13 @@ def fit(weights: np.ndarray, bits: int) -> Grid:
 
 
 def encode(weights: np.ndarray, grid: Grid) -> np.ndarray:
-    """Nearest grid points: unsigned integers of the shape of ``weights``; values beyond the grid go to its ends."""
+    """Round to the nearest grid points: unsigned integers of the shape of ``weights``; values beyond the grid clip."""
     q = np.rint((weights.astype(np.float64) - grid.minimum) / grid.scale)
     return np.clip(q, 0, 2**grid.bits - 1).astype(DTYPES[grid.bits])
 
 
 def decode(q: np.ndarray, grid: Grid) -> np.ndarray:
-    """The float32 weights that the integers ``q`` mean."""
+    """Float32 weights of the integers ``q``, of the same shape."""
     return (q.astype(np.float64) * grid.scale + grid.minimum).astype(np.float32)
 
 

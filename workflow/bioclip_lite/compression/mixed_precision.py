@@ -1,9 +1,9 @@
-"""A folded graph in 8-bit weights, biases and the most sensitive weights in 16 bits, within a budget of bytes.
+"""Quantize a folded graph to 8-bit weights, biases and the most sensitive weights to 16 bits, within a budget of bytes.
 
-The error of each array is the distance that quantizing it alone moves the unit embeddings of calibration inputs; 16
-bits go where a further byte removes most squared error, until the budget is spent. Then the weights are rounded so that
-the layers' outputs suffer least (``rounding``), before that, where it helps, with channels scaled to like size
-(``equalize``).
+The sensitivity of an array is the distance by which quantizing it alone moves the unit embeddings of calibration
+inputs. 16 bits go where a further byte removes most squared error, until the budget is spent. ``rounding`` then rounds
+the weights with the least error of the layers' outputs. Where it helps, ``equalize`` scales channels to like size
+before.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,7 +24,7 @@ from bioclip_lite.utils.progress import progress
 
 RANKING = 32  # inputs that rank the layers; all of them measure the result
 _BATCH = 32
-_RANKED = 8  # of these at once, with the values of all nodes in memory
+_RANKED = 8  # of these at once, with the outputs of all nodes in memory
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Quantized:
     rounded: Rounded
     equalized: bool
     exact: np.ndarray  # unit embeddings of the calibration inputs in float32
-    cosines: dict[str, float]  # "mean" and "min", to these
+    cosines: dict[str, float]  # "mean" and "min" between these and the rounded graph's
     sensitivity: dict[str, float]  # of each weight, see ``sensitivity``
 
     @property
@@ -48,9 +48,9 @@ class Quantized:
 def quantize(
     folded: Graph, weights: Weights, images: torch.Tensor, bytes_per_parameter: float, repair: Mapping[str, Any]
 ) -> Quantized:
-    """The rounded graph, within a budget of bytes.
+    """Round the graph within a budget of bytes.
 
-    ``images``: preprocessed, float32 (n, 3, size, size), or what else the graph takes. ``repair``: section
+    ``images``: preprocessed, float32 (n, 3, size, size), or other inputs of the graph. ``repair``: section
     quantize.repair of params.yaml. Raises UserError if 8 bits for the weights and 16 for the biases already exceed the
     budget.
     """
@@ -65,10 +65,10 @@ def quantize(
     return max(candidates, key=lambda candidate: candidate.cosines["mean"])
 
 
-def report(folded: Graph, weights: Weights, images: torch.Tensor, found: Quantized) -> dict[str, Any]:
-    """What report.json says of a quantized graph, layer by layer; arguments as of ``quantize``, which found it."""
-    rounded, shifts, sizes = found.rounded, found.sensitivity, found.sizes
-    # Equalized or not, the function is the same, so the layers' outputs before repair are those of the plain weights.
+def report(folded: Graph, weights: Weights, images: torch.Tensor, result: Quantized) -> dict[str, Any]:
+    """The content of report.json, layer by layer: arguments and result of ``quantize``."""
+    rounded, shifts, sizes = result.rounded, result.sensitivity, result.sizes
+    # Equalization changes no function, so the layers' outputs before repair are those of the plain weights.
     plain_grids = {name: grid.fit(weights[name], rounded.grids[name].bits) for name in shifts}
     plain = onto_grids(folded, weights, plain_grids, images, "nearest", False)
     parameters = sum(array.size for array in weights.values())
@@ -85,12 +85,12 @@ def report(folded: Graph, weights: Weights, images: torch.Tensor, found: Quantiz
         for name in shifts
     ]
     return {
-        "cosine": found.cosines,
-        "equalized": found.equalized,
-        "cosine_unrepaired": _cosines(found.exact, embed(folded, plain.weights, images)),
+        "cosine": result.cosines,
+        "equalized": result.equalized,
+        "cosine_unrepaired": _cosines(result.exact, embed(folded, plain.weights, images)),
         "images": len(images),
         "parameters": parameters,
-        "bytes_per_parameter": found.bytes_per_parameter,
+        "bytes_per_parameter": result.bytes_per_parameter,
         "bytes_float32": 4 * parameters,
         "macs": execution.macs(folded, weights),
         "layers": layers,
@@ -100,7 +100,7 @@ def report(folded: Graph, weights: Weights, images: torch.Tensor, found: Quantiz
 def choose_grids(
     folded: Graph, weights: Weights, images: torch.Tensor, bytes_per_parameter: float
 ) -> tuple[dict[str, Grid], dict[str, float]]:
-    """(grid of each array but the biases, its sensitivity) such that all arrays together keep the budget."""
+    """(grid by name of every array but the biases, sensitivity by name), within the budget."""
     names = rounding.arrays(folded)
     narrow = {name: grid.fit(weights[name], 8) for name in names}
     sizes = {name: array.size for name, array in weights.items()}
@@ -108,9 +108,9 @@ def choose_grids(
     budget = int(bytes_per_parameter * sum(sizes.values()))
     if least > budget:
         raise UserError(
-            f"quantize.bytes_per_parameter is {bytes_per_parameter}: with 8 bits for weights and {rounding.BIAS_BITS} "
-            f"for biases this student takes {least / sum(sizes.values()):.4f}, as it is thin. Set it to at least "
-            f"{least_bytes_per_parameter(folded, weights)}, or prune less"
+            f"quantize.bytes_per_parameter is {bytes_per_parameter}, but this thin student needs "
+            f"{least / sum(sizes.values()):.4f} with 8 bits for weights and {rounding.BIAS_BITS} for biases. Set it to "
+            f"at least {least_bytes_per_parameter(folded, weights)}, or prune less"
         )
     shifts = sensitivity(folded, weights, narrow, images, embed(folded, weights, images))
     wide = most_worth(shifts, sizes, budget - least)
@@ -118,18 +118,18 @@ def choose_grids(
 
 
 def least_bytes_per_parameter(folded: Graph, weights: Weights) -> float:
-    """What a budget must allow, rounded up to a thousandth."""
+    """The least budget in bytes per parameter, rounded up to a thousandth."""
     sizes = {name: array.size for name, array in weights.items()}
     return float(np.ceil(1000 * _least(rounding.arrays(folded), sizes) / sum(sizes.values())) / 1000)
 
 
 def _least(names: Collection[str], sizes: Mapping[str, int]) -> int:
-    """Bytes with 8 bits for the weights in ``names`` and more for the biases."""
+    """Bytes with 8 bits for the arrays in ``names`` and ``BIAS_BITS`` for the biases."""
     return sum(size if name in names else size * rounding.BIAS_BITS // 8 for name, size in sizes.items())
 
 
 def embed(folded: Graph, weights: Mapping[str, np.ndarray], images: torch.Tensor) -> np.ndarray:
-    """Unit embeddings, float32 (n, D), of preprocessed images (n, 3, size, size); (n, D, ...) where there are many."""
+    """Unit embeddings, float32 (n, D) or (n, D, positions...), of the graph's inputs, e.g. (n, 3, size, size)."""
     outputs = torch.cat([execution.run(folded, weights, batch) for batch in images.split(_BATCH)])
     return torch.nn.functional.normalize(outputs, dim=1).numpy()
 
@@ -142,27 +142,28 @@ def _cosines(exact: np.ndarray, found: np.ndarray) -> dict[str, float]:
 def sensitivity(
     folded: Graph, weights: Weights, grids: Mapping[str, Grid], images: torch.Tensor, exact: np.ndarray
 ) -> dict[str, float]:
-    """For each weight of ``grids``: root mean square distance of unit embeddings when only it is quantized."""
+    """Root mean square distance of unit embeddings when only one array is quantized, by name of the array."""
     total = dict.fromkeys(grids, 0.0)
     batches = list(zip(images.split(_RANKED), torch.from_numpy(exact).split(_RANKED), strict=True))
     steps = ((batch, name) for batch in batches for name in grids)
-    known: dict[str, torch.Tensor] = {}
+    unrounded: dict[str, torch.Tensor] = {}
     for (pixels, unit), name in progress(steps, len(batches) * len(grids), "quantize: layers measured"):
-        if known.get(folded["input"]["name"]) is not pixels:
-            known = _values(folded, weights, {folded["input"]["name"]: pixels})
+        if unrounded.get(folded["input"]["name"]) is not pixels:
+            unrounded = _values(folded, weights, {folded["input"]["name"]: pixels})
         alone = {**weights, name: grid.decode(grid.encode(weights[name], grids[name]), grids[name])}
         first = next(i for i, node in enumerate(folded["nodes"]) if name in node.values())
         before = {node["name"] for node in [folded["input"], *folded["nodes"][:first]]}
-        found = _values(folded, alone, {key: value for key, value in known.items() if key in before})[folded["output"]]
-        moved = torch.nn.functional.normalize(found, dim=1) - unit
+        start = {key: value for key, value in unrounded.items() if key in before}
+        outputs = _values(folded, alone, start)[folded["output"]]
+        moved = torch.nn.functional.normalize(outputs, dim=1) - unit
         total[name] += float(moved.square().sum(dtype=torch.float64))
     return {name: float(np.sqrt(squares / len(images))) for name, squares in total.items()}
 
 
 @torch.inference_mode()
-def _values(folded: Graph, weights: Weights, known: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The values of all nodes by name, of which ``known`` need not be computed again."""
-    values = dict(known)
+def _values(folded: Graph, weights: Weights, computed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Outputs of all nodes by name; ``computed`` holds those that are available already."""
+    values = dict(computed)
     for node in folded["nodes"]:
         if node["name"] not in values:
             values[node["name"]] = execution.execute(node, weights, *[values[name] for name in node["inputs"]])
@@ -170,9 +171,9 @@ def _values(folded: Graph, weights: Weights, known: Mapping[str, torch.Tensor]) 
 
 
 def most_worth(shifts: Mapping[str, float], sizes: Mapping[str, int], budget: int) -> list[str]:
-    """The weights to take a further byte per value: largest squared shift per byte first, while ``budget`` lasts.
+    """Choose the arrays that get a further byte per value: largest squared shift per byte first, within ``budget``.
 
-    One that does not fit is passed over for smaller ones.
+    Skips an array that does not fit in favour of smaller ones.
     """
     chosen = []
     for name in sorted(shifts, key=lambda name: (-(shifts[name] ** 2) / sizes[name], name)):

@@ -1,9 +1,9 @@
-"""Structured pruning to a budget: what each unit is worth, how many to keep, and a smaller model without the rest.
+"""Structured pruning to a budget: score the units, plan how many each group keeps, cut the rest.
 
-What a unit (a channel, a head ...) is worth is measured on photographs: how far its absence moves the embedding, to
+The score of a unit (a channel, a head ...) is measured on photographs: how far its absence moves the embedding, to
 first order (Molchanov et al., arXiv 1906.10771). On a trained FastViT at half its multiply-accumulates this keeps a
-cosine of 0.998 to the unpruned embeddings before any recovery, where cutting every layer alike by the size of its
-weights keeps 0.24. benchmarks/prune.md compares it with the other measures.
+cosine of 0.998 to the unpruned embeddings before any recovery; cutting the same share of every layer by the size of its
+weights keeps 0.24. benchmarks/prune.md compares it with the other scores.
 """
 
 import copy
@@ -32,9 +32,9 @@ _SHARES = 64  # of the multiply-accumulates: the steps in which a budget of mill
 
 
 def limit(model: nn.Module, size: int, budget: dict[str, float], milliseconds: float = math.nan) -> tuple[str, float]:
-    """(quantity, how much of it may be left) of a budget with one entry: up to 1 it is a share of the model's.
+    """Resolve a one-entry budget to (quantity, upper bound); values up to 1 are fractions of the model's.
 
-    ``milliseconds`` an image is the model's, for a budget of them.
+    ``milliseconds``: the model's time for one image, for a budget of milliseconds.
     """
     ((quantity, amount),) = budget.items()
     if amount > 1:
@@ -64,12 +64,12 @@ def prune(
 
     Args:
         model: a re-parameterised student, float32 (b, 3, size, size) to (b, outputs). The outputs are never pruned.
-        images: preprocessed photographs that tell what each unit is worth, float32 (n, 3, size, size).
-        quantity: one of QUANTITIES; most: how much may be left, see ``limit``.
+        images: preprocessed photographs to score the units on, float32 (n, 3, size, size).
+        quantity: one of QUANTITIES; most: its upper bound, see ``limit``.
         round_to: channels come in multiples of this, where a layer had more than this. Heads come one by one.
         importance, ranking: see ``worth`` and ``plan``.
         taught: the teacher's embeddings of the photographs, float32 (n, outputs), for importance "taylor".
-        milliseconds: what a model takes for one image, for quantity "ms".
+        milliseconds: measures a model's time for one image, for quantity "ms".
 
     Raises UserError if an operation of the model cannot be pruned, or if no choice of units meets the budget.
     """
@@ -95,7 +95,7 @@ def _within(
     round_to: int,
     ranking: str,
 ) -> nn.Module:
-    """The largest share of the multiply-accumulates that is fast enough, by bisection: time falls with them."""
+    """Find by bisection the largest share of the multiply-accumulates that is fast enough; time falls with them."""
     cost = Cost(model, size, groups, "macs")
     found, below, above = None, 0, _SHARES
     while above - below > 1:
@@ -112,7 +112,7 @@ def _within(
             above = share
     if found is None:
         raise UserError(
-            f"prune.budget.ms: no choice of channels answers in {most:.3g} ms an image on this machine. Raise the "
+            f"prune.budget.ms: no choice of channels takes at most {most:.3g} ms an image on this computer. Raise the "
             f"budget, lower prune.round_to or take a smaller student"
         )
     return found
@@ -127,7 +127,7 @@ def best(scores: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.argsort(-scores, kind="stable")[:count])
 
 
-# What a unit is worth
+# Scores
 
 
 def worth(
@@ -201,7 +201,7 @@ def _by_unit(
     return entries.double().numpy()[member.index].sum(axis=1)
 
 
-# What it costs
+# Costs
 
 
 Side = tuple[str, str]  # layer or bare parameter; "in", "out" or "through"
@@ -248,7 +248,7 @@ class Cost:
 
 
 def _sides(model: nn.Module, groups: list[Group]) -> dict[Side, tuple[int, list[tuple[int, list[int]]]]]:
-    """Of each side its entries, and its blocks that the same groups cut: [(entries, groups)].
+    """Map each side to its number of entries and its blocks that the same groups cut: [(entries, groups)].
 
     The outputs of an expanding convolution, which follow its inputs, are no side of their own.
     """
@@ -269,7 +269,7 @@ def _sides(model: nn.Module, groups: list[Group]) -> dict[Side, tuple[int, list[
 
 
 def _sides_of(layer: nn.Conv2d | nn.Linear) -> tuple[str, ...]:
-    """Those whose lengths multiply to its weights."""
+    """The sides whose lengths multiply to the number of its weights."""
     if multiplier(layer):
         return ("in",) if multiplier(layer) > 1 else ("through",)
     return ("in", "out")
@@ -339,7 +339,7 @@ def _size_terms(model: nn.Module, quantity: str) -> list[tuple[float, tuple[Side
     return terms
 
 
-# How many to keep
+# Plan
 
 
 def plan(
@@ -358,8 +358,8 @@ def plan(
 
     Then single steps go back while they fit. The loss of a group is the 4/3-norm of its units' parts: between the
     Euclidean norm, as if they were independent, and the sum, as if they were alike. (Of the three it kept the best
-    embeddings of a MobileNetV4.) ``whole`` says, for the error, what keeps its width. Raises UserError if the budget is
-    out of reach.
+    embeddings of a MobileNetV4.) ``whole`` names what keeps its width, for the error. Raises UserError if the budget
+    is out of reach.
     """
     steps = [round_to if kind != "heads" else 1 for kind in cost.kinds]
     choices = [[*range(step, units, step), units] for step, units in zip(steps, cost.units, strict=True)]

@@ -1,10 +1,10 @@
-"""The folder of a quantized student: ``graph.json`` (nodes and grids) and ``weights.safetensors``.
+"""Read and write the folder of a quantized student: ``graph.json`` (nodes and grids) and ``weights.safetensors``.
 
-Quantized tensors are stored as the integers of their grid, others (there are none now) as float32. Imported by the main
-environment and by the converter's, so it needs NumPy and safetensors only::
+Quantized tensors are stored as the integers of their grid, others (today there are none) as float32. The main
+environment and the converter's import this module, so it needs NumPy and safetensors only::
 
     graph, weights = quantized.load("data/quantize/model")
-    embeddings = bioclip_lite.graph.run(graph, weights, images)  # main environment
+    embeddings = bioclip_lite.graph.execution.run(graph, weights, images)  # main environment
 """
 
 import json
@@ -43,18 +43,18 @@ def save(
 
 
 def load_integers(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Grid]]:
-    """(graph, tensors as stored, grid of each quantized tensor)."""
+    """Read (graph, tensors as stored, grid of each quantized tensor)."""
     graph = json.loads((Path(folder) / GRAPH_FILE).read_text(encoding="utf-8"))
     grids = {name: Grid(**described) for name, described in graph["grids"].items()}
     return graph, load_file(Path(folder) / WEIGHTS_FILE), grids
 
 
 def decode(tensors: Mapping[str, np.ndarray], grids: Mapping[str, Grid]) -> dict[str, np.ndarray]:
-    """Tensors as stored to the float32 weights that they mean."""
+    """Decode stored tensors to float32 weights."""
     return {name: grid.decode(array, grids[name]) if name in grids else array for name, array in tensors.items()}
 
 
 def load(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(graph, float32 weights) for ``bioclip_lite.graph.run``."""
+    """Read (graph, float32 weights) for ``graph.execution.run``."""
     graph, tensors, grids = load_integers(folder)
     return graph, decode(tensors, grids)

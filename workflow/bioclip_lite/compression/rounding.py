@@ -1,11 +1,12 @@
-"""Weights onto their grids, layer by layer, so that each layer's output suffers least on calibration photographs.
+"""Round weights to their grids, layer by layer, with the least error of each layer's output on calibration photographs.
 
-The exact and the rounded graph are walked side by side. Weights go to the nearest points, or as in GPTQ (Frantar et al.
-2023, arXiv 2210.17323, algorithm 1): column by column, each column's error made good by the columns still to come, as
-far as the inputs of the layer are correlated. Then the bias takes up the mean error of each output channel, that of the
-layers before included (Nagel et al. 2019, arXiv 1906.04721, section 4.2, measured instead of derived). Unlike there,
-each place counts with the squared slope of the activation that follows: what a ReLU cuts off must not move what it
-leaves. (On a real MobileNetV2 the plain mean made the error 26 times larger; this one removed four fifths of it.)
+The exact and the rounded graph run side by side. Weights round to the nearest points, or as in GPTQ (Frantar et al.
+2023, arXiv 2210.17323, algorithm 1): column by column, later columns compensating the error of each column as far as
+the inputs of the layer are correlated. Then the bias absorbs the mean error of each output channel, including the error
+of earlier layers (Nagel et al. 2019, arXiv 1906.04721, section 4.2, measured instead of derived). Unlike there, each
+position is weighted with the squared slope of the activation that follows: values that a ReLU cuts off must not shift
+those that pass. (On a real MobileNetV2 the plain mean made the error 26 times larger; the weighted one removed four
+fifths of it.)
 """
 
 from collections.abc import Mapping
@@ -25,23 +26,23 @@ BIAS_BITS = 16
 ARRAYS = ("weight", "shift", "positions")  # keys of nodes: the arrays that have 8 bits or 16
 _BATCH = 16
 _DAMPING = 0.01  # of the mean diagonal, as in the paper
-_PLACES = 16  # at least so many per column of the weight enter the correlations
-_BLOCK = 64  # columns whose errors are handed on together
-_PRIOR = 0.01  # mean squared slope below which a channel is hardly ever active, and its bias better stays
+_POSITIONS = 16  # least number per column of the weight from which correlations are estimated
+_BLOCK = 64  # columns whose errors are propagated together
+_PRIOR = 0.01  # mean squared slope below which a channel is hardly ever active, so that its bias barely changes
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """A graph's arrays on their grids, and what was seen on the way."""
+    """A graph's arrays on their grids, with the errors and ranges measured meanwhile."""
 
     weights: Weights  # float32 by name, all on ``grids``
     grids: dict[str, Grid]
-    sqnr: dict[str, float]  # of the layers' outputs in dB, by weight; the layers before are rounded too
-    ranges: dict[str, list[float]]  # least and largest value of the input and of each node, by name
+    sqnr: dict[str, float]  # of each layer's output in dB, by weight name; earlier layers are rounded too
+    ranges: dict[str, list[float]]  # least and largest value of the input and of each node's output, by name
 
 
 def arrays(folded: Graph) -> list[str]:
-    """The names of the arrays that need a grid from outside: all but the biases."""
+    """Names of the arrays whose grids the caller chooses: all but the biases."""
     return list(dict.fromkeys(node[key] for node in folded["nodes"] for key in ARRAYS if key in node))
 
 
@@ -49,10 +50,10 @@ def arrays(folded: Graph) -> list[str]:
 def onto_grids(
     folded: Graph, weights: Weights, grids: Mapping[str, Grid], images: torch.Tensor, method: str, correct: bool
 ) -> Rounded:
-    """Round ``weights`` (float32 by name) to ``grids`` (one per name of ``arrays``); biases get grids of 16 bits here.
+    """Round ``weights`` (float32 by name) to ``grids`` (one per name of ``arrays``), and biases to 16 bits.
 
     ``images``: preprocessed, float32 (n, 3, size, size). ``method`` is "nearest" or "gptq"; ``correct``: whether biases
-    take up mean errors. Holds the values of some nodes for all images at once.
+    absorb mean errors. Holds the outputs of several nodes for all images in memory at once.
     """
     rounded, used = dict(weights), dict(grids)
     sqnr: dict[str, float] = {}
@@ -99,7 +100,7 @@ def _range(values: torch.Tensor) -> list[float]:
 
 
 def _slope(folded: Graph, node: Node, values: torch.Tensor) -> torch.Tensor:
-    """Of the activation that alone reads the node, at ``values``; 1 where something else does."""
+    """Slope at ``values`` of the activation that reads the node; 1 if anything else reads it."""
     readers = [other for other in folded["nodes"] if node["name"] in other["inputs"]]
     if len(readers) != 1 or readers[0]["op"] != "activation":
         return torch.ones_like(values)
@@ -109,7 +110,7 @@ def _slope(folded: Graph, node: Node, values: torch.Tensor) -> torch.Tensor:
 
 
 def _shift(error: torch.Tensor, slope: torch.Tensor) -> np.ndarray:
-    """float32 (channels,): the mean of ``error`` (n, channels, ...), each place counted with its ``slope`` squared."""
+    """Mean of ``error`` (n, channels, ...), weighted with the squared ``slope``: float32 (channels,)."""
     but_channels = [dim for dim in range(error.ndim) if dim != 1]
     share = slope.square()
     total = share.sum(but_channels, dtype=torch.float64) + _PRIOR * share[:, 0].numel()
@@ -117,15 +118,15 @@ def _shift(error: torch.Tensor, slope: torch.Tensor) -> np.ndarray:
 
 
 def correlations(node: Node, weight: np.ndarray, inputs: torch.Tensor) -> np.ndarray:
-    """Second moments of what a layer's columns are multiplied with: float64 (groups, columns, columns).
+    """Second moments of the inputs of a weight's columns: float64 (groups, columns, columns).
 
-    One group for dense layers, one per input channel for depthwise ones. ``inputs``: float32 (n, channels, ...). With
-    few places (the last layers see one per photograph) correlations are mostly chance: they shrink towards none.
+    Dense layers have one group, depthwise ones one per input channel. ``inputs``: float32 (n, channels, ...). With few
+    positions (the last layers have one per photograph) correlations are mostly chance, so they shrink towards zero.
     """
     groups = inputs.shape[1] if node["op"] == "depthwise" else 1
     columns = int(np.prod(weight.shape[1:]))
     total, count = np.zeros((groups, columns, columns)), 0
-    step = max(1, len(inputs) * int(np.prod(node["shape"][1:])) // max(_PLACES * columns, 4096))
+    step = max(1, len(inputs) * int(np.prod(node["shape"][1:])) // max(_POSITIONS * columns, 4096))
     for x in inputs.split(_BATCH):
         if node["op"] == "linear":
             x = x[None]
@@ -143,14 +144,15 @@ def correlations(node: Node, weight: np.ndarray, inputs: torch.Tensor) -> np.nda
 
 
 def gptq(weight: np.ndarray, used: Grid, moments: np.ndarray) -> np.ndarray:
-    """Grid integers, of the shape of ``weight``, that keep its products with the inputs of these ``moments``.
+    """Round ``weight`` with GPTQ: grid integers of its shape that preserve its products with the inputs.
 
-    ``moments``: as ``correlations`` gives them; left unchanged. Columns go from the largest moment to the smallest.
+    ``moments``: second moments of the inputs, from ``correlations``; left unchanged. Columns are rounded in order of
+    decreasing moment.
     """
     groups, columns, _ = moments.shape
     diagonal = np.einsum("gcc->gc", moments)
     damping = _DAMPING * diagonal.mean(axis=1, keepdims=True)
-    damping[damping == 0] = 1.0  # nothing ever arrives: any rounding will do
+    damping[damping == 0] = 1.0  # the inputs are always zero: any rounding is exact
     order = np.argsort(-diagonal, axis=1, kind="stable")
     sorted_moments = np.take_along_axis(np.take_along_axis(moments, order[:, :, None], 1), order[:, None, :], 2)
     np.einsum("gcc->gc", sorted_moments)[...] += damping

@@ -9,6 +9,7 @@ from typing import Any
 
 from bioclip_lite.engines import stage_code
 from bioclip_lite.utils import yaml_files
+from bioclip_lite.utils.defaults import complete
 from bioclip_lite.utils.files import parse_yaml
 
 STAMP = ".snakemake_timestamp"  # where Snakemake keeps the time of a directory() output
@@ -22,7 +23,8 @@ def ledger_path(stage: str) -> str:
 def dvc_stages() -> dict[str, dict[str, list[str]]]:
     """Stage -> its ``deps``, ``params`` and ``outs`` (the ledger left out), in the order of dvc.yaml.
 
-    ${...} is filled in.
+    ${...} is filled in. ``params`` are names such as prune. The entries of workflow/defaults.yaml are left out, since
+    ``parameter`` gives the value that a job gets, wherever it is set.
     """
     if not Path("dvc.yaml").exists():
         return {}
@@ -33,7 +35,7 @@ def dvc_stages() -> dict[str, dict[str, list[str]]]:
         if ledger_path(name) in outs:
             stages[name] = {
                 "deps": [_filled_in(dep) for dep in stage.get("deps", [])],
-                "params": stage.get("params", []),
+                "params": [name for name in stage.get("params", []) if isinstance(name, str)],
                 "outs": [_filled_in(out) for out in outs if out != ledger_path(name)],
             }
     return stages
@@ -44,11 +46,11 @@ def _filled_in(path: str) -> str:
 
 
 def parameter(name: str) -> Any:
-    """The value in params.yaml of a name such as index.path."""
-    found: Any = yaml_files.read(Path("params.yaml"))
+    """The value of a parameter or section, such as index.path, in params.yaml or by default."""
+    value: Any = complete(yaml_files.read(Path("params.yaml")))
     for part in name.split("."):
-        found = found[part]
-    return found
+        value = value[part]
+    return value
 
 
 def inputs(stage: str) -> list[str]:

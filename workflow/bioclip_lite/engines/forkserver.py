@@ -26,7 +26,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -79,59 +79,94 @@ def start(libraries: Sequence[str] = LIBRARIES) -> None:
 
 
 def serve(listener: socket.socket, libraries: Iterable[str]) -> dict[str, Any] | None:
-    """Serve until standard input ends and all children have ended; returns None.
+    """Serve until standard input ends and all children have ended.
 
-    In each child the function returns too, with the request that it was forked for.
+    Returns:
+        None in the server; in each child, in which this function returns too, the request that it was forked for.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the callers, who pass it on
-    children: dict[int, socket.socket] = {}
+    children: dict[int, socket.socket] = {}  # process number -> its caller
     waiting = iter(libraries)
     with selectors.DefaultSelector() as events:
         events.register(listener, selectors.EVENT_READ, "call")
         events.register(sys.stdin, selectors.EVENT_READ, "owner")
         while children or listener.fileno() >= 0:
-            library = next(waiting, None)
-            if library:
-                with suppress(ImportError):
-                    importlib.import_module(library)
-                gc.freeze()  # children share the memory of these objects as long as no collector touches it
-            for key, _ in events.select(0 if library else None):
+            imported = _import_next(waiting)
+            for key, _ in events.select(0 if imported else None):
                 if key.data == "call":
-                    caller = listener.accept()[0]
-                    request = _receive(caller)
-                    child = os.fork()
-                    if child == 0:
-                        for connection in (listener, caller, *children.values()):
-                            connection.close()
+                    request = _fork(listener, events, children)
+                    if request:
                         return request
-                    for stream in request["streams"]:
-                        os.close(stream)
-                    _answer(caller, child)
-                    children[child] = caller
-                    events.register(caller, selectors.EVENT_READ, child)
-                    events.register(os.pidfd_open(child), selectors.EVENT_READ, -child)
                 elif key.data == "owner":
-                    events.unregister(sys.stdin)
-                    events.unregister(listener)
-                    listener.close()
-                elif key.data > 0:  # a caller has nothing more to say: it is gone
-                    if key.data in children:  # or both ended, and were heard of, together
-                        events.unregister(key.fileobj)
-                        _kill(key.data)
+                    _refuse_calls(listener, events)
+                elif key.data > 0:
+                    _kill_orphan(key, events, children)
                 else:
-                    child = -key.data
-                    caller = children.pop(child)
-                    events.unregister(key.fileobj)
-                    os.close(key.fd)
-                    if caller in events.get_map():
-                        events.unregister(caller)
-                    _answer(caller, os.waitpid(child, 0)[1])
-                    caller.close()
+                    _report_end(key, events, children)
     return None
 
 
+def _import_next(libraries: Iterator[str]) -> bool:
+    """Import one more library, if it is installed; False when all have been tried."""
+    library = next(libraries, None)
+    if library is None:
+        return False
+    with suppress(ImportError):
+        importlib.import_module(library)
+    gc.freeze()  # children share the memory of these objects as long as no collector touches it
+    return True
+
+
+def _fork(
+    listener: socket.socket, events: selectors.BaseSelector, children: dict[int, socket.socket]
+) -> dict[str, Any] | None:
+    """Accept a call and fork; returns the request in the child and None in the server."""
+    caller = listener.accept()[0]
+    request = _receive(caller)
+    child = os.fork()
+    if child == 0:
+        for connection in (listener, caller, *children.values()):
+            connection.close()
+        return request
+    for stream in request["streams"]:
+        os.close(stream)
+    _answer(caller, child)
+    children[child] = caller
+    events.register(caller, selectors.EVENT_READ, child)
+    events.register(os.pidfd_open(child), selectors.EVENT_READ, -child)
+    return None
+
+
+def _refuse_calls(listener: socket.socket, events: selectors.BaseSelector) -> None:
+    """Accept no more calls: the owner is gone."""
+    events.unregister(sys.stdin)
+    events.unregister(listener)
+    listener.close()
+
+
+def _kill_orphan(
+    key: selectors.SelectorKey, events: selectors.BaseSelector, children: dict[int, socket.socket]
+) -> None:
+    """Kill the child of a caller that is gone, unless the child has ended at the same time."""
+    if key.data in children:
+        events.unregister(key.fileobj)
+        _kill(key.data)
+
+
+def _report_end(key: selectors.SelectorKey, events: selectors.BaseSelector, children: dict[int, socket.socket]) -> None:
+    """Tell a caller the status of its child, which has ended."""
+    child = -key.data
+    caller = children.pop(child)
+    events.unregister(key.fileobj)
+    os.close(key.fd)
+    if caller in events.get_map():
+        events.unregister(caller)
+    _answer(caller, os.waitpid(child, 0)[1])
+    caller.close()
+
+
 def _receive(caller: socket.socket) -> dict[str, Any]:
-    """The request of a caller; ``streams`` are the descriptors of its standard streams."""
+    """Read the request of a caller; ``streams`` are the descriptors of its standard streams."""
     length, streams, _, _ = socket.recv_fds(caller, LENGTH, 3)
     with caller.makefile("rb") as file:
         return json.loads(file.read(int.from_bytes(length, "big"))) | {"streams": streams}
@@ -157,9 +192,9 @@ def run(request: dict[str, Any]) -> None:
     os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for own, given in enumerate(request["streams"]):
-        os.dup2(given, own)
-        os.close(given)
+    for descriptor, stream in enumerate(request["streams"]):
+        os.dup2(stream, descriptor)
+        os.close(stream)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False, errors="backslashreplace", buffering=1)  # noqa: SIM115
@@ -209,6 +244,6 @@ def _set_threads() -> None:
 
 
 if __name__ == "__main__":
-    asked = serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
-    if asked:
-        run(asked)
+    request = serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
+    if request:
+        run(request)

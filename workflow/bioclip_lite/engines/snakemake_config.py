@@ -30,7 +30,7 @@ def refuse_changes(recorded: Mapping[str, Any], files: Iterable[Path], options: 
         name, wanted, value = found
         raise UserError(
             f"{name} {_said(wanted)} by --config, --configfile or a profile, but {_said(value)} in params.yaml, which "
-            f"would be recorded; leave the option out and change params.yaml (or use dvc exp run -S {name}=...)"
+            f"would be recorded; leave the option out and change params.yaml (or use dvc exp run -S ++{name}=...)"
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from bioclip_lite.utils.code_fingerprint import closure, meaning
+from bioclip_lite.utils.code_fingerprint import closure, file_meaning
 from bioclip_lite.utils.files import replacing
 from bioclip_lite.utils.stage_names import STAGES
 
@@ -20,7 +20,7 @@ FOLDER = Path("workflow/code")
 LOADED_BY_NAME: dict[str, dict[str, tuple[str, ...]]] = {
     "caption": {"captioner": ("captioning.coca",)},
     "convert": {"bundle": ("web.tfjs",), "text": ("web.tfjs", "web.text_encoder")},
-    "evaluate": {"suite": ("suites.answering",)},
+    "evaluate": {"suite": ("suites.answering",), "report": ("report.publish",)},
 }
 
 
@@ -50,7 +50,7 @@ def path(stage: str) -> Path:
 
 
 def _meaning(file: str) -> str:
-    return meaning(Path(file).read_bytes())
+    return file_meaning(Path(file))
 
 
 def fingerprint(stage: str, content: Callable[[str], str | None] = _meaning) -> str:

@@ -77,7 +77,8 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
             records.doubt(ledger_path(stage))
     changes.unknown += [path for path in _unrecorded(jobs, records) if records.forget(path)]
     AT_START.parent.mkdir(parents=True, exist_ok=True)
-    AT_START.write_text(json.dumps({file: hashes[file] for file in ["params.yaml", *sources()]}), encoding="utf-8")
+    read = ["params.yaml", "workflow/defaults.yaml", *sources()]
+    AT_START.write_text(json.dumps({file: hashes[file] for file in read}), encoding="utf-8")
     hashes.save()
     _report(changes, hashes)
     return jobs, hashes

@@ -1,7 +1,7 @@
-"""The output of a run of Snakemake: a line for each job, a few for a failed one, and what is going on now.
+"""Print a run of Snakemake: a line for each job, a few for a failed one, and the running jobs.
 
 On a terminal the last lines show the running jobs and the time left; in a file or pipe there are plain lines only. Dry
-runs, ``--verbose``, ``--printshellcmds`` and ``--debug-dag`` print what Snakemake itself would: they ask for details.
+runs, ``--verbose``, ``--printshellcmds`` and ``--debug-dag`` ask for details: they print what Snakemake itself would.
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from logging import ERROR, WARNING, LogRecord
 from pathlib import Path
@@ -31,8 +32,8 @@ STEADY_SECONDS = 10.0  # of jobs before this run's own pace counts more than tha
 ROWS = 8  # running jobs shown at once
 TAIL = 10  # lines of a failed job's log
 LONGEST = 500  # characters of such a line
-QUIET_SECONDS = 60.0  # after which a log, as opposed to a terminal, is told what still runs
-CHATTER = (  # messages of Snakemake that help nobody
+QUIET_SECONDS = 60.0  # after which a log, as opposed to a terminal, names the jobs that still run
+CHATTER = (  # messages of Snakemake that are left out
     "Activating ",
     "Assuming unrestricted shared filesystem usage",
     "At least one job did not complete successfully",
@@ -49,7 +50,7 @@ CHATTER = (  # messages of Snakemake that help nobody
     "Using shell",
     "WorkflowError:\nAt least one job did not complete successfully",
 )
-UNSAID = {"group_info", "job_started", "resources_info", "rulegraph", "shellcmd", "workflow_started"}
+IGNORED = {"group_info", "job_started", "resources_info", "rulegraph", "shellcmd", "workflow_started"}
 
 
 class Job(NamedTuple):
@@ -62,30 +63,38 @@ class Job(NamedTuple):
 
 
 class LogHandler(LogHandlerBase):
-    """What Snakemake hands its messages to, in a thread of its own, if ``--logger bioclip-lite`` asks for it."""
+    """Receives Snakemake's messages, in a thread of its own, with ``--logger bioclip-lite``."""
 
     def __post_init__(self) -> None:
-        asked = self.common_settings
+        settings = self.common_settings
         self.running: dict[int, Job] = {}
         self.left: Counter[str] = Counter()  # jobs of each rule that have not finished
         self.usual: dict[str, float] = {}  # seconds of a job of each rule in earlier runs
         self.done = self.total = self.targets = self.failed = 0
         self.busy = self.taken = self.expected = 0.0  # seconds of finished jobs; of those with usual ones, now and then
-        self.reasons: list[str] = []  # exceptions of jobs whose failure has not been told
-        self.began = self.said = time.time()
+        self.reasons: list[str] = []  # exceptions of jobs whose failure has not been printed
+        self.began = self.printed = time.time()
         self.over = threading.Event()
         self.live: Any = None
         self.console: Any = None
-        quiet = {str(kind).rpartition(".")[2].lower() for kind in asked.quiet or ()}
+        quiet = {str(kind).rpartition(".")[2].lower() for kind in settings.quiet or ()}
         self.only_errors = "all" in quiet
-        self.shows_jobs = not quiet & {"all", "progress", "rules"}  # with these Snakemake does not say what finished
+        self.shows_jobs = not quiet & {"all", "progress", "rules"}  # with these Snakemake does not report finished jobs
+        self.handlers: dict[str, Callable[[Any], None]] = {
+            "run_info": self._plan,
+            "job_info": self._start,
+            "job_finished": self._finish,
+            "progress": self._progress,
+            "job_error": self._fail,
+            "group_error": self._fail_group,
+        }
         self.details = None
-        if asked.dryrun or asked.verbose or asked.printshellcmds or asked.debug_dag:
-            self.details = _handler_of_snakemake(asked)
+        if settings.dryrun or settings.verbose or settings.printshellcmds or settings.debug_dag:
+            self.details = _handler_of_snakemake(settings)
         elif sys.stderr.isatty():
             from rich.console import Console
 
-            console = Console(stderr=True, no_color=True if asked.nocolor else None, highlight=False)
+            console = Console(stderr=True, no_color=True if settings.nocolor else None, highlight=False)
             self.console = None if console.is_dumb_terminal else console
 
     @property
@@ -124,39 +133,35 @@ class LogHandler(LogHandlerBase):
     # Events
 
     def _take(self, record: Any) -> None:
-        event, message = str(getattr(record, "event", None)), record.getMessage()
-        if event == "run_info":
-            self._plan(record.stats)
-        elif event == "job_info":
-            self._start(record)
-        elif event == "job_finished":
-            self._finish(record.job_id, record.created)
-        elif event == "progress":
-            self._progress(record.done, record.total)
-        elif event == "job_error":
-            self._fail(record)
-        elif event == "group_error":
-            self._fail_group(record)
-        elif event == "error" and "CalledProcessError" in message:
+        event = str(getattr(record, "event", None))
+        if event in self.handlers:
+            self.handlers[event](record)
+        elif event not in IGNORED:
+            self._pass_on(event, record.getMessage(), record.levelno)
+
+    def _pass_on(self, event: str, message: str, level: int) -> None:
+        """Print a message of Snakemake's in its own words, or in fewer."""
+        if event == "error" and "CalledProcessError" in message:
             self.reasons.append(message)  # the failed job follows
-        elif event in UNSAID or message.startswith(CHATTER):
+        elif message.startswith(CHATTER):
             pass
         elif message.startswith("Complete log(s): "):
             self._end(message.removeprefix("Complete log(s): "))
         elif message.startswith("Trying to restart job"):
-            self._say("  It is tried again.")
-        elif record.levelno >= ERROR:
-            self._say(_without_places(message), "red")
+            self._print("  It is tried again.")
+        elif level >= ERROR:
+            self._print(_without_places(message), "red")
         elif not self.only_errors:
-            self._say(message, "yellow" if record.levelno >= WARNING else "")
+            self._print(message, "yellow" if level >= WARNING else "")
 
-    def _plan(self, counts: dict[str, int]) -> None:
+    def _plan(self, record: Any) -> None:
+        counts: dict[str, int] = record.stats
         self.left = Counter({rule: n for rule, n in counts.items() if rule not in {*TARGETS, "total"}})
         self.total = self.left.total()
         self.targets = counts.get("total", 0) - self.total
         self.usual = usual_seconds()
         if self.shows_jobs and self.total:
-            self._say(f"{self.total} job{'s' * (self.total > 1)} to do{self._time_left(', about {}')}")
+            self._print(f"{self.total} job{'s' * (self.total > 1)} to do{self._time_left(', about {}')}")
 
     def _start(self, record: Any) -> None:
         if record.rule_name in TARGETS:
@@ -171,26 +176,27 @@ class LogHandler(LogHandlerBase):
         elif self.shows_jobs and not self.console and len(self.running) == self.done + 1 == 1:
             threading.Thread(target=self._tell_from_time_to_time, daemon=True).start()
 
-    def _finish(self, number: int, now: float) -> None:
-        if not (job := self.running.pop(number, None)):
+    def _finish(self, record: Any) -> None:
+        if not (job := self.running.pop(record.job_id, None)):
             return
+        seconds = record.created - job.began
         self.done += 1
         self.left[job.rule] -= 1
-        self.busy += now - job.began
+        self.busy += seconds
         if usual := self.usual.get(job.rule):
-            self.taken += now - job.began
+            self.taken += seconds
             self.expected += usual
         if self.shows_jobs:
             count = f"{self.done:>{len(str(self.total))}}/{self.total}"
             left = "" if self.console else self._time_left("  about {} left")
-            self._say(f"{count}  {job.label:{LABEL}} {duration(now - job.began):>12}{left}")
+            self._print(f"{count}  {job.label:{LABEL}} {duration(seconds):>12}{left}")
 
-    def _progress(self, done: int, total: int) -> None:
-        self.total = total - self.targets  # less than planned where a checkpoint finds that jobs need not run
-        if done == total:
+    def _progress(self, record: Any) -> None:
+        self.total = record.total - self.targets  # less than planned where a checkpoint finds that jobs need not run
+        if record.done == record.total:
             self._stop()
             if self.shows_jobs and self.done:
-                self._say(f"{self.done} jobs done in {duration(time.time() - self.began)}; their logs are in logs/")
+                self._print(f"{self.done} jobs done in {duration(time.time() - self.began)}; their logs are in logs/")
 
     def _fail(self, record: Any) -> None:
         job = self.running.pop(record.jobid, None)
@@ -202,28 +208,28 @@ class LogHandler(LogHandlerBase):
         log, *of_cluster = record.log or [None]
         status = exit_status.find(reason or "".join(map(_text, of_cluster)))
         after = f" after {duration(record.created - job.began)}" if job else ""
-        said = exit_status.in_words(status, after) if status else f"failed{after}"
-        told = f" ({record.rule_msg.partition('. ')[0]})" if record.rule_msg else ""
+        outcome = exit_status.in_words(status, after) if status else f"failed{after}"
+        note = f" ({record.rule_msg.partition('. ')[0]})" if record.rule_msg else ""
         if status and exit_status.signal_name(status) == "SIGINT":
             return  # from the keyboard; the end says that the run was stopped
         self.failed += 1
         head = "STOPPED" if status == exit_status.STOPPED else "FAILED"
-        self._say(f"{head}  {' '.join(_label(record).split())}: the job {said}{told}", "bold red")
+        self._print(f"{head}  {' '.join(_label(record).split())}: the job {outcome}{note}", "bold red")
         for line in tail(_text(log)) if log else ():
-            self._say(f"  | {line}")
+            self._print(f"  | {line}")
         logs = [path for path in (log, *of_cluster) if path]
-        self._say(f"  log: {', '.join(logs) or 'none'}")
+        self._print(f"  log: {', '.join(logs) or 'none'}")
         advice = exit_status.advice(status) if status else None
         if advice:
-            self._say(f"  try: {advice}")
+            self._print(f"  try: {advice}")
         if alone := re.match(r"python -m bioclip_lite \w+(?: [^-\s]\S*)?", record.shellcmd or ""):
-            self._say(f"  this job alone: {alone[0]}")
+            self._print(f"  this job alone: {alone[0]}")
 
     def _fail_group(self, record: Any) -> None:
-        said = exit_status.find("".join(map(_text, record.aux_logs)))
-        why = f": a job {exit_status.in_words(said)}" if said else ""
-        self._say(f"FAILED  group of {len(record.job_error_info)} jobs{why}", "bold red")
-        self._say(f"  log: {', '.join(record.aux_logs) or 'none'}")
+        status = exit_status.find("".join(map(_text, record.aux_logs)))
+        outcome = f": a job {exit_status.in_words(status)}" if status else ""
+        self._print(f"FAILED  group of {len(record.job_error_info)} jobs{outcome}", "bold red")
+        self._print(f"  log: {', '.join(record.aux_logs) or 'none'}")
 
     def _end(self, log: str) -> None:
         """After the last job of a run, whether it succeeded or not."""
@@ -231,15 +237,15 @@ class LogHandler(LogHandlerBase):
         if self.failed:
             done = f", {self.done} of {self.total} done" if self.shows_jobs else ""
             count = f"{self.failed} job{'s' * (self.failed > 1)} failed{done}"
-            self._say(f"{count}. Put that right and run the same command again: what is done is kept.", "bold")
+            self._print(f"{count}. Put that right and run the same command again: what is done is kept.", "bold")
         elif self.shows_jobs and self.done < self.total:
             count = f"Stopped, {self.done} of {self.total} jobs done"
-            self._say(f"{count}. The same command again goes on from there.", "bold")
+            self._print(f"{count}. The same command again goes on from there.", "bold")
         else:
             return
-        self._say(f"All that Snakemake had to say is in {_relative(log)}")
+        self._print(f"Snakemake's own log: {_relative(log)}")
 
-    # What is going on
+    # Running jobs
 
     def _now(self) -> "RenderableType":
         from rich.progress_bar import ProgressBar
@@ -275,10 +281,10 @@ class LogHandler(LogHandlerBase):
 
     def _tell_from_time_to_time(self) -> None:
         while not self.over.wait(QUIET_SECONDS / 4):
-            if time.time() - self.said > QUIET_SECONDS:
+            if time.time() - self.printed > QUIET_SECONDS:
                 for job in islice(list(self.running.values()), ROWS):
                     words = f": {last}" if (last := last_words(job)) else ""
-                    self._say(f"running  {job.label}, {duration(time.time() - job.began)}{words}")
+                    self._print(f"running  {job.label}, {duration(time.time() - job.began)}{words}")
 
     def _time_left(self, form: str) -> str:
         """Empty unless all that is left has run before."""
@@ -294,10 +300,10 @@ class LogHandler(LogHandlerBase):
         at_once = max(1.0, (busy + STEADY_SECONDS) / (time.time() - self.began + STEADY_SECONDS))
         return form.format(duration(max(seconds * pace / at_once, 1.0), exact=False))
 
-    # Where it goes
+    # Output
 
-    def _say(self, text: str, style: str = "") -> None:
-        self.said = time.time()
+    def _print(self, text: str, style: str = "") -> None:
+        self.printed = time.time()
         if self.console:
             from rich.text import Text
 
@@ -312,20 +318,22 @@ class LogHandler(LogHandlerBase):
             self.live = None
 
 
-def _handler_of_snakemake(asked: Any) -> Any:
+def _handler_of_snakemake(settings: Any) -> Any:
     from snakemake.logging import ColorizingTextHandler, DefaultFilter, DefaultFormatter
 
     return ColorizingTextHandler(
-        nocolor=asked.nocolor,
-        stream=sys.stdout if asked.stdout else sys.stderr,
-        formatter=DefaultFormatter(asked.quiet, asked.show_failed_logs),
-        filter=DefaultFilter(asked.quiet, asked.debug_dag, asked.verbose, asked.dryrun, asked.printshellcmds),
+        nocolor=settings.nocolor,
+        stream=sys.stdout if settings.stdout else sys.stderr,
+        formatter=DefaultFormatter(settings.quiet, settings.show_failed_logs),
+        filter=DefaultFilter(
+            settings.quiet, settings.debug_dag, settings.verbose, settings.dryrun, settings.printshellcmds
+        ),
     )
 
 
 def usual_seconds() -> dict[str, float]:
-    """Rule -> the mean time of its jobs in earlier runs here, from Snakemake's records of their outputs."""
-    found: dict[str, list[float]] = {rule: [0.0] for rule in LEDGERS}  # whose times are set, and which take no time
+    """Rule -> mean seconds of its jobs in earlier runs here, from Snakemake's records of their outputs."""
+    seconds: dict[str, list[float]] = {rule: [0.0] for rule in LEDGERS}  # whose times are set, and which take no time
     for path in snakemake_records.FOLDER.rglob("*"):
         try:
             record = json.loads(path.read_bytes())
@@ -333,8 +341,8 @@ def usual_seconds() -> dict[str, float]:
             record = {}
         start, end = record.get("starttime") or 0.0, record.get("endtime") or 0.0
         if end > start > 0:  # both are the same where a record was learned from a ledger: the job ran elsewhere
-            found.setdefault(record["rule"], []).append(end - start)
-    return {rule: sum(times) / len(times) for rule, times in found.items()}
+            seconds.setdefault(record["rule"], []).append(end - start)
+    return {rule: sum(times) / len(times) for rule, times in seconds.items()}
 
 
 def duration(seconds: float, exact: bool = True) -> str:

@@ -1,1 +1,1 @@
-"""What each variant of the model answers to the same photographs, and at what cost."""
+"""Run every variant of the model on the same photographs, and measure its answers and its costs."""

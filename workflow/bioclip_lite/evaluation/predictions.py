@@ -1,4 +1,4 @@
-"""What a variant answered to the test photographs: logits and embeddings by sample key, and what an answer costs.
+"""Files of predictions: logits and embeddings of a variant by sample key, and its costs.
 
 A variant is two files: ``<variant>.safetensors`` and ``<variant>.json`` with its costs. The former holds "logits"
 float32 [n, C] and, of a variant that answers in the teacher's space, "embeddings" float16 [n, D], unit vectors. Its
@@ -21,13 +21,16 @@ from safetensors import SafetensorError, safe_open
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, replacing, write_json
 
+SPLIT, FITTED_ON = "test", "calibration"  # temperatures and thresholds are fitted on a split of their own
+SPEED_FILE = "speed.json"  # beside the predictions, in a folder that exists whether anything is timed or not
+
 # Numbers in memory at a time; a block has at least one row.
 _BLOCK_VALUES = 4_000_000
 _NAMES = {"<f4": "F32", "<f2": "F16"}  # of types, in a safetensors header
 
 
 class Block(NamedTuple):
-    """What a variant answers to some photographs."""
+    """Answers of a variant to some photographs."""
 
     logits: np.ndarray  # float32 [rows, C]
     embeddings: np.ndarray | None = None  # float [rows, D], unit vectors in the teacher's space, if it answers there
@@ -35,7 +38,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    """What a variant answers, as it comes, and what one answer costs."""
+    """Answers of a variant as they are computed, and their costs."""
 
     keys: list[str]
     blocks: Iterator[Block]  # in the order of ``keys``
@@ -43,7 +46,7 @@ class Answers:
 
 
 class Extra(NamedTuple):
-    """A further tensor, and what JSON can hold of the meaning of its rows."""
+    """A further tensor, and a description of its rows that fits into JSON."""
 
     values: np.ndarray  # float32
     about: Any
@@ -79,7 +82,7 @@ class Predictions:
     def placed(
         self, keys: list[str], blocks: Iterator[tuple[slice, np.ndarray]]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Of ``blocks`` the rows of some photographs: (places in ``keys``, the rows), block by block."""
+        """Yield the rows of ``blocks`` that belong to ``keys``: (positions in ``keys``, the rows), block by block."""
         place_of = {key: place for place, key in enumerate(keys)}
         places = np.array([place_of.get(key, -1) for key in self.keys], dtype=np.int64)
         for rows, block in blocks:
@@ -88,7 +91,7 @@ class Predictions:
                 yield places[rows][wanted], block[wanted]
 
     def extra(self, name: str) -> Extra | None:
-        """A further tensor, as a whole; None where there is none of this name."""
+        """Read a further tensor; None if there is none of this name."""
         if name not in self.about:
             return None
         with safe_open(self.path, framework="np") as file:
@@ -175,7 +178,7 @@ def _header(
 
 
 def read(folder: str | os.PathLike[str], variants: Iterable[str]) -> dict[str, Predictions]:
-    """All variants of a report.
+    """Open the predictions of all variants of a report.
 
     Raises:
         UserError: predictions are missing or unreadable; all of them are named.

@@ -1,7 +1,7 @@
-"""What the embeddings of the test photographs say, for the report: other prompts, the tree, and retrieval.
+"""Evaluate the embeddings of the test photographs: other prompts, the taxonomy, and retrieval by text.
 
 Photographs come from the predictions of each variant that answers in the teacher's space, texts from those of the
-teacher (``prompts``). All of it is multiplied and counted here, so that the report does without PyTorch.
+teacher (``prompts``). All products are computed here with NumPy, so that the report needs no PyTorch.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class Photographs:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one variant makes of the photographs."""
+    """Embeddings of the photographs by one variant."""
 
     right: np.ndarray  # float64 [n, P], NaN where the true leaf is not among those drawn
     centroids: np.ndarray  # float64 [T, D], unit vectors; 0 for a leaf without photographs
@@ -101,7 +101,7 @@ def _look(
 
 
 def _columns(truth: Truth, leaves: np.ndarray) -> np.ndarray:
-    """Where the species of each photograph stands in ``leaves``, int64 [n]; -1 where it does not."""
+    """Position of the species of each photograph in ``leaves``, int64 [n]; -1 if it is not there."""
     place = {leaf: column for column, leaf in enumerate(leaves.tolist())}
     return np.array([place.get(leaf, -1) for leaf in truth.leaf.tolist()], dtype=np.int64)
 

@@ -1,4 +1,4 @@
-"""What the teacher's text tower makes of the taxa in other words, and of the captions of test photographs.
+"""Embed the taxa with other prompts, and the captions of test photographs, with the teacher's text tower.
 
 The job of variant teacher writes it beside its answers, as further tensors of ``predictions``: "prompts" [P, T, D] and
 one "captions <name>" [m, D] for each kind of text that photographs are retrieved by. ``probes`` reads them.
@@ -6,7 +6,7 @@ one "captions <name>" [m, D] for each kind of text that photographs are retrieve
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,11 +23,14 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
 from bioclip_lite.utils.randomness import digest, drawn
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import TeacherVariant
+
 # How many are easily found depends on how many there are to choose from, so their number is the same everywhere.
 PHOTOGRAPHS = 1000
 
 
-def texts_of(params: dict[str, Any], data: Path, split: str, labels: Labels) -> dict[str, Extra]:
+def texts_of(params: "TeacherVariant", data: Path, split: str, labels: Labels) -> dict[str, Extra]:
     """The further tensors of variant teacher; rows are unit vectors, float32.
 
     "prompts": the drawn taxa in each prompt, the pipeline's own first. Its about: "prompts", a list of [text type,
@@ -48,7 +51,9 @@ def texts_of(params: dict[str, Any], data: Path, split: str, labels: Labels) -> 
     return found
 
 
-def _prompts(params: dict[str, Any], split: str, labels: Labels, taxa: store.Taxa, teacher: teachers.Teacher) -> Extra:
+def _prompts(
+    params: "TeacherVariant", split: str, labels: Labels, taxa: store.Taxa, teacher: teachers.Teacher
+) -> Extra:
     chosen = drawn_leaves(labels, split, params["prompts"]["taxa"])
     # As it was embedded for the pipeline: embedded again, in other company, its last bits would differ.
     own, _, templates = taxa.prompt.partition(" in ")
@@ -102,7 +107,7 @@ def _captions(data: Path, split: str, name: str, teacher: teachers.Teacher) -> E
 
 
 def captions_of(data: Path, shards: Sequence[str], name: str) -> dict[str, list[str]]:
-    """By key all that one text type, or one captioner, says of each photograph of some shards; it may be nothing."""
+    """Captions of one text type or captioner by sample key; may be empty."""
     found: dict[str, list[str]] = {}
     for shard in shards:
         table = read_table(data / "caption" / f"{shard}.parquet")

@@ -1,7 +1,8 @@
 """Answers without a model, which every model must beat. Needs no PyTorch."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,10 +11,13 @@ from bioclip_lite.photographs.shards import ShardSet, shard_paths
 from bioclip_lite.taxa.label_space import Labels
 from bioclip_lite.utils.randomness import generator
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import RandomVariant
+
 _BATCH = 64
 
 
-def random(params: dict[str, Any], data: Path, splits: tuple[str, ...], labels: Labels) -> Answers:
+def random(params: "RandomVariant", data: Path, splits: tuple[str, ...], labels: Labels) -> Answers:
     """The leaves in an order drawn for each photograph.
 
     One place is worth 10 nats, so that the first leaf has nearly all probability and decides every rank: with flat
@@ -28,7 +32,7 @@ def random(params: dict[str, Any], data: Path, splits: tuple[str, ...], labels: 
     return Answers(keys, (block(keys[start : start + _BATCH]) for start in range(0, len(keys), _BATCH)), {})
 
 
-def majority(params: dict[str, Any], data: Path, splits: tuple[str, ...], labels: Labels) -> Answers:
+def majority(params: Mapping[str, Any], data: Path, splits: tuple[str, ...], labels: Labels) -> Answers:
     """The leaf with most training photographs, whatever the photograph: logits are logarithms of their numbers."""
     keys = ShardSet.of(*_paths(data, splits)).keys
     training = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa["train"].to_pylist(), strict=True))

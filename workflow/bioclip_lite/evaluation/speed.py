@@ -1,4 +1,4 @@
-"""What the web model costs at other sizes of images: the weights that ship, in Node and in a browser.
+"""Time the web model at other image sizes: the shipped weights, in Node and in a browser.
 
 A network without tables of positions takes images of any size: folded at another size it has the same weights, and so
 the integers that ship. What it answers there is another matter (it was trained at one size), so only its time, its
@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -22,11 +22,14 @@ from bioclip_lite.utils.files import read_json, require, write_json
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.web import bundle, javascript, tfjs
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Timing
+
 SPLIT = "test"
 _LACKING = "does not start"  # how the package says that a browser has no such backend
 
 
-def measure(params: dict[str, Any], data: Path) -> dict[str, Any]:
+def measure(params: "Timing", data: Path) -> dict[str, Any]:
     """Time the shipped weights at the size they ship for and at those of section evaluate, ``params``.
 
     Returns:
@@ -94,7 +97,7 @@ def _bundled(model: Path, shipped: Path, size: int, folder: Path) -> None:
     write_json(folder / bundle.FILE, about)
 
 
-def _timed(params: dict[str, Any], folder: Path, photograph: Path) -> Iterator[dict[str, Any]]:
+def _timed(params: "Timing", folder: Path, photograph: Path) -> Iterator[dict[str, Any]]:
     """A bundle in each runtime.
 
     "latency_ms" as of ``costs.latency``; "first_ms" from the start of the process, or of the page, to its first answer;

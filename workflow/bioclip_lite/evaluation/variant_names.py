@@ -6,12 +6,13 @@ from typing import Any
 VARIANTS = ("teacher", "table", "student", "pruned", "int8", "tfjs", "control", "majority", "random")
 BEFORE_FINETUNING = "first"
 IN_BROWSER = "chromium"
+KNOWN = (*VARIANTS, BEFORE_FINETUNING, IN_BROWSER)  # besides further teachers
 _TEACHER = "teacher-"  # before the name of a further teacher
 _AFTER = {"teacher": _TEACHER, "table": BEFORE_FINETUNING, "tfjs": IN_BROWSER}  # where further variants stand
 
 
 def variants(section: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those that a section evaluate of params.yaml asks for, in the order of the report."""
+    """The variants that ``also`` and ``chromium`` of section evaluate ask for, in the order of the report."""
     asked = [*section["also"], *([IN_BROWSER] if section["chromium"] else [])]
     order = []
     for variant in VARIANTS:

@@ -1,4 +1,4 @@
-"""How each variant answers to the photographs of some splits, and at what cost.
+"""Compute the answers of each variant to the photographs of some splits, and their cost.
 
 The teacher's answers come from its cache; student, pruned, INT8 and control run in PyTorch; the web model runs as it
 ships, in Node on the JPEG files of the shards.
@@ -7,7 +7,7 @@ ships, in Node on the JPEG files of the shards.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,23 +29,26 @@ from bioclip_lite.utils.files import read_json, require
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Latency
+
 IN_PYTORCH = ("teacher", "first", "student", "pruned", "int8", "control")
 _FOLDERS = {"first": "distill/first", "student": "distill/model", "pruned": "prune/model"}  # of networks
 _BATCH = 64
 
 
-def teacher(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+def teacher(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
     """The cached plain view of every photograph against the taxon text matrix."""
     return _taught(params, data, splits, _taxa(data, labels))
 
 
-def further(name: str, params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+def further(name: str, params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
     """A teacher of teacher.ensemble, in its own space, of which the students know nothing: so no embeddings."""
     found = _taught(params, data, splits, _taxa(data, labels, name), name)
     return replace(found, blocks=(Block(block.logits) for block in found.blocks))
 
 
-def table(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+def table(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
     """The teacher against the table that ships: 8 bits, and representatives of genera where it has no room."""
     bundle = data / "convert" / "tfjs"
     about = read_json(require(bundle / BUNDLE_FILE))
@@ -62,7 +65,7 @@ def table(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) ->
     return Answers(found.keys, blocks, found.costs | costs.of_table(costs.files([file])))
 
 
-def _taught(params: dict[str, Any], data: Path, splits: Splits, taxa: store.Taxa, who: str = FIRST) -> Answers:
+def _taught(params: "Latency", data: Path, splits: Splits, taxa: store.Taxa, who: str = FIRST) -> Answers:
     shards = [
         store.read_shard(store.folder(data, who) / f"{name}.safetensors")
         for split in splits
@@ -101,22 +104,22 @@ def teacher_of(data: Path, taxa: store.Taxa, who: str = FIRST) -> teachers.Teach
     return loaded
 
 
-def student(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+def student(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
     """The distilled network, float32, in PyTorch."""
     return _distilled(params, data, splits, labels, "student")
 
 
-def first(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+def first(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
     """The distilled network before it was fine-tuned with labels."""
     return _distilled(params, data, splits, labels, "first")
 
 
-def pruned(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+def pruned(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
     """The pruned network, float32, in PyTorch."""
     return _distilled(params, data, splits, labels, "pruned")
 
 
-def _distilled(params: dict[str, Any], data: Path, splits: Splits, labels: Labels, variant: str) -> Answers:
+def _distilled(params: "Latency", data: Path, splits: Splits, labels: Labels, variant: str) -> Answers:
     folder, taxa = data / _FOLDERS[variant], _taxa(data, labels)
     model, spec, prepared = _student(folder)
     _check_teacher(folder, spec, taxa)
@@ -132,7 +135,7 @@ def _check_teacher(folder: Path, spec: dict[str, Any], taxa: store.Taxa) -> None
         )
 
 
-def control(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+def control(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
     """The same network with one output per leaf, trained on labels alone."""
     folder = data / "distill" / "control"
     model, spec, prepared = _student(folder)
@@ -145,7 +148,7 @@ def control(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) 
     return _run(data, splits, model, prepared, Block, known)
 
 
-def int8(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+def int8(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
     """The folded graph with the weights that the grid gives back, computed in PyTorch."""
     taxa = _taxa(data, labels)
     folder = data / "quantize" / "model"
@@ -166,12 +169,12 @@ def int8(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> 
     return _run(data, splits, forward, prepared, lambda outputs: _answer(outputs, taxa), known)
 
 
-_ANSWERS: dict[str, Callable[[dict[str, Any], Path, Splits, Labels], Answers]] = {
+_ANSWERS: dict[str, Callable[["Latency", Path, Splits, Labels], Answers]] = {
     function.__name__: function for function in (teacher, table, first, student, pruned, int8, tfjs, chromium, control)
 }
 
 
-def answers(variant: str, params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+def answers(variant: str, params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
     """What a variant of ``evaluated.variants`` says of the photographs of some splits.
 
     Raises:
@@ -249,7 +252,7 @@ def _student(folder: Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     return model if spec["reparameterized"] else students.reparameterize(model), spec, prepared
 
 
-def _costs(params: dict[str, Any], model: nn.Module, prepared: dict[str, Any], weights: Path) -> dict[str, Any]:
+def _costs(params: "Latency", model: nn.Module, prepared: dict[str, Any], weights: Path) -> dict[str, Any]:
     image = _blank(prepared)
     return {
         "params": costs.parameters(model),

@@ -1,10 +1,10 @@
-"""How the web model answers: the bundle as it ships, run on the JPEG files of the shards."""
+"""Run the web model, the bundle as it ships, on the JPEG files of the shards."""
 
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,22 +19,25 @@ from bioclip_lite.utils.files import read_json, require
 from bioclip_lite.web import javascript
 from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Latency
+
 Splits = tuple[str, ...]
 
 _BATCH = 64
 
 
-def tfjs(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+def tfjs(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
     """In Node: another decoder, another resampler and another runtime than PyTorch's variants have."""
     return _shipped("node", params, data, splits, labels)
 
 
-def chromium(params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+def chromium(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
     """In a headless Chromium of this machine, which decodes the files as well: what a visitor of a page gets."""
     return _shipped("chromium", params, data, splits, labels)
 
 
-def _shipped(where: str, params: dict[str, Any], data: Path, splits: Splits, labels: Labels) -> Answers:
+def _shipped(where: str, params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
     bundle = data / "convert" / "tfjs"
     about = read_json(require(bundle / BUNDLE_FILE))
     column, share = columns(bundle, about["taxa"], labels)
@@ -101,7 +104,7 @@ def check_weights(data: Path, about: dict[str, Any]) -> None:
 
 
 def columns(bundle: Path, taxa: list[dict[str, Any]], labels: Labels) -> tuple[np.ndarray, np.ndarray]:
-    """Where the logit of each leaf stands among those of a bundle, int64 (C,), and what is to be added, float32 (C,).
+    """Position of each leaf's logit in the bundle's output, int64 (C,), and the number to add to it, float32 (C,).
 
     A species that the bundle has no room for gets the logit of its genus' representative less the logarithm of their
     number: together they are as probable as it.

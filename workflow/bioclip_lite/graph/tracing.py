@@ -1,8 +1,8 @@
-"""A timm model as an fx graph of tensors.
+"""Trace a timm model as an fx graph of tensors.
 
-fx follows the operations of ``forward`` with symbols in place of tensors, so it cannot follow a module that looks at
-sizes while it runs. The attention modules of timm do; each gets a plain twin of its forward here that says the same in
-terms of ``mixed_heads`` and ``mixed_queries``, which the translation knows as one node.
+fx follows the operations of ``forward`` with symbols in place of tensors, so it cannot follow a module that inspects
+sizes while it runs. timm's attention modules do. Each gets a plain twin of its forward here, equivalent but written in
+terms of ``mixed_heads`` and ``mixed_queries``, which are translated as one node.
 """
 
 import types
@@ -26,13 +26,13 @@ LAYER_SCALES = (LayerScale, LayerScale2d, FastVitScale)
 
 
 class Untraceable(Exception):
-    """The module, and why, at which fx stopped."""
+    """fx could not trace a model; the message names the module and the reason."""
 
 
 def traced(model: nn.Module, size: int, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
-    """The operations of ``model`` (float64, eval; changed in place) on one image, each node with its shape.
+    """Trace ``model`` (float64, eval; changed in place) on one image; each node of the result has its shape.
 
-    ``leaves`` are modules that are one operation. Raises Untraceable.
+    ``leaves`` are module classes that count as one operation. Raises Untraceable.
     """
     for module in model.modules():
         _simplify(module)
@@ -41,8 +41,7 @@ def traced(model: nn.Module, size: int, leaves: tuple[type[nn.Module], ...]) -> 
         graph_module = fx.GraphModule(model, tracer.trace(model))
     except Exception as error:  # timm's forward may raise anything when its arguments are symbols
         where = tracer.failed_in or type(model).__name__
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Untraceable(f"{where} chooses its operations while it runs ({said})") from error
+        raise Untraceable(f"{where} chooses its operations while it runs ({_first_line(error)})") from error
     graph_module.graph.eliminate_dead_code()
     try:
         with torch.no_grad():
@@ -50,13 +49,16 @@ def traced(model: nn.Module, size: int, leaves: tuple[type[nn.Module], ...]) -> 
     except UserError:
         raise
     except Exception as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Untraceable(f"{type(model).__name__} does not take images of {size} pixels ({said})") from error
+        raise Untraceable(f"{type(model).__name__} fails on images of {size} pixels ({_first_line(error)})") from error
     return graph_module.graph
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class _Tracer(fx.Tracer):
-    """Stops at the modules that a node stands for, and remembers which module stopped it."""
+    """Does not trace into leaves, and records the module in which tracing failed."""
 
     def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
         super().__init__()
@@ -74,29 +76,29 @@ class _Tracer(fx.Tracer):
             raise
 
 
-# Operations that fx takes as one
+# Operations that fx records as one node
 
 
 def mixed_heads(qkv: torch.Tensor, heads: int, window: int, positions: torch.Tensor | None) -> torch.Tensor:
-    """Attention of (batch, ..., 3 * heads * d), queries scaled already, in windows of an image; 0: one for all.
+    """Attention of (batch, ..., 3 * heads * d) with scaled queries, within windows of an image; ``window`` 0: none.
 
-    Only its shape matters here; the graph computes it.
+    Gives only the right shape; the graph computes the values.
     """
     return qkv[..., : qkv.shape[-1] // 3] * 1.0
 
 
 def mixed_queries(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
-    """Attention of (batch, heads * d, h, w) to (batch, d, ...) and (batch, d', ...); only its shape matters here."""
+    """Attention of (batch, heads * d, h, w) to (batch, d, ...) and (batch, d', ...); gives only the right shape."""
     return q.new_zeros(len(q), heads * v.shape[1], *q.shape[2:])
 
 
 def padded(x: torch.Tensor, side: int) -> torch.Tensor:
-    """(batch, h, w, c) with zeros below and to the right, to multiples of ``side``."""
+    """Pad (batch, h, w, c) with zeros below and to the right, to multiples of ``side``."""
     return F.pad(x, (0, 0, 0, -x.shape[2] % side, 0, -x.shape[1] % side))
 
 
 def cropped(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The upper left of (batch, h, w, c), as large as ``like``."""
+    """Crop (batch, h, w, c) to its upper left, as large as ``like``."""
     return x[:, : like.shape[1], : like.shape[2]]
 
 
@@ -108,12 +110,12 @@ for _name in ("mixed_heads", "mixed_queries", "padded", "cropped"):
 
 
 def _simplify(module: nn.Module) -> None:
-    """Give an attention module a forward that can be followed, and scale its queries, in place."""
+    """Replace the forward of an attention module by its traceable twin and scale its queries, in place."""
     if isinstance(module, FastVitAttention | TokenAttention):
         unusual = (getattr(module, name, None) for name in ("q_norm", "k_norm", "norm", "gate"))
         if any(part is not None and not isinstance(part, nn.Identity) for part in unusual):
-            return  # its operations are traced one by one, and reported
-        # 1/sqrt(d) of the architecture: a pruned head keeps the scale that it was trained with
+            return  # tracing then reports each of its operations
+        # 1/sqrt(d) of the architecture: a pruned head was trained with this scale
         _scale(module.qkv, module.num_heads * module.head_dim, module.scale)
         twin = _fastvit_attention if isinstance(module, FastVitAttention) else _token_attention
     elif isinstance(module, Attention2d) and not module.head_first:
@@ -136,7 +138,7 @@ def _simplify(module: nn.Module) -> None:
 
 
 def _regroup(attention: Any) -> None:
-    """From each head's queries, keys and values to all queries, all keys, all values; all of one width.
+    """Reorder from queries, keys and values of each head to all queries, all keys, all values, of one width, in place.
 
     Pruning may leave keys and values of different widths; zeros in the narrower ones change nothing.
     """

@@ -1,9 +1,9 @@
-"""Near duplicates: photographs that look the same, scaled, encoded anew or slightly retouched.
+"""Near duplicates: photographs that look the same after scaling, re-encoding or slight retouching.
 
-Two photographs are near duplicates if their perceptual hashes (pHash, 64 bits) differ in at most so many bits, and
-their difference hashes (dHash) agree roughly. The second hash is needed where all photographs are of one kind: of
-5,200 drawings of the built-in sample 26 pairs are 4 bits of pHash apart or less, and all of them 13 of dHash or more.
-Both hashes: Krawetz, "Looks Like It" (2011), by way of ImageHash.
+Two photographs are near duplicates if their perceptual hashes (pHash, 64 bits) differ in at most a given number of bits
+and their difference hashes (dHash) agree roughly. The second hash separates photographs of one kind: in the built-in
+sample of 5,200 drawings, 26 pairs are at most 4 bits of pHash apart, and all of these at least 13 bits of dHash. Both
+hashes are from Krawetz, "Looks Like It" (2011), as implemented by ImageHash.
 """
 
 from collections import defaultdict
@@ -18,12 +18,12 @@ from PIL import Image
 
 _DIFFERENCE = 6  # bits that two dHashes may differ in, beyond those of the pHashes
 _CONTRAST = 2.0  # grey levels; below this standard deviation a hash is made of noise
-_NEIGHBOURS = 512  # a photograph is compared with at most so many of one bucket
+_NEIGHBOURS = 512  # at most so many photographs of one bucket are compared with each
 HELD_OUT = ("test", "calibration", "val", "train", "pretrain")  # of equal photographs the first of these stays
 
 
 def fingerprint(image: Image.Image) -> tuple[int, int] | None:
-    """pHash and dHash of an RGB or grey image, 64 bits each; None for a plain one, whose hashes would mean nothing."""
+    """pHash and dHash of an RGB or grey image, 64 bits each; None for a plain image, whose hashes are noise."""
     grey = image.convert("L").resize((32, 32), Image.Resampling.BILINEAR)
     if np.asarray(grey).std() < _CONTRAST:
         return None
@@ -38,14 +38,14 @@ def packed(bits: np.ndarray) -> int:
 
 
 def look_alikes(phash: np.ndarray, dhash: np.ndarray, bits: int) -> np.ndarray:
-    """Groups of near duplicates, chains of them included.
+    """Group near duplicates, including chains of them.
 
     Args:
         phash, dhash: uint64 [n].
-        bits: how many bits of pHash may differ.
+        bits: greatest number of bits of pHash that may differ.
 
     Returns:
-        int64 [n], for each photograph the lowest index in its group.
+        int64 [n]: for each photograph the lowest index in its group.
 
     The search is by blocks of bits (pigeonhole): of m blocks, two hashes with ``bits`` differences agree in m - bits.
     In a bucket that holds more than 512 different photographs, which happens with plain backgrounds, each is compared
@@ -78,7 +78,10 @@ def look_alikes(phash: np.ndarray, dhash: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _masks(bits: int, nodes: int) -> list[np.uint64]:
-    """The bits that two hashes must share, for each way of choosing blocks; as many blocks as make the least work."""
+    """Masks of the bits that two hashes must share, one for each choice of blocks.
+
+    The number of blocks is the one that makes the least work.
+    """
 
     def work(blocks: int) -> float:
         shared = 64 * (blocks - bits) // blocks
@@ -113,14 +116,16 @@ class Twin(NamedTuple):
 def settle(twins: Iterable[Twin], stated: Mapping[str, str]) -> tuple[dict[str, str], dict[int, int]]:
     """Join observations that share near duplicates, so that they are dealt to one split.
 
+    Splits are settled in the order of HELD_OUT, and observations without a stated split last. So a photograph that is
+    held out stays, and its near duplicate in train goes.
+
     Args:
         twins: photographs with near duplicates.
         stated: the splits that the source states, by observation.
 
     Returns:
-        ``joined``, for each observation concerned the first name of those it is joined with; and ``left_out``, by
-        number, the photographs that must go, because the source puts a near duplicate into another split, with the
-        number of that one. What is held out stays: of test and train, the photograph in train goes.
+        ``joined``: by observation, the name that its joined observations share, which is the first of theirs.
+        ``left_out``: by number of each photograph that must go, the number of its near duplicate in another split.
     """
     alike: dict[int, list[Twin]] = defaultdict(list)
     photographs: dict[str, list[Twin]] = defaultdict(list)
@@ -131,22 +136,37 @@ def settle(twins: Iterable[Twin], stated: Mapping[str, str]) -> tuple[dict[str, 
     left_out: dict[int, int] = {}
     for split in (*HELD_OUT, None):
         for start in sorted(name for name in photographs if stated.get(name) == split):
-            if start in joined:
-                continue
-            joined[start] = start
-            todo, reached = [start], [start]
-            while todo:
-                for twin in photographs[todo.pop()]:
-                    if twin.photograph in left_out:
-                        continue
-                    for other in alike[twin.alike]:
-                        theirs = stated.get(other.observation)
-                        if theirs not in (None, split):
-                            left_out.setdefault(other.photograph, twin.photograph)
-                        elif other.photograph not in left_out and other.observation not in joined:
-                            joined[other.observation] = start
-                            todo.append(other.observation)
-                            reached.append(other.observation)
-            name = min(reached, key=lambda name: (stated.get(name) is None, name))
-            joined.update(dict.fromkeys(reached, name))
+            if start not in joined:
+                reached = _reach(start, split, photographs, alike, stated, joined, left_out)
+                name = min(reached, key=lambda name: (stated.get(name) is None, name))
+                joined.update(dict.fromkeys(reached, name))
     return joined, left_out
+
+
+def _reach(
+    start: str,
+    split: str | None,
+    photographs: Mapping[str, list[Twin]],
+    alike: Mapping[int, list[Twin]],
+    stated: Mapping[str, str],
+    joined: dict[str, str],
+    left_out: dict[int, int],
+) -> list[str]:
+    """Observations that near duplicates join to ``start``, itself included.
+
+    They are marked in ``joined``, and near duplicates in other splits are added to ``left_out``.
+    """
+    joined[start] = start
+    reached = [start]
+    todo = [start]
+    while todo:
+        for twin in photographs[todo.pop()]:
+            others = [] if twin.photograph in left_out else alike[twin.alike]
+            for other in others:
+                if stated.get(other.observation) not in (None, split):
+                    left_out.setdefault(other.photograph, twin.photograph)
+                elif other.photograph not in left_out and other.observation not in joined:
+                    joined[other.observation] = start
+                    todo.append(other.observation)
+                    reached.append(other.observation)
+    return reached

@@ -1,10 +1,10 @@
-"""Which taxon a name means: synonyms, species lists, common names, and what stays ambiguous.
+"""Resolve names to taxa, by synonyms, species lists and common names.
 
-Nothing is guessed. A name that may mean two taxa keeps what is certain and is listed with its candidates.
+Nothing is guessed: a name that may mean two taxa keeps the ranks that are certain and is listed with its candidates.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
 
 class Label(NamedTuple):
-    """How a source names a photograph's taxon."""
+    """The taxon of a photograph as the source names it."""
 
     path: taxonomy.Path
     verbatim: str | None
@@ -41,29 +41,29 @@ class Label(NamedTuple):
 
 
 class Meaning(NamedTuple):
-    """What a label means: the path, what was changed to find it, and the taxa it may mean as well."""
+    """The taxon of a label, what was changed to find it, and other taxa that the label may mean."""
 
     path: taxonomy.Path
     change: str | None
     candidates: tuple[str, ...]
 
 
-class Found(NamedTuple):
-    """What a line of a species list matches: nodes, or candidates, or (nearest) names."""
+class Match(NamedTuple):
+    """What a line of a species list matches: nodes, or candidates, or else the nearest names."""
 
     entry: Entry
     nodes: tuple[taxonomy.Path, ...]
     candidates: tuple[str, ...]  # several taxa of that name
-    nearest: tuple[str, ...]  # nothing has that name, but these are like it
+    nearest: tuple[str, ...]  # similar names, if nothing has that name
 
 
 def common(name: str) -> str:
-    """A common name without case, hyphens and apostrophes: "Grey-headed Woodpecker" is "grey headed woodpecker"."""
+    """Normalize a common name: "Grey-headed Woodpecker" becomes "grey headed woodpecker"."""
     return " ".join(default_process(name).split())
 
 
 def full_name(path: taxonomy.Path) -> str:
-    """A taxon as a message names it: "Morus alba (Plantae, Moraceae)"."""
+    """Name a taxon for a message: "Morus alba (Plantae, Moraceae)"."""
     name = taxonomy.scientific_name(path)
     above = [part for part in (path[0], path[4]) if part and part != name]
     return f"{name} ({', '.join(above)})" if above else name
@@ -73,9 +73,10 @@ def full_name(path: taxonomy.Path) -> str:
 
 
 def read_synonyms(file: Path) -> dict[str, tuple[str, ...]]:
-    """The accepted names by folded name, of a table with columns ``name`` and ``accepted``; chains are followed.
+    """Read a table with columns ``name`` and ``accepted``; chains of synonyms are followed.
 
-    A name with two accepted names has both; it is ambiguous.
+    Returns:
+        Accepted names by normalized name. A name with two accepted names is ambiguous and has both.
 
     Raises:
         UserError: no such file, no such columns, or synonyms that lead back to themselves.
@@ -94,24 +95,26 @@ def read_synonyms(file: Path) -> dict[str, tuple[str, ...]]:
             written[_key(accepted)] = accepted
             if _key(name) != _key(accepted):
                 given[_key(name)].add(_key(accepted))
-    found: dict[str, tuple[str, ...]] = {}
-    for name in given:
-        ends, todo, seen = set(), [name], {name}
-        while todo:
-            for accepted in given.get(todo.pop(), ()):
-                if accepted == name:
-                    raise UserError(f"{file}: the synonyms of {name!r} lead back to it; take out one of them")
-                if accepted not in given:
-                    ends.add(written[accepted])
-                elif accepted not in seen:
-                    todo.append(accepted)
-                seen.add(accepted)
-        found[name] = tuple(sorted(ends))
-    return found
+    return {name: tuple(sorted(written[end] for end in _ends(name, given, file))) for name in given}
+
+
+def _ends(name: str, given: Mapping[str, set[str]], file: Path) -> set[str]:
+    """The names at the ends of the chains of synonyms that begin at ``name``."""
+    ends, todo, seen = set(), [name], {name}
+    while todo:
+        for accepted in given[todo.pop()]:
+            if accepted == name:
+                raise UserError(f"{file}: the synonyms of {name!r} lead back to it; take out one of them")
+            if accepted not in given:
+                ends.add(accepted)
+            elif accepted not in seen:
+                todo.append(accepted)
+            seen.add(accepted)
+    return ends
 
 
 def read_species_list(file: Path) -> list[Entry]:
-    """The lines of a species list.
+    """Read the lines of a species list.
 
     Plain text has one name per line, scientific in any spelling or common; lines that begin with # are left out. A
     table (CSV, TSV) has a header with columns of ranks, ``name`` or ``scientific_name``, ``common_name`` and
@@ -120,41 +123,40 @@ def read_species_list(file: Path) -> list[Entry]:
     Raises:
         UserError: no such file, or nothing in it.
     """
-    wanted = {*RANKS, *_NAME_COLUMNS, *_ALSO, "common_name"}
-    header, rows = _table(file, wanted)
-    entries = []
-    for values in rows:
-        if header is None:
-            name = taxonomy.clean(values[0])
-            if name and not name.startswith("#"):
-                entries.append(Entry(name, _NOTHING, name, ()))
-            continue
-        row = {column: taxonomy.clean(value) for column, value in zip(header, values, strict=False)}
-        name = next((row[column] for column in sorted(_NAME_COLUMNS) if row.get(column)), None)
-        ranks = {rank: row.get(rank) for rank in RANKS}
-        found = tuple(
-            value for column, value in row.items() if value and column.startswith("common_name") and column != name
-        )
-        text = name or " ".join(value for value in (*ranks.values(), *found) if value)
-        if name and not any(ranks.values()):
-            path = _NOTHING
-        else:
-            path = taxonomy.make_path({**ranks, "species": ranks["species"] or _species(name)})
-            name = name if taxonomy.label_rank(path) < 0 else None
-        if text:
-            entries.append(Entry(text, path, name, found))
-    if not entries:
+    header, rows = _table(file, {*RANKS, *_NAME_COLUMNS, *_ALSO, "common_name"})
+    entries = [_entry_of_line(values[0]) if header is None else _entry_of_row(header, values) for values in rows]
+    named = [entry for entry in entries if entry is not None]
+    if not named:
         raise UserError(f"{file} (params.yaml, index.species_list) lists no name; write one per line")
-    return entries
+    return named
+
+
+def _entry_of_line(line: str) -> Entry | None:
+    name = taxonomy.clean(line)
+    return Entry(name, _NOTHING, name, ()) if name and not name.startswith("#") else None
+
+
+def _entry_of_row(header: Sequence[str], values: Sequence[str]) -> Entry | None:
+    row = {column: taxonomy.clean(value) for column, value in zip(header, values, strict=False)}
+    name = next((row[column] for column in sorted(_NAME_COLUMNS) if row.get(column)), None)
+    ranks = {rank: row.get(rank) for rank in RANKS}
+    common_names = tuple(value for column, value in row.items() if value and column.startswith("common_name"))
+    text = name or " ".join(value for value in (*ranks.values(), *common_names) if value)
+    if not text:
+        return None
+    if name and not any(ranks.values()):
+        return Entry(text, _NOTHING, name, common_names)
+    path = taxonomy.make_path({**ranks, "species": ranks["species"] or _species(name)})
+    return Entry(text, path, name if taxonomy.label_rank(path) < 0 else None, common_names)
 
 
 def _species(name: str | None) -> str | None:
-    """A full name for the column of species; a genus alone is none."""
+    """The name if it has an epithet, for the column of species; None for a genus alone."""
     return name if name and taxonomy.parse_name(name).epithet else None
 
 
 def _table(file: Path, wanted: Collection[str]) -> tuple[list[str] | None, Iterator[list[str]]]:
-    """The columns of a table that has some of those wanted, and its rows; without such columns, None and its lines."""
+    """Columns and rows of a table with some of the columns ``wanted``; None and lines of any other text."""
     if not file.is_file():
         raise UserError(f"there is no file {file}; put it there, or set its parameter in params.yaml to null")
     try:
@@ -177,7 +179,7 @@ def _column(name: str) -> str:
 
 
 def _key(text: str) -> str:
-    """A scientific name to compare by: "Corvus corone subsp. cornix L." is "corvus corone cornix"."""
+    """Normalize a scientific name: "Corvus corone subsp. cornix L." becomes "corvus corone cornix"."""
     name = taxonomy.parse_name(text)
     return " ".join((name.genus or "", name.epithet or "", *name.below)).strip().lower()
 
@@ -187,7 +189,7 @@ def _key(text: str) -> str:
 
 @dataclass
 class Index:
-    """The taxa that names can mean, by scientific name, by the name of a node above, by common name."""
+    """Taxa by normalized scientific name, by name of a node above the species, and by common name."""
 
     species: dict[str, set[taxonomy.Path]] = field(default_factory=lambda: defaultdict(set))
     nodes: dict[str, set[taxonomy.Path]] = field(default_factory=lambda: defaultdict(set))
@@ -212,14 +214,14 @@ def _padded(path: taxonomy.Path, rank: int) -> taxonomy.Path:
 
 
 def one_taxon(paths: Collection[taxonomy.Path]) -> list[taxonomy.Path]:
-    """Paths that one name means: all of them if they are one taxon, more or less completely given; else none.
+    """The paths, sorted, if all are one taxon with more or fewer of its ranks given; otherwise an empty list.
 
-    Taxa that lie below one of the others are that one's.
+    Taxa below one of the others count as that one.
     """
     tops = [p for p in paths if not any(taxonomy.is_ancestor(other, p) for other in paths)]
     ranks = {taxonomy.label_rank(p) for p in tops}
     names = {taxonomy.scientific_name(p) for p in tops}
-    # Each against each would be slow, and is not needed: a homonym differs from the first or from a path like it.
+    # Comparing all pairs would be slow and is not needed: a homonym differs from the first or from a path like it.
     agree = not any(taxonomy.conflict(a, b) for a in tops[:50] for b in tops)
     return sorted(tops, key=_order) if len(ranks) == len(names) == 1 and agree else []
 
@@ -229,15 +231,15 @@ def _order(path: taxonomy.Path) -> tuple[str, ...]:
 
 
 def _compatible(path: taxonomy.Path, given: taxonomy.Path) -> bool:
-    """False for homonyms, and for a path that lies elsewhere than what is given of the ranks above."""
+    """Whether no rank that both paths have contradicts the other; False for homonyms."""
     return not taxonomy.conflict(path, given)
 
 
 class Resolver:
-    """What labels of a source mean, given the user's synonyms and species list.
+    """Resolves labels of a source with the user's synonyms and species list.
 
-    Synonyms are applied to full names. A label without a rank takes the path of the list's entry that has its common
-    name; ranks that a label leaves open are taken from the list where the name is there once.
+    Synonyms are applied to full names. A label without a rank takes the path of the entry with its common name. Ranks
+    that a label leaves open are filled in from the list if the name is there once.
     """
 
     def __init__(self, synonyms: dict[str, tuple[str, ...]], entries: Sequence[Entry]) -> None:
@@ -247,7 +249,7 @@ class Resolver:
             self.listed.add(_entry_path(entry), entry.common_names)
 
     def meaning(self, label: Label, known: Index) -> Meaning:
-        """``known``: the taxa of the source, in which homonyms are found."""
+        """The taxon of a label; ``known``: the taxa of the source, among which homonyms are looked up."""
         if taxonomy.label_rank(label.path) < 0:
             return self._from_common_name(label)
         path, change, candidates = self._accepted(label)
@@ -268,7 +270,10 @@ class Resolver:
         return Meaning(_NOTHING, None, tuple(sorted(map(full_name, wanted))))
 
     def _accepted(self, label: Label) -> tuple[taxonomy.Path, str | None, tuple[str, ...]]:
-        """The path under its accepted name. A synonym may be of a subspecies, which the path does not have."""
+        """The path under its accepted name, the change, and candidates if there are several accepted names.
+
+        A synonym may name a subspecies, which a path does not have.
+        """
         change = _change(label)
         if not self.synonyms:
             return label.path, change, ()
@@ -284,7 +289,7 @@ class Resolver:
         listed = one_taxon(self.listed.species.get(_key(accepted[0]), set()))
         if listed and taxonomy.label_rank(label.path) == 6 and any(listed[0][:5]):
             path = _fullest(listed)
-        else:  # a synonym stays in its family, as far as is known
+        else:  # a synonym stays in its family, if the label has one
             path = (*label.path[:5], name.genus, name.epithet)
         return path, f"synonym of {taxonomy.scientific_name(path)}", ()
 
@@ -324,7 +329,7 @@ def _change(label: Label) -> str | None:
 
 
 def _homonyms(path: taxonomy.Path, known: Index) -> tuple[str, ...]:
-    """Taxa of the same name that a path without its higher ranks may mean: "Morus" is a bird and a tree."""
+    """Homonyms of a path without higher ranks: "Morus" is a bird and a tree."""
     rank = taxonomy.label_rank(path)
     if any(path[:4]) or rank < 4:
         return ()
@@ -339,8 +344,8 @@ def _homonyms(path: taxonomy.Path, known: Index) -> tuple[str, ...]:
 # -------------------------------------------------------------------------------------------------------- species lists
 
 
-def match(entries: Sequence[Entry], known: Index, synonyms: dict[str, tuple[str, ...]]) -> list[Found]:
-    """What each line of a species list means among the taxa of a source."""
+def match(entries: Sequence[Entry], known: Index, synonyms: dict[str, tuple[str, ...]]) -> list[Match]:
+    """Match each line of a species list against the taxa of a source."""
     found = [_match(entry, known, synonyms) for entry in entries]
     unmatched = [f.entry for f in found if not f.nodes and not f.candidates]
     near = nearest([entry.name or taxonomy.scientific_name(entry.path) or entry.text for entry in unmatched], known)
@@ -348,7 +353,7 @@ def match(entries: Sequence[Entry], known: Index, synonyms: dict[str, tuple[str,
     return [f._replace(nearest=suggestions.get(f.entry, ())) for f in found]
 
 
-def _match(entry: Entry, known: Index, synonyms: dict[str, tuple[str, ...]]) -> Found:
+def _match(entry: Entry, known: Index, synonyms: dict[str, tuple[str, ...]]) -> Match:
     rank = taxonomy.label_rank(entry.path)
     wanted: set[taxonomy.Path] = set()
     if rank >= 0:
@@ -360,7 +365,7 @@ def _match(entry: Entry, known: Index, synonyms: dict[str, tuple[str, ...]]) -> 
         wanted = wanted or known.common.get(common(name), set())
     nodes = one_taxon(wanted)
     candidates = () if nodes else tuple(sorted(map(full_name, wanted)))
-    return Found(entry, tuple(nodes), candidates, ())
+    return Match(entry, tuple(nodes), candidates, ())
 
 
 def _at(path: taxonomy.Path, rank: int) -> bool:
@@ -372,7 +377,7 @@ def _named(text: str, known: Index, synonyms: dict[str, tuple[str, ...]]) -> set
     names = [_key(text)]
     names += [_key(name) for name in synonyms.get(names[0], ())]
     name = taxonomy.parse_name(text)
-    if name.below:  # a subspecies that is listed keeps photographs of the species, which is as far as labels go
+    if name.below:  # a listed subspecies matches its species, the lowest rank of labels
         names.append(f"{name.genus} {name.epithet}".lower())
     wanted: set[taxonomy.Path] = set()
     for key in names:
@@ -381,7 +386,7 @@ def _named(text: str, known: Index, synonyms: dict[str, tuple[str, ...]]) -> set
 
 
 def nearest(names: Sequence[str], known: Index) -> list[tuple[str, ...]]:
-    """For each name the scientific and common names most like it."""
+    """For each name, the most similar scientific and common names."""
     if not names:
         return []
     scientific = {default_process(name): name for name in sorted((*known.species, *known.nodes))}
@@ -397,5 +402,5 @@ def nearest(names: Sequence[str], known: Index) -> list[tuple[str, ...]]:
 
 
 def is_listed(path: taxonomy.Path, nodes: Collection[taxonomy.Path]) -> bool:
-    """True if a taxon, or one above it, is among the nodes of a list."""
+    """Whether a taxon, or one above it, is among the nodes of a list."""
     return any(path[rank] and _padded(path, rank) in nodes for rank in range(len(RANKS)))

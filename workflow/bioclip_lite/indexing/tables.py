@@ -1,4 +1,4 @@
-"""What stage index writes, from its scratch database (stages/index.py): tables, credits, pictures and the report."""
+"""Write the outputs of stage index from its scratch database: tables, credits, contact sheet and report."""
 
 import csv
 import heapq
@@ -9,18 +9,22 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bioclip_lite.indexing import names, page
 from bioclip_lite.indexing.contact_sheet import draw_contact_sheet
+from bioclip_lite.indexing.labels import Labels
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.files import replacing, write_table
 from bioclip_lite.utils.randomness import digest
+
+if TYPE_CHECKING:
+    from bioclip_lite.utils.sections import Index
 
 _ROWS = 8192  # in a row group of a table
 SHEET_TAXA, SHEET_IMAGES = 40, 8
@@ -69,18 +73,10 @@ _KEPT = (
 )
 
 
-class Labels(NamedTuple):
-    """The distinct ways in which a source names taxa, by number, and what they mean."""
-
-    given: list[names.Label]
-    meanings: list[names.Meaning]
-    paths: list[taxonomy.Path]  # taxa by number
-
-
 def write(
-    database: sqlite3.Connection, labels: Labels, listed: list[names.Found], params: dict[str, Any], out: Path
+    database: sqlite3.Connection, labels: Labels, listed: list[names.Match], params: "Index", out: Path
 ) -> page.Facts:
-    """Write everything into the folder ``out``, and return what the report says."""
+    """Write all files into the folder ``out``; returns the content of the report."""
     taxa = _taxa_table(database, labels.paths)
     read = partial(find_source(params["source"]).read, params)
     # The parameters that shard needs to read the source again travel with the table.
@@ -97,7 +93,7 @@ def write(
     draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
     facts = _facts(database, labels.paths, taxa, resolved)
     with replacing(out / "report.html") as scratch:
-        scratch.write_text(page.render(facts, read), encoding="utf-8")
+        scratch.write_text(page.page(facts, read), encoding="utf-8")
     return facts
 
 
@@ -178,7 +174,7 @@ def _taxa_table(database: sqlite3.Connection, paths: Sequence[taxonomy.Path]) ->
     return pa.Table.from_pylist(table, TAXA)
 
 
-def _names(database: sqlite3.Connection, labels: Labels, listed: Sequence[names.Found]) -> Iterator[tuple[Any, ...]]:
+def _names(database: sqlite3.Connection, labels: Labels, listed: Sequence[names.Match]) -> Iterator[tuple[Any, ...]]:
     """The rows of names.parquet: how the source names its taxa, then the lines of the species list."""
     counts = dict(database.execute("SELECT id, photographs FROM label"))
     rows: dict[tuple[Any, ...], int] = defaultdict(int)

@@ -1,4 +1,4 @@
-"""What a model that says when it does not know answers: how far down the tree, and how often it is right."""
+"""Metrics of back-off: how far down the tree a model answers, and how often its answers are correct."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def summarise(
 def operating_curve(
     fitted_on: Columns, fitted_truth: np.ndarray, score: Columns, truth_nodes: np.ndarray, node_of_leaf: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    """What each of LEVELS would bring: thresholds from the one set of images, their answers to the other.
+    """The answers at each of LEVELS: thresholds fitted on one set of images, applied to the other.
 
     Args:
         fitted_on: "share" and "node" of the calibration images, one of each observation.
@@ -179,7 +179,7 @@ def promised(thresholds: Thresholds) -> bool:
 
 
 def kept(right: Mapping[str, Any], level: float = LEVEL) -> bool | None:
-    """Whether the answers to test images bear out the promise; None without an answer.
+    """Whether the answers to test images are consistent with the guarantee; None without an answer.
 
     Broken if even the upper end of the 95 % interval lies below ``level``: the promise is about all photographs, and
     a test set is a few of them.

@@ -13,7 +13,7 @@ from bioclip_lite.utils.randomness import generator
 
 
 def draws(groups: int, resamples: int, *names: object) -> Iterator[np.ndarray]:
-    """How often each of ``groups`` groups is drawn in each resample: int64 [groups], summing to ``groups``."""
+    """Draw groups with replacement: the count of each in every resample, int64 [groups], summing to ``groups``."""
     for resample in range(resamples):
         drawn = generator(*names, resample).integers(groups, size=groups)
         yield np.bincount(drawn, minlength=groups)

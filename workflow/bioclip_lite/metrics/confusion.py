@@ -12,7 +12,7 @@ def rank_to_show(truth_nodes: np.ndarray) -> int | None:
 
 
 def counts(truth: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How often each node is answered as each.
+    """Count the answers for each true node of one rank.
 
     Args:
         truth: int [n], the node of each image's label at one rank; -1 where it has no name.

@@ -1,4 +1,4 @@
-"""How well a score finds what is sought among other things: area under the curve of precision over recall."""
+"""Detection metrics: area under the precision-recall curve, and a baseline score of anomalies."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from bioclip_lite.metrics.ranks import softmax
 
 
 def anomaly(logits: np.ndarray) -> np.ndarray:
-    """How little an image looks like any of the classes: minus the largest probability, float64 [n].
+    """Anomaly score of each image: minus the largest class probability, float64 [n].
 
     The baseline of Hendrycks and Gimpel (arXiv 1610.02136); a larger score means more of an anomaly.
     """

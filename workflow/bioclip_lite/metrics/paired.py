@@ -1,4 +1,4 @@
-"""Whether one model is better than another on the same photographs, class by class."""
+"""Test whether one model is better than another on the same photographs, class by class."""
 
 import numpy as np
 from scipy.stats import binomtest, false_discovery_control

@@ -1,4 +1,4 @@
-"""What the geometry of embeddings says: neighbours in the tree, and photographs that a text finds."""
+"""Metrics of embedding geometry: correlation with the taxonomy, and retrieval by text."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""Whether a probability means what it says: expected calibration error (Guo et al., arXiv 1706.04599, section 2)."""
+"""Calibration of probabilities: expected calibration error (Guo et al., arXiv 1706.04599, section 2)."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What the logits of a block of images say about each image."""
+"""Score a block of logits: one value per image and metric."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def score(
     node_of_leaf: np.ndarray,
     temperature: float = 1.0,
 ) -> dict[str, np.ndarray]:
-    """One value per image and question; 1 right, 0 wrong, NaN where the image's label does not answer the question.
+    """One value per image and metric; 1 correct, 0 wrong, NaN if the image's label cannot tell.
 
     Args:
         logits: float [n, C], finite.

@@ -107,7 +107,7 @@ def _asked(score: Columns, others: Mapping[str, Columns], truth_nodes: np.ndarra
 
 
 def _flips(score: Columns, other: Columns) -> dict[tuple[str, ...], np.ndarray]:
-    """Where the reference is right and the variant wrong (negative), by height of the error, and the other way."""
+    """Images where only the reference is right (negative), by height of the error, or only the variant (positive)."""
     known = ~np.isnan(score["top1"])
     negative = (other["top1"] == 1) & (score["top1"] == 0)
     flips: dict[tuple[str, ...], np.ndarray] = {
@@ -206,7 +206,7 @@ def _classes(classes: np.ndarray, counted: np.ndarray) -> int:
 
 
 def interval(resampled: np.ndarray, group: np.ndarray) -> list[float] | None:
-    """The central 95 % of ``resampled``, rounded; one group says nothing about how groups differ."""
+    """The central 95 % of ``resampled``, rounded; None for a single group, which has no variance."""
     found = bootstrap.interval(resampled) if len(np.unique(group)) > 1 else None
     return None if found is None else [round(found[0], 6), round(found[1], 6)]
 

@@ -1,4 +1,4 @@
-"""Where the truth stands among the answers."""
+"""Rank of the truth among the answers."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""How far an answer is from the truth, in the tree. ``node_of_leaf`` and ``truth_nodes`` are those of ``labels``."""
+"""Distance of answers from the truth in the tree. ``node_of_leaf`` and ``truth_nodes`` are those of ``labels``."""
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def overlap(
     """Named nodes on the way to the answer and to the truth, for hierarchical precision and recall.
 
     Their sums over images give hP = common / answered and hR = common / true (Kiritchenko et al. 2006, section 3). An
-    answer below the rank of the label is cut there: the label says nothing about it.
+    answer below the rank of the label is cut there, since the label cannot judge it.
 
     Args:
         rank, node: int [n], an answer as from ``calibration.back_off``; -1: none, which shares nothing.

@@ -1,4 +1,4 @@
-"""What one answer costs: parameters, multiply-accumulates, bytes, milliseconds."""
+"""Costs of one answer: parameters, multiply-accumulates, bytes, milliseconds."""
 
 import json
 import math
@@ -16,19 +16,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 _WARM_UP = 5
-_TRIES = 5  # of a comparison that is not decided
+_TRIES = 5  # of a comparison without a decision
 _CHUNK = 1 << 20  # bytes of a file in memory at a time
 
 
 def parameters(model: nn.Module) -> int:
-    """Numbers that were learned: weights and biases, not the running statistics of batch normalisation."""
+    """Count learned numbers: weights and biases, not the running statistics of batch normalisation."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def int8_bytes(model: nn.Module) -> int:
-    """About what a model is with INT8 weights: a byte each, four for every output of a layer and for all other numbers.
+    """Estimate the bytes of a model with INT8 weights: one per weight, four per layer output and other parameter.
 
-    Batch normalisation and layer scales (named gamma) count nothing, they are folded into the layers.
+    Batch normalisation and layer scales (named gamma) count nothing, as they are folded into the layers.
     """
     total, counted = 0, set()
     for module in model.modules():
@@ -42,8 +42,8 @@ def int8_bytes(model: nn.Module) -> int:
 
 @torch.inference_mode()
 def macs(forward: Callable[[torch.Tensor], Any], image: torch.Tensor) -> int:
-    """Multiply-accumulates of convolutions, linear layers and attention for ``image`` (1, 3, height, width)."""
-    # The counter does not know the fused attention of the CPU; the plain one is two matrix products, which it counts.
+    """Count multiply-accumulates of convolutions, linear layers and attention for ``image`` (1, 3, height, width)."""
+    # The counter misses the fused attention of the CPU; the plain one is two matrix products, which it counts.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         forward(image)
     return counter.get_total_flops() // 2  # PyTorch counts a multiply-accumulate as two operations
@@ -51,9 +51,9 @@ def macs(forward: Callable[[torch.Tensor], Any], image: torch.Tensor) -> int:
 
 @torch.inference_mode()
 def latency(forward: Callable[[torch.Tensor], Any], image: torch.Tensor, runs: int) -> dict[str, Any]:
-    """Wall time of ``forward`` on ``image`` (1, 3, height, width) on one thread of the CPU, in milliseconds.
+    """Measure wall time of ``forward`` on ``image`` (1, 3, height, width) on one CPU thread, in milliseconds.
 
-    Other work on the machine only adds time, so the minimum is the steadier figure and the median the usual one.
+    Other load on the computer only adds time, so the minimum is the steadier figure and the median the usual one.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -79,12 +79,14 @@ def latency(forward: Callable[[torch.Tensor], Any], image: torch.Tensor, runs: i
 
 @torch.inference_mode()
 def race(before: nn.Module, after: nn.Module, image: torch.Tensor, rounds: int) -> dict[str, Any]:
-    """How long ``after`` takes for ``image`` (1, 3, height, width), as a multiple of ``before``, on one thread.
+    """Compare the time of ``after`` with that of ``before`` for ``image`` (1, 3, height, width), on one thread.
 
-    The two take turns, and what counts is the time that this thread had the processor, so that neither a slower minute
-    of the machine nor other work on it decides. ``ratio`` is the median of the rounds, ``low`` and ``high`` the limits
-    of its 95 % confidence interval (order statistics), ``n`` the rounds that were needed: it starts again, four times
-    at most, while the interval includes 1. ``faster``: the ratio is below 1. ``before_ms``, ``after_ms``: the medians.
+    The two take turns, and the processor time of this thread counts, so that neither a slower minute nor other load
+    decides. More rounds follow, up to five times as many, while the confidence interval includes 1.
+
+    Returns:
+        "ratio": median over the rounds of after / before; "low", "high": its 95 % confidence interval (order
+        statistics); "n": number of rounds; "faster": the ratio is below 1; "before_ms", "after_ms": medians.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -97,13 +99,13 @@ def race(before: nn.Module, after: nn.Module, image: torch.Tensor, rounds: int) 
             for number in range(rounds):
                 for name in ("before", "after") if number % 2 else ("after", "before"):
                     seconds[name].append(_thread_time(runners[name], image))
-            found = _median([b / a for a, b in zip(seconds["before"], seconds["after"], strict=True)])
-            if not found["low"] <= 1 <= found["high"]:
+            ratio = _median([b / a for a, b in zip(seconds["before"], seconds["after"], strict=True)])
+            if not ratio["low"] <= 1 <= ratio["high"]:
                 break
     finally:
         torch.set_num_threads(threads)
     times = {f"{name}_ms": 1000 * statistics.median(each) for name, each in seconds.items()}
-    return {"runtime": "PyTorch, CPU", "threads": 1, "batch": 1, **found, **times, "faster": found["ratio"] < 1}
+    return {"runtime": "PyTorch, CPU", "threads": 1, "batch": 1, **ratio, **times, "faster": ratio["ratio"] < 1}
 
 
 def _thread_time(model: nn.Module, image: torch.Tensor) -> float:
@@ -113,7 +115,7 @@ def _thread_time(model: nn.Module, image: torch.Tensor) -> float:
 
 
 def _median(values: list[float]) -> dict[str, float]:
-    """Of the binomial distribution of how many of n values lie below the median, by its normal approximation."""
+    """Median and its 95 % confidence interval: binomial order statistics, in the normal approximation."""
     ordered, n = sorted(values), len(values)
     half = 0.98 * math.sqrt(n)
     low, high = ordered[max(0, math.floor(n / 2 - half))], ordered[min(n - 1, math.ceil(n / 2 + half))]
@@ -121,7 +123,7 @@ def _median(values: list[float]) -> dict[str, float]:
 
 
 def files(paths: Iterable[Path]) -> dict[str, int]:
-    """ "bytes" of files, and "gzipped": what a server sends, each file compressed by itself."""
+    """Sum "bytes" of files, and "gzipped", the bytes that a server sends, each file compressed by itself."""
     sizes = {path: path.stat().st_size for path in paths}
     return {
         "bytes": sum(sizes.values()),
@@ -130,7 +132,7 @@ def files(paths: Iterable[Path]) -> dict[str, int]:
 
 
 def tensors(path: Path, prefix: str = "") -> dict[str, int]:
-    """The same of the tensors of a safetensors file whose names start with ``prefix``."""
+    """Sum "bytes" and "gzipped" of the tensors of a safetensors file whose names start with ``prefix``."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         start = file.tell()
@@ -142,25 +144,25 @@ def tensors(path: Path, prefix: str = "") -> dict[str, int]:
 
 
 def array(values: np.ndarray) -> dict[str, int]:
-    """The same of an array, if it were a file."""
+    """ "bytes" and "gzipped" of an array, as if it were a file."""
     content = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     chunks = (content[start : start + _CHUNK].data for start in range(0, len(content), _CHUNK))
     return {"bytes": values.nbytes, "gzipped": gzipped(chunks)}
 
 
 def of_table(sizes: dict[str, int]) -> dict[str, int]:
-    """The same as costs of the taxa that an embedding is compared with: "table_bytes" and "table_gzipped"."""
+    """Rename sizes to those of the table of taxa: "table_bytes" and "table_gzipped"."""
     return {f"table_{name}": size for name, size in sizes.items()}
 
 
 def gzipped(chunks: Iterable[bytes | memoryview]) -> int:
-    """Bytes of a file that comes in ``chunks`` when gzip has compressed it (level 9)."""
+    """Bytes after gzip compression (level 9) of a file that is read in ``chunks``."""
     packer = zlib.compressobj(9, wbits=31)  # 16 + 15: gzip's header, the largest window
     return sum(len(packer.compress(chunk)) for chunk in chunks) + len(packer.flush())
 
 
 def _spans(path: Path, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
-    """The bytes of a file from each first to each last place."""
+    """Read a file from each begin to each end offset, in chunks."""
     with path.open("rb") as file:
         for begin, end in spans:
             file.seek(begin)

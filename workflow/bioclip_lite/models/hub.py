@@ -1,6 +1,6 @@
 """Published CLIP models and weights: in a local folder, the Hugging Face cache, or downloaded; else one clear message.
 
-``what`` is everywhere the parameter that asks, as messages name it.
+``what``: the parameter name shown in error messages, e.g. `teacher.pretrained`.
 """
 
 import difflib
@@ -117,7 +117,7 @@ def find_weights(
         raise UserError(
             f"{what}: {repository} has none of {', '.join(_TOWERS)}; other formats are not read, as they may hold code"
         )
-    known = _known(repository)
+    known = _published_settings(repository)
     if licence in (None, "other"):
         licence = known.get("license") or licence
     if not allow_research_only:
@@ -285,7 +285,7 @@ def _unreachable(what: str, repository: str, file: str, revision: str | None, wh
     command = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
     return UserError(
         f"{what}: {repository} ({file}) is neither in {constants.HF_HUB_CACHE} nor to be had from "
-        f"{os.environ.get('HF_ENDPOINT', constants.ENDPOINT)} ({why}); on a machine with access run "
+        f"{os.environ.get('HF_ENDPOINT', constants.ENDPOINT)} ({why}); on a computer with access run "
         f"`{command}` and copy the cache folder here, or do without it"
     )
 
@@ -308,8 +308,8 @@ def _repository_of(student: str, what: str) -> str:
     raise UserError(f"{what}: neither timm nor open_clip has published weights of {student}; set {what} to null")
 
 
-def _known(repository: str) -> dict[str, Any]:
-    """What timm or open_clip says about a repository of the hub: license, mean, std; {} if they do not know it."""
+def _published_settings(repository: str) -> dict[str, Any]:
+    """License, mean and std that timm or open_clip gives for a repository of the hub; {} if neither has it."""
     for name in timm.list_pretrained():
         published = timm.get_pretrained_cfg(name)
         if published is not None and published.hf_hub_id == repository:
@@ -322,7 +322,7 @@ def _known(repository: str) -> dict[str, Any]:
 
 
 def _repository(place: str) -> str:
-    """Of open_clip's organisation/name/ or organisation/name/file."""
+    """organisation/name from open_clip's organisation/name/ or organisation/name/file."""
     return "/".join(place.split("/")[:2])
 
 

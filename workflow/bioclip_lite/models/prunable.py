@@ -8,10 +8,10 @@ from torch import nn
 
 
 class PrunableAttention(FastVitAttention):
-    """FastViT's attention whose heads may span fewer channels than it reads and writes.
+    """FastViT attention whose heads may span fewer channels than its input and output.
 
-    timm reshapes the heads to the number of input channels, which is true only until a head is pruned. The numbers
-    are the same; only the two reshapes differ from timm/models/fastvit.py.
+    timm reshapes the heads to the number of input channels, which holds only until a head is pruned. The values are
+    the same; only the two reshapes differ from timm/models/fastvit.py.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -31,9 +31,9 @@ class PrunableAttention(FastVitAttention):
 
 
 class PrunableViTAttention(ViTAttention):
-    """timm's attention of ViTs, whose scores keep the architecture's scale when the heads lose dimensions.
+    """ViT attention that keeps its original scale after head pruning.
 
-    The numbers are the same as timm's, whose fused attention takes the scale from the dimensions that it finds.
+    The values are the same as timm's, whose fused attention derives the scale from the current head dimension.
     """
 
     def forward(self, x: torch.Tensor, attn_mask: torch.Tensor | None = None, is_causal: bool = False) -> torch.Tensor:
@@ -52,7 +52,7 @@ class PrunableViTAttention(ViTAttention):
 
 
 class PrunableTinyViTAttention(TinyViTAttention):
-    """TinyViT's attention, likewise."""
+    """TinyViT attention that keeps its original scale after head pruning."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch x windows, tokens, channels) to the same shape."""
@@ -64,7 +64,7 @@ class PrunableTinyViTAttention(TinyViTAttention):
         return self.proj(mixed.transpose(1, 2).reshape(b, n, self.out_dim))
 
 
-# timm's attention to the same with heads that can be pruned: other reshapes, or another place for the scale.
+# Maps each timm attention class to a subclass whose heads can be pruned.
 PRUNABLE: dict[type, type] = {
     FastVitAttention: PrunableAttention,
     ViTAttention: PrunableViTAttention,
@@ -73,7 +73,7 @@ PRUNABLE: dict[type, type] = {
 
 
 def _shape(module: nn.Module) -> dict[str, int] | None:
-    """The sizes that pruning may change and that a layer keeps beside its weights."""
+    """The sizes that pruning may change and that a layer stores beside its weights."""
     if isinstance(module, nn.Conv2d):
         return {"in": module.in_channels, "out": module.out_channels, "groups": module.groups}
     if isinstance(module, nn.Linear):

@@ -1,4 +1,4 @@
-"""Students (timm image models) and teachers (open_clip models): build, save, load.
+"""Students, which are timm image models: build, save, load.
 
 A model is a folder: a JSON description, plain safetensors and the preprocessing it was made for. A pruned student is
 described by the layers whose shapes differ from the architecture's, so it loads as an ordinary model.
@@ -32,9 +32,6 @@ _HISTORY = "history.parquet"  # of the training, which the stage puts beside som
 _IN_CLIP = "visual.trunk."  # how the names of a timm image tower begin in the weights of an open_clip model
 
 
-# Students
-
-
 def student_spec(
     architecture: str,
     options: dict[str, Any],
@@ -47,9 +44,9 @@ def student_spec(
     """The content of a ``student.json`` for a student that is neither re-parameterised nor pruned.
 
     ``outputs`` is the length of the embedding (of the logits, for the control); ``image_size`` in pixels;
-    ``trained_on`` the identity of the teacher whose space the student answers in; ``initial_weights`` where the weights
-    that it started from come from, as hub.Weights.about says it, None for random ones; ``teachers`` the names of those
-    whose caches taught it.
+    ``trained_on`` the identity of the teacher whose embedding space is the student's; ``initial_weights`` the source of
+    its initial weights (``hub.Weights.about``), None for random ones; ``teachers`` the names of those whose caches it
+    learned from.
     """
     return {
         "architecture": architecture,
@@ -111,9 +108,9 @@ def _set_mlp_kernel(model: nn.Module, name: str, side: int) -> None:
 
 
 def timm_model(name: str) -> tuple[str, dict[str, Any]]:
-    """(name of a timm model, further arguments of timm.create_model) that the name of a student stands for.
+    """Resolve the name of a student to (name of a timm model, further arguments of timm.create_model).
 
-    Raises UserError with the nearest names of timm and open_clip if it stands for none.
+    Raises UserError with the nearest names of timm and open_clip if there is no such model.
     """
     if timm.is_model(name) and ("." not in name or name in _tagged(name)):
         return name, {}
@@ -149,8 +146,8 @@ def _nearest(name: str) -> list[str]:
     clips = [
         other for other in open_clip.list_models() if _can_be_student(open_clip.get_model_config(other)["vision_cfg"])
     ]
-    known = {other.lower(): other for other in [*timm.list_models(), *clips]}
-    return [known[other] for other in difflib.get_close_matches(name.lower(), known, n=5)]
+    names = {other.lower(): other for other in [*timm.list_models(), *clips]}
+    return [names[other] for other in difflib.get_close_matches(name.lower(), names, n=5)]
 
 
 def reparameterize(model: nn.Module) -> nn.Module:
@@ -166,8 +163,8 @@ def save_student(
 ) -> dict[str, Any]:
     """Write ``student.json``, ``model.safetensors`` and ``preprocess.json``; returns the spec as written.
 
-    ``spec["shapes"]`` is found by comparing ``model`` with the architecture, so a pruned model needs nothing more
-    than an honest ``spec["reparameterized"]``. Equal models are equal bytes.
+    ``spec["shapes"]`` is computed by comparing ``model`` with the architecture, so of a pruned model only
+    ``spec["reparameterized"]`` must be stated. Equal models are equal bytes.
     """
     base = build_student(spec)
     if set(model.state_dict()) != set(base.state_dict()):
@@ -199,11 +196,11 @@ def load_student(folder: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, A
 
 
 def load_initial_weights(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
-    """Start from the safetensors at ``path``, in place; returns the names of the model's tensors it does not give.
+    """Load initial weights from a safetensors file, in place; returns the names of the tensors that it lacks.
 
     The file holds a timm model, or an open_clip model with one as its image tower. A tensor of another size (usually
-    the head, which was made for other classes) is left at its random values; position embeddings are resampled.
-    Raises UserError if it is no safetensors file, or less than half of the model's tensors are found.
+    the head, which was made for other classes) keeps its random values; position embeddings are resampled.
+    Raises UserError if it is no safetensors file, or if it has less than half of the model's tensors.
     """
     try:
         given = {name.removeprefix(_IN_CLIP): tensor for name, tensor in load_file(require(path)).items()}
@@ -223,6 +220,3 @@ def load_initial_weights(model: nn.Module, path: str | os.PathLike[str]) -> list
         )
     model.load_state_dict(fitting, strict=False)
     return sorted(set(own) - set(fitting))
-
-
-# Teachers

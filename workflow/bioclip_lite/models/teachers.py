@@ -23,7 +23,6 @@ from open_clip.transformer import TextTransformer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bioclip_lite.models.students import _HISTORY
 from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.photographs.preprocess import preprocessing, read_preprocess
 from bioclip_lite.utils.errors import UserError
@@ -32,7 +31,7 @@ from bioclip_lite.utils.files import read_json, replacing_folder, require, write
 TEACHER_WEIGHTS = "open_clip_model.safetensors"
 TEACHER_CONFIG = "open_clip_config.json"
 TEACHER_FILE = "teacher.json"
-
+_HISTORY = "history.parquet"  # of the training, which the stage puts into the folders of further teachers
 
 Clip = Any  # an open_clip model: an nn.Module with encode_image, encode_text and logit_scale
 
@@ -110,14 +109,14 @@ def save_teacher(
         save_file(state, scratch / TEACHER_WEIGHTS)
         with (scratch / TEACHER_WEIGHTS).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        facts = json.dumps([sha256, config, preprocess], sort_keys=True)
+        identified = json.dumps([sha256, config, preprocess], sort_keys=True)
         about = {
             "kind": kind,
             "name": name,
             "licence": licence,
             "revision": revision,
             "weights_sha256": sha256,
-            "identity": hashlib.sha256(facts.encode()).hexdigest(),
+            "identity": hashlib.sha256(identified.encode()).hexdigest(),
         }
         write_json(scratch / TEACHER_CONFIG, config)
         write_json(scratch / PREPROCESS_FILE, preprocess)
@@ -156,14 +155,14 @@ def embed_images(model: Clip, pixels: torch.Tensor) -> torch.Tensor:
 def encode_text(model: Clip, tokens: torch.Tensor) -> torch.Tensor:
     """(t, D) embeddings, not normalised, of int64 ``tokens`` (t, context).
 
-    A text tower that looks back only reads no further than the longest text: the padding behind a caption changes
-    nothing but the time, and captions fill about half of the context.
+    A causal text tower reads no further than the longest text: the padding behind a caption changes nothing but the
+    time, and captions fill about half of the context.
     """
     text = getattr(model, "text", None)
     if not (isinstance(text, TextTransformer) and text.pool_type == "argmax" and text.cls_emb is None):
         return model.encode_text(tokens)
     mask = text.attn_mask
-    if mask is None:  # it looks both ways
+    if mask is None:  # attention in both directions
         return model.encode_text(tokens)
     length = int(tokens.argmax(1).max()) + 1  # where a text ends; a "!" in it may have the number of padding
     text.attn_mask = mask[:length, :length]

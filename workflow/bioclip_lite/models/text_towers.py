@@ -1,10 +1,10 @@
 """Text towers of students that answer captions too, in the teacher's space: build, save, load.
 
 ===========  ===========================================================================================================
-transformer  open_clip's, as our teachers have: attention that looks back only
+transformer  open_clip's, as our teachers have: causal attention
 mixer        as MobileCLIP-S0's (arXiv 2311.17049): the first and the last block mix tokens by convolutions along the
              text, the blocks between them by attention in both directions. The convolutions have branches for training,
-             which ``models.reparameterize`` merges to the same function (RepMixer, arXiv 2303.14189)
+             which ``students.reparameterize`` merges to the same function (RepMixer, arXiv 2303.14189)
 own          that of an open_clip model, by its name
 ===========  ===========================================================================================================
 

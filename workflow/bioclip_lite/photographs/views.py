@@ -20,12 +20,15 @@ photograph under a row::
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
 from bioclip_lite.photographs.preprocess import resize, to_array
+
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import AugmentedViews
 
 VERSION = "1"  # part of a cache's identity: raise it whenever the same row would give other pixels
 OPERATIONS = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y", "brightness", "contrast", "saturation")
@@ -58,15 +61,15 @@ def plain_view(operations: int) -> np.ndarray:
     return np.zeros(columns(operations), np.float32)
 
 
-def draw(rng: np.random.Generator, params: dict[str, Any]) -> np.ndarray:
+def draw(rng: np.random.Generator, params: "AugmentedViews") -> np.ndarray:
     """A random view: float32 of shape (columns(params["operations"]),).
 
     ``params``: ``crop_scale`` [low, high] area of the crop; ``operations`` how many; ``magnitude`` in [0, 1].
     """
     low, high = params["crop_scale"]
-    row = [rng.uniform(low, high), rng.uniform(-_LOG_ASPECT, _LOG_ASPECT), rng.uniform(), rng.uniform()]
+    row: list[float] = [rng.uniform(low, high), rng.uniform(-_LOG_ASPECT, _LOG_ASPECT), rng.uniform(), rng.uniform()]
     for _ in range(params["operations"]):
-        row += [rng.integers(len(OPERATIONS)), params["magnitude"] * rng.uniform(-1, 1)]
+        row += [int(rng.integers(len(OPERATIONS))), params["magnitude"] * rng.uniform(-1, 1)]
     return np.array(row, np.float32)
 
 

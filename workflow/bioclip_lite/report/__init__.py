@@ -1,1 +1,1 @@
-"""What a person reads of an evaluation, from the same numbers: page, model card, figures, and what DVC plots."""
+"""Present an evaluation: page, model card, figures and DVC plots, all from the numbers of metrics.json."""

@@ -1,4 +1,4 @@
-"""What the report shows beside metrics.json: pictures, the weakest species, confusions, and where it all comes from."""
+"""Content of the report beside metrics.json: photographs, species of low accuracy, confusions and sources."""
 
 import io
 from collections import Counter, defaultdict
@@ -12,23 +12,81 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from bioclip_lite.evaluation.predictions import SPLIT
 from bioclip_lite.metrics import confusion
 from bioclip_lite.photographs.shards import ShardSet
-from bioclip_lite.report.page import Confusion, Example, Name, Sample, Weak
 from bioclip_lite.taxa.label_space import Labels, Truth
 from bioclip_lite.taxa.taxonomy import RANKS, label_rank, scientific_name
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import digest
 
-SPLIT = "test"
 _THUMBNAIL = 240  # pixels, longest side
 _WEAKEST = 10
 _MISTAKES = 3  # wrong answers listed per species
 
 
+@dataclass(frozen=True)
+class Name:
+    """A taxon as the page shows it."""
+
+    scientific: str
+    common: str | None
+    italic: bool = True  # genus and species are set in italics
+
+
+@dataclass(frozen=True)
+class Example:
+    """One test photograph and the answer of the web model; ``jpeg`` is the file of a thumbnail."""
+
+    jpeg: bytes
+    truth: Name
+    answer: Name
+    probability: float
+    right: bool
+    shared: str | None  # the lowest rank that truth and answer share
+    credit: str
+
+
+@dataclass(frozen=True)
+class Weak:
+    """A species that the web model often gets wrong."""
+
+    name: Name
+    images: int
+    right: int
+    mistaken: Sequence[tuple[Name, int]]  # most frequent wrong answers
+    jpeg: bytes  # a thumbnail of a photograph that it gets wrong
+    credit: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """The answers of the web model for the m taxa of one rank."""
+
+    rank: str
+    names: Sequence[str]
+    counts: Sequence[Sequence[int]]  # m rows of truth; m columns of answers and one for all other groups
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The sources of the photographs."""
+
+    images: Mapping[str, int]  # per split
+    licences: Mapping[str, int]  # of the test photographs
+    sources: Mapping[str, int]
+    teacher: str = ""
+
+
 def sample_of(samples: pa.Table, test: pa.Table, teacher: Mapping[str, Any]) -> Sample:
-    """Where photographs come from: ``samples`` of all splits, ``test`` of this one; ``teacher`` from its costs."""
+    """Collect the sources of the photographs.
+
+    Args:
+        samples: the photographs of all splits.
+        test: those of the test split.
+        teacher: "about" of the teacher's costs.
+    """
     per_split = Counter(samples["split"].to_pylist())
     order = [split for split in ("pretrain", "train", "val", "calibration", SPLIT) if split in per_split]
     return Sample(
@@ -69,7 +127,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Shown:
-    """The test photographs and what the shipped model says of them, row by row."""
+    """The test photographs and the answers of the web model, row by row."""
 
     test: pa.Table  # of data/index/samples.parquet
     truth: Truth
@@ -84,7 +142,7 @@ class Shown:
 
 
 def examples_of(shown: Shown, count: int) -> list[Example]:
-    """As many right as wrong answers, ``count`` together, drawn by hash among photographs known to species."""
+    """Draw ``count`` photographs identified to species by hash, half with correct and half with wrong answers."""
     labels, scores = shown.labels, shown.scores
     examples = []
     for row in (
@@ -107,7 +165,7 @@ def examples_of(shown: Shown, count: int) -> list[Example]:
 
 
 def weakest_of(shown: Shown) -> list[Weak]:
-    """The species with the lowest share of right answers, if any is wrong."""
+    """The species with the lowest accuracy, among those with a wrong answer."""
     given: dict[int, Counter[int]] = defaultdict(Counter)
     wrong_rows: dict[int, list[int]] = defaultdict(list)
     for row, (leaf, answer) in enumerate(zip(shown.truth.leaf.tolist(), shown.scores["answer"].tolist(), strict=True)):
@@ -115,7 +173,7 @@ def weakest_of(shown: Shown) -> list[Weak]:
             given[leaf][answer] += 1
             if answer != leaf:
                 wrong_rows[leaf].append(row)
-    # of two species that are always wrong, the one with more photographs says more
+    # of two species that are always wrong, the one with more photographs comes first
     wrong = sorted(wrong_rows, key=lambda leaf: (given[leaf][leaf] / given[leaf].total(), -given[leaf].total(), leaf))
     weakest = []
     for leaf in wrong[:_WEAKEST]:
@@ -137,7 +195,7 @@ def weakest_of(shown: Shown) -> list[Weak]:
 
 
 def confusion_of(shown: Shown) -> Confusion | None:
-    """The groups of the lowest rank that a page has room for."""
+    """The confusions at the lowest rank whose taxa fit on a page; None if no rank does."""
     rank = confusion.rank_to_show(shown.truth.nodes)
     if rank is None:
         return None

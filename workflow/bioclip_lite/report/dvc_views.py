@@ -1,4 +1,4 @@
-"""What `dvc metrics diff` and `dvc plots` read: the few numbers of metrics.json that a person compares, and its curves.
+"""Write what `dvc metrics diff` and `dvc plots` read: the headline numbers of metrics.json, and its curves.
 
 metrics.json has thousands of numbers, and DVC would list each that changed.
 """
@@ -19,8 +19,8 @@ _HISTORY = ("loss", "val_top1", "val_agreement", "val_cosine")
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
-    """By variant: the share of right answers at three ranks, of what it answers and gets right with back-off, hAURC,
-    bytes and milliseconds; as in metrics.json."""
+    """Headline numbers by variant: accuracy at three ranks, coverage and accuracy with back-off, hAURC, bytes and
+    milliseconds; as in metrics.json."""
     found: dict[str, dict[str, float | None]] = {}
     for variant, row in metrics["variants"].items():
         sure = row["back_off"]

@@ -1,4 +1,4 @@
-"""The figures of the evaluation report. Colours: Okabe and Ito's palette, safe for colour-blind readers."""
+"""Draw the figures of the report. Colours: Okabe and Ito's palette, safe for colour-blind readers."""
 
 import io
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ _SIZE = (5.4, 4.2)  # inches: small, so that text stays readable on a phone
 
 
 def per_rank(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> bytes:
-    """Accuracy of every variant from kingdom to species, with 95 % intervals; a PNG file."""
+    """Plot the accuracy of every variant from kingdom to species, with 95 % intervals; returns a PNG file."""
     with rc_context(_STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.add_subplot()
@@ -69,20 +69,20 @@ def per_rank(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str
         axes.set_xticks(range(len(RANKS)), RANKS, rotation=30, ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.5, len(RANKS) - 0.5)
         axes.set_ylim(0, 102)
-        axes.set_ylabel("photographs right (%)")
+        axes.set_ylabel("accuracy (%)")
         figure.legend(loc="outside upper center", ncols=4, fontsize=9, columnspacing=1.2, handletextpad=0.5)
         return _png(figure)
 
 
 def accuracy_by_size(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> bytes:
-    """Species accuracy against the bytes that have to be stored, as ``_pareto`` draws it; a PNG file."""
+    """Plot species accuracy against stored bytes (``_pareto``); returns a PNG file."""
     costs = {variant: stored(metrics) for variant, metrics in variants.items()}
     megabytes = {variant: cost / 1e6 for variant, cost in costs.items() if cost}
     return _pareto(variants, megabytes, labels, "model and taxon table (MB, log scale)")
 
 
 def accuracy_by_time(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> bytes:
-    """Species accuracy against the median time for one photograph, as ``_pareto`` draws it; a PNG file."""
+    """Plot species accuracy against the median time per photograph (``_pareto``); returns a PNG file."""
     times = {variant: metrics["latency_ms"]["median"] for variant, metrics in variants.items() if _timed(metrics)}
     return _pareto(variants, times, labels, "one photograph, one thread (ms, log scale)")
 
@@ -92,7 +92,7 @@ def _timed(metrics: Mapping[str, Any]) -> bool:
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The names of those points (cost, accuracy) that no other one beats in both, by rising cost."""
+    """Names of the points (cost, accuracy) on the Pareto front, which no other point beats in both, by rising cost."""
     best = [
         name
         for name, (cost, right) in points.items()
@@ -104,9 +104,9 @@ def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 def _pareto(
     variants: Mapping[str, Mapping[str, Any]], costs: Mapping[str, float], labels: Mapping[str, str], axis: str
 ) -> bytes:
-    """Models that none beats in both cost and accuracy are joined; what was not distilled is hollow.
+    """Plot accuracy against cost: the Pareto front as a line, controls as hollow markers.
 
-    Baselines without a cost are told in words: an axis that reached down to them would hide the differences.
+    Baselines without a cost are listed as text, since an axis that reached down to them would hide the differences.
     """
     right = {variant: m["top1"] for variant, m in variants.items() if m["top1"]["value"] is not None}
     points = {variant: (cost, 100 * right[variant]["value"]) for variant, cost in costs.items() if variant in right}
@@ -149,12 +149,12 @@ def _pareto(
         ]
         axes.text(0.98, 0.02, ", ".join(baselines), transform=axes.transAxes, ha="right", fontsize=9, color="#555555")
         axes.set_xlabel(axis)
-        axes.set_ylabel("species right (%)")
+        axes.set_ylabel("species accuracy (%)")
         return _png(figure)
 
 
 def risk_coverage(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> bytes:
-    """How many answers are wrong, the further down the tree models answer (``backoff.area``); a PNG file."""
+    """Plot wrong answers against coverage, as one threshold falls (``backoff.area``); returns a PNG file."""
     with rc_context(_STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.add_subplot()
@@ -177,7 +177,7 @@ def risk_coverage(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str
         axes.set_xlim(0, 102)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("coverage: how much of the tree the answers decide (%)")
-        axes.set_ylabel("photographs answered wrong (%)")
+        axes.set_ylabel("photographs with a wrong answer (%)")
         if axes.lines:
             figure.legend(
                 loc="outside upper center", ncols=3, fontsize=9, columnspacing=1.2, title="area", title_fontsize=9
@@ -186,9 +186,9 @@ def risk_coverage(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str
 
 
 def back_off(levels: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """How far down the tree a model answers at each promised level (``backoff.operating_curve``); a PNG file."""
+    """Plot the ranks of answers at each guaranteed level (``backoff.operating_curve``); returns a PNG file."""
     parts = (("species", "#0072B2", ""), ("genus", "#56B4E9", "//"), ("family", "#E69F00", ".."),
-             ("higher", "#c9c9c9", ""), ("nothing", "#ffffff", ""))  # fmt: skip
+             ("higher", "#c9c9c9", ""), ("no answer", "#ffffff", ""))  # fmt: skip
     with rc_context(_STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.add_subplot()
@@ -204,17 +204,17 @@ def back_off(levels: Mapping[str, Mapping[str, Any]]) -> bytes:
             if point["right"] is not None:
                 axes.text(place, 101.5, f"{100 * point['right']:.1f}", ha="center", fontsize=9, color="#555555")
         if not levels:
-            axes.text(0.5, 0.5, "no level can be promised", ha="center", transform=axes.transAxes)
+            axes.text(0.5, 0.5, "no level can be guaranteed", ha="center", transform=axes.transAxes)
         axes.set_xticks(places, [f"{100 * float(level):g}" for level in levels])
         axes.set_ylim(0, 108)
-        axes.set_xlabel("promised share of answers that are right (%)")
+        axes.set_xlabel("guaranteed share of correct answers (%)")
         axes.set_ylabel("photographs (%)")
         figure.legend(loc="outside upper center", ncols=5, fontsize=9, columnspacing=1.2, handletextpad=0.5)
         return _png(figure)
 
 
 def _share(point: Mapping[str, Any], part: str) -> float:
-    if part == "nothing":
+    if part == "no answer":
         return 1 - float(point["answered"])
     if part == "higher":
         return sum(float(point[rank]) for rank in RANKS[:-3])
@@ -222,7 +222,7 @@ def _share(point: Mapping[str, Any], part: str) -> float:
 
 
 def _whiskers(rows: list[Mapping[str, Any]]) -> list[list[float]]:
-    """Lengths below and above each value, in percent."""
+    """Lengths of the error bars below and above each value, in percent."""
     bounds = [row["ci95"] or [row["value"]] * 2 for row in rows]
     # a percentile interval need not hold the value; a negative length would stop matplotlib
     below = [100 * max(0.0, row["value"] - low) for row, (low, _) in zip(rows, bounds, strict=True)]

@@ -1,17 +1,14 @@
-"""Sections of the report on the teacher's space: other words for the taxa, the tree, texts that find photographs."""
+"""Sections on the teacher's embedding space: other prompts, the taxonomy, and retrieval by text."""
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bioclip_lite.report.elements import Cell, Row, Section, cell, render, share, shipped_style
 from bioclip_lite.report.text import (
-    DASH,
     LABELS,
     SHIPPED,
-    bracket,
-    cell,
-    count_of,
-    interval,
+    decimal,
+    decimal_interval,
     percent,
     points,
     points_interval,
@@ -29,136 +26,93 @@ TYPES = {
     "lit": "LiT sentence",
 }
 TEMPLATES = {"plain": "plain", "openai": "80 templates"}
-_COMPARED = ("teacher", "student", SHIPPED)  # the steps between them answer as they do
-_WAYS = {"image_to_text": "Photograph finds text", "text_to_image": "Text finds photograph"}
+_COMPARED = ("teacher", "student", SHIPPED)  # the steps between student and web model answer as these do
+_WAYS = {"image_to_text": "Photograph to text", "text_to_image": "Text to photograph"}
 
 
-def section(metrics: Mapping[str, Any]) -> str:
-    """HTML; empty if nothing was asked."""
-    retrieval = metrics.get("retrieval") or {}
-    return "".join(
-        (
-            _prompts(metrics.get("prompts") or {}),
-            _taxonomy(metrics.get("taxonomy") or {}),
-            "".join(_retrieval(name, found) for name, found in retrieval.items()),
-        )
-    )
+def sections(metrics: Mapping[str, Any]) -> list[Section]:
+    """One section each for prompts, the taxonomy, and every text type of retrieval, as far as they were measured."""
+    found = []
+    if metrics.get("prompts"):
+        found.append(_prompts(metrics["prompts"]))
+    if metrics.get("taxonomy"):
+        found.append(_taxonomy(metrics["taxonomy"]))
+    return found + [_retrieval(name, measured) for name, measured in (metrics.get("retrieval") or {}).items()]
 
 
-def _prompts(found: Mapping[str, Any]) -> str:
-    if not found:
-        return ""
-    variants, own = found["variants"], (found["own"]["type"], found["own"]["templates"])
-    asked = {(kind, how) for kind, row in variants["teacher"].items() for how in row}
-    columns = [(v, how) for v in _COMPARED if v in variants for how in TEMPLATES if how in {h for _, h in asked}]
-    rows = []
-    for kind, name in TYPES.items():
-        if kind not in {k for k, _ in asked}:
-            continue
-        cells = [_accuracy(variants[v][kind].get(how), (kind, how) == own) for v, how in columns]
-        rows.append(_row(cell(name), cells))
-    nameless = found["n_without_common_name"]
-    unnamed = f" {count_of(nameless, 'taxon has', 'taxa have')} no common name and go by another." if nameless else ""
-    return (
-        "<section><h2>Other words for the same species</h2>"
-        + _table(("Text", *(cell(LABELS[v], TEMPLATES[how]) for v, how in columns)), rows)
-        + f'<p class="caption">Species right, %, if photographs are compared with these texts: '
-        f"{count_of(found['n_images'], 'photograph')} of "
-        f"{count_of(found['n_classes'], 'species', 'species')}, among {count_of(found['label_space'], 'taxon', 'taxa')}"
-        f"{bracket('', _left_out(found['n_left_out']))}.{unnamed} 80 templates: the mean over OpenAI's sentences "
-        "around the same words. Small print: 95 % intervals, and the paired difference to the words that the pipeline "
-        "uses, in points; students learned from the teacher's answers to these alone.</p></section>"
-    )
-
-
-def _left_out(count: int) -> str:
-    return f"{count_of(count, 'photograph')} of other species, or not known to species, left out" if count else ""
-
-
-def _accuracy(row: Mapping[str, Any] | None, own: bool) -> str:
-    if row is None:
-        return DASH
-    top1, difference = row["top1"], row["difference_to_own"]
-    if own:
-        return cell(percent(top1["value"]), interval(top1), "the pipeline's")
-    return cell(
-        percent(top1["value"]), interval(top1), f"{points(difference['value'])} points", points_interval(difference)
-    )
-
-
-def _taxonomy(found: Mapping[str, Any]) -> str:
-    if not found:
-        return ""
-    variants, texts = found["variants"], found["texts"]
-    heights = list(variants["teacher"]["by_height"])
-    n = {at: variants["teacher"]["by_height"][at]["n_pairs"] for at in heights}
-    head = [cell(_relation(int(at)), f"{n[at]:,} of {found['n_pairs_there_are'][at]:,} pairs") for at in heights]
+def _prompts(measured: Mapping[str, Any]) -> Section:
+    variants = {variant: measured["variants"][variant] for variant in _COMPARED if variant in measured["variants"]}
+    used = {templates for row in variants["teacher"].values() for templates in row}
+    columns = [(variant, templates) for variant in variants for templates in TEMPLATES if templates in used]
+    own = measured["own"]["type"], measured["own"]["templates"]
     rows = [
-        _row(cell(LABELS[variant], "photographs"), _distances(variants[variant], heights), variant == SHIPPED)
-        for variant in _COMPARED
-        if variant in variants
+        Row(cell(name), [_accuracy(variants[v][kind].get(how), (kind, how) == own) for v, how in columns])
+        for kind, name in TYPES.items()
+        if kind in variants["teacher"]
+    ]
+    head = ["Prompt", *(cell(LABELS[variant], TEMPLATES[templates]) for variant, templates in columns)]
+    body = render("report/prompts.words.html.j2", head=head, rows=rows, measured=measured)
+    return Section("Accuracy with other prompts, %", body)
+
+
+def _accuracy(row: Mapping[str, Any] | None, own: bool) -> Cell:
+    """Species accuracy, and its difference to that with the prompt of the pipeline."""
+    if row is None:
+        return cell(percent(None))
+    if own:
+        return share(row["top1"], "the pipeline's")
+    difference = row["difference_to_own"]
+    return share(row["top1"], f"{points(difference['value'])} points", points_interval(difference))
+
+
+def _taxonomy(measured: Mapping[str, Any]) -> Section:
+    variants, texts = measured["variants"], measured["texts"]
+    by_height = variants["teacher"]["by_height"]
+    rows = [
+        Row(cell(LABELS[v], "photographs"), _distances(variants[v], by_height), shipped_style(v))
+        for v in _COMPARED
+        if v in variants
     ]
     for kind in (kind for kind in TYPES if kind in texts):
         how = next(how for how in TEMPLATES if how in texts[kind])
-        rows.append(_row(cell(TYPES[kind], f"texts, {TEMPLATES[how]}"), _distances(texts[kind][how], heights)))
-    correlation = variants[SHIPPED if SHIPPED in variants else "teacher"]["spearman"]
-    return (
-        "<section><h2>Is what is near in the tree near as an embedding?</h2>"
-        + _table(("", "Rank correlation", *head), rows)
-        + f'<p class="caption">{count_of(found["n_classes"], "species", "species")}, '
-        f"{count_of(found['n_images'], 'photograph')}, {count_of(correlation['n_pairs'], 'pair')}. A species is the "
-        "mean of the embeddings of its photographs, or its text. Correlation: Spearman's, of cosine distance and "
-        "height of the lowest common ancestor; 1 if species are the farther apart, the farther their relation. "
-        "Columns: mean cosine distance of species of one genus, of one family but not genus, and so on. Small "
-        "print: 95 % intervals, resampling species.</p></section>"
+        rows.append(Row(cell(TYPES[kind], f"texts, {TEMPLATES[how]}"), _distances(texts[kind][how], by_height)))
+    head = [
+        cell(_relation(int(height)), f"{row['n_pairs']:,} of {measured['n_pairs_there_are'][height]:,} pairs")
+        for height, row in by_height.items()
+    ]
+    body = render(
+        "report/prompts.taxonomy.html.j2",
+        head=["Embedding", "Rank correlation", *head],
+        rows=rows,
+        measured=measured,
+        n_pairs=variants[SHIPPED if SHIPPED in variants else "teacher"]["spearman"]["n_pairs"],
     )
+    return Section("Do embeddings follow the taxonomy?", body)
 
 
 def _relation(height: int) -> str:
     return "nothing in common" if height > 6 else f"same {RANKS[len(RANKS) - 1 - height]}"
 
 
-def _distances(row: Mapping[str, Any], heights: Sequence[str]) -> list[str]:
-    correlation = row["spearman"]
-    value = DASH if correlation["value"] is None else f"{correlation['value']:.2f}"
-    bounds = DASH.join(f"{bound:.2f}" for bound in correlation["ci95"] or ())
-    return [cell(value, bounds), *(cell(f"{row['by_height'][at]['cosine_distance']:.2f}") for at in heights)]
+def _distances(row: Mapping[str, Any], heights: Iterable[str]) -> list[Cell]:
+    correlation = cell(decimal(row["spearman"]["value"]), decimal_interval(row["spearman"]))
+    return [correlation, *(cell(decimal(row["by_height"][height]["cosine_distance"])) for height in heights)]
 
 
-def _retrieval(name: str, found: Mapping[str, Any]) -> str:
-    columns = [(way, k) for way in _WAYS for k in found["chance"][way]]
-    head = [cell(_WAYS[way], f"among the first {k.removeprefix('recall_at_')}") for way, k in columns]
+def _retrieval(name: str, measured: Mapping[str, Any]) -> Section:
+    variants, chance = measured["variants"], measured["chance"]
+    columns = [(way, recall) for way in _WAYS for recall in sorted(chance[way], key=_first)]
     rows = [
-        _row(cell(LABELS[variant]), _recalls(found["variants"][variant], columns), variant == SHIPPED)
-        for variant in _COMPARED
-        if variant in found["variants"]
+        Row(cell(LABELS[v]), [share(variants[v][way][recall]) for way, recall in columns], shipped_style(v))
+        for v in _COMPARED
+        if v in variants
     ]
-    rows.append(_row(cell("By lot"), [cell(percent(found["chance"][way][k])) for way, k in columns]))
-    silent = found["n_without_text"]
-    without = f" {count_of(silent, 'photograph')} of which nothing is said left out." if silent else ""
-    return (
-        f"<section><h2>Photographs found by text: {escape(TYPES.get(name, name).lower())}</h2>"
-        + _table(("Model", *head), rows)
-        + f'<p class="caption">Recall, %: of {count_of(found["n_images"], "photograph")} and '
-        f"{count_of(found['n_texts'], 'different text')}, the share that has one of its own among the first. A text "
-        f"belongs to every photograph of which it is said, on average {found['images_per_text']:.3g}; how often one is "
-        f"found depends on how many there are, see the last line."
-        f"{without} Small print: 95 % intervals.</p></section>"
-    )
+    rows.append(Row(cell("Chance"), [cell(percent(chance[way][recall])) for way, recall in columns], "rule"))
+    head = ["Model", *(cell(_WAYS[way], f"among first {_first(recall)}") for way, recall in columns)]
+    body = render("report/prompts.retrieval.html.j2", head=head, rows=rows, measured=measured)
+    return Section(f"Retrieval by text: {TYPES.get(name, name).lower()}", body)
 
 
-def _recalls(row: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
-    return [cell(percent(row[way][k]["value"]), interval(row[way][k])) for way, k in columns]
-
-
-def _row(name: str, cells: Sequence[str], shipped: bool = False) -> str:
-    tds = "".join(f"<td>{content}</td>" for content in cells)
-    return f'<tr{" class=shipped" if shipped else ""}><th scope="row">{name}</th>{tds}</tr>'
-
-
-def _table(head: Sequence[str], rows: Sequence[str]) -> str:
-    titles = "".join(f"<th scope=col>{title}</th>" for title in head)
-    return (
-        f'<div class="scroll"><table class="ranks doubt"><thead><tr>{titles}</tr></thead><tbody>{"".join(rows)}</tbody>'
-        '</table></div><p class="caption phone">Scroll sideways for more.</p>'
-    )
+def _first(recall: str) -> int:
+    """The k of "recall_at_k"."""
+    return int(recall.removeprefix("recall_at_"))

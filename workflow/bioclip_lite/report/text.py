@@ -1,7 +1,6 @@
 """Numbers as the report writes them, and the names of the variants."""
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 from bioclip_lite.evaluation.variant_names import further_teacher
@@ -83,12 +82,12 @@ def milliseconds(value: float | None) -> str:
     return DASH if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def count_of(number: int, singular: str, plural: str | None = None) -> str:
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+def decimal(value: float | None, digits: int = 2) -> str:
+    return DASH if value is None else f"{value:.{digits}f}"
 
 
-def cell(value: str, *small: str) -> str:
-    return escape(value) + "".join(f"<small>{escape(line)}</small>" for line in small if line)
+def decimal_interval(row: Mapping[str, Any], digits: int = 2) -> str:
+    return "" if row["ci95"] is None else DASH.join(decimal(bound, digits) for bound in row["ci95"])
 
 
 def bracket(before: str, text: str, after: str = "") -> str:

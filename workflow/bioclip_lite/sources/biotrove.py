@@ -11,7 +11,7 @@ The data set states neither licences nor observations, so a filter by licence le
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bioclip_lite.sources import fields, places, rows, tars, texts
 from bioclip_lite.sources.lookup import lookup
@@ -19,10 +19,13 @@ from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin
+
 Get = Callable[[str], list[Any]]
 
 
-def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
+def samples(params: "Origin") -> Iterator[Sample | Reject]:
     folder = places.require_folder(params["path"], "a folder with the data set's tars or parquet tables")
     shards, tables = tars.find(folder), [name for name in places.files_in(folder) if name.endswith(".parquet")]
     if shards:
@@ -35,11 +38,11 @@ def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
         )
 
 
-def prepare(params: dict[str, Any], locators: Iterable[str]) -> None:
+def prepare(params: "Origin", locators: Iterable[str]) -> None:
     places.prepare(params, locators)
 
 
-def read(params: dict[str, Any], locator: str) -> bytes:
+def read(params: "Origin", locator: str) -> bytes:
     return places.read(params, Path(params["path"]), locator)
 
 

@@ -8,17 +8,20 @@ common name, for which a species list (index.species_list) can give the taxon. P
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bioclip_lite.sources import fields, places, tars
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin
+
 _SPLITS = {"train": None, "test": "test"}  # by folder
 
 
-def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
+def samples(params: "Origin") -> Iterator[Sample | Reject]:
     root = places.require_folder(
         params["path"], "the folder of a data set with nshards.txt and 0.tar, or train and test"
     )
@@ -33,7 +36,7 @@ def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
                 yield group if isinstance(group, Reject) else _sample(root, group, classes, split)
 
 
-def read(params: dict[str, Any], locator: str) -> bytes:
+def read(params: "Origin", locator: str) -> bytes:
     return places.read(params, Path(params["path"]), locator)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 from bioclip_lite.sources import delimited, fields, places
@@ -24,6 +24,9 @@ from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin
 
 _MEDIA = ("gbif.org/terms/1.0/multimedia", "gbif.org/terms/1.0/image", "tdwg.org/ac/terms/multimedia")
 _VERNACULAR = "gbif.org/terms/1.0/vernacularname"
@@ -69,7 +72,7 @@ class _Table(NamedTuple):
     encoding: str
 
 
-def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
+def samples(params: "Origin") -> Iterator[Sample | Reject]:
     with _archive(Path(params["path"])) as (open_file, names):
         core, extensions = _described(params["path"], open_file, names)
         media = next((table for table in extensions if table.kind.endswith(_MEDIA)), None)
@@ -87,11 +90,11 @@ def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
             yield from _photographs(open_file, media, occurrences, vernaculars)
 
 
-def prepare(params: dict[str, Any], locators: Iterable[str]) -> None:
+def prepare(params: "Origin", locators: Iterable[str]) -> None:
     places.prepare(params, locators)
 
 
-def read(params: dict[str, Any], locator: str) -> bytes:
+def read(params: "Origin", locator: str) -> bytes:
     path = Path(params["path"])
     return places.read(params, path if path.is_dir() else path.parent, locator)
 

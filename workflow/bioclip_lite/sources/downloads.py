@@ -25,7 +25,7 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import aiohttp
 from aiohttp_retry import ExponentialRetry, RetryClient
@@ -35,6 +35,9 @@ from bioclip_lite import __version__
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing
 from bioclip_lite.utils.progress import progress
+
+if TYPE_CHECKING:
+    from bioclip_lite.utils.sections import IndexDownloads
 
 _BATCH = 4096  # addresses looked up in the cache at a time
 _WINDOW = 256  # addresses being fetched, or waiting for their host, at a time
@@ -55,7 +58,7 @@ class _Failed(Exception):
     """Why an address gives no photograph, in plain words; trying again would not help."""
 
 
-def fetch(addresses: Iterable[str], settings: dict[str, Any]) -> None:
+def fetch(addresses: Iterable[str], settings: "IndexDownloads") -> None:
     """Download what is not in the cache yet. What cannot be had is left to ``read`` to tell.
 
     Addresses that failed in an earlier run are tried again. Memory does not grow with the number of addresses.
@@ -69,7 +72,7 @@ def fetch(addresses: Iterable[str], settings: dict[str, Any]) -> None:
             pass
 
 
-def read(address: str, settings: dict[str, Any]) -> bytes:
+def read(address: str, settings: "IndexDownloads") -> bytes:
     """The photograph at an address, from the cache or else from the web.
 
     Raises OSError with the reason if there is none, at once where ``fetch`` has just failed at it.
@@ -153,7 +156,7 @@ class _Hosts:
         self.silent: Counter[str] = Counter()
 
 
-def _fetch_all(addresses: list[str], settings: dict[str, Any]) -> Iterator[None]:
+def _fetch_all(addresses: list[str], settings: "IndexDownloads") -> Iterator[None]:
     """Download these addresses; yields once for each that is done, in whichever way."""
     if not addresses:
         return
@@ -175,7 +178,7 @@ def _fetch_all(addresses: list[str], settings: dict[str, Any]) -> Iterator[None]
             runner.run(client.close())
 
 
-async def _client(settings: dict[str, Any]) -> RetryClient:
+async def _client(settings: "IndexDownloads") -> RetryClient:
     silence = settings["timeout"]
     # A server that trickles is given up as well. Hosts have their own slots, so the pool needs no limit.
     timeout = aiohttp.ClientTimeout(total=20 * silence, sock_connect=silence, sock_read=silence)
@@ -194,7 +197,7 @@ async def _first(tasks: set[asyncio.Task[None]]) -> tuple[set[asyncio.Task[None]
     return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
-async def _fetch(client: RetryClient, hosts: _Hosts, address: str, settings: dict[str, Any]) -> None:
+async def _fetch(client: RetryClient, hosts: _Hosts, address: str, settings: "IndexDownloads") -> None:
     """Download one address, or write down why not."""
     folder = Path(settings["folder"])
     try:
@@ -207,7 +210,7 @@ async def _fetch(client: RetryClient, hosts: _Hosts, address: str, settings: dic
         ) from None
 
 
-async def _attempt(client: RetryClient, hosts: _Hosts, address: str, settings: dict[str, Any]) -> str | None:
+async def _attempt(client: RetryClient, hosts: _Hosts, address: str, settings: "IndexDownloads") -> str | None:
     """None if the address is in the cache now, otherwise the reason why not."""
     try:
         host = _host(address)

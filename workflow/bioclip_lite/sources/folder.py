@@ -12,29 +12,32 @@ iNaturalist 2021 ("00012_Animalia_..._Genus_epithet").
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bioclip_lite.sources import places, rows
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin
+
 METADATA = "metadata.csv"
 _TABLES = (".csv", ".tsv", ".csv.txt", ".xlsx", ".xls", ".ods", ".parquet")
 
 
-def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
+def samples(params: "Origin") -> Iterator[Sample | Reject]:
     folder = Path(params["path"])
     if not folder.is_dir():
         raise UserError(f"params.yaml, index.path: there is no folder {folder}; put photographs and {METADATA} there")
     yield from rows.photographs(folder / METADATA) if (folder / METADATA).exists() else _by_subfolder(folder)
 
 
-def prepare(params: dict[str, Any], locators: Iterable[str]) -> None:
+def prepare(params: "Origin", locators: Iterable[str]) -> None:
     places.prepare(params, locators)
 
 
-def read(params: dict[str, Any], locator: str) -> bytes:
+def read(params: "Origin", locator: str) -> bytes:
     return places.read(params, Path(params["path"]), locator)
 
 

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bioclip_lite.sources import fields, places
 from bioclip_lite.sources.folder import in_folder, taxon_of
@@ -24,12 +24,15 @@ from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import digest
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin
+
 _PARTS = {"train": None, "train_mini": None, "val": "test"}  # part -> split
 _JSON = re.compile(r"(train|train_mini|val)(20\d\d)?\.json")
 _BINOMIAL = re.compile(r"[A-Z][\w-]+ [\w-]*[a-z][\w-]*( .+)?")
 
 
-def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
+def samples(params: "Origin") -> Iterator[Sample | Reject]:
     folder = places.require_folder(params["path"], "the folder with train.json or train")
     listed = {match[1]: name for name in sorted(p.name for p in folder.iterdir()) if (match := _JSON.fullmatch(name))}
     parts = [part for part in _PARTS if part in listed or (folder / part).is_dir()]
@@ -47,7 +50,7 @@ def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
         yield from _from_json(folder / listed[part], _PARTS[part]) if part in listed else _from_folders(folder, part)
 
 
-def read(params: dict[str, Any], locator: str) -> bytes:
+def read(params: "Origin", locator: str) -> bytes:
     return places.read(params, Path(params["path"]), locator)
 
 

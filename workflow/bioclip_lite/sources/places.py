@@ -9,9 +9,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bioclip_lite.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin
 
 # Files and folders that systems, not people, put among photographs (lower case).
 _OF_SYSTEMS = {
@@ -22,12 +25,17 @@ _PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
-def read(params: dict[str, Any], folder: Path, locator: str) -> bytes:
+def read(params: "Origin", folder: Path, locator: str) -> bytes:
     """The bytes at ``locator``. Raises OSError with a plain reason."""
     if is_address(locator):
         from bioclip_lite.sources import downloads  # takes longer to import than many a shard to write
 
         return downloads.read(locator, params["downloads"])
+    return read_below(folder, locator)
+
+
+def read_below(folder: Path, locator: str) -> bytes:
+    """The bytes of a file in ``folder``, or of a part of a tar there. Raises OSError with a plain reason."""
     try:
         if part := _PART.fullmatch(locator):
             return _read_part(folder / part[1], int(part[2]), int(part[3]))
@@ -38,7 +46,7 @@ def read(params: dict[str, Any], folder: Path, locator: str) -> bytes:
         raise OSError(f"{locator!r} is no file name ({error})") from None
 
 
-def prepare(params: dict[str, Any], locators: Iterable[str]) -> None:
+def prepare(params: "Origin", locators: Iterable[str]) -> None:
     addresses = (locator for locator in locators if is_address(locator))
     if (first := next(addresses, None)) is not None:
         from bioclip_lite.sources import downloads

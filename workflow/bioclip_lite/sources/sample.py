@@ -3,10 +3,13 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.randomness import digest
+
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin
 
 SPLITS = ("pretrain", "train", "val", "calibration", "test")
 
@@ -39,9 +42,9 @@ class Reject:
 class Source(Protocol):
     """A source; ``registry`` describes these functions and ``prepare``, which is optional."""
 
-    def samples(self, params: dict[str, Any]) -> Iterator[Sample | Reject]: ...
+    def samples(self, params: "Origin") -> Iterator[Sample | Reject]: ...
 
-    def read(self, params: dict[str, Any], locator: str) -> bytes: ...
+    def read(self, params: "Origin", locator: str) -> bytes: ...
 
 
 def key_of(locator: str) -> str:

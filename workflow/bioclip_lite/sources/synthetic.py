@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,9 @@ from bioclip_lite.sources.specimens import HABITATS, PATTERNS, Traits, photograp
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import digest, generator, uniform
+
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin
 
 _ROOT_SPREAD = 1.2  # standard deviation of the traits at the root, on their logit scale
 _DRIFT = 2.0  # of Brownian motion from root to tips
@@ -270,12 +273,12 @@ def _choose_unseen(clades: list[tuple[int, ...]], number: int, seed: int) -> set
 # ---------------------------------------------------------------------------------------------------------- the source
 
 
-def _tree(params: dict[str, Any]) -> dict[str, Species]:
+def _tree(params: "Origin") -> dict[str, Species]:
     settings = params["synthetic"]
     return tree_of_life(params["seed"], settings["species"], settings["unseen_species"])
 
 
-def samples(params: dict[str, Any]) -> Iterator[Sample]:
+def samples(params: "Origin") -> Iterator[Sample]:
     """All photographs, by species and split. Locators are "<genus_epithet>/<split>/<individual>/<photograph>"."""
     images = params["synthetic"]["images"]
     for species in _tree(params).values():
@@ -305,7 +308,7 @@ def _photographs(seed: int, species: str, split: str, number: int) -> Iterator[t
         individual += 1
 
 
-def read(params: dict[str, Any], locator: str) -> bytes:
+def read(params: "Origin", locator: str) -> bytes:
     """The JPEG file of one photograph. Raises FileNotFoundError for a locator of another tree."""
     settings = params["synthetic"]
     name = locator.split("/", 1)[0]

@@ -7,14 +7,17 @@ the table, not the photographs: a changed photograph shows when stage shard find
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bioclip_lite.sources import places, rows
 from bioclip_lite.sources.sample import Reject, Sample
 from bioclip_lite.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin
 
-def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
+
+def samples(params: "Origin") -> Iterator[Sample | Reject]:
     table = Path(params["path"])
     if not table.is_file():
         problem = "is a folder" if table.is_dir() else "does not exist"
@@ -22,9 +25,9 @@ def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
     yield from rows.photographs(table)
 
 
-def prepare(params: dict[str, Any], locators: Iterable[str]) -> None:
+def prepare(params: "Origin", locators: Iterable[str]) -> None:
     places.prepare(params, locators)
 
 
-def read(params: dict[str, Any], locator: str) -> bytes:
+def read(params: "Origin", locator: str) -> bytes:
     return places.read(params, Path(params["path"]).parent, locator)

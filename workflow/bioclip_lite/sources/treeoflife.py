@@ -11,13 +11,16 @@ The catalogue is joined through a temporary file, so memory does not grow with i
 
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bioclip_lite.sources import delimited, fields, places, rows, tars, texts
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin
 
 CATALOGUES = ("catalog.parquet", "catalog.csv")
 PROVENANCE = ("provenance.parquet", "licenses.csv", "licences.csv")
@@ -28,7 +31,7 @@ _SPLITS = {"val": "test"}  # by folder; photographs of train are dealt
 Get = Callable[[str], list[Any]]
 
 
-def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
+def samples(params: "Origin") -> Iterator[Sample | Reject]:
     folder = places.require_folder(params["path"], "a folder with the data set's tars")
     shards = _shards(folder)
     catalogues = [folder / name for name in places.files_in(folder) if name.rsplit("/", 1)[-1] in CATALOGUES]
@@ -43,7 +46,7 @@ def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
                 yield group if isinstance(group, Reject) else _sample(folder, group, split, catalogue, provenance)
 
 
-def read(params: dict[str, Any], locator: str) -> bytes:
+def read(params: "Origin", locator: str) -> bytes:
     return places.read(params, Path(params["path"]), locator)
 
 

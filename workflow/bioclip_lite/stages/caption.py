@@ -1,6 +1,6 @@
-"""Stage caption: what is said about each photograph, one table per shard.
+"""Stage caption: write the captions of each photograph, one table per shard.
 
-Text types say what the taxon is, data/caption/<shard>.parquet; captioners describe the photograph itself,
+Text types name the taxon, data/caption/<shard>.parquet; captioners describe the photograph itself,
 data/caption/<captioner>/<shard>.parquet, with one column per caption: <captioner>_0 ...
 """
 
@@ -8,37 +8,43 @@ import importlib
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from bioclip_lite.photographs.shards import ShardSet, descriptions, shard_names
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.texts.captions import all_texts, text_types
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, require, write_json, write_table
 from bioclip_lite.utils.progress import progress
 
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+    from bioclip_lite.utils import sections
+
 COLUMNS = "lit_columns.json"
+JOBS = ("columns", "{shard}", "{captioner}/{shard}")  # job_names
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Caption", data: Path, job: str | None = None) -> None:
     """Do one job, or with None all of them.
 
     ``job``: "columns" (where lit_columns is auto), then "train-00000" for the text types of a shard and
     "<captioner>/train-00000" for a captioner's descriptions of it.
     """
     for name in [job] if job else _jobs(params, data):
-        captioner, _, shard = name.rpartition("/")
-        if name == "columns":
+        form, fields = job_names.parse("caption", name, JOBS)
+        if form == "columns":
             _choose_columns(data)
-        elif captioner:
-            _describe(params, data, captioner, shard)
+        elif form == "{shard}":
+            _write_texts(params, data, fields["shard"])
         else:
-            _write_texts(params, data, shard)
+            _describe(params, data, fields["captioner"], fields["shard"])
 
 
-def _jobs(params: dict[str, Any], data: Path) -> list[str]:
+def _jobs(params: "sections.Caption", data: Path) -> list[str]:
     shards = shard_names(data)
     described = [f"{captioner['name']}/{shard}" for captioner in params["captioners"] for shard in shards]
     return [*(["columns"] if params["lit_columns"] == "auto" else []), *shards, *described]
@@ -54,16 +60,16 @@ def _choose_columns(data: Path) -> None:
     columns, distance = lit_columns.choose_columns(classes, SimpleTokenizer().encode)
     write_json(data / "caption" / COLUMNS, columns)
     print(
-        f"caption: the LiT sentence lists {', '.join(columns)}; of the words of {len(classes)} classes and their "
-        f"nearest {distance:.0%} differ"
+        f"caption: the LiT sentence lists {', '.join(columns)}; {distance:.0%} of the words of each of {len(classes)} "
+        f"classes and of its nearest differ"
     )
 
 
-def _write_texts(params: dict[str, Any], data: Path, name: str) -> None:
+def _write_texts(params: "jobs.Texts", data: Path, name: str) -> None:
     columns = params["lit_columns"]
     if columns == "auto":
         columns = read_json(require(data / "caption" / COLUMNS))
-    # Whoever asks with the LiT sentence must say what these captions say.
+    # Store the LiT columns so that later stages build the same prompt.
     metadata = {"lit_columns": json.dumps(columns)}
     schema = pa.schema([(column, pa.string()) for column in ("key", *text_types(params))], metadata)
     rows = [
@@ -74,23 +80,23 @@ def _write_texts(params: dict[str, Any], data: Path, name: str) -> None:
     print(f"caption: {name}, {len(rows)} photographs with {len(schema) - 1} captions each")
 
 
-def _describe(params: dict[str, Any], data: Path, captioner: str, name: str) -> None:
+def _describe(params: "jobs.Descriptions", data: Path, captioner: str, name: str) -> None:
     chosen = next((entry for entry in params["captioners"] if entry["name"] == captioner), None)
     if chosen is None:
         raise UserError(f"caption: params.yaml, caption.captioners names no {captioner!r}")
-    # Takes seconds to import, and what it imports must not count as code of the text types (closure): only the rule of
-    # this job names it.
+    # An import at the top would take seconds and make this module an input of the text types; only the rule of this job
+    # names it.
     coca = importlib.import_module("bioclip_lite.captioning.coca")
     began = time.monotonic()
     images = ShardSet.of(data / "shard" / f"{name}.tar")
     texts = coca.describe(coca.find(chosen, data / "weights"), images, chosen, params["seed"])
     columns = [f"{captioner}_{n}" for n in range(chosen["captions"])]
     rows = [
-        {"key": key, **dict(zip(columns, found, strict=False))}
-        for key, found in zip(images.keys, progress(texts, len(images), f"{captioner}, {name}"), strict=True)
+        {"key": key, **dict(zip(columns, written, strict=False))}
+        for key, written in zip(images.keys, progress(texts, len(images), f"{captioner}, {name}"), strict=True)
     ]
     schema = pa.schema([(column, pa.string()) for column in ("key", *columns)])
     write_table(data / "caption" / captioner / f"{name}.parquet", pa.Table.from_pylist(rows, schema))
-    said = sum(bool(row.get(column)) for row in rows for column in columns)
+    count = sum(bool(row.get(column)) for row in rows for column in columns)
     seconds = time.monotonic() - began
-    print(f"caption: {captioner}, {name}: {said} captions of {len(rows)} photographs in {seconds:.1f} s")
+    print(f"caption: {captioner}, {name}: {count} captions of {len(rows)} photographs in {seconds:.1f} s")

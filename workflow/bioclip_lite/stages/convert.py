@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,11 +25,16 @@ from bioclip_lite.photographs.preprocess import preprocess, read_preprocess
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache.store import Taxa, read_taxa
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, replacing_folder, require, write_json
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import drawn
 from bioclip_lite.web import bundle, javascript, onnx_export, tfjs
+
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+    from bioclip_lite.utils import sections
 
 COMPARED = "test"  # the split on whose photographs runtimes are compared
 CALIBRATION = "calibration"
@@ -67,21 +72,21 @@ class _Reference:
     embeddings: np.ndarray  # unit, float32 (n, D)
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Convert", data: Path, job: str | None = None) -> None:
     """Write data/convert/tfjs and data/convert/report.json (job "bundle"), the text encoder (job "text"), or all that
     the parameters ask for (None)."""
-    jobs = JOBS if params["text_encoder"] else JOBS[:1]
-    if job is not None and job not in jobs:
-        raise UserError(f"convert has no job {job!r}; its jobs are {', '.join(jobs)}")
-    for name in jobs if job is None else (job,):
-        if name == "bundle":
-            _write_bundle(params, data)
-        else:
-            # Not an import that closure sees: the bundle need not be made again when what reads texts changes.
-            importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
+    if job is not None:
+        job_names.parse("convert", job, JOBS)
+    if job == "text" and not params["text_encoder"]:
+        raise UserError("convert has no job 'text' unless convert.text_encoder in params.yaml names a model")
+    if job in (None, "bundle"):
+        _write_bundle(params, data)
+    if job == "text" or (job is None and params["text_encoder"]):
+        # Not an import that closure sees: the bundle need not be made again when the code that converts texts changes.
+        importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
 
 
-def _write_bundle(params: dict[str, Any], data: Path) -> None:
+def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
     javascript.check_tools()
     model = _read_model(data / "quantize" / "model")
     text = _text(data)

@@ -1,13 +1,14 @@
 """Stage distill: the student learns from the teacher cache; its control from labels, everything else being equal.
 
-If ``finetune.epochs`` is not 0, a second stage follows (WiSE-FT, arXiv 2109.01903): the student goes on with the
-labels, the text matrix staying as it is, and what counts is the mix of its weights before and after that does best on
-split val.
+If ``finetune.epochs`` is not 0, a second stage follows (WiSE-FT, arXiv 2109.01903): the student is trained further on
+the labels, against the unchanged taxon matrix, and its weights before and after are mixed in the proportion that does
+best on split val.
 """
 
 import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
@@ -18,98 +19,155 @@ from bioclip_lite.models import hub, students, text_towers
 from bioclip_lite.photographs import loading
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.teacher_cache import reader, store
-from bioclip_lite.teacher_cache.ensemble import FIRST
-from bioclip_lite.training import checkpoint, distillation, distributed, text_distillation, warm_start
-from bioclip_lite.utils import machine
+from bioclip_lite.training import checkpoint, distillation, distributed, trainer, warm_start
+from bioclip_lite.training.losses import Weights
+from bioclip_lite.training.text_distillation import TwoTowerDistillation
+from bioclip_lite.utils import job_names, machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json, write_table
 
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+    from bioclip_lite.utils import sections
+
 JOBS = ("student", "finetune", "control")
-_LOSSES = ("affinity", "temperature", "cosine", "ranks", "labels", "ema")
 _MIXES = [n / 10 for n in range(11)]  # shares of the fine-tuned weights
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: Any, data: Path, job: str | None = None) -> None:
     """Train "student" (data/distill/model), "control" (data/distill/control); None trains all.
 
     With a second stage "student" makes data/distill/first, and "finetune" data/distill/model from it.
+
+    Args:
+        params: ``sections.Distill`` for None, else ``jobs.Student``, ``jobs.FinetunedStudent`` or ``jobs.Control``.
     """
-    jobs = [name for name in JOBS if name != "finetune" or params["finetune"]["epochs"]]
-    if job is not None and job not in jobs:
-        raise UserError(f"distill has no job {job!r}; its jobs are {', '.join(jobs)}")
-    for name in [job] if job else jobs:
-        if name == "finetune":
-            _finetune(params, data)
-        else:
-            _train(params, data, name)
+    if job is not None:
+        job_names.parse("distill", job, JOBS)
+    if job == "finetune" and not params["finetune"]["epochs"]:
+        raise UserError("distill has no job 'finetune' unless distill.finetune.epochs in params.yaml is 1 or more")
+    if job in (None, "student"):
+        _train(params, data, params)
+    if job == "finetune" or (job is None and params["finetune"]["epochs"]):
+        _finetune(params, data)
+    if job in (None, "control"):
+        _train(params, data, None)
 
 
-def _train(params: dict[str, Any], data: Path, job: str) -> None:
-    control = job == "control"
+def _train(params: "jobs.Control", data: Path, student: "jobs.Student | None") -> None:
+    """Train the student, or with None for its own parameters the control."""
+    control, job = student is None, "student" if student else "control"
     taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
-    outputs = len(taxa.taxon_ids) if control else taxa.text.shape[1]
-    start = None
-    if params["weights"]:
-        allowed = params["allow_research_only"]
-        start = hub.find_weights(params["weights"], params["student"], data / "weights", allowed)
+    weights = _weights(params, data)
     spec = students.student_spec(
         params["student"],
         params["student_options"],
-        outputs,
+        len(taxa.taxon_ids) if control else taxa.text.shape[1],
         params["image_size"],
         None if control else taxa.teacher,
-        start.about() if start else None,
-        [] if control else params["teachers"],
+        weights.about() if weights else None,
+        student["teachers"] if student else [],
     )
     # Published weights expect the pixels that they were trained on.
-    colours = (start.mean, start.std) if start and start.mean and start.std else ()
+    colours = (weights.mean, weights.std) if weights and weights.mean and weights.std else ()
     preprocess = preprocessing(params["image_size"], *colours)
     machine.deterministic(params["seed"], "distill", "weights")
     model = students.build_student(spec)
     if not control:  # a student that cannot be shipped is refused now, not after its training
         folding.fold(students.reparameterize(model), params["image_size"])
-    teachers = (FIRST,) if control else params["teachers"]
-    train = reader.CachedSplit(data, "train", teachers)
-    if start and distributed.first():  # several processes start from the weights of the first
-        _start_from(model, start.path, data, train, preprocess, control)
-    tower, text_student = None if control else params["text_tower"], None
-    if tower:
-        arguments = {name: tower[name] for name in ("kind", "width", "layers")}
-        arguments |= {"outputs": outputs, "context": text_towers.CONTEXT, "student": params["student"]}
-        text_student = text_distillation.TextStudent(
-            text_towers.build(**arguments), text_towers.tokenizer(arguments), tower["batch_affinity"]
-        )
+    options = _options(params, student, preprocess)
+    train = reader.CachedSplit(data, "train", options.teachers)
+    if weights and distributed.first():  # several processes start from the weights of the first
+        _start_from(model, weights.path, data, train, preprocess, control)
+    objective = _objective(student, model, data, options, train)
     size = sum(p.numel() for p in model.parameters())
-    print(f"{job}: {params['student']}, {size / 1e6:.2f} M parameters, {params['image_size']} px, {outputs} outputs")
-    history = distillation.distill(
-        model,
-        data,
-        preprocess,
+    pixels, outputs = spec["image_size"], spec["outputs"]
+    print(f"{job}: {params['student']}, {size / 1e6:.2f} M parameters, {pixels} px, {outputs} outputs")
+    checkpoint_file = checkpoint.path(data, "distill", job)
+    history = distillation.train(objective, checkpoint_file=checkpoint_file)
+    if distributed.first():
+        _save(student, data, objective, spec, history)
+        checkpoint.remove(checkpoint_file)
+
+
+def _weights(params: "jobs.Control", data: Path) -> hub.Weights | None:
+    """The weights that the student starts from; None for random ones."""
+    if not params["weights"]:
+        return None
+    return hub.find_weights(params["weights"], params["student"], data / "weights", params["allow_research_only"])
+
+
+def _objective(
+    params: "jobs.Student | None",
+    model: nn.Module,
+    data: Path,
+    options: distillation.Options,
+    train: reader.CachedSplit,
+) -> distillation.Student:
+    if params is None:
+        return distillation.Control(model, data, options, train)
+    if not params["text_tower"]:
+        return distillation.Distillation(model, data, options, train)
+    arguments = _text_tower(params["text_tower"], params["student"], train.taxa[0].text.shape[1])
+    tower, tokenizer = text_towers.build(**arguments), text_towers.tokenizer(arguments)
+    return TwoTowerDistillation(model, tower, tokenizer, data, options, train)
+
+
+def _text_tower(tower: "sections.DistillTextTower", student: str, outputs: int) -> dict[str, Any]:
+    """The arguments of ``text_towers.build``."""
+    chosen = {"kind": tower["kind"], "width": tower["width"], "layers": tower["layers"]}
+    return {**chosen, "outputs": outputs, "context": text_towers.CONTEXT, "student": student}
+
+
+def _save(
+    params: "jobs.Student | None",
+    data: Path,
+    student: distillation.Student,
+    spec: dict[str, Any],
+    history: trainer.History,
+) -> None:
+    """Write student, history and, if there is one, text tower.
+
+    Branches that only help training are merged: what is pruned, quantized and measured is what is deployed.
+    """
+    job, preprocess = student.options.job, student.options.preprocess
+    folder = data / "distill" / (("first" if params["finetune"]["epochs"] else "model") if params else "control")
+    model = students.reparameterize(student.image_tower)
+    students.save_student(folder, model, {**spec, "reparameterized": True}, preprocess)
+    if params and params["text_tower"] and isinstance(student, TwoTowerDistillation):
+        text = students.reparameterize(student.text_tower)
+        text_towers.save_text(
+            data / "distill" / "text",
+            text,
+            _text_tower(params["text_tower"], params["student"], spec["outputs"]),
+            spec["trained_on"],
+        )
+    write_table((folder.parent if params else folder) / "history.parquet", pa.Table.from_pylist(history))
+    print(f"{job}: written to {folder}")
+
+
+def _options(
+    params: "jobs.Control", student: "jobs.Student | None", preprocess: dict[str, Any]
+) -> distillation.Options:
+    options = distillation.Options(
         stage="distill",
-        job=job,
+        job="student" if student else "control",
+        preprocess=preprocess,
         seed=params["seed"],
         epochs=params["epochs"],
         batch_size=params["batch_size"],
         learning_rate=params["learning_rate"],
         weight_decay=params["weight_decay"],
-        teachers=teachers,
-        **{name: params[name] for name in _LOSSES},
-        control=control,
-        text_student=text_student,
-        train=train,
-        keep=(keep := checkpoint.path(data, "distill", job)),
+        ema=params["ema"],
     )
-    if not distributed.first():
-        return
-    # Branches that only help training are merged: what is pruned, quantised and measured is what is deployed.
-    folder = data / "distill" / ("control" if control else "first" if params["finetune"]["epochs"] else "model")
-    students.save_student(folder, students.reparameterize(model), {**spec, "reparameterized": True}, preprocess)
-    if text_student:
-        text = students.reparameterize(text_student.tower)
-        text_towers.save_text(data / "distill" / "text", text, arguments, taxa.teacher)
-    write_table((folder if control else folder.parent) / "history.parquet", pa.Table.from_pylist(history))
-    checkpoint.remove(keep)
-    print(f"{job}: written to {folder}")
+    if student is None:
+        return options
+    return replace(
+        options,
+        teachers=tuple(student["teachers"]),
+        temperature=student["temperature"],
+        weights=Weights.of(student),
+    )
 
 
 def _start_from(
@@ -120,41 +178,37 @@ def _start_from(
     preprocess: dict[str, Any],
     control: bool,
 ) -> None:
-    """Weights of a file, in place; a last layer that they do not bring is fitted to the features that they do bring."""
-    left = students.load_initial_weights(model, path)
-    print(f"initial weights from {path}; random: {', '.join(left) or 'none'}")
+    """Load weights from a file, in place; fit a last layer that the file lacks to the features of the others."""
+    random = students.load_initial_weights(model, path)
+    print(f"initial weights from {path}; random: {', '.join(random) or 'none'}")
     warm_start.measure_batch_norms(model, loading.plain_pixels(train.images, preprocess))
-    if {f"{head}.{part}" for head in warm_start.heads(model) for part in ("weight", "bias")} & set(left):
+    if {f"{head}.{part}" for head in warm_start.heads(model) for part in ("weight", "bias")} & set(random):
         warm_start.fit_head(model, data, preprocess, train, control=control)
 
 
-def _finetune(params: dict[str, Any], data: Path) -> None:
+def _finetune(params: "jobs.FinetunedStudent", data: Path) -> None:
     model, spec, preprocess = students.load_student(data / "distill" / "first")
     before = copy.deepcopy(model.state_dict())
-    chosen = params["finetune"]
-    history = distillation.distill(
-        model,
-        data,
-        preprocess,
+    options = distillation.Options(
         stage="distill",
         job="finetune",
+        preprocess=preprocess,
         seed=params["seed"],
-        epochs=chosen["epochs"],
+        epochs=params["finetune"]["epochs"],
         batch_size=params["batch_size"],
-        learning_rate=chosen["learning_rate"],
+        learning_rate=params["finetune"]["learning_rate"],
         weight_decay=params["weight_decay"],
-        affinity=0.0,
-        cosine=0.0,
-        labels=1.0,
-        keep=(keep := checkpoint.path(data, "distill", "finetune")),
+        weights=Weights(affinity=0.0, cosine=0.0, labels=1.0),
     )
+    checkpoint_file = checkpoint.path(data, "distill", "finetune")
+    student = distillation.Distillation(model, data, options)
+    history = distillation.train(student, checkpoint_file=checkpoint_file)
     model.to(machine.device())
     after = copy.deepcopy(model.state_dict())
-    measure = distillation.validation(model, data, reader.CachedSplit(data, "val"), preprocess)
     curve = []
     for share in _MIXES:
         model.load_state_dict(mixed(before, after, share))
-        curve.append({"share": share, **measure()})
+        curve.append({"share": share, **student.measure()})
     best = max(curve, key=lambda row: (row["val_top1"], -row["val_nll"]))
     model.load_state_dict(mixed(before, after, best["share"]))
     if not distributed.first():
@@ -162,7 +216,7 @@ def _finetune(params: dict[str, Any], data: Path) -> None:
     students.save_student(data / "distill" / "model", model, spec, preprocess)
     write_table(data / "distill" / "finetune.parquet", pa.Table.from_pylist(history))
     write_json(data / "distill" / "interpolation.json", {"share": best["share"], "curve": curve})
-    checkpoint.remove(keep)
+    checkpoint.remove(checkpoint_file)
     print(f"finetune: {best['share']:.1f} of the fine-tuned weights, right on val {100 * best['val_top1']:.1f} %")
 
 

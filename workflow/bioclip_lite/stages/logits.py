@@ -1,10 +1,11 @@
-"""Stage logits: what each teacher answers to K replayable views of each photograph, to each taxon, and to captions."""
+"""Stage logits: cache each teacher's embeddings of K replayable views of every photograph, of taxa and of captions."""
 
 import json
 import time
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,15 +20,24 @@ from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import logit_scale, previous_run, store
 from bioclip_lite.teacher_cache.ensemble import FIRST
 from bioclip_lite.texts import captions, text_types
-from bioclip_lite.utils import machine
+from bioclip_lite.utils import job_names, machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table, replacing, write_json, write_table
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import digest, generator
 
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+    from bioclip_lite.utils import sections
+
 _LEAST, _USUAL, _MOST = 32, 64, 128  # photographs that are embedded together: at least, after that on average, at most
 _BATCH = 64  # captions that are scored together
 _MARGIN = 0.1  # of cosine similarity, by which a caption may be nearer to another taxon than to its own
+JOBS = (  # job_names; without {teacher} they are those of the first one
+    *("taxa", "texts", "{shard}"),
+    *("{teacher}/taxa", "{teacher}/texts", "{teacher}/{shard}"),
+    "captions/{captioner}/{shard}",
+)
 SCORES = pa.schema(
     [
         ("key", pa.string()),
@@ -42,51 +52,50 @@ SCORES = pa.schema(
 )
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Logits", data: Path, job: str | None = None) -> None:
     """Embed the photographs of one shard (e.g. job "train-00000") or the taxa (job "taxa"); None does all.
 
     "second/train-00000" is the job of a further teacher, that of data/teacher/second. A logit scale is tuned by job
     "taxa", after those of split val. Job "texts" embeds the taxa in every text type. Job
     "captions/<captioner>/train-00000", after "taxa", scores the captions that a captioner wrote.
+
+    ``params`` hold the whole section for None, what ``params.jobs`` lists for one job.
     """
     torch.set_num_threads(machine.cores())
-    for who, names in _all_jobs(data) if job is None else [_parse(job)]:
-        teacher = teachers.load_teacher(data / "teacher" / who)
+    names = _all_jobs(data) if job is None else [job]
+    parsed = [job_names.parse("logits", name, JOBS) for name in names]
+    for name, jobs_of_teacher in groupby(parsed, lambda job: job.fields.get("teacher", FIRST)):
+        teacher = teachers.load_teacher(data / "teacher" / name)
         teacher.model.to(machine.device())
-        for name in names:
-            if name == "taxa":
-                _embed_taxa(params, data, teacher, who)
-            elif name == "texts":
-                _embed_texts(data, teacher, who)
-            elif name.startswith("captions/"):
-                _score_captions(data, teacher, *name.split("/")[1:])
+        for form, fields in jobs_of_teacher:
+            if form.endswith("taxa"):
+                _embed_taxa(params, data, teacher, name)
+            elif form.endswith("texts"):
+                _embed_texts(data, teacher, name)
+            elif form.startswith("captions/"):
+                _score_captions(data, teacher, fields["captioner"], fields["shard"])
             else:
-                _embed_shard(params, data, teacher, who, name)
+                _embed_shard(params, data, teacher, name, fields["shard"])
 
 
-def _parse(job: str) -> tuple[str, list[str]]:
-    who, _, name = job.rpartition("/")
-    return (FIRST, [job]) if not who or job.startswith("captions/") else (who, [name])
+def _job(teacher: str, name: str) -> str:
+    return name if teacher == FIRST else f"{teacher}/{name}"
 
 
-def _job(who: str, name: str) -> str:
-    return name if who == FIRST else f"{who}/{name}"
-
-
-def _all_jobs(data: Path) -> list[tuple[str, list[str]]]:
-    """Each teacher that there is, the first one first, with its jobs."""
+def _all_jobs(data: Path) -> list[str]:
+    """The jobs of each teacher in data/teacher, the first teacher's first."""
     names = shard_names(data)
     own = [*(name for name in names if not name.startswith("pretrain-")), "taxa"]
-    described = sorted(path.parent.name for path in (data / "caption").glob(f"*/{names[0]}.parquet"))
-    scores = [f"captions/{captioner}/{name}" for captioner in described for name in names]
-    found = sorted(path.parent.name for path in (data / "teacher").glob(f"*/{teachers.TEACHER_FILE}"))
-    return [(FIRST, [*own, *scores]), *((who, own) for who in found if who != FIRST)]
+    captioners = sorted(path.parent.name for path in (data / "caption").glob(f"*/{names[0]}.parquet"))
+    scores = [f"captions/{captioner}/{name}" for captioner in captioners for name in names]
+    present = sorted(path.parent.name for path in (data / "teacher").glob(f"*/{teachers.TEACHER_FILE}"))
+    return [*own, *scores, *(f"{teacher}/{name}" for teacher in present if teacher != FIRST for name in own)]
 
 
 # Taxa
 
 
-def _embed_taxa(params: dict[str, Any], data: Path, teacher: teachers.Teacher, who: str) -> None:
+def _embed_taxa(params: "jobs.TaxonPrompts", data: Path, teacher: teachers.Teacher, teacher_name: str) -> None:
     leaves = [row for row in _taxa(data) if row["leaf"]]
     if not leaves:
         raise UserError(f"{data / 'index' / 'taxa.parquet'} lists no leaf taxon; is the index empty?")
@@ -94,9 +103,9 @@ def _embed_taxa(params: dict[str, Any], data: Path, teacher: teachers.Teacher, w
     prompts = [text_types.caption(_path(row), row["common_name"], params["prompt"], columns) for row in leaves]
     openai = params["templates"] == "openai"
     text = embed_in_templates(teacher, [*map(body, prompts)]) if openai else teachers.embed_texts(teacher, prompts)
-    scale = _tune(data, teacher, who, text) if params["logit_scale"] == "tuned" else teacher.logit_scale
+    scale = _tune(data, teacher, teacher_name, text) if params["logit_scale"] == "tuned" else teacher.logit_scale
     store.write_taxa(
-        store.folder(data, who) / "taxa.safetensors",
+        store.folder(data, teacher_name) / "taxa.safetensors",
         [row["taxon_id"] for row in leaves],
         text,
         scale,
@@ -104,7 +113,8 @@ def _embed_taxa(params: dict[str, Any], data: Path, teacher: teachers.Teacher, w
         params["prompt"] + (f" in {len(OPENAI)} templates" if openai else ""),
         teacher.logit_scale,
     )
-    print(f"{_job(who, 'taxa')}: {len(leaves)} x {text.shape[1]} numbers, e.g. {prompts[0]!r}; logit scale {scale:.1f}")
+    job, width = _job(teacher_name, "taxa"), text.shape[1]
+    print(f"{job}: {len(leaves)} x {width} numbers, e.g. {prompts[0]!r}; logit scale {scale:.1f}")
 
 
 def _taxa(data: Path) -> list[dict[str, Any]]:
@@ -116,69 +126,69 @@ def _path(row: dict[str, Any]) -> tuple[str | None, ...]:
     return tuple(row[rank] for rank in RANKS)
 
 
-def _tune(data: Path, teacher: teachers.Teacher, who: str, text: np.ndarray) -> float:
-    """The logit scale at which the labels of split val surprise the teacher least; writes scale.json and scale.png."""
+def _tune(data: Path, teacher: teachers.Teacher, teacher_name: str, text: np.ndarray) -> float:
+    """Tune the logit scale to the lowest cross entropy of the labels of split val; writes scale.json and scale.png."""
     began = time.monotonic()
-    folder, (leaves, below) = store.folder(data, who), label_space.leaves_below(data)
+    folder, (leaves, below) = store.folder(data, teacher_name), label_space.leaves_below(data)
     embeddings, labels = _validation(data, teacher, folder)
     scales = logit_scale.grid(teacher.logit_scale)
     matrix = torch.from_numpy(text).to(machine.device())
     nll, top1 = logit_scale.sweep(torch.from_numpy(embeddings), matrix, [below[taxon] for taxon in labels], scales)
-    found = logit_scale.curve(scales, nll, teacher.logit_scale)
-    found |= {"n_images": len(labels), "n_classes": len(set(labels)), "label_space": len(leaves), "top1": top1}
-    found |= {"split": "val", "teacher": teacher.identity}
-    write_json(folder / "scale.json", found)
+    curve = logit_scale.curve(scales, nll, teacher.logit_scale)
+    curve |= {"n_images": len(labels), "n_classes": len(set(labels)), "label_space": len(leaves), "top1": top1}
+    curve |= {"split": "val", "teacher": teacher.identity}
+    write_json(folder / "scale.json", curve)
     with replacing(folder / "scale.png") as scratch:
-        scratch.write_bytes(logit_scale.draw(found))
+        scratch.write_bytes(logit_scale.draw(curve))
     print(
-        f"{_job(who, 'logit scale')}: {found['chosen']:.1f} of {len(scales)} tried, {found['nll']:.3f} nats; the "
-        f"teacher's own, {found['given']:.1f}, {found['nll_given']:.3f} nats; {found['n_images']} photographs of split "
-        f"val, {found['n_classes']} taxa, label space {found['label_space']}, {time.monotonic() - began:.1f} s"
+        f"{_job(teacher_name, 'logit scale')}: {curve['chosen']:.1f} of {len(scales)} tried, {curve['nll']:.3f} nats; "
+        f"the teacher's own, {curve['given']:.1f}, {curve['nll_given']:.3f} nats; {curve['n_images']} photographs of "
+        f"split val, {curve['n_classes']} taxa, label space {curve['label_space']}, {time.monotonic() - began:.1f} s"
     )
-    if found["chosen"] in (scales[0], scales[-1]):
-        print("this is the end of the grid: the teacher knows these taxa hardly at all, or without a doubt")
-    return float(found["chosen"])
+    if curve["chosen"] in (scales[0], scales[-1]):
+        print("this is the end of the grid: the teacher separates these taxa hardly at all, or without any error")
+    return float(curve["chosen"])
 
 
 def _validation(data: Path, teacher: teachers.Teacher, folder: Path) -> tuple[np.ndarray, list[str]]:
-    """(cached embeddings, taxa) of photographs of split val: all, or as many as a scale is tuned on, drawn by key."""
-    found: list[tuple[int, np.ndarray, str]] = []
+    """(cached embeddings, taxa) of the photographs of split val, at most logit_scale.PHOTOGRAPHS, drawn by key."""
+    photographs: list[tuple[int, np.ndarray, str]] = []
     for name in shard_names(data, "val"):
         shard, images = store.read_shard(folder / f"{name}.safetensors"), ShardSet.of(data / "shard" / f"{name}.tar")
         if shard.identity["teacher"] != teacher.identity or shard.keys != images.keys:
             raise UserError(f"{shard.path} is of another teacher or of other photographs; run job {name} again")
-        drawn = (digest("logits", "scale", key) for key in shard.keys)
-        found += zip(drawn, shard.target(slice(None), 0), images.taxon_ids, strict=True)
-        found = sorted(found, key=lambda photograph: photograph[0])[: logit_scale.PHOTOGRAPHS]
-    if not found:
+        numbers = (digest("logits", "scale", key) for key in shard.keys)
+        photographs += zip(numbers, shard.target(slice(None), 0), images.taxon_ids, strict=True)
+        photographs = sorted(photographs, key=lambda photograph: photograph[0])[: logit_scale.PHOTOGRAPHS]
+    if not photographs:
         raise UserError("logits.logit_scale is tuned, but split val has no photographs; set it to given")
-    return np.stack([embedding for _, embedding, _ in found]), [taxon for _, _, taxon in found]
+    return np.stack([embedding for _, embedding, _ in photographs]), [taxon for _, _, taxon in photographs]
 
 
-def _embed_texts(data: Path, teacher: teachers.Teacher, who: str) -> None:
+def _embed_texts(data: Path, teacher: teachers.Teacher, teacher_name: str) -> None:
     """The teacher's embeddings of all taxa, inner nodes too, in all text types: float16 (T, C', D)."""
     taxa, columns = _taxa(data), captions.lit_columns(data)
     named = [(_path(row), row["common_name"]) for row in taxa]
-    said = [[text_types.caption(path, name, kind, columns) for path, name in named] for kind in text_types.TYPES]
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(text for row in said for text in row))}
+    captions_of = [[text_types.caption(path, name, kind, columns) for path, name in named] for kind in text_types.TYPES]
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(text for row in captions_of for text in row))}
     embedded = teachers.embed_texts(teacher, list(numbers)).astype(np.float16)
-    text = embedded[[[numbers[text] for text in row] for row in said]]
-    path = store.folder(data, who) / "texts.safetensors"
+    text = embedded[[[numbers[text] for text in row] for row in captions_of]]
+    path = store.folder(data, teacher_name) / "texts.safetensors"
     store.write_texts(path, text_types.TYPES, [row["taxon_id"] for row in taxa], text, teacher.identity)
     kinds, count, width = text.shape
-    print(f"{_job(who, 'texts')}: {kinds} types x {count} taxa, {len(numbers)} distinct, x {width} numbers")
+    print(f"{_job(teacher_name, 'texts')}: {kinds} types x {count} taxa, {len(numbers)} distinct, x {width} numbers")
 
 
 # Captions
 
 
 def _score_captions(data: Path, teacher: teachers.Teacher, captioner: str, name: str) -> None:
-    """Write what the teacher makes of each caption: how near it is to the photograph's taxon, and to others.
+    """Write the similarity of each caption to the taxon of its photograph and to others, as the teacher embeds them.
 
     Columns: ``similarity``, the cosine to the own taxon, of an inner node to the nearest leaf under it; ``rank``, 1 if
     no other leaf is nearer; ``other_taxon_id``, the nearest of the others, and ``other_similarity``; ``flag``, whether
     the caption contradicts the label: another taxon is nearer by more than a margin. A caption that names no taxon is
-    about as near to many, and not flagged. Captions that say nothing have no row.
+    about as near to many, and not flagged. Empty captions have no row.
     """
     taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
     if taxa.teacher != teacher.identity:
@@ -192,16 +202,16 @@ def _score_captions(data: Path, teacher: teachers.Teacher, captioner: str, name:
         )
     rows: list[dict[str, Any]] = []
     for start in progress(range(0, len(images), _BATCH), -(-len(images) // _BATCH), f"{captioner}, {name}"):
-        said = [
+        written = [
             (i, n, text)
             for i, row in enumerate(table.slice(start, _BATCH).drop(["key"]).to_pylist(), start)
             for n, text in enumerate(row.values())
             if text
         ]
-        if not said:
+        if not written:
             continue
-        similarity = teachers.embed_texts(teacher, [text for _, _, text in said]) @ taxa.text.T
-        for (i, n, _), to_leaf in zip(said, similarity, strict=True):
+        similarity = teachers.embed_texts(teacher, [text for _, _, text in written]) @ taxa.text.T
+        for (i, n, _), to_leaf in zip(written, similarity, strict=True):
             own = to_leaf[below[images.taxon_ids[i]]].max()
             others = to_leaf.copy()
             others[below[images.taxon_ids[i]]] = -np.inf
@@ -222,11 +232,13 @@ def _score_captions(data: Path, teacher: teachers.Teacher, captioner: str, name:
 # Photographs
 
 
-def _embed_shard(params: dict[str, Any], data: Path, teacher: teachers.Teacher, who: str, name: str) -> None:
-    """Cache one shard, view by view. What the cache of an earlier run has of it is taken over, batch by batch.
+def _embed_shard(
+    params: "jobs.CachedViews", data: Path, teacher: teachers.Teacher, teacher_name: str, name: str
+) -> None:
+    """Cache one shard, view by view. Batches that the cache of an earlier run has are taken from there.
 
-    A batch is embedded as a whole or not at all: what a network makes of an image depends, in the last bits, on how
-    many there are beside it. So the file has the same bytes whatever there was before.
+    A batch is embedded as a whole or not at all, because the last bits of an embedding depend on the size of its batch.
+    So the file has the same bytes whatever the earlier run had.
     """
     began = time.monotonic()
     images = ShardSet.of(data / "shard" / f"{name}.tar")
@@ -240,59 +252,60 @@ def _embed_shard(params: dict[str, Any], data: Path, teacher: teachers.Teacher, 
         "views": views.VERSION,
         "precision": params["precision"],
     }
-    path = store.folder(data, who) / f"{name}.safetensors"
+    path = store.folder(data, teacher_name) / f"{name}.safetensors"
     batches = [(where, k) for k in range(count) for where in _batches(images.keys)]
-    known = _earlier(path, params, identity)
-    new = [batch for batch in batches if _content(digests, rows, *batch) not in known]
+    reusable = _earlier(path, params, identity)
+    new = [batch for batch in batches if _content(digests, rows, *batch) not in reusable]
     plan = [[(i, rows[i, k]) for i in range(where.start, where.stop)] for where, k in new]
     embedded = _embed(teacher, loading.load(loading.Views(images, teacher.preprocess), plan))
     done = sum(map(len, plan))
-    answers = iter(progress(embedded, len(new), f"{_job(who, name)}, batches of views", done // max(1, len(new))))
+    job = _job(teacher_name, name)
+    answers = iter(progress(embedded, len(new), f"{job}, batches of views", done // max(1, len(new))))
     width = teachers.embed_texts(teacher, [""]).shape[1]
     blank = store.encode(np.empty((0, count, width), np.float32), params["precision"])
     encoded = {part: np.empty((len(images), *none.shape[1:]), none.dtype) for part, none in blank.items()}
     for where, k in batches:
-        old = known.get(_content(digests, rows, where, k))
+        old = reusable.get(_content(digests, rows, where, k))
         for part, values in (store.encode(next(answers), params["precision"]) if old is None else old).items():
             encoded[part][where, k] = values
     store.write_shard(path, images.keys, digests, rows, encoded, identity)
     size = path.stat().st_size / 1e6
     print(
-        f"{_job(who, name)}: {len(images)} photographs x {count} views x {width} numbers, {size:.1f} MB; "
+        f"{job}: {len(images)} photographs x {count} views x {width} numbers, {size:.1f} MB; "
         f"{done} views embedded, {len(images) * count - done} taken over, {time.monotonic() - began:.1f} s"
     )
 
 
-def _rows(params: dict[str, Any], key: str, count: int) -> np.ndarray:
+def _rows(params: "jobs.CachedViews", key: str, count: int) -> np.ndarray:
     """Views of one photograph, the plain one first: float32 (count, P)."""
     drawn = [views.draw(generator(params["seed"], "logits", key, k), params) for k in range(1, count)]
     return np.stack([views.plain_view(params["operations"]), *drawn])
 
 
 def _batches(keys: Sequence[str]) -> list[slice]:
-    """Neighbours that are embedded together.
+    """Slices of neighbours that are embedded together.
 
-    What ends a batch is a key, not a number: one photograph more changes the batch that it falls into, and hardly ever
-    those that follow.
+    A batch ends at a key, not at a number: one photograph more changes its own batch, and hardly ever those that
+    follow.
     """
-    found, start = [], 0
+    batches, start = [], 0
     for stop, key in enumerate(keys, 1):
         size = stop - start
         if size == _MOST or stop == len(keys) or (size >= _LEAST and digest("logits", "batch", key) % _USUAL == 0):
-            found.append(slice(start, stop))
+            batches.append(slice(start, stop))
             start = stop
-    return found
+    return batches
 
 
 def _content(digests: np.ndarray, rows: np.ndarray, where: slice, k: int) -> tuple[bytes, bytes]:
-    """All that the answers to a batch depend on besides what a cache's identity says."""
+    """All that the embeddings of a batch depend on, except the identity of the cache."""
     return digests[where].tobytes(), rows[where, k].tobytes()
 
 
 def _earlier(
-    path: Path, params: dict[str, Any], identity: dict[str, str]
+    path: Path, params: "jobs.CachedViews", identity: dict[str, str]
 ) -> dict[tuple[bytes, bytes], dict[str, np.ndarray]]:
-    """The batches of the file that was at ``path`` in the last run, as encoded, by their content."""
+    """The encoded batches of the file that was at ``path`` in the last run, by their content."""
     content = previous_run.earlier(path, params)
     old = store.read_shard(content) if content else None
     if old is None or old.identity != identity:

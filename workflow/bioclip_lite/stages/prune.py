@@ -1,9 +1,9 @@
-"""The student with fewer channels: cut to a budget, in one or more steps, and taught again after each."""
+"""Stage prune: cut the student's channels to a budget, in one or more steps, and teach it again after each."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,21 +16,25 @@ from bioclip_lite.photographs.preprocess import preprocess as preprocessed
 from bioclip_lite.teacher_cache import reader
 from bioclip_lite.teacher_cache.ensemble import FIRST
 from bioclip_lite.training import checkpoint, distillation, distributed, trainer
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json
 from bioclip_lite.utils.randomness import drawn
 
-_IMAGES = 128  # photographs that tell what a channel is worth
-_RUNS = 30  # inferences that the latency is the median of
+if TYPE_CHECKING:
+    from bioclip_lite.utils import sections
+
+_IMAGES = 128  # photographs to score the channels on
+_RUNS = 30  # inferences, of whose latency the median is taken
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Prune", data: Path, job: str | None = None) -> None:
     """Read data/distill/model and the teacher cache, write data/prune/model and data/prune/report.json.
 
     The recovery learns from the caches of the teachers that taught the student.
     """
     if job is not None:
-        raise UserError(f"stage prune is one job; it has no job {job!r}")
+        job_names.parse("prune", job, ())
     student, spec, preprocess = load_student(data / "distill" / "model")
     if not spec["reparameterized"]:
         student = reparameterize(student)
@@ -67,24 +71,24 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
     report = {**after, **{f"{name}_before": value for name, value in before.items()}, "history": history}
     write_json(data / "prune" / "report.json", {**report, "race": race})
     for step in range(1, steps + 1):
-        checkpoint.remove(_keep(data, step))
-        checkpoint.remove(_kept(data, step))
+        checkpoint.remove(checkpoint.path(data, "prune", f"student-{step}"))
+        checkpoint.remove(_finished_file(data, step))
 
 
 def _costs(model: nn.Module, size: int) -> dict[str, Any]:
-    """What one image costs."""
+    """Multiply-accumulates and latency of one image, parameters and bytes of the model."""
     image = torch.zeros(1, 3, size, size)
-    facts = {"macs": costs.macs(model.eval(), image), "params": costs.parameters(model)}
-    facts |= {"bytes": costs.int8_bytes(model)}
+    sizes = {"macs": costs.macs(model.eval(), image), "params": costs.parameters(model)}
+    sizes |= {"bytes": costs.int8_bytes(model)}
     distributed.wait()  # no other process works while the first one takes the time
     latency = costs.latency(model, image, _RUNS) if distributed.first() else {"median": math.nan}
     median = torch.tensor(latency["median"], dtype=torch.float64)
     distributed.share([median])  # a budget of milliseconds is the same for all
-    return {**facts, "latency_ms": {**latency, "median": median.item()}}
+    return {**sizes, "latency_ms": {**latency, "median": median.item()}}
 
 
 def _race(before: nn.Module, after: nn.Module, size: int) -> dict[str, Any]:
-    """costs.race, whose ratio is the same in all processes."""
+    """``costs.race``, with the ratio of the first process in all of them."""
     distributed.wait()
     image = torch.zeros(1, 3, size, size)
     result = costs.race(before.eval(), after.eval(), image, _RUNS) if distributed.first() else {"ratio": math.nan}
@@ -94,7 +98,7 @@ def _race(before: nn.Module, after: nn.Module, size: int) -> dict[str, Any]:
 
 
 def _judge(before: dict[str, Any], after: dict[str, Any], race: dict[str, Any]) -> None:
-    """Say what was won; UserError if it is no time."""
+    """Print the savings; raise UserError if the pruned model is not faster."""
     milliseconds = before["latency_ms"]["median"]
     if distributed.first():
         print(
@@ -126,51 +130,51 @@ def _photographs(train: reader.CachedSplit, preprocess: dict[str, Any]) -> tuple
 # Recovery
 
 
-def _keep(data: Path, step: int) -> Path:
-    """The checkpoint of the training of a step."""
-    return checkpoint.path(data, "prune", f"student-{step}")
-
-
-def _kept(data: Path, step: int) -> Path:
-    """What a finished step ended with, for a run that was stopped in a later one."""
+def _finished_file(data: Path, step: int) -> Path:
+    """The model that a finished step ended with, for a run that was stopped in a later one."""
     return checkpoint.path(data, "prune", f"finished-{step}")
 
 
 def _recovered(
     model: nn.Module,
-    params: dict[str, Any],
+    params: "sections.Prune",
     data: Path,
     preprocess: dict[str, Any],
     train: reader.CachedSplit,
     teachers: Sequence[str],
     step: int,
     epochs: int,
-) -> list[dict[str, float]]:
+) -> trainer.History:
     """Teach ``model`` again, in place; the history, whose epochs are counted from the first step on."""
-    last = step == params["steps"]
-    known = {}
-    if not last and distributed.first():
-        known = checkpoint.recipe(model, ["stages.prune"], distillation.files_read(data, teachers), params)
-    optimizer = trainer.optimizer(model, params["learning_rate"], 0.0)
-    if not last and distributed.agree(distributed.first() and checkpoint.usable(_kept(data, step), known)):
-        rows = checkpoint.read(_kept(data, step), model, optimizer, {}).history
-        model.eval()
-    else:
-        rows = distillation.distill(
-            model,
-            data,
-            preprocess,
-            stage="prune",
-            job=f"student-{step}",
-            seed=params["seed"],
-            epochs=epochs,
-            batch_size=params["batch_size"],
-            learning_rate=params["learning_rate"],
-            teachers=teachers,
-            train=train,
-            keep=_keep(data, step),
-        )
-        if not last and distributed.first():
-            checkpoint.write(_kept(data, step), known, model, optimizer, checkpoint.Position(history=rows), {})
+    options = distillation.Options(
+        stage="prune",
+        job=f"student-{step}",
+        preprocess=preprocess,
+        seed=params["seed"],
+        epochs=epochs,
+        batch_size=params["batch_size"],
+        learning_rate=params["learning_rate"],
+        teachers=tuple(teachers),
+    )
+    student = distillation.Distillation(model, data, options, train)
+    rows = _trained(student, _finished_file(data, step), last=step == params["steps"])
     first = params["epochs"] * (step - 1) // params["steps"]
     return [{**row, "step": step, "epoch": first + row["epoch"]} for row in rows]
+
+
+def _trained(student: distillation.Student, finished: Path, *, last: bool) -> trainer.History:
+    """Train a student. What a step ends with stays in a file unless it is the ``last``, and is not trained twice."""
+    checkpoint_file = checkpoint.path(student.data, student.options.stage, student.options.job)
+    if last:
+        return distillation.train(student, checkpoint_file=checkpoint_file)
+    identity = trainer.training_identity(student) if distributed.first() else {}
+    optimizer = trainer.optimizer(student.model, student.options.learning_rate, student.options.weight_decay)
+    state = checkpoint.State(student.model, optimizer)
+    if distributed.agree(distributed.first() and checkpoint.usable(finished, identity)):
+        rows = checkpoint.read(finished, state).history
+        student.model.to("cpu").eval()
+        return rows
+    rows = distillation.train(student, checkpoint_file=checkpoint_file)
+    if distributed.first():
+        checkpoint.write(finished, identity, state, checkpoint.Position(history=rows))
+    return rows

@@ -1,11 +1,11 @@
-"""The pruned student in 8-bit weights: folded, quantized per tensor, the most sensitive layers in 16 bits.
+"""Quantize the pruned student: fold it, round it per tensor to 8 bits and the most sensitive layers to 16 bits.
 
-What is measured is what ships: the folded graph with every array on the grid that TensorFlow.js decodes. How is in
-``mixed_precision``; benchmarks/int8.md has what each step is worth.
+The measured model is the shipped one: the folded graph with every array on the grid that TensorFlow.js decodes.
+``compression.mixed_precision`` has the method; benchmarks/int8.md measures each of its steps.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,17 +16,21 @@ from bioclip_lite.models.students import load_student, reparameterize
 from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.photographs.preprocess import preprocess
 from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing_folder, write_json
 from bioclip_lite.utils.randomness import drawn
 
+if TYPE_CHECKING:
+    from bioclip_lite.utils import sections
+
 SPLIT = "calibration"
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Quantize", data: Path, job: str | None = None) -> None:
     """Read data/prune/model, write data/quantize/model and data/quantize/report.json."""
     if job is not None:
-        raise UserError(f"stage quantize is one job; it has no job {job!r}")
+        job_names.parse("quantize", job, ())
     model, spec, preprocessing = load_student(data / "prune" / "model")
     folded, weights = folding.fold(model if spec["reparameterized"] else reparameterize(model), preprocessing["size"])
     images = _calibration_images(params["images"], data, preprocessing)
@@ -50,12 +54,12 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
 
 
 def _calibration_images(count: int, data: Path, preprocessing: dict[str, Any]) -> torch.Tensor:
-    """``count`` photographs of the calibration split, chosen by a hash of their keys; float32 (n, 3, size, size)."""
+    """Preprocess ``count`` photographs of the calibration split, drawn by key: float32 (n, 3, size, size)."""
     shards = ShardSet(data, SPLIT)
     if not len(shards):
         raise UserError(
             f"split {SPLIT} has no photographs, so the error of the quantized layers cannot be measured; "
-            f"give it a share in params.yaml (index.split.{SPLIT} or index.synthetic.images.{SPLIT})"
+            f"give the split a share in params.yaml (index.split.{SPLIT} or index.synthetic.images.{SPLIT})"
         )
     chosen = drawn(shards.keys, count, SPLIT)
     return torch.from_numpy(np.stack([preprocess(shards.image(i), preprocessing) for i in chosen]))

@@ -10,10 +10,10 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,19 +25,27 @@ from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.texts.text_types import caption
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import require, write_json, write_table
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import digest
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin
+    from bioclip_lite.utils import sections
+
 _DESCRIPTION = ("taxon_id", "common_name", "common_names", "group", "licence", "attribution")
+JOBS = ("manifests", "sizes", "{shard}")  # job_names
 _NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}")
 _BATCH, _BLOCK = 4096, 16_000  # rows in memory at a time: while they are read, and while manifests are written
 _MANIFEST = ("key", "locator", "md5", "width", "height", "clean", *_DESCRIPTION, *taxonomy.RANKS)
 
 
-def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
+def run(params: "sections.Shard", data: Path, job: str | None = None) -> None:
     """``job``: "manifests" first, then a shard name such as "train-00000", last "sizes"; None: all of them."""
+    if job is not None:
+        job_names.parse("shard", job, JOBS)
     if job in (None, "manifests"):
         _write_manifests(data, params["counts"])
     for name in names(params["counts"]) if job is None else {job} - {"manifests", "sizes"}:
@@ -46,12 +54,12 @@ def run(params: dict[str, Any], data: Path, job: str | None = None) -> None:
         _write_sizes(data, params["counts"])
 
 
-def names(counts: dict[str, int]) -> list[str]:
+def names(counts: Mapping[str, int]) -> list[str]:
     """The shards that parameter ``counts`` asks for."""
     return [f"{split}-{i:05d}" for split in SPLITS for i in range(counts.get(split, 0))]
 
 
-def _check(images: Counter[str], counts: dict[str, int]) -> None:
+def _check(images: Counter[str], counts: Mapping[str, int]) -> None:
     for split in counts:
         if split not in SPLITS:
             raise UserError(f"params.yaml, shard.counts: unknown split {split!r}; splits: {', '.join(SPLITS)}")
@@ -74,7 +82,7 @@ def shard_number(group: str, count: int) -> int:
     return number if number < count else number - size // 2
 
 
-def _write_manifests(data: Path, counts: dict[str, int]) -> None:
+def _write_manifests(data: Path, counts: Mapping[str, int]) -> None:
     """Deal the samples to shards, through scratch files of some shards each, so that memory does not grow with them."""
     path = require(data / "index" / "samples.parquet")
     images: Counter[str] = Counter()
@@ -104,7 +112,7 @@ def _write_manifests(data: Path, counts: dict[str, int]) -> None:
     print(f"shard: {len(wanted)} manifests, {images.total()} photographs")
 
 
-def _write_manifest(data: Path, name: str, listed: pa.Table, counts: dict[str, int]) -> None:
+def _write_manifest(data: Path, name: str, listed: pa.Table, counts: Mapping[str, int]) -> None:
     split = split_of(name)
     if not listed.num_rows:
         raise UserError(f"shard {name} would be empty; lower shard.counts.{split} in params.yaml (now {counts[split]})")
@@ -133,7 +141,7 @@ def _rows(table: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[d
         yield from batch.to_pylist()
 
 
-def _sample(row: dict[str, Any], origin: dict[str, Any], max_side: int | None) -> tuple[str, bytes, dict[str, Any]]:
+def _sample(row: dict[str, Any], origin: "Origin", max_side: int | None) -> tuple[str, bytes, dict[str, Any]]:
     again = "the source has changed since it was indexed; run stage index again"
     try:
         content = find_source(origin["source"]).read(origin, row["locator"])
@@ -153,7 +161,7 @@ def _text(description: dict[str, Any]) -> str:
     return caption(tuple(description["ranks"]), description["common_name"], "taxon_com")
 
 
-def _write_sizes(data: Path, counts: dict[str, int]) -> None:
+def _write_sizes(data: Path, counts: Mapping[str, int]) -> None:
     """Write how many samples each shard has, and remove those of an earlier, larger number of shards.
 
     Shards are known by their manifests: a tar without one came from elsewhere, and stays.

@@ -9,7 +9,7 @@ import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,6 +35,10 @@ from bioclip_lite.utils.progress import progress
 from bioclip_lite.web import javascript
 from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import OneSuite
+    from bioclip_lite.utils.sections import EvaluateSuites
+
 STUDENTS = ("student", "pruned", "int8")  # in PyTorch; the teacher is before them, the web model behind
 
 _AT_ONCE = 2048  # photographs in a tar
@@ -44,7 +48,7 @@ _BUDGET = 0.05  # share of photographs that may be of no use: a published set is
 _EXAMPLES = 5
 
 
-def run(params: dict[str, Any], data: Path, name: str) -> None:
+def run(params: "OneSuite", data: Path, name: str) -> None:
     """Write data/evaluate/predictions/suites/<name>.json: the figures of every variant, and the protocol."""
     entry = next((entry for entry in params["suites"] if entry["name"] == name), None)
     if entry is None:
@@ -87,7 +91,7 @@ def run(params: dict[str, Any], data: Path, name: str) -> None:
         print(f"evaluate: suite {name}: {variant}: {headline} {figure} % (n = {len(photographs)})")
 
 
-def _said(suite: Suite, entry: dict[str, Any], data: Path) -> tuple[list[str], list[Callable[[str], str]]]:
+def _said(suite: Suite, entry: "EvaluateSuites", data: Path) -> tuple[list[str], list[Callable[[str], str]]]:
     """The name of each class, and the templates that turn names into sentences."""
     columns = captions.lit_columns(data) if entry["prompt"] == "lit" else text_types.LIT_COLUMNS
     sentences = [_sentence(one, entry["prompt"], columns) for one in suite.classes]

@@ -59,7 +59,7 @@ def reader(root: Path) -> Callable[[str], bytes]:
     def read(locator: str) -> bytes:
         if places.is_address(locator):
             raise OSError("an address; photographs of a suite must be here")
-        return places.read({}, root, locator)
+        return places.read_below(root, locator)
 
     return read
 

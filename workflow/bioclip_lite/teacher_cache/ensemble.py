@@ -4,20 +4,30 @@ from collections.abc import Mapping
 from typing import Any
 
 FIRST = "model"  # the teacher that the section itself describes, in whose space students answer
+_READ_BY_KIND = {
+    "train": ("kind", "captions", "seed", "train"),
+    "lit": ("kind", "captions", "seed", "lit"),
+    "pretrained": ("kind", "allow_research_only", "pretrained"),
+}
 
 
 def teacher_sections(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Name of each teacher -> its complete section, without ``ensemble``; the first is "model".
 
-    A further teacher is the first but for what its entry says: parts (train, lit, pretrained) key by key, everything
-    else as a whole.
+    A further teacher inherits from the first: its entry replaces the parts (train, lit, pretrained) key by key and
+    everything else as a whole.
     """
     first = {key: value for key, value in section.items() if key != "ensemble"}
-    found = {FIRST: first}
+    sections = {FIRST: first}
     for entry in section.get("ensemble", []):
-        found[entry["name"]] = first | {
+        sections[entry["name"]] = first | {
             key: {**first[key], **value} if isinstance(value, dict) and isinstance(first.get(key), dict) else value
             for key, value in entry.items()
             if key != "name"
         }
-    return found
+    return sections
+
+
+def own_parameters(teacher: Mapping[str, Any]) -> Any:
+    """The parameters that a teacher of its kind reads, of one of ``teacher_sections``: a ``sections.OneTeacher``."""
+    return {name: teacher[name] for name in _READ_BY_KIND[teacher["kind"]]}

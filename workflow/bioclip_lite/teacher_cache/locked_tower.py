@@ -1,8 +1,8 @@
 """The locked image tower of a LiT teacher, and its features: computed once, so that tuning reads no photographs.
 
 ``data/teacher/features/<teacher>/<shard>.safetensors`` holds "features" float32 (n, D), L2-normalised, in the order of
-the shard; its metadata the sample keys, their taxa and an identity, which says who embedded them. Training does not
-change a locked tower, and its batch statistics are part of it, so what it says of a photograph stays true.
+the shard; its metadata the sample keys, their taxa and the identity of the tower. Training changes neither the weights
+of a locked tower nor its batch statistics, so its features stay valid.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import require
 from bioclip_lite.utils.progress import progress
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import LockedTower
+
 _BATCH = 128
 
 
@@ -40,7 +43,7 @@ class Tower:
     identity: str  # SHA-256 over weights, architecture and preprocessing: equal identities give equal features
 
 
-def tower(chosen: dict[str, Any], folder: Path, where: str) -> Tower:
+def tower(chosen: "LockedTower", folder: Path, where: str) -> Tower:
     """The tower that a section ``lit`` names, on the CPU.
 
     Args:
@@ -64,8 +67,8 @@ def tower(chosen: dict[str, Any], folder: Path, where: str) -> Tower:
         width = model(torch.zeros(1, 3, preprocess["size"], preprocess["size"])).shape[1]
     with path.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
-    facts = [weights, chosen["image_tower"], chosen["image_tower_options"], preprocess]
-    identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    identified = [weights, chosen["image_tower"], chosen["image_tower_options"], preprocess]
+    identity = hashlib.sha256(json.dumps(identified, sort_keys=True).encode()).hexdigest()
     return Tower(model, preprocess, width, identity)
 
 

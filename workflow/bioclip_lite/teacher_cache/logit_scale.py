@@ -1,4 +1,4 @@
-"""A teacher's logit scale, tuned on its cache: the one at which it is least surprised by the labels of split val.
+"""Tune a teacher's logit scale on its cache to the lowest cross entropy of the labels of split val.
 
 The scale is the inverse temperature of a teacher's answers, and the right one depends on the taxa it chooses among
 (MobileCLIP2, arXiv 2508.20691, tunes it one teacher at a time). Only cached embeddings are read.
@@ -27,11 +27,11 @@ def grid(given: float) -> list[float]:
 def sweep(
     embeddings: torch.Tensor, text: torch.Tensor, leaves: list[np.ndarray], scales: list[float]
 ) -> tuple[np.ndarray, float]:
-    """What each scale makes of the labels, in one pass over the photographs.
+    """Measure the cross entropy of the labels at each scale, in one pass over the photographs.
 
     Args:
-        embeddings: float32 (n, D), in any place; of any length, which the cosine leaves aside.
-        text: float32 (C, D), L2-normalised; where it is, the work is done.
+        embeddings: float32 (n, D), on any device; they need not be normalised.
+        text: float32 (C, D), L2-normalised; the computation runs on its device.
         leaves: for each photograph the int64 numbers of the leaves that its label may mean, at least one.
         scales: S of them.
 
@@ -64,7 +64,7 @@ def sweep(
 
 
 def curve(scales: list[float], nll: np.ndarray, given: float) -> dict[str, Any]:
-    """The content of scale.json but for what was measured on: the points, the teacher's own scale and the best."""
+    """The points, the teacher's own scale and the best one, for scale.json."""
     best = int(np.argmin(nll))
     return {
         "chosen": scales[best],
@@ -75,24 +75,24 @@ def curve(scales: list[float], nll: np.ndarray, given: float) -> dict[str, Any]:
     }
 
 
-def draw(found: dict[str, Any]) -> bytes:
-    """The curve as a PNG file; ``found`` is the content of scale.json."""
+def draw(curve: dict[str, Any]) -> bytes:
+    """The curve as a PNG file; ``curve`` is the content of scale.json."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot([point["scale"] for point in found["curve"]], [point["nll"] for point in found["curve"]], color="#0072B2")
-    axes.axvline(found["given"], color="#555555", linestyle="--", label=f"given: {found['given']:.1f}")
-    axes.axvline(found["chosen"], color="#D55E00", label=f"chosen: {found['chosen']:.1f}")
+    axes.plot([point["scale"] for point in curve["curve"]], [point["nll"] for point in curve["curve"]], color="#0072B2")
+    axes.axvline(curve["given"], color="#555555", linestyle="--", label=f"given: {curve['given']:.1f}")
+    axes.axvline(curve["chosen"], color="#D55E00", label=f"chosen: {curve['chosen']:.1f}")
     axes.set(xscale="log", xlabel="logit scale", ylabel="cross entropy of the labels, nats")
     axes.set_title(
-        f"{found['n_images']:,} photographs of split val, {found['n_classes']:,} taxa, "
-        f"label space {found['label_space']:,}",
+        f"{curve['n_images']:,} photographs of split val, {curve['n_classes']:,} taxa, "
+        f"label space {curve['label_space']:,}",
         fontsize=9,
     )
-    # What is worse than equal chances for all taxa is of no interest.
-    top = 1.1 * max(found["nll_given"], math.log(found["label_space"]))
-    axes.set_ylim(top=top if top > found["nll"] else None)
+    # Cut off what is worse than equal chances for all taxa.
+    top = 1.1 * max(curve["nll_given"], math.log(curve["label_space"]))
+    axes.set_ylim(top=top if top > curve["nll"] else None)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     file = io.BytesIO()

@@ -1,29 +1,30 @@
-"""What an output was before its job ran again, where it is known how that was made.
+"""Recover the previous content of an output that is being recomputed, if its provenance is known.
 
 Snakemake deletes the outputs of a job before it runs. Its flag ``update`` keeps them, but then a job that is killed
 leaves the old file with a record of the new parameters, and the next run takes it for finished. DVC's cache has the
-old content under the MD5 that the ledger of the last run (``provenance``) gives it, so nothing has to be kept.
+old content under the MD5 that the ledger of the last run (``engines.ledger``) records, so no copy is needed.
 """
 
 import ast
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bioclip_lite.utils.code_fingerprint import PACKAGE, meaning
 
 
-def earlier(path: Path, params: dict[str, Any]) -> Path | None:
-    """Where the content lies that ``path`` had in the last run; None where that is of no use.
+def earlier(path: Path, params: Mapping[str, Any]) -> Path | None:
+    """The file with the content that ``path`` had in the last run; None if that cannot be reused.
 
-    It is of use if the code that is now running made it, from other inputs or with other ``params``. If nothing has
-    changed, somebody has asked for the job to be run again, and wants to see it done.
+    It can be reused if the same code made it from other inputs or with other ``params``. If nothing has changed, the
+    user has asked for the job to run again, so nothing is reused.
 
     Args:
         path: an output, relative to the root of the repository, which is the current folder.
-        params: the parameters of the job; those that the ledger does not know of are left aside.
+        params: the parameters of the job; those that the ledger does not record are ignored.
     """
     try:
         ledger = json.loads(Path("data", "provenance", f"{path.parts[1]}.json").read_text(encoding="utf-8"))

@@ -1,10 +1,10 @@
-"""The teacher cache: what the teacher answered to every view of every photograph, and to every taxon.
+"""The teacher cache: the teacher's embeddings of every view of every photograph, and of every taxon.
 
 ``<shard>.safetensors`` holds "images" uint64 (n,), a digest of each photograph's bytes; "views" float32 (n, K, P), the
 rows of ``views``; and "embeddings" (n, K, D), L2-normalised, either float16, or int8 with "scales" float32 (n, K). Its
-metadata are the sample keys and an *identity*: who embedded what, and how. ``taxa.safetensors`` holds "text" float32
-(C, D), ``texts.safetensors`` the taxa in every text type. Files of different identities never mix: a student trained
-on another teacher's targets fails silently otherwise.
+metadata are the sample keys and an *identity*: the teacher, the views and the precision. ``taxa.safetensors`` holds
+"text" float32 (C, D), ``texts.safetensors`` the taxa in every text type. Files of different identities never mix: a
+student trained on another teacher's targets fails silently otherwise.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ class Texts:
 
 
 def folder(data: Path, teacher: str = FIRST) -> Path:
-    """Where a teacher's cache lies: the first one's in data/logits, that of any other in a folder of its name."""
+    """data/logits for the first teacher, data/logits/NAME for the others."""
     return data / "logits" if teacher == FIRST else data / "logits" / teacher
 
 
@@ -219,7 +219,7 @@ def read_taxa(path: str | os.PathLike[str]) -> Taxa:
 def write_texts(
     path: str | os.PathLike[str], types: Sequence[str], taxon_ids: Sequence[str], text: np.ndarray, teacher: str
 ) -> None:
-    """Write ``text`` (T, C', D), what the teacher makes of every taxon in every text type, as float16."""
+    """Write ``text`` (T, C', D), the embeddings of every taxon in every text type, as float16."""
     if text.shape[:2] != (len(types), len(taxon_ids)):
         raise ValueError(f"{len(types)} text types and {len(taxon_ids)} taxa for embeddings of shape {text.shape}")
     metadata = {"types": json.dumps(list(types)), "taxon_ids": json.dumps(list(taxon_ids)), "teacher": teacher}
@@ -252,8 +252,8 @@ def check_same(shards: Sequence[Shard], taxa: Taxa) -> None:
                 f"{taxa.teacher[:12]}; a student cannot learn from two; {_REMEDY}"
             )
         if shard.identity != first.identity:
-            facts = sorted({*shard.identity, *first.identity})
-            other = [fact for fact in facts if shard.identity.get(fact) != first.identity.get(fact)]
+            entries = sorted({*shard.identity, *first.identity})
+            other = [entry for entry in entries if shard.identity.get(entry) != first.identity.get(entry)]
             raise UserError(f"{shard.path} and {first.path} differ in {', '.join(other)}; {_REMEDY}")
         if shard.embeddings.shape[2] != taxa.text.shape[1]:
             raise UserError(

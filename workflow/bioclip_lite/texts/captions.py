@@ -1,7 +1,7 @@
 """The text types that a section ``caption`` of params.yaml names, and the captions of photographs under these names.
 
-Beside captions.TYPES there are ``com_<language>``, the user's templates, and captioners: CoCa models whose captions are
-of a photograph, not of its taxon.
+Beside text_types.TYPES there are ``com_<language>``, the user's templates, and captioners: CoCa models whose captions
+describe a photograph, not its taxon.
 """
 
 import difflib
@@ -22,14 +22,14 @@ _NOT_A_NAME = ("key", "taxon_id")  # columns that tables of captions have beside
 
 
 def text_types(section: Mapping[str, Any]) -> tuple[str, ...]:
-    """The text types that say what the taxon is, in the order of the columns of data/caption/<shard>.parquet."""
+    """The text types that name the taxon, in the order of the columns of data/caption/<shard>.parquet."""
     return *TYPES, *(f"com_{language}" for language in section["languages"]), *sorted(section["templates"])
 
 
 def all_texts(description: Mapping[str, Any], section: Mapping[str, Any], lit_columns: Sequence[str]) -> dict[str, str]:
     """A caption of every one of ``text_types`` for the description of a photograph in a shard.
 
-    Descriptions of shards that know no languages lack "common_names"; ``com_<language>`` then says what ``com`` says
+    Descriptions of shards without languages lack "common_names"; ``com_<language>`` then says what ``com`` says
     of a taxon without a common name.
     """
     path, common_name = tuple(description["ranks"]), description["common_name"]
@@ -55,7 +55,7 @@ def _fields(section: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def problems(section: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
-    """What is wrong with a section ``caption`` that fits the schema, and with the names in teacher.captions."""
+    """Errors, one a line, in a section ``caption`` that fits the schema, and with the names in teacher.captions."""
     lines = []
     for name, template in sorted(section["templates"].items()):
         try:
@@ -63,8 +63,8 @@ def problems(section: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
         except UserError as error:
             lines.append(str(error))
     captioners = [captioner["name"] for captioner in section["captioners"]]
-    known = [*text_types(section), *captioners]
-    uses = Counter([*known, *_NOT_A_NAME])
+    names = [*text_types(section), *captioners]
+    uses = Counter([*names, *_NOT_A_NAME])
     lines += [
         f"caption: the name {name} stands for {uses[name]} things; give the template or captioner another name"
         for name in sorted({*captioners, *section["templates"]})
@@ -80,27 +80,34 @@ def problems(section: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
 
 
 def unknown(section: Mapping[str, Any], wanted: Sequence[str], where: str) -> list[str]:
-    """What is wrong with names of text types and captioners that stand in the parameter ``where``."""
-    known = [*text_types(section), *(captioner["name"] for captioner in section["captioners"])]
+    """Errors, one a line, in names of text types and captioners that stand in the parameter ``where``."""
+    names = [*text_types(section), *(captioner["name"] for captioner in section["captioners"])]
     lines = []
     for name in wanted:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
             guess = f"; did you mean {near[0]}" if near else ""
-            lines.append(f"{where} has unknown {name}{guess}; known are {', '.join(known)}")
+            lines.append(f"{where} has unknown {name}{guess}; known are {', '.join(names)}")
     return lines
 
 
 def lit_columns(data: Path) -> list[str]:
-    """What the LiT sentence lists in the captions that the teacher has learned from."""
+    """The columns of the LiT sentence in the captions that the teacher has learned from."""
     import pyarrow.parquet as pq
 
     file = data / "caption" / "val-00000.parquet"
     metadata = pq.read_schema(require(file)).metadata or {}
     if b"lit_columns" not in metadata:
-        raise UserError(f"{file} does not say what its LiT sentence lists; run stage caption")
+        raise UserError(f"{file} has no lit_columns in its metadata; run stage caption")
     columns: list[str] = json.loads(metadata[b"lit_columns"])
     return columns
+
+
+def files_of_captions(data: Path, shards: Sequence[str], types: Sequence[str]) -> list[Path]:
+    """The tables that ``Captions`` reads: those of the text types, and of the captioners among ``types``."""
+    folder = data / "caption"
+    folders = [folder, *(folder / name for name in types if (folder / name).is_dir())]
+    return [folder / f"{shard}.parquet" for folder in folders for shard in shards]
 
 
 class Captions:
@@ -117,7 +124,7 @@ class Captions:
         folder = data / "caption"
         here = set(pq.read_schema(require(folder / f"{shards[0]}.parquet")).names)
         plain = [name for name in types if name in here]
-        # Where a captioner has nothing to say, the scientific name is said.
+        # The scientific name stands in for an empty caption of a captioner.
         names = list(dict.fromkeys(["key", *plain, "sci"]))
 
         def table(sub: str, columns: list[str] | None = None) -> pa.Table:
@@ -133,10 +140,10 @@ class Captions:
         for name in types:
             if name in plain:
                 continue
-            said = table(name)
-            if said["key"].to_pylist() != self.keys:
+            written = table(name)
+            if written["key"].to_pylist() != self.keys:
                 raise UserError(f"{folder / name} and {folder} list different photographs; run stage caption again")
-            self._texts[name] = [said[column] for column in said.column_names if column not in _NOT_A_NAME]
+            self._texts[name] = [written[column] for column in written.column_names if column not in _NOT_A_NAME]
 
     def draw(self, seed: int, epoch: int, i: int) -> str:
         """The caption that photograph ``i`` is shown with in one epoch; does not depend on batch or worker."""

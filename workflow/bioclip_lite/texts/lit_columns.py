@@ -33,8 +33,8 @@ def choose_columns(classes: Sequence[Class], pieces: Pieces, budget: int = BUDGE
 
     If no caption fits into ``budget`` tokens, the columns with the shortest captions are taken as if they did.
     """
-    said = [{**dict(zip(taxonomy.RANKS, path, strict=True)), "common_name": name} for path, name in classes]
-    lengths, common, left, right = _compare(said, pieces)
+    rows_of_classes = [{**dict(zip(taxonomy.RANKS, path, strict=True)), "common_name": name} for path, name in classes]
+    lengths, common, left, right = _compare(rows_of_classes, pieces)
     frame = len(pieces("A photo of a")) + 2
     subsets = [s for size in range(1, len(LIT_COLUMNS) + 1) for s in combinations(range(len(LIT_COLUMNS)), size)]
     longest = [frame + int(lengths[:, s].sum(1).max()) for s in subsets]
@@ -55,20 +55,20 @@ def choose_columns(classes: Sequence[Class], pieces: Pieces, budget: int = BUDGE
 
 
 def _compare(
-    said: Sequence[dict[str, str | None]], pieces: Pieces
+    rows_of_classes: Sequence[dict[str, str | None]], pieces: Pieces
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(lengths (n, columns), pieces common to each pair (pairs, columns), the pairs' classes: two of (pairs,)).
 
     Each class is once on the left of each of its pairs; int64.
     """
-    n = len(said)
-    known: dict[str, Counter[int]] = {}
-    for row in said:
+    n = len(rows_of_classes)
+    bag_of: dict[str, Counter[int]] = {}
+    for row in rows_of_classes:
         for value in row.values():
-            if value and value not in known:
-                known[value] = Counter(pieces(value))
+            if value and value not in bag_of:
+                bag_of[value] = Counter(pieces(value))
     nothing: Counter[int] = Counter()
-    bags = [[known[value] if (value := row[column]) else nothing for column in LIT_COLUMNS] for row in said]
+    bags = [[bag_of[value] if (value := row[column]) else nothing for column in LIT_COLUMNS] for row in rows_of_classes]
     lengths = np.array([[bag.total() for bag in row] for row in bags])
 
     steps = [step for step in range(-_NEIGHBOURS, _NEIGHBOURS + 1) if step]

@@ -15,13 +15,13 @@ expressions, no attributes, no formats, no nesting, so a template cannot do anyt
 import difflib
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bioclip_lite.utils.errors import UserError
 
 _TOKEN = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{[^{}\[\]]*\}|[{}\[\]]|[^{}\[\]]+")
-_ITSELF = {"{{": "{", "}}": "}", "[[": "[", "]]": "]"}
+_LITERAL = {"{{": "{", "}}": "}", "[[": "[", "]]": "]"}
 
 
 @dataclass(frozen=True)
@@ -32,58 +32,65 @@ class Part:
     words: tuple[tuple[str, bool], ...]
 
 
+Word = tuple[str, bool]  # of Part.words
+
+
 @functools.cache
 def parse(template: str, fields: tuple[str, ...], where: str) -> tuple[Part, ...]:
     """The parts of a template. Raises UserError, which begins with ``where``, for a mistake in it."""
-    parts: list[Part] = []
-    words: list[tuple[str, bool]] = []
+    try:
+        parts = tuple(_parts(template, fields))
+        if not any(is_field for part in parts for _, is_field in part.words):
+            raise _Mistake(f"no field, so all photographs would have the same caption; fields are {', '.join(fields)}")
+    except _Mistake as mistake:
+        raise UserError(f"{where} is {template!r}: {mistake}") from None
+    return parts
+
+
+class _Mistake(Exception):
+    """What is wrong with a template."""
+
+
+def _parts(template: str, fields: tuple[str, ...]) -> Iterator[Part]:
+    words: list[Word] = []
     optional = False
-
-    def close() -> None:
-        if words:
-            parts.append(Part(optional, tuple(words)))
-            words.clear()
-
-    def wrong(what: str) -> UserError:
-        return UserError(f"{where} is {template!r}: {what}")
-
     for token in _TOKEN.findall(template):
-        if token in _ITSELF:
-            words.append((_ITSELF[token], False))
-        elif token == "[":
-            if optional:
-                raise wrong("a [ within [ ]; optional parts do not nest, and [[ is the bracket itself")
-            close()
-            optional = True
-        elif token == "]":
-            if not optional:
-                raise wrong("a ] without its [; ]] is the bracket itself")
-            if not any(is_field for _, is_field in words):
-                raise wrong(
-                    "a part in [ ] without a {field}, which could never vanish; [[ ]] are the brackets themselves"
-                )
-            close()
-            optional = False
-        elif token in ("{", "}"):
-            raise wrong(f"a single {token}; fields look like {{genus}}, and {token * 2} is the brace itself")
-        elif token[0] == "{":
-            words.append((_known(token[1:-1], fields, wrong), True))
-        else:
-            words.append((token, False))
+        if token not in ("[", "]"):
+            words.append(_word(token, fields))
+            continue
+        _check_bracket(token, words, optional)
+        if words:
+            yield Part(optional, tuple(words))
+        words, optional = [], token == "["
     if optional:
-        raise wrong("a [ without its ]; [[ is the bracket itself")
-    close()
-    if not any(is_field for part in parts for _, is_field in part.words):
-        raise wrong(f"no field, so it would say the same of every photograph; fields are {', '.join(fields)}")
-    return tuple(parts)
+        raise _Mistake("a [ without its ]; [[ is the bracket itself")
+    if words:
+        yield Part(False, tuple(words))
 
 
-def _known(name: str, fields: tuple[str, ...], wrong: Callable[[str], UserError]) -> str:
-    if name in fields:
-        return name
-    near = difflib.get_close_matches(name, fields, n=1)
-    guess = f"; did you mean {{{near[0]}}}" if near else ""
-    raise wrong(f"unknown field {{{name}}}{guess}; known are {', '.join(fields)}")
+def _check_bracket(bracket: str, words: Sequence[Word], optional: bool) -> None:
+    """Raise _Mistake if a bracket cannot follow ``words``, which are ``optional`` if a bracket is open."""
+    if bracket == "[" and optional:
+        raise _Mistake("a [ within [ ]; optional parts do not nest, and [[ is the bracket itself")
+    if bracket == "]" and not optional:
+        raise _Mistake("a ] without its [; ]] is the bracket itself")
+    if bracket == "]" and not any(is_field for _, is_field in words):
+        raise _Mistake("a part in [ ] without a {field}, which could never vanish; [[ ]] are the brackets themselves")
+
+
+def _word(token: str, fields: tuple[str, ...]) -> Word:
+    if token in _LITERAL:
+        return _LITERAL[token], False
+    if token in ("{", "}"):
+        raise _Mistake(f"a single {token}; fields look like {{genus}}, and {token * 2} is the brace itself")
+    if token[0] != "{":
+        return token, False
+    name = token[1:-1]
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, n=1)
+        guess = f"; did you mean {{{near[0]}}}" if near else ""
+        raise _Mistake(f"unknown field {{{name}}}{guess}; known are {', '.join(fields)}")
+    return name, True
 
 
 def fill(parts: tuple[Part, ...], values: Mapping[str, str | None]) -> str:
@@ -91,12 +98,12 @@ def fill(parts: tuple[Part, ...], values: Mapping[str, str | None]) -> str:
 
     ``values["scientific_name"]`` must be known: it stands alone where nothing else is left.
     """
-    said = []
+    texts = []
     for part in parts:
-        found = [(values[text] or "") if is_field else text for text, is_field in part.words]
-        if part.optional and not all(found):
+        filled = [(values[text] or "") if is_field else text for text, is_field in part.words]
+        if part.optional and not all(filled):
             continue
-        for (text, is_field), value in zip(part.words, found, strict=True):
+        for (text, is_field), value in zip(part.words, filled, strict=True):
             unnamed = is_field and not value and text.startswith("common_name")
-            said.append(str(values["scientific_name"]) if unnamed else value)
-    return " ".join("".join(said).split()) or str(values["scientific_name"])
+            texts.append(str(values["scientific_name"]) if unnamed else value)
+    return " ".join("".join(texts).split()) or str(values["scientific_name"])

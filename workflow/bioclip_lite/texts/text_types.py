@@ -1,4 +1,4 @@
-"""What is said about a photograph: BioCLIP's text types and the sentence of LiT on iNaturalist.
+"""Captions that name the taxon of a photograph: BioCLIP's text types and the sentence of LiT on iNaturalist.
 
 BioCLIP (Stevens et al. 2024), scripts/evobio10m/make_wds.py; LiT: Nakkab, Feuer and Hegde (2022).
 """
@@ -19,17 +19,17 @@ def caption(path: taxonomy.Path, common_name: str | None, kind: str, lit_columns
     there is no species by the known ranks; ``sci`` then gives the lowest known rank. ``lit_columns`` lists what the
     LiT sentence says, in order.
     """
-    known = [(rank, name) for rank, name in zip(taxonomy.RANKS, path, strict=True) if name]
-    taxon = " ".join(name for _, name in known)
+    named = [(rank, name) for rank, name in zip(taxonomy.RANKS, path, strict=True) if name]
+    taxon = " ".join(name for _, name in named)
     scientific = taxonomy.scientific_name(path)
     if kind == "lit":
-        values = {**dict(known), "common_name": common_name}
+        values = {**dict(named), "common_name": common_name}
         return f"A photo of a {' '.join(v for c in lit_columns if (v := values.get(c))) or scientific}"
     bodies = {
         "sci": scientific,
         "com": common_name or (scientific if path[6] else taxon),
         "taxon": taxon,
-        "taxonTag": " ".join(f"{rank} {name}" for rank, name in known),
+        "taxonTag": " ".join(f"{rank} {name}" for rank, name in named),
     }
     body, _, addition = kind.partition("_")
     ending = f" with common name {bodies[addition]}" if addition else ""

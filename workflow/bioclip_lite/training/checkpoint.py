@@ -1,8 +1,9 @@
-"""Stop and resume: training that is cut off goes on where it was, and ends with the same bytes.
+"""Stop and resume: training that is interrupted continues where it was, and ends with the same bytes.
 
-A checkpoint is a safetensors file (the model, the optimizer) whose metadata say where training was and by which recipe.
-It lies beside the outputs of its job, in a folder whose name begins with files.PARTIAL: no engine tracks it, and the
-ledger job of a complete stage removes it. Random numbers come from names, so there is no generator to save.
+A checkpoint is a safetensors file (the model, the optimizer, the moving average) whose metadata hold the position and
+the training identity. It lies beside the outputs of its job, in a folder whose name begins with files.PARTIAL: no
+engine tracks it, and the ledger job of a complete stage removes it. Random numbers come from names, so there is no
+generator to save.
 """
 
 import hashlib
@@ -11,9 +12,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -31,18 +31,29 @@ from bioclip_lite.utils.files import PARTIAL, replacing, require
 
 END_TIME = "SLURM_JOB_END_TIME"  # environment: when SLURM will end this job, in seconds since 1970
 _SECONDS_TO_WRITE = 60.0
+_SECONDS_AT_END_OF_EPOCH = 60.0  # of training between checkpoints that are written at the end of an epoch ...
+_SECONDS_WITHIN_EPOCH = 600.0  # ... and within one
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(UserError):
-    """Training was asked to stop, or the time limit of the job is near; the same command again continues."""
+    """Training was asked to stop, or the job's time limit is near; running the same command again continues."""
 
     status = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
+@dataclass(frozen=True)
+class State:
+    """The tensors that training changes."""
+
+    model: nn.Module
+    optim: torch.optim.Optimizer
+    average: dict[str, torch.Tensor] = field(default_factory=dict)  # moving average, by name in the model
+
+
 @dataclass
 class Position:
-    """Where training is: ``step`` batches of ``epoch`` (0 ...) are done, ``loss`` is the sum over them."""
+    """How far training is: ``step`` batches of ``epoch`` (0 ...) are done, ``loss`` is the sum over them."""
 
     epoch: int = 0
     step: int = 0
@@ -51,29 +62,38 @@ class Position:
 
 
 def path(data: Path, stage: str, job: str) -> Path:
-    """Where the checkpoint of a job lies. Not an output: Snakemake deletes those of a job that failed."""
+    """The checkpoint of a job. It is no output, because Snakemake deletes the outputs of a job that failed."""
     return data / stage / f"{PARTIAL}{job}" / "checkpoint.safetensors"
 
 
-# The recipe
+# Training identity
 
 
-def recipe(model: nn.Module, modules: Iterable[str], files: Iterable[Path], parameters: Any) -> dict[str, str]:
-    """What decides the outcome of a training, as hashes by name: two equal recipes are one training.
+def training_identity(
+    model: nn.Module, modules: Iterable[str], files: Iterable[Path], parameters: Any
+) -> dict[str, str]:
+    """Hashes, by name, of all that decides the outcome. Equal identities are one training.
 
     Args:
         model: with its initial weights.
-        modules: of this package, whose code (and what it imports) counts by its meaning, e.g. "stages.distill".
-        files: all that training reads. Their contents count: times and sizes of outputs are set right by
-            ``provenance.sync`` and say nothing about them. Reading them takes a small part of an epoch.
+        modules: full names (``__module__``); those of this package, and what they import, count by the meaning of
+            their code.
+        files: all that training reads. Their contents count: times and sizes of outputs are set by
+            ``engines.sync`` and say nothing about them. Reading them takes a small part of an epoch.
         parameters: anything that JSON can hold.
+
+    Raises:
+        ValueError: this package has no such module.
+        UserError: a file is missing.
     """
     root = PACKAGE.parents[1]
     paths = sorted(require(file) for file in files)
     with ThreadPoolExecutor() as pool:
         contents = dict(zip([str(file) for file in paths], pool.map(_sha256, paths), strict=True))
-    code = {file: meaning((root / file).read_bytes()) for file in closure(*modules)}
-    versions = {library: version(library) for library in ("torch", "timm", "numpy")}
+    prefix = f"{PACKAGE.name}."
+    own = sorted({module.removeprefix(prefix) for module in modules if module.startswith(prefix)})
+    code = {file: meaning((root / file).read_bytes()) for file in closure(*own)}
+    versions = {library: version(library) for library in ("torch", "timm", "open_clip_torch", "numpy")}
     return {
         "parameters": _digest(parameters),
         "files": _digest(contents),
@@ -103,37 +123,30 @@ def _state_digest(model: nn.Module) -> str:
 # The file
 
 
-def write(
-    path: Path,
-    recipe: dict[str, str],
-    model: nn.Module,
-    optim: torch.optim.Optimizer,
-    position: Position,
-    average: dict[str, torch.Tensor],
-) -> None:
-    """``average``: the moving average of the model's tensors, empty where there is none."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
-    for number, state in optim.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
+def write(path: Path, identity: dict[str, str], state: State, position: Position) -> None:
+    """Write the checkpoint of the training of this ``identity`` (``training_identity``)."""
+    tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
+    for number, moments in state.optim.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"recipe": json.dumps(recipe), "position": json.dumps(asdict(position))}
+    metadata = {"identity": json.dumps(identity), "position": json.dumps(asdict(position))}
     with replacing(path) as scratch:
         save_file(plain, scratch, metadata)
         with scratch.open("rb") as file:
-            os.fsync(file.fileno())  # the machine may be on its way down
+            os.fsync(file.fileno())  # the computer may be about to shut down
 
 
-def usable(path: Path, recipe: dict[str, str]) -> bool:
-    """Whether there is a checkpoint of this recipe; one of another recipe is removed, and that is said."""
+def usable(path: Path, identity: dict[str, str]) -> bool:
+    """Whether ``path`` is a checkpoint of the training of this ``identity``; any other is removed, with a message."""
     if not path.exists():
         return False
     try:
         with safe_open(path, "pt") as file:
-            found = json.loads(file.metadata()["recipe"])
-        if found == recipe:
+            saved = json.loads(file.metadata()["identity"])
+        if saved == identity:
             return True
-        why = f"is of other {', '.join(name for name in recipe if found.get(name) != recipe[name])}"
+        why = f"is of other {', '.join(name for name in identity if saved.get(name) != identity[name])}"
     except (SafetensorError, TypeError, KeyError, ValueError) as error:
         why = f"cannot be read ({error})"
     print(f"{path} {why}; removed, training starts from the beginning", flush=True)
@@ -141,54 +154,98 @@ def usable(path: Path, recipe: dict[str, str]) -> bool:
     return False
 
 
-def read(path: Path, model: nn.Module, optim: torch.optim.Optimizer, average: dict[str, torch.Tensor]) -> Position:
-    """Put ``model``, ``optim`` and ``average`` (of the recipe), in place, where they were; returns where that is."""
+def read(path: Path, state: State) -> Position:
+    """Restore ``state``, in place, from a checkpoint that is ``usable``; returns its position."""
     with safe_open(path, "pt") as file:
         position = Position(**json.loads(file.metadata()["position"]))
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    model.load_state_dict({name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")})
-    for name, mean in average.items():
+    weights = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
+    state.model.load_state_dict(weights)
+    for name, mean in state.average.items():
         mean.copy_(tensors[f"average.{name}"])
-    parameters = [parameter for group in optim.param_groups for parameter in group["params"]]
-    states: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = [parameter for group in state.optim.param_groups for parameter in group["params"]]
+    moments: dict[int, dict[str, torch.Tensor]] = {}
     for full, tensor in tensors.items():
         if full.startswith("optimizer."):
             _, number, name = full.split(".")
             like = parameters[int(number)]
             # Moments lie in memory as their parameter does (channels_last).
-            states.setdefault(int(number), {})[name] = (
+            moments.setdefault(int(number), {})[name] = (
                 torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
             )
-    optim.load_state_dict(optim.state_dict() | {"state": states})
+    state.optim.load_state_dict(state.optim.state_dict() | {"state": moments})
     return position
 
 
 def remove(path: Path) -> None:
-    """Training is complete and its outputs are written."""
+    """Remove the checkpoint of a training that is complete and whose outputs are written."""
     shutil.rmtree(path.parent, ignore_errors=True)
 
 
-# Being asked to stop
+# When to write it, and when to stop
 
 
-@contextmanager
-def listening() -> Iterator[Callable[[float], str]]:
-    """Yield a function that says why to stop now, given the seconds that the next step may take; "" to go on."""
-    heard: list[str] = []
+class Saver:
+    """Writes the checkpoint of a training from time to time, and tells when the training must stop.
 
-    def hear(number: int, _: Any) -> None:
-        heard.append(signal.Signals(number).name)
+    As a context it receives SIGTERM and SIGUSR1, which ask this process to stop. Without a path it does nothing and
+    never has a reason to stop.
+    """
 
-    def why(seconds: float) -> str:
-        if heard or distributed.asked_to_stop():
-            return "as asked"
-        end = os.environ.get(END_TIME, "") if distributed.first() else ""  # one clock decides
-        near = end.isdigit() and time.time() + seconds + _SECONDS_TO_WRITE > int(end)
-        return "before the time limit of the job" if near else ""
+    def __init__(self, path: Path | None, identity: dict[str, str], state: State) -> None:
+        """``identity``: the ``training_identity``, which only the first process needs."""
+        self.path, self.identity, self.state = path, identity, state
+        self.signals: list[int] = []  # received
+        self.handlers: dict[int, Any] = {}  # that were there before
+        self.reason = "as asked"  # to stop; other processes do not know that of the one whose job ends
+        self.slowest = 0.0  # seconds that a step or a validation took
+        self.written = self.clock = time.monotonic()
 
-    before = {number: signal.signal(number, hear) for number in _SIGNALS}
-    try:
-        yield why
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> "Saver":
+        if self.path:
+            for number in _SIGNALS:
+                self.handlers[number] = signal.signal(number, lambda received, _: self.signals.append(received))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
+
+    def resume(self) -> Position:
+        """Restore the state from a usable checkpoint and return its position; without one, the start."""
+        position = Position()
+        if self.path and distributed.agree(distributed.first() and usable(self.path, self.identity)):
+            position = read(self.path, self.state)
+        self.written = time.monotonic()
+        return position
+
+    def start_clock(self) -> float:
+        """Begin to time the next step; returns the time now."""
+        self.clock = time.monotonic()
+        return self.clock
+
+    def stop_clock(self) -> None:
+        """Note how long a step or a validation took; the next one is timed from here."""
+        began = self.clock
+        self.slowest = max(self.slowest, self.start_clock() - began)
+
+    def must_stop(self) -> bool:
+        """Whether this process must stop after the current step; ``reason`` then says why."""
+        if not self.path:
+            return False
+        if self.signals or distributed.asked_to_stop():
+            return True
+        end = os.environ.get(END_TIME, "") if distributed.first() else ""  # one clock decides
+        if end.isdigit() and time.time() + self.slowest + _SECONDS_TO_WRITE > int(end):
+            self.reason = "before the time limit of the job"
+            return True
+        return False
+
+    def after_step(self, position: Position, *, end_of_epoch: bool, stop: bool) -> None:
+        """Write the checkpoint if training stops here, or if the last one is too old."""
+        self.stop_clock()
+        limit = _SECONDS_AT_END_OF_EPOCH if end_of_epoch else _SECONDS_WITHIN_EPOCH
+        if stop or self.clock - self.written > limit:
+            if self.path and distributed.first():
+                write(self.path, self.identity, self.state, position)
+            self.written = time.monotonic()

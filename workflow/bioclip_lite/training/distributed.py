@@ -1,9 +1,9 @@
-"""One training by several processes on one machine: who does which part, and what they tell each other.
+"""Train with several processes on one computer: split the batches, exchange gradients, start and end together.
 
 ``python -m bioclip_lite distill --processes 4`` starts itself four times under torchrun (``launch``, ``work``): one
 process per GPU, or several on the CPU. Each process takes a part of every batch. The rule that makes the result that of
 one process: a process computes a loss such that the *mean* over the processes is the loss of the whole batch, and
-``average`` takes the mean of the gradients. What a sample owes to the rest of its batch goes through ``gather``
+``average`` takes the mean of the gradients. Losses and statistics of the whole batch go through ``gather``
 (contrastive losses) and ``synchronised_norms`` (batch statistics), both with their gradients. What is left is the order
 of additions: equal to rounding, not to the bit. Networks that draw random numbers (dropout) draw others per process.
 
@@ -38,7 +38,7 @@ from torch.overrides import TorchFunctionMode
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.exit_status import in_words
 
-_FOLDER = "BIOCLIP_LITE_RUN"  # environment: a folder that the processes of one run share with who started them
+_FOLDER = "BIOCLIP_LITE_RUN"  # environment: a folder that the processes of a run share with their starter
 _PARENT = "BIOCLIP_LITE_PARENT"  # environment: the process that started them
 _TIMEOUT = timedelta(days=1)  # a process may wait for long work of another; one that dies is noticed at once
 _RESTARTS = 2  # after a process was killed; training goes on from its checkpoint
@@ -46,7 +46,7 @@ _FATAL = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
-# Who does what
+# Parts
 
 
 def size() -> int:
@@ -69,15 +69,15 @@ def part(total: int) -> slice:
 
 
 def share_of_loss(mine: int, total: int) -> float:
-    """What to multiply the mean loss of ``mine`` of ``total`` samples by, so that the mean over processes is right."""
+    """The factor of the mean loss of ``mine`` of ``total`` samples that makes the mean over processes that of all."""
     return mine * size() / total
 
 
-# What they tell each other
+# Exchange
 
 
 def agree(value: bool) -> bool:
-    """Whether any process says yes; the same answer everywhere. Waits for all."""
+    """Whether ``value`` is true in any process; the same answer in all of them. Waits for all."""
     return bool(add(torch.tensor([float(value)]))[0] > 0)
 
 
@@ -89,7 +89,7 @@ def add(values: torch.Tensor) -> torch.Tensor:
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes are here."""
     agree(False)
 
 
@@ -189,7 +189,7 @@ def _batch_norm(
 
 
 class _Normalise(torch.autograd.Function):
-    """x (b, C, ...) to (x - mean) / sqrt(variance + eps) over all but C in all processes, in float32 or what x has."""
+    """x (b, C, ...) to (x - mean) / sqrt(variance + eps) over all but C in all processes, in float32 or wider."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
@@ -220,14 +220,14 @@ class _Normalise(torch.autograd.Function):
         return ((gradient - total - normal * along) * scale).to(ctx.dtype), None
 
 
-# Starting them
+# Start
 
 
 def launch(stage: str, processes: int, threads: int, arguments: list[str]) -> int:
     """Run ``python -m bioclip_lite`` with ``arguments`` in several processes under torchrun; the exit status.
 
-    Each gets ``threads`` threads. SIGTERM and SIGUSR1 ask all of them to stop at the same step. What a process has to
-    say to the user is said once. If one of them is killed, all start again, where the last checkpoint is.
+    Each gets ``threads`` threads. SIGTERM and SIGUSR1 ask all of them to stop at the same step. A message to the user
+    is printed once. If one of them is killed, all start again, where the last checkpoint is.
     """
     gpus = torch.cuda.device_count()
     if gpus and processes > gpus:
@@ -257,7 +257,7 @@ def launch(stage: str, processes: int, threads: int, arguments: list[str]) -> in
                 rdzv_backend="c10d",
                 rdzv_endpoint="localhost:0",
                 local_addr="localhost",
-                max_restarts=0,  # would also run again what a user has to mend
+                max_restarts=0,  # would also repeat errors that only the user can correct
                 signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
             )
             try:
@@ -269,7 +269,7 @@ def launch(stage: str, processes: int, threads: int, arguments: list[str]) -> in
                     return _explain(stage, Path(folder), processes, error)
                 killed = f"process {which + 1} of {processes} was ended by {first.signal_name()}"
                 print(f"{stage}: {killed}; all start again from the last checkpoint", file=sys.stderr, flush=True)
-                for path in Path(folder).glob("[mt]*-*"):  # what the others had to say of that
+                for path in Path(folder).glob("[mt]*-*"):  # messages of the others about it
                     path.unlink()
             except SignalException as error:
                 return 128 + error.sigval
@@ -282,12 +282,12 @@ def launched() -> bool:
 
 
 def asked_to_stop() -> bool:
-    """Whether who started the processes was asked to stop them."""
+    """Whether the process that started this one was asked to stop."""
     return launched() and Path(os.environ[_FOLDER], "stop").exists()
 
 
 def work(job: Callable[[], None]) -> int:
-    """Do this process's part of ``job`` and leave word for ``launch`` if it fails; the exit status."""
+    """Run this process's part of ``job`` and leave a message for ``launch`` if it fails; returns the exit status."""
     _die_with_parent()
     folder, number = Path(os.environ[_FOLDER]), int(os.environ["RANK"])
     if number:
@@ -322,7 +322,7 @@ def _die_with_parent() -> None:
 
 
 def _explain(stage: str, folder: Path, processes: int, error: ChildFailedError) -> int:
-    """Print why the processes failed: the first word meant for the user, else the first fault; the exit status."""
+    """Print why the processes failed: the first message for the user, else the first fault; returns the exit status."""
     for path in sorted(folder.glob("message-*")):
         status, text = json.loads(path.read_text(encoding="utf-8"))
         print(f"{stage}: {text}", file=sys.stderr)

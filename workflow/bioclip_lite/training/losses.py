@@ -1,7 +1,14 @@
-"""Losses of teacher and student. All take float32 and return the mean over the batch as a scalar tensor."""
+"""Losses of teacher and student. All take float32 and return the mean over the batch as a scalar tensor.
+
+``LOSSES`` is the table of those that a student learns from, ``Weights`` their weights. A new one takes a function, an
+entry in the table and a weight here, the parameter of its weight in the schema, and a test.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.nn import functional as F
@@ -119,3 +126,103 @@ def taxon_nll(logits: torch.Tensor, under: torch.Tensor) -> torch.Tensor:
     """
     log_p = logits.log_softmax(-1)
     return -log_p.masked_fill(~under, -torch.inf).logsumexp(-1).mean()
+
+
+# What a student learns from
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weight of each loss of ``LOSSES``, by its name; a loss of weight 0 is not computed."""
+
+    cosine: float = 1.0
+    affinity: float = 1.0
+    ranks: float = 0.0
+    labels: float = 0.0
+    captions: float = 1.0  # the only one without a parameter: a text tower always learns the teacher's embeddings
+    batch_affinity: float = 0.0
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> "Weights":
+        """The weights that section ``distill`` of params.yaml gives, those of a text tower in its ``text_tower``."""
+        given = {**section, **(section["text_tower"] or {})}
+        return cls(**{weight.name: given[weight.name] for weight in fields(cls) if weight.name in given})
+
+
+@dataclass(frozen=True)
+class PhotographAnswers:
+    """Answers of a student and of K teachers to the b photographs that one process has of a batch."""
+
+    embedding: torch.Tensor  # (b, D), the student's
+    logits: torch.Tensor  # (b, C), the student's, with the first teacher's text and logit scale
+    targets: Sequence[torch.Tensor]  # K of (b, D'), each teacher's embeddings of the same views
+    texts: Sequence[torch.Tensor]  # K of (C, D'), each teacher's taxon matrix
+    logit_scales: Sequence[float]  # K
+    temperature: float
+    nodes: torch.Tensor  # int64 (ranks, C), the number of each leaf's node at each rank
+    leaves: Callable[[], torch.Tensor]  # bool (b, C), the leaves under each photograph's taxon
+
+    @property
+    def softened(self) -> torch.Tensor:
+        """(b, C): the student's logits, divided by the temperature.
+
+        A softer distribution says more about similar species (arXiv 1503.02531). The losses are not multiplied by the
+        square of the temperature: their weights are there for that.
+        """
+        return self.logits / self.temperature
+
+    @cached_property
+    def agreed(self) -> torch.Tensor:
+        """(b, C): ``agreed`` of the teachers' logits, divided by the temperature."""
+        answers = zip(self.targets, self.texts, self.logit_scales, strict=True)
+        return agreed([taxon_logits(*answer) / self.temperature for answer in answers])
+
+
+@dataclass(frozen=True)
+class CaptionAnswers:
+    """Answers of student and first teacher to a whole batch: b photographs and their t distinct captions."""
+
+    image: torch.Tensor  # (b, D), the student's embeddings, L2-normalised
+    image_target: torch.Tensor  # (b, D), the teacher's, L2-normalised
+    embedding: torch.Tensor  # (t, D), the student's embeddings of the captions
+    target: torch.Tensor  # (t, D), the teacher's, L2-normalised
+    logit_scale: float  # the teacher's, exponentiated, for both
+
+    @property
+    def text(self) -> torch.Tensor:
+        """(t, D): the student's embeddings of the captions, L2-normalised."""
+        return F.normalize(self.embedding, dim=-1)
+
+
+Answers = TypeVar("Answers")
+
+
+@dataclass(frozen=True)
+class Loss(Generic[Answers]):
+    """A loss of the student: what it compares, as a function of the ``answers`` it takes."""
+
+    answers: type[Answers]
+    value: Callable[[Answers], torch.Tensor]
+
+
+# By the name of the weight, in ``Weights`` and in params.yaml. The order decides the last bits of the gradients.
+LOSSES: dict[str, Loss[Any]] = {
+    "cosine": Loss(PhotographAnswers, lambda x: cosine(x.embedding, x.targets[0])),
+    "affinity": Loss(PhotographAnswers, lambda x: affinity(x.softened, x.agreed)),
+    "ranks": Loss(PhotographAnswers, lambda x: rank_affinity(x.softened, x.agreed, x.nodes)),
+    "labels": Loss(PhotographAnswers, lambda x: taxon_nll(x.logits, x.leaves())),
+    "batch_affinity": Loss(
+        CaptionAnswers,
+        lambda x: batch_affinity(x.image, x.text, x.image_target, x.target, x.logit_scale, x.logit_scale),
+    ),
+    "captions": Loss(CaptionAnswers, lambda x: cosine(x.embedding, x.target)),
+}
+
+
+def weighted_sum(answers: PhotographAnswers | CaptionAnswers, weights: Weights) -> torch.Tensor:
+    """The sum of the losses of ``LOSSES`` that compare such answers, each times its weight; a scalar."""
+    total = 0 * answers.embedding.sum()  # so that a student without any loss has gradients of 0
+    for name, loss in LOSSES.items():
+        if loss.answers is type(answers) and (weight := getattr(weights, name)):
+            total = total + weight * loss.value(answers)
+    return total

@@ -1,34 +1,101 @@
-"""Distil the text tower of a student with two towers."""
+"""Distil both towers of a student, that of photographs and that of captions."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import store
+from bioclip_lite.teacher_cache.reader import CachedSplit
 from bioclip_lite.texts import text_types
+from bioclip_lite.training import distributed, losses
+from bioclip_lite.training.cached_batches import Batch
+from bioclip_lite.training.distillation import Distillation, Options
+from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
 from bioclip_lite.utils.randomness import digest
 
+Tokenizer = Callable[[list[str]], torch.Tensor]  # texts to int64 (t, context)
 
-@dataclass(frozen=True)
-class TextStudent:
-    """The text tower of a student with two."""
 
-    tower: nn.Module  # int64 tokens (t, context) to float32 (t, D), in the first teacher's space
-    tokenizer: Callable[[list[str]], torch.Tensor]
-    batch_affinity: float  # weight of losses.batch_affinity
+class TwoTowers(nn.Module):
+    """The image tower and the text tower of a student, whose parameters learn together."""
+
+    def __init__(self, image: nn.Module, text: nn.Module) -> None:
+        super().__init__()
+        self.image, self.text = image, text
+
+
+class TwoTowerDistillation(Distillation):
+    """``Distillation`` of a student that answers captions as well.
+
+    Each photograph brings a caption of its taxon, in a text type drawn by hash. To the losses of the photographs come
+    those of ``losses.LOSSES`` that compare the captions of the batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        text_tower: nn.Module,
+        tokenizer: Tokenizer,
+        data: Path,
+        options: Options,
+        train: CachedSplit | None = None,
+    ) -> None:
+        """As ``Distillation``; reads logits/texts.safetensors too.
+
+        ``text_tower``: int64 tokens (t, context) to float32 (t, D), in the first teacher's space.
+        """
+        super().__init__(model, data, options, train)
+        self.text_tower = text_tower.to(machine.device())
+        self.model = TwoTowers(model, self.text_tower)
+        self.captions = TaxonCaptions(data, tokenizer)
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        embedding = self.predict(batch.pixels)
+        return self.loss_of_photographs(embedding, batch) + self._loss_of_captions(embedding, batch)
+
+    def _loss_of_captions(self, embedding: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The losses of the whole batch, the same in all processes, which embed a part of its captions each."""
+        options, images = self.options, self.photographs.train.images
+        keys, taxa = ([names[i] for i, _ in batch.views] for names in (images.keys, images.taxon_ids))
+        drawn = self.captions.draw(taxa, keys, options.seed, options.stage, "caption", batch.epoch)
+        tokens, target = (x.to(machine.device()) for x in drawn)
+        own = tokens[distributed.part(len(tokens))]  # may be none of them
+        text = self.text_tower(own if len(own) else tokens[:1]).float()[: len(own)]
+        answers = losses.CaptionAnswers(
+            embedding=distributed.gather(text, len(tokens)),
+            target=target,
+            image=distributed.gather(F.normalize(embedding, dim=-1), self.size),
+            image_target=F.normalize(self.photographs.targets(batch.views), dim=-1),
+            logit_scale=self.logit_scales[0],
+        )
+        return losses.weighted_sum(answers, options.weights)
+
+    @torch.inference_mode()
+    def measure(self) -> dict[str, float]:
+        """The figures of ``Validation``, and val_text_top1: val_top1 with the student's own taxon matrix."""
+        prompt = self.taxa[0].prompt.split()[0]  # the text type; templates may be named behind it
+        text_type = prompt if prompt in self.captions.types else self.captions.types[-1]
+        leaves, device = self.photographs.leaves, machine.device()
+        rows = [self.text_tower(self.captions.of([(text_type, leaf)])[0].to(device)).float() for leaf in leaves]
+        own_text = F.normalize(torch.cat(rows), dim=-1)
+        return {**self.validation(), "val_text_top1": self.validation(own_text)["val_top1"]}
+
+    def files(self) -> list[Path]:
+        return [*super().files(), store.folder(self.data) / "texts.safetensors"]
 
 
 class TaxonCaptions:
-    """What the first teacher makes of the taxa in every text type but lit, and the tokens of the same."""
+    """Tokens and first-teacher embeddings of every taxon in each text type except lit."""
 
-    def __init__(self, data: Path, student: TextStudent) -> None:
+    def __init__(self, data: Path, tokenizer: Tokenizer) -> None:
+        """Raises UserError if the captions were embedded by another teacher than the taxa."""
         folder = store.folder(data)
         self.cached = store.read_texts(folder / "texts.safetensors")
         taxa = store.read_taxa(folder / "taxa.safetensors")
@@ -40,29 +107,22 @@ class TaxonCaptions:
         table = read_table(data / "index" / "taxa.parquet", columns=["taxon_id", *RANKS, "common_name"]).to_pylist()
         self.names = {row["taxon_id"]: (tuple(row[rank] for rank in RANKS), row["common_name"]) for row in table}
         self.column = {taxon: number for number, taxon in enumerate(self.cached.taxon_ids)}
-        self.kinds = [kind for kind in self.cached.types if kind != "lit"]
-        self.tokenizer = student.tokenizer
-        self.known: dict[str, torch.Tensor] = {}
+        self.types = [text_type for text_type in self.cached.types if text_type != "lit"]
+        self.tokenizer = tokenizer
+        self.tokens: dict[str, torch.Tensor] = {}
 
-    def of(self, said: Sequence[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def of(self, captions: Sequence[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
         """(tokens int64 (t, context), the teacher's embeddings float32 (t, D)) of pairs of text type and taxon."""
-        texts = [text_types.caption(*self.names[taxon], kind) for kind, taxon in said]
-        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        texts = [text_types.caption(*self.names[taxon], text_type) for text_type, taxon in captions]
+        new = [text for text in dict.fromkeys(texts) if text not in self.tokens]
         if new:
-            self.known |= zip(new, self.tokenizer(new), strict=True)
-        taught = [self.cached.text[self.cached.types.index(kind), self.column[taxon]] for kind, taxon in said]
-        rows = torch.from_numpy(np.stack(taught).astype(np.float32))
-        return torch.stack([self.known[text] for text in texts]), rows
+            self.tokens |= zip(new, self.tokenizer(new), strict=True)
+        row = self.cached.types.index
+        rows = [self.cached.text[row(text_type), self.column[taxon]] for text_type, taxon in captions]
+        embeddings = torch.from_numpy(np.stack(rows).astype(np.float32))
+        return torch.stack([self.tokens[text] for text in texts]), embeddings
 
-    def drawn(self, taxa: Sequence[str], keys: Sequence[str], *names: object) -> tuple[torch.Tensor, torch.Tensor]:
-        """``of`` the distinct captions of some photographs, whose text types are drawn by hash."""
-        kinds = [self.kinds[digest(*names, key) % len(self.kinds)] for key in keys]
-        return self.of(list(dict.fromkeys(zip(kinds, taxa, strict=True))))
-
-
-class TwoTowers(nn.Module):
-    """Both towers of a student, to be trained as one."""
-
-    def __init__(self, image: nn.Module, text: nn.Module) -> None:
-        super().__init__()
-        self.image, self.text = image, text
+    def draw(self, taxa: Sequence[str], keys: Sequence[str], *names: object) -> tuple[torch.Tensor, torch.Tensor]:
+        """``of`` the distinct captions of some photographs, whose text types are drawn by a hash of names and key."""
+        drawn = [self.types[digest(*names, key) % len(self.types)] for key in keys]
+        return self.of(list(dict.fromkeys(zip(drawn, taxa, strict=True))))

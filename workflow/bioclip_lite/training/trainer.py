@@ -1,44 +1,145 @@
-"""The one trainer, of teachers and students (``fit``), and what they share: the machine, the data, the tree.
+"""The one trainer, ``fit``, for every ``Objective``.
 
-Everything random comes from names (seed, stage, epoch, key), so a run does not depend on the number of workers, and two
-runs on one machine with the same number of threads give the same weights. So does a run that was stopped, at any step,
-and continued (``checkpoint``). Several processes train as one does (``distributed``), to rounding.
+Random numbers come from names (seed, stage, epoch, key), so a run does not depend on the number of workers, and two
+runs on one computer with the same number of threads give the same weights. So does a run that was stopped, at any
+step, and continued (``checkpoint``). Several processes train as one does (``distributed``), to rounding.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tensorboardX import SummaryWriter
 from torch import nn
 
 from bioclip_lite.training import checkpoint, distributed
+from bioclip_lite.training.moving_average import MovingAverage
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import digest
 
 _WARM_UP = 0.1  # share of the steps
-_CLIP = 1.0  # largest norm of the gradient
-_SECONDS_KEPT_SHORT = 60.0  # of training between checkpoints at the end of an epoch ...
-_SECONDS_KEPT_LONG = 600.0  # ... and within one
+_MAX_NORM = 1.0  # of the gradient
+
+History = list[dict[str, float]]  # one row per epoch
 
 
-# Machine
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a model is trained. An objective adds what it needs in a dataclass that inherits from this one.
+
+    All fields are part of the ``training_identity``: a checkpoint never resumes under other options.
+    """
+
+    seed: int
+    epochs: int
+    batch_size: int  # photographs, over all processes
+    learning_rate: float  # of AdamW at its peak, see learning_rate_at
+    weight_decay: float
+    ema: float = 0.0  # decay of MovingAverage; 0: no average
 
 
-# Data
+class Objective(Protocol):
+    """What a training minimises: owns the batches, the forward pass with its loss, and the validation."""
+
+    name: str  # in the log and, with the seed, in the random numbers
+    options: Options
+    model: nn.Module  # with all parameters that learn
+    size: int  # photographs in a batch, over all processes
+    steps: int  # batches in an epoch
+
+    def batches(self, epoch: int, step: int) -> Iterator[Any]:
+        """This process's part of the batches of an epoch (0 ...) from a step (0 ...) on."""
+        ...
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        """A scalar whose mean over the processes is the loss of the whole batch."""
+        ...
+
+    def measure(self) -> dict[str, float]:
+        """Figures on the validation split; called after each epoch with the model in eval mode."""
+        ...
+
+    def files(self) -> list[Path]:
+        """All that the training reads."""
+        ...
+
+    def train_mode(self) -> None:
+        """Put the modules that learn into training mode."""
+        self.model.train()
 
 
-def log_folder(data: Path, stage: str, job: str) -> Path:
-    """Where a training writes for TensorBoard: beside the data folder, with the logs of the jobs."""
-    return data.parent / "logs" / "tensorboard" / f"{stage}-{job}"
+def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path | None = None) -> History:
+    """Minimise the loss of ``objective`` over the parameters of its model that require a gradient, in place.
+
+    Args:
+        objective: see ``Objective``. With a moving average, the average is measured, and the model ends with it.
+        log: a folder for TensorBoard, where the figures of each epoch and the loss of each step go.
+        checkpoint_file: training continues from it if it has the same ``training_identity``. It is written from time to
+            time, and when this process is asked to stop (SIGTERM, SIGUSR1) or the end of the job
+            (checkpoint.END_TIME) is near. The caller removes it once the outputs are written.
+
+    Returns:
+        One row per epoch: epoch (1 ...), loss (mean), learning_rate (of the last step) and the measured figures.
+
+    Raises:
+        UserError: the loss is no longer a finite number.
+        checkpoint.Stopped: training was asked to stop, and ``checkpoint_file`` is written.
+    """
+    name, options, steps = objective.name, objective.options, objective.steps
+    optim = optimizer(objective.model, options.learning_rate, options.weight_decay)
+    identity = training_identity(objective) if checkpoint_file and distributed.first() else {}
+    distributed.share(objective.model.state_dict().values())
+    average = MovingAverage(objective.model, options.ema)
+    state = checkpoint.State(objective.model, optim, average.tensors)
+    with checkpoint.Saver(checkpoint_file, identity, state) as saver:
+        at = saver.resume()
+        new = at == checkpoint.Position()
+        if not new:
+            _log(f"{name}: continues in epoch {at.epoch + 1} of {options.epochs}, after step {at.step} of {steps}")
+        with _tensorboard(log, new=new) as board:
+            while at.epoch < options.epochs:
+                began = saver.start_clock()
+                objective.train_mode()
+                for batch in _remaining_batches(objective, at):
+                    number = at.epoch * steps + at.step
+                    loss, stop = _step(objective, optim, batch, at, saver)
+                    average.follow(number)
+                    at.loss += loss
+                    at.step += 1
+                    board.add_scalar("loss_of_step", loss, number)
+                    saver.after_step(at, end_of_epoch=at.step == steps, stop=stop)
+                    if stop:
+                        raise checkpoint.Stopped(
+                            f"{name}: stopped {saver.reason} at epoch {at.epoch + 1} of {options.epochs}, step "
+                            f"{at.step} of {steps}; run the same command again to continue"
+                        )
+                row = _measured(objective, average, at)
+                saver.stop_clock()
+                at = checkpoint.Position(at.epoch + 1, history=[*at.history, row])
+                figures = ", ".join(f"{figure} {value:.4g}" for figure, value in row.items() if figure != "epoch")
+                seconds = time.monotonic() - began
+                _log(f"{name}: epoch {at.epoch} of {options.epochs}: {figures} ({seconds:.1f} s)")
+                for figure, value in row.items():
+                    board.add_scalar(figure, value, at.epoch)
+    average.exchange()
+    return at.history
 
 
-# Optimisation
+def training_identity(objective: Objective) -> dict[str, str]:
+    """``checkpoint.training_identity`` of an objective whose model has its initial weights.
+
+    The code is that of the objective's module and of the modules of the network's layers, with all that they import.
+    """
+    parts = [objective, *objective.model.modules()]
+    modules = {type(part).__module__ for part in parts}
+    parameters = {"objective": type(objective).__qualname__, "name": objective.name, **asdict(objective.options)}
+    return checkpoint.training_identity(objective.model, modules, objective.files(), parameters)
 
 
 def optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
@@ -59,168 +160,64 @@ def learning_rate_at(step: int, steps: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def fit(
-    model: nn.Module,
-    epoch_batches: Callable[[int, int], Iterable[Any]],
-    loss: Callable[[Any], torch.Tensor],
-    measure: Callable[[], dict[str, float]],
-    *,
-    seed: int,
-    steps: int,
-    epochs: int,
-    learning_rate: float,
-    weight_decay: float,
-    what: str,
-    images: int = 0,
-    ema: float = 0.0,
-    train_mode: Callable[[], Any] | None = None,
-    log: Path | None = None,
-    keep: Path | None = None,
-    recipe: Callable[[], dict[str, str]] = dict,
-) -> list[dict[str, float]]:
-    """Minimise ``loss`` over the parameters of ``model`` that require a gradient, in place.
+def _learning_rate(objective: Objective, epoch: int, step: int) -> float:
+    options, steps = objective.options, objective.steps
+    return learning_rate_at(epoch * steps + step, options.epochs * steps, options.learning_rate)
 
-    Args:
-        epoch_batches: the batches of an epoch (0 ...) from a step (0 ...) on, ``steps`` of them from step 0; of each
-            batch the part of this process.
-        loss: such a part to a scalar tensor, whose mean over the processes is the loss of the batch.
-        measure: figures on the validation split, called after each epoch with the model in eval mode.
-        learning_rate: at its peak, see ``learning_rate_at``.
-        what: names the work in the log, and with ``seed`` its random numbers.
-        images: how many a batch has, for the progress shown.
-        ema: decay of a moving average of all parameters and statistics; what is measured and what training ends with is
-            this average. 0: no average. Early on the decay is less, (1 + n) / (10 + n) after step n, so that it does
-            not stay near the initial weights.
-        log: a folder for TensorBoard, where the figures of each epoch and the loss of each step go.
-        train_mode: puts the model into training mode; default ``model.train``.
-        keep: the checkpoint. Training goes on where it is, and when this process is asked to stop (SIGTERM, SIGUSR1) or
-            the end of the job (checkpoint.END_TIME) is near, it is written. Who calls removes it when all is done.
-        recipe: what decides the outcome, see ``checkpoint.recipe``; asked for once, of the first process only.
 
-    Returns:
-        One row per epoch: epoch (1 ...), loss (mean), learning_rate (of the last step) and the measured figures.
-
-    Raises:
-        UserError: the loss is no longer a finite number.
-        checkpoint.Stopped: training was asked to stop, and ``keep`` is written.
-    """
-    optim = optimizer(model, learning_rate, weight_decay)
+def _step(
+    objective: Objective,
+    optim: torch.optim.Optimizer,
+    batch: Any,
+    at: checkpoint.Position,
+    saver: checkpoint.Saver,
+) -> tuple[float, bool]:
+    """Move the model by one batch; (its loss over all processes, whether any of them has a reason to stop)."""
+    options = objective.options
+    # Networks with dropout draw from torch: by name, so that a continued run draws the same.
+    torch.manual_seed(digest(options.seed, objective.name, at.epoch, at.step, distributed.rank()) % 2**63)
+    with distributed.synchronised_norms():
+        loss = objective.loss(batch)
+    optim.zero_grad(set_to_none=True)
+    loss.backward()
     parameters = [p for group in optim.param_groups for p in group["params"]]
-    known = recipe() if keep and distributed.first() else {}
-    distributed.share(model.state_dict().values())
-    average = {name: x.clone() for name, x in _floats(model).items()} if ema else {}
-    at = checkpoint.Position()
-    if keep and distributed.agree(distributed.first() and checkpoint.usable(keep, known)):
-        at = checkpoint.read(keep, model, optim, average)
-        _say(f"{what}: continues in epoch {at.epoch + 1} of {epochs}, after step {at.step} of {steps}")
-    kept = time.monotonic()
-    slowest = 0.0  # seconds that a step or a measurement took
-
-    def write() -> None:
-        nonlocal kept
-        if keep and distributed.first():
-            checkpoint.write(keep, known, model, optim, at, average)
-        kept = time.monotonic()
-
-    board = None
-    if log and distributed.first():
-        if (at.epoch, at.step) == (0, 0):
-            for earlier in log.glob("events.out.tfevents.*"):  # TensorBoard would draw both runs as one line
-                earlier.unlink()
-        board = SummaryWriter(str(log))
-    with checkpoint.listening() if keep else nullcontext(lambda _: "") as why_stop:
-        while at.epoch < epochs:
-            began = before = time.monotonic()
-            (train_mode or model.train)()
-            rest = epoch_batches(at.epoch, at.step) if at.step < steps else ()
-            for batch in _shown(rest, steps - at.step, f"{what}, epoch {at.epoch + 1}, batches", images):
-                # Networks with dropout draw from torch: by name, so that a continued run draws the same.
-                torch.manual_seed(digest(seed, what, at.epoch, at.step, distributed.rank()) % 2**63)
-                for group in optim.param_groups:
-                    group["lr"] = learning_rate_at(at.epoch * steps + at.step, epochs * steps, learning_rate)
-                with distributed.synchronised_norms():
-                    value = loss(batch)
-                optim.zero_grad(set_to_none=True)
-                value.backward()
-                value, reason = value.detach(), why_stop(slowest)
-                stop = torch.full_like(value, bool(reason))
-                distributed.average([*(p.grad for p in parameters if p.grad is not None), value, stop])
-                if not torch.isfinite(value):
-                    raise UserError(
-                        f"{what}: the loss is {value.item()} in epoch {at.epoch + 1}: training has diverged; "
-                        f"lower learning_rate"
-                    )
-                nn.utils.clip_grad_norm_(parameters, _CLIP)
-                optim.step()
-                number = at.epoch * steps + at.step
-                _follow(average, model, min(ema, (1 + number) / (10 + number)))
-                at.loss += value.item()
-                at.step += 1
-                if board:
-                    board.add_scalar("loss_of_step", value.item(), number)
-                slowest = max(slowest, time.monotonic() - before)
-                before = time.monotonic()
-                if stop > 0:
-                    write()
-                    raise checkpoint.Stopped(
-                        f"{what}: stopped {reason or 'as asked'} at epoch {at.epoch + 1} of {epochs}, step {at.step} "
-                        f"of {steps}; run the same command again to continue"
-                    )
-                if before - kept > (_SECONDS_KEPT_SHORT if at.step == steps else _SECONDS_KEPT_LONG):
-                    write()
-            model.eval()
-            rate = learning_rate_at((at.epoch + 1) * steps - 1, epochs * steps, learning_rate)
-            with _swapped(model, average):
-                row = {"epoch": at.epoch + 1, "loss": at.loss / steps, "learning_rate": rate, **measure()}
-            slowest = max(slowest, time.monotonic() - before)
-            at = checkpoint.Position(at.epoch + 1, history=[*at.history, row])
-            figures = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-            _say(f"{what}: epoch {at.epoch} of {epochs}: {figures} ({time.monotonic() - began:.1f} s)")
-            if board:
-                for name, figure in row.items():
-                    board.add_scalar(name, figure, at.epoch)
-    if board:
-        board.close()
-    _exchange(model, average)
-    return at.history
+    loss = loss.detach()
+    stop = torch.full_like(loss, saver.must_stop())
+    distributed.average([*(p.grad for p in parameters if p.grad is not None), loss, stop])
+    if not torch.isfinite(loss):
+        raise UserError(
+            f"{objective.name}: the loss is {loss.item()} in epoch {at.epoch + 1}: training has diverged; lower "
+            f"learning_rate"
+        )
+    nn.utils.clip_grad_norm_(parameters, _MAX_NORM)
+    for group in optim.param_groups:
+        group["lr"] = _learning_rate(objective, at.epoch, at.step)
+    optim.step()
+    return loss.item(), bool(stop > 0)
 
 
-def _floats(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: x for name, x in model.state_dict().items() if x.is_floating_point()}
+def _measured(objective: Objective, average: MovingAverage, at: checkpoint.Position) -> dict[str, float]:
+    """The row of the history for the epoch that is complete."""
+    objective.model.eval()
+    rate = _learning_rate(objective, at.epoch, objective.steps - 1)
+    with average.applied():
+        return {
+            "epoch": at.epoch + 1,
+            "loss": at.loss / objective.steps,
+            "learning_rate": rate,
+            **objective.measure(),
+        }
 
 
-@torch.no_grad()
-def _follow(average: dict[str, torch.Tensor], model: nn.Module, decay: float) -> None:
-    """Move ``average``, in place, a step towards the model."""
-    if average:
-        now = _floats(model)
-        torch._foreach_lerp_(list(average.values()), [now[name] for name in average], 1 - decay)
-
-
-@torch.no_grad()
-def _exchange(model: nn.Module, average: dict[str, torch.Tensor]) -> None:
-    """Give the model the values of ``average``, and ``average`` those of the model."""
-    now = _floats(model)
-    for name, mean in average.items():
-        now_value = now[name].clone()
-        now[name].copy_(mean)
-        mean.copy_(now_value)
-
-
-@contextmanager
-def _swapped(model: nn.Module, average: dict[str, torch.Tensor]) -> Iterator[None]:
-    _exchange(model, average)
-    yield
-    _exchange(model, average)
-
-
-def _say(line: str) -> None:
-    if distributed.first():
-        print(line, flush=True)
-
-
-def _shown(batches: Iterable[Any], total: int, what: str, images: int) -> Iterable[Any]:
-    return progress(batches, total, what, images) if distributed.first() else batches
+def _remaining_batches(objective: Objective, at: checkpoint.Position) -> Iterable[Any]:
+    """The batches of the current epoch that are not done, with progress shown by the first process."""
+    if at.step == objective.steps:  # stopped between the last step and the validation
+        return ()
+    batches = objective.batches(at.epoch, at.step)
+    if not distributed.first():
+        return batches
+    description = f"{objective.name}, epoch {at.epoch + 1}, batches"
+    return progress(batches, objective.steps - at.step, description, objective.size)
 
 
 def check_split(batch_size: int, where: str) -> None:
@@ -230,3 +227,29 @@ def check_split(batch_size: int, where: str) -> None:
             f"{where}: a batch of {batch_size} photographs cannot be split over {distributed.size()} processes; ask "
             f"for at most {batch_size} (--processes, or snakemake --set-resources <rule>:processes={batch_size})"
         )
+
+
+# Logs
+
+
+def log_folder(data: Path, stage: str, job: str) -> Path:
+    """Where a training writes for TensorBoard: beside the data folder, with the logs of the jobs."""
+    return data.parent / "logs" / "tensorboard" / f"{stage}-{job}"
+
+
+def _log(line: str) -> None:
+    if distributed.first():
+        print(line, flush=True)
+
+
+@contextmanager
+def _tensorboard(folder: Path | None, *, new: bool) -> Iterator[SummaryWriter]:
+    """A writer to ``folder``, which writes nothing without one; a ``new`` run replaces what an earlier one logged."""
+    if folder is None or not distributed.first():
+        yield SummaryWriter(write_to_disk=False)
+        return
+    if new:
+        for earlier in folder.glob("events.out.tfevents.*"):  # TensorBoard would draw both runs as one line
+            earlier.unlink()
+    with SummaryWriter(str(folder)) as board:
+        yield board

@@ -1,4 +1,4 @@
-"""Start a student from foreign weights: its batch statistics, and a last layer for what it shall learn."""
+"""Start a student from foreign weights: measure its batch statistics and fit its last layer to the targets."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +18,7 @@ _PROBE_LOGIT = 10.0
 
 @torch.inference_mode()
 def measure_batch_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Give every batch normalisation the statistics of ``batches`` (b, 3, size, size); what it computes stays the same.
+    """Give every batch normalisation the statistics of ``batches`` (b, 3, size, size); its function stays the same.
 
     Weights that come from an inference format (TFLite) have their normalisations folded into the convolutions: mean 0
     and variance 1 that no data have. In eval mode the network is right, in training mode, which normalises by the
@@ -51,8 +51,9 @@ def measure_batch_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> No
 
 def heads(model: nn.Module) -> dict[str, nn.Linear]:
     """The last layers of a timm model, by name; a RepViT or LeViT has two, whose outputs are averaged."""
-    found = model.get_classifier()  # type: ignore[operator]
-    last = {layer for part in (found if isinstance(found, tuple) else (found,)) for layer in part.modules()}
+    classifier = model.get_classifier()  # type: ignore[operator]
+    parts = classifier if isinstance(classifier, tuple) else (classifier,)
+    last = {layer for part in parts for layer in part.modules()}
     return {name: module for name, module in model.named_modules() if module in last and isinstance(module, nn.Linear)}
 
 
@@ -60,7 +61,7 @@ def heads(model: nn.Module) -> dict[str, nn.Linear]:
 def fit_head(
     model: nn.Module, data: Path, preprocess: dict[str, Any], train: CachedSplit, *, control: bool = False
 ) -> None:
-    """Set the last layers of a timm model, in place, by ridge regression from what they read to what it shall learn.
+    """Set the last layers of a timm model, in place, by ridge regression from their inputs to the targets.
 
     For a network that starts from foreign weights: a random last layer would send large gradients through good features
     and spoil them before it fits (linear probing before fine-tuning, arXiv 2202.10054). Targets are the teacher's
@@ -96,7 +97,7 @@ def fit_head(
 
 
 class _Sums:
-    """What ridge regression needs of (n, in) and (n, out), added up batch by batch."""
+    """The sums over (n, in) and (n, out) that ridge regression needs, added up batch by batch."""
 
     def __init__(self, layer: nn.Linear) -> None:
         self.n = 0

@@ -6,20 +6,25 @@ import io
 import json
 import re
 import tokenize
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
+RENDERED = (".j2", ".css", ".js")  # suffixes of the files beside a module that it renders (utils.pages)
 # An import from this package, on a line of its own or with the names in brackets; and a line that might have one.
 _USUAL = re.compile(rf"^[ \t]*from {PACKAGE.name}[\w.]* import (?:[\w, ]+|\([^()]*\))[ \t]*(?:#.*)?$", re.MULTILINE)
+# Imports for annotations, which never run.
+_FOR_TYPES = re.compile(r"^if TYPE_CHECKING:.*\n(?:[ \t]+.*\n|\n)*", re.MULTILINE)
 _PERHAPS = re.compile(rf"\b(?:from|import)\b.*(?:\b{PACKAGE.name}\b|\\$)")
 
 
 def closure(*modules: str, package: Path = PACKAGE) -> list[str]:
     """List the files of a package that ``modules`` (e.g. "stages.prune") import, directly or not, and their own.
 
-    Imports inside functions count. The command line and the parameter check are in no stage's closure: they hand over
-    parameters and add nothing to an output.
+    Imports inside functions count. The templates, style sheets and scripts that bear a module's name come with it. The
+    command line and the parameter check are in no stage's closure: they hand over parameters and add nothing to an
+    output.
 
     Args:
         package: folder of the package in its checkout, <root>/workflow/bioclip_lite.
@@ -40,7 +45,22 @@ def closure(*modules: str, package: Path = PACKAGE) -> list[str]:
             files.add(path)
             todo += [_file(package, module) for module in _imports(path)]
     root = package.parents[1]
-    return sorted(path.relative_to(root).as_posix() for path in files)
+    return sorted(path.relative_to(root).as_posix() for path in (*files, *_rendered(files)))
+
+
+def _rendered(modules: set[Path]) -> Iterator[Path]:
+    """What modules render: report/speed.html.j2 and report/speed.css belong to report/speed.py."""
+    owners = {(module.parent, module.stem) for module in modules}
+    for folder in {module.parent for module in modules}:
+        for file in folder.iterdir():
+            if file.suffix in RENDERED and (folder, file.name.partition(".")[0]) in owners:
+                yield file
+
+
+def file_meaning(path: Path) -> str:
+    """MD5 of a file that ``closure`` lists: of Python its ``meaning``, of what a module renders its bytes."""
+    content = path.read_bytes()
+    return hashlib.md5(content).hexdigest() if path.suffix in RENDERED else meaning(content)
 
 
 def meaning(source: bytes) -> str:
@@ -106,6 +126,7 @@ def _import_statements(text: str) -> str:
 
     Every start of Snakemake waits for this; to parse whole files takes more than ten times as long.
     """
+    text = _FOR_TYPES.sub("", text)
     statements = _USUAL.findall(text)
     usual = len(statements) == sum(1 for line in text.splitlines() if _PERHAPS.search(line))
     return "\n".join(statement.strip() for statement in statements) if usual else text

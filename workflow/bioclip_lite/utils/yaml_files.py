@@ -71,13 +71,22 @@ def _advice(problem: str) -> str:
 
 
 def dump(value: Any) -> str:
-    """A value as YAML for params.yaml."""
+    """A value as block YAML, as in params.yaml."""
+    return _dump(value, flow=False)
+
+
+def dump_flow(value: Any) -> str:
+    """A value as one line of YAML, as in ``{macs: 0.5}``."""
+    return _dump(value, flow=True).removesuffix("...\n").rstrip("\n")
+
+
+def _dump(value: Any, flow: bool) -> str:
     from ruamel.yaml import YAML
 
     yaml: Any = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
+    yaml.default_flow_style = flow
     yaml.sort_base_mapping_type_on_output = False
-    yaml.width = 100
+    yaml.width = 4096 if flow else 100
     text = io.StringIO()
     yaml.dump(value, text)
     return text.getvalue()

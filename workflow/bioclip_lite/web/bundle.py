@@ -1,9 +1,9 @@
-"""The files of a bundle, the taxa that it answers among, and where everything came from.
+"""The files of a bundle: its table of taxa, its model, and the credits of its photographs.
 
 The rows of the taxon table are in tree order, so that the taxa below one node are neighbours and the probability of
-the node is the sum of a segment. A row is int8 with a float32 scale: value = scale * int8. Where a budget of bytes
-leaves no room for every species, those with the fewest photographs give way to one representative of their genus: the
-unit mean of their rows. (A list without the genera of what it leaves out is worse at the family than no list at all.)
+the node is the sum of a segment. A row is int8 with a float32 scale: value = scale * int8. If a budget of bytes leaves
+no room for every species, those with the fewest photographs are replaced by one representative of their genus: the
+unit mean of their rows. (A table without the genera of omitted species is worse at the family than no table at all.)
 """
 
 import csv
@@ -27,10 +27,10 @@ from bioclip_lite.utils.files import read_table, require
 from bioclip_lite.web import tfjs
 
 FILE = "bundle.json"
-HASHED = "*-" + 8 * "[0-9a-f]" + ".*"  # the names of all other files, as ``add`` gives them
+HASHED = "*-" + 8 * "[0-9a-f]" + ".*"  # names of all other files, as written by ``add``
 _SPECIES, _GENUS = RANKS.index("species"), RANKS.index("genus")
-_SEEN = ("pretrain", "train")  # splits whose photographs say how common a species is; others are for measuring
-_OWNERS = 20  # of photographs, that are named in the bundle itself
+_SEEN = ("pretrain", "train")  # splits whose photographs count how common a species is; others are for measuring
+_OWNERS = 20  # of most photographs, named in bundle.json
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Table:
     common_names: list[dict[str, str]]  # by language
     scales: np.ndarray  # float32 (C,)
     integers: np.ndarray  # int8 (C, D)
-    left_out: int  # species that a representative of their genus stands for
+    left_out: int  # species replaced by a representative of their genus
     representatives: int
 
     @property
@@ -50,7 +50,7 @@ class Table:
 
     @property
     def text(self) -> np.ndarray:
-        """The values that the integers mean, float32 (C, D); JavaScript computes the same bits."""
+        """Values of the integers, float32 (C, D); JavaScript computes the same bits."""
         return store.decode(self.integers, self.scales)
 
     def content(self) -> bytes:
@@ -58,12 +58,12 @@ class Table:
         return self.scales.astype("<f4").tobytes() + np.ascontiguousarray(self.integers).tobytes()
 
     def languages(self) -> list[str]:
-        """Those of the common names; English first."""
-        found = {language for names in self.common_names for language in names}
-        return sorted(found, key=lambda language: (language != "en", language))
+        """Languages of the common names, English first."""
+        languages = {language for names in self.common_names for language in names}
+        return sorted(languages, key=lambda language: (language != "en", language))
 
     def described(self) -> list[dict[str, Any]]:
-        """``taxa`` of bundle.json."""
+        """Entry ``taxa`` of bundle.json."""
         return [
             {"id": taxon, "ranks": list(path), "common_names": names, "rank": RANKS[label_rank(path)]}
             for taxon, path, names in zip(self.ids, self.paths, self.common_names, strict=True)
@@ -71,10 +71,10 @@ class Table:
 
 
 def make_table(data: Path, text: store.Taxa, budget: int | None) -> Table:
-    """The table of data/index/taxa.parquet and the teacher's ``text``, in at most ``budget`` bytes (None: all taxa).
+    """Make the table of data/index/taxa.parquet and the teacher's ``text``, in at most ``budget`` bytes (None: all).
 
     Raises:
-        UserError: ``text`` is about other taxa, or one row per genus is more than the budget.
+        UserError: ``text`` belongs to other taxa, or one row per genus exceeds the budget.
     """
     rows = read_table(data / "index" / "taxa.parquet").to_pylist()
     leaves = {row["taxon_id"]: number for number, row in enumerate(rows) if row["leaf"]}
@@ -117,27 +117,27 @@ def _common_names(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _left_out(paths: Sequence[TaxonPath], photographs: Sequence[int], places: int) -> list[TaxonPath]:
-    """As few species as possible, those with the fewest photographs, so that the rest and the genera fit ``places``."""
+    """The fewest species, those with the fewest photographs, whose omission lets the rest and their genera fit."""
     movable = [n for n, path in enumerate(paths) if path[_SPECIES] and path[_GENUS]]
     order = sorted(movable, key=lambda n: (photographs[n], taxon_id(paths[n])))
     genera: Counter[TaxonPath] = Counter()
     for count in range(len(order) + 1):
         if len(paths) - count + len(genera) <= places:
-            # A species that goes alone would save nothing: its representative is a row, too.
+            # Omitting a single species of a genus saves nothing: its representative is a row, too.
             return [paths[n] for n in sorted(order[:count]) if genera[paths[n][:_SPECIES]] > 1]
         if count < len(order):
             genera[paths[order[count]][:_SPECIES]] += 1
     least = len(paths) - len(order) + len(genera)
     raise UserError(
-        f"convert.taxa_bytes leaves room for {places} rows, but one row for each genus takes {least}; give it at least "
-        f"{least} times the bytes of a row, or null for all species, or shorten the list of species"
+        f"convert.taxa_bytes leaves room for {places} rows, but one row per genus needs {least}; set it to at least "
+        f"{least} times the bytes of a row, or to null for all species, or shorten the list of species"
     )
 
 
 def photographs(data: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Of data/index/ATTRIBUTION.csv: photographs by licence; and those who are owed most of them, then the others.
+    """Count the photographs of data/index/ATTRIBUTION.csv by licence, and by owner: the largest ones and the others.
 
-    Reads row by row. Photographs without a licence, or an owner, are counted as "not stated".
+    Reads row by row. Photographs without a licence, or an owner, count as "not stated".
     """
     licences: Counter[str] = Counter()
     owners: Counter[str] = Counter()
@@ -154,7 +154,7 @@ def photographs(data: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
 
 
 def take_model(folder: Path, folded: Graph, weights: Weights) -> dict[str, Any]:
-    """Give the converter's files in ``folder`` names with their hash; what a manifest says of them as "model"."""
+    """Rename the converter's files in ``folder`` after their hash; returns entry ``model`` of a manifest."""
     topology = json.loads(_taken(folder / tfjs.MODEL_FILE))
     for group in topology["weightsManifest"]:
         group["paths"] = [add(folder, "weights", ".bin", _taken(folder / path)) for path in group["paths"]]
@@ -176,14 +176,14 @@ def _taken(path: Path) -> bytes:
 
 
 def add(folder: Path, stem: str, ending: str, content: bytes) -> str:
-    """Write a file whose name holds the first digits of its hash, so that it may be cached for ever; its name."""
+    """Write a file named after the first digits of its hash, so that it may be cached for ever; returns the name."""
     name = f"{stem}-{sha256(content)[:8]}{ending}"
     (folder / name).write_bytes(content)
     return name
 
 
 def listed(folder: Path) -> dict[str, dict[str, Any]]:
-    """``files`` of bundle.json: what is in ``folder`` now, by name, with "bytes" and "sha256"."""
+    """Entry ``files`` of a manifest: all files in ``folder`` now, by name, with "bytes" and "sha256"."""
     contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
     return {name: {"bytes": len(content), "sha256": sha256(content)} for name, content in contents.items()}
 
@@ -193,5 +193,5 @@ def sha256(content: bytes) -> str:
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON in as few bytes as possible; equal values are equal bytes."""
+    """Encode JSON in as few bytes as possible; equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""What stages run outside their own Python: the JavaScript package in Node, and TensorFlow.js' converter."""
+"""Run the JavaScript package in Node or Chromium, and the TensorFlow.js converter in its own environment."""
 
 import os
 import subprocess
@@ -12,9 +12,9 @@ from bioclip_lite.utils.files import read_json
 from bioclip_lite.web import tfjs
 
 PACKAGE = Path(__file__).resolve().parents[3] / "packages" / "react-bio-clip"
-RUNTIMES = {"wasm": "WASM", "webgl": "WebGL", "cpu": "CPU"}  # the names of backends in reports
+RUNTIMES = {"wasm": "WASM", "webgl": "WebGL", "cpu": "CPU"}  # names of backends in reports
 _PYTHON = "BIOCLIP_LITE_CONVERT_PYTHON"
-# where a bundle runs -> the program that runs it, and what messages call it
+# place where a bundle runs: (program of the package, name in error messages)
 _RUNNERS = {
     "node": ("classify", "the web model in Node"),
     "chromium": ("browser", "the web model in Chromium, which evaluate.chromium asks for,"),
@@ -22,38 +22,38 @@ _RUNNERS = {
 
 
 def check_tools() -> None:
-    """Raise UserError, with what to do, unless the converter's environment and the npm packages are there."""
+    """Raise UserError, with the remedy, unless the converter's environment and the npm packages exist."""
     _converter()
     _check_packages()
 
 
 def convert(model: Path, folder: Path) -> None:
-    """Write a model of stage quantize as TensorFlow.js reads it: model.json and the files of its weights."""
+    """Convert a model of stage quantize for TensorFlow.js: writes model.json and the files of its weights."""
     _execute([_converter(), "-m", tfjs.__name__, str(model), str(folder)], "the TensorFlow.js converter")
 
 
 def answer(
     where: str, bundle: Path, images: Sequence[Path], prefix: Path, runs: int = 0, backend: str = "wasm"
 ) -> dict[str, Any]:
-    """Have a bundle answer to images and shards, "node" or "chromium"; ``runs``: inferences to time, after a warm-up.
+    """Run a bundle on images and shards in "node" or "chromium"; ``runs``: inferences to time, after a warm-up.
 
     Returns:
-        What <prefix>.json says. <prefix>.embeddings.f32 and <prefix>.logits.f32 hold the answers; all three are
-        explained in packages/react-bio-clip/README.md.
+        The content of <prefix>.json. <prefix>.embeddings.f32 and <prefix>.logits.f32 hold the answers; for all three
+        see packages/react-bio-clip/README.md.
     """
-    program, what = _RUNNERS[where]
+    program, label = _RUNNERS[where]
     options = ["--raw", str(prefix), "--latency", str(runs), "--backend", backend]
-    node(program, [str(bundle), *map(str, images), *options], what)
-    found: dict[str, Any] = read_json(f"{prefix}.json")
-    return found
+    node(program, [str(bundle), *map(str, images), *options], label)
+    report: dict[str, Any] = read_json(f"{prefix}.json")
+    return report
 
 
-def latency(found: dict[str, Any]) -> dict[str, Any]:
-    """What ``answer`` found, as ``costs.latency`` says it."""
-    runtime = found["browser"].partition(".")[0] if "browser" in found else "Node"  # Chromium and its major version
-    times = found["latency_ms"]
+def latency(report: dict[str, Any]) -> dict[str, Any]:
+    """Latency from a report of ``answer``, in the form of ``costs.latency``."""
+    runtime = report["browser"].partition(".")[0] if "browser" in report else "Node"  # Chromium and its major version
+    times = report["latency_ms"]
     return {
-        "runtime": f"TensorFlow.js {RUNTIMES[found['backend']]}, {runtime}",
+        "runtime": f"TensorFlow.js {RUNTIMES[report['backend']]}, {runtime}",
         "median": times["median"],
         "min": times["min"],
         "n": times["runs"],
@@ -62,22 +62,22 @@ def latency(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def node(program: str, arguments: Sequence[str], what: str) -> str:
-    """Standard output of bin/<program>.mjs of the package; ``what`` names the work in messages.
+def node(program: str, arguments: Sequence[str], label: str) -> str:
+    """Run bin/<program>.mjs of the package; returns its standard output. ``label`` names the work in error messages.
 
     Raises:
-        UserError: Node or its packages are missing, or the program failed; with the end of what it said.
+        UserError: Node or its packages are missing, or the program failed; quotes the end of its output.
     """
     _check_packages()
-    return _execute(["node", str(PACKAGE / "bin" / f"{program}.mjs"), *arguments], what)
+    return _execute(["node", str(PACKAGE / "bin" / f"{program}.mjs"), *arguments], label)
 
 
 def _converter() -> str:
     python = os.environ.get(_PYTHON) or str(PACKAGE.parents[1] / ".venv-convert" / "bin" / "python")
     if not Path(python).exists():
         raise UserError(
-            f"{python} is missing; TensorFlow.js' converter has an environment of its own: run `make setup` "
-            f"(or set {_PYTHON} to the Python of such an environment)"
+            f"{python}, the Python of the TensorFlow.js converter's own environment, is missing: run `make setup`, or "
+            f"set {_PYTHON} to the Python of such an environment"
         )
     return python
 
@@ -85,19 +85,19 @@ def _converter() -> str:
 def _check_packages() -> None:
     if not (PACKAGE / "node_modules" / "sharp").exists():
         raise UserError(
-            f"{PACKAGE / 'node_modules'} is missing or incomplete, and the web model is run in Node; run `make setup` "
+            f"{PACKAGE / 'node_modules'} is missing or incomplete, but the web model runs in Node: run `make setup` "
             "(it runs npm ci there)"
         )
 
 
-def _execute(command: list[str], what: str) -> str:
+def _execute(command: list[str], label: str) -> str:
     source = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
     except FileNotFoundError:
-        raise UserError(f"{command[0]} is not installed; {what} needs it (Node 20.19 or newer)") from None
+        raise UserError(f"{command[0]} is not installed, but {label} needs it (Node 20.19 or newer)") from None
     if done.returncode:
-        said = "\n".join((done.stderr + done.stdout).strip().splitlines()[-15:])
-        raise UserError(f"{what} {in_words(done.returncode)}:\n{said}")
+        output = "\n".join((done.stderr + done.stdout).strip().splitlines()[-15:])
+        raise UserError(f"{label} {in_words(done.returncode)}:\n{output}")
     return done.stdout

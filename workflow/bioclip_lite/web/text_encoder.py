@@ -1,9 +1,9 @@
-"""A text tower for the web, so that photographs can be compared with names and words that the bundle lacks.
+"""Convert a text tower for the web, to compare photographs with names and words that the bundle lacks.
 
 data/convert/text holds the tower as a TensorFlow.js graph model with 8-bit weights, its token embeddings (int8 rows as
-in the bundle's table of taxa), its positions, the merges of the tokenizer, and text.json about them. react-bio-clip
-reads it with ``loadTextEncoder``. It is released only if Node splits texts into the same tokens as open_clip, and comes
-to the embeddings of the rounded tower in PyTorch.
+in the bundle's table of taxa), its positions, the merges of the tokenizer, and text.json, which describes them.
+react-bio-clip reads it with ``loadTextEncoder``. It is released only if Node splits texts into the same tokens as
+open_clip, and computes the same embeddings as the rounded tower in PyTorch.
 """
 
 import json
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,14 +31,17 @@ from bioclip_lite.utils.randomness import drawn
 from bioclip_lite.web import bundle, javascript, tfjs
 from bioclip_lite.web.text_graph import fold_text
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import TextEncoder
+
 FILE = "text.json"
 FORMAT = 1  # of text.json; react-bio-clip refuses others
-_BYTES_PER_PARAMETER = 1.05  # more if the tower is so thin that its biases weigh more
+_BYTES_PER_PARAMETER = 1.05  # more for a tower so thin that its biases need more
 _REPAIR = {"equalise": False, "rounding": "gptq", "bias": True}
-_CALIBRATION = 64  # texts as long as the tower reads, packed from captions
+_CALIBRATION = 64  # texts of full length, packed from captions
 _COMPARED = 64  # captions that are embedded in Node
 _TYPES = ("sci", "com", "taxon_com")
-# What people type, besides names: case, accents, other scripts, numbers, entities, spaces, an apostrophe.
+# Texts as people type them: case, accents, other scripts, numbers, entities, spaces, an apostrophe.
 _AWKWARD = (
     "Ophrys \u00d7 hybrida, L\u00f6wenzahn & \u674e (2 specimens)",
     "  a PHOTO of\tDarwin's  finch&amp;co. \U0001f426 #1234 caf\u00e9-au-lait ",
@@ -53,11 +56,11 @@ class _Reader:
     tower: Any  # as fold_text takes it
     encode: Callable[[torch.Tensor], torch.Tensor]  # int64 (n, context) to (n, D)
     tokenizer: Any
-    teacher: dict[str, Any]  # teacher.json of the space that it answers in
+    teacher: dict[str, Any]  # teacher.json of its embedding space
 
 
-def write(params: dict[str, Any], data: Path) -> None:
-    """Write data/convert/text of the tower that convert.text_encoder asks for: "teacher" or "student".
+def write(params: "TextEncoder", data: Path) -> None:
+    """Write data/convert/text for the tower that convert.text_encoder names: "teacher" or "student".
 
     Raises:
         UserError: the tower or its tokenizer has parts that the web model lacks, a file is missing, or Node differs.
@@ -69,32 +72,32 @@ def write(params: dict[str, Any], data: Path) -> None:
     rows = store.encode(reader.tower.token_embedding.weight.detach().float().numpy(), "int8")
     positions = reader.tower.positional_embedding.detach().float().numpy()
     embedding = store.decode(rows["embeddings"], rows["scales"])
-    said = _captions(data)
-    inputs = _inputs(_packed(reader.tokenizer, said), embedding, positions)
+    captions = _captions(data)
+    inputs = _inputs(_packed(reader.tokenizer, captions), embedding, positions)
     budget = max(_BYTES_PER_PARAMETER, least_bytes_per_parameter(folded, weights))
     quantized_tower = quantize(folded, weights, inputs, budget, _REPAIR)
     rounded = quantized_tower.rounded
 
-    texts = [*(said[i] for i in drawn(said, _COMPARED, "text encoder")), *_AWKWARD]
+    texts = [*(captions[i] for i in drawn(captions, _COMPARED, "text encoder")), *_AWKWARD]
     tokens = reader.tokenizer(texts)
     at_end = (torch.arange(len(texts)), slice(None), tokens.argmax(1))  # the token for the end has the highest number
     outputs = execution.run(folded, rounded.weights, _inputs(tokens, embedding, positions))[..., 0][at_end]
-    expected, exact = (normalize(found, dim=1).numpy() for found in (outputs, _exact(reader, tokens)))
+    expected, exact = (normalize(values, dim=1).numpy() for values in (outputs, _exact(reader, tokens)))
     target = data / "convert" / "text"
     with replacing_folder(target, (FILE, bundle.HASHED)) as folder, tempfile.TemporaryDirectory() as scratch:
         quantized.save(scratch, folded, rounded.weights, rounded.grids)
         javascript.convert(Path(scratch), folder)
         about = _describe(folder, reader, folded, weights, rows, positions)
         write_json(folder / FILE, about)
-        found = _in_node(folder, texts, tokens)
-        difference = float(np.abs(found - expected).max())
+        embeddings = _in_node(folder, texts, tokens)
+        difference = float(np.abs(embeddings - expected).max())
         if not difference <= params["tolerance"]:
             raise UserError(
                 f"convert.text_encoder: embeddings of texts differ between PyTorch and Node by {difference:.2e}, "
-                f"more than convert.tolerance ({params['tolerance']}), so an operation is converted wrongly: nothing "
-                "was written"
+                f"more than convert.tolerance ({params['tolerance']}), so an operation of graph/operations is wrong in "
+                "TensorFlow; nothing was written"
             )
-        cosines = (found.astype(np.float64) * exact).sum(axis=1)
+        cosines = (embeddings.astype(np.float64) * exact).sum(axis=1)
         about["measured"] = {
             "texts": len(texts),
             "largest_difference": difference,
@@ -108,7 +111,7 @@ def write(params: dict[str, Any], data: Path) -> None:
     )
 
 
-def _reader(who: str, data: Path) -> _Reader:
+def _reader(who: str | None, data: Path) -> _Reader:
     about = read_json(require(data / "teacher" / "model" / teachers.TEACHER_FILE))
     if who == "teacher":
         teacher = teachers.load_teacher(data / "teacher" / "model")
@@ -118,34 +121,34 @@ def _reader(who: str, data: Path) -> _Reader:
     folder = data / "distill" / "text"
     if not folder.exists():
         raise UserError(f"convert.text_encoder is student, but {folder} is missing: set distill.text_tower")
-    tower, tokenizer, said = text_towers.load_text(folder)
-    if said["trained_on"] != about["identity"]:
+    tower, tokenizer, tower_about = text_towers.load_text(folder)
+    if tower_about["trained_on"] != about["identity"]:
         raise UserError(f"{folder} was trained on another teacher than data/teacher/model holds; run stage distill")
     return _Reader(tower, tower, tokenizer, about)
 
 
 @torch.inference_mode()
 def _exact(reader: _Reader, tokens: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = reader.encode(tokens).float()
-    return found
+    embeddings: torch.Tensor = reader.encode(tokens).float()
+    return embeddings
 
 
 # Texts
 
 
 def _captions(data: Path) -> list[str]:
-    """What is said of the taxa, each text once."""
+    """Captions of all taxa in several text types, without duplicates."""
     rows = read_table(data / "index" / "taxa.parquet", [*RANKS, "common_name"]).to_pylist()
     paths = [(tuple(row[rank] for rank in RANKS), row["common_name"]) for row in rows]
     return list(dict.fromkeys(text_types.caption(path, name, kind) for path, name in paths for kind in _TYPES))
 
 
-def _packed(tokenizer: Any, said: Sequence[str]) -> torch.Tensor:
-    """int64 (n, context): captions one after the other, as in a real text no place is padding."""
+def _packed(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
+    """Pack captions one after the other, so that no position is padding: int64 (n, context)."""
     joined = [
         token
-        for i in drawn(said, len(said), "packed")
-        for token in [*tokenizer.encode(said[i]), tokenizer.eot_token_id]
+        for i in drawn(captions, len(captions), "packed")
+        for token in [*tokenizer.encode(captions[i]), tokenizer.eot_token_id]
     ]
     length = tokenizer.context_length - 1
     needed = _CALIBRATION * length
@@ -154,7 +157,7 @@ def _packed(tokenizer: Any, said: Sequence[str]) -> torch.Tensor:
 
 
 def _inputs(tokens: torch.Tensor, embedding: np.ndarray, positions: np.ndarray) -> torch.Tensor:
-    """What the graph takes: float32 (n, width, context, 1)."""
+    """Inputs of the graph: float32 (n, width, context, 1)."""
     return torch.from_numpy(embedding[tokens.numpy()] + positions).permute(0, 2, 1)[..., None].contiguous()
 
 
@@ -169,7 +172,7 @@ def _describe(
     rows: dict[str, np.ndarray],
     positions: np.ndarray,
 ) -> dict[str, Any]:
-    """Write the files that go with the model; text.json about all of them."""
+    """Write the other files of the encoder; returns the content of text.json."""
     table = rows["scales"].tobytes() + rows["embeddings"].tobytes()
     pieces = [table[n : n + tfjs.FILE_BYTES] for n in range(0, len(table), tfjs.FILE_BYTES)]
     tokens = [bundle.add(folder, f"tokens-{number}", ".bin", piece) for number, piece in enumerate(pieces)]
@@ -196,14 +199,14 @@ def _describe(
 
 
 def _in_node(folder: Path, texts: Sequence[str], tokens: torch.Tensor) -> np.ndarray:
-    """float32 (n, D): the unit embeddings that Node finds; UserError if it splits a text into other tokens."""
+    """Unit embeddings from Node, float32 (n, D); UserError if Node splits a text into other tokens."""
     with tempfile.TemporaryDirectory() as scratch:
-        write_json(asked := Path(scratch) / "texts.json", list(texts))
-        found = json.loads(javascript.node("text", [str(folder), str(asked)], "the text encoder in Node"))
-    for text, own, expected in zip(texts, found["tokens"], tokens.tolist(), strict=True):
+        write_json(file := Path(scratch) / "texts.json", list(texts))
+        result = json.loads(javascript.node("text", [str(folder), str(file)], "the text encoder in Node"))
+    for text, own, expected in zip(texts, result["tokens"], tokens.tolist(), strict=True):
         if own != expected:
             raise UserError(
-                f"convert.text_encoder: the tokenizer of this tower splits {text[:60]!r} otherwise than CLIP's, which "
-                "is the one that the web model has; no text encoder was written"
+                f"convert.text_encoder: the tokenizer of this tower splits {text[:60]!r} differently from CLIP's, "
+                "the only one that the web model supports; no text encoder was written"
             )
-    return np.array(found["embeddings"], dtype=np.float32)
+    return np.array(result["embeddings"], dtype=np.float32)

@@ -1,8 +1,8 @@
-"""A CLIP text tower as a graph of plain operations, so that it is quantized, converted and checked as students are.
+"""Fold a CLIP text tower to a graph of plain operations, to be quantized, converted and checked as students are.
 
-Looking up the tokens and picking the end of the text stay outside. The graph maps "tokens", (batch, width, context, 1),
-embeddings of the tokens and their positions added, to an embedding at each position, (batch, D, context, 1). No token
-sees what follows it, as in CLIP; or all see all, padding included, as in MobileCLIP: both as the tower was trained.
+Token lookup and the choice of the last token stay outside. The graph maps "tokens", (batch, width, context, 1), the sum
+of token and position embeddings, to an embedding at each position, (batch, D, context, 1). Attention is causal, as in
+CLIP, or includes all tokens and the padding, as in MobileCLIP: as the tower was trained.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from bioclip_lite.graph.folding import merge
 from bioclip_lite.graph.nodes import Graph, Node, Weights
 from bioclip_lite.utils.errors import UserError
 
-_HIDDEN = -1e4  # before a softmax: no share is left
+_HIDDEN = -1e4  # added before a softmax: the share becomes 0
 _QUICK = 1.702  # of OpenAI's GELU, x sigmoid(1.702 x)
 
 
 def fold_text(tower: Any) -> tuple[Graph, Weights]:
-    """The graph of an open_clip text tower, and its float32 weights by name.
+    """Fold an open_clip text tower; returns the graph and its float32 weights by name.
 
     ``tower`` has open_clip's ``token_embedding``, ``positional_embedding``, ``transformer``, ``ln_final``,
-    ``text_projection`` and ``attn_mask``: a TextTransformer or a CLIP. Raises UserError for one of other parts.
+    ``text_projection`` and ``attn_mask``: a TextTransformer or a CLIP. Raises UserError for any other part.
     """
     _check(tower)
     context, width = tower.positional_embedding.shape
@@ -52,7 +52,7 @@ def fold_text(tower: Any) -> tuple[Graph, Weights]:
 
 
 def _check(tower: Any) -> None:
-    """UserError unless all parts are of the kinds that are read here."""
+    """Raise UserError unless all parts are supported."""
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", [])
     strange = sorted(
         {type(block).__name__ for block in blocks if type(block) is not open_clip.transformer.ResidualAttentionBlock}
@@ -63,7 +63,7 @@ def _check(tower: Any) -> None:
     if strange or not len(blocks):
         raise UserError(
             f"convert.text_encoder: the text tower {type(tower).__name__} has "
-            f"{', '.join(strange) or 'no blocks of open_clip'}, for which the web model has nothing; towers of "
+            f"{', '.join(strange) or 'no blocks of open_clip'}, which the web model does not support; towers of "
             "open_clip's own transformer work (CLIP, BioCLIP, MobileCLIP2; distill.text_tower of kind transformer)"
         )
 
@@ -73,7 +73,7 @@ def _is_gelu(module: nn.Module) -> bool:
 
 
 class _File:
-    """Nodes and float64 arrays while they are written down."""
+    """Nodes and float64 arrays under construction."""
 
     def __init__(self, context: int) -> None:
         self.context = context
@@ -86,7 +86,7 @@ class _File:
         return name
 
     def conv(self, name: str, x: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
-        """weight (out, in) at each position."""
+        """Multiply with ``weight`` (out, in) at each position."""
         self.weights[f"{name}.weight"] = weight[:, :, None, None].copy()
         self.weights[f"{name}.bias"] = np.zeros(len(weight)) if bias is None else bias.copy()
         geometry = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}

@@ -1,9 +1,9 @@
-"""A quantized graph as a TensorFlow.js graph model: ``python -m bioclip_lite.web.tfjs MODEL_FOLDER OUTPUT_FOLDER``.
+"""Convert a quantized graph to TensorFlow.js: ``python -m bioclip_lite.web.tfjs MODEL_FOLDER OUTPUT_FOLDER``.
 
 Runs in the converter's own environment (TensorFlow, tensorflowjs, NumPy, safetensors; .venv-convert), so it imports
-nothing of the package but ``grid`` and ``quantized``. The graph is built channels-last from raw TensorFlow operations,
-converted by tensorflowjs without quantization, and then each float32 weight is looked up by its bits and replaced by
-the integers, scale and minimum that were measured in PyTorch. If the converter changed a single weight, this fails.
+only modules of the package that need no PyTorch. It builds the graph channels-last from ``graph.operations`` and has
+tensorflowjs convert it without quantization. Then it looks up each float32 weight by its bits and replaces it by the
+integers, scale and minimum that were measured in PyTorch. It fails if the converter changed a single weight.
 """
 
 import json
@@ -21,8 +21,8 @@ from bioclip_lite.graph.nodes import Graph, Weights, arrays_of, shapes_of
 from bioclip_lite.graph.operations.table import operation_of
 
 MODEL_FILE = "model.json"
-FREE = ("Const", "Placeholder", "Identity", "NoOp")  # nodes of a graph model that compute nothing
-_UNREAD = {  # attributes of nodes that are for TensorFlow alone
+FREE = ("Const", "Placeholder", "Identity", "NoOp")  # node types of a graph model that compute nothing
+_UNREAD = {  # attributes of nodes that TensorFlow.js ignores
     *("T", "TArgs", "Tidx", "Tshape", "Tperm", "Tpaddings", "Index"),
     *("filter_format", "num_host_args", "host_args", "use_cudnn_on_gpu", "_output_shapes"),
 }
@@ -42,10 +42,9 @@ def main(model_folder: str, output_folder: str) -> None:
 
 
 def _stand_in(array: np.ndarray) -> np.ndarray:
-    """What is converted in place of zeros.
+    """Replace an array of zeros by other values during the conversion.
 
-    TensorFlow would leave out a bias of zeros, and then takes the sum that follows for the bias, which TensorFlow.js
-    refuses to load.
+    TensorFlow drops a bias of zeros and fuses the next sum as the bias, which TensorFlow.js then refuses to load.
     """
     return array if array.any() else np.arange(1, 1 + array.size, dtype=np.float32).reshape(array.shape)
 
@@ -92,25 +91,25 @@ def _convert(saved_model: str, folder: str) -> None:
 def _replace_weights(
     folder: Path, converted: dict[str, np.ndarray], tensors: dict[str, np.ndarray], grids: dict[str, grid.Grid]
 ) -> None:
-    """Rewrite the weight files with ``tensors`` as stored; all that was ``converted`` must be found unaltered."""
+    """Rewrite the weight files with ``tensors`` as stored; exit if an array of ``converted`` is missing or altered."""
     from tensorflowjs import read_weights, write_weights
 
-    names = {grid.fingerprint(array): name for name, array in converted.items()}  # equal arrays need one name
+    names = {grid.fingerprint(array): name for name, array in converted.items()}  # equal arrays share a name
     model = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
-    entries, found = [], set()
+    entries, unaltered = [], set()
     for entry in [e for group in read_weights.read_weights(model["weightsManifest"], str(folder)) for e in group]:
         values = entry["data"]
         name = names.get(grid.fingerprint(values)) if values.dtype == np.float32 else None
         if name is not None:
-            found.add(name)
+            unaltered.add(name)
             entry = {"name": entry["name"], "data": tensors[name].reshape(values.shape)}
             if name in grids:
                 used = grids[name]
                 entry["quantization"] = {"scale": used.scale, "min": used.minimum, "original_dtype": "float32"}
         entries.append(entry)
-    altered = sorted(set(names.values()) - found)
+    altered = sorted(set(names.values()) - unaltered)
     if altered:
-        sys.exit(f"tensorflowjs altered {len(altered)} weights, which would not be the measured ones: {altered}")
+        sys.exit(f"tensorflowjs altered {len(altered)} weights, so they are not the measured ones: {altered}")
 
     for path in folder.glob("*.bin"):
         path.unlink()
@@ -122,7 +121,7 @@ def _replace_weights(
 
 
 def _shorten(model: dict[str, Any]) -> None:
-    """Leave out, in place, what TensorFlow.js does not read, and give nodes short names: half of the file."""
+    """Remove, in place, what TensorFlow.js ignores, and shorten node names: saves half of the file."""
     nodes = model["modelTopology"]["node"]
     # The names of inputs and outputs are part of the signature.
     kept = ("Placeholder", "Identity")

@@ -123,7 +123,7 @@ export function checkOptions(info: BundleInfo, {topK, rank, minConfidence}: Clas
     throw new BioClipError(`topK is ${topK}, not a positive whole number`);
   }
   if (rank !== undefined && !info.ranks.includes(rank)) {
-    throw new BioClipError(`rank is ${rank}; this bundle has ${info.ranks.join(', ')}`);
+    throw new BioClipError(`rank is ${rank}; this bundle has the ranks ${info.ranks.join(', ')}`);
   }
   if (minConfidence !== undefined && !(minConfidence >= 0 && minConfidence <= 1)) {
     throw new BioClipError(`minConfidence is ${minConfidence}, not a probability between 0 and 1`);

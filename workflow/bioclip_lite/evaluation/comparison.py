@@ -1,0 +1,189 @@
+"""Compare all variants on the same test photographs, with the same metrics: the content of metrics.json."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from bioclip_lite.evaluation.fitting import Fit
+from bioclip_lite.evaluation.predictions import FITTED_ON, SPLIT, Predictions
+from bioclip_lite.metrics import backoff, calibration
+from bioclip_lite.metrics.summary import agreement, summarise
+from bioclip_lite.taxa.label_space import Labels, Truth, observations
+from bioclip_lite.utils.errors import UserError
+
+REFERENCES = ("teacher", "student", "control")  # agreement is measured with the first
+TWINS = {"tfjs": ("int8",), "chromium": ("int8", "tfjs")}  # the same weights, which should give the same answers
+
+# Part of the protocol's id. Raise it when a definition changes: figures of two protocols must not be compared.
+_DEFINITIONS = 2
+_COSTS = ("params", "macs", "bytes", "gzipped", "table_bytes", "table_gzipped", "latency_ms")  # of <variant>.json
+_TRAINING_IMAGES = (0, 10, 50)  # upper ends of the bins of training frequency; the last one is open
+
+
+class Resampling(NamedTuple):
+    """Settings of the bootstrap, the same for all variants."""
+
+    resamples: int
+    seed: int
+
+
+def check_joinable(
+    predictions: Mapping[str, Predictions], keys: list[str], fitted_on: list[str], labels: Labels
+) -> None:
+    """Check that every variant answered exactly these photographs, among exactly the leaves of the taxonomy.
+
+    Args:
+        keys: photographs of the test split.
+        fitted_on: photographs of the calibration split.
+
+    Raises:
+        UserError: there is no test photograph, or the predictions differ; all variants that differ are named.
+    """
+    if not keys:
+        raise UserError(
+            f"data/index/samples.parquet has no photograph in split {SPLIT}, so there is nothing to report; "
+            f"raise index.split.{SPLIT} (or index.synthetic.images.{SPLIT}) in params.yaml"
+        )
+    wanted = {*keys, *fitted_on}
+    faults = []
+    for variant, prediction in predictions.items():
+        missing, surplus = sorted(wanted - set(prediction.keys)), sorted(set(prediction.keys) - wanted)
+        for fault, some in (("lacks", missing), ("has, unknown to the index,", surplus)):
+            if some:
+                faults.append(
+                    f"{variant} {fault} {len(some)} photographs ({', '.join(some[:3])}{' ...' * (len(some) > 3)})"
+                )
+        if prediction.taxon_ids != labels.ids:
+            faults.append(f"{variant} answers among other taxa than data/index/taxa.parquet lists")
+    if faults:
+        names = ", ".join(dict.fromkeys(fault.split()[0] for fault in faults))
+        raise UserError(
+            "predictions cannot be compared: " + "; ".join(faults) + f"; run evaluate again for {names} "
+            "(snakemake --cores all evaluate does, once the stages before it are up to date)"
+        )
+
+
+def compare(
+    predictions: Mapping[str, Predictions],
+    scores: Mapping[str, Mapping[str, np.ndarray]],
+    fits: Mapping[str, Fit],
+    test: pa.Table,
+    truth: Truth,
+    labels: Labels,
+    resampling: Resampling,
+) -> dict[str, Any]:
+    """The content of metrics.json.
+
+    Args:
+        predictions, scores (``fitting.scored``), fits: by variant.
+        test: the rows of data/index/samples.parquet in the test split, in the order of the scores.
+    """
+    groups = observation_numbers(test)
+    protocol = _protocol(test, truth, groups, labels, resampling)
+    rows = summarise(scores, truth.nodes, groups, _strata(test, labels), REFERENCES, *resampling)
+    for variant, twins in TWINS.items():
+        if variant in rows:
+            rows[variant] |= agreement(scores, variant, twins, truth.nodes, groups, *resampling)
+    for variant, row in rows.items():
+        for rank, of_rank in enumerate(row["per_rank"].values()):
+            of_rank["n_classes"] = len(np.unique(truth.nodes[truth.nodes[:, rank] >= 0, rank]))
+            of_rank["label_space"] = len(labels.nodes[rank])
+        row |= {name: protocol[name] for name in ("n_images", "n_classes", "label_space")}
+        row["protocol"] = protocol["id"]
+        row["calibration"] |= {"temperature": fits[variant].temperature, "source": fits[variant].source}
+        row["back_off"] = _back_off(scores[variant], fits[variant], test, truth, labels, groups, resampling)
+        row |= {name: predictions[variant].costs.get(name) for name in _COSTS}
+    return {"protocol": protocol, "variants": rows}
+
+
+def _protocol(
+    test: pa.Table, truth: Truth, groups: np.ndarray, labels: Labels, resampling: Resampling
+) -> dict[str, Any]:
+    """Identity and size of the test, and the definitions of its metrics."""
+    rows = list(zip(test["key"].to_pylist(), test["taxon_id"].to_pylist(), strict=True))
+    identity = json.dumps([_DEFINITIONS, SPLIT, rows, labels.ids])
+    return {
+        "id": f"{SPLIT}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}",
+        "definitions": _DEFINITIONS,
+        "split": SPLIT,
+        "n_images": test.num_rows,
+        "n_groups": int(groups.max()) + 1,
+        "n_classes": len({leaf for leaf in truth.leaf.tolist() if leaf >= 0}),
+        "label_space": len(labels.ids),
+        "top_k": "images known to species; all leaves compete; equal logits in tree order",
+        "per_rank": "argmax over the nodes of a rank, keyed by full path, of summed leaf probabilities at the "
+        "fitted temperature",
+        "calibration": f"temperature of least NLL and thresholds from split {FITTED_ON}; ECE in 15 bins of equal "
+        "width of the best leaf's probability",
+        "back_off": "the lowest rank whose best node reaches the rank's threshold",
+        "haurc": "images known to species; share of wrong answers over mean specificity as one threshold for all "
+        "ranks falls",
+        "bootstrap": {
+            "resamples": resampling.resamples,
+            "seed": resampling.seed,
+            "cluster": "group (observation)",
+            "interval": "percentile, 95 %",
+            "paired": True,
+        },
+    }
+
+
+def _strata(test: pa.Table, labels: Labels) -> dict[tuple[str, ...], np.ndarray]:
+    """Strata of photographs by training photographs of their taxon, and by kingdom; bool [n] each."""
+    taxa = test["taxon_id"].to_pylist()
+    training = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa["train"].to_pylist(), strict=True))
+    images = np.array([training[taxon] for taxon in taxa])
+    strata: dict[tuple[str, ...], np.ndarray] = {("seen",): images > 0, ("unseen",): images == 0}
+    low = -1
+    for high in (*_TRAINING_IMAGES, None):
+        name = f"{low + 1}-{high}" if high else "0" if high == 0 else f">{low}"
+        strata["training_images", name] = (images > low) & (images <= high if high is not None else True)
+        low = high if high is not None else low
+    kingdom = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa["kingdom"].to_pylist(), strict=True))
+    names = np.array([kingdom[taxon] or "not stated" for taxon in taxa])
+    return strata | {("kingdom", str(name)): names == name for name in np.unique(names)}
+
+
+def _back_off(
+    scores: Mapping[str, np.ndarray],
+    fit: Fit,
+    test: pa.Table,
+    truth: Truth,
+    labels: Labels,
+    groups: np.ndarray,
+    resampling: Resampling,
+) -> dict[str, Any]:
+    """The answers of a variant with back-off, and whether the guarantee holds.
+
+    The guarantee covers species present in the calibration split; others are reported separately.
+    """
+    counts = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa[FITTED_ON].to_pylist(), strict=True))
+    known = np.array([counts[taxon] > 0 for taxon in test["taxon_id"].to_pylist()])
+    found = backoff.summarise(
+        scores,
+        fit.thresholds,
+        truth.nodes,
+        labels.node_of_leaf,
+        groups,
+        {("in_calibration",): known, ("not_in_calibration",): ~known},
+        *resampling,
+    )
+    return {
+        "level": calibration.LEVEL,
+        "confidence": calibration.CONFIDENCE,
+        "thresholds": dict(fit.thresholds),
+        "n_fitted_on": len(fit.truth_nodes),
+        "kept": backoff.kept(found["strata"]["in_calibration"]["right"]),
+        **found,
+        "haurc": backoff.area(scores, truth.nodes, labels.node_of_leaf, groups, *resampling),
+        "levels": backoff.operating_curve(fit.best, fit.truth_nodes, scores, truth.nodes, labels.node_of_leaf),
+    }
+
+
+def observation_numbers(test: pa.Table) -> np.ndarray:
+    """Number of each photograph's observation, int64 [n]."""
+    return np.unique(observations(test), return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,54 @@
+"""The scratch database of stage index. Photographs are its rows, so that memory grows with the number of taxa only."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bioclip_lite.sources.sample import Reject
+
+BATCH = 4096  # rows read or written at a time
+
+_TABLES = """
+CREATE TABLE photograph (
+    id INTEGER PRIMARY KEY, key TEXT, locator TEXT, observation INTEGER, label INTEGER, taxon INTEGER, common_name TEXT,
+    common_names TEXT, licence TEXT, attribution TEXT, md5 BLOB, width INTEGER, height INTEGER, clean INTEGER,
+    phash INTEGER, dhash INTEGER, looks_like TEXT, gone INTEGER DEFAULT 0
+);
+CREATE TABLE observation (id INTEGER PRIMARY KEY, name TEXT UNIQUE, split TEXT, joined TEXT);
+CREATE TABLE label (id INTEGER PRIMARY KEY, taxon INTEGER, reason TEXT, detail TEXT, photographs INTEGER);
+CREATE TABLE reject (locator TEXT, reason TEXT, detail TEXT);
+CREATE TABLE dealt (observation TEXT PRIMARY KEY, split TEXT);
+CREATE TABLE left_out (id INTEGER PRIMARY KEY);
+CREATE TABLE joins (first TEXT PRIMARY KEY, second TEXT);
+CREATE TABLE deals (observation TEXT, split TEXT);
+CREATE TABLE twin (photograph INTEGER, alike INTEGER, observation INTEGER, circle INTEGER);
+"""
+
+
+@contextmanager
+def scratch_database(path: Path) -> Iterator[sqlite3.Connection]:
+    """Create an empty database with the tables of the stage, and close it at the end."""
+    database = sqlite3.connect(path, isolation_level=None)
+    try:
+        # The file does not outlive the run, so a crash may corrupt it.
+        database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {_TABLES} BEGIN;")
+        yield database
+    finally:
+        database.close()
+
+
+def count(database: sqlite3.Connection) -> int:
+    """Number of photographs that have not been left out."""
+    return int(database.execute("SELECT count(*) FROM photograph WHERE NOT gone").fetchone()[0])
+
+
+def add_reject(database: sqlite3.Connection, reject: Reject) -> None:
+    """Record that a photograph is left out, and why."""
+    row = (encodable(reject.locator), encodable(reject.reason), encodable(reject.detail))
+    database.execute("INSERT INTO reject VALUES (?, ?, ?)", row)
+
+
+def encodable(text: str | None) -> str | None:
+    """The text with "?" for what UTF-8 cannot encode (lone surrogates); None stays None."""
+    return None if text is None else text.encode(errors="replace").decode()

@@ -1,0 +1,75 @@
+"""The files that parameters name: photographs, lists, weights, test sets and captioners."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
+from bioclip_lite.utils.errors import UserError
+
+LISTS, WEIGHTS = Path("data/lists"), Path("data/weights")
+
+
+def check_sources(params: dict[str, Any]) -> None:
+    """Check that files and folders exist before any work starts; ``params`` are complete and checked.
+
+    A missing source is accepted where results of it exist, since they are of use without the photographs.
+
+    Raises:
+        UserError: one is missing; the message names the parameter and how to get the file.
+    """
+    if not Path("data/provenance/index.json").exists():
+        _check_index(params["index"])
+    if not Path("data/provenance/evaluate.json").exists():
+        _check_suites(params["evaluate"]["suites"])
+    for name, file in _weights(params):
+        if not (WEIGHTS / file).is_file():
+            raise UserError(f"{name} is {file}, but {WEIGHTS / file} does not exist; copy the weights there")
+    for captioner in params["caption"]["captioners"]:
+        _check_captioner(captioner)
+
+
+def _check_index(index: dict[str, Any]) -> None:
+    path = Path(index["path"])
+    if index["source"] == "folder" and not path.is_dir():
+        raise UserError(
+            f"index.path is {path}, but there is no such folder; put the photographs and metadata.csv there, "
+            f"make a link to them, or fetch them (dvc pull {path})"
+        )
+    if index["source"] != "synthetic" and not path.exists():
+        raise UserError(
+            f"index.path is {path}, but this path does not exist; put the files of source {index['source']} there, or "
+            "make a link to them"
+        )
+    for name in ("species_list", "synonyms"):
+        if index[name] and not (LISTS / index[name]).is_file():
+            raise UserError(f"index.{name} is {index[name]}, but {LISTS / index[name]} does not exist; put it there")
+
+
+def _check_suites(suites: list[dict[str, Any]]) -> None:
+    for suite in suites:
+        if not Path(suite["path"]).is_dir():
+            raise UserError(
+                f"evaluate.suites: {suite['name']} is in {suite['path']}, but there is no such folder; put the test "
+                f"set there, make a link to it, or fetch it (dvc pull {suite['path']})"
+            )
+
+
+def _weights(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(Parameter, file in data/weights) of all weights that are not downloaded."""
+    initial = params["distill"]["weights"]
+    if initial and initial != "pretrained" and not initial.startswith("hf-hub:"):
+        yield "distill.weights", initial
+    for name, teacher in teacher_sections(params["teacher"]).items():
+        if teacher["kind"] == "lit":
+            section = "teacher" if name == FIRST else f"teacher.ensemble.{name}"
+            yield f"{section}.lit.weights", teacher["lit"]["weights"]
+
+
+def _check_captioner(captioner: dict[str, Any]) -> None:
+    kind, _, folder = captioner["model"].partition(":")
+    if kind == "local-dir" and not ((WEIGHTS / folder).is_dir() or Path(folder).is_dir()):
+        raise UserError(
+            f"caption.captioners: the model of {captioner['name']} is {captioner['model']}, but there is no folder "
+            f"{WEIGHTS / folder}; put it there, or train one: python -m bioclip_lite captioner --out {WEIGHTS / folder}"
+        )

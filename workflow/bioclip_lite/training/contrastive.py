@@ -1,0 +1,294 @@
+"""The objectives of teachers: both towers of a CLIP model learn, or a text tower is tuned to a locked image tower.
+
+The second is LiT (arXiv 2111.07991). Both minimise ``losses.contrastive`` between the photographs and the captions of
+a batch, whichever process embedded them.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import open_clip
+import torch
+from torch.nn import functional as F
+
+from bioclip_lite.models import teachers
+from bioclip_lite.photographs import loading, views
+from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.teacher_cache import locked_tower
+from bioclip_lite.texts.captions import Captions, files_of_captions
+from bioclip_lite.training import distributed, losses, trainer
+from bioclip_lite.utils import machine
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.randomness import generator
+
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+
+CONTEXT = 64  # tokens; the longest caption of iNaturalist 2021 has 54
+_MAX_LOGIT_SCALE = 100.0  # CLIP's bound (arXiv 2103.00020)
+_AUGMENTATION: "jobs.AugmentedViews" = {"crop_scale": [0.5, 1.0], "operations": 1, "magnitude": 0.5}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(trainer.Options):
+    """How a teacher is trained."""
+
+    captions: tuple[str, ...]  # text types and captioners; each photograph's caption is of one, drawn by hash
+    weight_decay: float = 0.1
+
+
+class ClipTraining(trainer.Objective):
+    """Train both towers on photographs under random views."""
+
+    name = "teacher"
+    options: Options
+
+    def __init__(
+        self,
+        model: teachers.Clip,
+        preprocess: dict[str, Any],
+        data: Path,
+        shards: Sequence[str],
+        val_shards: Sequence[str],
+        options: Options,
+    ) -> None:
+        """Move ``model`` to ``machine.device()``; train on the photographs of ``shards``, see ``shard_names``.
+
+        Raises:
+            UserError: there are captions of other photographs.
+        """
+        self.options, self.data, self.preprocess = options, data, preprocess
+        self.model = model.to(machine.device())
+        self.shards, self.val_shards = shards, val_shards
+        self.images, self.val_images = (
+            ShardSet.of(*(data / "shard" / f"{name}.tar" for name in names)) for names in (shards, val_shards)
+        )
+        self.pairs, self.val_pairs = (
+            Pairs(data, names, images.keys, images.taxon_ids, options.captions, data / "shard")
+            for names, images in ((shards, self.images), (val_shards, self.val_images))
+        )
+        self.half = machine.autocast_helps(model.visual)
+        self.size = min(options.batch_size, len(self.pairs.keys))
+        self.steps = len(loading.batches(len(self.pairs.keys), self.size))
+
+    def batches(self, epoch: int, step: int) -> Iterator[tuple[int, np.ndarray, torch.Tensor]]:
+        """(epoch, rows of the photographs of the batch, float32 pixels of this process's part of them)."""
+        seed, name, keys = self.options.seed, self.name, self.pairs.keys
+        plan = loading.batches(len(keys), self.size, seed, name, "order", epoch)[step:]
+
+        def view(i: int) -> tuple[int, np.ndarray]:
+            return i, views.draw(generator(seed, name, "view", epoch, keys[i]), _AUGMENTATION)
+
+        own = [[view(i) for i in rows[distributed.part(self.size)]] for rows in plan]
+        pixels = loading.load(loading.Views(self.images, self.preprocess), own)
+        return ((epoch, rows, x) for rows, x in zip(plan, pixels, strict=True))
+
+    def loss(self, batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
+        epoch, rows, pixels = batch
+        device = machine.device()
+        texts, same = self.pairs.draw(self.options.seed, epoch, rows)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+            image = self.model.encode_image(pixels.to(device))
+            text = _encode_part(self.model, texts)
+        image = distributed.gather(F.normalize(image.float(), dim=-1), self.size)
+        text = distributed.gather(F.normalize(text.float(), dim=-1), len(texts))
+        return losses.contrastive(image, text, same.to(device), logit_scale(self.model))
+
+    def measure(self) -> dict[str, float]:
+        return zero_shot(self.model, self.val_pairs, [embed(self.model, self.val_images, self.preprocess)])
+
+    def files(self) -> list[Path]:
+        names = [*self.shards, *self.val_shards]
+        photographs = [self.data / "shard" / f"{name}.tar" for name in names]
+        return [*photographs, *files_of_captions(self.data, names, self.options.captions)]
+
+
+class LockedImageTuning(trainer.Objective):
+    """Tune the text tower to the features of a locked image tower, which are computed before (``locked_tower``)."""
+
+    name = "teacher"
+    options: Options
+
+    def __init__(
+        self,
+        model: teachers.Clip,
+        tower_identity: str,
+        features: Path,
+        data: Path,
+        shards: Sequence[str],
+        val_shards: Sequence[str],
+        options: Options,
+    ) -> None:
+        """Move ``model`` to ``machine.device()``, in eval mode, and lock its image tower.
+
+        Args:
+            model: with the image tower of this identity.
+            features: the folder of that tower's features; read instead of the photographs of ``shards``.
+
+        Raises:
+            UserError: features are missing or of another tower, or there are captions of other photographs.
+        """
+        self.options, self.data, self.folder = options, data, features
+        self.model = model.to(machine.device()).eval()
+        self.model.visual.requires_grad_(False)
+        self.shards, self.val_shards = shards, val_shards
+        self.features, self.val_features = (
+            locked_tower.Features(features, names, tower_identity) for names in (shards, val_shards)
+        )
+        self.pairs, self.val_pairs = (
+            Pairs(data, names, own.keys, own.taxon_ids, options.captions, features)
+            for names, own in ((shards, self.features), (val_shards, self.val_features))
+        )
+        self.size = min(options.batch_size, len(self.pairs.keys))
+        self.steps = len(loading.batches(len(self.pairs.keys), self.size))
+
+    def train_mode(self) -> None:
+        """The image tower stays in eval mode: its batch statistics are part of it."""
+        self.model.text.train()
+
+    def batches(self, epoch: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(epoch, rows of the photographs of the batch)."""
+        options = self.options
+        plan = loading.batches(len(self.pairs.keys), self.size, options.seed, self.name, "order", epoch)
+        return ((epoch, rows) for rows in plan[step:])
+
+    def loss(self, batch: tuple[int, np.ndarray]) -> torch.Tensor:
+        epoch, rows = batch
+        texts, same = self.pairs.draw(self.options.seed, epoch, rows)
+        text = distributed.gather(F.normalize(_encode_part(self.model, texts), dim=-1), len(texts))
+        image = torch.from_numpy(self.features.rows(rows)).to(text.device)
+        return losses.contrastive(image, text, same.to(text.device), logit_scale(self.model))
+
+    def measure(self) -> dict[str, float]:
+        return zero_shot(self.model, self.val_pairs, self.val_features.parts)
+
+    def files(self) -> list[Path]:
+        names = [*self.shards, *self.val_shards]
+        features = [self.folder / f"{name}.safetensors" for name in names]
+        return [*features, *files_of_captions(self.data, names, self.options.captions)]
+
+
+# Photographs and their captions
+
+
+class Pairs:
+    """Photographs of some shards, by key and taxon, and the captions of each."""
+
+    def __init__(
+        self,
+        data: Path,
+        shards: Sequence[str],
+        keys: list[str],
+        taxon_ids: list[str],
+        types: Sequence[str],
+        source: Path,
+    ) -> None:
+        """``source``: where ``keys`` and ``taxon_ids`` come from, for messages.
+
+        Raises:
+            UserError: the captions are of other photographs.
+        """
+        self.keys, self.taxon_ids = keys, taxon_ids
+        self.texts = Captions(data, shards, types)
+        if self.texts.keys != self.keys:
+            raise UserError(
+                f"{data / 'caption'} and {source} list different photographs of {shards[0]} to {shards[-1]}; "
+                f"run stages shard, caption and teacher again, in this order"
+            )
+
+    def draw(self, seed: int, epoch: int, rows: Sequence[int] | np.ndarray) -> tuple[list[str], torch.Tensor]:
+        """One caption per photograph: (the t distinct ones, bool (b, t): is it of the photograph's taxon?)."""
+        texts = [self.texts.draw(seed, epoch, int(i)) for i in rows]
+        return matches(texts, [self.taxon_ids[i] for i in rows])
+
+
+def matches(texts: Sequence[str], taxa: Sequence[str]) -> tuple[list[str], torch.Tensor]:
+    """(distinct texts, bool (b, t)): a text matches all photographs of every taxon it was drawn for."""
+    column = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    taxon = {name: number for number, name in enumerate(dict.fromkeys(taxa))}
+    drawn_for = torch.zeros(len(taxon), len(column), dtype=torch.bool)
+    drawn_for[[taxon[name] for name in taxa], [column[text] for text in texts]] = True
+    return list(column), drawn_for[[taxon[name] for name in taxa]]
+
+
+# Model
+
+
+@functools.lru_cache(maxsize=65536)
+def _token_row(text: str) -> torch.Tensor:
+    return tokenizer()([text])[0]
+
+
+@functools.cache
+def tokenizer() -> Callable[[list[str]], torch.Tensor]:
+    """Of the teachers that are trained here: texts to int64 (t, CONTEXT)."""
+    return open_clip.SimpleTokenizer(context_length=CONTEXT)
+
+
+def encode_text(model: teachers.Clip, texts: Sequence[str]) -> torch.Tensor:
+    """(t, D) embeddings, not normalised, of captions."""
+    rows = torch.stack([_token_row(text) for text in texts])
+    return teachers.encode_text(model, rows.to(model.logit_scale.device))
+
+
+def _encode_part(model: teachers.Clip, texts: Sequence[str]) -> torch.Tensor:
+    """(n, D) embeddings of this process's part of the captions, which may be none of them."""
+    own = texts[distributed.part(len(texts))]
+    return encode_text(model, own or texts[:1])[: len(own)]
+
+
+def logit_scale(model: teachers.Clip) -> torch.Tensor:
+    """The exponentiated logit scale, within CLIP's bound."""
+    return model.logit_scale.clamp(max=math.log(_MAX_LOGIT_SCALE)).exp()
+
+
+def settle(model: teachers.Clip) -> None:
+    """Make the bound on the logit scale, which training only applies in passing, part of the trained ``model``.
+
+    It ends in eval mode on the CPU.
+    """
+    model.logit_scale.data.clamp_(max=math.log(_MAX_LOGIT_SCALE))
+    model.to("cpu").eval()
+
+
+# Validation
+
+
+@torch.inference_mode()
+def embed(model: teachers.Clip, images: ShardSet, preprocess: dict[str, Any]) -> np.ndarray:
+    """L2-normalised float32 (n, D) embeddings of plain views, mapped to a temporary file.
+
+    Several processes embed a part each, into one file.
+    """
+    device = machine.device()
+    size = preprocess["size"]
+    width = teachers.embed_images(model, torch.zeros(1, 3, size, size, device=device)).shape[1]
+    own = distributed.part(len(images))
+    with distributed.common_file(4 * width * len(images)) as path:
+        rows = np.memmap(path, np.float32, "r+", shape=(len(images), width))  # outlives the name of the file
+        start = own.start
+        for pixels in loading.plain_pixels(images, preprocess, rows=own):
+            part = teachers.embed_images(model, pixels.to(device)).cpu().numpy()
+            rows[start : start + len(part)] = part
+            start += len(part)
+        distributed.wait()
+    return rows
+
+
+@torch.inference_mode()
+def zero_shot(model: teachers.Clip, pairs: Pairs, features: Sequence[np.ndarray]) -> dict[str, float]:
+    """val_top1: the share of photographs whose own caption (of the last text type) is the best of all; logit_scale.
+
+    ``features``: the photographs' L2-normalised embeddings, float32 (n, D), in parts.
+    """
+    prompts = dict(zip(pairs.taxon_ids, pairs.texts.prompts(), strict=True))
+    number = {taxon: n for n, taxon in enumerate(prompts)}
+    truth = np.array([number[taxon] for taxon in pairs.taxon_ids])
+    text = F.normalize(encode_text(model, list(prompts.values())), dim=-1).cpu().numpy()
+    best = np.concatenate([(part @ text.T).argmax(1) for part in features])
+    return {"logit_scale": logit_scale(model).item(), "val_top1": float((best == truth).mean())}

@@ -1,0 +1,221 @@
+"""The types of all sections of parameters, generated from workflow/schemas/params.schema.yaml
+(python -m bioclip_lite.params.reference).
+
+Import this module for type checking only, so that it is no code input of a job.
+"""
+
+# fmt: off
+
+from typing import Any, Literal, TypedDict
+
+TextType = Literal["sci", "com", "taxon", "taxonTag", "sci_com", "taxon_com", "taxonTag_com", "lit"]
+Column = Literal["common_name", "kingdom", "phylum", "class", "order", "family", "genus", "species"]
+
+
+class IndexDownloads(TypedDict):
+    folder: str
+    per_host: int
+    tries: int
+    timeout: float
+
+
+class IndexSynthetic(TypedDict):
+    species: int
+    unseen_species: int
+    image_size: int
+    images: dict[str, int]
+    within_species: float
+    nuisance: float
+
+
+class Index(TypedDict):
+    source: str
+    path: str
+    where: dict[str, list[str]]
+    species_list: str | None
+    synonyms: str | None
+    licences: list[Literal["cc0", "pd", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]]
+    min_side: int
+    near_duplicates: int
+    reject_budget: float
+    split: dict[str, float]
+    downloads: IndexDownloads
+    seed: int
+    synthetic: IndexSynthetic
+
+
+class Shard(TypedDict):
+    counts: dict[str, int]
+    max_side: int | None
+
+
+class CaptionCaptioners(TypedDict):
+    name: str
+    model: str
+    weights: str | None
+    captions: int
+    method: Literal["nucleus", "beam"]
+    top_p: float
+    beams: int
+    tokens: int
+
+
+class Caption(TypedDict):
+    lit_columns: Literal["auto"] | list[Column]
+    templates: dict[str, str]
+    languages: list[str]
+    captioners: list[CaptionCaptioners]
+    seed: int
+
+
+class TeacherTrain(TypedDict):
+    splits: list[Literal["pretrain", "train"]]
+    image_tower: str
+    image_size: int
+    embed_dim: int
+    text_width: int
+    text_layers: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    ema: float
+
+
+class TeacherLit(TypedDict):
+    image_tower: str
+    image_tower_options: dict[str, Any]
+    weights: str
+    image_size: int
+    mean: list[float]
+    std: list[float]
+    text_width: int
+    text_layers: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+
+
+class TeacherPretrained(TypedDict):
+    model: str
+    weights: str | None
+    revision: str | None
+
+
+class Teacher(TypedDict):
+    kind: Literal["train", "lit", "pretrained"]
+    captions: list[str]
+    allow_research_only: bool
+    ensemble: list[dict[str, Any]]
+    seed: int
+    train: TeacherTrain
+    lit: TeacherLit
+    pretrained: TeacherPretrained
+
+
+class Logits(TypedDict):
+    views: int
+    crop_scale: list[float]
+    operations: int
+    magnitude: float
+    prompt: TextType
+    templates: Literal["plain", "openai"]
+    logit_scale: Literal["given", "tuned"]
+    precision: Literal["float16", "int8"]
+    seed: int
+
+
+class DistillTextTower(TypedDict):
+    kind: Literal["transformer", "mixer", "own"]
+    width: int
+    layers: int
+    batch_affinity: float
+
+
+class DistillFinetune(TypedDict):
+    epochs: int
+    learning_rate: float
+
+
+class Distill(TypedDict):
+    student: str
+    student_options: dict[str, Any]
+    text_tower: DistillTextTower | None
+    image_size: int
+    weights: str | None
+    allow_research_only: bool
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    affinity: float
+    temperature: float
+    teachers: list[str]
+    cosine: float
+    ranks: float
+    labels: float
+    ema: float
+    finetune: DistillFinetune
+    seed: int
+
+
+class Prune(TypedDict):
+    budget: dict[str, float]
+    importance: Literal["embedding", "taylor", "hessian", "magnitude"]
+    ranking: Literal["global", "isomorphic"]
+    steps: int
+    round_to: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+
+class QuantizeRepair(TypedDict):
+    equalise: bool
+    rounding: Literal["nearest", "gptq"]
+    bias: bool
+
+
+class Quantize(TypedDict):
+    images: int
+    bytes_per_parameter: float
+    repair: QuantizeRepair
+
+
+class Convert(TypedDict):
+    images: int
+    tolerance: float
+    taxa_bytes: int | None
+    onnx: list[Literal["fp32", "qdq"]]
+    text_encoder: Literal["teacher", "student"] | None
+
+
+class EvaluateSpeed(TypedDict):
+    sizes: list[int]
+
+
+class EvaluatePrompts(TypedDict):
+    types: list[Literal["sci", "com", "taxon", "taxonTag", "sci_com", "taxon_com", "taxonTag_com"]]
+    templates: list[Literal["plain", "openai"]]
+    taxa: int
+
+
+class EvaluateSuites(TypedDict):
+    name: str
+    format: Literal["folder", "webdataset", "metadata", "pairs", "imagenet", "imagenet_v2", "imagenet_o", "objectnet"]
+    path: str
+    prompt: Literal["name", "sci", "com", "taxon", "taxonTag", "sci_com", "taxon_com", "taxonTag_com", "lit"]
+    templates: Literal["plain", "openai", "own"]
+
+
+class Evaluate(TypedDict):
+    bootstrap: int
+    latency_runs: int
+    also: list[str]
+    chromium: bool
+    speed: EvaluateSpeed
+    examples: int
+    prompts: EvaluatePrompts
+    retrieval: list[str]
+    suites: list[EvaluateSuites]
+    seed: int
