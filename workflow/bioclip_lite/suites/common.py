@@ -67,5 +67,5 @@ def reader(root: Path) -> Callable[[str], bytes]:
 def table(root: Path, name: str) -> Path:
     """A table that must be there."""
     if not (root / name).is_file():
-        raise UserError(f"{root / name} is missing; it lists the photographs and what they show (README.md)")
+        raise UserError(f"{root / name} is missing; it lists the photographs and what they show (docs/test-sets.md)")
     return root / name
