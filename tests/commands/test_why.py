@@ -196,6 +196,7 @@ def test_a_file_that_a_stopped_run_left(thin_built: Path, tmp_path: Path) -> Non
         ("data/caption/nothing.parquet", "is in the folder of stage caption, but it does not exist. Snakemake cannot"),
         ("README.md", "neither made nor read by a stage"),
         ("params.yaml", "ask why of an output"),
+        ("workflow/code/prune.md5", "lists the code of stage prune"),
     ],
 )
 def test_an_unknown_file_is_an_error(

@@ -90,9 +90,9 @@ def plan(images: int, per_shard: int, jobs: int) -> tuple[dict[str, int], list[R
 
 
 def _jobs() -> dict[str, list[Job]]:
-    """Stage -> the jobs that its ledger speaks of."""
+    """Stage -> the jobs in its ledger."""
     jobs = load_ledgers()
-    found: dict[str, list[Job]] = {}
+    by_stage: dict[str, list[Job]] = {}
     for stage in STAGES:
         outs = dvc_stages()[stage]["outs"]
         together: dict[tuple[Any, ...], list[str]] = {}  # the outputs of one job: made alike from the same
@@ -105,8 +105,8 @@ def _jobs() -> dict[str, list[Job]]:
             rule, shard, took = *key[:2], taken[key]
             seconds = max(took - start, 0.1 * took) if took else math.nan
             size = sum(os.path.getsize(file) for path in paths for file in files_in(path))
-            found.setdefault(stage, []).append(Job(rule, shard, seconds, size))
-    return found
+            by_stage.setdefault(stage, []).append(Job(rule, shard, seconds, size))
+    return by_stage
 
 
 def _taken(out: str) -> float:
@@ -196,5 +196,5 @@ def main(arguments: list[str]) -> int:
     print(table(rows, options.jobs))
     print(f"\nparams.yaml, shard: {counts}")
     if any(math.isnan(row.hours) for row in rows):
-        print("?: a job of this stage ran elsewhere (dvc pull), so its rate on this machine is not known")
+        print("?: a job of this stage ran elsewhere (dvc pull), so its rate here cannot be measured")
     return 0

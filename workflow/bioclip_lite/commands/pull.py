@@ -61,7 +61,7 @@ def _explain(lacking: list[Lacking]) -> str:
         if damaged or missing:
             paths = [file.path for file in damaged + missing]
             made = [f.path for f in damaged + missing if not f.md5.endswith(".dir") and not f.target.endswith(".dvc")]
-            lines.append("Somebody who has them can put the remote right:")
+            lines.append("Somebody who has them can repair the remote:")
             lines.append(f"  python -m bioclip_lite push -r {name} --again {' '.join(paths[:_LISTED])}")
             if made:
                 lines += ["or make them again:", f"  snakemake --cores all {' '.join(made[:_LISTED])}"]

@@ -45,7 +45,7 @@ _CHILDREN = 20  # of a folder that may go in part, in a message
 
 
 class Samples(NamedTuple):
-    """What the index says about photographs, by key."""
+    """Licences, owners and splits of the photographs, from the index."""
 
     licences: dict[str, str | None]
     attributions: dict[str, str | None]
@@ -97,7 +97,7 @@ def _check(repo: "Repo", files: list[Tracked], remote: str) -> None:
     if not any(_may_hold_photographs(file.path) for file in here):
         return
     samples = _samples(repo, remote)
-    refused = [found for file, content in here.items() if (found := _refuse(file.path, content, samples))]
+    refused = [refusal for file, content in here.items() if (refusal := _refuse(file.path, content, samples))]
     if refused:
         raise UserError(_explain(refused, files, remote))
 
@@ -174,8 +174,8 @@ def _samples(repo: "Repo", remote: str) -> Samples:
 
 
 def _cached_samples(repo: "Repo") -> Path | None:
-    found = (file for file in remotes.tracked(repo, [SAMPLES], None) if file.path == SAMPLES)
-    return next((path for file in found if (path := remotes.here(repo, file))), None)
+    entries = (file for file in remotes.tracked(repo, [SAMPLES], None) if file.path == SAMPLES)
+    return next((path for file in entries if (path := remotes.here(repo, file))), None)
 
 
 # ---------------------------------------------------------------------------------------------------------- the message
@@ -183,9 +183,9 @@ def _cached_samples(repo: "Repo") -> Path | None:
 
 def _explain(refused: list[Refused], files: list[Tracked], remote: str) -> str:
     lines = [f"{remote} is a public remote ({PUBLIC}), and photographs that may not be published are in"]
-    for found in refused[:_LISTED]:
-        kinds = ", ".join(f"{count} {licence}" for licence, count in found.licences.most_common(3))
-        lines.append(f"  {found.path}: {found.licences.total()} of {found.photographs}: {kinds}; e.g. {found.example}")
+    for file in refused[:_LISTED]:
+        kinds = ", ".join(f"{count} {licence}" for licence, count in file.licences.most_common(3))
+        lines.append(f"  {file.path}: {file.licences.total()} of {file.photographs}: {kinds}; e.g. {file.example}")
     if len(refused) > _LISTED:
         lines.append(f"  and {len(refused) - _LISTED} more files")
     lines.append("Nothing was pushed. Public domain, CC0 and CC BY licences may be published, also -NC, -ND and -SA.")
@@ -193,7 +193,7 @@ def _explain(refused: list[Refused], files: list[Tracked], remote: str) -> str:
         "Leave those photographs out (index.where in params.yaml, or take them from the source) and run the pipeline "
         "again, or push them to a remote that is not public."
     )
-    may_go = _may_go([found.path for found in refused], files)
+    may_go = _may_go([file.path for file in refused], files)
     if may_go:
         lines.append(f"What may go: python -m bioclip_lite push -r {remote} {' '.join(may_go)}")
     return "\n".join(lines)

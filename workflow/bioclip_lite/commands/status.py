@@ -87,8 +87,11 @@ def stages(remote: bool) -> Status:
 
 
 def _changes() -> tuple[dict[str, dict[str, list[str]]], list[str]]:
-    """What DVC sees changed, by stage and kind, with source files named in place of fingerprints; and, if no code means
-    anything else than before, the files of code that stage ``code`` has to read again.
+    """Ask DVC what has changed.
+
+    Returns:
+        Changes by stage and kind, with source files named in place of fingerprints; and files of which only comments
+        or layout changed, which stage ``code`` has to read again.
     """
     changes = _by_stage(_dvc("status", "--json"))
     code = changes.pop(stage_code.STAGE, {})
@@ -195,7 +198,7 @@ def _edited(row: Stage) -> bool:
 
 
 def _is_code(name: str) -> bool:
-    return name.endswith((".py", ".smk", ".md5"))
+    return name.startswith(("workflow/bioclip_lite/", "workflow/rules/", "workflow/code/"))
 
 
 def _has_remote() -> bool:

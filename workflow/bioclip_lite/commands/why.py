@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bioclip_lite.commands.common import command
-from bioclip_lite.engines import rehearsal, snakemake_records
+from bioclip_lite.engines import rehearsal, snakemake_records, stage_code
 from bioclip_lite.engines.dvc_yaml import dvc_stages, inputs, ledger_path, within
 from bioclip_lite.engines.hashes import Hashes
 from bioclip_lite.engines.ledger import load_ledgers, locked_ledgers
@@ -51,13 +51,15 @@ def why(path: str) -> list[str]:
             return _about_output(path, made_as, jobs, now, root)
         if within(path, outs) or path in map(ledger_path, dvc_stages()):
             return _about_unrecorded(path)
+        if Path(path).parent == stage_code.FOLDER:
+            raise UserError(f"{path} lists the code of stage {Path(path).stem}; ask why of a file in it")
         if path == "params.yaml":
             raise UserError("params.yaml is read section by section; ask why of an output of the stage that you mean")
         stages = [name for name in dvc_stages() if within(path, inputs(name))]
         if stages and os.path.exists(path):
             return _about_source(path, stages, jobs, now)
     if os.path.exists(root / path):
-        raise UserError(f"{path} is neither made nor read by a stage of dvc.yaml, so nothing is known about it")
+        raise UserError(f"{path} is neither made nor read by a stage of dvc.yaml, so `why` cannot explain it")
     raise UserError(f"{path} does not exist, and no rule makes it; outputs are in data/<stage>/ (see data/README.md)")
 
 
@@ -96,7 +98,7 @@ def when(out: str, stage: str, root: Path) -> str:
 def made_at(out: str, stage: str, root: Path) -> tuple[float | None, str]:
     """Seconds since 1970, and the commit they are of; "" if a job of this workspace made ``out`` then.
 
-    The best that is known: Snakemake's record if this workspace made it, else the first commit of dvc.lock with the
+    The best source available: Snakemake's record if this workspace made it, else the first commit of dvc.lock with the
     ledger. A record that sync wrote from a ledger names no command, and its times are those of the file here.
     """
     records = Records(Hashes())
@@ -106,9 +108,9 @@ def made_at(out: str, stage: str, root: Path) -> tuple[float | None, str]:
     md5 = locked_ledgers().get(stage)
     if md5:
         search = ["git", "-C", str(root), "log", "--reverse", f"-S{md5}", "--format=%h of %an%x09%at", "--", "dvc.lock"]
-        found = subprocess.run(search, capture_output=True, encoding="utf-8", errors="replace").stdout.splitlines()
-        if found:
-            commit, seconds = found[0].split("\t")
+        commits = subprocess.run(search, capture_output=True, encoding="utf-8", errors="replace").stdout.splitlines()
+        if commits:
+            commit, seconds = commits[0].split("\t")
             return float(seconds), commit
     return None, ""
 
@@ -210,7 +212,7 @@ def _after(others: int) -> str:
 
 
 def differences(out: str, jobs: Jobs, now: Content) -> Iterator[str]:
-    """What is not as it was when the job made ``out``, leaving to upstream jobs what they explain."""
+    """Yield what differs from the state in which the job made ``out``, except what upstream jobs explain."""
     job = jobs[out]
     if now(out) is None:
         yield f"{out} is not here"
@@ -233,7 +235,7 @@ def differences(out: str, jobs: Jobs, now: Content) -> Iterator[str]:
 
 
 def _rule_changes(job: rehearsal.Job, made_by: dict[str, Any]) -> Iterator[str]:
-    """What Snakemake alone knows: the text of the rules."""
+    """Yield changes of the text of the rules, which only Snakemake's reasons show."""
     if "Code has changed" in job.reason:
         yield f"rule {job.rule} has another command now"
     if "Software environment" in job.reason:
@@ -258,8 +260,8 @@ def _present_section(stage: str, out: str) -> dict[str, Any]:
     section: dict[str, Any] = complete(yaml_files.read(Path("params.yaml")))[stage]
     if stage != "teacher":
         return section
-    known = teacher_sections(section)
-    return known[next((name for name in Path(out).parts[2:] if name in known), FIRST)]
+    teachers = teacher_sections(section)
+    return teachers[next((name for name in Path(out).parts[2:] if name in teachers), FIRST)]
 
 
 def _leaves(before: Any, after: Any, name: str) -> Iterator[tuple[str, str, str]]:
@@ -272,13 +274,13 @@ def _leaves(before: Any, after: Any, name: str) -> Iterator[tuple[str, str, str]
 
 def _upstream(out: str, jobs: Jobs) -> list[str]:
     """All outputs that ``out`` was made from, directly or not, nearest first."""
-    found: dict[str, None] = {}
+    upstream: dict[str, None] = {}
     todo = [out]
     for path in todo:
-        new = [file for file in jobs[path]["in"] if file in jobs and file not in found]
-        found.update(dict.fromkeys(new))
+        new = [file for file in jobs[path]["in"] if file in jobs and file not in upstream]
+        upstream.update(dict.fromkeys(new))
         todo += new
-    return list(found)
+    return list(upstream)
 
 
 def _reasons(title: str, causes: dict[str, list[str]]) -> list[str]:
@@ -336,7 +338,7 @@ def _about_unrecorded(path: str) -> list[str]:
         lines.append(f"  when        {_time(record['starttime'])}, in this workspace")
         lines.append(f"  command     {record['shellcmd']}")
     else:
-        lines.append("  made by     nobody yet" if not os.path.exists(path) else "  made by     no recorded job")
+        lines.append("  made by     no job yet" if not os.path.exists(path) else "  made by     no recorded job")
     own = next((job for job in planned if path in job.outputs), None)
     if own is None:
         return [*lines, "  would it run again?  no"]

@@ -50,6 +50,6 @@ def edited_since_lock() -> list[str]:
 
 
 def _git(*arguments: str) -> str:
-    """What a git command prints; nothing where it fails, e.g. outside a repository."""
+    """Run git and return its output; "" where it fails, e.g. outside a repository."""
     done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", errors="replace")
     return done.stdout if done.returncode == 0 else ""

@@ -12,7 +12,7 @@ from bioclip_lite.utils.code_fingerprint import meaning
 from bioclip_lite.utils.files import replacing
 
 HASHES = Path(".snakemake/bioclip_lite/hashes.json")  # MD5 by (time, size, inode), so that a file is read once
-CODE = (".py", ".smk")  # counts by its meaning (closure.meaning), so that a comment makes nothing run again
+CODE = (".py", ".smk")  # counts by its meaning (code_fingerprint), so that a comment makes nothing run again
 
 
 class Hashes:
@@ -21,25 +21,25 @@ class Hashes:
     Contents must not change while an instance is in use; times may, through ``touched``.
 
     Args:
-        ask_dvc: whether DVC may know what we do not. Asking costs half a second, once.
+        ask_dvc: whether to look in DVC's hash cache too, which costs half a second, once.
     """
 
     def __init__(self, ask_dvc: bool = True) -> None:
         try:
-            self._known: dict[str, list[Any]] = json.loads(HASHES.read_text(encoding="utf-8"))
+            self._by_path: dict[str, list[Any]] = json.loads(HASHES.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            self._known = {}
-        self._asked: dict[str, str | None] = {}
-        self._news: dict[str, str | None] = {}  # what DVC would otherwise hash again
+            self._by_path = {}
+        self._answers: dict[str, str | None] = {}
+        self._unshared: dict[str, str | None] = {}  # that DVC would otherwise hash again
         self._dvc: Any = None
         self._ask = ask_dvc
         self.read = 0
 
     def __getitem__(self, path: str) -> str | None:
         """MD5 of the content; None if there is nothing at ``path``."""
-        if path not in self._asked:
-            self._asked[path] = self._folder(path) if os.path.isdir(path) else self._file(path)
-        return self._asked[path]
+        if path not in self._answers:
+            self._answers[path] = self._folder(path) if os.path.isdir(path) else self._file(path)
+        return self._answers[path]
 
     def _folder(self, path: str) -> str:
         text = json.dumps(sorted(self.files(path).items()))
@@ -50,39 +50,43 @@ class Hashes:
         return {os.path.relpath(file, path): self._file(file) for file in files_in(path)}
 
     def remembered(self, path: str) -> str | None:
-        """MD5 of the content if it is known without reading the file."""
-        known = self._known.get(path)
-        return known[1] if known and known[0] == self._identity(path) else None
+        """MD5 of the content if it was computed before; None if the file has to be read."""
+        entry = self._by_path.get(path)
+        return entry[1] if entry and entry[0] == self._identity(path) else None
 
     def touched(self, path: str, md5: str | None) -> None:
-        """The time of ``path`` was changed, its content was not."""
+        """Note that the time of ``path`` was changed and its content was not."""
         if md5 is None:
-            self._known.pop(path, None)
+            self._by_path.pop(path, None)
         else:
             self._remember(path, md5)
 
     def write(self, path: Path) -> None:
-        """Store what is known, in the form of HASHES."""
+        """Store the MD5s computed so far, in the form of HASHES."""
         with replacing(path) as scratch:
-            scratch.write_text(json.dumps(self._known), encoding="utf-8")
+            scratch.write_text(json.dumps(self._by_path), encoding="utf-8")
 
     def save(self) -> None:
+        """Store the MD5s for later runs, and share those of data with DVC."""
         self.write(HASHES)
         if self._ask:
-            self._tell_dvc(self._news)
+            self._tell_dvc(self._unshared)
 
     def share(self, places: Iterable[str]) -> None:
-        """Tell DVC what is in some places, none of it code."""
+        """Share the MD5s of the files in some places, none of which is code, with DVC."""
         self._tell_dvc({path: self._file(path) for place in places for path in files_in(place)})
 
-    def _tell_dvc(self, news: dict[str, str | None]) -> None:
-        if news and self._repo():
+    def _tell_dvc(self, hashes: dict[str, str | None]) -> None:
+        if hashes and self._repo():
             from dvc.fs import localfs
             from dvc_data.hashfile.hash_info import HashInfo
 
-            told = [(path, md5) for path, md5 in news.items() if os.path.exists(path)]
-            known = [(os.path.abspath(path), HashInfo("md5", md5), None) for path, md5 in told]
-            self._repo().state.save_many(known, localfs)
+            entries = [
+                (os.path.abspath(path), HashInfo("md5", md5), None)
+                for path, md5 in hashes.items()
+                if os.path.exists(path)
+            ]
+            self._repo().state.save_many(entries, localfs)
 
     @staticmethod
     def _identity(path: str) -> list[int]:
@@ -104,9 +108,9 @@ class Hashes:
             return meaning(file.read()) if path.endswith(CODE) else hashlib.file_digest(file, "md5").hexdigest()
 
     def _remember(self, path: str, md5: str) -> None:
-        self._known[path] = [self._identity(path), md5]
+        self._by_path[path] = [self._identity(path), md5]
         if not path.endswith(CODE):  # DVC hashes the bytes of code, not its meaning
-            self._news[path] = md5
+            self._unshared[path] = md5
 
     def _repo(self) -> Any:
         if self._dvc is None:

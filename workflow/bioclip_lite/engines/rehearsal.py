@@ -1,6 +1,6 @@
-"""What Snakemake would run, without touching the workspace.
+"""Ask Snakemake what it would run, without touching the workspace.
 
-`snakemake --dry-run` leaves contents alone, but `provenance.sync` sets times and records first. So it runs in a
+`snakemake --dry-run` leaves contents alone, but ``sync`` sets times and records first. So it runs in a
 stand-in: a temporary folder with a link to every file, which has the file's time, and a copy of Snakemake's records.
 """
 
@@ -91,30 +91,30 @@ def _mirror(entry: os.DirEntry[str], root: Path, outs: list[str], above: set[str
 
 
 def counts(target: str) -> dict[str, int]:
-    """How often Snakemake would run each rule that makes something. Call in a stand-in."""
+    """Count the jobs that Snakemake would run, by rule; targets left out. Call in a stand-in."""
     output = _dry_run(target, "--quiet", "rules", "reason", "host")
     table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+$", output, re.M | re.S)
-    found = re.findall(r"^(\w+) +(\d+)$", table[1], re.M) if table else []
-    return {name: int(count) for name, count in found if name not in dvc_stages()}
+    rows = re.findall(r"^(\w+) +(\d+)$", table[1], re.M) if table else []
+    return {name: int(count) for name, count in rows if name not in dvc_stages()}
 
 
 def jobs(target: str) -> list[Job]:
-    """The jobs that Snakemake would run to have ``target`` up to date. Call in a stand-in."""
-    found = []
+    """List the jobs that Snakemake would run to bring ``target`` up to date. Call in a stand-in."""
+    planned = []
     for block in re.split(r"^\[.*\]$", _dry_run(target), flags=re.M)[1:]:
         head = re.search(r"^(?:local)?(?:rule|checkpoint) (\w+):$", block, re.M)
         fields = dict(re.findall(r"^    (input|output|reason): (.*)$", block, re.M))
         if head:
             inputs, outputs = (fields.get(field, "").split(", ") for field in ("input", "output"))
-            found.append(Job(head[1], inputs, outputs, fields.get("reason", "")))
-    return found
+            planned.append(Job(head[1], inputs, outputs, fields.get("reason", "")))
+    return planned
 
 
 def _dry_run(target: str, *options: str) -> str:
     done = _snakemake(target, *options)
     if done.returncode:
-        told = [line for line in done.stdout.splitlines() if line and not line.startswith(CHATTER)]
-        raise UserError(f"Snakemake cannot plan {target}: " + "\n  ".join(told))
+        message = [line for line in done.stdout.splitlines() if line and not line.startswith(CHATTER)]
+        raise UserError(f"Snakemake cannot plan {target}: " + "\n  ".join(message))
     return done.stdout
 
 

@@ -1,4 +1,4 @@
-"""What DVC's remotes hold and lack, file by file. For push and pull, which do what DVC's commands of that name do."""
+"""Compare DVC's remotes with its cache, file by file, and transfer what is missing, for ``push`` and ``pull``."""
 
 import hashlib
 import os
@@ -49,17 +49,17 @@ def repository() -> Iterator["Repo"]:
 
 
 def tracked(repo: "Repo", targets: Sequence[str], remote: str | None, pushing: bool = False) -> list[Tracked]:
-    """All that targets (stages or paths; none: everything) stand for, as far as the lists of folders are at hand."""
+    """List the files of ``targets`` (stages or paths; none: all), of folders whose list the cache or the remote has."""
     view = _view(repo, targets, remote, pushing)
     data = view.data["repo"]
     data.onerror = lambda entry, error: None  # a list that is neither in the cache nor, whole, in the remote
-    found = {
+    files = {
         Tracked("/".join(key), entry.hash_info.value, _remote_of(out, repo, remote), out.stage.addressing)
         for out in view.outs
         for key, entry in data.iteritems(out.index_key[1])
         if entry.hash_info
     }
-    return sorted(found)
+    return sorted(files)
 
 
 def _view(repo: "Repo", targets: Sequence[str], remote: str | None, pushing: bool) -> "IndexView":
@@ -84,7 +84,7 @@ def _remote_of(out: Any, repo: "Repo", remote: str | None) -> str:
 
 
 def here(repo: "Repo", file: Tracked) -> Path | None:
-    """Where the cache has the file, if it has."""
+    """The file's object in the cache; None if the cache lacks it."""
     path = Path(repo.cache.local.oid_to_path(file.md5))
     return path if path.exists() else None
 
@@ -100,7 +100,8 @@ def public_remotes(repo: "Repo") -> set[str]:
     if unknown:
         raise UserError(
             f"{PUBLIC} names {', '.join(unknown)}, but there is no such remote; remotes: "
-            f"{', '.join(sorted(places)) or 'none'}. Correct the name, so that nothing slips through"
+            f"{', '.join(sorted(places)) or 'none'}. Correct the name: otherwise photographs could "
+            "reach a public remote unchecked"
         )
     return {name for name, place in places.items() if any(place.startswith(places[public]) for public in names)}
 
@@ -109,7 +110,7 @@ def public_remotes(repo: "Repo") -> set[str]:
 
 
 def open_remote(repo: "Repo", name: str) -> "HashFileDB":
-    """The objects of a remote. Raises UserError if it does not answer."""
+    """Open the objects of a remote. Raises UserError if it does not answer."""
     odb = repo.cloud.get_remote_odb(name, "pull or push")
     try:
         odb.fs.exists(odb.path)
@@ -121,11 +122,14 @@ def open_remote(repo: "Repo", name: str) -> "HashFileDB":
 
 
 def send(repo: "Repo", files: Sequence[Tracked], remote: str, again: bool = False) -> tuple[int, set[str]]:
-    """Upload what the remote lacks, or everything ``again``; return how many objects were sent, and all that are there.
+    """Upload what the remote lacks, or everything with ``again``.
 
-    Two things DVC's own push does not do. Each object is looked for: DVC takes a folder for complete as soon as its
-    list is in the remote, and the list goes there with any one of its files. And an object of another size is sent
-    again: over SSH a push that is killed leaves part of one under its final name.
+    DVC's own push takes a folder for complete as soon as its list is in the remote, and sends the list with any one of
+    its files; here each object is looked for. An object of another size is sent again: over SSH, a killed push leaves
+    part of an object under its final name.
+
+    Returns:
+        The number of objects sent, and the MD5s of all objects that are in the remote now.
     """
     odb, local = open_remote(repo, remote), {file.md5: path for file in files if (path := here(repo, file))}
     sizes = {} if again else _sizes(odb, sorted({file.md5 for file in files}))
@@ -162,8 +166,8 @@ def _sizes(odb: "HashFileDB", objects: list[str]) -> dict[str, int]:
     for answer in answers:
         if isinstance(answer, BaseException) and not isinstance(answer, FileNotFoundError):
             raise UserError(f"the remote failed while it was asked what it has: {answer}")
-    found = zip(objects, answers, strict=True)
-    return {md5: answer["size"] for md5, answer in found if not isinstance(answer, BaseException)}
+    pairs = zip(objects, answers, strict=True)
+    return {md5: answer["size"] for md5, answer in pairs if not isinstance(answer, BaseException)}
 
 
 class Lacking(NamedTuple):

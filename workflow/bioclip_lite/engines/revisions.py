@@ -1,4 +1,4 @@
-"""Files of stages as another revision of this repository has them, without checking it out."""
+"""Link files of stages as another revision of this repository has them, without checking it out."""
 
 from collections.abc import Sequence
 from pathlib import Path

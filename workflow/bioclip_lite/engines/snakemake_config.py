@@ -25,12 +25,12 @@ def refuse_changes(recorded: Mapping[str, Any], files: Iterable[Path], options: 
     run: dict[str, Any] = {} if alone else dict(recorded)
     for part in given:
         run = _updated(run, part)
-    found = _difference(recorded, run)
-    if found:
-        name, wanted, value = found
+    difference = _difference(recorded, run)
+    if difference:
+        name, wanted, value = difference
         raise UserError(
-            f"{name} {_said(wanted)} by --config, --configfile or a profile, but {_said(value)} in params.yaml, which "
-            f"would be recorded; leave the option out and change params.yaml (or use dvc exp run -S ++{name}=...)"
+            f"{name} {_value(wanted)} by --config, --configfile or a profile, but {_value(value)} in params.yaml, "
+            f"which would be recorded; leave the option out and change params.yaml (or use dvc exp run -S ++{name}=...)"
         )
 
 
@@ -56,5 +56,5 @@ def _difference(recorded: Any, run: Any, name: str = "") -> tuple[str, Any, Any]
     return next((part for part in parts if part), None)
 
 
-def _said(value: Any) -> str:
+def _value(value: Any) -> str:
     return "is missing" if value is _ABSENT else f"is {reprlib.repr(value)}"

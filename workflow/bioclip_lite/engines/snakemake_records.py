@@ -1,4 +1,4 @@
-"""What Snakemake notes about the job that made a file: read and written where Snakemake keeps it, in its form.
+"""Read and write Snakemake's records of the jobs that made files, in Snakemake's place and form.
 
 Snakemake has a class for this, whose import takes longer than all that a ledger needs;
 tests/engines/test_snakemake_records.py has either read what the other has written.
@@ -23,7 +23,7 @@ def prepare() -> None:
 
 
 def place(path: str, folder: Path = FOLDER) -> Path:
-    """Where the record of ``path`` is: its name in Base64, in as many folders as a name that long needs."""
+    """The file with the record of ``path``: its name in Base64, in as many folders as a name that long needs."""
     name = urlsafe_b64encode(path.encode()).decode()
     longest = os.pathconf(folder, "PC_NAME_MAX") - 1
     parts = [name[i : i + longest] for i in range(0, len(name), longest)]

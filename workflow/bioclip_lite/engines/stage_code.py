@@ -45,7 +45,7 @@ def files(stage: str) -> list[str]:
 
 
 def path(stage: str) -> Path:
-    """Where the fingerprint of a stage lies."""
+    """The path of a stage's fingerprint."""
     return FOLDER / f"{stage}.md5"
 
 

@@ -1,4 +1,4 @@
-"""Code is an input: which files of this package a module needs, and when two versions of one mean the same."""
+"""Treat code as an input: list the files that a module needs, and hash what they mean."""
 
 import ast
 import hashlib
@@ -49,7 +49,7 @@ def closure(*modules: str, package: Path = PACKAGE) -> list[str]:
 
 
 def _rendered(modules: set[Path]) -> Iterator[Path]:
-    """What modules render: report/speed.html.j2 and report/speed.css belong to report/speed.py."""
+    """The files that modules render: report/speed.html.j2 and report/speed.css belong to report/speed.py."""
     owners = {(module.parent, module.stem) for module in modules}
     for folder in {module.parent for module in modules}:
         for file in folder.iterdir():
@@ -66,7 +66,7 @@ def file_meaning(path: Path) -> str:
 def meaning(source: bytes) -> str:
     """MD5 of Python code without its comments, docstrings and layout.
 
-    Of Snakemake's dialect the comments are left out, and of what is neither the bytes count.
+    Rule files of Snakemake are hashed without their comments, and anything else by its bytes.
     """
     try:
         tree = ast.parse(source)
