@@ -43,6 +43,7 @@ from bioclip_lite.photographs.shards import ShardSet, open_shard
 from bioclip_lite.stages import convert, distill, index, prune, shard, teacher
 from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.teacher_cache import store
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.code_fingerprint import PACKAGE, closure
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json
@@ -53,7 +54,10 @@ from support.checkout import ROOT
 from support.fake_data import images, student
 from support.photographs import FIELDS, folder_params, garden, row, write_folder
 
-COUNTS = {"counts": {"pretrain": 0, "train": 2, "val": 1, "calibration": 1, "test": 1}, "max_side": None}
+COUNTS: sections.Shard = {
+    "counts": {"pretrain": 0, "train": 2, "val": 1, "calibration": 1, "test": 1},
+    "max_side": None,
+}
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from bioclip_lite.commands import captioner as command
 from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.stages import caption as stage
 from bioclip_lite.taxa import taxonomy
-from bioclip_lite.utils import machine
+from bioclip_lite.utils import machine, sections
 from bioclip_lite.utils.command_line import COMMANDS
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table, write_json
@@ -36,11 +36,24 @@ TINY: dict[str, Any] = {
     },
     "multimodal_cfg": {"context_length": 24, "width": WIDTH, "heads": 1, "layers": 1},
 }
-NUCLEUS: dict[str, Any] = {"name": "tiny", "model": "local-dir:tiny", "weights": None, "captions": 2}
-NUCLEUS |= {"method": "nucleus", "top_p": 0.9, "beams": 1, "tokens": 12}
-BEAM = {**NUCLEUS, "name": "ray", "method": "beam", "beams": 3}
-SECTION: dict[str, Any] = {"lit_columns": ["genus"], "templates": {}, "languages": [], "seed": 0}
-SECTION["captioners"] = [NUCLEUS, BEAM]
+NUCLEUS: sections.CaptionCaptioners = {
+    "name": "tiny",
+    "model": "local-dir:tiny",
+    "weights": None,
+    "captions": 2,
+    "method": "nucleus",
+    "top_p": 0.9,
+    "beams": 1,
+    "tokens": 12,
+}
+BEAM: sections.CaptionCaptioners = {**NUCLEUS, "name": "ray", "method": "beam", "beams": 3}
+SECTION: sections.Caption = {
+    "lit_columns": ["genus"],
+    "templates": {},
+    "languages": [],
+    "captioners": [NUCLEUS, BEAM],
+    "seed": 0,
+}
 
 
 def photograph(genus: str, key: str) -> Image.Image:

@@ -158,7 +158,7 @@ def seen(folder: Path, labels: Labels, keys: list[str], noise: float, only: int 
     return unit(text[own] + noise * spread)
 
 
-def asked(retrieval: list[str], taxa: int = 100, types: tuple[str, ...] = ("sci", "com", "taxon")) -> dict[str, Any]:
+def asked(retrieval: list[str], taxa: int = 100, types: tuple[str, ...] = ("sci", "com", "taxon")) -> Any:
     return {
         **PARAMS,
         "prompts": {"types": list(types), "templates": ["plain", "openai"], "taxa": taxa},

@@ -11,6 +11,7 @@ import pytest
 from numpy._core._multiarray_umath import __cpu_dispatch__
 from PIL import Image
 
+from bioclip_lite.params.jobs import Origin
 from bioclip_lite.sources import synthetic
 from bioclip_lite.sources.sample import Sample
 from bioclip_lite.sources.specimens import HABITATS, PATTERNS, PLANS, Traits, angle, grid, photograph, wave
@@ -24,7 +25,7 @@ def listed(**more: Any) -> list[Sample]:
     return list(synthetic.samples(synthetic_params(**more)))
 
 
-def pixels(params: dict[str, Any], locator: str) -> np.ndarray:
+def pixels(params: Origin, locator: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(synthetic.read(params, locator))))
 
 

@@ -9,11 +9,12 @@ from bioclip_lite.photographs.shards import write_shard
 from bioclip_lite.stages import caption as stage
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.texts.text_types import TYPES, caption
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json, write_table
 from support.photographs import DAISY, GANNET, encoded, picture
 
-PARAMS: dict[str, Any] = {
+PARAMS: sections.Caption = {
     "lit_columns": ["common_name", "family"],
     "templates": {},
     "languages": [],

@@ -33,6 +33,7 @@ from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import convert, quantize
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache.store import read_taxa
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, write_json
 from bioclip_lite.web import bundle
@@ -42,7 +43,7 @@ from support.fake_data import FASTVIT, finish_pruning, lively, make_data
 
 PACKAGE = ROOT / "packages" / "react-bio-clip"
 TINY = params.load(ROOT / "tests/tiny.yaml")
-PARAMS = {"images": 4, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": None}
+PARAMS: sections.Convert = {"images": 4, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": None}
 
 
 def node(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

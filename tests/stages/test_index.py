@@ -23,7 +23,7 @@ from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.stages import index
 from bioclip_lite.taxa import taxonomy
-from bioclip_lite.utils import yaml_files
+from bioclip_lite.utils import sections, yaml_files
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
 from bioclip_lite.utils.randomness import generator
@@ -191,7 +191,7 @@ def test_names_that_would_give_equal_keys(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- bad folders
 
 
-def fails(params: dict[str, Any], tmp_path: Path, *words: str) -> None:
+def fails(params: sections.Index, tmp_path: Path, *words: str) -> None:
     """run raises UserError with these words, and touches no earlier output."""
     earlier = tmp_path / "data" / "index" / "samples.parquet"
     earlier.parent.mkdir(parents=True, exist_ok=True)
@@ -651,7 +651,7 @@ def test_memory_does_not_grow_with_the_number_of_photographs(tmp_path: Path, mon
     monkeypatch.setattr(tables, "_ROWS", 128)
     monkeypatch.setattr(reading, "BATCH", 128)
     monkeypatch.setattr(copies, "BATCH", 128)
-    peaks = []
+    peaks: list[int] = []
     for count in (400, 400, 1600):  # the first fills caches
         tracemalloc.start()
         index.run(many(tmp_path / f"{count}-{len(peaks)}", count, kinds=40), tmp_path / f"data{len(peaks)}")

@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lessons.make_data(tmp_path_factory.mktemp("data"))
 
 
-def params(kind: str, **changes: Any) -> dict[str, Any]:
+def params(kind: str, **changes: Any) -> Any:
     chosen = copy.deepcopy(lessons.TEACHER)
     chosen["kind"] = kind
     chosen[kind].update(changes)

@@ -591,7 +591,7 @@ def test_node_decodes_what_pytorch_sees(tmp_path: Path) -> None:
 # ---- parameters and report
 
 
-def complete(**entry: Any) -> dict[str, Any]:
+def complete(**entry: Any) -> Any:
     found: dict[str, Any] = params.load(ROOT / "tests/tiny.yaml")
     found["evaluate"]["suites"] = [{**ENTRY, "path": "data/suites/it", **entry}]
     return found

@@ -71,7 +71,7 @@ def student(name: str, options: dict[str, Any], size: int, data: Path) -> Tensor
     torch.manual_seed(0)
     model = students.build_student(students.student_spec(name, options, lessons.D, size))
     with gradients() as found:
-        options = distillation.Options(
+        settings = distillation.Options(
             stage="distill",
             job="student",
             preprocess=preprocessing(size),
@@ -80,7 +80,7 @@ def student(name: str, options: dict[str, Any], size: int, data: Path) -> Tensor
             batch_size=12,
             learning_rate=1e-6,
         )
-        distillation.train(distillation.Distillation(model, data, options))
+        distillation.train(distillation.Distillation(model, data, settings))
     return found
 
 
@@ -107,7 +107,7 @@ def published(data: Path) -> Tensors:
     return answers(data)
 
 
-def section_of(kind: str, **changes: Any) -> dict[str, Any]:
+def section_of(kind: str, **changes: Any) -> Any:
     section = copy.deepcopy(lessons.TEACHER) | {"kind": kind, "allow_research_only": False}
     section[kind] = section.get(kind, {}) | changes
     return section

@@ -16,6 +16,7 @@ from torch.nn.functional import cosine_similarity
 from bioclip_lite.graph import execution
 from bioclip_lite.models import teachers, text_towers
 from bioclip_lite.stages import convert
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, write_json
 from bioclip_lite.web import javascript, text_encoder
@@ -24,7 +25,7 @@ from support.fake_data import save_teacher
 from support.lessons import make_data
 
 CONTEXT, WIDTH = 12, 64
-PARAMS = {"images": 1, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": "teacher"}
+PARAMS: sections.Convert = {"images": 1, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": "teacher"}
 
 
 def tower(**changes: Any) -> nn.Module:
