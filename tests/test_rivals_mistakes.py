@@ -160,7 +160,7 @@ def test_5_what_is_near_the_teacher_is_not_what_is_right(data: Path) -> None:
         name: score(20 * rows @ text.T, truth.leaf, truth.nodes, labels.node_of_leaf)
         for name, rows in (("teacher", own), ("near", near), ("far", far))
     }
-    found = summarise(scores, truth.nodes, np.arange(10), {"seen": np.ones(10, bool)}, ("teacher",), 20, 0)
+    found = summarise(scores, truth.nodes, np.arange(10), {("seen",): np.ones(10, bool)}, ("teacher",), 20, 0)
     assert found["near"]["top1"]["value"] == found["near"]["agreement_with_teacher"]["value"] == 0
     assert found["far"]["top1"]["value"] == found["far"]["agreement_with_teacher"]["value"] == 1
     assert "cosine" not in json.dumps(found)
@@ -199,7 +199,7 @@ def test_7_every_figure_says_of_how_many_images_and_classes(data: Path) -> None:
     logits = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
     scores = {name: score(logits, truth.leaf, truth.nodes, labels.node_of_leaf) for name in ("teacher", "student")}
     seen = np.array([True, True, False, False, True, True])
-    strata = {("seen",): seen, ("unseen",): ~seen}
+    strata: dict[tuple[str, ...], np.ndarray] = {("seen",): seen, ("unseen",): ~seen}
     found = dict(figures(summarise(scores, truth.nodes, np.arange(6), strata, ("teacher",), 20, 0)))
     assert len(found) > 30
     for name, figure in found.items():

@@ -36,7 +36,7 @@ TINY: dict[str, Any] = {
     },
     "multimodal_cfg": {"context_length": 24, "width": WIDTH, "heads": 1, "layers": 1},
 }
-NUCLEUS: sections.CaptionCaptioners = {
+NUCLEUS: Any = {
     "name": "tiny",
     "model": "local-dir:tiny",
     "weights": None,
@@ -46,7 +46,7 @@ NUCLEUS: sections.CaptionCaptioners = {
     "beams": 1,
     "tokens": 12,
 }
-BEAM: sections.CaptionCaptioners = {**NUCLEUS, "name": "ray", "method": "beam", "beams": 3}
+BEAM: Any = {**NUCLEUS, "name": "ray", "method": "beam", "beams": 3}
 SECTION: sections.Caption = {
     "lit_columns": ["genus"],
     "templates": {},
@@ -113,7 +113,8 @@ def test_all_jobs_of_the_stage_describe_every_shard(trained: tuple, tmp_path: Pa
     data, _ = trained
     for name in ("shard", "weights"):
         (tmp_path / name).symlink_to(data / name)
-    stage.run({**SECTION, "captioners": [{**NUCLEUS, "captions": 1, "tokens": 5}]}, tmp_path)
+    brief = NUCLEUS | {"captions": 1, "tokens": 5}
+    stage.run({**SECTION, "captioners": [brief]}, tmp_path)
     made = {path.relative_to(tmp_path / "caption").as_posix() for path in (tmp_path / "caption").rglob("*.parquet")}
     assert made == {f"{folder}{split}-00000.parquet" for folder in ("", "tiny/") for split in IMAGES}
 

@@ -16,7 +16,7 @@ SCIENTIFIC = ["Bellis perennis", "Morus alba", "Morus bassanus"]
 
 def part(folder: Path, labels: list[int], tars: int = 2, kind: str = "webp") -> list[bytes]:
     """A split as CLIP_benchmark writes it; returns the files of the photographs."""
-    samples = []
+    samples: list[dict[str, Any]] = []
     for i, label in enumerate(labels):
         content = encoded(picture(folder.name, i), "WEBP") if kind == "webp" else photo(folder.name, i)
         samples.append({"__key__": f"s{i:07d}", kind: content, "cls": str(label)})

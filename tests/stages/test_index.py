@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bioclip_lite.indexing import copies, reading, splits, tables
+from bioclip_lite.params.jobs import Origin
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.stages import index
@@ -460,7 +461,7 @@ def test_a_species_list_that_nothing_matches(tmp_path: Path) -> None:
     name = put_list(tmp_path, "Belis perenis\n")
     params = folder_params(tmp_path / "source", species_list=name)
     fails(params, tmp_path, "list.txt", "'Belis perenis'", "Bellis perennis")
-    fails({**params, "species_list": "absent.csv"}, tmp_path, "absent.csv", "params.yaml")
+    fails(params | {"species_list": "absent.csv"}, tmp_path, "absent.csv", "params.yaml")
 
 
 def test_names_and_their_synonyms(tmp_path: Path) -> None:
@@ -513,9 +514,12 @@ def test_licences_are_filtered_before_anything_is_read(tmp_path: Path, monkeypat
     rows += [row(f"g{i}.jpg", GANNET, licence=licence) for i, licence in enumerate(licences)]
     source = write_folder(tmp_path / "source", rows)
     read: list[str] = []
-    monkeypatch.setattr(
-        find_source("folder"), "read", lambda _, locator: read.append(locator) or (source / locator).read_bytes()
-    )
+
+    def watched(_: Origin, locator: str) -> bytes:
+        read.append(locator)
+        return (source / locator).read_bytes()
+
+    monkeypatch.setattr(find_source("folder"), "read", watched)
     index.run(folder_params(source, licences=["cc0", "by"], reject_budget=0.0), tmp_path / "data")
     assert {s["licence"] for s in table(tmp_path / "data", "samples")} == {"CC0", "CC BY 4.0"}
     assert Counter(reasons(tmp_path / "data").values()) == {"licence": 6}

@@ -467,7 +467,7 @@ def test_all_of_the_budget_ships_the_student(tmp_path: Path) -> None:
 
 def test_steps_share_the_epochs_and_recover_in_between(tmp_path: Path, fast: None) -> None:
     data = make_data(tmp_path, *FASTVIT)
-    params = {**PARAMS, "steps": 2, "epochs": 3}
+    params: sections.Prune = {**PARAMS, "steps": 2, "epochs": 3}
     seen = []
     original = distillation.train
 

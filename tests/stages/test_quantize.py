@@ -126,7 +126,7 @@ def error() -> Callable[..., float]:
         found = mixed_precision.quantize(folded, weights, pixels, 1.06, {**NO_REPAIR, **choice})
         return float(np.square(mixed_precision.embed(folded, found.rounded.weights, others) - exact).sum())
 
-    return cache(lambda *names: measure({name: REPAIR[name] for name in names}))
+    return cache(lambda *names: measure({name: used for name, used in REPAIR.items() if name in names}))
 
 
 @pytest.mark.parametrize("repair", [("rounding",), ("bias",), ("rounding", "bias")])

@@ -2,7 +2,6 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 import webdataset
@@ -163,7 +162,7 @@ def test_a_photograph_that_is_no_jpeg_becomes_one(tmp_path: Path) -> None:
         (counts(val=0), "shard.counts.val is 0, but the index has 9 photographs"),
     ],
 )
-def test_numbers_that_do_not_fit(data: Path, params: dict[str, Any], words: str) -> None:
+def test_numbers_that_do_not_fit(data: Path, params: sections.Shard, words: str) -> None:
     with pytest.raises(UserError, match=words):
         shard.run(params, data)
 

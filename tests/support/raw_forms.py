@@ -9,7 +9,7 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -281,7 +281,7 @@ def zipped(folder: Path, file: Path) -> Path:
 # ------------------------------------------------------------------------------------------------------------------ CSV
 
 
-def write_csv(file: Path, columns: list[str], rows: list[list[object]], separator: str = ",") -> Path:
+def write_csv(file: Path, columns: list[str], rows: Iterable[Iterable[object]], separator: str = ",") -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="") as table:
         writer = csv.writer(table, delimiter=separator)
