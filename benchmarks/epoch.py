@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from bioclip_lite.photographs.shards import ShardSet, shard_names, shard_paths
 from bioclip_lite.stages import logits
 from bioclip_lite.teacher_cache import reader, store
 from bioclip_lite.training import distillation, losses, memory_format, trainer
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.files import read_json, replacing
 
 OUTPUT = Path(__file__).with_suffix(".md")
@@ -140,6 +141,7 @@ class Online(trainer.Objective):
     """Distillation with the teacher online: it answers each batch anew."""
 
     name = "online"
+    end: Callable[[], dict[str, float]]  # called after each epoch, in place of a validation
 
     def __init__(
         self, data: Path, section: dict[str, Any], train: reader.CachedSplit, options: trainer.Options
@@ -163,6 +165,12 @@ class Online(trainer.Objective):
         logits = losses.taxon_logits(out, self.text, self.scale)
         return losses.cosine(out, taught) + losses.affinity(logits, target)
 
+    def measure(self) -> dict[str, float]:
+        return self.end()
+
+    def files(self) -> list[Path]:
+        return []  # only a checkpoint asks for them
+
 
 def online(data: Path, section: dict[str, Any], train: reader.CachedSplit, count: int, scratch: Path) -> list[float]:
     options = trainer.Options(
@@ -175,7 +183,7 @@ def online(data: Path, section: dict[str, Any], train: reader.CachedSplit, count
     objective = Online(data, section, train, options)
 
     def run(end: Any) -> None:
-        objective.measure = end  # type: ignore[method-assign]
+        objective.end = end
         with memory_format.channels_last(objective.model):
             trainer.fit(objective, log=scratch / "log")
 
@@ -240,7 +248,7 @@ def with_open_clip(
     return [b - a for a, b in zip(starts, [*starts[1:], end], strict=True)][: count - 1]
 
 
-def made(data: Path, section: dict[str, Any], train: reader.CachedSplit) -> dict[str, float]:
+def made(data: Path, section: sections.Logits, train: reader.CachedSplit) -> dict[str, float]:
     """Seconds to make the cache of split "train", and its bytes."""
     photographs, count = len(train.images), train.view_count
     with tempfile.TemporaryDirectory() as scratch:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -129,8 +130,12 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], Case]]:
     }
     if options.students:
         section = params.load(options.params)["distill"]
+
+        def family(name: str) -> Case:
+            return from_folder(name, trained(section, data, name, options.students), data)
+
         for name in FAMILIES:
-            found[name] = lambda name=name: from_folder(name, trained(section, data, name, options.students), data)
+            found[name] = partial(family, name)
     if options.samples:
         found["mobilenetv2_100, published weights"] = lambda: insects(options.samples)
     return found

@@ -138,7 +138,7 @@ def untaught(data: Path, importance: str) -> dict[str, Any]:
     return found
 
 
-def one(data: Path, section: dict[str, Any]) -> dict[str, Any]:
+def one(data: Path, section: Any) -> dict[str, Any]:
     """Prune and recover in a temporary folder."""
     untaught: dict[str, Any] = {}
     original = distillation.train

@@ -83,7 +83,7 @@ def run(cores: str, environment: dict[str, str]) -> Run:
         for name in ENVIRONMENTS:
             (clone / name).symlink_to(ROOT / name)
         began, used = time.monotonic(), _children()
-        command = [Path(sys.executable).with_name("snakemake"), "--cores", cores, "evaluate"]
+        command = [str(Path(sys.executable).with_name("snakemake")), "--cores", cores, "evaluate"]
         subprocess.run(command, cwd=clone, env=os.environ | environment, check=True)
         wall, processor = time.monotonic() - began, _children() - used
         variants = json.loads((clone / "data/evaluate/metrics.json").read_text())["variants"]
@@ -98,11 +98,12 @@ def _children() -> float:
 
 def read(logs: Path) -> dict[str, list[tuple[float, float, float]]]:
     """Times from the logs of the jobs, in the order in which they ended; jobs of shards count as one."""
-    jobs = defaultdict(list)
+    jobs: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for log in sorted(logs.glob("*/*.log"), key=lambda log: log.stat().st_mtime):
         for took in TOOK.findall(log.read_text(encoding="utf-8")):
             job = re.sub(r"\w+-\d{5}$", "<shard>", log.relative_to(logs).with_suffix("").as_posix())
-            jobs[job].append(tuple(map(float, took)))
+            seconds, processor, start = map(float, took)
+            jobs[job].append((seconds, processor, start))
     return dict(jobs)
 
 

@@ -111,8 +111,10 @@ def measure(options: argparse.Namespace, student: str, size: int, scratch: Path)
         about = rounded(model, name, {**default, **extra} if student.startswith("default") else extra, size)
         bundle, exported = data / "tfjs", {kind: str(data / f"{kind}.onnx") for kind in ("fp32", "qdq")}
         converted(model, bundle, size)
+        graph, tensors, grids = quantized.load_integers(model)
+        weights = quantized.decode(tensors, grids)
         for kind, file in exported.items():
-            onnx_export.write(model, Path(file), kind)
+            onnx_export.write(graph, weights, grids, file, kind)
         job = {
             "bundle": str(bundle),
             "onnx": exported,

@@ -1,5 +1,6 @@
 """`bioclip-lite`: its help, its completion, stages that run alone, and mistakes told in a sentence, not a traceback."""
 
+import argparse
 import re
 import subprocess
 import sys
@@ -61,7 +62,8 @@ def test_a_misspelt_name_is_told_all_names() -> None:
 def test_the_completion_script_has_every_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert completion.main([shell]) == 0
     script = capsys.readouterr().out
-    (subparsers,) = (action.choices for action in completion.whole_parser()._actions if action.nargs == "A...")
+    actions = completion.whole_parser()._actions
+    (subparsers,) = (action.choices for action in actions if isinstance(action, argparse._SubParsersAction))
     assert set(subparsers) == {*STAGES, *COMMANDS}
     for parser in subparsers.values():
         for option in (text for action in parser._actions for text in action.option_strings if text.startswith("--")):

@@ -83,7 +83,7 @@ def test_every_command_is_run_by_a_test_or_says_why_not() -> None:
     found = list(commands())
     assert len(found) > 40
     for command in found:
-        runs = [(re.fullmatch(pattern, command.line), *where) for pattern, *where in RUN_BY]
+        runs = [(re.fullmatch(pattern, command.line), file, text) for pattern, file, text in RUN_BY]
         ran_by = [(match, file, text) for match, file, text in runs if match]
         assert command.marked or ran_by, f"{command.page}: nothing runs `{command.line}`, and no mark says why"
         for match, file, text in ran_by:

@@ -303,7 +303,7 @@ def test_defaults_that_differ_from_the_schema_are_refused(monkeypatch: pytest.Mo
 
 # --------------------------------------------------------------------------- the part that each job reads
 
-CAPTIONER = {"name": "coca", "model": "coca_ViT-B-32", "weights": None, "captions": 1, "method": "beam"}
+CAPTIONER: dict[str, Any] = {"name": "coca", "model": "coca_ViT-B-32", "weights": None, "captions": 1, "method": "beam"}
 CAPTIONER |= {"top_p": 0.9, "beams": 3, "tokens": 30}
 SUITE = {"name": "rare", "format": "folder", "path": "data/suites/rare", "prompt": "name", "templates": "plain"}
 JOBS: list[tuple[str, str, Any]] = [

@@ -43,6 +43,7 @@ from bioclip_lite.photographs.shards import ShardSet, open_shard
 from bioclip_lite.stages import convert, distill, index, prune, shard, teacher
 from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.teacher_cache import store
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.code_fingerprint import PACKAGE, closure
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json
@@ -53,7 +54,10 @@ from support.checkout import ROOT
 from support.fake_data import images, student
 from support.photographs import FIELDS, folder_params, garden, row, write_folder
 
-COUNTS = {"counts": {"pretrain": 0, "train": 2, "val": 1, "calibration": 1, "test": 1}, "max_side": None}
+COUNTS: sections.Shard = {
+    "counts": {"pretrain": 0, "train": 2, "val": 1, "calibration": 1, "test": 1},
+    "max_side": None,
+}
 
 
 @pytest.fixture
@@ -156,7 +160,7 @@ def test_5_what_is_near_the_teacher_is_not_what_is_right(data: Path) -> None:
         name: score(20 * rows @ text.T, truth.leaf, truth.nodes, labels.node_of_leaf)
         for name, rows in (("teacher", own), ("near", near), ("far", far))
     }
-    found = summarise(scores, truth.nodes, np.arange(10), {"seen": np.ones(10, bool)}, ("teacher",), 20, 0)
+    found = summarise(scores, truth.nodes, np.arange(10), {("seen",): np.ones(10, bool)}, ("teacher",), 20, 0)
     assert found["near"]["top1"]["value"] == found["near"]["agreement_with_teacher"]["value"] == 0
     assert found["far"]["top1"]["value"] == found["far"]["agreement_with_teacher"]["value"] == 1
     assert "cosine" not in json.dumps(found)
@@ -195,7 +199,7 @@ def test_7_every_figure_says_of_how_many_images_and_classes(data: Path) -> None:
     logits = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
     scores = {name: score(logits, truth.leaf, truth.nodes, labels.node_of_leaf) for name in ("teacher", "student")}
     seen = np.array([True, True, False, False, True, True])
-    strata = {("seen",): seen, ("unseen",): ~seen}
+    strata: dict[tuple[str, ...], np.ndarray] = {("seen",): seen, ("unseen",): ~seen}
     found = dict(figures(summarise(scores, truth.nodes, np.arange(6), strata, ("teacher",), 20, 0)))
     assert len(found) > 30
     for name, figure in found.items():

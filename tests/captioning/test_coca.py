@@ -14,7 +14,7 @@ from bioclip_lite.commands import captioner as command
 from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.stages import caption as stage
 from bioclip_lite.taxa import taxonomy
-from bioclip_lite.utils import machine
+from bioclip_lite.utils import machine, sections
 from bioclip_lite.utils.command_line import COMMANDS
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table, write_json
@@ -36,11 +36,24 @@ TINY: dict[str, Any] = {
     },
     "multimodal_cfg": {"context_length": 24, "width": WIDTH, "heads": 1, "layers": 1},
 }
-NUCLEUS: dict[str, Any] = {"name": "tiny", "model": "local-dir:tiny", "weights": None, "captions": 2}
-NUCLEUS |= {"method": "nucleus", "top_p": 0.9, "beams": 1, "tokens": 12}
-BEAM = {**NUCLEUS, "name": "ray", "method": "beam", "beams": 3}
-SECTION: dict[str, Any] = {"lit_columns": ["genus"], "templates": {}, "languages": [], "seed": 0}
-SECTION["captioners"] = [NUCLEUS, BEAM]
+NUCLEUS: Any = {
+    "name": "tiny",
+    "model": "local-dir:tiny",
+    "weights": None,
+    "captions": 2,
+    "method": "nucleus",
+    "top_p": 0.9,
+    "beams": 1,
+    "tokens": 12,
+}
+BEAM: Any = {**NUCLEUS, "name": "ray", "method": "beam", "beams": 3}
+SECTION: sections.Caption = {
+    "lit_columns": ["genus"],
+    "templates": {},
+    "languages": [],
+    "captioners": [NUCLEUS, BEAM],
+    "seed": 0,
+}
 
 
 def photograph(genus: str, key: str) -> Image.Image:
@@ -100,7 +113,8 @@ def test_all_jobs_of_the_stage_describe_every_shard(trained: tuple, tmp_path: Pa
     data, _ = trained
     for name in ("shard", "weights"):
         (tmp_path / name).symlink_to(data / name)
-    stage.run({**SECTION, "captioners": [{**NUCLEUS, "captions": 1, "tokens": 5}]}, tmp_path)
+    brief = NUCLEUS | {"captions": 1, "tokens": 5}
+    stage.run({**SECTION, "captioners": [brief]}, tmp_path)
     made = {path.relative_to(tmp_path / "caption").as_posix() for path in (tmp_path / "caption").rglob("*.parquet")}
     assert made == {f"{folder}{split}-00000.parquet" for folder in ("", "tiny/") for split in IMAGES}
 

@@ -2,6 +2,7 @@ import math
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,9 @@ def row(stage: str, *jobs: Job, growth: float = 100, at_once: int = 4) -> Row:
 
 def test_jobs_of_shards_grow_in_number_and_share_the_cores() -> None:
     done = [Job("embed_shard", name, 3.6 * n, 1000 * n) for name, n in SIZES.items()]
-    assert row("logits", *done) == Row("logits", 20, pytest.approx(12), pytest.approx(3), 12e6)
+    hours: Any = pytest.approx(12)
+    at_once: Any = pytest.approx(3)
+    assert row("logits", *done) == Row("logits", 20, hours, at_once, 12e6)
 
 
 def test_a_job_that_ran_elsewhere_costs_what_the_others_did() -> None:

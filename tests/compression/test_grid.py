@@ -76,4 +76,4 @@ def test_fingerprints_tell_bits_apart() -> None:
     w = np.arange(6, dtype=np.float32)
     assert grid.fingerprint(w) == grid.fingerprint(w.reshape(2, 3))
     assert grid.fingerprint(w) != grid.fingerprint(np.nextafter(w, np.float32(9)))
-    assert grid.fingerprint(np.float32([0.0])) != grid.fingerprint(np.float32([-0.0]))
+    assert grid.fingerprint(np.array([0.0], np.float32)) != grid.fingerprint(np.array([-0.0], np.float32))

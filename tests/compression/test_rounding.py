@@ -22,7 +22,8 @@ def moments_of(groups: int, columns: int, seed: int, places: int = 400) -> np.nd
 @pytest.mark.parametrize(("groups", "rows", "columns"), [(1, 4, 150), (1, 1, 64), (3, 2, 9), (2, 5, 65), (4, 1, 2)])
 def test_gptq_disturbs_products_less_than_the_nearest_points(groups: int, rows: int, columns: int) -> None:
     """On average: column by column is greedy, so that a single small weight may come out worse."""
-    nearest, learnt = [], []
+    nearest: list[float] = []
+    learnt: list[float] = []
     for seed in range(20):
         moments = moments_of(groups, columns, seed)
         weight = np.random.default_rng(seed + 1).normal(size=(groups * rows, columns)).astype(np.float32)
@@ -52,15 +53,17 @@ def test_without_correlations_gptq_is_the_nearest_point() -> None:
         nn.Linear(4, 6),
     ],
 )
-def test_moments_are_those_of_the_layers_inputs(layer: nn.Module) -> None:
+def test_moments_are_those_of_the_layers_inputs(layer: nn.Conv2d | nn.Linear) -> None:
     """The mean square of every output follows from them: w' M w."""
     torch.manual_seed(0)
     x = torch.randn(300, 4) if isinstance(layer, nn.Linear) else torch.randn(40, 4, 7, 7)
+    assert layer.bias is not None
     layer.bias.data.zero_()
     with torch.no_grad():
         y = layer(x)
     node: dict[str, Any] = {"op": "linear", "shape": list(y.shape[1:])}
     if isinstance(layer, nn.Conv2d):
+        assert isinstance(layer.padding, tuple)
         op, (top, left) = "conv" if layer.groups == 1 else "depthwise", layer.padding
         node |= {"op": op, "strides": layer.stride, "dilations": layer.dilation, "pads": [top, top, left, left]}
     weight = layer.weight.detach().numpy()
@@ -108,7 +111,7 @@ def test_what_a_relu_cuts_off_does_not_move_what_it_leaves() -> None:
     """One channel: error only where the activation is off. The bias must not follow it."""
     error, value = torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), -1.0)
     error[..., :2], value[..., 2:] = 1.0, 1.0
-    folded = {
+    folded: dict[str, Any] = {
         "input": {"name": "x", "shape": [1, 4, 4]},
         "nodes": [
             {"op": "conv", "name": "c", "inputs": ["x"]},

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,13 +52,13 @@ class Caller:
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.address = folder, address
 
-    def start(self, program: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
+    def start(self, program: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         module = self.folder / "program.py"
         if not module.exists() or module.read_text() != program:  # another caller may be reading it
             module.write_text(program)
         path = os.pathsep.join([str(ROOT / "workflow"), str(self.folder)])
         environment = os.environ | {ADDRESS: self.address, "PYTHONPATH": path} | options.pop("environment", {})
-        pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        pipe: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [sys.executable, "-c", ASK, "program", *arguments]
         return subprocess.Popen(command, cwd=self.folder, env=environment, text=True, **(pipe | options))
 
@@ -188,8 +189,10 @@ print(os.environ[{ADDRESS!r}], flush=True)
 sys.stdin.read()
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", program], env=environment, text=True, **pipes) as process:
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         yield process
         process.kill()
 

@@ -1,6 +1,7 @@
 """Our reading and writing of Snakemake's records, beside the class that Snakemake has for it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -107,7 +108,7 @@ def test_a_job_that_ran_here_took_as_long_whoever_sets_the_time_of_its_output(
 ) -> None:
     Path("out").write_text("made")
     snakemake_records.write("out", RECORD)
-    job = {**RECORD, "in": {"data/a": "0", "data/b": "1"}} | change
+    job: dict[str, Any] = {**RECORD, "in": {"data/a": "0", "data/b": "1"}} | change
     Records(Hashes()).learn("out", job)
     learned = snakemake_records.read("out")
     assert Records(Hashes()).describes("out") and learned["endtime"] > RECORD["endtime"]

@@ -220,7 +220,8 @@ def test_a_job_of_a_cluster_that_ran_out_of_time(tmp_path: Path, capsys: pytest.
     log = tmp_path / "slurm.log"
     log.write_text("slurmstepd: error: *** JOB 12 CANCELLED DUE TO TIME LIMIT ***\n")
     message = "SLURM-job '12' failed, SLURM status is: 'TIMEOUT'. For further error details see the log"
-    job = {"jobid": 7, "rule_name": "train_student", "log": ["logs/distill/student.log", str(log)], "indent": False}
+    logs = ["logs/distill/student.log", str(log)]
+    job: dict[str, Any] = {"jobid": 7, "rule_name": "train_student", "log": logs, "indent": False}
     handler = new_handler()
     handler.emit(event("job_error", shellcmd=None, rule_msg=message, output=[], level=logging.ERROR, **job))
     head, *said = capsys.readouterr().err.splitlines()

@@ -142,7 +142,8 @@ def tensorflow_outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np
     """All examples in TensorFlow, which has an environment of its own, without PyTorch."""
     assert CONVERTER.exists(), f"{CONVERTER} is missing; run: make setup"
     folder = tmp_path_factory.mktemp("tensorflow")
-    nodes, values = {}, {}
+    nodes: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for case, example in EXAMPLES.items():
         names = {key: f"{case}/{key}" for key in example.arrays}
         nodes[case] = example.node | names

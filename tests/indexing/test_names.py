@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -38,9 +39,7 @@ def listed(tmp_path: Path, text: str, name: str = "list.txt") -> list[Entry]:
     return names.read_species_list(tmp_path / name)
 
 
-def matched(
-    entries: list[Entry], known: Index, synonyms: dict[str, tuple[str, ...]] | None = None
-) -> dict[str, object]:
+def matched(entries: list[Entry], known: Index, synonyms: dict[str, tuple[str, ...]] | None = None) -> dict[str, Any]:
     found = names.match(entries, known, synonyms or {})
     return {f.entry.text: f.nodes[0] if f.nodes else (f.candidates, f.nearest) for f in found}
 

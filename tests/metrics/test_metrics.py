@@ -149,9 +149,9 @@ def test_resampled_means_by_hand() -> None:
     values = np.array([[1.0, np.nan], [0, 1], [1, 0]])
     group = np.array([0, 0, 1])
     counts = [np.array([1, 1]), np.array([2, 0]), np.array([0, 2])]
-    np.testing.assert_allclose(bootstrap.means(values, group, counts), [[2 / 3, 0.5], [0.5, 1], [1, 0]])
+    np.testing.assert_allclose(bootstrap.means(values, group, counts), [[2 / 3, 0.5], [0.5, 1.0], [1.0, 0.0]])
     classes = np.array([0, 1, 1])
-    np.testing.assert_allclose(bootstrap.class_means(values[:, :1], classes, group, counts), [[0.75], [0.5], [1]])
+    np.testing.assert_allclose(bootstrap.class_means(values[:, :1], classes, group, counts), [[0.75], [0.5], [1.0]])
 
 
 @settings(max_examples=30, deadline=None)

@@ -13,7 +13,7 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, write_json
 
 HYBRID = {"embed_dims": (16, 32, 64, 64), "layers": (1, 1, 1, 1)}  # fastvit_sa12: attention in its last stage
-STUDENTS = [
+STUDENTS: list[tuple[str, dict[str, Any]]] = [
     ("fastvit_sa12", HYBRID),
     ("mobilenetv4_conv_small_035", {}),
     ("mobilenetv2_050", {"pad_type": "same"}),
@@ -61,7 +61,8 @@ def narrowed() -> nn.Module:
     """The hybrid with one of two heads and a quarter of a hidden layer cut out, as pruning does it."""
     model = students.reparameterize(student("fastvit_sa12", HYBRID))
     block = model.get_submodule("stages.3.blocks.0")
-    attention, mlp = block.token_mixer, block.mlp
+    attention: nn.Module = block.get_submodule("token_mixer")
+    mlp: Any = block.mlp
     assert isinstance(attention, prunable.PrunableAttention)
     heads, width = attention.num_heads, attention.head_dim
     kept = torch.arange(3 * heads * width).reshape(3, heads, width)[:, 1:].flatten()

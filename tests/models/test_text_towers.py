@@ -106,7 +106,7 @@ def test_the_order_of_words_counts(kind: str) -> None:
 
 def test_words_of_the_end_reach_the_beginning_and_the_reverse() -> None:
     """Convolutions see five tokens to each side, attention all of them, in both directions."""
-    made = tower("mixer")
+    made: Any = tower("mixer")
     text = tokens(captions=[CAPTIONS[3]])
     vectors = made.token_embedding(text).detach().requires_grad_()
     made.token_embedding.forward = lambda _: vectors[:, : int(text.argmax()) + 1]
@@ -123,8 +123,10 @@ def test_padding_is_not_in_the_batch_statistics(skip: bool) -> None:
     valid = torch.arange(9) < torch.tensor([[5], [9]])
     together = mixer(x, valid)
     seen = mixer.conv(x.masked_fill(~valid[..., None], 0).transpose(1, 2)).transpose(1, 2)[valid]
+    assert mixer.norm is not None
     torch.testing.assert_close(mixer.norm.running_mean, 0.1 * seen.mean(0))
     if skip:
+        assert mixer.skip_norm is not None
         torch.testing.assert_close(mixer.skip_norm.running_mean, 0.1 * x[valid].mean(0))
     more = torch.cat([x, torch.randn(2, 6, 4)], 1)
     again = mixer(more, torch.cat([valid, torch.zeros(2, 6, dtype=torch.bool)], 1))

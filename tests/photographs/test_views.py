@@ -1,17 +1,17 @@
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bioclip_lite.params.jobs import AugmentedViews
 from bioclip_lite.photographs import views
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing
 from bioclip_lite.utils.randomness import generator
 from support.photographs import picture
 
-PARAMS: dict[str, Any] = {"crop_scale": [0.2, 1.0], "operations": 2, "magnitude": 1.0}
+PARAMS: AugmentedViews = {"crop_scale": [0.2, 1.0], "operations": 2, "magnitude": 1.0}
 PHOTOGRAPH = picture("views", size=(312, 240))
 CROP = ("crop", {"area": 0.5, "aspect": 1.2, "x": 0.5, "y": 0.1})
 GEOMETRIC = [name for name in views.OPERATIONS if name.startswith(("rotate", "shear", "translate"))]

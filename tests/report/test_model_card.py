@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
 from bioclip_lite.stages import evaluate
 from bioclip_lite.utils.files import read_json
@@ -23,7 +23,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]
 def test_results_are_those_of_metrics(made: tuple[str, dict[str, Any]]) -> None:
     text, metrics = made
     shipped = metrics["variants"]["tfjs"]
-    results = {result.metric_name: result for result in ModelCard(text).data.eval_results}
+    card = ModelCard(text).data
+    assert isinstance(card, ModelCardData) and card.eval_results
+    results = {result.metric_name: result for result in card.eval_results}
     assert results["Species accuracy"].metric_value == shipped["top1"]["value"]
     assert results["Family accuracy"].metric_value == shipped["per_rank"]["family"]["value"]
     assert results["Correct answers with back-off at 95 %"].metric_value == shipped["back_off"]["right"]["value"]

@@ -117,7 +117,7 @@ def test_names_from_the_table_for_photographs_in_tars(tmp_path: Path) -> None:
 
 
 def test_rows_that_lead_nowhere(tmp_path: Path) -> None:
-    rows = [{"photo_id": None}, {"photo_id": 1.5}, {"photo_id": 2.0, "photo_url": "nan"}]
+    rows: list[dict[str, Any]] = [{"photo_id": None}, {"photo_id": 1.5}, {"photo_id": 2.0, "photo_url": "nan"}]
     rows = [{"photo_url": None, **biotrove_row(DAISY, None), **row} for row in rows]
     table(tmp_path / "a.parquet", rows)
     samples, left_out = listed(source_params("biotrove", tmp_path))

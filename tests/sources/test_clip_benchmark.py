@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from bioclip_lite.params.jobs import Origin
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
@@ -15,7 +16,7 @@ SCIENTIFIC = ["Bellis perennis", "Morus alba", "Morus bassanus"]
 
 def part(folder: Path, labels: list[int], tars: int = 2, kind: str = "webp") -> list[bytes]:
     """A split as CLIP_benchmark writes it; returns the files of the photographs."""
-    samples = []
+    samples: list[dict[str, Any]] = []
     for i, label in enumerate(labels):
         content = encoded(picture(folder.name, i), "WEBP") if kind == "webp" else photo(folder.name, i)
         samples.append({"__key__": f"s{i:07d}", kind: content, "cls": str(label)})
@@ -26,7 +27,7 @@ def part(folder: Path, labels: list[int], tars: int = 2, kind: str = "webp") -> 
     return [sample[kind] for sample in samples]
 
 
-def benchmark(root: Path, names: list[str], **more: Any) -> dict[str, Any]:
+def benchmark(root: Path, names: list[str], **more: Any) -> Any:
     part(root / "train", [i % len(names) for i in range(12)])
     part(root / "test", [i % len(names) for i in range(6)], 1, "jpg")
     put(root / "classnames.txt", "\n".join(names))
@@ -94,7 +95,7 @@ def test_labels_that_make_no_sense(tmp_path: Path) -> None:
     assert [r.reason for r in left_out] == ["bad row", "bad row", "bad row", "missing file"]
 
 
-def fails(params: dict[str, Any], *words: str) -> None:
+def fails(params: Origin, *words: str) -> None:
     with pytest.raises(UserError) as error:
         listed(params)
     for word in words:

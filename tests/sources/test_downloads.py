@@ -4,12 +4,12 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bioclip_lite.sources import downloads
 from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.sections import IndexDownloads
 from support.raw_forms import Web, cut, photo, send, serving, status
 
 BIG = bytes(range(256)) * 2000  # half a megabyte
@@ -29,15 +29,15 @@ def web() -> Iterator[Web]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> dict[str, Any]:
+def settings(tmp_path: Path) -> IndexDownloads:
     return {"folder": str(tmp_path / "downloads"), "per_host": 4, "tries": 3, "timeout": 5}
 
 
-def files(settings: dict[str, Any], kind: str) -> list[Path]:
+def files(settings: IndexDownloads, kind: str) -> list[Path]:
     return sorted(path for path in Path(settings["folder"], kind).rglob("*") if path.is_file())
 
 
-def fails(address: str, settings: dict[str, Any], *words: str) -> None:
+def fails(address: str, settings: IndexDownloads, *words: str) -> None:
     with pytest.raises(OSError) as error:
         downloads.read(address, settings)
     for word in words:
@@ -47,7 +47,7 @@ def fails(address: str, settings: dict[str, Any], *words: str) -> None:
 # ------------------------------------------------------------------------------------------------------------ the cache
 
 
-def test_the_cache_is_keyed_by_content_and_nothing_is_asked_for_twice(web: Web, settings: dict[str, Any]) -> None:
+def test_the_cache_is_keyed_by_content_and_nothing_is_asked_for_twice(web: Web, settings: IndexDownloads) -> None:
     web.files = {"a.jpg": photo("a"), "b.jpg": photo("b"), "again.jpg": photo("a")}
     addresses = [web.url(name) for name in web.files]
     downloads.fetch(addresses + addresses, settings)
@@ -60,14 +60,14 @@ def test_the_cache_is_keyed_by_content_and_nothing_is_asked_for_twice(web: Web, 
     assert sorted(path for path, _, _ in web.asked) == ["a.jpg", "again.jpg", "b.jpg"]
 
 
-def test_read_alone_downloads(web: Web, settings: dict[str, Any]) -> None:
+def test_read_alone_downloads(web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"] = photo("a")
     assert downloads.read(web.url("a.jpg"), settings) == photo("a")
     assert downloads.read(web.url("a.jpg"), settings) == photo("a")
     assert web.times("a.jpg") == 1
 
 
-def test_a_damaged_file_of_the_cache_is_fetched_again(web: Web, settings: dict[str, Any]) -> None:
+def test_a_damaged_file_of_the_cache_is_fetched_again(web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"] = photo("a")
     downloads.fetch([web.url("a.jpg")], settings)
     (path,) = files(settings, "objects")
@@ -76,7 +76,7 @@ def test_a_damaged_file_of_the_cache_is_fetched_again(web: Web, settings: dict[s
     assert web.times("a.jpg") == 2
 
 
-def test_a_cache_that_cannot_be_written(tmp_path: Path, web: Web, settings: dict[str, Any]) -> None:
+def test_a_cache_that_cannot_be_written(tmp_path: Path, web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"] = photo("a")
     Path(settings["folder"]).write_text("a file in the way")
     with pytest.raises(UserError, match=r"index\.downloads\.folder"):
@@ -86,7 +86,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, web: Web, settings: dict
 # ------------------------------------------------------------------------------------------------------------- failures
 
 
-def test_what_is_missing_is_asked_for_once_and_remembered(web: Web, settings: dict[str, Any]) -> None:
+def test_what_is_missing_is_asked_for_once_and_remembered(web: Web, settings: IndexDownloads) -> None:
     web.files["b.jpg"] = photo("b")
     downloads.fetch([web.url("a.jpg"), web.url("b.jpg")], settings)
     fails(web.url("a.jpg"), settings, "HTTP 404")
@@ -99,14 +99,14 @@ def test_what_is_missing_is_asked_for_once_and_remembered(web: Web, settings: di
     assert files(settings, "failed") == []
 
 
-def test_an_old_failure_is_not_believed(web: Web, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_failure_is_not_believed(web: Web, settings: IndexDownloads, monkeypatch: pytest.MonkeyPatch) -> None:
     downloads.fetch([web.url("a.jpg")], settings)
     web.files["a.jpg"] = photo("a")
     monkeypatch.setattr(downloads, "_REMEMBERED", -1.0)
     assert downloads.read(web.url("a.jpg"), settings) == photo("a")
 
 
-def test_a_server_in_trouble_is_tried_again(web: Web, settings: dict[str, Any]) -> None:
+def test_a_server_in_trouble_is_tried_again(web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"] = photo("a")
     web.steps["a.jpg"] = [status(500), status(503)]
     downloads.fetch([web.url("a.jpg")], settings)
@@ -114,7 +114,7 @@ def test_a_server_in_trouble_is_tried_again(web: Web, settings: dict[str, Any]) 
     assert web.times("a.jpg") == 3
 
 
-def test_tries_come_to_an_end(web: Web, settings: dict[str, Any]) -> None:
+def test_tries_come_to_an_end(web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"] = photo("a")
     web.steps["a.jpg"] = [status(503)] * 9
     downloads.fetch([web.url("a.jpg")], settings)
@@ -122,7 +122,7 @@ def test_tries_come_to_an_end(web: Web, settings: dict[str, Any]) -> None:
     assert web.times("a.jpg") == 3 and files(settings, "partial") == []
 
 
-def test_the_server_says_how_long_to_wait(web: Web, settings: dict[str, Any]) -> None:
+def test_the_server_says_how_long_to_wait(web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"] = photo("a")
     web.steps["a.jpg"] = [status(429, Retry_After="1")]
     downloads.fetch([web.url("a.jpg")], settings)
@@ -131,7 +131,7 @@ def test_the_server_says_how_long_to_wait(web: Web, settings: dict[str, Any]) ->
     assert downloads.read(web.url("a.jpg"), settings) == photo("a")
 
 
-def test_a_server_that_wants_to_be_left_alone_for_long_is(web: Web, settings: dict[str, Any]) -> None:
+def test_a_server_that_wants_to_be_left_alone_for_long_is(web: Web, settings: IndexDownloads) -> None:
     web.steps["a.jpg"] = [status(429, Retry_After="86400")]
     downloads.fetch([web.url("a.jpg")], settings)
     fails(web.url("a.jpg"), settings, "HTTP 429", "86400 s")
@@ -145,7 +145,7 @@ def test_dates_to_come_back() -> None:
     assert downloads._retry_after("") == downloads._retry_after("soon") == 0
 
 
-def test_a_page_is_no_photograph(web: Web, settings: dict[str, Any]) -> None:
+def test_a_page_is_no_photograph(web: Web, settings: IndexDownloads) -> None:
     web.files = {"a.jpg": b"<html>please log in</html>", "b.jpg": b""}
     web.types["a.jpg"] = "text/html; charset=utf-8"
     downloads.fetch([web.url("a.jpg"), web.url("b.jpg")], settings)
@@ -154,7 +154,7 @@ def test_a_page_is_no_photograph(web: Web, settings: dict[str, Any]) -> None:
     assert files(settings, "objects") == files(settings, "partial") == []
 
 
-def test_a_file_beyond_measure(web: Web, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_beyond_measure(web: Web, settings: IndexDownloads, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "_LARGEST", 100_000)
     web.files["a.jpg"] = BIG
     downloads.fetch([web.url("a.jpg")], settings)
@@ -163,12 +163,12 @@ def test_a_file_beyond_measure(web: Web, settings: dict[str, Any], monkeypatch: 
 
 
 @pytest.mark.parametrize("address", ["http://", "http://[", "https:///a.jpg", "http://a b/ \ud800.jpg"])
-def test_what_is_no_address(address: str, settings: dict[str, Any]) -> None:
+def test_what_is_no_address(address: str, settings: IndexDownloads) -> None:
     settings["tries"] = 1
     fails(address, settings)
 
 
-def test_a_host_that_is_silent_is_left_alone(settings: dict[str, Any]) -> None:
+def test_a_host_that_is_silent_is_left_alone(settings: IndexDownloads) -> None:
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         addresses = [f"http://127.0.0.1:{taken.getsockname()[1]}/{i}.jpg" for i in range(40)]
@@ -178,7 +178,7 @@ def test_a_host_that_is_silent_is_left_alone(settings: dict[str, Any]) -> None:
         assert {"no connection"} < reasons and any("does not answer" in reason for reason in reasons)
 
 
-def test_a_server_that_falls_silent(web: Web, settings: dict[str, Any]) -> None:
+def test_a_server_that_falls_silent(web: Web, settings: IndexDownloads) -> None:
     settings |= {"timeout": 0.2, "tries": 2}
     web.files["a.jpg"] = photo("a")
     web.steps["a.jpg"] = [lambda _: time.sleep(1)] * 2
@@ -190,7 +190,7 @@ def test_a_server_that_falls_silent(web: Web, settings: dict[str, Any]) -> None:
 # -------------------------------------------------------------------------------------------------------- interruptions
 
 
-def test_a_cut_transfer_goes_on_where_it_stopped(web: Web, settings: dict[str, Any]) -> None:
+def test_a_cut_transfer_goes_on_where_it_stopped(web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"] = BIG
     web.steps["a.jpg"] = [cut(BIG, 200_000)]
     downloads.fetch([web.url("a.jpg")], settings)
@@ -199,7 +199,7 @@ def test_a_cut_transfer_goes_on_where_it_stopped(web: Web, settings: dict[str, A
     assert "range" not in first and 0 < int(second["range"].removeprefix("bytes=").removesuffix("-")) <= 200_000
 
 
-def test_a_later_run_goes_on_and_the_part_never_looks_finished(web: Web, settings: dict[str, Any]) -> None:
+def test_a_later_run_goes_on_and_the_part_never_looks_finished(web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"] = BIG
     web.steps["a.jpg"] = [cut(BIG, 200_000)]
     downloads.fetch([web.url("a.jpg")], settings | {"tries": 1})
@@ -211,21 +211,21 @@ def test_a_later_run_goes_on_and_the_part_never_looks_finished(web: Web, setting
     assert "range" in web.headers("a.jpg")[-1] and files(settings, "partial") == []
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_as_a_whole(web: Web, settings: dict[str, Any]) -> None:
+def test_a_file_that_changed_meanwhile_is_fetched_as_a_whole(web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"] = BIG[::-1]
     web.steps["a.jpg"] = [cut(BIG, 200_000)]
     downloads.fetch([web.url("a.jpg")], settings)
     assert downloads.read(web.url("a.jpg"), settings) == BIG[::-1]
 
 
-def test_a_server_without_ranges(web: Web, settings: dict[str, Any]) -> None:
+def test_a_server_without_ranges(web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"], web.ranges = BIG, False
     web.steps["a.jpg"] = [cut(BIG, 200_000)]
     downloads.fetch([web.url("a.jpg")], settings)
     assert downloads.read(web.url("a.jpg"), settings) == BIG
 
 
-def test_a_server_that_gives_another_range(web: Web, settings: dict[str, Any]) -> None:
+def test_a_server_that_gives_another_range(web: Web, settings: IndexDownloads) -> None:
     wrong = {"Content-Range": f"bytes 0-{len(BIG) - 1}/{len(BIG)}"}
     web.files["a.jpg"] = BIG
     web.steps["a.jpg"] = [cut(BIG, 200_000), lambda request: send(request, 206, BIG, wrong)]
@@ -234,7 +234,7 @@ def test_a_server_that_gives_another_range(web: Web, settings: dict[str, Any]) -
     assert "range" not in web.headers("a.jpg")[-1]
 
 
-def test_killed_after_the_last_byte(web: Web, settings: dict[str, Any]) -> None:
+def test_killed_after_the_last_byte(web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"] = BIG
     name = hashlib.sha256(web.url("a.jpg").encode()).hexdigest()
     folder = Path(settings["folder"], "partial")
@@ -245,7 +245,7 @@ def test_killed_after_the_last_byte(web: Web, settings: dict[str, Any]) -> None:
     assert downloads.read(web.url("a.jpg"), settings) == BIG
 
 
-def test_a_part_without_the_version_it_belongs_to_is_not_used(web: Web, settings: dict[str, Any]) -> None:
+def test_a_part_without_the_version_it_belongs_to_is_not_used(web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"] = BIG
     folder = Path(settings["folder"], "partial")
     folder.mkdir(parents=True)
@@ -257,7 +257,7 @@ def test_a_part_without_the_version_it_belongs_to_is_not_used(web: Web, settings
 # ----------------------------------------------------------------------------------------------------------- politeness
 
 
-def test_no_more_requests_at_a_time_than_allowed(web: Web, settings: dict[str, Any]) -> None:
+def test_no_more_requests_at_a_time_than_allowed(web: Web, settings: IndexDownloads) -> None:
     web.files = {f"{i}.jpg": photo(i) for i in range(60)}
     web.delay = 0.01
     downloads.fetch([web.url(name) for name in web.files], settings | {"per_host": 3})
@@ -267,11 +267,11 @@ def test_no_more_requests_at_a_time_than_allowed(web: Web, settings: dict[str, A
     assert agent.startswith("bioclip-lite/")
 
 
-def _read(address: str, settings: dict[str, Any]) -> str:
+def _read(address: str, settings: IndexDownloads) -> str:
     return hashlib.sha256(downloads.read(address, settings)).hexdigest()
 
 
-def test_several_processes_at_one_address(web: Web, settings: dict[str, Any]) -> None:
+def test_several_processes_at_one_address(web: Web, settings: IndexDownloads) -> None:
     web.files["a.jpg"], web.delay = BIG, 0.2
     with multiprocessing.get_context("fork").Pool(4) as pool:
         found = pool.starmap(_read, [(web.url("a.jpg"), settings)] * 4, chunksize=1)
@@ -279,7 +279,7 @@ def test_several_processes_at_one_address(web: Web, settings: dict[str, Any]) ->
     assert len(files(settings, "objects")) == 1 and files(settings, "partial") == []
 
 
-def test_a_long_list_is_taken_in_parts(web: Web, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_list_is_taken_in_parts(web: Web, settings: IndexDownloads, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "_BATCH", 5)
     web.files = {f"{i}.jpg": photo(i) for i in range(12)}
     drawn = []

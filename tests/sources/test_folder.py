@@ -2,6 +2,7 @@
 
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -12,6 +13,7 @@ from support.photographs import DAISY, GANNET, encoded, picture, row, write_fold
 from support.raw_forms import listed, photo, put, source_params, webdataset_tar
 
 SYSTEMS = (".ipynb_checkpoints", "@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information")
+Form = Literal["NFC", "NFD"]  # of Unicode
 
 
 @pytest.mark.parametrize(
@@ -23,20 +25,20 @@ def test_a_file_is_found_under_the_name_that_it_has(tmp_path: Path, name: str) -
     samples, rejected = listed(source_params("folder", tmp_path))
     assert not rejected
     assert samples[0].locator == f"daisy/{name}"
-    assert folder.read({"path": str(tmp_path)}, samples[0].locator) == encoded(picture(f"daisy/{name}"))
+    assert folder.read(source_params("folder", tmp_path), samples[0].locator) == encoded(picture(f"daisy/{name}"))
 
 
 @pytest.mark.parametrize(("table", "disk"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_accents_may_be_composed_in_the_table_and_decomposed_on_disk(tmp_path: Path, table: str, disk: str) -> None:
+def test_accents_may_be_composed_in_the_table_and_decomposed_on_disk(tmp_path: Path, table: Form, disk: Form) -> None:
     name = "Tausendschön.jpg"
     put(tmp_path / unicodedata.normalize(disk, name), b"content")
-    assert places.read({}, tmp_path, unicodedata.normalize(table, name)) == b"content"
+    assert places.read(source_params("folder", tmp_path), tmp_path, unicodedata.normalize(table, name)) == b"content"
 
 
 @pytest.mark.parametrize("scheme", ["s3", "file", "gs"])
 def test_addresses_that_are_not_fetched_are_named(tmp_path: Path, scheme: str) -> None:
     with pytest.raises(OSError, match=f"begin with {scheme}:// are not read"):
-        places.read({}, tmp_path, f"{scheme}://bucket/a.jpg")
+        places.read(source_params("folder", tmp_path), tmp_path, f"{scheme}://bucket/a.jpg")
 
 
 @pytest.mark.parametrize("name", ["metadata.tsv", "Metadata.csv", "metadata.xlsx", "metadata.csv.txt", "labels.CSV"])

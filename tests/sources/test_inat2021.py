@@ -144,7 +144,7 @@ def test_anything_in_any_entry(tmp_path: Path, image: dict[str, Any], category: 
         "".join(str(value) for value in vars(item).values()).encode()  # what a table can hold
 
 
-def earlier_year(tmp_path: Path, *names: str) -> dict[str, Any]:
+def earlier_year(tmp_path: Path, *names: str) -> Any:
     categories = [{"id": i, "name": name, "supercategory": "Aves"} for i, name in enumerate(names)]
     images = [{"id": i, "file_name": f"train_val_images/{i}.jpg", "license": 1} for i in range(len(names))]
     labels = [{"id": i, "image_id": i, "category_id": i} for i in range(len(names))]

@@ -11,6 +11,7 @@ import pytest
 from numpy._core._multiarray_umath import __cpu_dispatch__
 from PIL import Image
 
+from bioclip_lite.params.jobs import Origin
 from bioclip_lite.sources import synthetic
 from bioclip_lite.sources.sample import Sample
 from bioclip_lite.sources.specimens import HABITATS, PATTERNS, PLANS, Traits, angle, grid, photograph, wave
@@ -24,7 +25,7 @@ def listed(**more: Any) -> list[Sample]:
     return list(synthetic.samples(synthetic_params(**more)))
 
 
-def pixels(params: dict[str, Any], locator: str) -> np.ndarray:
+def pixels(params: Origin, locator: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(synthetic.read(params, locator))))
 
 
@@ -87,7 +88,7 @@ def test_a_photograph_depends_on_seed_and_name_alone() -> None:
     grid.cache_clear()
     synthetic.read(params, locator.replace("/a", "/b"))
     assert synthetic.read(params, locator) == once
-    assert synthetic.read({**params, "where": {"class": ["x"]}, "min_side": 9}, locator) == once
+    assert synthetic.read(params | {"where": {"class": ["x"]}, "min_side": 9}, locator) == once
 
 
 def test_every_processor_draws_the_same_bytes() -> None:
@@ -120,7 +121,7 @@ def test_more_images_leave_the_earlier_ones_as_they_are() -> None:
 
 def test_another_seed_makes_another_world() -> None:
     params = synthetic_params()
-    other = {**params, "seed": 1}
+    other = params | {"seed": 1}
     assert {s.path for s in synthetic.samples(params)}.isdisjoint(s.path for s in synthetic.samples(other))
     with pytest.raises(FileNotFoundError):
         synthetic.read(other, next(iter(synthetic.samples(params))).locator)

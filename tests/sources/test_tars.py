@@ -31,7 +31,7 @@ def tar_of(kind: int, members: list[tuple[str, bytes, float]]) -> bytes:
         tar.addfile(folder)
         for name, content, changed in members:
             member = tarfile.TarInfo(name)
-            member.size, member.mtime = len(content), changed  # type: ignore[assignment]
+            member.size, member.mtime = len(content), changed
             tar.addfile(member, io.BytesIO(content))
     return file.getvalue()
 

@@ -9,11 +9,12 @@ from bioclip_lite.photographs.shards import write_shard
 from bioclip_lite.stages import caption as stage
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.texts.text_types import TYPES, caption
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json, write_table
 from support.photographs import DAISY, GANNET, encoded, picture
 
-PARAMS: dict[str, Any] = {
+PARAMS: sections.Caption = {
     "lit_columns": ["common_name", "family"],
     "templates": {},
     "languages": [],
@@ -59,7 +60,7 @@ def test_a_missing_shard_is_named(data: Path) -> None:
 
 def test_languages_and_templates_are_columns_of_their_own(data: Path) -> None:
     texts = {"note": "a {family}[ called {common_name_de}]", "brief": "{scientific_name}"}
-    params = {**PARAMS, "languages": ["de"], "templates": texts}
+    params: sections.Caption = {**PARAMS, "languages": ["de"], "templates": texts}
     samples = [("x", encoded(picture(1)), _description(DAISY, "Daisy", common_names={"de": "Maßliebchen"}))]
     samples.append(("y", encoded(picture(2)), _description(GANNET, None)))  # of an older shard: no "common_names"
     write_shard(data / "shard" / "train-00000.tar", samples)
@@ -81,7 +82,7 @@ def test_columns_of_the_lit_sentence_are_chosen_when_asked(data: Path) -> None:
         for path, name, leaf in ((DAISY, "Daisy", True), ((*GANNET[:6], None), "Daisy", True), (GANNET, "Fish", False))
     ]
     write_table(data / "index" / "taxa.parquet", pa.Table.from_pylist(rows))
-    auto = {**PARAMS, "lit_columns": "auto"}
+    auto: sections.Caption = {**PARAMS, "lit_columns": "auto"}
     with pytest.raises(UserError, match=r"caption/lit_columns\.json is missing"):
         stage.run(auto, data, "train-00000")
     stage.run(auto, data)

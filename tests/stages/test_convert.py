@@ -33,6 +33,7 @@ from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import convert, quantize
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache.store import read_taxa
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, write_json
 from bioclip_lite.web import bundle
@@ -42,7 +43,7 @@ from support.fake_data import FASTVIT, finish_pruning, lively, make_data
 
 PACKAGE = ROOT / "packages" / "react-bio-clip"
 TINY = params.load(ROOT / "tests/tiny.yaml")
-PARAMS = {"images": 4, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": None}
+PARAMS: sections.Convert = {"images": 4, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": None}
 
 
 def node(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -115,7 +116,8 @@ def test_preprocessing_in_javascript_is_that_of_python_bit_for_bit(tmp_path: Pat
             cases.append({"file": str(file), "width": width, "height": height, "spec": spec, "alpha": number == 0})
             image = Image.fromarray(pixels)
             values = np.ascontiguousarray(preprocess(image, spec).transpose(1, 2, 0))
-            expected.append([hashlib.sha256(bytes_).hexdigest() for bytes_ in (resize(image, spec).tobytes(), values)])
+            contents = (resize(image, spec).tobytes(), values.tobytes())
+            expected.append([hashlib.sha256(content).hexdigest() for content in contents])
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     (tmp_path / "twin.mjs").write_text(_TWIN % (PACKAGE / "dist" / "core" / "preprocess.js").as_uri())
     done = node(tmp_path / "twin.mjs", tmp_path / "cases.json")

@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,8 +85,13 @@ def test_a_head_that_the_file_brings_is_kept(data: Path, monkeypatch: pytest.Mon
     save_file(given.state_dict(), data / "weights" / "whole.safetensors")
     opened = []
     cached = reader.CachedSplit
+
+    def watched(*names: Any) -> reader.CachedSplit:
+        opened.append(names[1])
+        return cached(*names)
+
     for module in (reader, distillation):
-        monkeypatch.setattr(module, "CachedSplit", lambda *names: (opened.append(names[1]), cached(*names))[1])
+        monkeypatch.setattr(module, "CachedSplit", watched)
     slow = {**PARAMS, "weights": "whole.safetensors", "epochs": 1, "learning_rate": 1e-9}
     distill.run(slow, data, "student")
     made = students.load_student(data / "distill" / "model")[0].state_dict()

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bioclip_lite.indexing import copies, reading, splits, tables
+from bioclip_lite.params.jobs import Origin
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.stages import index
 from bioclip_lite.taxa import taxonomy
-from bioclip_lite.utils import yaml_files
+from bioclip_lite.utils import sections, yaml_files
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
 from bioclip_lite.utils.randomness import generator
@@ -191,7 +192,7 @@ def test_names_that_would_give_equal_keys(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- bad folders
 
 
-def fails(params: dict[str, Any], tmp_path: Path, *words: str) -> None:
+def fails(params: sections.Index, tmp_path: Path, *words: str) -> None:
     """run raises UserError with these words, and touches no earlier output."""
     earlier = tmp_path / "data" / "index" / "samples.parquet"
     earlier.parent.mkdir(parents=True, exist_ok=True)
@@ -460,7 +461,7 @@ def test_a_species_list_that_nothing_matches(tmp_path: Path) -> None:
     name = put_list(tmp_path, "Belis perenis\n")
     params = folder_params(tmp_path / "source", species_list=name)
     fails(params, tmp_path, "list.txt", "'Belis perenis'", "Bellis perennis")
-    fails({**params, "species_list": "absent.csv"}, tmp_path, "absent.csv", "params.yaml")
+    fails(params | {"species_list": "absent.csv"}, tmp_path, "absent.csv", "params.yaml")
 
 
 def test_names_and_their_synonyms(tmp_path: Path) -> None:
@@ -513,9 +514,12 @@ def test_licences_are_filtered_before_anything_is_read(tmp_path: Path, monkeypat
     rows += [row(f"g{i}.jpg", GANNET, licence=licence) for i, licence in enumerate(licences)]
     source = write_folder(tmp_path / "source", rows)
     read: list[str] = []
-    monkeypatch.setattr(
-        find_source("folder"), "read", lambda _, locator: read.append(locator) or (source / locator).read_bytes()
-    )
+
+    def watched(_: Origin, locator: str) -> bytes:
+        read.append(locator)
+        return (source / locator).read_bytes()
+
+    monkeypatch.setattr(find_source("folder"), "read", watched)
     index.run(folder_params(source, licences=["cc0", "by"], reject_budget=0.0), tmp_path / "data")
     assert {s["licence"] for s in table(tmp_path / "data", "samples")} == {"CC0", "CC BY 4.0"}
     assert Counter(reasons(tmp_path / "data").values()) == {"licence": 6}
@@ -651,7 +655,7 @@ def test_memory_does_not_grow_with_the_number_of_photographs(tmp_path: Path, mon
     monkeypatch.setattr(tables, "_ROWS", 128)
     monkeypatch.setattr(reading, "BATCH", 128)
     monkeypatch.setattr(copies, "BATCH", 128)
-    peaks = []
+    peaks: list[int] = []
     for count in (400, 400, 1600):  # the first fills caches
         tracemalloc.start()
         index.run(many(tmp_path / f"{count}-{len(peaks)}", count, kinds=40), tmp_path / f"data{len(peaks)}")

@@ -4,7 +4,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from bioclip_lite.taxa import label_space, taxonomy
 from bioclip_lite.teacher_cache import logit_scale, store
 from bioclip_lite.texts import text_types
 from bioclip_lite.training import losses
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.code_fingerprint import PACKAGE, closure, meaning
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json, write_table
@@ -227,7 +228,7 @@ def test_the_scale_that_made_the_labels_is_found(truth: float) -> None:
 
 
 def test_a_tuned_scale_is_stored_with_its_curve(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tuned = {**PARAMS, "logit_scale": "tuned"}
+    tuned: sections.Logits = {**PARAMS, "logit_scale": "tuned"}
     with pytest.raises(UserError, match=r"val-00000.safetensors is missing"):
         logits.run(tuned, own, "taxa")
     logits.run(PARAMS, own, "taxa")
@@ -283,7 +284,7 @@ def test_one_photograph_more_changes_few_batches(count: int, place: float) -> No
     assert len(after - before) <= 8
 
 
-Recorder = Callable[[dict[str, Any]], None]
+Recorder = Callable[[sections.Logits], None]
 
 
 @pytest.fixture
@@ -295,7 +296,7 @@ def recorded(own: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
         monkeypatch.setattr(logits, name, value)
     repo = Repo.init(no_scm=True)
 
-    def record(params: dict[str, Any]) -> None:
+    def record(params: sections.Logits) -> None:
         code = {path: meaning((PACKAGE.parents[1] / path).read_bytes()) for path in closure("stages.logits")}
         section = {name: value for name, value in params.items() if name not in ("prompt", "templates", "logit_scale")}
         jobs = {}
@@ -316,7 +317,7 @@ def md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def embed(params: dict[str, Any], data: Path, capsys: pytest.CaptureFixture[str]) -> tuple[bytes, int, int]:
+def embed(params: sections.Logits, data: Path, capsys: pytest.CaptureFixture[str]) -> tuple[bytes, int, int]:
     """(the cache of shard train-00000, how many views were embedded, how many taken over), as Snakemake makes it."""
     path = data / "logits" / "train-00000.safetensors"
     path.unlink(missing_ok=True)
@@ -335,9 +336,9 @@ def replace_photographs(data: Path, change: Callable[[list[tuple[str, bytes, Any
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_another_view_is_all_that_is_embedded(
-    own: Path, recorded: Recorder, precision: str, capsys: pytest.CaptureFixture[str]
+    own: Path, recorded: Recorder, precision: Literal["float16", "int8"], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params = {**PARAMS, "precision": precision}
+    params: sections.Logits = {**PARAMS, "precision": precision}
     assert embed(params, own, capsys)[1:] == (54, 0)
     recorded(params)
     more, *counts = embed({**params, "views": 5}, own, capsys)

@@ -17,6 +17,7 @@ from bioclip_lite.models.students import load_student, save_student, student_spe
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.stages import prune
 from bioclip_lite.training import checkpoint, distillation
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, write_json
 from support.fake_data import FASTVIT, STUDENTS, images, largest_relative_difference, make_data, student
@@ -30,7 +31,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
     "repvit": ("repvit_m0_9", {"embed_dim": (16, 24, 32, 48), "depth": (2, 2, 2, 1)}, 64),
 }
 SOME = ["fastvit with attention", "mobilenetv4", "mobilenetv2, asymmetric padding", "vit", "tiny_vit"]
-PARAMS: dict[str, Any] = {
+PARAMS: sections.Prune = {
     "budget": {"macs": 0.5},
     "importance": "embedding",
     "ranking": "global",
@@ -466,7 +467,7 @@ def test_all_of_the_budget_ships_the_student(tmp_path: Path) -> None:
 
 def test_steps_share_the_epochs_and_recover_in_between(tmp_path: Path, fast: None) -> None:
     data = make_data(tmp_path, *FASTVIT)
-    params = {**PARAMS, "steps": 2, "epochs": 3}
+    params: sections.Prune = {**PARAMS, "steps": 2, "epochs": 3}
     seen = []
     original = distillation.train
 

@@ -11,13 +11,14 @@ from bioclip_lite.compression import grid, mixed_precision, quantized, rounding
 from bioclip_lite.graph import execution, folding
 from bioclip_lite.models.students import load_student
 from bioclip_lite.stages import quantize
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, write_json
 from support.fake_data import FASTVIT, finish_pruning, images, make_data, student
 
-REPAIR = {"equalise": True, "rounding": "gptq", "bias": True}
-NO_REPAIR = {"equalise": False, "rounding": "nearest", "bias": False}
-PARAMS = {"images": 4, "bytes_per_parameter": 1.08, "repair": REPAIR}
+REPAIR: sections.QuantizeRepair = {"equalise": True, "rounding": "gptq", "bias": True}
+NO_REPAIR: sections.QuantizeRepair = {"equalise": False, "rounding": "nearest", "bias": False}
+PARAMS: sections.Quantize = {"images": 4, "bytes_per_parameter": 1.08, "repair": REPAIR}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def error() -> Callable[..., float]:
         found = mixed_precision.quantize(folded, weights, pixels, 1.06, {**NO_REPAIR, **choice})
         return float(np.square(mixed_precision.embed(folded, found.rounded.weights, others) - exact).sum())
 
-    return cache(lambda *names: measure({name: REPAIR[name] for name in names}))
+    return cache(lambda *names: measure({name: used for name, used in REPAIR.items() if name in names}))
 
 
 @pytest.mark.parametrize("repair", [("rounding",), ("bias",), ("rounding", "bias")])

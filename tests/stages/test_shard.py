@@ -2,7 +2,6 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 import webdataset
@@ -12,11 +11,15 @@ from hypothesis import strategies as st
 from bioclip_lite.photographs.shards import ShardSet, open_shard
 from bioclip_lite.stages import index, shard
 from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
 from support.photographs import encoded, folder_params, garden, picture, synthetic_params
 
-COUNTS = {"counts": {"pretrain": 1, "train": 2, "val": 1, "calibration": 1, "test": 1}, "max_side": None}
+COUNTS: sections.Shard = {
+    "counts": {"pretrain": 1, "train": 2, "val": 1, "calibration": 1, "test": 1},
+    "max_side": None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def data(indexed: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def counts(**more: int) -> dict[str, Any]:
+def counts(**more: int) -> sections.Shard:
     return {"counts": {**COUNTS["counts"], **more}, "max_side": None}
 
 
@@ -159,7 +162,7 @@ def test_a_photograph_that_is_no_jpeg_becomes_one(tmp_path: Path) -> None:
         (counts(val=0), "shard.counts.val is 0, but the index has 9 photographs"),
     ],
 )
-def test_numbers_that_do_not_fit(data: Path, params: dict[str, Any], words: str) -> None:
+def test_numbers_that_do_not_fit(data: Path, params: sections.Shard, words: str) -> None:
     with pytest.raises(UserError, match=words):
         shard.run(params, data)
 

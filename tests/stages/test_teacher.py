@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lessons.make_data(tmp_path_factory.mktemp("data"))
 
 
-def params(kind: str, **changes: Any) -> dict[str, Any]:
+def params(kind: str, **changes: Any) -> Any:
     chosen = copy.deepcopy(lessons.TEACHER)
     chosen["kind"] = kind
     chosen[kind].update(changes)
@@ -182,7 +182,7 @@ def test_locked_is_what_open_clip_calls_locked(own: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(trainer, "fit", stop)
     with pytest.raises(Seen) as seen:
         teacher.run(params("lit"), own)
-    ours = seen.value.model
+    ours: Any = seen.value.model
 
     chosen = params("lit")["lit"]
     tower = locked_tower.tower(chosen, own / "weights", "x")
@@ -196,18 +196,19 @@ def test_locked_is_what_open_clip_calls_locked(own: Path, monkeypatch: pytest.Mo
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def awake(model: nn.Module) -> set[str]:
-        return {name for name, module in model.text.named_modules() if module.training}
+        return {name for name, module in model.get_submodule("text").named_modules() if module.training}
 
     assert learning(ours) == learning(theirs)
     assert any(name.startswith("text.") for name in learning(ours)) and "logit_scale" in learning(ours)
     assert awake(ours) == awake(theirs) != set()
-    norms = [module for module in ours.visual.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert norms and not any(module.training for module in ours.visual.modules())
+    visual = ours.visual
+    norms = [module for module in visual.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms and not any(module.training for module in visual.modules())
     # open_clip's frozen norms are of another class, without a training mode.
     assert not any(isinstance(module, nn.BatchNorm2d) for module in theirs.visual.modules())
-    before = {name: x.clone() for name, x in ours.visual.state_dict().items()}
+    before = {name: x.clone() for name, x in visual.state_dict().items()}
     ours.encode_image(torch.randn(4, 3, 32, 32))
-    assert all(torch.equal(x, before[name]) for name, x in ours.visual.state_dict().items())
+    assert all(torch.equal(x, before[name]) for name, x in visual.state_dict().items())
 
 
 def test_tuning_warms_up_clips_gradients_and_stops_when_it_diverges(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +225,7 @@ def test_tuning_warms_up_clips_gradients_and_stops_when_it_diverges(own: Path, m
             norms.append(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm().item())
             step()
 
-        optim.step = watch
+        monkeypatch.setattr(optim, "step", watch)
         return optim
 
     monkeypatch.setattr(trainer, "optimizer", watched)

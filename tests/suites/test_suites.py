@@ -34,6 +34,7 @@ from bioclip_lite.stages import evaluate
 from bioclip_lite.suites import answering
 from bioclip_lite.suites.suite import Class, Photograph, Suite
 from bioclip_lite.teacher_cache import store
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, write_json
 from bioclip_lite.web.javascript import PACKAGE
@@ -48,7 +49,13 @@ HUES = 12
 NAMES = ["tench", "goldfish", "hen", "ostrich", "robin", "jay", "kite", "newt", "boa", "crab", "lynx", "otter"]
 WNIDS = [f"n{1000 + 37 * n:08d}" for n in range(HUES)]
 LATIN = ["Bellis perennis", "Morus alba", "Morus bassanus", "Ursus arctos", "Lutra lutra", "Esox lucius"]
-ENTRY = {"name": "it", "format": "folder", "prompt": "name", "templates": "plain"}
+ENTRY: sections.EvaluateSuites = {
+    "name": "it",
+    "format": "folder",
+    "path": "data/suites/it",
+    "prompt": "name",
+    "templates": "plain",
+}
 
 
 def rgb(hue: float) -> tuple[int, int, int]:
@@ -125,8 +132,8 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     monkeypatch.setattr(answering.javascript, "answer", answer)
 
     def run(root: Path, **more: Any) -> dict[str, Any]:
-        entry = {**ENTRY, "path": str(root), **more}
-        evaluate.run({"bootstrap": 100, "seed": 0, "suites": [entry]}, data, "suites/it")
+        section: Any = {"bootstrap": 100, "seed": 0, "suites": [{**ENTRY, "path": str(root), **more}]}
+        evaluate.run(section, data, "suites/it")
         found: dict[str, Any] = read_json(data / "evaluate" / "predictions" / "suites" / "it.json")
         return found
 
@@ -397,7 +404,8 @@ def test_without_anything_to_find_there_is_no_figure(tmp_path: Path, ask: Callab
         put(root / "imagenet-o" / WNIDS[n] / "0.JPEG", "no photograph")
     found = ask(root, format="imagenet_o")
     assert found["rejected"]["count"] == 3 and values(found)["aupr"] is None
-    assert "\N{EN DASH}" in report_suites.section({"suites": {"it": found}}).body
+    table = report_suites.section({"suites": {"it": found}})
+    assert table is not None and "\N{EN DASH}" in table.body
 
 
 def test_imagenet_o_without_what_it_is_measured_against(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
@@ -555,7 +563,7 @@ def test_names_that_stand_for_several_classes(tmp_path: Path, ask: Callable[...,
 
 
 def test_a_suite_that_nobody_listed(tmp_path: Path) -> None:
-    section = {**PARAMS, "suites": [{**ENTRY, "path": "data/suites/it"}]}
+    section: Any = {**PARAMS, "suites": [{**ENTRY, "path": "data/suites/it"}]}
     with pytest.raises(UserError, match=r"no job 'suites/that'; its jobs are report, speed, suites/it, teacher, "):
         of_job({"evaluate": section}, "evaluate", "suites/that")
     with pytest.raises(UserError, match=r"evaluate\.suites in params\.yaml has no 'that'; it lists it"):
@@ -594,9 +602,9 @@ def test_node_decodes_what_pytorch_sees(tmp_path: Path) -> None:
 # ---- parameters and report
 
 
-def complete(**entry: Any) -> dict[str, Any]:
+def complete(**entry: Any) -> Any:
     found: dict[str, Any] = params.load(ROOT / "tests/tiny.yaml")
-    found["evaluate"]["suites"] = [{**ENTRY, "path": "data/suites/it", **entry}]
+    found["evaluate"]["suites"] = [{**ENTRY, **entry}]
     return found
 
 
@@ -618,7 +626,7 @@ def test_parameters_of_suites() -> None:
 
 def test_an_unknown_format_is_refused_before_any_work(tmp_path: Path) -> None:
     repository = checkout.new(tmp_path / "repository")
-    suite = {**ENTRY, "format": "imagenet_a", "path": "data/suites/it"}
+    suite: dict[str, Any] = {**ENTRY, "format": "imagenet_a"}
     (repository / suite["path"]).mkdir(parents=True)
     checkout.set_parameter(repository, "evaluate.suites", [suite])
     said = checkout.sh("snakemake --dry-run evaluate", repository, check=False)
@@ -638,7 +646,7 @@ def test_the_report_has_a_table_for_each_suite(tmp_path: Path, ask: Callable[...
     put(tmp_path / "set" / NAMES[1] / "a.jpg", photo(3))
     found = ask(tmp_path / "set")
     write_data(tmp_path / "data")
-    section = {**PARAMS, "suites": [{**ENTRY, "path": "data/suites/it"}]}
+    section: sections.Evaluate = {**PARAMS, "suites": [{**ENTRY}]}
     evaluate.run(section, tmp_path / "data", "report")
     metrics = read_json(tmp_path / "data" / "evaluate" / "metrics.json")
     assert metrics["suites"] == {"it": found}
@@ -647,7 +655,9 @@ def test_the_report_has_a_table_for_each_suite(tmp_path: Path, ask: Callable[...
     top1 = found["variants"]["tfjs"]["top1"]
     assert f"| {100 * top1['value']:.1f} (" in row and row.endswith(f"| {100 * top1['chance']:.1f} |")
     page = (tmp_path / "data" / "evaluate" / "report.html").read_text()
-    text = " ".join(report_suites.section(metrics).body.split())
+    tables = report_suites.section(metrics)
+    assert tables is not None
+    text = " ".join(tables.body.split())
     assert "Other test sets" in page and found["protocol"] in page and "<h3>it</h3>" in text
     order = [text.index(f">{name}<") for name in ("Teacher", "Student", "Pruned", "INT8", "Web model", "Chance")]
     assert order == sorted(order)

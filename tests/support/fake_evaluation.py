@@ -14,10 +14,11 @@ from safetensors.numpy import save_file
 from bioclip_lite.evaluation.variant_names import IN_BROWSER, VARIANTS
 from bioclip_lite.taxa.taxonomy import RANKS, is_ancestor, label_rank, label_space, taxon_id
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.files import read_table, write_json, write_table
 
 SPLITS = ("pretrain", "train", "val", "calibration", "test")
-PARAMS: dict[str, Any] = {
+PARAMS: sections.Evaluate = {
     "bootstrap": 200,
     "latency_runs": 3,
     "also": [],
@@ -50,7 +51,7 @@ def tree(species: int) -> list[TaxonPath]:
         n = len(_SYLLABLES)
         return (_SYLLABLES[number % n] + _SYLLABLES[(number // n + 3 * number) % n] + ending).capitalize()
 
-    paths = []
+    paths: list[TaxonPath] = []
     for number in range(species):
         genus, family = number // 2, number // 5
         order, group, phylum = number // 9, number // 16, number // 24

@@ -11,6 +11,7 @@ from bioclip_lite.photographs.shards import ShardSet, shard_names, write_shard
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.texts import text_types
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.files import write_json, write_table
 from bioclip_lite.utils.randomness import generator
 from support.photographs import encoded, picture
@@ -26,7 +27,7 @@ PATHS: list[taxonomy.Path] = [
 ]
 IDS = [taxonomy.taxon_id(path) for path in PATHS]
 IMAGES = {"pretrain": 2, "train": 6, "val": 2, "calibration": 1, "test": 1}  # per taxon
-VIEWS = {
+VIEWS: sections.Logits = {
     "views": 3,
     "crop_scale": [0.5, 1.0],
     "operations": 2,
@@ -38,7 +39,7 @@ VIEWS = {
     "seed": 0,
 }
 D = 16
-DISTILL: dict[str, Any] = {
+DISTILL: sections.Distill = {
     "student": "mobilenetv4_conv_small_035",
     "student_options": {},
     "text_tower": None,

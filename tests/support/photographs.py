@@ -68,7 +68,7 @@ def garden(folder: Path, each: int = 6) -> Path:
     return write_folder(folder, rows)
 
 
-def folder_params(path: Path, **more: Any) -> dict[str, Any]:
+def folder_params(path: Path, **more: Any) -> Any:
     """Section ``index`` for source folder."""
     split = {"train": 0.6, "val": 0.1, "calibration": 0.1, "test": 0.2}
     return {
@@ -80,7 +80,7 @@ def folder_params(path: Path, **more: Any) -> dict[str, Any]:
     }
 
 
-def synthetic_params(**more: Any) -> dict[str, Any]:
+def synthetic_params(**more: Any) -> Any:
     """Section ``index`` for a small synthetic source; ``more`` goes to its own part."""
     images = {"pretrain": 2, "train": 3, "val": 1, "calibration": 1, "test": 2}
     synthetic = {"species": 10, "unseen_species": 1, "image_size": 32, "images": images}
@@ -88,7 +88,7 @@ def synthetic_params(**more: Any) -> dict[str, Any]:
     return {**folder_params(Path("absent")), "source": "synthetic", "synthetic": synthetic}
 
 
-def many(folder: Path, count: int, kinds: int = 500, taxa: int = 50) -> dict[str, Any]:
+def many(folder: Path, count: int, kinds: int = 500, taxa: int = 50) -> Any:
     """Section ``index`` for a folder of ``count`` small photographs, to measure time and memory with.
 
     They are ``kinds`` pictures over and over. Each file differs from all others, by a comment; every 100 photographs

@@ -10,7 +10,8 @@ import copy
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ GRAPHS = ["fastvit with attention", "mobilenetv4"]
 
 def main(folder: Path) -> None:
     if os.environ.get("REFERENCE"):
-        memory_format.channels_last = lambda _: nullcontext()  # type: ignore[assignment]
+        memory_format.channels_last = contiguous
         machine.autocast_helps = lambda _: False  # type: ignore[assignment]
     lessons.IMAGES |= {"pretrain": 0, "train": 4, "val": 1}
     data = lessons.make_cache(lessons.make_data(folder / "data"))
@@ -53,25 +54,28 @@ def main(folder: Path) -> None:
     print("done", flush=True)
 
 
+@contextmanager
+def contiguous(model: nn.Module) -> Iterator[None]:
+    """In place of ``channels_last``."""
+    yield
+
+
 def cases(data: Path) -> Iterator[tuple[str, Callable[[], Tensors]]]:
     for name, options, size in STUDENTS:
-        yield (
-            f"student {name} {size} px",
-            lambda name=name, options=options, size=size: student(name, options, size, data),
-        )
+        yield f"student {name} {size} px", partial(student, name, options, size, data)
     for tower in TOWERS:
-        yield f"teacher train {tower}", lambda tower=tower: trained(tower, data)
+        yield f"teacher train {tower}", partial(trained, tower, data)
     yield "teacher lit", lambda: tuned(data)
     yield "teacher pretrained", lambda: published(data)
     for kind in GRAPHS:
-        yield f"graph {kind}", lambda kind=kind: executed(kind)
+        yield f"graph {kind}", partial(executed, kind)
 
 
 def student(name: str, options: dict[str, Any], size: int, data: Path) -> Tensors:
     torch.manual_seed(0)
     model = students.build_student(students.student_spec(name, options, lessons.D, size))
     with gradients() as found:
-        options = distillation.Options(
+        settings = distillation.Options(
             stage="distill",
             job="student",
             preprocess=preprocessing(size),
@@ -80,7 +84,7 @@ def student(name: str, options: dict[str, Any], size: int, data: Path) -> Tensor
             batch_size=12,
             learning_rate=1e-6,
         )
-        distillation.train(distillation.Distillation(model, data, options))
+        distillation.train(distillation.Distillation(model, data, settings))
     return found
 
 
@@ -107,7 +111,7 @@ def published(data: Path) -> Tensors:
     return answers(data)
 
 
-def section_of(kind: str, **changes: Any) -> dict[str, Any]:
+def section_of(kind: str, **changes: Any) -> Any:
     section = copy.deepcopy(lessons.TEACHER) | {"kind": kind, "allow_research_only": False}
     section[kind] = section.get(kind, {}) | changes
     return section

@@ -9,7 +9,7 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,8 +17,10 @@ from typing import Any
 
 import webdataset
 
+from bioclip_lite.params.jobs import Origin, Texts
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS, Reject, Sample
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.files import read_table
 from support.photographs import DAISY, GANNET, MULBERRY, encoded, folder_params, picture
 
@@ -26,11 +28,11 @@ TAXA = {"Common Daisy": DAISY, "White Mulberry": MULBERRY, "Northern Gannet": GA
 UUID = "{:08x}-6d97-47c3-bcda-c72cdf19a1bf".format
 
 
-def source_params(name: str, path: Path, **more: Any) -> dict[str, Any]:
+def source_params(name: str, path: Path, **more: Any) -> Any:
     return folder_params(path, source=name, **more)
 
 
-def listed(params: dict[str, Any]) -> tuple[list[Sample], list[Reject]]:
+def listed(params: Origin) -> tuple[list[Sample], list[Reject]]:
     """What a source lists; twice the same, and with keys that are distinct and well-formed."""
     source = find_source(params["source"])
     items = list(source.samples(params))
@@ -41,7 +43,7 @@ def listed(params: dict[str, Any]) -> tuple[list[Sample], list[Reject]]:
     return samples, [item for item in items if isinstance(item, Reject)]
 
 
-def to_captions(params: dict[str, Any], data: Path, languages: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+def to_captions(params: sections.Index, data: Path, languages: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Run index, shard and caption; returns the rows of samples.parquet with their captions."""
     from bioclip_lite.stages import caption, index, shard
 
@@ -49,9 +51,9 @@ def to_captions(params: dict[str, Any], data: Path, languages: tuple[str, ...] =
     samples = read_table(data / "index" / "samples.parquet").to_pylist()
     found = Counter(sample["split"] for sample in samples)
     shard.run({"counts": {split: min(found[split], 1) for split in SPLITS}, "max_side": None}, data)
-    columns = ["common_name", "class", "order", "family", "genus", "species"]
-    section = {"lit_columns": columns, "templates": {}, "languages": [*languages], "captioners": [], "seed": 0}
-    caption.run(section, data)
+    columns: list[sections.Column] = ["common_name", "class", "order", "family", "genus", "species"]
+    texts: Texts = {"lit_columns": columns, "templates": {}, "languages": [*languages]}
+    caption.run({**texts, "captioners": [], "seed": 0}, data)
     said = {row["key"]: row for path in (data / "caption").glob("*.parquet") for row in read_table(path).to_pylist()}
     assert set(said) == {sample["key"] for sample in samples}
     return [{**sample, **said[sample["key"]]} for sample in samples]
@@ -279,7 +281,7 @@ def zipped(folder: Path, file: Path) -> Path:
 # ------------------------------------------------------------------------------------------------------------------ CSV
 
 
-def write_csv(file: Path, columns: list[str], rows: list[list[object]], separator: str = ",") -> Path:
+def write_csv(file: Path, columns: list[str], rows: Iterable[Iterable[object]], separator: str = ",") -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="") as table:
         writer = csv.writer(table, delimiter=separator)

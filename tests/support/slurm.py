@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -119,7 +119,9 @@ def _ask(folder: Path, command: str) -> str:
     return subprocess.run([folder / "bin" / name, *arguments], text=True, capture_output=True).stdout.strip()
 
 
-def _wait(condition, daemons: list[subprocess.Popen[bytes]], folder: Path, seconds: float = 60) -> None:
+def _wait(
+    condition: Callable[[], bool], daemons: list[subprocess.Popen[bytes]], folder: Path, seconds: float = 60
+) -> None:
     end = time.monotonic() + seconds
     while not condition():
         dead = any(daemon.poll() is not None for daemon in daemons)

@@ -188,7 +188,7 @@ def test_back_off_shares_add_up_and_the_strictest_level_is_the_most_often_right(
     for level, point in curve.items():
         assert point["right"] >= float(level) - 0.02
     thresholds = dict.fromkeys(RANKS, 0.8)
-    strata = {("in_calibration",): np.arange(800) < 400}
+    strata: dict[tuple[str, ...], np.ndarray] = {("in_calibration",): np.arange(800) < 400}
     row = backoff.summarise(test, thresholds, nodes, NODES, np.arange(800), strata, 50, 0)
     parts = [
         row["answered_at"][rank]["value"] * row["right_at"][rank]["value"]

@@ -12,7 +12,7 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_table
 from support.photographs import DAISY
 
-COCA = {"name": "coca", "model": "local-dir:coca", "weights": None, "captions": 2, "method": "nucleus"}
+COCA: dict[str, Any] = {"name": "coca", "model": "local-dir:coca", "weights": None, "captions": 2, "method": "nucleus"}
 COCA |= {"top_p": 0.9, "beams": 3, "tokens": 20}
 SECTION: dict[str, Any] = {
     "lit_columns": ["common_name"],

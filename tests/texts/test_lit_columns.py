@@ -66,7 +66,8 @@ def test_the_distance_is_that_of_the_captions() -> None:
 
 def _numbered(text: str | None) -> list[tuple[int, str]]:
     """A multiset as a set: the i-th copy of each letter."""
-    return [(text[:place].count(letter), letter) for place, letter in enumerate(text or "")]
+    letters = text or ""
+    return [(letters[:place].count(letter), letter) for place, letter in enumerate(letters)]
 
 
 def _jaccard(a: set, b: set) -> float:

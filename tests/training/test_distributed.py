@@ -95,6 +95,7 @@ def normalise(momentum: float | None) -> list[np.ndarray]:
         still = norm.eval()(own)
     loss = (out * target[mine]).square().sum((1, 2, 3)).mean() * distributed.share_of_loss(len(own), 7)
     loss.backward()
+    assert norm.weight.grad is not None and norm.bias.grad is not None and own.grad is not None
     distributed.average([norm.weight.grad, norm.bias.grad, value := loss.detach()])
     shared = arrays(norm.weight.grad, norm.bias.grad, value, norm.running_mean, norm.running_var)
     return [*arrays(out, still, own.grad / distributed.size()), *shared]
@@ -119,7 +120,9 @@ def contrast(captions: int) -> list[np.ndarray]:
     text = distributed.gather(F.normalize(read(texts[distributed.part(captions)]), dim=-1), captions)
     loss = losses.contrastive(image, text, same, scale.exp())
     loss.backward()
-    gradients = [p.grad for p in (*see.parameters(), *read.parameters(), scale)]
+    parameters = (*see.parameters(), *read.parameters(), scale)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    assert len(gradients) == len(parameters)
     distributed.average([*gradients, value := loss.detach()])
     return arrays(value, *gradients)
 
@@ -147,7 +150,14 @@ def train(
     data: Path, labels: bool, batch_size: int, epochs: int, text: bool = False
 ) -> tuple[list[dict[str, float]], list[np.ndarray]]:
     torch.manual_seed(distributed.rank())  # the weights of the first process count
-    arguments = {"kind": "mixer", "width": 64, "layers": 3, "outputs": lessons.D, "context": 64, "student": None}
+    arguments: dict[str, Any] = {
+        "kind": "mixer",
+        "width": 64,
+        "layers": 3,
+        "outputs": lessons.D,
+        "context": 64,
+        "student": None,
+    }
     tower = text_towers.build(**arguments).double()
     tokenizer = text_towers.tokenizer(arguments)
     spec = students.student_spec("mobilenetv4_conv_small_035", {}, 5 if labels else lessons.D, 64)

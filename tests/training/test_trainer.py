@@ -170,7 +170,12 @@ def test_the_target_is_the_embedding_of_the_view_shown(data: Path, monkeypatch: 
 def test_a_view_is_made_once_while_there_is_room(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained, made = [], []
     original = views.replay
-    monkeypatch.setattr(views, "replay", lambda *arguments: made.append(0) or original(*arguments))
+
+    def watched(*arguments: Any) -> Any:
+        made.append(0)
+        return original(*arguments)
+
+    monkeypatch.setattr(views, "replay", watched)
     for room in (2**28, 40_000, 0):  # for all, for some, for none
         made.clear()
         monkeypatch.setattr(loading, "_BYTES_KEPT", room)
@@ -250,7 +255,7 @@ def taxa_of(data: Path, name: str) -> list[str]:
 
 def test_two_teachers_are_averaged_over_the_same_views(own: Path) -> None:
     second_teacher(own)
-    together = {"affinity": 1.0, "cosine": 0.0, "epochs": 1, "batch_size": 4, "learning_rate": 1e-9}
+    together: dict[str, Any] = {"affinity": 1.0, "cosine": 0.0, "epochs": 1, "batch_size": 4, "learning_rate": 1e-9}
     alone = distil(student(), own, **together)[0]["loss"]
     both = distil(student(), own, teachers=("model", "second"), **together)[0]["loss"]
     twice = distil(student(), own, teachers=("model", "model"), **together)[0]["loss"]
@@ -265,7 +270,7 @@ def test_two_teachers_are_averaged_over_the_same_views(own: Path) -> None:
 
 def test_further_losses_teach(data: Path) -> None:
     """Each moves the student towards what it asks for, from the same start."""
-    start = {"affinity": 0.0, "cosine": 0.0, "epochs": 10, "batch_size": 36, "learning_rate": 0.001}
+    start: dict[str, Any] = {"affinity": 0.0, "cosine": 0.0, "epochs": 10, "batch_size": 36, "learning_rate": 0.001}
     told = distil(student(), data, **start, labels=1.0)
     assert told[-1]["loss"] < told[0]["loss"]
     ranked = distil(student(), data, **start, ranks=1.0)
@@ -332,6 +337,7 @@ def folded(model: nn.Module) -> nn.Module:
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.weight, 0.5, 1.5)
             nn.init.uniform_(norm.bias, -0.5, 0.5)
+            assert norm.running_mean is not None and norm.running_var is not None
             norm.running_mean.fill_(0.3)
             norm.running_var.fill_(4.0)
     return model.eval()
@@ -580,7 +586,12 @@ def test_the_code_of_a_training_is_that_of_its_objective_and_layers(
 ) -> None:
     closures: list[tuple[str, ...]] = []
     closure = checkpoint.closure
-    monkeypatch.setattr(checkpoint, "closure", lambda *modules: closures.append(modules) or closure(*modules))
+
+    def watched(*modules: str) -> list[str]:
+        closures.append(modules)
+        return closure(*modules)
+
+    monkeypatch.setattr(checkpoint, "closure", watched)
     spec = students.student_spec("vit_tiny_patch16_224", {"depth": 1, "embed_dim": 96, "num_heads": 3}, lessons.D, 32)
     objective = distillation.Distillation(students.build_student(spec), data, options())
     trainer.training_identity(objective)

@@ -75,7 +75,7 @@ def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     if "const" in schema:
         return st.just(schema["const"])
     if "oneOf" in schema:
-        return st.one_of(map(values, schema["oneOf"]))
+        return st.one_of(*map(values, schema["oneOf"]))
     if isinstance(schema["type"], list):
         return st.one_of(*(values({**schema, "type": kind}) for kind in schema["type"]))
     found: st.SearchStrategy[Any] = {
@@ -180,7 +180,9 @@ def test_two_plus_signs_set_any_parameter_wherever_it_is(stage: str, data: st.Da
     wanted, expected, path = data.draw(values(part)), complete(SAMPLE), tmp_path / "params.yaml"
     *above, last = name.split(".")
     place = functools.reduce(dict.__getitem__, above, expected)
-    in_the_file = functools.reduce(lambda part, key: (part or {}).get(key), name.split("."), SAMPLE)
+    in_the_file: Any = SAMPLE
+    for key in name.split("."):
+        in_the_file = (in_the_file or {}).get(key)
     # DVC merges two mappings, as it does for a single plus sign.
     merged = isinstance(wanted, dict) and isinstance(in_the_file, dict)
     place[last] = _merged(in_the_file, wanted) if merged else wanted

@@ -21,7 +21,7 @@ D = 8
 ROW = D + 4  # bytes
 GANNETS = ("Animalia", "Chordata", "Aves", "Suliformes", "Sulidae", "Morus")
 MULBERRIES = ("Plantae", "Tracheophyta", "Magnoliopsida", "Rosales", "Moraceae", "Morus")
-PHOTOGRAPHS = {
+PHOTOGRAPHS: dict[TaxonPath, int] = {
     (*GANNETS, "bassanus"): 90,
     (*GANNETS, "capensis"): 3,
     (*GANNETS, "serrator"): 2,
@@ -49,7 +49,7 @@ def make_data(folder: Path, counts: dict[TaxonPath, int]) -> store.Taxa:
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     write_table(folder / "index" / "taxa.parquet", table)
     text = lessons.unit(lessons.generator("rows").normal(size=(len(leaves), D)))
-    return store.Taxa([row["taxon_id"] for row in rows], text, 20.0, "teacher", "taxon_com")
+    return store.Taxa([taxon_id(path) for path in leaves], text, 20.0, "teacher", "taxon_com")
 
 
 SCHEMA = pa.schema(

@@ -16,6 +16,7 @@ from torch.nn.functional import cosine_similarity
 from bioclip_lite.graph import execution
 from bioclip_lite.models import teachers, text_towers
 from bioclip_lite.stages import convert
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, write_json
 from bioclip_lite.web import javascript, text_encoder
@@ -24,10 +25,10 @@ from support.fake_data import save_teacher
 from support.lessons import make_data
 
 CONTEXT, WIDTH = 12, 64
-PARAMS = {"images": 1, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": "teacher"}
+PARAMS: sections.Convert = {"images": 1, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": "teacher"}
 
 
-def tower(**changes: Any) -> nn.Module:
+def tower(**changes: Any) -> TextTransformer:
     torch.manual_seed(0)
     given = {"context_length": CONTEXT, "vocab_size": 50, "width": WIDTH, "heads": 2, "layers": 2, "output_dim": 8}
     made = TextTransformer(**{**given, **changes})
@@ -154,10 +155,17 @@ def test_a_tokenizer_that_splits_otherwise_is_refused(data: Path, tmp_path: Path
 def test_the_student_reads_too_or_it_is_said_why_not(data: Path, tmp_path: Path) -> None:
     for name in ("index", "shard", "teacher"):
         (tmp_path / name).symlink_to(data / name)
-    params = {**PARAMS, "text_encoder": "student"}
+    params: sections.Convert = {**PARAMS, "text_encoder": "student"}
     with pytest.raises(UserError, match=r"distill/text is missing: set distill.text_tower"):
         convert.run(params, tmp_path, "text")
-    arguments = {"kind": "transformer", "width": 64, "layers": 1, "outputs": 16, "context": 24, "student": None}
+    arguments: dict[str, Any] = {
+        "kind": "transformer",
+        "width": 64,
+        "layers": 1,
+        "outputs": 16,
+        "context": 24,
+        "student": None,
+    }
     made = text_towers.build(**arguments)
     text_towers.save_text(tmp_path / "distill" / "text", made, arguments, "another teacher")
     with pytest.raises(UserError, match="trained on another teacher"):
