@@ -66,7 +66,9 @@ def test_an_export_to_captions(tmp_path: Path) -> None:
 def test_a_row_is_an_observation_of_the_taxon_that_its_columns_name(tmp_path: Path) -> None:
     rows = [
         observation(7, DAISY, "https://example.org/photos/1/medium.jpg", license=""),
-        observation(8, (*DAISY[:5], None, None), "https://example.org/photos/2/medium.jpg", scientific_name="Asteraceae"),
+        observation(
+            8, (*DAISY[:5], None, None), "https://example.org/photos/2/medium.jpg", scientific_name="Asteraceae"
+        ),
     ]
     rows[1][COLUMNS.index("taxon_genus_name")] = rows[1][COLUMNS.index("taxon_species_name")] = ""
     table = write_csv(tmp_path / "observations-1.csv", COLUMNS, rows)

@@ -3,8 +3,8 @@
 ``index.path`` is the CSV file, or a folder with several: an export is cut at 200,000 observations. A row is an
 observation and brings the address of its first photograph. Needed are the columns id, image_url and scientific_name;
 worth ticking as well: quality_grade, license, user_login, user_name, common_name and the taxon's ranks
-(taxon_kingdom_name, ..., taxon_species_name), without which only species and genus are known. A blank licence means that
-all rights are reserved. ``index.quality_grades`` keeps only observations of these grades, e.g. [research].
+(taxon_kingdom_name, ..., taxon_species_name), without which only species and genus are known. A blank licence means
+that all rights are reserved. ``index.quality_grades`` keeps only observations of these grades, e.g. [research].
 """
 
 from collections.abc import Iterable, Iterator

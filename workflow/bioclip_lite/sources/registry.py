@@ -12,7 +12,17 @@ and, if photographs may have to be downloaded,
 To add a source, write its module, name it in ``SOURCES``, and write its test.
 """
 
-from bioclip_lite.sources import biotrove, clip_benchmark, darwincore, folder, inat2021, inaturalist, synthetic, table, treeoflife
+from bioclip_lite.sources import (
+    biotrove,
+    clip_benchmark,
+    darwincore,
+    folder,
+    inat2021,
+    inaturalist,
+    synthetic,
+    table,
+    treeoflife,
+)
 from bioclip_lite.sources.sample import SPLITS, Reject, Sample, Source
 from bioclip_lite.utils.errors import UserError
 
