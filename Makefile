@@ -35,7 +35,8 @@ check: $(MAIN) $(NODE_PACKAGES)
 	ruff check .
 	ruff format --check .
 	mypy
-	snakefmt --check -l 120 Snakefile workflow/rules
+	snakefmt --check -l 120 Snakefile workflow/Snakefile workflow/rules
+	snakemake --lint
 	npm --prefix $(NODE) run --silent lint
 
 # Side by side: one downloads while another unpacks or compiles.

@@ -332,7 +332,7 @@ JOBS: list[tuple[str, str, Any]] = [
     ("evaluate", "int8", jobs.Latency),
     ("evaluate", "majority", jobs.Nothing),
     ("evaluate", "random", jobs.RandomVariant),
-    ("evaluate", "suite:rare", jobs.OneSuite),
+    ("evaluate", "suites/rare", jobs.OneSuite),
     ("evaluate", "speed", jobs.Timing),
     ("evaluate", "report", jobs.Report),
 ]
@@ -376,7 +376,7 @@ def _agree(part: Any, whole: Any) -> None:
 def test_of_captioners_and_suites_a_job_gets_its_own() -> None:
     params = with_every_job()
     assert parameters.of_job(params, "caption", "coca/train-00000")["captioners"] == [CAPTIONER]
-    assert parameters.of_job(params, "evaluate", "suite:rare")["suites"] == [SUITE]
+    assert parameters.of_job(params, "evaluate", "suites/rare")["suites"] == [SUITE]
     assert parameters.of_job(params, "teacher", "tuned")["lit"] == params["teacher"]["lit"]
     assert parameters.of_job(params, "distill", "student")["finetune"] == {"epochs": 10}
 

@@ -49,7 +49,7 @@ def every_text(of: decoding.Rules) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_wide_beam_finds_the_best_of_all_texts(seed: int) -> None:
     of, step = rules(4, shortest=1 + seed % 2), toy(seed)
-    found = decoding.beam_search(step, torch.tensor([0, 1, 2]), of, beams=27, keep=5)
+    found = decoding.beam_search(step, torch.tensor([0, 1, 2]), of, beams=27, count=5)
     for row in range(3):
         ranked = sorted(every_text(of), key=lambda text: -score(step, row, text, of))
         # A text may also end with a stop at the last place.
@@ -73,7 +73,7 @@ def plain_beam(step: decoding.Step, row: int, of: decoding.Rules, beams: int) ->
 @pytest.mark.parametrize("beams", [1, 2, 4])
 def test_a_narrow_beam_finds_what_the_plain_one_finds(beams: int) -> None:
     of, step = rules(6, shortest=2), toy(7)
-    found = decoding.beam_search(step, torch.arange(5), of, beams, keep=beams)
+    found = decoding.beam_search(step, torch.arange(5), of, beams, count=beams)
     for row in range(5):
         assert [tuple(text) for text in found[row]] == plain_beam(step, row, of, beams)[:beams]
 

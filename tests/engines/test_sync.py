@@ -121,6 +121,34 @@ def test_a_part_of_the_artifacts_is_enough_for_what_reads_it(thin_built: Path, t
         assert not (folder / "data/teacher").exists() and not (folder / "data/logits").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("web-model", "data/convert/tfjs"), ("student-int8", "data/quantize/model"), ("teacher-cache", "data/logits")],
+)
+def test_an_artifact_is_fetched_by_its_name(thin_built: Path, tmp_path: Path, name: str, path: str) -> None:
+    origin = checkout.clone(thin_built, tmp_path / "origin", pull=False)
+    sh(f"git tag -a {name}@v1.0.0 -m first", origin)
+    sh(f"dvc artifacts get '{origin}' {name} -o artifact", tmp_path)
+    files = {file.relative_to(thin_built / path) for file in (thin_built / path).rglob("*") if file.is_file()}
+    files = {file for file in files if file.name != ".snakemake_timestamp"}
+    assert files and {file.relative_to(tmp_path / "artifact") for file in (tmp_path / "artifact").rglob("*.*")} == files
+    for file in files:
+        assert (tmp_path / "artifact" / file).read_bytes() == (thin_built / path / file).read_bytes()
+
+
+def test_the_entry_for_the_workflow_catalog_runs_the_same_graph(pulled: Path) -> None:
+    for options in ("evaluate", "", "all"):
+        assert checkout._jobs(sh(f"snakemake --dry-run --snakefile workflow/Snakefile -- {options}", pulled)) == {}
+    set_parameter(pulled, "evaluate.examples", 5)
+    jobs = snakemake(pulled, "default", "--snakefile workflow/Snakefile")
+    assert jobs == {"write_report": 1, "evaluate": 1, "default": 1}
+    assert settled(pulled)
+
+
+def test_the_linter_of_snakemake_has_no_remarks(pulled: Path) -> None:
+    assert "Congratulations" in sh("snakemake --lint", pulled)
+
+
 # -------------------------------------------------------------------------------------------------- parameters and code
 
 

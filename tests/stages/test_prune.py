@@ -212,7 +212,7 @@ def test_a_budget_of_milliseconds_is_searched_by_measuring() -> None:
     pixels = torch.zeros(1, 3, size, size)
     asked = []
 
-    def milliseconds(candidate: nn.Module) -> float:  # of a machine where calls cost time too
+    def milliseconds(candidate: nn.Module) -> float:  # of a computer where calls cost time too
         asked.append(candidate)
         return 2 + costs.macs(candidate, pixels) / 1e6
 
@@ -221,7 +221,7 @@ def test_a_budget_of_milliseconds_is_searched_by_measuring() -> None:
     pruned = pruning.prune(model, images(4, size), quantity, most, round_to=4, milliseconds=milliseconds)
     assert 0.95 * 0.6 * whole < milliseconds(pruned) <= 0.6 * whole
     assert len(asked) < 12
-    with pytest.raises(UserError, match=r"prune\.budget\.ms: no choice of channels answers in 1\.5 ms"):
+    with pytest.raises(UserError, match=r"prune\.budget\.ms: no choice of channels takes at most 1\.5 ms"):
         pruning.prune(model, images(4, size), "ms", 1.5, round_to=4, milliseconds=milliseconds)
 
 

@@ -25,6 +25,7 @@ from torch import nn
 from bioclip_lite import params
 from bioclip_lite.metrics import detection
 from bioclip_lite.models import teachers
+from bioclip_lite.params import of_job
 from bioclip_lite.photographs.images import decode
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing
 from bioclip_lite.photographs.shards import ShardSet, write_shard
@@ -125,7 +126,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
 
     def run(root: Path, **more: Any) -> dict[str, Any]:
         entry = {**ENTRY, "path": str(root), **more}
-        evaluate.run({"bootstrap": 100, "seed": 0, "suites": [entry]}, data, "suite:it")
+        evaluate.run({"bootstrap": 100, "seed": 0, "suites": [entry]}, data, "suites/it")
         found: dict[str, Any] = read_json(data / "evaluate" / "predictions" / "suites" / "it.json")
         return found
 
@@ -555,8 +556,10 @@ def test_names_that_stand_for_several_classes(tmp_path: Path, ask: Callable[...,
 
 def test_a_suite_that_nobody_listed(tmp_path: Path) -> None:
     section = {**PARAMS, "suites": [{**ENTRY, "path": "data/suites/it"}]}
-    with pytest.raises(UserError, match=r"no job 'suite:that'; its jobs are teacher.*suite:it, report"):
-        evaluate.run(section, tmp_path, "suite:that")
+    with pytest.raises(UserError, match=r"no job 'suites/that'; its jobs are report, speed, suites/it, teacher, "):
+        of_job({"evaluate": section}, "evaluate", "suites/that")
+    with pytest.raises(UserError, match=r"evaluate\.suites in params\.yaml has no 'that'; it lists it"):
+        evaluate.run(section, tmp_path, "suites/that")
 
 
 def test_node_decodes_what_pytorch_sees(tmp_path: Path) -> None:
@@ -653,5 +656,5 @@ def test_the_report_has_a_table_for_each_suite(tmp_path: Path, ask: Callable[...
     metrics = read_json(tmp_path / "data" / "evaluate" / "metrics.json")
     assert "suites" not in metrics and report_suites.section(metrics) is None
     section["suites"][0]["name"] = "other"
-    with pytest.raises(UserError, match=r"suites lacks other.*run evaluate suite:other"):
+    with pytest.raises(UserError, match=r"suites lacks other.*run evaluate suites/other"):
         evaluate.run(section, tmp_path / "data", "report")

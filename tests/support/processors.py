@@ -14,8 +14,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import test_hub
-import test_teacher
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -28,7 +26,9 @@ from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import teacher
 from bioclip_lite.training import distillation, memory_format
 from bioclip_lite.utils import machine
+from models import test_hub
 from models.test_students import FAMILIES, FASTVIT
+from stages import test_teacher
 from support import fake_data, lessons
 
 Tensors = dict[str, torch.Tensor]

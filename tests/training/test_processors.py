@@ -28,6 +28,7 @@ DENSE = ("MobileCLIP2-B", "vit_tiny", "resnet10t")  # in bfloat16 where all inst
 def run(folder: Path, instructions: str | None, reference: bool = False) -> dict[str, torch.Tensor]:
     """What processors.py found; ``instructions``: the most of the processor that oneDNN may use, None: all."""
     environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}
+    environment["PYTHONPATH"] = os.pathsep.join(str(ROOT / folder) for folder in ("workflow", "tests"))
     environment |= {"OMP_NUM_THREADS": "1"} | ({"REFERENCE": "1"} if reference else {})
     environment |= {"ONEDNN_MAX_CPU_ISA": instructions} if instructions else {}
     command = [sys.executable, str(ROOT / "tests/support/processors.py"), str(folder)]

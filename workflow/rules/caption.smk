@@ -2,24 +2,6 @@ CAPTIONERS = {captioner["name"]: captioner for captioner in config["caption"]["c
 LIT_COLUMNS = ["data/caption/lit_columns.json"] if config["caption"]["lit_columns"] == "auto" else []
 
 
-wildcard_constraints:
-    captioner="[a-z][a-z0-9_]*",
-
-
-def described(captioners, *splits):
-    """The captions that some captioners wrote for the photographs of some splits."""
-    return expand("data/caption/{captioner}/{shard}.parquet", captioner=captioners, shard=shards(*splits))
-
-
-def captioner_files(wildcards):
-    """The model that a captioner is, where it lies in data/weights."""
-    captioner = CAPTIONERS[wildcards.captioner]
-    kind, _, folder = captioner["model"].partition(":")
-    if kind == "local-dir":
-        return [str(path) for path in sorted(Path("data/weights", folder).glob("open_clip_*"))]
-    return weights(captioner["weights"])
-
-
 if LIT_COLUMNS:
 
     rule choose_columns:

@@ -9,12 +9,12 @@ from snakemake.logging import logger
 from snakemake.shell import shell
 
 # Jobs run the package of this checkout, with the Python that runs Snakemake, activated or not.
-PACKAGE = str(Path(workflow.basedir) / "workflow")
-os.environ["PYTHONPATH"] = PACKAGE
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+PACKAGE = str(Path(workflow.current_basedir.get_path_or_uri(secret_free=False)).parent)
+PROGRAMS = str(Path(sys.executable).parent)
+os.environ.update(PYTHONPATH=PACKAGE, PATH=os.pathsep.join([PROGRAMS, os.getenv("PATH", os.defpath)]))
 sys.path.insert(0, PACKAGE)
-# A job that a signal ends: bash says so, with the whole command, where the redirection of a function sends it: to the
-# job's log, not between the lines of this run.
+# Where a signal ends a job, bash prints the whole command. Through a function whose output is redirected, it prints to
+# the job's log and not between the lines of this run.
 shell.prefix('set -euo pipefail; python() {{ command python "$@"; }}; ')
 
 from bioclip_lite import params as parameters
@@ -23,6 +23,7 @@ from bioclip_lite.engines.dvc_yaml import ledger_path
 from bioclip_lite.engines.stage_code import code  # a change in what these files mean runs the job again
 from bioclip_lite.engines.sync import sync
 from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
+from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.stage_names import STAGES
 from bioclip_lite.evaluation.variant_names import further_teacher, variants
@@ -40,13 +41,13 @@ try:
     if workflow.is_main_process:
         given = workflow.config_settings
         snakemake_config.refuse_changes(config, given.configfiles, given.config, given.replace_workflow_config)
-    FOUND = sync() if workflow.is_main_process else None
+    SYNCED = sync() if workflow.is_main_process else None
 except UserError as error:
     raise WorkflowError(str(error))
 except OSError as error:
     raise WorkflowError(f"{error}: the state of this folder cannot be read or written; is its disk full or read-only?")
 
-ASKED = set()
+FETCHED = set()  # stages whose earlier results were fetched, as far as there are any
 SPLITS = [split for split, count in config["shard"]["counts"].items() if count]
 TEACHERS = teacher_sections(config["teacher"])
 STUDENT = ["student.json", "model.safetensors", "preprocess.json"]
@@ -54,10 +55,8 @@ TEACHER = ["open_clip_config.json", "open_clip_model.safetensors", "preprocess.j
 
 
 wildcard_constraints:
+    **{field: job_names.FIELDS[field] for field in ("shard", "captioner", "teacher", "suite", "variant")},
     split="[a-z]+",
-    shard=r"[a-z]+-\d{5}",
-    variant="[a-z0-9]+",
-    suite="[a-z0-9_-]+",
 
 
 def section(stage, job=None):
@@ -72,8 +71,8 @@ def shards(*splits):
 
 
 def half_of_the_cores(wildcards):
-    """Threads of jobs that come in pairs, at most 8: two such jobs, side by side, need the whole machine for less time
-    than one after the other, since a small network gains little from a second core.
+    """Threads of jobs that come in pairs, at most 8: side by side two such jobs finish earlier than one after the other,
+    since a small network gains little from a second core.
 
     A job on a cluster has a node of its own, and asks for 8.
     """
@@ -94,6 +93,14 @@ def ready(environment, lock):
         return f"{environment}/ready-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
 
 
+def sources_mark(package, names):
+    """The file that marks dist as compiled from these sources; bin/built.mjs computes the same."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(b"\0".join([name.encode(), Path(package, name).read_bytes(), b""]))
+    return f"{package}/dist/core/ready-{digest.hexdigest()[:12]}"
+
+
 def cache_of(teacher):
     """Where a teacher's cache lies in data/logits: the first one's there itself, of others in a folder of its name."""
     return "" if teacher == FIRST else f"{teacher}/"
@@ -111,8 +118,37 @@ def cached(*splits, teachers=(FIRST,)):
     ]
 
 
+def listed(path):
+    """``path`` as the input of one shard's job, which Snakemake evaluates again once the manifests are written."""
+
+    def input(wildcards):
+        checkpoints.list_shards.get()
+        return path.format(shard=wildcards.shard)
+
+    return input
+
+
+def described(captioners, *splits):
+    """The captions that some captioners wrote for the photographs of some splits."""
+    return expand("data/caption/{captioner}/{shard}.parquet", captioner=captioners, shard=shards(*splits))
+
+
+def captioner_files(wildcards):
+    """The files of a captioner in data/weights."""
+    captioner = CAPTIONERS[wildcards.captioner]
+    kind, _, folder = captioner["model"].partition(":")
+    if kind == "local-dir":
+        return [str(path) for path in sorted(Path("data/weights", folder).glob("open_clip_*"))]
+    return weights(captioner["weights"])
+
+
+def teacher_files(wildcards):
+    """The model of the teacher whose cache this is."""
+    return expand(f"data/teacher/{Path(wildcards.cache).name or FIRST}/{{file}}", file=TEACHER)
+
+
 def teacher_inputs(wildcards):
-    """What a teacher of the chosen kind reads besides its code."""
+    """The inputs of a teacher's training besides its code, by the kind of the teacher."""
     name = wildcards.get("teacher", FIRST)
     teacher = TEACHERS[name]
     kind = teacher["kind"]
@@ -132,16 +168,16 @@ def teacher_inputs(wildcards):
 
 
 def features(teacher):
-    """What the locked image tower of a LiT teacher makes of the photographs; none of other kinds."""
+    """The features of the locked image tower of a LiT teacher; none for teachers of other kinds."""
     names = shards("train", "val") if TEACHERS[teacher]["kind"] == "lit" else []
     return expand("data/teacher/features/{teacher}/{shard}.safetensors", teacher=teacher, shard=names)
 
 
 def ledgers(stage):
-    """What a stage's target asks for: the ledgers of all stages up to it, so that none of them stays unrecorded.
+    """Input of a stage's target: the ledgers of all stages up to it, so that each of them is recorded.
 
-    Asking for them is the moment to fetch what has been made before: the targets are known by then, and no file has
-    been looked at yet.
+    Snakemake evaluates this input when it knows the targets and has not looked at any file, so earlier results are
+    fetched here.
     """
     stages = STAGES[: STAGES.index(stage) + 1]
 
@@ -153,12 +189,12 @@ def ledgers(stage):
 
 
 def fetch(stages):
-    """Fetch, once, and only in a run that would otherwise make something."""
-    asked = set(stages) - ASKED
-    ASKED.update(asked)
+    """Fetch earlier results of stages, once, and only in a run that would otherwise make them."""
+    new = set(stages) - FETCHED
+    FETCHED.update(new)
     runs = workflow.executor_plugin is not None and not workflow.dryrun and not workflow.touch
     forced = workflow.dag_settings.forceall or workflow.dag_settings.forcetargets or workflow.dag_settings.forcerun
-    if FOUND and asked and runs and not forced:
+    if SYNCED and new and runs and not forced:
         run_cache.store()
-        if run_cache.fetch(stages, *FOUND):
+        if run_cache.fetch(stages, *SYNCED):
             sync()

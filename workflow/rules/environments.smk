@@ -3,14 +3,6 @@
 # lock file does: its hash names the mark.
 # The package of the web model is TypeScript, which jobs run compiled: what they read are the sources (NODE_CODE), and
 # the compiled files are part of the environment, whose mark is named by the sources. bin/*.mjs refuse older ones.
-def sources_mark(package, names):
-    """The file that marks dist as compiled from these sources; bin/built.mjs computes the same."""
-    found = hashlib.sha256()
-    for name in names:
-        found.update(name.encode() + b"\0" + Path(package, name).read_bytes() + b"\0")
-    return f"{package}/dist/core/ready-{found.hexdigest()[:12]}"
-
-
 CONVERT_LOCK = "workflow/envs/convert.txt"
 CONVERT_ENV = ready(".venv-convert", CONVERT_LOCK)
 NODE = "packages/react-bio-clip"
@@ -63,5 +55,7 @@ rule node_env:
     log:
         "logs/environments/node.log",
     localrule: True
+    params:
+        package=lambda wildcards, input: Path(input[0]).parents[1],
     shell:
-        "(cd {NODE} && npm run build:core) > {log} 2>&1"
+        "(cd {params.package} && npm run build:core) > {log} 2>&1"

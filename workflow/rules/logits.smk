@@ -8,11 +8,6 @@ wildcard_constraints:
     cache="([a-z][a-z0-9_]*/)?",
 
 
-def teacher_files(wildcards):
-    """The model of the teacher whose cache this is."""
-    return expand(f"data/teacher/{wildcards.cache.strip('/') or 'model'}/{{file}}", file=TEACHER)
-
-
 rule embed_taxa:
     input:
         code("logits"),

@@ -18,16 +18,6 @@ checkpoint list_shards:
         "python -m bioclip_lite shard manifests --section {params.section:q} > {log} 2>&1"
 
 
-def listed(path):
-    """``path`` as the input of one shard's job, which is looked at again once the manifests are known."""
-
-    def input(wildcards):
-        checkpoints.list_shards.get()
-        return path.format(shard=wildcards.shard)
-
-    return input
-
-
 # The photographs themselves are no input: their contents are in the manifest, which the job checks them against.
 rule write_shard:
     input:

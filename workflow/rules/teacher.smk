@@ -1,10 +1,6 @@
 FURTHER = [teacher for teacher in TEACHERS if teacher != "model"]
 
 
-wildcard_constraints:
-    teacher="[a-z][a-z0-9_]*",
-
-
 # A locked tower says the same of a photograph for ever, so tuning a text tower to it reads no photographs.
 rule embed_locked:
     input:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 LEDGERS = {f"record_{stage}" for stage in STAGES}
-TARGETS = {*STAGES, "all"}  # rules that only name what to make
+TARGETS = {*STAGES, "all", "default"}  # rules that only name what to make
 LABEL = 32  # characters for stage and job
 STEADY_SECONDS = 10.0  # of jobs before this run's own pace counts more than that of earlier ones
 ROWS = 8  # running jobs shown at once

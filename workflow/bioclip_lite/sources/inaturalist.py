@@ -3,24 +3,28 @@
 ``index.path`` is the CSV file, or a folder with several: an export is cut at 200,000 observations. A row is an
 observation and brings the address of its first photograph. Needed are the columns id, image_url and scientific_name;
 worth ticking as well: quality_grade, license, user_login, user_name, common_name and the taxon's ranks
-(taxon_kingdom_name, ..., taxon_species_name), without which only species and genus are known. A blank licence means
+(taxon_kingdom_name, ..., taxon_species_name), without which only genus and species are known. A blank licence means
 that all rights are reserved. ``index.quality_grades`` keeps only observations of these grades, e.g. [research].
 """
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bioclip_lite.sources import delimited, fields, places
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin
+    from bioclip_lite.utils.sections import Index
+
 _NEEDED = ("id", "image_url", "scientific_name")
 _RESERVED = "all rights reserved"
 
 
-def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
+def samples(params: "Index") -> Iterator[Sample | Reject]:
     grades = {grade.lower() for grade in params["quality_grades"]}
     for table in _tables(Path(params["path"])):
         lines = delimited.rows(table)
@@ -42,11 +46,11 @@ def samples(params: dict[str, Any]) -> Iterator[Sample | Reject]:
                 yield _sample(row, f"{table.name}, line {line}")
 
 
-def prepare(params: dict[str, Any], locators: Iterable[str]) -> None:
+def prepare(params: "Origin", locators: Iterable[str]) -> None:
     places.prepare(params, locators)
 
 
-def read(params: dict[str, Any], locator: str) -> bytes:
+def read(params: "Origin", locator: str) -> bytes:
     return places.read(params, Path(params["path"]).parent, locator)
 
 

@@ -10,6 +10,7 @@ from bioclip_lite.utils.randomness import digest
 
 if TYPE_CHECKING:
     from bioclip_lite.params.jobs import Origin
+    from bioclip_lite.utils.sections import Index
 
 SPLITS = ("pretrain", "train", "val", "calibration", "test")
 
@@ -42,7 +43,7 @@ class Reject:
 class Source(Protocol):
     """A source; ``registry`` describes these functions and ``prepare``, which is optional."""
 
-    def samples(self, params: "Origin") -> Iterator[Sample | Reject]: ...
+    def samples(self, params: "Index") -> Iterator[Sample | Reject]: ...
 
     def read(self, params: "Origin", locator: str) -> bytes: ...
 

@@ -75,10 +75,8 @@ class _Reference:
 def run(params: "sections.Convert", data: Path, job: str | None = None) -> None:
     """Write data/convert/tfjs and data/convert/report.json (job "bundle"), the text encoder (job "text"), or all that
     the parameters ask for (None)."""
-    if job is not None:
-        job_names.parse("convert", job, JOBS)
-    if job == "text" and not params["text_encoder"]:
-        raise UserError("convert has no job 'text' unless convert.text_encoder in params.yaml names a model")
+    if job not in (None, "bundle"):  # parameters of the bundle do not say whether there is a text encoder
+        job_names.parse("convert", job, JOBS if params["text_encoder"] else JOBS[:1])
     if job in (None, "bundle"):
         _write_bundle(params, data)
     if job == "text" or (job is None and params["text_encoder"]):

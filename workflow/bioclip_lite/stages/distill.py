@@ -23,7 +23,6 @@ from bioclip_lite.training import checkpoint, distillation, distributed, trainer
 from bioclip_lite.training.losses import Weights
 from bioclip_lite.training.text_distillation import TwoTowerDistillation
 from bioclip_lite.utils import job_names, machine
-from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json, write_table
 
 if TYPE_CHECKING:
@@ -42,10 +41,8 @@ def run(params: Any, data: Path, job: str | None = None) -> None:
     Args:
         params: ``sections.Distill`` for None, else ``jobs.Student``, ``jobs.FinetunedStudent`` or ``jobs.Control``.
     """
-    if job is not None:
-        job_names.parse("distill", job, JOBS)
-    if job == "finetune" and not params["finetune"]["epochs"]:
-        raise UserError("distill has no job 'finetune' unless distill.finetune.epochs in params.yaml is 1 or more")
+    if job not in (None, "student", "control"):  # parameters of the control do not say whether there is a second stage
+        job_names.parse("distill", job, JOBS if params["finetune"]["epochs"] else ("student", "control"))
     if job in (None, "student"):
         _train(params, data, params)
     if job == "finetune" or (job is None and params["finetune"]["epochs"]):

@@ -6,7 +6,7 @@ its names take, e.g. ``captions/{captioner}/{shard}``; FIELDS says what may stan
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from bioclip_lite.utils.errors import UserError
@@ -30,22 +30,36 @@ class Job(NamedTuple):
     fields: dict[str, str]  # by name in braces
 
 
-def parse(stage: str, name: str, forms: Collection[str]) -> Job:
+def parse(stage: str, name: str, forms: Collection[str], values: Mapping[str, Collection[str]] | None = None) -> Job:
     """Match the name of a job against the forms of a stage, in their order.
 
+    Args:
+        values: of some fields, all that there are, where the caller has them; others are refused.
+
     Raises:
-        UserError: the name has none of the forms; the message lists them.
+        UserError: the name has none of the forms; the message lists the jobs.
     """
+    values = values or {}
+    renamed = name
     for before, now in _RENAMED.items():
-        name = name.replace(before, now)
+        renamed = renamed.replace(before, now)
     for form in forms:
         pattern = re.sub(r"\\{(\w+)\\}", lambda match: f"(?P<{match[1]}>{FIELDS[match[1]]})", re.escape(form))
-        if match := re.fullmatch(pattern, name):
+        match = re.fullmatch(pattern, renamed)
+        if match and all(value in values.get(field, [value]) for field, value in match.groupdict().items()):
             return Job(form, match.groupdict())
     if not forms:
         raise UserError(f"stage {stage} is one job; it has no job {name!r}")
-    jobs = ", ".join(re.sub(r"\{(\w+)\}", r"<\1>", form) for form in forms)
-    raise UserError(f"{stage} has no job {name!r}; its jobs are {jobs}")
+    jobs = [job for form in forms for job in _jobs(form, values)]
+    raise UserError(f"{stage} has no job {name!r}; its jobs are {', '.join(jobs)}")
+
+
+def _jobs(form: str, values: Mapping[str, Collection[str]]) -> list[str]:
+    """The jobs of a form in a message: one by one if all values of its only field are given."""
+    fields = re.findall(r"\{(\w+)\}", form)
+    if len(fields) == 1 and fields[0] in values:
+        return [form.replace(f"{{{fields[0]}}}", value) for value in values[fields[0]]]
+    return [re.sub(r"\{(\w+)\}", r"<\1>", form)]
 
 
 def command(stage: str, name: str) -> str:

@@ -35,6 +35,7 @@ class Index(TypedDict):
     species_list: str | None
     synonyms: str | None
     licences: list[Literal["cc0", "pd", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]]
+    quality_grades: list[Literal["research", "needs_id", "casual"]]
     min_side: int
     near_duplicates: int
     reject_budget: float
