@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from bioclip_lite.commands.completion import whole_parser
+from bioclip_lite.utils.command_line import COMMANDS
 from bioclip_lite.utils.files import read_table
 from bioclip_lite.utils.stage_names import STAGES
 from support import checkout
@@ -110,6 +111,9 @@ def test_the_command_line_takes_every_command_of_ours() -> None:
     ours = [line for line in ours if line.startswith("bioclip-lite ") and not re.search(r" (COMMAND|--version)", line)]
     assert len(ours) > 20
     for line in ours:
+        if re.fullmatch(r"bioclip-lite [\w-]+", line) and line not in {command.line for command in commands()}:
+            assert line.split()[1] in (*STAGES, *COMMANDS), line  # a sentence that names it, without its arguments
+            continue
         try:
             parser.parse_args(shlex.split(line)[1:])
         except SystemExit:
@@ -308,7 +312,8 @@ def test_a_source_takes_the_files_that_the_table_lists_and_no_other(tmp_path: Pa
     module, registry, test = (Path(str(path).replace("NAME", "herbarium")) for path in files_to_touch("a source"))
     (repository / module).write_text(HERBARIUM)
     text = (repository / registry).read_text()
-    text = re.sub(r"(?<=sources import )biotrove", "biotrove, herbarium", text, count=1)
+    first = "from bioclip_lite.sources.sample import"
+    text = text.replace(first, f"from bioclip_lite.sources import herbarium\n{first}")
     text = text.replace('    "folder": folder,\n', '    "folder": folder,\n    "herbarium": herbarium,\n')
     (repository / registry).write_text(text)
     (repository / test).write_text(TEST_OF_HERBARIUM)
