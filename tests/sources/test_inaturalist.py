@@ -37,7 +37,7 @@ def observation(number: int, path: tuple[str | None, ...], address: str, **more:
     return [row.get(name, "") for name in COLUMNS]
 
 
-def params(path: Path, *grades: str) -> dict[str, Any]:
+def params(path: Path, *grades: str) -> Any:
     return source_params("inaturalist", path, quality_grades=list(grades))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import webdataset
 
-from bioclip_lite.params.jobs import Origin, Texts
+from bioclip_lite.params.jobs import Texts
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS, Reject, Sample
 from bioclip_lite.utils import sections
@@ -32,7 +32,7 @@ def source_params(name: str, path: Path, **more: Any) -> Any:
     return folder_params(path, source=name, **more)
 
 
-def listed(params: Origin) -> tuple[list[Sample], list[Reject]]:
+def listed(params: Any) -> tuple[list[Sample], list[Reject]]:
     """What a source lists; twice the same, and with keys that are distinct and well-formed."""
     source = find_source(params["source"])
     items = list(source.samples(params))
