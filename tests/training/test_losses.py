@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from bioclip_lite import params
 from bioclip_lite.training import losses
+from bioclip_lite.utils.defaults import SCHEMA
 from bioclip_lite.utils.files import parse_yaml
 
 
@@ -157,7 +157,7 @@ NONE = losses.Weights(**dict.fromkeys(losses.LOSSES, 0.0))
 def test_every_loss_has_a_weight_and_every_weight_a_parameter() -> None:
     names = {weight.name for weight in fields(losses.Weights)}
     assert names == set(losses.LOSSES)
-    section = parse_yaml(params.SCHEMA.read_text(encoding="utf-8"))["properties"]["distill"]["properties"]
+    section = parse_yaml(SCHEMA.read_text(encoding="utf-8"))["properties"]["distill"]["properties"]
     assert names - {"captions"} <= {*section, *section["text_tower"]["properties"]}
     chosen = {name: n + 0.5 for n, name in enumerate(sorted(names - {"batch_affinity", "captions"}))}
     weights = losses.Weights.of({**chosen, "epochs": 3, "text_tower": {"width": 64, "batch_affinity": 0.25}})
