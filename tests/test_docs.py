@@ -338,3 +338,48 @@ def test_a_source_takes_the_files_that_the_table_lists_and_no_other(tmp_path: Pa
     # The engines refresh the fingerprints of the code themselves.
     changed = checkout.sh("git status --porcelain -uall -- ':!workflow/code'", repository).split()[1::2]
     assert sorted(changed) == sorted(["params.yaml", *map(str, (module, registry, test))])
+
+
+TEST_OF_DISTANCE = """
+
+def test_distance() -> None:
+    assert losses.distance(torch.ones(4), torch.zeros(4)) == 2
+"""
+WEIGHT_IN_A_JOB = """from pathlib import Path
+from bioclip_lite import params
+from bioclip_lite.training.losses import Weights
+
+section = params.of_job(params.load(Path("params.yaml")), "distill", "student")
+print(Weights.of(section).distance)
+"""
+
+
+def test_a_loss_takes_the_files_that_the_table_lists_and_no_other(tmp_path: Path) -> None:
+    repository = checkout.new(tmp_path / "repository")
+    losses, schema, jobs, test = files_to_touch("a loss")
+
+    def add(file: Path, before: str, addition: str) -> None:
+        text = (repository / file).read_text()
+        assert before in text
+        (repository / file).write_text(text.replace(before, addition + before, 1))
+
+    add(losses, "    captions: float = 1.0", "    distance: float = 0.0\n")
+    function = "def distance(student, teacher):\n    return (student - teacher).norm()\n\n\n"
+    add(losses, "# By the name of the weight", function)
+    entry = '    "distance": Loss(PhotographAnswers, lambda x: distance(x.embedding, x.targets[0])),\n'
+    add(losses, '    "labels": Loss(', entry)
+    parameter = 'description: A distance.\n        default: 0.25\n        $ref: "#/$defs/weight"\n'
+    add(schema, "      labels:\n        description: Weight of", f"      distance:\n        {parameter}")
+    add(jobs, "    labels: float\n    finetune: SecondStage", "    distance: float\n")
+    with (repository / test).open("a") as file:
+        file.write(TEST_OF_DISTANCE)
+
+    own = f"{checkout.COLD} PYTHONPATH=workflow:tests"
+    checkout.sh(f"{own} python -m bioclip_lite.params.reference", repository)
+    tests = "test_distance or test_each_loss_counts or test_every_loss_has"
+    output = checkout.sh(f"{own} python -m pytest -q -p no:cacheprovider {test} -k '{tests}'", repository)
+    assert re.search(r"^\d+ passed", output, re.M)
+    assert checkout.sh(f"{own} python -c '{WEIGHT_IN_A_JOB}'", repository).strip() == "0.25"
+    generated = ("workflow/defaults.yaml", "workflow/bioclip_lite/utils/sections.py", "docs/parameters.md")
+    changed = checkout.sh("git status --porcelain -uall -- ':!workflow/code'", repository).split()[1::2]
+    assert sorted(changed) == sorted([*map(str, (losses, schema, jobs, test)), *generated])
