@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bioclip_lite.indexing import copies, reading, splits, tables
+from bioclip_lite.params import load
 from bioclip_lite.params.jobs import Origin
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.stages import index
 from bioclip_lite.taxa import taxonomy
-from bioclip_lite.utils import sections, yaml_files
+from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
 from bioclip_lite.utils.randomness import generator
@@ -423,7 +424,7 @@ def test_plain_pictures_are_not_near_duplicates(tmp_path: Path) -> None:
 
 def test_the_built_in_sample_has_no_near_duplicates(tmp_path: Path) -> None:
     """Its drawings are all of one kind, and none may be taken for another; also true of all 5,200 of params.yaml."""
-    section = yaml_files.read(ROOT / "tests/tiny.yaml")["index"]
+    section = load(ROOT / "tests/tiny.yaml")["index"]
     index.run(section, tmp_path)
     samples = table(tmp_path, "samples")
     assert len(samples) == 206 and not any(s["looks_like"] for s in samples) and not table(tmp_path, "rejects")

@@ -384,9 +384,11 @@ def test_what_ran_is_what_is_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
     (folder / "params.yaml").write_text((folder / "params.yaml").read_text("utf-8").replace("seed: 10", "seed: 010", 1))
     assert recorded == yaml_files.read(folder / "params.yaml")["index"]
     assert (recorded["reject_budget"], recorded["seed"]) == (1e-05, 10)
-    made_with = json.loads((folder / "data/provenance/index.json").read_text("utf-8"))["recipes"]
+    made_with = json.loads((folder / "data/provenance/index.json").read_text("utf-8"))["definitions"]
     completed = complete({"index": recorded})["index"]
-    assert any(json.dumps(completed, sort_keys=True) in text for recipe in made_with for text in recipe["params"])
+    assert any(
+        json.dumps(completed, sort_keys=True) in text for definition in made_with for text in definition["params"]
+    )
     # 010 is 10, by --configfile as well.
     assert "Nothing to be done" in checkout.sh("snakemake -n --configfile params.yaml -- index", folder)
     assert "index" not in checkout.changed(folder)

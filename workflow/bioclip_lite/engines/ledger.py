@@ -111,9 +111,7 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
             raise UserError(f"Snakemake has no record of how {path} was made; remove it and run again")
         made_from = {file: hashes[file] for file in record["input"]}
         for file, md5 in made_from.items():
-            if (
-                at_start.get(file, md5) != md5
-            ):  # e.g. code edited while jobs were running: it is unclear which version they ran
+            if at_start.get(file, md5) != md5:  # e.g. code edited meanwhile: it is unclear which version ran
                 records.forget(path)
                 edited.add(file)
         definition = {field: record.get(field) for field in DEFINITION}

@@ -203,7 +203,7 @@ class EvaluatePrompts(TypedDict):
 
 class EvaluateSuites(TypedDict):
     name: str
-    format: Literal["folder", "webdataset", "metadata", "pairs", "imagenet", "imagenet_v2", "imagenet_o", "objectnet"]
+    format: str
     path: str
     prompt: Literal["name", "sci", "com", "taxon", "taxonTag", "sci_com", "taxon_com", "taxonTag_com", "lit"]
     templates: Literal["plain", "openai", "own"]
