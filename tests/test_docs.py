@@ -356,7 +356,7 @@ print(Weights.of(section).distance)
 
 def test_a_loss_takes_the_files_that_the_table_lists_and_no_other(tmp_path: Path) -> None:
     repository = checkout.new(tmp_path / "repository")
-    losses, schema, jobs, test = files_to_touch("a loss")
+    losses, schema, test = files_to_touch("a loss")
 
     def add(file: Path, before: str, addition: str) -> None:
         text = (repository / file).read_text()
@@ -370,7 +370,6 @@ def test_a_loss_takes_the_files_that_the_table_lists_and_no_other(tmp_path: Path
     add(losses, '    "labels": Loss(', entry)
     parameter = 'description: A distance.\n        default: 0.25\n        $ref: "#/$defs/weight"\n'
     add(schema, "      labels:\n        description: Weight of", f"      distance:\n        {parameter}")
-    add(jobs, "    labels: float\n    finetune: SecondStage", "    distance: float\n")
     with (repository / test).open("a") as file:
         file.write(TEST_OF_DISTANCE)
 
@@ -382,4 +381,4 @@ def test_a_loss_takes_the_files_that_the_table_lists_and_no_other(tmp_path: Path
     assert checkout.sh(f"{own} python -c '{WEIGHT_IN_A_JOB}'", repository).strip() == "0.25"
     generated = ("workflow/defaults.yaml", "workflow/bioclip_lite/utils/sections.py", "docs/parameters.md")
     changed = checkout.sh("git status --porcelain -uall -- ':!workflow/code'", repository).split()[1::2]
-    assert sorted(changed) == sorted([*map(str, (losses, schema, jobs, test)), *generated])
+    assert sorted(changed) == sorted([*map(str, (losses, schema, test)), *generated])

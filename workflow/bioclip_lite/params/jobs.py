@@ -145,6 +145,8 @@ class Control(TypedDict):
 
 
 class Student(Control):
+    """The student, which also gets the weight of every loss in ``training.losses.LOSSES``, new ones too."""
+
     text_tower: sections.DistillTextTower | None
     teachers: list[str]
     affinity: float
@@ -252,7 +254,7 @@ def _of_features(section: Section, fields: Fields) -> Section:
 
 
 def _of_student(section: Section, fields: Fields) -> Section:
-    return {**_part(section, Student), "finetune": _part(section["finetune"], SecondStage)}
+    return {**section, "finetune": _part(section["finetune"], SecondStage)}
 
 
 def _of_variant(section: Section, fields: Fields) -> Section:
