@@ -99,7 +99,7 @@ def network(name: str, size: int) -> nn.Module:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if len(sys.argv) == 4:
         print(*measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
     else:
         main()

@@ -107,8 +107,8 @@ def test_2_a_split_is_written_once_and_read_by_all(tmp_path: Path) -> None:
     assert found == split
     # Dealing is code of the index alone: whoever else dealt would have to import it, or write it again.
     dealers = [path.name for path in sorted(PACKAGE.rglob("*.py")) if re.search(r"\bdeal\(", path.read_text())]
-    assert dealers == ["index.py"]
-    assert not any("stages/index.py" in path for stage in STAGES[1:] for path in closure(f"stages.{stage}"))
+    assert dealers == ["splits.py"]
+    assert not any("indexing/splits.py" in path for stage in STAGES[1:] for path in closure(f"stages.{stage}"))
 
 
 def test_3_an_observation_is_in_one_split(tmp_path: Path) -> None:
