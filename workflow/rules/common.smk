@@ -41,7 +41,8 @@ try:
     if workflow.is_main_process:
         given = workflow.config_settings
         snakemake_config.refuse_changes(config, given.configfiles, given.config, given.replace_workflow_config)
-    SYNCED = sync() if workflow.is_main_process else None
+    # `snakemake --lint` reads the rules and must leave the folder as it is.
+    SYNCED = sync() if workflow.is_main_process and "--lint" not in sys.argv else None
 except UserError as error:
     raise WorkflowError(str(error))
 except OSError as error:
