@@ -110,11 +110,13 @@ def test_the_rule_and_the_programs_agree_on_what_is_built() -> None:
     """rules/environments.smk and bin/built.mjs name the mark by the same hash of the sources."""
     script = "import {mark} from './bin/built.mjs'; console.log(mark('core'))"
     mark = run("node", "--input-type=module", "-e", script).stdout.strip()
+    common = (ROOT / "workflow" / "rules" / "common.smk").read_text()
+    function = common[common.index("def sources_mark") :].split("\n\n\n")[0]
     rules = (ROOT / "workflow" / "rules" / "environments.smk").read_text().split("rule convert_env")[0]
     names = {"ready": lambda *_: "", "expand": lambda *_, **__: [], "Path": Path}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        exec("import hashlib\n" + rules, names)
+        exec(f"import hashlib\n{function}\n{rules}", names)
     assert mark == str(ROOT / str(names["NODE_ENV"]))
 
 
