@@ -28,7 +28,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 LINKED = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "benchmarks").glob("*.md"))]
 MARK = re.compile(r"<!-- not run: \S.*-->\n+$")
 CI = ".github/workflows/ci.yml"
-# What runs each command, or one like it: a pattern of the whole command, a file, and the text that runs it there.
+# Patterns of whole commands, each with a file and the text in it that runs such a command.
 RUN_BY = (
     ("make (evaluate|setup|check)", CI, "make {0}"),
     ("make test", ".ci/run", "make test"),

@@ -255,7 +255,7 @@ def test_tuning_warms_up_clips_gradients_and_stops_when_it_diverges(own: Path, m
 
 
 def part(section: dict[str, Any], job: str) -> dict[str, Any]:
-    """What the rules hand a job of the section."""
+    """Return the parameters that the rules hand to a job."""
     return of_job({"teacher": section}, "teacher", job)
 
 

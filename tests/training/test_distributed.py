@@ -267,13 +267,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, b
     return data, undisturbed
 
 
-def test_asked_to_stop_they_stop_together_and_go_on_later(trained: tuple[Path, dict[str, bytes]]) -> None:
-    data, undisturbed = trained
-    shutil.rmtree(data / "distill")
+def start_until_second_epoch(data: Path) -> subprocess.Popen[str]:
+    """Start a training, and return when its first epoch has ended."""
     process = start(data)
     assert process.stdout is not None
     while "epoch 1 of 4" not in process.stdout.readline():
         assert process.poll() is None
+    return process
+
+
+def test_asked_to_stop_they_stop_together_and_go_on_later(trained: tuple[Path, dict[str, bytes]]) -> None:
+    data, undisturbed = trained
+    shutil.rmtree(data / "distill")
+    process = start_until_second_epoch(data)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate()
     assert process.returncode == 75
@@ -290,10 +296,7 @@ def test_asked_to_stop_they_stop_together_and_go_on_later(trained: tuple[Path, d
 def test_a_killed_process_is_survived(trained: tuple[Path, dict[str, bytes]]) -> None:
     data, undisturbed = trained
     shutil.rmtree(data / "distill")
-    process = start(data)
-    assert process.stdout is not None
-    while "epoch 1 of 4" not in process.stdout.readline():
-        assert process.poll() is None
+    process = start_until_second_epoch(data)
     workers = {worker.environ()["RANK"]: worker for worker in psutil.Process(process.pid).children()}
     workers["1"].kill()
     out, err = process.communicate()

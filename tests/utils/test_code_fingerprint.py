@@ -45,7 +45,7 @@ def test_an_edit_of_the_report_runs_no_prediction_again() -> None:
 
 
 def test_jobs_depend_on_every_template_that_theirs_refer_to() -> None:
-    """What a template includes, imports or extends belongs to a module that the template's own module imports."""
+    """A template includes, imports and extends only templates of modules that its own module imports."""
     root = module.PACKAGE.parents[1]
     for path in module.PACKAGE.rglob("*.j2"):
         owner = path.relative_to(module.PACKAGE).parent / path.name.partition(".")[0]

@@ -58,7 +58,7 @@ _VIEW: "AugmentedViews" = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options(trainer.Options):
-    """How a captioner is trained."""
+    """Options of the training of a captioner."""
 
     captions: tuple[str, ...]  # text types; each photograph's caption is of one, drawn as for the teacher
     caption_weight: float  # of the caption loss

@@ -1,4 +1,4 @@
-"""What all commands of ``bioclip-lite`` share: one line for a user's mistake."""
+"""Report a user's mistake in one line, in all commands of ``bioclip-lite``."""
 
 import functools
 import sys

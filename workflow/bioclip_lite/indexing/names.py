@@ -165,7 +165,7 @@ def _table(file: Path, wanted: Collection[str]) -> tuple[list[str] | None, Itera
         raise UserError(f"{file} is not UTF-8 text ({error}); save it again as UTF-8") from None
     lines = text.splitlines()
     first = next((line for line in lines if line.strip()), "")
-    delimiter = max(",;\t", key=first.count)
+    delimiter = delimited.separator_of(first)
     header = [_column(name) for name in first.split(delimiter)]
     if not {_ALSO.get(name, name) for name in header} & {_ALSO.get(name, name) for name in wanted}:
         return None, ([line] for line in lines if line.strip())

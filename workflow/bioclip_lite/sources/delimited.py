@@ -8,7 +8,6 @@ from typing import Literal
 
 from bioclip_lite.utils.errors import UserError
 
-_SEPARATORS = ",;\t"
 _EXCEL_HINT = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # a first line by which Excel is told the separator
 _END = "end"  # a line that is read after the last one
 
@@ -29,7 +28,7 @@ def rows(table: Path) -> Iterator[tuple[int, list[str]]]:
             if "\0" in first:
                 raise UserError(f"{table} is UTF-16 text, not UTF-8; save it again as CSV UTF-8")
             hint = _EXCEL_HINT.fullmatch(first)
-            separator = hint[1] if hint else max(_SEPARATORS, key=first.count)
+            separator = hint[1] if hint else separator_of(first)
             if not hint:
                 file.seek(0)
             header = True
@@ -41,6 +40,11 @@ def rows(table: Path) -> Iterator[tuple[int, list[str]]]:
                 yield 1, []
     except UnicodeDecodeError as error:
         raise UserError(f"{table} is not UTF-8 text ({error}); save it again as CSV UTF-8") from None
+
+
+def separator_of(header: str) -> str:
+    """The comma, semicolon or tab: the one that a header line has most of."""
+    return max(",;\t", key=header.count)
 
 
 def parse(

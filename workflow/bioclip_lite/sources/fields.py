@@ -113,12 +113,6 @@ def to_sample(row: Row, key: str, locator: str, languages: tuple[tuple[str, str]
     )
 
 
-def lacks_genus(row: Mapping[str, str | None]) -> bool:
-    """Whether a row has the epithet of a species without its genus."""
-    path = path_of(row)
-    return path[taxonomy.RANKS.index("species")] is not None and path[taxonomy.RANKS.index("genus")] is None
-
-
 def stated(text: str | None) -> str | None:
     """A licence or an owner; None if a catalogue marks it as unknown."""
     return None if text is None or text.lower() in _SAID else text

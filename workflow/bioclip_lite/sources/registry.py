@@ -23,10 +23,8 @@ from bioclip_lite.sources import (
     table,
     treeoflife,
 )
-from bioclip_lite.sources.sample import SPLITS, Reject, Sample, Source
+from bioclip_lite.sources.sample import Source
 from bioclip_lite.utils.errors import UserError
-
-__all__ = ["SOURCES", "SPLITS", "Reject", "Sample", "Source", "find_source"]
 
 SOURCES: dict[str, Source] = {
     "synthetic": synthetic,

@@ -96,10 +96,11 @@ def _photograph(
             f"{place}: observation {observation} is a number that a spreadsheet has rounded, so different observations "
             f"have become one; give that column the format text, and export the table again"
         )
-    if row.get("species") and fields.lacks_genus(row):
-        return Reject(place, "bad row", f"species {row['species']!r} is an epithet without a genus; fill in the genus")
     locator = file if places.is_address(file) else file.replace("\\", "/")
     sample = fields.to_sample(row, key_of(locator), locator, fields.languages_of(columns, values))
+    genus, species = sample.path[5:]
+    if row.get("species") and species and not genus:
+        return Reject(place, "bad row", f"species {row['species']!r} is an epithet without a genus; fill in the genus")
     label = row.get("label")
     if label is None or taxonomy.label_rank(sample.path) >= 0:
         return sample

@@ -1,4 +1,4 @@
-"""What the table says of an operation, and answers that several operations share."""
+"""Define the entry of an operation in the table, and the functions that several operations share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class Operation:
 
 
 def no_macs(node: Node, arrays: Arrays, shapes: Shapes) -> int:
-    """Of what multiplies no matrices."""
+    """Count 0: the operation multiplies no matrices."""
     return 0
 
 
