@@ -12,39 +12,13 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
-from open_clip.model import CLIP
+from open_clip.model import CustomTextCLIP
 from safetensors.torch import save_file
 
 from bioclip_lite.models import hub, teachers
 from bioclip_lite.stages import teacher
 from bioclip_lite.utils.errors import UserError
-
-CONFIG: dict[str, Any] = {
-    "model_cfg": {
-        "embed_dim": 8,
-        "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
-    },
-    "preprocess_cfg": {"mean": [0.4] * 3, "std": [0.2] * 3, "resize_mode": "shortest", "interpolation": "bicubic"},
-}
-
-
-def small() -> CLIP:
-    torch.manual_seed(0)
-    return CLIP(**CONFIG["model_cfg"]).eval()
-
-
-def publish(folder: Path, weights: str, config: dict[str, Any] = CONFIG) -> Path:
-    """A folder as hubs publish it."""
-    folder.mkdir(parents=True)
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    (folder / "README.md").write_text("---\nlibrary_name: open_clip\nlicense: mit\n---\n# A model\n")
-    state = small().state_dict()
-    if weights.endswith("safetensors"):
-        save_file(state, folder / weights)
-    else:
-        torch.save(state, folder / weights)
-    return folder
+from support.small_clip import CONFIG, publish, small, unigram
 
 
 @pytest.fixture
@@ -113,8 +87,8 @@ def test_weights_for_research_only_are_refused_unless_asked_for(
 ) -> None:
     publish(tmp_path / "weights" / "mine", "open_clip_model.safetensors")
     (tmp_path / "weights" / "mine" / "README.md").write_text(f"---\n{head}\n---\n")
-    chosen = {"model": "local-dir:mine", "weights": None, "revision": None}
-    params = {"kind": "pretrained", "pretrained": chosen, "allow_research_only": False}
+    chosen = {"model": "local-dir:mine", "weights": None, "revision": None, "preprocess": None}
+    params: Any = {"kind": "pretrained", "pretrained": chosen, "allow_research_only": False}
     if refused:
         with pytest.raises(UserError, match=r"allows research only, .* set teacher\.allow_research_only"):
             teacher.run(params, tmp_path)
@@ -161,7 +135,8 @@ def test_a_local_folder(tmp_path: Path) -> None:
 def test_a_name_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", CONFIG["model_cfg"])
     save_file(small().state_dict(), tmp_path / "tiny.safetensors")
-    published = hub.find("tiny", "tiny.safetensors", tmp_path)
+    published = hub.find("tiny", "tiny.safetensors", tmp_path, preprocess=CONFIG["preprocess_cfg"])
+    assert published.config["preprocess_cfg"] == CONFIG["preprocess_cfg"]
     assert torch.equal(hub.load(published).visual.conv1.weight, small().visual.conv1.weight)
     for model, weights, says in (
         ("tiny", None, "only an architecture"),
@@ -194,9 +169,103 @@ def test_a_checkpoint_is_data_not_code(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     publish(tmp_path / "mine", "open_clip_pytorch_model.bin")
     torch.save({"visual.conv1.weight": Bomb()}, tmp_path / "mine" / "open_clip_pytorch_model.bin", pickle_module=pickle)
-    with pytest.raises(UserError, match="cannot load"):
+    with pytest.raises(UserError, match=r"more than tensors \(posix.mkdir\), which could run code"):
         hub.load(hub.find("local-dir:mine", None, tmp_path))
     assert not Path("exploded").exists()
+
+
+def test_a_file_named_after_its_architecture_needs_no_other_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16", CONFIG["model_cfg"])
+    monkeypatch.setitem(
+        open_clip.factory._MODEL_CONFIGS, "ViT-B-16-quickgelu", {**CONFIG["model_cfg"], "quick_gelu": True}
+    )
+    for file, quick in (
+        ("biotroveclip-vit-b-16-from-openai-epoch-40.pt", True),
+        ("biotroveclip-vit-b-16-from-bioclip-epoch-8.pt", False),
+    ):
+        torch.save(
+            {"epoch": 8, "state_dict": {f"module.{k}": v for k, v in small().state_dict().items()}}, tmp_path / file
+        )
+        published = hub.find(file, None, tmp_path)
+        assert published.config["model_cfg"].get("quick_gelu", False) == quick
+        assert published.config["preprocess_cfg"]["mean"][0] == pytest.approx(0.481, abs=1e-3)
+        assert torch.equal(hub.load(published).visual.proj, small().visual.proj)
+    (tmp_path / "mine.pt").touch()
+    with pytest.raises(UserError, match="contains no architecture"):
+        hub.find("mine.pt", None, tmp_path)
+
+
+def test_one_of_several_files_of_a_repository(cache: Path, tmp_path: Path) -> None:
+    repository = cache / "models--BGLab--BioTrove-CLIP"
+    place = publish(repository / "snapshots" / "abc", "open_clip_pytorch_model.bin")
+    file = "biotroveclip-vit-l-14-from-metaclip-epoch-12.pt"
+    (place / "open_clip_pytorch_model.bin").rename(place / file)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    published = hub.find("hf-hub:BGLab/BioTrove-CLIP", file, tmp_path)
+    assert (published.weights.name, published.licence) == (file, "mit")
+    assert published.config["model_cfg"]["vision_cfg"]["layers"] == 24  # not the small one of the repository's config
+    assert published.config["preprocess_cfg"]["mean"] == [0.4] * 3
+    with pytest.raises(UserError, match=r"teacher\.pretrained\.\w+: BGLab/BioTrove-CLIP .*other\.pt"):
+        hub.find("hf-hub:BGLab/BioTrove-CLIP", "other.pt", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "is no JSON"),
+        ('{"embed_dim": 16}', "has no model_cfg"),
+        ("[]", "has no model_cfg"),
+        ('{"model_cfg": null}', "has no model_cfg"),
+    ],
+)
+def test_a_configuration_that_is_none_is_told(tmp_path: Path, content: str, says: str) -> None:
+    publish(tmp_path / "mine", "open_clip_model.safetensors")
+    (tmp_path / "mine" / "open_clip_config.json").write_text(content)
+    with pytest.raises(UserError, match=says):
+        hub.find("local-dir:mine", None, tmp_path)
+
+
+def test_a_configuration_with_an_unknown_entry_is_told(tmp_path: Path) -> None:
+    config = {**CONFIG, "model_cfg": {**CONFIG["model_cfg"], "foo": 1}}
+    publish(tmp_path / "mine", "open_clip_model.safetensors", config)
+    with pytest.raises(UserError, match="foo"):
+        hub.load(hub.find("local-dir:mine", None, tmp_path))
+
+
+def siglip(folder: Path) -> Path:
+    """A sigmoid-trained model with its own tokenizer, in the form in which hubs publish SigLIP."""
+    text = {**CONFIG["model_cfg"]["text_cfg"], "hf_tokenizer_name": "timm/small-SigLIP", "no_causal_mask": True}
+    text |= {"pool_type": "last", "proj_bias": True, "tokenizer_kwargs": {"clean": "canonicalize"}, "vocab_size": 200}
+    model_cfg = {**CONFIG["model_cfg"], "text_cfg": text, "custom_text": True, "init_logit_bias": -10}
+    config = {"model_cfg": model_cfg, "preprocess_cfg": {**CONFIG["preprocess_cfg"], "resize_mode": "squash"}}
+    publish(folder, "open_clip_model.safetensors", config)
+    torch.manual_seed(1)
+    model = CustomTextCLIP(**{key: value for key, value in model_cfg.items() if key != "custom_text"})
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def test_a_siglip_is_a_teacher_with_its_own_tokenizer(tmp_path: Path) -> None:
+    unigram(siglip(tmp_path / "weights" / "siglip"))
+    chosen = {"model": "local-dir:siglip", "weights": None, "revision": None, "preprocess": None}
+    teacher.run({"kind": "pretrained", "pretrained": chosen, "allow_research_only": False}, tmp_path)
+    loaded = teachers.load_teacher(tmp_path / "teacher" / "model")
+    embedded = teachers.embed_texts(loaded, ["a photo of Bellis perennis.", "A photo of bellis perennis"])
+    assert (embedded[0] == embedded[1]).all()  # its tokenizer takes neither capitals nor full stops
+    assert loaded.preprocess["resize"] == "squash"
+    (tmp_path / "weights" / "siglip" / "tokenizer.json").unlink()
+    assert teachers.load_teacher(tmp_path / "teacher" / "model").tokenizer(["x"]).shape == (1, 16)
+
+
+def test_a_missing_tokenizer_is_one_line_with_the_command_that_fetches_it(cache: Path, tmp_path: Path) -> None:
+    siglip(tmp_path / "weights" / "siglip")
+    with pytest.raises(UserError, match="hf download timm/small-SigLIP"):
+        hub.find("local-dir:siglip", None, tmp_path / "weights")
+    unigram(tmp_path / "weights" / "timm--small-SigLIP")
+    assert hub.find("local-dir:siglip", None, tmp_path / "weights").tokenizer
 
 
 def test_text_towers_of_transformers_are_refused(tmp_path: Path) -> None:

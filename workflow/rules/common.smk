@@ -52,7 +52,13 @@ FETCHED = set()  # stages whose earlier results were fetched, as far as there ar
 SPLITS = [split for split, count in config["shard"]["counts"].items() if count]
 TEACHERS = teacher_sections(config["teacher"])
 STUDENT = ["student.json", "model.safetensors", "preprocess.json"]
-TEACHER = ["open_clip_config.json", "open_clip_model.safetensors", "preprocess.json", "teacher.json"]
+TEACHER = [
+    "open_clip_config.json",
+    "open_clip_model.safetensors",
+    "preprocess.json",
+    "teacher.json",
+    "text_tokenizer.json",
+]
 
 
 wildcard_constraints:

@@ -20,7 +20,7 @@ import torch
 from open_clip.coca_model import CoCa
 
 from bioclip_lite.captioning import decoding
-from bioclip_lite.models import hub, teachers
+from bioclip_lite.models import hub, teachers, tokenizers
 from bioclip_lite.photographs import loading
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.utils import machine
@@ -48,7 +48,7 @@ def find(chosen: dict[str, Any], weights: Path) -> Captioner:
     if "multimodal_cfg" not in config["model_cfg"]:
         raise UserError(f"{where}: {published.name} is no CoCa, it has no decoder; see open_clip.list_models()")
     model = hub.load(published, where)
-    tokenizer = teachers.tokenizer_of(config)
+    tokenizer = tokenizers.of_clip(config)
     if chosen["tokens"] >= model.context_length:
         raise UserError(f"{where}: tokens is {chosen['tokens']}; the model writes at most {model.context_length - 1}")
     model.to(machine.device()).eval()

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bioclip_lite.captioning.coca import decode
-from bioclip_lite.models import hub, teachers
+from bioclip_lite.models import hub, teachers, tokenizers
 from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.shards import ShardSet, shard_names
 from bioclip_lite.texts.captions import Captions, files_of_captions
@@ -75,7 +75,7 @@ class Captioning(trainer.Objective):
         """Move ``model`` to ``machine.device()``; ``config`` is the content of its open_clip_config.json."""
         self.options, self.preprocess = options, preprocess
         self.model = model.to(machine.device())
-        self.tokenizer = teachers.tokenizer_of(config)
+        self.tokenizer = tokenizers.of_clip(config)
         self.coca_loss = CoCaLoss(options.caption_weight, options.contrastive_weight, pad_id=model.pad_id)
         self.half = machine.autocast_helps(model)
         self.shards, self.val_shards = _shards(data, ["pretrain", "train"]), _shards(data, ["val"])

@@ -7,20 +7,21 @@ import difflib
 import hashlib
 import json
 import os
-import pickle
 import re
 import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import timm
+import torch
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from bioclip_lite.models import architectures, checkpoints, tokenizers
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json
 
@@ -46,6 +47,7 @@ class Published:
     weights: Path  # .safetensors, or a foreign checkpoint
     licence: str | None
     revision: str | None = None  # the commit of the hub's repository
+    tokenizer: Path | None = None  # folder with tokenizer.json, where the text tower does not read CLIP's tokens
 
 
 @dataclass(frozen=True)
@@ -67,25 +69,39 @@ class Weights:
 
 
 def find(
-    model: str, weights: str | None, folder: Path, revision: str | None = None, what: str = "teacher.pretrained"
+    model: str,
+    weights: str | None,
+    folder: Path,
+    revision: str | None = None,
+    what: str = "teacher.pretrained",
+    preprocess: dict[str, Any] | None = None,
 ) -> Published:
     """Locate an open_clip model.
 
     Args:
-        model: "hf-hub:organisation/name", "local-dir:folder", or a name of open_clip.list_models().
-        weights: for a name: the tag of open_clip's pretrained weights, or a file in ``folder``; otherwise None.
+        model: "hf-hub:organisation/name", "local-dir:folder", a name of open_clip.list_models(), or a file in ``folder``
+            whose name contains that of its architecture.
+        weights: for a name: the tag of open_clip's pretrained weights, or a file in ``folder``; for "hf-hub:": a file in
+            the repository, or None for its only one; otherwise None.
         folder: data/weights; a relative local-dir is looked up there first.
         revision: branch, tag or commit of the hub's repository; None: its main branch, or what the cache has of it.
         what: the section of the parameters ``model`` and ``weights``.
+        preprocess: mean, std, interpolation and resize_mode, as far as they replace those that come with the weights.
 
     Raises:
-        UserError: not found, and within seconds if the hub does not answer.
+        UserError: not found, and within seconds if the hub does not answer; or its preprocessing is not known.
     """
     if model.startswith("hf-hub:"):
-        return _from_hub(model.removeprefix("hf-hub:"), revision, what)
-    if model.startswith("local-dir:"):
-        return _from_folder(Path(model.removeprefix("local-dir:")), folder, what)
-    return _built_in(model, weights, folder, revision, what)
+        found = _from_hub(model.removeprefix("hf-hub:"), weights, revision, what)
+    elif model.startswith("local-dir:"):
+        found = _from_folder(Path(model.removeprefix("local-dir:")), folder, what)
+    elif weights is None and (folder / model).is_file():
+        found = _from_file(_architecture(model, f"{what}.model"), model, folder, preprocess, what)
+    else:
+        found = _built_in(model, weights, folder, revision, preprocess, what)
+    stated = {**found.config.get("preprocess_cfg", {}), **(preprocess or {})}
+    found = replace(found, config={**found.config, "preprocess_cfg": stated})
+    return replace(found, tokenizer=_tokenizer_folder(found, folder, revision, what))
 
 
 def find_weights(
@@ -142,33 +158,33 @@ def refuse_research_only(name: str, licence: str | None, what: str) -> None:
 
 
 def load(published: Published, what: str = "teacher.pretrained") -> Any:
-    """The model with its weights, on the CPU. Foreign checkpoints are read as plain tensors, never as code."""
-    text = published.config["model_cfg"]["text_cfg"]
-    if text.get("hf_model_name") or text.get("hf_tokenizer_name"):
-        raise UserError(
-            f"{what}.model: the text tower of {published.name} comes from the library transformers, which "
-            f"is not supported; choose one with open_clip's own (BioCLIP, BioCLIP 2, BioTrove-CLIP, OpenAI ...)"
-        )
-    with tempfile.TemporaryDirectory() as scratch:
+    """The model with its weights, on the CPU. Foreign checkpoints are read as plain tensors, never as code.
+
+    Raises:
+        UserError: the weights cannot be read, or are of another architecture.
+    """
+    state = checkpoints.read_state(published.weights)
+    with tempfile.TemporaryDirectory() as scratch, checkpoints.naming(published.weights, published.name):
         Path(scratch, CONFIG).write_text(json.dumps(published.config), encoding="utf-8")
-        Path(scratch, f"open_clip_pytorch_model{published.weights.suffix}").symlink_to(published.weights.resolve())
-        try:
-            return open_clip.create_model(f"local-dir:{scratch}", require_pretrained=True)
-        except (RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"{published.weights}: open_clip cannot load it as {published.name}: {str(error).splitlines()[0]}; "
-                f"is the file complete, and of this architecture?"
-            ) from error
+        torch.save(state, Path(scratch, "open_clip_pytorch_model.bin"))
+        return open_clip.create_model(f"local-dir:{scratch}", require_pretrained=True)
 
 
-def _from_hub(repository: str, revision: str | None, what: str) -> Published:
-    config = _fetch(repository, CONFIG, revision, f"{what}.model")
+def _from_hub(repository: str, weights: str | None, revision: str | None, what: str) -> Published:
+    stated = _fetch(repository, CONFIG, revision, f"{what}.model")
+    config = _read_config(stated, f"{what}.model") if stated else None
+    if weights and (architecture := architectures.named_in(weights)):
+        print(f"{repository}: {weights} is of the architecture {architecture} by its name")
+        preprocess = config["preprocess_cfg"] if config else architectures.preprocess_of(architecture, what)
+        config = {"model_cfg": open_clip.get_model_config(architecture), "preprocess_cfg": preprocess}
     if config is None:
         raise UserError(f"{what}.model: {repository} has no {CONFIG}; it is not an open_clip model")
-    path, licence = _first(repository, WEIGHTS, revision, f"{what}.model")
+    names = [weights] if weights else WEIGHTS
+    path, licence = _first(repository, names, revision, f"{what}.model")
     if path is None:
-        raise UserError(f"{what}.model: {repository} has none of {', '.join(WEIGHTS)}")
-    return Published(f"hf-hub:{repository}", read_json(config), path, licence, _commit(path))
+        raise UserError(f"{what}.{'weights' if weights else 'model'}: {repository} has none of {', '.join(names)}")
+    name = f"hf-hub:{repository}" + (f" ({weights})" if weights else "")
+    return Published(name, config, path, licence, _commit(path))
 
 
 def _from_folder(path: Path, folder: Path, what: str) -> Published:
@@ -182,16 +198,91 @@ def _from_folder(path: Path, folder: Path, what: str) -> Published:
             f"{what}.model: {place} must hold {CONFIG} and one of {', '.join(WEIGHTS)} (open_clip's layout)"
         )
     card = place / _CARD
-    return Published(place.name, read_json(place / CONFIG), found[0], _licence(card if card.is_file() else None))
+    config = _read_config(place / CONFIG, f"{what}.model")
+    return Published(
+        place.name, config, found[0], _licence(card if card.is_file() else None), tokenizer=_holds_tokenizer(place)
+    )
 
 
-def _built_in(model: str, weights: str | None, folder: Path, revision: str | None, what: str) -> Published:
+def _from_file(model: str, weights: str, folder: Path, preprocess: dict[str, Any] | None, what: str) -> Published:
+    """Weights in data/weights; where nothing is asked for, preprocessed as the architecture's published weights are."""
+    whole = preprocess is not None and set(preprocess) == set(architectures.PREPROCESS)
+    stated = {} if whole else architectures.preprocess_of(model, what)
+    config = {"model_cfg": open_clip.get_model_config(model), "preprocess_cfg": stated}
+    return Published(f"{model} ({weights})", config, folder / weights, None)
+
+
+def _architecture(file: str, what: str) -> str:
+    """The architecture that a weights file is named after; UserError if its name contains none."""
+    architecture = architectures.named_in(file)
+    if architecture is None:
+        raise UserError(
+            f"{what}: the name of {file} contains no architecture of open_clip (open_clip.list_models()); "
+            f"give the architecture as {what} and the file as {what.rpartition('.')[0]}.weights"
+        )
+    print(f"{file} is of the architecture {architecture} by its name")
+    return architecture
+
+
+def _read_config(path: Path, what: str) -> dict[str, Any]:
+    """An ``open_clip_config.json``, with entry ``preprocess_cfg`` in any case."""
+    try:
+        config = read_json(path)
+    except ValueError as error:
+        raise UserError(f"{what}: {path} is no JSON ({str(error)[:100]}); fetch it again") from error
+    if not isinstance(config, dict) or not {"vision_cfg", "text_cfg"} <= set(config.get("model_cfg") or {}):
+        raise UserError(f"{what}: {path} has no model_cfg with vision_cfg and text_cfg; it is not open_clip's")
+    return {"preprocess_cfg": {}, **config}
+
+
+def _holds_tokenizer(place: Path) -> Path | None:
+    return place if (place / tokenizers.SOURCE).is_file() else None
+
+
+def _tokenizer_folder(found: Published, folder: Path, revision: str | None, what: str) -> Path | None:
+    """The folder with the ``tokenizer.json`` that a text tower needs; None if it reads CLIP's tokens.
+
+    It is looked for beside a local model, in data/weights under the tokenizer's name, beside weights of the hub, and in
+    the hub's repository that the configuration names.
+    """
+    text = found.config["model_cfg"]["text_cfg"]
+    if text.get("hf_model_name"):
+        raise UserError(
+            f"{what}.model: the text tower of {found.name}, {text['hf_model_name']}, comes from the library "
+            f"transformers, which is not supported; choose a model with open_clip's own text tower (BioCLIP, BioCLIP 2, "
+            f"BioTrove-CLIP, SigLIP ...)"
+        )
+    name = text.get("hf_tokenizer_name")
+    if not name or found.tokenizer:
+        return found.tokenizer if name else None
+    local = [folder / name, folder / name.replace("/", "--"), folder / name.rpartition("/")[2]]
+    for place in local:
+        if _holds_tokenizer(place):
+            return place
+    if found.revision and (beside := _holds_tokenizer(found.weights.parent)):
+        return beside
+    path = _fetch(name, tokenizers.SOURCE, None, f"{what}.model")
+    if path is None:
+        raise UserError(f"{what}.model: {name} has no {tokenizers.SOURCE}; put one into {local[1]}")
+    for settings in tokenizers.SETTINGS:
+        _fetch(name, settings, None, f"{what}.model")
+    return path.parent
+
+
+def _built_in(
+    model: str,
+    weights: str | None,
+    folder: Path,
+    revision: str | None,
+    preprocess: dict[str, Any] | None,
+    what: str,
+) -> Published:
     model_cfg = open_clip.get_model_config(model)
     tags = open_clip.list_pretrained_tags_by_model(model)
     if model_cfg is None:
         raise UserError(
-            f"{what}.model: open_clip has no model {model!r}; give a name of open_clip.list_models(), "
-            f"hf-hub:organisation/name or local-dir:folder"
+            f"{what}.model: open_clip has no model {model!r}, and there is no file {folder / model}; give a name of "
+            f"open_clip.list_models(), a file in {folder}, hf-hub:organisation/name or local-dir:folder"
         )
     if weights is None:
         raise UserError(
@@ -200,7 +291,7 @@ def _built_in(model: str, weights: str | None, folder: Path, revision: str | Non
         )
     file = folder / weights
     if file.is_file():
-        return Published(f"{model} ({weights})", {"model_cfg": model_cfg, "preprocess_cfg": {}}, file, None)
+        return _from_file(model, weights, folder, preprocess, what)
     tag = open_clip.get_pretrained_cfg(model, weights)
     if not tag:
         raise UserError(

@@ -23,6 +23,7 @@ from open_clip.transformer import TextTransformer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from bioclip_lite.models import tokenizers
 from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.photographs.preprocess import preprocessing, read_preprocess
 from bioclip_lite.utils.errors import UserError
@@ -100,16 +101,21 @@ def save_teacher(
     name: str,
     licence: str | None,
     revision: str | None = None,
+    tokenizer: Path | None = None,
 ) -> dict[str, Any]:
-    """Write a teacher folder in open_clip's hub layout with ``preprocess.json``; returns its ``teacher.json``."""
+    """Write a teacher folder in open_clip's hub layout with ``preprocess.json``; returns its ``teacher.json``.
+
+    ``tokenizer`` is the folder with the ``tokenizer.json`` of the text tower, None for CLIP's tokenizer.
+    """
+    described = tokenizers.describe(config, tokenizer)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     with replacing_folder(
-        folder, (TEACHER_FILE, TEACHER_CONFIG, TEACHER_WEIGHTS, PREPROCESS_FILE, _HISTORY)
+        folder, (TEACHER_FILE, TEACHER_CONFIG, TEACHER_WEIGHTS, PREPROCESS_FILE, tokenizers.FILE, _HISTORY)
     ) as scratch:
         save_file(state, scratch / TEACHER_WEIGHTS)
         with (scratch / TEACHER_WEIGHTS).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        identified = json.dumps([sha256, config, preprocess], sort_keys=True)
+        identified = json.dumps([sha256, config, preprocess, *([described] if tokenizer else [])], sort_keys=True)
         about = {
             "kind": kind,
             "name": name,
@@ -120,16 +126,9 @@ def save_teacher(
         }
         write_json(scratch / TEACHER_CONFIG, config)
         write_json(scratch / PREPROCESS_FILE, preprocess)
+        write_json(scratch / tokenizers.FILE, described)
         write_json(scratch / TEACHER_FILE, about)
     return about
-
-
-def tokenizer_of(config: dict[str, Any]) -> open_clip.SimpleTokenizer:
-    """The tokenizer of an open_clip model; ``config`` is the content of its open_clip_config.json."""
-    text = config["model_cfg"]["text_cfg"]
-    return open_clip.SimpleTokenizer(
-        context_length=text.get("context_length", 77), **(text.get("tokenizer_kwargs") or {})
-    )
 
 
 def load_teacher(folder: str | os.PathLike[str]) -> Teacher:
@@ -143,7 +142,8 @@ def load_teacher(folder: str | os.PathLike[str]) -> Teacher:
         model.load_state_dict(load_file(require(folder / TEACHER_WEIGHTS)), strict=True)
     else:
         model = open_clip.create_model(f"local-dir:{folder}")
-    return Teacher(model.eval(), tokenizer_of(config), preprocess, float(model.logit_scale.exp().item()), about)
+    tokenizer = tokenizers.build(read_json(require(folder / tokenizers.FILE)))
+    return Teacher(model.eval(), tokenizer, preprocess, float(model.logit_scale.exp().item()), about)
 
 
 @torch.inference_mode()

@@ -24,7 +24,7 @@ from open_clip.transformer import TextTransformer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bioclip_lite.models import students, teachers
+from bioclip_lite.models import students, tokenizers
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, replacing_folder, require, write_json
 
@@ -73,7 +73,7 @@ def tokenizer(arguments: dict[str, Any]) -> open_clip.SimpleTokenizer:
     """Of the tower that ``build(**arguments)`` makes: list of str to int64 (b, context)."""
     own = arguments["kind"] == "own"
     text = _open_clip_config(arguments["student"])["text_cfg"] if own else {"context_length": arguments["context"]}
-    return teachers.tokenizer_of({"model_cfg": {"text_cfg": text}})
+    return tokenizers.of_clip({"model_cfg": {"text_cfg": text}})
 
 
 def save_text(

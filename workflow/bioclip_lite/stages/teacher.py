@@ -39,6 +39,7 @@ class Made(NamedTuple):
     title: str
     licence: str | None = None
     revision: str | None = None
+    tokenizer: Path | None = None  # folder of a tokenizer other than CLIP's
 
 
 def run(params: Any, data: Path, job: str | None = None) -> None:
@@ -85,7 +86,15 @@ def _make(section: "jobs.OneTeacher", data: Path, name: str) -> None:
     folder = data / "teacher" / name
     preprocess = teachers.open_clip_preprocess(made.config, folder)
     about = teachers.save_teacher(
-        folder, made.model, made.config, preprocess, section["kind"], made.title, made.licence, made.revision
+        folder,
+        made.model,
+        made.config,
+        preprocess,
+        section["kind"],
+        made.title,
+        made.licence,
+        made.revision,
+        made.tokenizer,
     )
     write_table(
         (folder.parent if name == FIRST else folder) / "history.parquet",
@@ -98,12 +107,15 @@ def _make(section: "jobs.OneTeacher", data: Path, name: str) -> None:
 
 def _pretrained(chosen: "sections.TeacherPretrained", allow_research_only: bool, data: Path, name: str) -> Made:
     where = f"{_where(name)}.pretrained"
-    published = hub.find(chosen["model"], chosen["weights"], data / "weights", chosen["revision"], where)
+    published = hub.find(
+        chosen["model"], chosen["weights"], data / "weights", chosen["revision"], where, chosen["preprocess"]
+    )
     print(f"{published.name}: weights {published.weights}, licence {published.licence or 'not stated'}")
     if not allow_research_only:
         hub.refuse_research_only(published.name, published.licence, f"{where}.model")
     model = hub.load(published, where)
-    return Made(model, published.config, [], published.name, published.licence, published.revision)
+    about = published.name, published.licence, published.revision, published.tokenizer
+    return Made(model, published.config, [], *about)
 
 
 def _train(chosen: "sections.TeacherTrain", captions: Sequence[str], seed: int, data: Path, name: str) -> Made:

@@ -99,6 +99,7 @@ class TeacherLit(TypedDict):
 class TeacherPretrained(TypedDict):
     model: str
     weights: str | None
+    preprocess: dict[str, Any] | None
     revision: str | None
 
 
