@@ -12,13 +12,12 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
-from open_clip.model import CustomTextCLIP
 from safetensors.torch import save_file
 
 from bioclip_lite.models import hub, teachers
 from bioclip_lite.stages import teacher
 from bioclip_lite.utils.errors import UserError
-from support.small_clip import CONFIG, publish, small, unigram
+from support.small_clip import CONFIG, publish, siglip, small, unigram
 
 
 @pytest.fixture
@@ -233,19 +232,6 @@ def test_a_configuration_with_an_unknown_entry_is_told(tmp_path: Path) -> None:
     publish(tmp_path / "mine", "open_clip_model.safetensors", config)
     with pytest.raises(UserError, match="foo"):
         hub.load(hub.find("local-dir:mine", None, tmp_path))
-
-
-def siglip(folder: Path) -> Path:
-    """A sigmoid-trained model with its own tokenizer, in the form in which hubs publish SigLIP."""
-    text = {**CONFIG["model_cfg"]["text_cfg"], "hf_tokenizer_name": "timm/small-SigLIP", "no_causal_mask": True}
-    text |= {"pool_type": "last", "proj_bias": True, "tokenizer_kwargs": {"clean": "canonicalize"}, "vocab_size": 200}
-    model_cfg = {**CONFIG["model_cfg"], "text_cfg": text, "custom_text": True, "init_logit_bias": -10}
-    config = {"model_cfg": model_cfg, "preprocess_cfg": {**CONFIG["preprocess_cfg"], "resize_mode": "squash"}}
-    publish(folder, "open_clip_model.safetensors", config)
-    torch.manual_seed(1)
-    model = CustomTextCLIP(**{key: value for key, value in model_cfg.items() if key != "custom_text"})
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
 
 
 def test_a_siglip_is_a_teacher_with_its_own_tokenizer(tmp_path: Path) -> None:

@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import open_clip
+import pytest
+import torch
+
+from bioclip_lite.models import hub
 from bioclip_lite.stages import index, shard
 from support.photographs import folder_params, garden
 
@@ -16,7 +21,7 @@ MODEL = {
 }
 
 
-def test_open_clip_trains_on_the_shards(tmp_path: Path) -> None:
+def test_open_clip_trains_on_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index.run(folder_params(garden(tmp_path / "source", each=40)), tmp_path / "data")
     shard.run(
         {"counts": {"pretrain": 0, "train": 2, "val": 1, "calibration": 1, "test": 1}, "max_side": None},
@@ -40,3 +45,10 @@ def test_open_clip_trains_on_the_shards(tmp_path: Path) -> None:
     assert re.search(r"Train Epoch: 1 \[ *72/72 \(100%\)\]", done.stdout), done.stdout[-3000:]  # from sizes.json
     assert (tmp_path / "logs/trial/checkpoints/epoch_2.pt").exists()
     assert "image_to_text_R@1" in done.stdout
+    # The checkpoint is a teacher: trained with betas and rates of NumPy, on one process.
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", MODEL)
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    folder = tmp_path / "logs/trial/checkpoints"
+    model = hub.load(hub.find("tiny", "epoch_2.pt", folder, preprocess=preprocess))
+    trained = torch.load(folder / "epoch_2.pt", weights_only=False)["state_dict"]
+    assert all(torch.equal(model.state_dict()[name.removeprefix("module.")], value) for name, value in trained.items())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import CLIP
+from open_clip.model import CLIP, CustomTextCLIP
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
@@ -58,4 +58,17 @@ def written(folder: Path, tokenizer: Tokenizer, settings: dict[str, Any]) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def siglip(folder: Path) -> Path:
+    """A sigmoid-trained model with its own tokenizer, in the form in which hubs publish SigLIP."""
+    text = {**CONFIG["model_cfg"]["text_cfg"], "hf_tokenizer_name": "timm/small-SigLIP", "no_causal_mask": True}
+    text |= {"pool_type": "last", "proj_bias": True, "tokenizer_kwargs": {"clean": "canonicalize"}, "vocab_size": 200}
+    model_cfg = {**CONFIG["model_cfg"], "text_cfg": text, "custom_text": True, "init_logit_bias": -10}
+    config = {"model_cfg": model_cfg, "preprocess_cfg": {**CONFIG["preprocess_cfg"], "resize_mode": "squash"}}
+    publish(folder, "open_clip_model.safetensors", config)
+    torch.manual_seed(1)
+    model = CustomTextCLIP(**{key: value for key, value in model_cfg.items() if key != "custom_text"})
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder

@@ -18,7 +18,7 @@ _BEGAN_WITH_QUICK_GELU = re.compile(r"from[-_](openai|metaclip)")
 def named_in(file: str) -> str | None:
     """The architecture that the name of a weights file contains, e.g. ViT-L-14-quickgelu; None if it contains none.
 
-    "biotroveclip-vit-l-14-from-metaclip-epoch-12.pt" was trained from MetaCLIP's weights, whose activation is QuickGELU.
+    "biotroveclip-vit-l-14-from-metaclip-epoch-12.pt" was trained from MetaCLIP's weights, which have QuickGELU.
     """
     stem = _plain(Path(file).stem)
     inside = [name for name in open_clip.list_models() if re.search(rf"(^|-){re.escape(_plain(name))}(-|$)", stem)]
@@ -46,7 +46,7 @@ def preprocess_of(model: str, what: str) -> dict[str, Any]:
             different.append(stated)
     if len(different) == 1:
         return different[0]
-    example = "{mean: [0.481, 0.458, 0.408], std: [0.269, 0.261, 0.276], interpolation: bicubic, resize_mode: shortest}"
+    example = "{mean: [0.48, 0.46, 0.41], std: [0.27, 0.26, 0.28], interpolation: bicubic, resize_mode: shortest}"
     why = (
         "open_clip has no published weights of it" if not by_tag else f"its published weights differ: {_listed(by_tag)}"
     )

@@ -1,8 +1,9 @@
 """Read the weights of foreign checkpoints: plain tensors, never code, under the names that their architecture has.
 
-Training programs wrap a model in layers of names: open_clip_train saves {"epoch", "name", "state_dict", "optimizer"} with
-``module.`` before each name, torch.compile adds ``_orig_mod.``, Lightning ``model.``, and timm keeps an exponential
-moving average beside the model. BioTrove-CLIP's files are of the first form, with NumPy scalars in the optimizer.
+Training programs wrap a model in layers of names: open_clip_train saves {"epoch", "name", "state_dict", "optimizer"}
+with ``module.`` before each name, torch.compile adds ``_orig_mod.``, Lightning ``model.``, and timm keeps an
+exponential moving average beside the model. BioTrove-CLIP's files are of the first form, with NumPy scalars in the
+optimizer.
 """
 
 import argparse
@@ -49,8 +50,8 @@ def read_state(path: Path) -> State:
     Wrappers of the names are taken off. Of several sets of weights the moving average is taken, as timm does.
 
     Raises:
-        UserError: the file is no checkpoint (a pointer of Git LFS, a web page, cut short), holds code or a whole pickled
-            model, or has no weights; or a weight is not a finite number.
+        UserError: the file is no checkpoint (a pointer of Git LFS, a web page, cut short), holds code or a whole
+            pickled model, or has no weights; or a weight is not a finite number.
     """
     _check_head(path)
     content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickled(path)

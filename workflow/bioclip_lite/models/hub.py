@@ -79,10 +79,10 @@ def find(
     """Locate an open_clip model.
 
     Args:
-        model: "hf-hub:organisation/name", "local-dir:folder", a name of open_clip.list_models(), or a file in ``folder``
-            whose name contains that of its architecture.
-        weights: for a name: the tag of open_clip's pretrained weights, or a file in ``folder``; for "hf-hub:": a file in
-            the repository, or None for its only one; otherwise None.
+        model: "hf-hub:organisation/name", "local-dir:folder", a name of open_clip.list_models(), or a file in
+            ``folder`` whose name contains that of its architecture.
+        weights: for a name: the tag of open_clip's pretrained weights, or a file in ``folder``; for "hf-hub:": a file
+            in the repository, or None for its only one; otherwise None.
         folder: data/weights; a relative local-dir is looked up there first.
         revision: branch, tag or commit of the hub's repository; None: its main branch, or what the cache has of it.
         what: the section of the parameters ``model`` and ``weights``.
@@ -249,8 +249,8 @@ def _tokenizer_folder(found: Published, folder: Path, revision: str | None, what
     if text.get("hf_model_name"):
         raise UserError(
             f"{what}.model: the text tower of {found.name}, {text['hf_model_name']}, comes from the library "
-            f"transformers, which is not supported; choose a model with open_clip's own text tower (BioCLIP, BioCLIP 2, "
-            f"BioTrove-CLIP, SigLIP ...)"
+            f"transformers, which is not supported; choose a model with open_clip's own text tower (BioCLIP, "
+            f"BioCLIP 2, BioTrove-CLIP, SigLIP ...)"
         )
     name = text.get("hf_tokenizer_name")
     if not name or found.tokenizer:

@@ -21,7 +21,7 @@ from bioclip_lite.compression import quantized
 from bioclip_lite.compression.mixed_precision import least_bytes_per_parameter, quantize
 from bioclip_lite.graph import execution
 from bioclip_lite.graph.nodes import Graph, Weights
-from bioclip_lite.models import teachers, text_towers
+from bioclip_lite.models import teachers, text_towers, tokenizers
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.texts import text_types
@@ -115,6 +115,11 @@ def _reader(who: str | None, data: Path) -> _Reader:
     about = read_json(require(data / "teacher" / "model" / teachers.TEACHER_FILE))
     if who == "teacher":
         teacher = teachers.load_teacher(data / "teacher" / "model")
+        if isinstance(teacher.tokenizer, tokenizers.FileTokenizer):
+            raise UserError(
+                f"convert.text_encoder is teacher, but the text tower of {about['name']} reads other tokens than "
+                "CLIP's, which the web model lacks; set it to student (with distill.text_tower), or to null"
+            )
         return _Reader(
             getattr(teacher.model, "text", teacher.model), teacher.model.encode_text, teacher.tokenizer, about
         )
