@@ -1,5 +1,6 @@
 """Source folder: names as they are on disk, and what does not belong to the photographs."""
 
+import os
 import unicodedata
 from pathlib import Path
 from typing import Literal
@@ -35,7 +36,73 @@ def test_accents_may_be_composed_in_the_table_and_decomposed_on_disk(tmp_path: P
     assert places.read(source_params("folder", tmp_path), tmp_path, unicodedata.normalize(table, name)) == b"content"
 
 
-@pytest.mark.parametrize("scheme", ["s3", "file", "gs"])
+@pytest.mark.parametrize(
+    ("table", "disk"),
+    [
+        ("photos/IMG_1.JPG", "photos/IMG_1.jpg"),
+        ("Photos/img_1.jpg", "photos/IMG_1.jpg"),
+        ("my%20photos/a%C3%A9.jpg", "my photos/aé.jpg"),
+        ("./photos/a.jpg", "photos/a.jpg"),
+        ("photos\\a.jpg", "photos/a.jpg"),
+        ("file:///home/ann/x/photos/a%20b.jpg", "photos/a b.jpg"),
+        ("file:///C:/x/photos/a.jpg", "photos/a.jpg"),
+        ("C:\\Users\\ann\\photos\\a.jpg", "photos/a.jpg"),
+        ("/scratch/ann/photos/a.jpg", "photos/a.jpg"),
+        ("/scratch/ann/Photos/a.JPG", "photos/a.jpg"),
+    ],
+)
+def test_a_table_may_spell_a_place_otherwise_than_the_disk(tmp_path: Path, table: str, disk: str) -> None:
+    put(tmp_path / disk, b"content")
+    put(tmp_path / "metadata.csv", f"file,genus\n{table},Morus\n")
+    params = source_params("folder", tmp_path)
+    (sample,), _ = listed(params)
+    assert folder.read(params, sample.locator) == b"content"
+
+
+def test_a_percent_sign_in_a_name_may_be_meant(tmp_path: Path) -> None:
+    put(tmp_path / "50%20.jpg", b"meant")
+    put(tmp_path / "50 .jpg", b"other")
+    assert places.read_below(tmp_path, "50%20.jpg") == b"meant"
+
+
+def test_files_that_differ_in_capitals_only_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    for name in ("a.jpg", "A.jpg"):
+        put(tmp_path / name, name.encode())
+    if (tmp_path / "a.jpg").samefile(tmp_path / "A.jpg"):
+        pytest.skip("the file system makes no difference between them")
+    assert places.read_below(tmp_path, "A.jpg") == b"A.jpg"
+    with pytest.raises(OSError, match=r"2 files differ from 'a\.JPG' in capitals only"):
+        places.read_below(tmp_path, "a.JPG")
+
+
+def test_one_folder_of_another_computer_is_found_here_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What lies in a second one there could be another file of the same name."""
+    put(tmp_path / "birds" / "1.jpg", b"here")
+    (tmp_path / "elsewhere").mkdir()
+    there = ["/data/ann/birds/1.jpg", "/data/bob/birds/1.jpg", "/data/ann/birds/2.jpg", str(tmp_path / "birds/1.jpg")]
+    locate = places.locator_in(tmp_path)
+    assert [locate(name) for name in there] == ["birds/1.jpg", there[1], "birds/2.jpg", there[3]]
+    assert capsys.readouterr().out == f"{tmp_path}: files that the table has in /data/ann/ are looked for here\n"
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As scandir refuses it; root may read all."""
+    put(tmp_path / "Morus alba" / "closed" / "0.jpg", photo(0))
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(places.os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"closed cannot be read \(Permission denied\)"):
+        listed(source_params("folder", tmp_path))
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_addresses_that_are_not_fetched_are_named(tmp_path: Path, scheme: str) -> None:
     with pytest.raises(OSError, match=f"begin with {scheme}:// are not read"):
         places.read(source_params("folder", tmp_path), tmp_path, f"{scheme}://bucket/a.jpg")
