@@ -32,6 +32,7 @@ from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.report import suites as report_suites
 from bioclip_lite.stages import evaluate
 from bioclip_lite.suites import answering
+from bioclip_lite.suites.formats import find_format
 from bioclip_lite.suites.suite import Class, Photograph, Suite
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils import sections
@@ -277,13 +278,13 @@ def test_two_names_of_which_one_is_right(tmp_path: Path, ask: Callable[..., dict
     lines.append(["wrong.jpg", NAMES[1], NAMES[4]])
     write_csv(root / "pairs.csv", ["file", "species", "confused_with"], lines)
     found = ask(root, format="pairs")
-    number = found["variants"]["teacher"]["two_way"]
-    assert found["headline"] == "two_way" and "top1" not in found["variants"]["teacher"]
+    number = found["variants"]["teacher"]["choice"]
+    assert found["headline"] == "choice" and "top1" not in found["variants"]["teacher"]
     assert (number["value"], number["chance"], number["label_space"]) == (0.8, 0.5, 2)
     assert (number["n_images"], number["n_classes"]) == (5, 2)
     assert values(found)["macro"] == 0.5
     # two hues further the answer is always the other one
-    assert values(found, "int8")["two_way"] == 0
+    assert values(found, "int8")["choice"] == 0
 
 
 def test_a_table_of_pairs_that_makes_no_sense(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
@@ -299,6 +300,104 @@ def test_a_table_of_pairs_that_makes_no_sense(tmp_path: Path, ask: Callable[...,
     write_csv(root / "pairs.csv", ["file", "species", "confused_with"], [["a.jpg", "hen", "hen"], ["b.jpg", "hen", ""]])
     with pytest.raises(UserError, match=r"2 of 2 photographs are of no use(.|\n)*pairs.csv, line 2: bad row"):
         ask(root, format="pairs")
+
+
+# ---- BioTrove
+
+RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
+ELSEWHERE = "/scratch/bf996/bioclip/bioclip-main/data/confounding/Confounding"
+
+
+def confounding(root: Path, rows: Sequence[tuple[str, str, float]]) -> None:
+    """confounding_species.csv as it is published: (name, options, hue of the photograph)."""
+    lines = []
+    for i, (name, options, hue) in enumerate(rows):
+        folder = f"C{i}_{name.replace(' ', '_')}"
+        put(root / "Confounding" / folder / f"{i}.jpg", photo(hue))
+        lines.append([f"{ELSEWHERE}/{folder}/{i}.jpg", f"C{i}", name, options, i])
+    write_csv(root / "confounding_species.csv", ["path", "pair", "scientific_name", "class_options", "idx"], lines)
+
+
+def test_the_options_of_confounding_species(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two or more names per photograph; what looks most like another one (2) is not asked."""
+    root = tmp_path / "set"
+    two, three = "!".join(LATIN[:2]), "!".join(LATIN[i] for i in (0, 4, 5))
+    rows = [(LATIN[0], two, 0.0), (LATIN[1], two, 1.4), (LATIN[4], three, 4.0), (LATIN[5], three, 0.0)]
+    confounding(root, rows)
+    found = ask(root, format="biotrove", prompt="sci")
+    number = found["variants"]["teacher"]["choice"]
+    assert found["headline"] == "choice" and found["example"] == "a photo of Bellis perennis."
+    assert (number["value"], number["n_images"], number["n_classes"]) == (0.75, 4, 4)
+    assert number["chance"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 3 + 1 / 3) / 4) and number["label_space"] == 3
+    said = capsys.readouterr().out
+    assert f"files that the table has in {ELSEWHERE.removesuffix('Confounding')} are looked for here" in said
+    assert "is taken for it" not in said
+
+
+def test_a_name_that_is_spelt_otherwise_than_its_option(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As "Harmonia axyridies" of "Harmonia axyridis!Epilachna mexicana", in 10 of the 100 published rows."""
+    root = tmp_path / "set"
+    confounding(root, [("Bellis perenniss", "!".join(LATIN[:2]), 0.0), (LATIN[1], "!".join(LATIN[:2]), 1.0)])
+    assert values(ask(root, format="biotrove"))["choice"] == 1
+    assert "1 rows name 'Bellis perenniss', which is none of their options; 'Bellis perennis' is taken" in (
+        capsys.readouterr().out
+    )
+    confounding(root, [("Morus nigra", "!".join(LATIN[:2]), 0.0)])
+    with pytest.raises(UserError, match=r"1 of 1 photographs are of no use(.|\n)*line 2: bad row .*class_options"):
+        ask(root, format="biotrove")
+
+
+def test_stages_of_life_are_classes_of_their_own(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+    """BioTrove-LifeStages: class is the rank, class_out what is asked, twice per species."""
+    root = tmp_path / "set"
+    header = ["inat21_filename", "scientificName", *RANKS, "common_name", "life_stages", "path", "class_out"]
+    lines = []
+    for i, (name, stage) in enumerate([("crab", "Adult"), ("crab", "Larva"), ("otter", "Adult"), ("otter", "Larva")]):
+        hue = NAMES.index(name)
+        put(root / "lifestages" / f"{i}.jpg", photo(hue + (0.1 if stage == "Larva" else 0)))
+        ranks = ["Animalia", "Arthropoda", "Insecta", "O", "F", "Genus", name]
+        lines.append([i, f"Genus {name}", *ranks, name, stage, f"/lifestages/{i}.jpg", f"{name} {stage}"])
+    write_csv(root / "BioTrove-LifeStages.csv", header, lines)
+    found = ask(root, format="biotrove", prompt="taxon_com", templates="openai")
+    number = found["variants"]["teacher"]["top1"]
+    assert (number["label_space"], number["n_images"], values(found)["top5"]) == (4, 4, 1.0)
+    suite = find_format("biotrove")(root)
+    assert [(one.name, one.path) for one in suite.classes] == [
+        *(("crab Adult", None), ("crab Larva", None), ("otter Adult", None), ("otter Larva", None))
+    ]
+
+
+@pytest.mark.parametrize("rank", ["class", "cls"])
+def test_unseen_species_keep_their_ranks(tmp_path: Path, ask: Callable[..., dict[str, Any]], rank: str) -> None:
+    """BioTrove-Unseen, and BioCLIP's Rare Species in the same form, which calls the rank cls."""
+    root = tmp_path / "set"
+    ranks = [rank if name == "class" else name for name in RANKS]
+    header = ["filenumber", "scientific_name", "tar_file", *ranks, "common_name", "path"]
+    lines = []
+    for i, name in enumerate(LATIN):
+        put(root / "Aves" / f"{i}.jpg", photo(i))
+        path = ["Animalia", "Chordata", "Aves", f"Order{i}", "Family", *name.split()]
+        lines.append([i, name, "/work/x/00000.tar", *path, "bird", f"/arboretum_rare_combined/Aves/{i}.jpg"])
+    write_csv(root / "BioTrove-Unseen.csv", header, lines)
+    found = ask(root, format="biotrove", prompt="taxon")
+    assert values(found)["top1"] == 1 and found["variants"]["teacher"]["top1"]["label_space"] == len(LATIN)
+    assert found["example"] == "a photo of Animalia Chordata Aves Order0 Family Bellis perennis."
+
+
+def test_a_folder_that_is_no_set_of_biotrove(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+    put(tmp_path / "set" / "a.jpg", photo(0))
+    with pytest.raises(UserError, match=r"set has no \.csv; a set of BioTrove is one table"):
+        ask(tmp_path / "set", format="biotrove")
+    write_csv(tmp_path / "set" / "a.csv", ["path", "weight"], [])
+    with pytest.raises(UserError, match=r"a\.csv lacks a column path, or a name .*; its columns: path, weight"):
+        ask(tmp_path / "set", format="biotrove")
+    write_csv(tmp_path / "set" / "b.csv", ["path", "weight"], [])
+    with pytest.raises(UserError, match=r"has 2 \(\.csv: a\.csv, b\.csv\)"):
+        ask(tmp_path / "set", format="biotrove")
 
 
 # ---- ImageNet

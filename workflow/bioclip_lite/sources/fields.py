@@ -21,6 +21,7 @@ _NAMES = {
         *("imageurl", "photourl", "mediaurl", "url"),  # beside the others, url is the address of a page
     ),
     **{rank: (rank,) for rank in taxonomy.RANKS[:6]},
+    "class": ("class", "cls"),
     "species": ("species", "speciesepithet", "specificepithet", "epithet"),
     "scientific_name": ("scientificname", "acceptedscientificname", "taxonname", "sciname", "latinname", "binomial"),
     "rank": ("taxonrank",),
@@ -51,7 +52,7 @@ def understand(header: Sequence[str], class_is_label: bool = False) -> Columns:
     names = [_plain(name) for name in header]
     meaning = {name: field for field, spellings in _NAMES.items() for name in spellings}
     if class_is_label:
-        meaning |= {"cls": "class", "class": "label"}
+        meaning["class"] = "label"
     places: dict[str, list[int]] = {}
     for field in (*_NAMES, "label"):
         spellings = [name for name, meant in meaning.items() if meant == field]
@@ -106,7 +107,7 @@ def _most(values: Collection[str], such: Callable[[str], bool]) -> bool:
 def repeated(header: Sequence[str]) -> str | None:
     """A column that ``header`` has twice and that would be read, or None."""
     names = [_plain(name) for name in header]
-    known = {name for spellings in _NAMES.values() for name in spellings} | {"cls"}
+    known = {name for spellings in _NAMES.values() for name in spellings}
     return next(
         (written for written, name in zip(header, names, strict=True) if name in known and names.count(name) > 1), None
     )

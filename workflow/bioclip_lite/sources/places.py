@@ -100,8 +100,8 @@ def locator_in(folder: Path) -> Callable[[str], str]:
     """Return a function that gives the locator of what a table in ``folder`` names: a path or an address.
 
     Tables may name files by their places on the computer where they were written: C:\\photos\\a.jpg, /scratch/a.jpg,
-    file:///home/ann/a.jpg. Such a name that is no file here is looked for in ``folder``, by as many of its last parts as
-    lead to a file; what stands before them is left out of all others, too, and told.
+    file:///home/ann/a.jpg. Such a name that is no file here is looked for in ``folder``, by as many of its last parts
+    as lead to a file; what stands before them is left out of all others, too, and told.
     """
     elsewhere: str | None = None
 

@@ -11,7 +11,7 @@ from bioclip_lite.sources.sample import Reject
 from bioclip_lite.taxa import taxonomy
 
 # Question to the model -> name of the first figure of a suite.
-HEADLINES = {"class": "top1", "two_way": "two_way", "anomaly": "aupr"}
+HEADLINES = {"class": "top1", "choice": "choice", "anomaly": "aupr"}
 
 
 @dataclass(frozen=True)
