@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from open_clip import IMAGENET_CLASSNAMES
 from PIL import Image
 from torch import nn
 
@@ -31,7 +32,7 @@ from bioclip_lite.photographs.preprocess import preprocess, preprocessing
 from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.report import suites as report_suites
 from bioclip_lite.stages import evaluate
-from bioclip_lite.suites import answering
+from bioclip_lite.suites import answering, imagenet
 from bioclip_lite.suites.formats import find_format
 from bioclip_lite.suites.suite import Class, Photograph, Suite
 from bioclip_lite.teacher_cache import store
@@ -145,8 +146,11 @@ def values(found: dict[str, Any], variant: str = "teacher") -> dict[str, float]:
     return {name: number["value"] for name, number in found["variants"][variant].items()}
 
 
-def class_index(root: Path) -> None:
-    put(root / "imagenet_class_index.json", json.dumps({str(n): [WNIDS[n], NAMES[n]] for n in range(HUES)}))
+@pytest.fixture
+def twelve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ImageNet of twelve classes, whose names are colours to the models here."""
+    found = {wnid: Class(name, lemmas=f"{name}, {n} ") for n, (wnid, name) in enumerate(zip(WNIDS, NAMES, strict=True))}
+    monkeypatch.setattr(imagenet, "known", lambda: found)
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
@@ -403,31 +407,33 @@ def test_a_folder_that_is_no_set_of_biotrove(tmp_path: Path, ask: Callable[..., 
 # ---- ImageNet
 
 
-def test_the_subfolders_of_imagenet_v2_are_numbers(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+def test_the_subfolders_of_imagenet_v2_are_numbers(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
+) -> None:
     """Folder 10 is class 10, though a list in the order of the alphabet has it third, and though 5 is missing."""
     root = tmp_path / "imagenetv2-matched-frequency-format-val"
     folders = [n for n in range(HUES) if n != 5]
     for n in folders:
         for i in range(2):
             put(root / str(n) / f"{i}.jpeg", photo(n))
-    class_index(root)
     found = ask(root, format="imagenet_v2")
     number = found["variants"]["teacher"]["top1"]
     assert (number["value"], number["n_classes"], number["label_space"]) == (1.0, 11, 12)
     by_alphabet = [sorted(map(str, folders)).index(str(n)) for n in folders]
     assert sum(n == place for n, place in zip(folders, by_alphabet, strict=True)) == 2  # the mistake would show
     put(root / "12" / "a.jpeg", photo(0))
-    with pytest.raises(UserError, match="subfolder 12 is no number below 12"):
+    with pytest.raises(UserError, match="subfolder 12 is neither a WordNet id of ImageNet's 12 classes nor the number"):
         ask(root, format="imagenet_v2")
 
 
-def test_a_subset_of_imagenet_chooses_among_its_own_classes(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+def test_a_subset_of_imagenet_chooses_among_its_own_classes(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
+) -> None:
     """As in -A and -R: what looks most like a class that is not there still counts."""
     root = tmp_path / "imagenet-r"
     for n in (9, 0, 4):
         put(root / WNIDS[n] / "cartoon_0.jpg", photo(n + 0.7))
     put(root / "README.txt", "not a class")
-    class_index(root)
     found = ask(root, format="imagenet")
     number = found["variants"]["teacher"]["top1"]
     assert (number["value"], number["label_space"]) == (1.0, 3) and number["chance"] == pytest.approx(1 / 3, abs=1e-6)
@@ -437,14 +443,13 @@ def test_a_subset_of_imagenet_chooses_among_its_own_classes(tmp_path: Path, ask:
             put(root / WNIDS[n] / "a.jpg", photo(n))
     assert values(ask(root, format="imagenet"))["top1"] == pytest.approx(9 / 12)  # among all classes they are wrong
     (root / "n99999999").mkdir()
-    with pytest.raises(UserError, match="subfolder n99999999 is no WordNet id"):
+    with pytest.raises(UserError, match=r"subfolder n99999999 is neither .* \(1 of 13 are not\)"):
         ask(root, format="imagenet")
 
 
-def test_better_names_for_imagenet(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+def test_better_names_for_imagenet(tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None) -> None:
     root = tmp_path / "imagenet-a"
     put(root / WNIDS[1] / "a.jpg", photo(1))
-    class_index(root)
     put(root / "classnames.txt", "\n".join(f"the {name}" for name in NAMES))
     assert ask(root, format="imagenet")["example"] == "a photo of the goldfish."
     put(root / "classnames.txt", "tench")
@@ -452,14 +457,49 @@ def test_better_names_for_imagenet(tmp_path: Path, ask: Callable[..., dict[str, 
         ask(root, format="imagenet")
 
 
-@pytest.mark.parametrize("form", ["imagenet", "imagenet_v2", "imagenet_o"])
-def test_the_names_of_imagenet_are_not_bundled(tmp_path: Path, ask: Callable[..., dict[str, Any]], form: str) -> None:
-    put(tmp_path / "set" / "0" / "a.jpg", photo(0))
-    with pytest.raises(UserError, match=r"imagenet_class_index.json is missing;(.|\n)*Keras publishes it"):
-        ask(tmp_path / "set", format=form)
-    put(tmp_path / "set" / "imagenet_class_index.json", '{"1": ["n1", "tench"]}')
-    with pytest.raises(UserError, match="does not look like"):
-        ask(tmp_path / "set", format=form)
+@pytest.mark.parametrize("form", ["imagenet", "imagenet_v2"])
+def test_folders_are_numbers_or_wordnet_ids_in_every_form(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None, form: str
+) -> None:
+    root = tmp_path / "set"
+    for n in (11, 2, 10):
+        put(root / (str(n) if n % 2 else WNIDS[n]) / "a.jpg", photo(n))
+    found = ask(root, format=form)
+    assert values(found)["top1"] == 1
+    assert found["variants"]["teacher"]["top1"]["label_space"] == (3 if form == "imagenet" else HUES)
+    put(root / "2" / "b.jpg", photo(2))
+    with pytest.raises(UserError, match="two subfolders for one class of ImageNet"):
+        ask(root, format=form)
+
+
+def test_wordnet_names_imagenet_only_where_it_is_asked(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
+) -> None:
+    root = tmp_path / "set"
+    put(root / WNIDS[1] / "a.jpg", photo(1))
+    assert ask(root, format="imagenet")["example"] == "a photo of goldfish."
+    assert ask(root, format="imagenet", prompt="lemmas")["example"] == "a photo of goldfish, 1 ."
+    with pytest.raises(UserError, match="prompt lemmas is for the classes of ImageNet only"):
+        ask(root, prompt="lemmas")
+
+
+def test_the_classes_of_imagenet_are_called_as_published_figures_have_it(tmp_path: Path) -> None:
+    """By OpenAI's names, in the order of the WordNet ids: the crane is a bird (134) and a machine (517)."""
+    for name in ("0", "134", "517", "999"):
+        put(tmp_path / name / "a.jpg", photo(0))
+    suite = find_format("imagenet_v2")(tmp_path)
+    assert [one.name for one in suite.classes] == list(IMAGENET_CLASSNAMES)
+    assert [(one.right, one.group) for one in suite.photographs] == [
+        *(((0,), "0"), ((134,), "134"), ((517,), "517"), ((999,), "999"))
+    ]
+    wnids = list(imagenet.known())
+    for number, wnid, name, lemmas in (
+        (0, "n01440764", "tench", "tench, Tinca tinca"),
+        (134, "n02012849", "crane bird", "crane"),
+        (517, "n03126707", "construction crane", "crane"),
+        (999, "n15075141", "toilet paper", "toilet tissue, toilet paper, bathroom tissue"),
+    ):
+        assert (wnids[number], suite.classes[number].name, suite.classes[number].lemmas) == (wnid, name, lemmas)
 
 
 def imagenet_o(root: Path, out: int, known: int) -> Path:
@@ -470,12 +510,11 @@ def imagenet_o(root: Path, out: int, known: int) -> Path:
         for i in range(known):
             put(root / "val" / WNIDS[n] / f"{i}.JPEG", photo(n + 0.01 * i))
     put(root / "val" / WNIDS[1] / "a.JPEG", photo(2))  # a class that ImageNet-O does not have: not measured against
-    class_index(root)
     return root
 
 
 def test_what_is_none_of_the_classes_is_found_by_low_probabilities(
-    tmp_path: Path, ask: Callable[..., dict[str, Any]]
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
 ) -> None:
     """AUPR with ImageNet-O as positive: 1 if its photographs have the smallest probabilities."""
     found = ask(imagenet_o(tmp_path / "set", 2, 5), format="imagenet_o")
@@ -497,7 +536,9 @@ def test_the_wrong_sign_or_the_wrong_positive_would_show() -> None:
     assert detection.average_precision(score, ~out, np.arange(3), once)[0] < 0.7
 
 
-def test_without_anything_to_find_there_is_no_figure(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+def test_without_anything_to_find_there_is_no_figure(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
+) -> None:
     root = imagenet_o(tmp_path / "set", 1, 20)
     for n in (0, 4, 8):
         put(root / "imagenet-o" / WNIDS[n] / "0.JPEG", "no photograph")
@@ -507,7 +548,9 @@ def test_without_anything_to_find_there_is_no_figure(tmp_path: Path, ask: Callab
     assert table is not None and "\N{EN DASH}" in table.body
 
 
-def test_imagenet_o_without_what_it_is_measured_against(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+def test_imagenet_o_without_what_it_is_measured_against(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
+) -> None:
     root = imagenet_o(tmp_path / "set", 1, 1)
     (root / "val" / WNIDS[4] / "0.JPEG").unlink()
     (root / "val" / WNIDS[4]).rmdir()
@@ -541,7 +584,7 @@ def objectnet(root: Path, frame: int = 2, side: int = 8) -> Path:
 
 
 def test_several_classes_of_imagenet_are_right_for_one_of_objectnet(
-    tmp_path: Path, ask: Callable[..., dict[str, Any]]
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
 ) -> None:
     """Chairs look like the second of their kinds; drills have no counterpart and are left out."""
     found = ask(objectnet(tmp_path / "objectnet-1.0"), format="objectnet")
@@ -556,14 +599,16 @@ def test_several_classes_of_imagenet_are_right_for_one_of_objectnet(
 
 
 def test_the_frame_of_objectnet_is_cut_away(
-    tmp_path: Path, ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bioclip_lite.suites.imagenet._BORDER", 0)
     found = ask(objectnet(tmp_path / "objectnet-1.0"), format="objectnet")
     assert values(found)["top1"] < 1 and values(found, "tfjs")["top1"] < 1  # red is the colour of class 0
 
 
-def test_mappings_of_objectnet_that_do_not_fit(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+def test_mappings_of_objectnet_that_do_not_fit(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
+) -> None:
     root = objectnet(tmp_path / "set")
     mappings = root / "mappings"
     put(mappings / "objectnet_to_imagenet_1k.json", json.dumps({"Chair": "throne"}))

@@ -158,7 +158,7 @@ FORMATS: dict[str, Callable[[Path], Suite]] = {
     "pairs": pairs,
     "biotrove": biotrove.biotrove,
     "imagenet": imagenet.subset,
-    "imagenet_v2": imagenet.numbered,
+    "imagenet_v2": imagenet.whole,
     "imagenet_o": imagenet.anomalies,
     "objectnet": imagenet.objectnet,
 }

@@ -21,6 +21,7 @@ class Class:
     name: str  # as the set writes it
     path: taxonomy.Path | None = None  # of a name that spells a taxon
     common_name: str | None = None
+    lemmas: str | None = None  # of WordNet, "tench, Tinca tinca"
 
 
 @dataclass(frozen=True)
