@@ -9,6 +9,7 @@ import pytest
 
 from bioclip_lite.sources import folder, places, tars
 from bioclip_lite.suites import common
+from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 from support.photographs import DAISY, GANNET, encoded, picture, row, write_folder
 from support.raw_forms import listed, photo, put, source_params, webdataset_tar
@@ -139,3 +140,94 @@ def test_a_tar_made_on_a_mac_has_no_samples_of_its_own_system(tmp_path: Path) ->
     groups = list(tars.groups(tmp_path, "a.tar"))
     assert [group.key for group in groups if isinstance(group, tars.Group)] == ["0", "1", "inside/2", "3"]
     assert len(groups) == 4
+
+
+PLANT = (None, None, None, None, None, "Bellis", "perennis")
+
+
+@pytest.mark.parametrize(
+    ("folders", "path"),
+    [
+        ("/".join(GANNET), GANNET),
+        ("/".join((*GANNET[:6], "Morus bassanus")), GANNET),
+        ("/".join((*GANNET[:5], "Morus_bassanus", "adult")), GANNET),
+        ("/".join(GANNET[:6]), (*GANNET[:6], None)),
+        ("Plantae/Asteraceae/Bellis perennis", ("Plantae", None, None, None, "Asteraceae", "Bellis", "perennis")),
+        ("Asteraceae/Bellis/perennis", (None, None, None, None, "Asteraceae", "Bellis", "perennis")),
+        ("flowers/Bellis perennis/2024", PLANT),
+        ("Site A/Bellis perennis", PLANT),
+        ("Bellis perennis/leaf", PLANT),
+        ("Bellis/perennis", PLANT),
+        ("Bellis/leaf", (*PLANT[:6], None)),
+        ("Bellis/larva", (*PLANT[:6], None)),
+        ("Bellis", (*PLANT[:6], None)),
+        ("bellis_perennis", PLANT),
+        ("001.Bellis_perennis", PLANT),
+        ("12 - Bellis perennis", PLANT),
+        ("Bellis_perennis_L._(1753)", PLANT),
+        ("Bellis perennis_adult", PLANT),
+        ("Bellis sp. 2", (*PLANT[:6], None)),
+        ("Asteraceae", (None, None, None, None, "Asteraceae", None, None)),
+        ("Aves", (None, None, "Aves", None, None, None, None)),
+        ("Lepidoptera", (None, None, None, "Lepidoptera", None, None, None)),
+        ("_".join(("00012", *GANNET)), GANNET),
+    ],
+)
+def test_names_of_folders_spell_a_taxon(tmp_path: Path, folders: str, path: taxonomy.Path) -> None:
+    put(tmp_path / folders / "0.jpg", photo(0))
+    (sample,), rejected = listed(source_params("folder", tmp_path))
+    assert sample.path == path and not rejected
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (
+            ["001.Black_footed_Albatross", "002.Laysan_Albatross", "030.Ovenbird"],
+            ["Black footed Albatross", "Laysan Albatross", "Ovenbird"],
+        ),
+        (["daisy", "tulip"], ["daisy", "tulip"]),
+        (["american_robin", "house_sparrow"], ["american robin", "house sparrow"]),
+    ],
+)
+def test_names_that_are_no_scientific_ones_make_no_genera(
+    tmp_path: Path, folders: list[str], names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in folders:
+        put(tmp_path / name / "0.jpg", photo(name))
+    samples, _ = listed(source_params("folder", tmp_path))
+    assert {sample.path for sample in samples} == {(None,) * 7}
+    assert [sample.common_name for sample in samples] == names
+    assert "are read as common names; a species list that has them (index.species_list)" in capsys.readouterr().out
+
+
+def test_what_is_read_above_the_species_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("Bellis perennis", "Rosa", "Morus"):
+        put(tmp_path / name / "0.jpg", photo(name))
+    listed(source_params("folder", tmp_path))
+    assert f"{tmp_path}: 2 names of folders are read as genus, e.g. Morus, Rosa\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("parts", "splits"),
+    [
+        (("train", "val", "test"), (None, "val", "test")),
+        (("train", "val"), (None, "test")),
+        (("Training", "valid"), (None, "test")),
+    ],
+)
+def test_folders_train_val_and_test_are_splits(
+    tmp_path: Path, parts: tuple[str, ...], splits: tuple[str | None, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in parts:
+        put(tmp_path / part / "Bellis perennis" / f"{part}.jpg", photo(part))
+        put(tmp_path / part / ".DS_Store", b"")
+    samples, rejected = listed(source_params("folder", tmp_path))
+    assert {Path(sample.locator).stem: sample.split for sample in samples} == dict(zip(parts, splits, strict=True))
+    assert {sample.path for sample in samples} == {PLANT} and not rejected
+    assert "its folders are taken for splits" in capsys.readouterr().out
+
+
+def test_an_archive_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"photos\.zip is a file, not a folder; it must be .* \(unpack an archive\)"):
+        listed(source_params("folder", put(tmp_path / "photos.zip", b"PK")))

@@ -100,6 +100,22 @@ def class_is_label(header: Sequence[str], values: Collection[str]) -> bool:
     return of_bioclip or _most(values, lambda value: not value[0].isupper())
 
 
+_ENDINGS = {
+    "kingdom": re.compile("animalia|plantae|fungi|chromista|protozoa|bacteria|archaea|viruses", re.IGNORECASE),
+    "class": _CLASS,
+    "order": re.compile("[A-Z][a-z]{2,}(ales|iformes|ptera)"),
+    "family": re.compile("[A-Z][a-z]+(aceae|idae)"),
+}
+
+
+def rank_by_ending(name: str) -> str | None:
+    """The rank that shows in a name of one word: of kingdoms and classes the word, of orders and families the ending.
+
+    ICN Art. 17 and 18, ICZN Art. 29.2; orders of animals as it is custom.
+    """
+    return next((rank for rank, ending in _ENDINGS.items() if ending.fullmatch(name)), None)
+
+
 def _most(values: Collection[str], such: Callable[[str], bool]) -> bool:
     return 2 * sum(map(such, values)) > len(values)
 
@@ -170,8 +186,8 @@ _EPITHET = re.compile("(\\([^)]*\\) )?[a-z\N{MULTIPLICATION SIGN}]")  # what fol
 def path_of(row: Mapping[str, str | None]) -> taxonomy.Path:
     """The path from ranks and, for what they leave open, the scientific name.
 
-    A scientific name of one word is put at the rank that ``rank`` states. Without one, endings tell families
-    (-aceae, -idae); any other single word is a genus, and only if no rank is given at all.
+    A scientific name of one word is put at the rank that ``rank`` states, or else that of ``rank_by_ending``; any other
+    single word is a genus, and only if no rank is given at all.
     """
     names: dict[str, str | None] = {rank: row.get(rank) for rank in taxonomy.RANKS}
     scientific, rank = row.get("scientific_name"), (row.get("rank") or "").lower()
@@ -184,7 +200,7 @@ def path_of(row: Mapping[str, str | None]) -> taxonomy.Path:
     elif rank == "species" or rank in _BELOW_SPECIES or (not rank and _EPITHET.match(more)):
         names["species"] = scientific
     elif not rank and not any(names.values()):
-        names["family" if first.endswith(("aceae", "idae")) else "genus"] = first
+        names[rank_by_ending(first) or "genus"] = first
     return taxonomy.make_path(names)
 
 
@@ -201,15 +217,17 @@ def label_paths(labels: Collection[str]) -> dict[str, taxonomy.Path]:
     count only if they are more than half of the list.
     """
     words = {label: " ".join(label.replace("_", " ").split()) for label in labels}
-    ranks = {label: match for label, text in words.items() if (match := _RANK_PATH.fullmatch(text))}
+    paths = {label: path for label, text in words.items() if (path := seven_ranks(text))}
     binomials = [label for label, text in words.items() if _BINOMIAL.fullmatch(text)]
-    paths = {
-        label: taxonomy.make_path(dict(zip(taxonomy.RANKS, (*match[2].split(), match[3]), strict=True)))
-        for label, match in ranks.items()
-    }
-    if 2 * len(binomials) > len(words) - len(ranks):
+    if 2 * len(binomials) > len(words) - len(paths):
         paths |= {label: taxonomy.make_path({"species": words[label]}) for label in binomials}
     return paths
+
+
+def seven_ranks(text: str) -> taxonomy.Path | None:
+    """The path that a name of all seven ranks spells, "00012 Animalia ... Morus bassanus"; None for another name."""
+    match = _RANK_PATH.fullmatch(text)
+    return taxonomy.make_path(dict(zip(taxonomy.RANKS, (*match[2].split(), match[3]), strict=True))) if match else None
 
 
 def _plain(name: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bioclip_lite.sources import clip_benchmark, delimited, places, rows, tars
+from bioclip_lite.sources import clip_benchmark, delimited, folder_names, places, rows, tars
 from bioclip_lite.sources.sample import Reject, Sample
 from bioclip_lite.suites import biotrove, imagenet
 from bioclip_lite.suites.common import class_folders, classes_of, names_in, photographs_in, reader, table
@@ -19,7 +19,7 @@ def folder(root: Path) -> Suite:
     """One subfolder per class, named as the class or, in classnames.txt, line by line in the order of the folders."""
     folders = class_folders(root)
     names_file = root / "classnames.txt"
-    names = names_in(names_file) if names_file.is_file() else [name.replace("_", " ") for name in folders]
+    names = names_in(names_file) if names_file.is_file() else list(map(folder_names.spoken, folders))
     if len(names) != len(folders):
         order = "numbers" if folders[0].isdecimal() else "the alphabet"
         raise UserError(
