@@ -288,7 +288,7 @@ def test_what_is_a_still_image(tmp_path: Path, columns: dict[str, str], kept: bo
     assert len(samples) == kept
 
 
-def with_media(folder: Path, tables: dict[str, tuple[str, tuple[str, ...], Any]]) -> Path:
+def with_media(folder: Path, tables: dict[str, Any]) -> Path:
     """An archive of one daisy with extensions by file: (row type, terms, rows)."""
     raw = archive(folder, [occurrence(1, DAISY)], [])
     parts = [described("core", "occurrence.txt", DWC + "Occurrence", OCCURRENCE)]
