@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bioclip_lite.commands.plan import Job, Row, _row, main, table
+from bioclip_lite.commands.plan import Job, Row, _row, main, parser, table
 from support.checkout import clone, sh
 
 SIZES = {"train-00000": 60, "train-00001": 40, "test-00000": 20}
@@ -66,3 +66,15 @@ def test_without_results_it_says_what_to_run(
     assert main(["1000"]) == 1
     assert "sizes.json is missing; stage shard makes it" in capsys.readouterr().err
     assert main(["0"]) == 1
+
+
+@pytest.mark.parametrize("text", ["10000000", "10_000_000", "1e7", "1E+7"])
+def test_large_numbers_as_people_write_them(text: str) -> None:
+    assert parser().parse_args([text]).images == 10_000_000
+
+
+@pytest.mark.parametrize("text", ["1.5", "many", "nan", "inf"])
+def test_what_is_no_whole_number_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args([text])
+    assert f"{text!r} is no whole number; write 10000000, 10_000_000 or 1e7" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bioclip_lite.commands import status
+from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.stage_names import STAGES
 from support import checkout
 from support.checkout import planned, set_parameter, sh
@@ -141,3 +142,10 @@ def test_it_wants_a_checkout(
     monkeypatch.chdir(tmp_path)
     assert status.main([]) == 1
     assert "run this in the root of the repository" in capsys.readouterr().err
+
+
+def test_a_folder_without_git_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a zip from GitHub has it; DVC would only say that it is no repository."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is no git repository, but DVC needs one"):
+        status.stages(remote=False)

@@ -164,10 +164,22 @@ def test_the_other_way_round_the_other_wins(seed: int, images: int) -> None:
     random = np.random.default_rng(seed)
     logits = random.integers(0, 3, (images, 4)).astype(np.float32)
     among = [tuple(random.choice(4, 2, replace=False).tolist()) for _ in range(images)]
-    there, back = (choices.two_way(logits, pairs) for pairs in (among, [pair[::-1] for pair in among]))
+    there, back = (choices.choice(logits, pairs) for pairs in (among, [pair[::-1] for pair in among]))
     np.testing.assert_array_equal(there + back, np.ones(images))
     first = [1.0 if row[a] > row[b] else 0.5 if row[a] == row[b] else 0.0 for row, (a, b) in zip(logits, among)]  # noqa: B905
     assert there.tolist() == first
+
+
+@given(seeds, st.integers(0, 20))
+def test_of_a_draw_between_options_the_right_one_has_its_share(seed: int, images: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.integers(0, 3, (images, 6)).astype(np.float32)
+    among = [random.choice(6, random.integers(1, 6), replace=False).tolist() for _ in range(images)]
+    expected = []
+    for row, options in zip(logits, among, strict=True):
+        best = [option for option in options if row[option] == max(row[options])]
+        expected.append((options[0] in best) / len(best))
+    assert choices.choice(logits, among).tolist() == expected
 
 
 # ---- trees

@@ -27,6 +27,7 @@ from support.raw_forms import (
     rejects,
     serving,
     source_params,
+    tabbed,
     to_captions,
     zipped,
 )
@@ -212,6 +213,143 @@ def test_audubon_core(tmp_path: Path) -> None:
     assert [s.locator for s in samples] == ["https://example.org/a.jpg"]
 
 
+def described_otherwise(folder: Path, was: str, now: str) -> Path:
+    """An archive with one daisy whose meta.xml says something else of its tables."""
+    raw = archive(folder, [occurrence(1, DAISY, recordedBy="Bob M\xfcller")], [media(1, "a.jpg")])
+    xml = (raw / "meta.xml").read_text()
+    assert was in xml
+    put(raw / "meta.xml", xml.replace(was, now))
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        ('fieldsTerminatedBy="\\t"', 'fieldsTerminatedBy="\\\\t"', ""),
+        ('fieldsTerminatedBy="\\t"', 'fieldsTerminatedBy="&#9;"', ""),
+        ('fieldsTerminatedBy="\\t"', 'fieldsTerminatedBy="\t"', "fields end with '\\t', not ' '"),  # as XML reads it
+        ('fieldsTerminatedBy="\\t"', 'fieldsTerminatedBy="|"', "fields end with '\\t', not '|'"),
+        ('fieldsTerminatedBy="\\t"', "", "fields end with '\\t', not ','"),
+        ('linesTerminatedBy="\\n"', 'linesTerminatedBy="\\r\\n"', ""),
+        ('linesTerminatedBy="\\n"', 'linesTerminatedBy="\\r"', "lines end with '\\n', not '\\r'"),
+        ('ignoreHeaderLines="1"', "", "lines of header 1, not 0"),
+        ('encoding="UTF-8"', 'encoding="windows-1252"', "encoding 'utf-8', not 'cp1252'"),
+        ('encoding="UTF-8"', 'encoding=" utf8 "', ""),
+        ("<location>", "<location>./", ""),
+        (DC + "identifier", "dcterms:identifier", ""),
+        ("<archive", "\ufeff<archive", ""),
+    ],
+)
+def test_a_meta_xml_that_is_otherwise_than_its_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], was: str, now: str, told: str
+) -> None:
+    """As exporters write them. What the file shows counts, and is told."""
+    raw = described_otherwise(tmp_path, was, now)
+    (sample,), rejected = listed(source_params("darwincore", raw))
+    assert (sample.locator, sample.path, sample.attribution) == ("a.jpg", DAISY, "Bob M\xfcller") and not rejected
+    said = capsys.readouterr().out
+    assert (f"occurrence.txt of the archive is otherwise than meta.xml says: {told}\n" in said) if told else not said
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_tables_with_a_mark_of_their_encoding(tmp_path: Path, encoding: str) -> None:
+    raw = described_otherwise(tmp_path, 'ignoreHeaderLines="1"', "")
+    for name in ("occurrence.txt", "multimedia.txt"):
+        header, _, rest = (raw / name).read_text("utf-8").partition("\n")
+        assert header
+        (raw / name).write_bytes(rest.encode(encoding))
+    (sample,), rejected = listed(source_params("darwincore", raw))
+    assert (sample.group, sample.attribution) == ("1", "Bob M\xfcller") and not rejected
+
+
+def test_an_archive_unpacked_with_its_folder(tmp_path: Path) -> None:
+    archive(tmp_path / "raw" / "dwca", [occurrence(1, DAISY)], [media(1, "https://example.org/a.jpg")])
+    assert len(listed(source_params("darwincore", tmp_path / "raw"))[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "kept"),
+    [
+        ({"type": "Image"}, True),
+        ({"type": "Still Image"}, True),
+        ({"type": "dcterms:StillImage"}, True),
+        ({"type": "http://purl.org/dc/dcmitype/Sound"}, False),
+        ({"type": "", "format": "image/jpg"}, True),
+        ({"type": "", "format": "JPEG"}, True),
+        ({"type": "", "format": ".jpg"}, True),
+        ({"type": "", "format": "audio/mpeg"}, False),
+        ({"type": "", "format": "", "identifier": "https://example.org/a.JPG?size=large"}, True),
+        ({"type": "", "format": "", "identifier": "https://example.org/page"}, False),
+    ],
+)
+def test_what_is_a_still_image(tmp_path: Path, columns: dict[str, str], kept: bool) -> None:
+    row = {**media(1, "https://example.org/1"), **columns}
+    samples, _ = listed(source_params("darwincore", archive(tmp_path, [occurrence(1, DAISY)], [row])))
+    assert len(samples) == kept
+
+
+def with_media(folder: Path, tables: dict[str, Any]) -> Path:
+    """An archive of one daisy with extensions by file: (row type, terms, rows)."""
+    raw = archive(folder, [occurrence(1, DAISY)], [])
+    parts = [described("core", "occurrence.txt", DWC + "Occurrence", OCCURRENCE)]
+    for file, (kind, terms, lines) in tables.items():
+        parts.append(described("extension", file, kind, terms))
+        put(raw / file, "".join("\t".join(values) + "\n" for values in (terms, *lines)))
+    put(raw / "meta.xml", meta_xml(parts))
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("identifier", "references", "found"),
+    [
+        ("https://example.org/a", "https://example.org/page", "https://example.org/a"),
+        ("urn:uuid:7", "https://example.org/a.jpg", "https://example.org/a.jpg"),
+        ("", "https://example.org/a.jpg", "https://example.org/a.jpg"),
+        ("photos\\a.jpg", "https://example.org/page", "photos/a.jpg"),
+        ("https://example.org/a.jpg", "https://example.org/b.jpg", "https://example.org/a.jpg"),
+    ],
+)
+def test_the_address_of_the_image_and_not_of_its_page(
+    tmp_path: Path, identifier: str, references: str, found: str
+) -> None:
+    terms = (GBIF + "gbifID", DC + "type", DC + "identifier", DC + "references")
+    table = (GBIF + "Multimedia", terms, [("1", "StillImage", identifier, references)])
+    (sample,), _ = listed(source_params("darwincore", with_media(tmp_path, {"multimedia.txt": table})))
+    assert sample.locator == found
+
+
+def test_several_extensions_list_the_same_photographs_and_others(tmp_path: Path) -> None:
+    audubon = (GBIF + "gbifID", DC + "type", "http://rs.tdwg.org/ac/terms/accessURI")
+    simple = (GBIF + "gbifID", DC + "type", DC + "identifier")
+    rows = [("1", "StillImage", f"https://example.org/{name}.jpg") for name in "abc"]
+    tables = {
+        "multimedia.txt": (GBIF + "Multimedia", simple, rows[:2]),
+        "ac.txt": ("http://rs.tdwg.org/ac/terms/Multimedia", audubon, rows[1:]),
+    }
+    samples, _ = listed(source_params("darwincore", with_media(tmp_path, tables)))
+    assert [sample.locator[-5] for sample in samples] == ["a", "b", "c"]
+
+
+def test_photographs_that_the_occurrence_itself_lists(tmp_path: Path) -> None:
+    """associatedMedia, with bars between as Darwin Core has it, or with semicolons or commas."""
+    texts = [
+        "https://example.org/a.jpg | https://example.org/b.jpg",
+        "https://example.org/c.jpg;photos/d.jpg",
+        "https://example.org/e,1.jpg, https://example.org/f.jpg",
+        "https://example.org/song.mp3",
+        "",
+    ]
+    terms = (*OCCURRENCE, DWC + "associatedMedia")
+    plants = [occurrence(i, DAISY, associatedMedia=text) for i, text in enumerate(texts)]
+    put(tmp_path / "meta.xml", meta_xml([described("core", "occurrence.txt", DWC + "Occurrence", terms)]))
+    put(tmp_path / "occurrence.txt", tabbed(terms, plants))
+    samples, rejected = listed(source_params("darwincore", tmp_path))
+    assert [sample.locator.removeprefix("https://example.org/") for sample in samples] == [
+        *("a.jpg", "b.jpg", "c.jpg", "photos/d.jpg", "e,1.jpg", "f.jpg")
+    ]
+    assert [sample.group for sample in samples] == ["0", "0", "1", "1", "2", "2"] and not rejected
+
+
 def fails(path: Path, *words: str) -> None:
     with pytest.raises(UserError) as error:
         listed(source_params("darwincore", path))
@@ -222,6 +360,7 @@ def fails(path: Path, *words: str) -> None:
 def test_archives_that_are_none(tmp_path: Path) -> None:
     fails(tmp_path / "nowhere.zip", "does not exist")
     fails(put(tmp_path / "a.zip", b"PK\x03\x04 cut off"), "no complete zip")
+    fails(put(tmp_path / "0012345.csv", "gbifID\n1\n"), "is a table", "download the occurrences as Darwin Core archive")
     fails(put(tmp_path / "simple" / "0012345.csv", "gbifID\n1\n").parent, "no meta.xml", "not as simple table")
     fails(put(tmp_path / "broken" / "meta.xml", "<archive><core").parent, "meta.xml does not describe")
     fails(put(tmp_path / "empty" / "meta.xml", "<archive></archive>").parent, "meta.xml does not describe")

@@ -1,7 +1,9 @@
+import gzip
 import hashlib
 import multiprocessing
 import socket
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,6 +154,70 @@ def test_a_page_is_no_photograph(web: Web, settings: IndexDownloads) -> None:
     fails(web.url("a.jpg"), settings, "not an image", "text/html")
     fails(web.url("b.jpg"), settings, "empty file")
     assert files(settings, "objects") == files(settings, "partial") == []
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "text/html", "application/octet-stream", "application/json", "jpg", ""])
+def test_a_photograph_is_one_whatever_its_server_says(web: Web, settings: IndexDownloads, kind: str) -> None:
+    web.files["a.jpg"], web.types["a.jpg"] = photo("a"), kind
+    assert downloads.read(web.url("a.jpg"), settings) == photo("a")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"\n<!DOCTYPE html><html>", b"\xef\xbb\xbf<html>", b'{"error": "expired"}', b'<?xml version="1.0"?><Error>'),
+        *(b"%PDF-1.7", b"PK\x03\x04", b"version https://git-lfs.github.com/spec/v1\n"),
+    ],
+)
+def test_what_is_sent_in_place_of_a_photograph_is_not_kept(web: Web, settings: IndexDownloads, content: bytes) -> None:
+    """With status 200 and type image/jpeg, as behind a sign-in."""
+    web.files["a.jpg"], web.types["a.jpg"] = content, "image/jpeg"
+    downloads.fetch([web.url("a.jpg")], settings)
+    fails(web.url("a.jpg"), settings, "not an image (image/jpeg, begins with ")
+    assert files(settings, "objects") == files(settings, "partial") == []
+
+
+def test_a_redirection_to_a_page_is_told(web: Web, settings: IndexDownloads) -> None:
+    web.files["login"], web.types["login"] = b"<html>please log in</html>", "text/html"
+    web.steps["a.jpg"] = [status(302, Location=web.url("login"))]
+    fails(web.url("a.jpg"), settings, "not an image (text/html")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate"])
+def test_a_server_that_packs_unasked(web: Web, settings: IndexDownloads, encoding: str) -> None:
+    packed = zlib.compress(BIG) if encoding == "deflate" else gzip.compress(BIG)
+    tagged = {"Content-Encoding": encoding, "ETag": '"a"'}
+    web.files["a.jpg"] = photo("not reached")
+    web.steps["a.jpg"] = [
+        lambda request: send(request, 200, packed[:50], {**tagged, "Content-Length": str(len(packed))}),
+        lambda request: send(request, 200, packed, tagged),
+    ]
+    assert downloads.read(web.url("a.jpg"), settings) == BIG
+    assert all("range" not in headers for headers in web.headers("a.jpg"))  # a part of it would be none of the file
+
+
+def test_a_file_that_is_packed_in_name_only_is_told(web: Web, settings: IndexDownloads) -> None:
+    web.steps["a.jpg"] = [lambda request: send(request, 200, photo("a"), {"Content-Encoding": "gzip"})]
+    fails(web.url("a.jpg"), settings, "said to be packed, but is not")
+
+
+@pytest.mark.parametrize(
+    ("address", "asked"),
+    [
+        (
+            "a.jpg?X-Credential=k%2F1%2Fs3&Signature=a%2Bb%3D&x=%7e",
+            "a.jpg?X-Credential=k%2F1%2Fs3&Signature=a%2Bb%3D&x=%7e",
+        ),
+        ("M%C3%BCller%20%231.jpg", "M%C3%BCller%20%231.jpg"),
+        ("M\u00fcller 1.jpg", "M%C3%BCller%201.jpg"),
+        ("photo?id=7&size=large", "photo?id=7&size=large"),
+    ],
+)
+def test_addresses_are_asked_for_as_they_are(web: Web, settings: IndexDownloads, address: str, asked: str) -> None:
+    """The signature of an address counts its bytes, so that %2F must not become a slash."""
+    web.files[asked] = photo("a")
+    assert downloads.read(web.url("") + address, settings) == photo("a")
+    assert [path for path, _, _ in web.asked] == [asked]
 
 
 def test_a_file_beyond_measure(web: Web, settings: IndexDownloads, monkeypatch: pytest.MonkeyPatch) -> None:

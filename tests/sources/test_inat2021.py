@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bioclip_lite.sources import fields, inat2021
-from bioclip_lite.sources.folder import taxon_of
+from bioclip_lite.sources.folder_names import path_of
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.utils.errors import UserError
 from support.photographs import DAISY, GANNET, MULBERRY
@@ -120,7 +120,7 @@ def test_all_categories_by_folder_and_by_json() -> None:
         rows = list(csv.DictReader(file))
     found = inat2021._categories(Path("train.json"), rows)
     assert len({path for path, _, _ in found.values()}) == len(rows) == 10_000
-    assert all(taxon_of(row["image_dir_name"]) == found[row["id"]][0] for row in rows)
+    assert all(path_of((row["image_dir_name"],)) == found[row["id"]][0] for row in rows)
     assert len(fields.label_paths([row["name"] for row in rows])) == 10_000
     assert not fields.label_paths({row["common_name"] for row in rows})
 

@@ -29,6 +29,7 @@ from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
 from bioclip_lite.utils.randomness import generator
+from bioclip_lite.web import bundle
 from support.checkout import ROOT
 from support.photographs import (
     DAISY,
@@ -548,6 +549,16 @@ def test_attribution(tmp_path: Path) -> None:
         ("0.jpg", "Bellis perennis", "CC BY 4.0", 'A. "B", C'),
         ("1.jpg", "Morus bassanus", "CC BY 4.0", 'A. "B", C'),
     ]
+
+
+def test_an_owner_is_no_formula_to_a_spreadsheet(tmp_path: Path) -> None:
+    owners = ("=HYPERLINK(1)", "@ann")
+    rows = [row(f"{i}.jpg", path, source=owners[i]) for i, path in enumerate((DAISY, GANNET))]
+    index.run(folder_params(write_folder(tmp_path / "source", rows)), tmp_path / "data")
+    with (tmp_path / "data/index/ATTRIBUTION.csv").open(newline="") as file:
+        assert {found["attribution"] for found in csv.DictReader(file)} == {"'=HYPERLINK(1)", "'@ann"}
+    _, named = bundle.photographs(tmp_path / "data")
+    assert {owner["name"] for owner in named} == set(owners)
 
 
 def test_where_the_source_has_test_photographs_none_are_dealt_to_test(tmp_path: Path) -> None:

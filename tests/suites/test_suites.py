@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from open_clip import IMAGENET_CLASSNAMES
 from PIL import Image
 from torch import nn
 
@@ -31,7 +32,8 @@ from bioclip_lite.photographs.preprocess import preprocess, preprocessing
 from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.report import suites as report_suites
 from bioclip_lite.stages import evaluate
-from bioclip_lite.suites import answering
+from bioclip_lite.suites import answering, imagenet
+from bioclip_lite.suites.formats import find_format
 from bioclip_lite.suites.suite import Class, Photograph, Suite
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils import sections
@@ -144,8 +146,11 @@ def values(found: dict[str, Any], variant: str = "teacher") -> dict[str, float]:
     return {name: number["value"] for name, number in found["variants"][variant].items()}
 
 
-def class_index(root: Path) -> None:
-    put(root / "imagenet_class_index.json", json.dumps({str(n): [WNIDS[n], NAMES[n]] for n in range(HUES)}))
+@pytest.fixture
+def twelve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ImageNet of twelve classes, whose names are colours to the models here."""
+    found = {wnid: Class(name, lemmas=f"{name}, {n} ") for n, (wnid, name) in enumerate(zip(WNIDS, NAMES, strict=True))}
+    monkeypatch.setattr(imagenet, "known", lambda: found)
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
@@ -277,13 +282,13 @@ def test_two_names_of_which_one_is_right(tmp_path: Path, ask: Callable[..., dict
     lines.append(["wrong.jpg", NAMES[1], NAMES[4]])
     write_csv(root / "pairs.csv", ["file", "species", "confused_with"], lines)
     found = ask(root, format="pairs")
-    number = found["variants"]["teacher"]["two_way"]
-    assert found["headline"] == "two_way" and "top1" not in found["variants"]["teacher"]
+    number = found["variants"]["teacher"]["choice"]
+    assert found["headline"] == "choice" and "top1" not in found["variants"]["teacher"]
     assert (number["value"], number["chance"], number["label_space"]) == (0.8, 0.5, 2)
     assert (number["n_images"], number["n_classes"]) == (5, 2)
     assert values(found)["macro"] == 0.5
     # two hues further the answer is always the other one
-    assert values(found, "int8")["two_way"] == 0
+    assert values(found, "int8")["choice"] == 0
 
 
 def test_a_table_of_pairs_that_makes_no_sense(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
@@ -301,34 +306,134 @@ def test_a_table_of_pairs_that_makes_no_sense(tmp_path: Path, ask: Callable[...,
         ask(root, format="pairs")
 
 
+# ---- BioTrove
+
+RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
+ELSEWHERE = "/scratch/bf996/bioclip/bioclip-main/data/confounding/Confounding"
+
+
+def confounding(root: Path, rows: Sequence[tuple[str, str, float]]) -> None:
+    """confounding_species.csv as it is published: (name, options, hue of the photograph)."""
+    lines = []
+    for i, (name, options, hue) in enumerate(rows):
+        folder = f"C{i}_{name.replace(' ', '_')}"
+        put(root / "Confounding" / folder / f"{i}.jpg", photo(hue))
+        lines.append([f"{ELSEWHERE}/{folder}/{i}.jpg", f"C{i}", name, options, i])
+    write_csv(root / "confounding_species.csv", ["path", "pair", "scientific_name", "class_options", "idx"], lines)
+
+
+def test_the_options_of_confounding_species(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two or more names per photograph; what looks most like another one (2) is not asked."""
+    root = tmp_path / "set"
+    two, three = "!".join(LATIN[:2]), "!".join(LATIN[i] for i in (0, 4, 5))
+    rows = [(LATIN[0], two, 0.0), (LATIN[1], two, 1.4), (LATIN[4], three, 4.0), (LATIN[5], three, 0.0)]
+    confounding(root, rows)
+    found = ask(root, format="biotrove", prompt="sci")
+    number = found["variants"]["teacher"]["choice"]
+    assert found["headline"] == "choice" and found["example"] == "a photo of Bellis perennis."
+    assert (number["value"], number["n_images"], number["n_classes"]) == (0.75, 4, 4)
+    assert number["chance"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 3 + 1 / 3) / 4) and number["label_space"] == 3
+    said = capsys.readouterr().out
+    assert f"files that the table has in {ELSEWHERE.removesuffix('Confounding')} are looked for here" in said
+    assert "is taken for it" not in said
+
+
+def test_a_name_that_is_spelt_otherwise_than_its_option(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As "Harmonia axyridies" of "Harmonia axyridis!Epilachna mexicana", in 10 of the 100 published rows."""
+    root = tmp_path / "set"
+    confounding(root, [("Bellis perenniss", "!".join(LATIN[:2]), 0.0), (LATIN[1], "!".join(LATIN[:2]), 1.0)])
+    assert values(ask(root, format="biotrove"))["choice"] == 1
+    assert "1 rows name 'Bellis perenniss', which is none of their options; 'Bellis perennis' is taken" in (
+        capsys.readouterr().out
+    )
+    confounding(root, [("Morus nigra", "!".join(LATIN[:2]), 0.0)])
+    with pytest.raises(UserError, match=r"1 of 1 photographs are of no use(.|\n)*line 2: bad row .*class_options"):
+        ask(root, format="biotrove")
+
+
+def test_stages_of_life_are_classes_of_their_own(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+    """BioTrove-LifeStages: class is the rank, class_out what is asked, twice per species."""
+    root = tmp_path / "set"
+    header = ["inat21_filename", "scientificName", *RANKS, "common_name", "life_stages", "path", "class_out"]
+    lines = []
+    for i, (name, stage) in enumerate([("crab", "Adult"), ("crab", "Larva"), ("otter", "Adult"), ("otter", "Larva")]):
+        hue = NAMES.index(name)
+        put(root / "lifestages" / f"{i}.jpg", photo(hue + (0.1 if stage == "Larva" else 0)))
+        ranks = ["Animalia", "Arthropoda", "Insecta", "O", "F", "Genus", name]
+        lines.append([i, f"Genus {name}", *ranks, name, stage, f"/lifestages/{i}.jpg", f"{name} {stage}"])
+    write_csv(root / "BioTrove-LifeStages.csv", header, lines)
+    found = ask(root, format="biotrove", prompt="taxon_com", templates="openai")
+    number = found["variants"]["teacher"]["top1"]
+    assert (number["label_space"], number["n_images"], values(found)["top5"]) == (4, 4, 1.0)
+    suite = find_format("biotrove")(root)
+    assert [(one.name, one.path) for one in suite.classes] == [
+        *(("crab Adult", None), ("crab Larva", None), ("otter Adult", None), ("otter Larva", None))
+    ]
+
+
+@pytest.mark.parametrize("rank", ["class", "cls"])
+def test_unseen_species_keep_their_ranks(tmp_path: Path, ask: Callable[..., dict[str, Any]], rank: str) -> None:
+    """BioTrove-Unseen, and BioCLIP's Rare Species in the same form, which calls the rank cls."""
+    root = tmp_path / "set"
+    ranks = [rank if name == "class" else name for name in RANKS]
+    header = ["filenumber", "scientific_name", "tar_file", *ranks, "common_name", "path"]
+    lines = []
+    for i, name in enumerate(LATIN):
+        put(root / "Aves" / f"{i}.jpg", photo(i))
+        path = ["Animalia", "Chordata", "Aves", f"Order{i}", "Family", *name.split()]
+        lines.append([i, name, "/work/x/00000.tar", *path, "bird", f"/arboretum_rare_combined/Aves/{i}.jpg"])
+    write_csv(root / "BioTrove-Unseen.csv", header, lines)
+    found = ask(root, format="biotrove", prompt="taxon")
+    assert values(found)["top1"] == 1 and found["variants"]["teacher"]["top1"]["label_space"] == len(LATIN)
+    assert found["example"] == "a photo of Animalia Chordata Aves Order0 Family Bellis perennis."
+
+
+def test_a_folder_that_is_no_set_of_biotrove(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+    put(tmp_path / "set" / "a.jpg", photo(0))
+    with pytest.raises(UserError, match=r"set has no \.csv; a set of BioTrove is one table"):
+        ask(tmp_path / "set", format="biotrove")
+    write_csv(tmp_path / "set" / "a.csv", ["path", "weight"], [])
+    with pytest.raises(UserError, match=r"a\.csv lacks a column path, or a name .*; its columns: path, weight"):
+        ask(tmp_path / "set", format="biotrove")
+    write_csv(tmp_path / "set" / "b.csv", ["path", "weight"], [])
+    with pytest.raises(UserError, match=r"has 2 \(\.csv: a\.csv, b\.csv\)"):
+        ask(tmp_path / "set", format="biotrove")
+
+
 # ---- ImageNet
 
 
-def test_the_subfolders_of_imagenet_v2_are_numbers(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+def test_the_subfolders_of_imagenet_v2_are_numbers(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
+) -> None:
     """Folder 10 is class 10, though a list in the order of the alphabet has it third, and though 5 is missing."""
     root = tmp_path / "imagenetv2-matched-frequency-format-val"
     folders = [n for n in range(HUES) if n != 5]
     for n in folders:
         for i in range(2):
             put(root / str(n) / f"{i}.jpeg", photo(n))
-    class_index(root)
     found = ask(root, format="imagenet_v2")
     number = found["variants"]["teacher"]["top1"]
     assert (number["value"], number["n_classes"], number["label_space"]) == (1.0, 11, 12)
     by_alphabet = [sorted(map(str, folders)).index(str(n)) for n in folders]
     assert sum(n == place for n, place in zip(folders, by_alphabet, strict=True)) == 2  # the mistake would show
     put(root / "12" / "a.jpeg", photo(0))
-    with pytest.raises(UserError, match="subfolder 12 is no number below 12"):
+    with pytest.raises(UserError, match="subfolder 12 is neither a WordNet id of ImageNet's 12 classes nor the number"):
         ask(root, format="imagenet_v2")
 
 
-def test_a_subset_of_imagenet_chooses_among_its_own_classes(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+def test_a_subset_of_imagenet_chooses_among_its_own_classes(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
+) -> None:
     """As in -A and -R: what looks most like a class that is not there still counts."""
     root = tmp_path / "imagenet-r"
     for n in (9, 0, 4):
         put(root / WNIDS[n] / "cartoon_0.jpg", photo(n + 0.7))
     put(root / "README.txt", "not a class")
-    class_index(root)
     found = ask(root, format="imagenet")
     number = found["variants"]["teacher"]["top1"]
     assert (number["value"], number["label_space"]) == (1.0, 3) and number["chance"] == pytest.approx(1 / 3, abs=1e-6)
@@ -338,14 +443,13 @@ def test_a_subset_of_imagenet_chooses_among_its_own_classes(tmp_path: Path, ask:
             put(root / WNIDS[n] / "a.jpg", photo(n))
     assert values(ask(root, format="imagenet"))["top1"] == pytest.approx(9 / 12)  # among all classes they are wrong
     (root / "n99999999").mkdir()
-    with pytest.raises(UserError, match="subfolder n99999999 is no WordNet id"):
+    with pytest.raises(UserError, match=r"subfolder n99999999 is neither .* \(1 of 13 are not\)"):
         ask(root, format="imagenet")
 
 
-def test_better_names_for_imagenet(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+def test_better_names_for_imagenet(tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None) -> None:
     root = tmp_path / "imagenet-a"
     put(root / WNIDS[1] / "a.jpg", photo(1))
-    class_index(root)
     put(root / "classnames.txt", "\n".join(f"the {name}" for name in NAMES))
     assert ask(root, format="imagenet")["example"] == "a photo of the goldfish."
     put(root / "classnames.txt", "tench")
@@ -353,14 +457,49 @@ def test_better_names_for_imagenet(tmp_path: Path, ask: Callable[..., dict[str, 
         ask(root, format="imagenet")
 
 
-@pytest.mark.parametrize("form", ["imagenet", "imagenet_v2", "imagenet_o"])
-def test_the_names_of_imagenet_are_not_bundled(tmp_path: Path, ask: Callable[..., dict[str, Any]], form: str) -> None:
-    put(tmp_path / "set" / "0" / "a.jpg", photo(0))
-    with pytest.raises(UserError, match=r"imagenet_class_index.json is missing;(.|\n)*Keras publishes it"):
-        ask(tmp_path / "set", format=form)
-    put(tmp_path / "set" / "imagenet_class_index.json", '{"1": ["n1", "tench"]}')
-    with pytest.raises(UserError, match="does not look like"):
-        ask(tmp_path / "set", format=form)
+@pytest.mark.parametrize("form", ["imagenet", "imagenet_v2"])
+def test_folders_are_numbers_or_wordnet_ids_in_every_form(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None, form: str
+) -> None:
+    root = tmp_path / "set"
+    for n in (11, 2, 10):
+        put(root / (str(n) if n % 2 else WNIDS[n]) / "a.jpg", photo(n))
+    found = ask(root, format=form)
+    assert values(found)["top1"] == 1
+    assert found["variants"]["teacher"]["top1"]["label_space"] == (3 if form == "imagenet" else HUES)
+    put(root / "2" / "b.jpg", photo(2))
+    with pytest.raises(UserError, match="two subfolders for one class of ImageNet"):
+        ask(root, format=form)
+
+
+def test_wordnet_names_imagenet_only_where_it_is_asked(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
+) -> None:
+    root = tmp_path / "set"
+    put(root / WNIDS[1] / "a.jpg", photo(1))
+    assert ask(root, format="imagenet")["example"] == "a photo of goldfish."
+    assert ask(root, format="imagenet", prompt="lemmas")["example"] == "a photo of goldfish, 1 ."
+    with pytest.raises(UserError, match="prompt lemmas is for the classes of ImageNet only"):
+        ask(root, prompt="lemmas")
+
+
+def test_the_classes_of_imagenet_are_called_as_published_figures_have_it(tmp_path: Path) -> None:
+    """By OpenAI's names, in the order of the WordNet ids: the crane is a bird (134) and a machine (517)."""
+    for name in ("0", "134", "517", "999"):
+        put(tmp_path / name / "a.jpg", photo(0))
+    suite = find_format("imagenet_v2")(tmp_path)
+    assert [one.name for one in suite.classes] == list(IMAGENET_CLASSNAMES)
+    assert [(one.right, one.group) for one in suite.photographs] == [
+        *(((0,), "0"), ((134,), "134"), ((517,), "517"), ((999,), "999"))
+    ]
+    wnids = list(imagenet.known())
+    for number, wnid, name, lemmas in (
+        (0, "n01440764", "tench", "tench, Tinca tinca"),
+        (134, "n02012849", "crane bird", "crane"),
+        (517, "n03126707", "construction crane", "crane"),
+        (999, "n15075141", "toilet paper", "toilet tissue, toilet paper, bathroom tissue"),
+    ):
+        assert (wnids[number], suite.classes[number].name, suite.classes[number].lemmas) == (wnid, name, lemmas)
 
 
 def imagenet_o(root: Path, out: int, known: int) -> Path:
@@ -371,12 +510,11 @@ def imagenet_o(root: Path, out: int, known: int) -> Path:
         for i in range(known):
             put(root / "val" / WNIDS[n] / f"{i}.JPEG", photo(n + 0.01 * i))
     put(root / "val" / WNIDS[1] / "a.JPEG", photo(2))  # a class that ImageNet-O does not have: not measured against
-    class_index(root)
     return root
 
 
 def test_what_is_none_of_the_classes_is_found_by_low_probabilities(
-    tmp_path: Path, ask: Callable[..., dict[str, Any]]
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
 ) -> None:
     """AUPR with ImageNet-O as positive: 1 if its photographs have the smallest probabilities."""
     found = ask(imagenet_o(tmp_path / "set", 2, 5), format="imagenet_o")
@@ -398,7 +536,9 @@ def test_the_wrong_sign_or_the_wrong_positive_would_show() -> None:
     assert detection.average_precision(score, ~out, np.arange(3), once)[0] < 0.7
 
 
-def test_without_anything_to_find_there_is_no_figure(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+def test_without_anything_to_find_there_is_no_figure(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
+) -> None:
     root = imagenet_o(tmp_path / "set", 1, 20)
     for n in (0, 4, 8):
         put(root / "imagenet-o" / WNIDS[n] / "0.JPEG", "no photograph")
@@ -408,7 +548,9 @@ def test_without_anything_to_find_there_is_no_figure(tmp_path: Path, ask: Callab
     assert table is not None and "\N{EN DASH}" in table.body
 
 
-def test_imagenet_o_without_what_it_is_measured_against(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+def test_imagenet_o_without_what_it_is_measured_against(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
+) -> None:
     root = imagenet_o(tmp_path / "set", 1, 1)
     (root / "val" / WNIDS[4] / "0.JPEG").unlink()
     (root / "val" / WNIDS[4]).rmdir()
@@ -442,7 +584,7 @@ def objectnet(root: Path, frame: int = 2, side: int = 8) -> Path:
 
 
 def test_several_classes_of_imagenet_are_right_for_one_of_objectnet(
-    tmp_path: Path, ask: Callable[..., dict[str, Any]]
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
 ) -> None:
     """Chairs look like the second of their kinds; drills have no counterpart and are left out."""
     found = ask(objectnet(tmp_path / "objectnet-1.0"), format="objectnet")
@@ -457,14 +599,16 @@ def test_several_classes_of_imagenet_are_right_for_one_of_objectnet(
 
 
 def test_the_frame_of_objectnet_is_cut_away(
-    tmp_path: Path, ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bioclip_lite.suites.imagenet._BORDER", 0)
     found = ask(objectnet(tmp_path / "objectnet-1.0"), format="objectnet")
     assert values(found)["top1"] < 1 and values(found, "tfjs")["top1"] < 1  # red is the colour of class 0
 
 
-def test_mappings_of_objectnet_that_do_not_fit(tmp_path: Path, ask: Callable[..., dict[str, Any]]) -> None:
+def test_mappings_of_objectnet_that_do_not_fit(
+    tmp_path: Path, ask: Callable[..., dict[str, Any]], twelve: None
+) -> None:
     root = objectnet(tmp_path / "set")
     mappings = root / "mappings"
     put(mappings / "objectnet_to_imagenet_1k.json", json.dumps({"Chair": "throne"}))

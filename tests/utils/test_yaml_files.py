@@ -332,7 +332,10 @@ RECORDED = {"index": {"seed": 0, "where": {}, "path": "a"}, "prune": {"steps": 1
             False,
             "index.seed is 5 by --config, --configfile or a profile, but is 0 in params",
         ),
-        ([], {"index": {"seed": "0"}}, False, "index.seed is '0' by"),  # Snakemake takes text from nested options
+        ([], {"index": {"seed": "0"}}, False, None),  # Snakemake takes text from nested options
+        ([], {"index": {"seed": "1"}}, False, "index.seed is 1 by"),
+        ([], {"index": {"seed": "false"}}, False, "index.seed is False by"),
+        ([], {"index": {"seed": "none"}}, False, "index.seed is 'none' by"),
         ([], {"index": {"sed": 0}}, False, "index.sed is 0 by --config, --configfile or a profile, but is missing in"),
         ([], {"index": 3}, False, "index is 3 by"),
         ([], {"index": {"where": {"class": ["Aves"]}}}, False, "index.where.class is \\['Aves'\\] by"),
@@ -370,7 +373,7 @@ def test_what_ran_is_what_is_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
     (folder / "site/config.yaml").write_text("config: ['index={\"seed\": 1}']\n")
     for command, value in (
         ("snakemake --cores 1 --configfile mine.yaml -- index", "5"),
-        ("SNAKEMAKE_PROFILE=site snakemake --cores 1 -- index", "'1'"),
+        ("SNAKEMAKE_PROFILE=site snakemake --cores 1 -- index", "1"),
     ):
         output = checkout.sh(command, folder, check=False)
         assert f"index.seed is {value} by --config, --configfile or a profile, but is 0 in params.yaml" in output

@@ -171,13 +171,24 @@ def _hours(hours: float) -> str:
     return "?" if math.isnan(hours) else f"{hours:,.1f}" if hours >= 1 else f"{hours:.2f}"
 
 
+def _number(text: str) -> int:
+    """A whole number as people write large ones: 10000000, 10_000_000 or 1e7."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number.is_integer():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number; write 10000000, 10_000_000 or 1e7")
+    return int(number)
+
+
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(
         "plan",
         "Estimate shards, jobs, bytes and hours for a larger collection, from the rates of the run in this folder. Run "
         "the pipeline on some thousand of your own photographs first.",
     )
-    parser.add_argument("images", type=int, help="photographs of the larger collection, e.g. 10000000")
+    parser.add_argument("images", type=_number, help="photographs of the larger collection, e.g. 10000000")
     parser.add_argument("--per-shard", type=int, default=10_000, help="photographs per shard (default: 10000)")
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="jobs that run at once (default: the number of cores)"

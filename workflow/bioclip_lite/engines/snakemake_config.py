@@ -1,7 +1,9 @@
 """Snakemake's options that give parameters. They may only repeat params.yaml, since that is what DVC records."""
 
+import json
 import reprlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ def refuse_changes(recorded: Mapping[str, Any], files: Iterable[Path], options: 
         options: of ``--config``, which change both.
         alone: ``--replace-workflow-config``: what files and options leave out would be missing.
     """
-    given = [*map(yaml_files.read, files), options]
+    given = [*map(yaml_files.read, files), _parsed(options, recorded)]
     if not any(given):
         return
     run: dict[str, Any] = {} if alone else dict(recorded)
@@ -32,6 +34,19 @@ def refuse_changes(recorded: Mapping[str, Any], files: Iterable[Path], options: 
             f"{name} {_value(wanted)} by --config, --configfile or a profile, but {_value(value)} in params.yaml, "
             f"which would be recorded; leave the option out and change params.yaml (or use dvc exp run -S ++{name}=...)"
         )
+
+
+def _parsed(option: Any, recorded: Any) -> Any:
+    """An option with its values as JSON reads them: Snakemake takes text from nested ones ("1" from '{"seed": 1}').
+
+    What is recorded as text stays text.
+    """
+    if isinstance(option, Mapping):
+        known = recorded if isinstance(recorded, Mapping) else {}
+        return {name: _parsed(value, known.get(name)) for name, value in option.items()}
+    with suppress(ValueError):
+        return json.loads(option) if isinstance(option, str) and not isinstance(recorded, str) else option
+    return option
 
 
 def _updated(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.files import replacing, write_table
 from bioclip_lite.utils.randomness import digest
+from bioclip_lite.utils.spreadsheets import guarded
 
 if TYPE_CHECKING:
     from bioclip_lite.utils.sections import Index
@@ -203,7 +204,8 @@ def _write_attribution(database: sqlite3.Connection, paths: Sequence[taxonomy.Pa
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("key", "file", "taxon", "licence", "attribution"))
         for key, locator, taxon, licence, attribution in rows:
-            table.writerow((key, locator, taxonomy.scientific_name(paths[taxon]), licence or "", attribution or ""))
+            name = taxonomy.scientific_name(paths[taxon])
+            table.writerow((key, *map(guarded, (locator, name, licence or "", attribution or ""))))
 
 
 def _sheet_rows(

@@ -1,4 +1,4 @@
-"""Choosing among names where several may be right, or where there are but two; and what guessing would give."""
+"""Choosing among names where several may be right, or among a few of them; and what guessing would give."""
 
 import math
 from collections.abc import Sequence
@@ -24,11 +24,19 @@ def best_places(logits: np.ndarray, right: Sequence[Sequence[int]]) -> np.ndarra
     return np.min([places(logits, column) for column in columns.T], axis=0)
 
 
-def two_way(logits: np.ndarray, among: Sequence[Sequence[int]]) -> np.ndarray:
-    """Float64 [n]: 1 where the first of two columns has the higher logit, 0 where the second has, 0.5 for a draw."""
-    columns = np.array(among, dtype=np.int64).reshape(-1, 2)
-    first, second = np.take_along_axis(logits, columns, axis=1).T
-    return np.where(first == second, 0.5, first > second)
+def choice(logits: np.ndarray, among: Sequence[Sequence[int]]) -> np.ndarray:
+    """Float64 [n]: 1 where the first of some columns has the highest logit of them, 0 where not, a share of a draw.
+
+    Args:
+        logits: float [n, C], finite.
+        among: for each image the columns that it is a choice among, the right one first.
+    """
+    most = max(map(len, among), default=1)
+    columns = np.array([[*one, *[one[0]] * (most - len(one))] for one in among], dtype=np.int64).reshape(-1, most)
+    asked = np.arange(most) < np.array([len(one) for one in among], dtype=np.int64)[:, None]
+    values = np.where(asked, np.take_along_axis(logits, columns, axis=1), -np.inf)
+    best = values == values.max(axis=1, keepdims=True)
+    return best[:, 0] / best.sum(axis=1)
 
 
 def chance(right: int, classes: int, k: int) -> float:

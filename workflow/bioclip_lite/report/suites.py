@@ -10,7 +10,7 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json
 
 TITLES = {
-    "two_way": "Correct of two, %",
+    "choice": "Correct of its options, %",
     "aupr": "Area under precision-recall curve, %",
     "top1": "Correct, %",
     "top5": "Among first 5, %",

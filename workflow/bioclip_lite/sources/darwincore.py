@@ -1,25 +1,21 @@
 """Source darwincore: a Darwin Core archive as GBIF gives it for download, packed (.zip) or unpacked.
 
-meta.xml says which files there are, what their columns mean, how they are separated and which values hold for all rows.
-The core lists occurrences, an extension (Multimedia, Image) their photographs, another one (VernacularName), if there,
-common names by language. Rows that are no still images are left out. All photographs of one occurrence are one
-observation. Photographs are web addresses, or files that lie beside the archive under the name in ``identifier``.
+The core lists occurrences, extensions (Multimedia, Image, Audubon Core) their photographs, or else its own column
+associatedMedia; another one (VernacularName), if there, common names by language. Rows that are no still images are
+left out. All photographs of one occurrence are one observation. Photographs are web addresses, or files that lie beside
+the archive.
 
 Archives are joined through temporary files, so memory does not grow with them.
 """
 
-import codecs
-import io
-import zipfile
-import zlib
+import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
-from xml.etree import ElementTree
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from bioclip_lite.sources import delimited, fields, places
+from bioclip_lite.sources import archive, fields, places, tars
+from bioclip_lite.sources.archive import Open, Row, Table
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
@@ -35,8 +31,12 @@ _TERMS = {  # those that are read, of the some 200 columns of an archive
     *taxonomy.RANKS,
     *("specificepithet", "scientificname", "acceptedscientificname", "taxonrank", "vernacularname", "language"),
     *("license", "rights", "usageterms", "rightsholder", "recordedby", "creator", "owner"),
-    *("type", "format", "identifier", "accessuri"),
+    *("type", "format", "identifier", "accessuri", "goodqualityaccessuri", "references", "associatedmedia"),
 }
+_PLACES = ("accessuri", "identifier", "goodqualityaccessuri", "references")  # of a photograph, the surest first
+_ASSOCIATED = "associatedmedia"
+_IMAGE = re.compile(r"\.(jpe?g|png|webp|tiff?|gif|bmp|heic|avif)\b", re.IGNORECASE)
+_OTHER_MEDIA = re.compile(r"\.(mp3|wav|m4a|ogg|flac|mp4|mov|avi|webm|pdf|html?)$", re.IGNORECASE)
 _LANGUAGES = {  # ISO 639-2 and the names in use -> ISO 639-1
     **{
         "eng": "en",
@@ -53,41 +53,38 @@ _LANGUAGES = {  # ISO 639-2 and the names in use -> ISO 639-1
     **{"zho": "zh", "chi": "zh", "jpn": "ja", "ces": "cs", "cze": "cs", "hun": "hu", "tur": "tr", "ukr": "uk"},
 }
 
-Row = dict[str, str | None]  # by term, without its namespace, in lower case
-Open = Callable[[str], IO[bytes]]
-
-
-class _Table(NamedTuple):
-    """A file of the archive, as meta.xml describes it."""
-
-    files: list[str]
-    kind: str  # rowType in lower case
-    identity: int  # column of the occurrence's id
-    columns: dict[str, int]  # by term
-    defaults: dict[str, str]  # by term, for all rows
-    separator: str
-    end: str  # of a line
-    quote: str  # "": none
-    skipped: int  # header lines
-    encoding: str
-
 
 def samples(params: "Origin") -> Iterator[Sample | Reject]:
-    with _archive(Path(params["path"])) as (open_file, names):
-        core, extensions = _described(params["path"], open_file, names)
-        media = next((table for table in extensions if table.kind.endswith(_MEDIA)), None)
-        if not core.kind.endswith(_OCCURRENCE) or media is None:
+    with archive.opened(Path(params["path"])) as (open_file, names):
+        core, extensions = archive.described(params["path"], open_file, names, _TERMS)
+        media = [table for table in extensions if table.kind.endswith(_MEDIA)]
+        own = _ASSOCIATED in core.columns and not media
+        if not core.kind.endswith(_OCCURRENCE) or not (media or own):
             kinds = ", ".join(table.kind.rsplit("/", 1)[-1] for table in (core, *extensions))
             raise UserError(
                 f"{params['path']} has no occurrences with multimedia (its tables: {kinds}); download a Darwin Core "
                 "archive of occurrences that have images"
             )
+        if own:
+            media = [core]
         vernacular = [table for table in extensions if table.kind.endswith(_VERNACULAR)]
         with (
-            lookup((i, row) for i, row in _rows(open_file, core) if i) as occurrences,
-            lookup((i, row) for table in vernacular for i, row in _rows(open_file, table) if i) as vernaculars,
+            lookup((i, row) for i, row in archive.rows(open_file, core) if i) as occurrences,
+            lookup((i, row) for table in vernacular for i, row in archive.rows(open_file, table) if i) as vernaculars,
+            lookup(_listed_before(open_file, media)) as before,
         ):
-            yield from _photographs(open_file, media, occurrences, vernaculars)
+            for number, table in enumerate(media):
+                for item in _photographs(open_file, table, occurrences, vernaculars):
+                    if isinstance(item, Reject) or not any(n < number for n in before(item.key)):
+                        yield item
+
+
+def _listed_before(open_file: Open, media: list[Table]) -> Iterator[tuple[str, int]]:
+    """Key of each photograph and number of its table, of all tables but the last: several may list the same ones."""
+    for number, table in enumerate(media[:-1]):
+        for i, row in archive.rows(open_file, table):
+            if i and (locator := _locator(row)):
+                yield key_of(f"{i}/{locator}"), number
 
 
 def prepare(params: "Origin", locators: Iterable[str]) -> None:
@@ -103,24 +100,45 @@ _understand = lru_cache(maxsize=64)(fields.understand)  # the occurrences of an 
 Get = Callable[[str], list[Any]]
 
 
-def _photographs(open_file: Open, media: _Table, occurrences: Get, vernaculars: Get) -> Iterator[Sample | Reject]:
+def _photographs(open_file: Open, media: Table, occurrences: Get, vernaculars: Get) -> Iterator[Sample | Reject]:
     identity: str | None = None
     seen: set[str] = set()  # photographs of this occurrence, which archives sometimes list twice
-    for number, (i, row) in enumerate(_rows(open_file, media), 1):
-        if not _still_image(row, media.kind):
-            continue
+    for number, (i, row) in enumerate(archive.rows(open_file, media), 1):
         place = f"{media.files[0]}, row {number}"
-        locator = row.get("accessuri") or row.get("identifier")
         occurrence: Row | None = next(iter(occurrences(i)), None) if i else None
         if i != identity:
             identity, seen, shared = i, set(), _of_occurrence(occurrence or {}, vernaculars(i or ""))
-        if occurrence is None:
-            yield Reject(place, "bad row", f"there is no occurrence {i}")
-        elif locator is None:
-            yield Reject(place, "missing file", f"occurrence {i}: the identifier is empty")
-        elif locator not in seen:
-            seen.add(locator)
-            yield _sample(str(i), locator, row, *shared)
+        if media.kind.endswith(_OCCURRENCE):
+            locators: list[str | None] = [*_associated(row)]
+        else:
+            locators = [_locator(row)] if _still_image(row, media.kind) else []
+        for locator in locators:
+            if occurrence is None:
+                yield Reject(place, "bad row", f"there is no occurrence {i}")
+            elif locator is None:
+                yield Reject(place, "missing file", f"occurrence {i}: the identifier is empty")
+            elif locator not in seen:
+                seen.add(locator)
+                yield _sample(str(i), locator, row, *shared)
+
+
+def _locator(row: Row) -> str | None:
+    """The file of a photograph: accessURI or identifier, or another column if only that has the address of an image.
+
+    ``identifier`` is often a number or URN, and ``references`` a page; some exporters have them the other way round.
+    """
+    found = [text for term in _PLACES if (text := row.get(term))]
+    images = [text for text in found if places.is_address(text) and _IMAGE.search(text)]
+    given = [text for term in _PLACES[:2] if (text := row.get(term))]
+    if images and not any(places.is_address(text) for text in given):
+        return images[0].replace("\\", "/")
+    return given[0].replace("\\", "/") if given else next(iter(images), None)
+
+
+def _associated(row: Row) -> list[str]:
+    """The photographs in associatedMedia, which Darwin Core lists with bars; others use semicolons or commas."""
+    texts = (text.strip() for text in re.split(r"[|;]|,(?=\s*https?:)", row.get(_ASSOCIATED) or ""))
+    return [text.replace("\\", "/") for text in texts if text and not _OTHER_MEDIA.search(text)]
 
 
 def _of_occurrence(occurrence: Row, vernaculars: list[Row]) -> tuple[fields.Row, tuple[tuple[str, str], ...]]:
@@ -154,104 +172,17 @@ def _sample(identity: str, locator: str, media: Row, shared: fields.Row, names: 
         media.get("rightsholder") or media.get("creator") or media.get("owner") or shared["attribution"]
     )
     row["split"] = None
-    if not places.is_address(locator):
-        locator = locator.replace("\\", "/")
     return fields.to_sample(row, key_of(f"{identity}/{locator}"), locator, names)
 
 
 def _still_image(row: Row, kind: str) -> bool:
-    """By its type, or where that is missing by its format; the Image extension holds nothing else."""
-    stated = row.get("type")
-    if stated is None:
-        return kind.endswith("1.0/image") or "image" in (row.get("format") or "").lower()
-    return stated.lower().rsplit("/", 1)[-1] in ("stillimage", "image")
-
-
-# ---------------------------------------------------------------------------------------------------------- the archive
-
-
-@contextmanager
-def _archive(path: Path) -> Iterator[tuple[Open, list[str]]]:
-    """Return a function that opens a file of the archive, and the names of its files."""
-    if path.is_dir():
-        yield lambda name: (path / name).open("rb"), [p.name for p in path.iterdir()]
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # Some are packed with the folder around them.
-            inside = min((n for n in archive.namelist() if PurePosixPath(n).name == "meta.xml"), key=len, default="")
-            prefix = inside.removesuffix("meta.xml")
-            if any(info.flag_bits & 1 for info in archive.infolist()):
-                raise UserError(f"{path} is encrypted; unpack it and set index.path to the folder")
-            yield lambda name: archive.open(prefix + name), [n.removeprefix(prefix) for n in archive.namelist()]
-    except FileNotFoundError:
-        raise UserError(f"params.yaml, index.path: {path} does not exist; it must be a Darwin Core archive") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path} is no complete zip file ({error}); download the archive again") from None
-
-
-def _described(path: str, open_file: Open, names: list[str]) -> tuple[_Table, list[_Table]]:
-    """The core and the extensions. Raises UserError where meta.xml is missing or does not describe the archive."""
-    if "meta.xml" not in names:
-        raise UserError(f"{path} has no meta.xml; download the occurrences as Darwin Core archive, not as simple table")
-    try:
-        with open_file("meta.xml") as file:
-            root = ElementTree.parse(file).getroot()
-        core = [_table(element, "id") for element in root if element.tag.endswith("core")]
-        extensions = [_table(element, "coreid") for element in root if element.tag.endswith("extension")]
-        for table in (*core, *extensions):
-            for name in table.files:
-                if name not in names:
-                    raise ValueError(f"there is no {name}")
-        return core[0], extensions
-    except (ElementTree.ParseError, ValueError, KeyError, LookupError, TypeError) as error:
-        raise UserError(f"{path}: meta.xml does not describe the archive ({error}); download it again") from None
-
-
-def _table(element: ElementTree.Element, identity: str) -> _Table:
-    inside = {tag: [e for e in element if e.tag.rpartition("}")[2] == tag] for tag in ("files", identity, "field")}
-    terms = {field.attrib["term"].rsplit("/", 1)[-1].lower(): field for field in inside["field"]}
-    terms = {term: field for term, field in terms.items() if term in _TERMS}
-    table = _Table(
-        files=[(location.text or "").strip() for location in inside["files"][0]],
-        kind=element.attrib["rowType"].lower(),
-        identity=int(inside[identity][0].attrib["index"]),
-        columns={term: int(field.attrib["index"]) for term, field in terms.items() if "index" in field.attrib},
-        defaults={term: field.attrib["default"] for term, field in terms.items() if field.get("default")},
-        separator=_unescaped(element.get("fieldsTerminatedBy", ",")),
-        end=_unescaped(element.get("linesTerminatedBy", "\n")),
-        quote=_unescaped(element.get("fieldsEnclosedBy", '"')),
-        skipped=int(element.get("ignoreHeaderLines") or 0),
-        encoding=element.get("encoding") or "UTF-8",
-    )
-    codecs.lookup(table.encoding)
-    if not table.separator or table.end not in ("\n", "\r", "\r\n") or (table.quote and len(table.separator) != 1):
-        raise ValueError(f"rows ending with {table.end!r} and fields with {table.separator!r} cannot be read")
-    return table
-
-
-def _unescaped(text: str) -> str:
-    return text.replace("\\t", "\t").replace("\\n", "\n").replace("\\r", "\r")
-
-
-def _rows(open_file: Open, table: _Table) -> Iterator[tuple[str | None, Row]]:
-    """(id of the occurrence, values by term) of each row."""
-    for name in table.files:
-        with open_file(name) as file:
-            # Bytes that are not what the encoding says spoil a name, not the archive.
-            text = io.TextIOWrapper(file, table.encoding, "replace", newline="" if table.quote else table.end)
-            for number, values in enumerate(_split(text, table)):
-                if number >= table.skipped and any(values):
-                    row = {term: taxonomy.clean(values[i]) for term, i in table.columns.items() if i < len(values)}
-                    for term, default in table.defaults.items():
-                        row[term] = row.get(term) or default
-                    yield taxonomy.clean(values[table.identity]) if table.identity < len(values) else None, row
-
-
-def _split(text: io.TextIOWrapper, table: _Table) -> Iterator[list[str]]:
-    if table.quote:
-        name = f"{table.files[0]} of the archive"
-        yield from (values for _, values in delimited.parse(text, name, table.separator, table.quote))
-        return
-    for line in text:  # quotation marks are part of the names
-        yield line.removesuffix(table.end).split(table.separator)
+    """By its type, or where that is missing by its format or name; the Image extension holds nothing else."""
+    stated = re.split("[/:#]", row.get("type") or "")[-1]
+    if stated:
+        return re.sub("[^a-z]", "", stated.lower()) in ("stillimage", "image", "photograph", "photo")
+    if kind.endswith("1.0/image"):
+        return True
+    form = (row.get("format") or "").lower()
+    if form:
+        return "image" in form or form.strip(". ") in tars.IMAGES
+    return _IMAGE.search(_locator(row) or "") is not None

@@ -1,50 +1,86 @@
 """Delimited text (CSV, TSV and their dialects), read row by row with the numbers of its lines."""
 
+import codecs
 import csv
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from bioclip_lite.utils.errors import UserError
 
 _EXCEL_HINT = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # a first line by which Excel is told the separator
+_SAVE, _UNPACK = "save its sheet as CSV UTF-8", "unpack it"
+_NO_TEXT = {  # by how the file begins, in small letters
+    b"pk\x03\x04": ("a workbook (.xlsx, .ods) or a zip archive", f"{_SAVE}, or {_UNPACK}"),
+    b"\xd0\xcf\x11\xe0": ("a workbook (.xls)", _SAVE),
+    b"\x1f\x8b": ("packed (gzip)", _UNPACK),
+    b"par1": ("a Parquet file", "write it as CSV UTF-8"),
+    **dict.fromkeys((b"<!doctype html", b"<html"), ("a web page", "download the table itself, not the page about it")),
+}
 _END = "end"  # a line that is read after the last one
 
 
 def rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, values) of the header, which may be empty, and of each row that is not blank.
 
-    The separator is the one that a first line ``sep=;`` names, or the comma, semicolon or tab that the header has most
-    of.
+    Text is UTF-8 or UTF-16, with or without a mark that says so. The separator is the one that a first line ``sep=;``
+    names, or else ``separator_of`` the header.
 
     Raises:
-        UserError: the file is not UTF-8 text or not CSV, or a quotation mark that is not closed swallows rows; the line
-            is named.
+        UserError: the file is a workbook, archive or web page, is in another encoding, is not CSV, or has a quotation
+            mark that is not closed and swallows rows; the line is named.
     """
+    with table.open(encoding=encoding_of(table), newline="") as file:
+        lines = _decoded(file, table)
+        first = next(lines, "")
+        hint = _EXCEL_HINT.fullmatch(first)
+        separator = hint[1] if hint else separator_of(first)
+        header = True
+        and_first = lines if hint else chain([first], lines)
+        for line, values in parse(and_first, str(table), separator, '"', start=2 if hint else 1):
+            if header or any(value.strip() for value in values):
+                yield line, values
+            header = False
+        if header:
+            yield 1, []
+
+
+def _decoded(file: TextIO, table: Path) -> Iterator[str]:
+    """The lines of a file. Raises UserError where its bytes are not what its encoding has."""
+    number = 0
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            if "\0" in first:
-                raise UserError(f"{table} is UTF-16 text, not UTF-8; save it again as CSV UTF-8")
-            hint = _EXCEL_HINT.fullmatch(first)
-            separator = hint[1] if hint else separator_of(first)
-            if not hint:
-                file.seek(0)
-            header = True
-            for line, values in parse(file, str(table), separator, '"', start=2 if hint else 1):
-                if header or any(value.strip() for value in values):
-                    yield line, values
-                header = False
-            if header:
-                yield 1, []
-    except UnicodeDecodeError as error:
-        raise UserError(f"{table} is not UTF-8 text ({error}); save it again as CSV UTF-8") from None
+        for number, line in enumerate(file, 1):  # noqa: B007
+            yield line
+    except UnicodeError as error:
+        raise UserError(
+            f"{table} is not UTF-8 text ({error}, behind line {number}); save it again as CSV UTF-8"
+        ) from None
+
+
+def encoding_of(table: Path) -> str:
+    """The encoding of a text file: UTF-16 if it begins with its mark or with two letters of ASCII in it, else UTF-8.
+
+    Raises UserError for what is no text but often given in place of a table.
+    """
+    with table.open("rb") as file:
+        start = file.read(512)
+    for sign, (what, mend) in _NO_TEXT.items():
+        if start.lstrip().lower().startswith(sign):
+            raise UserError(f"{table} is {what}, not a table in text; {mend}")
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zeros = [not byte for byte in start[:4]]
+    if zeros in ([False, True, False, True], [True, False, True, False]):
+        return "utf-16-be" if zeros[0] else "utf-16-le"
+    return "utf-8-sig"
 
 
 def separator_of(header: str) -> str:
-    """The comma, semicolon or tab: the one that a header line has most of."""
-    return max(",;\t", key=header.count)
+    """The comma, semicolon, tab or bar: the one that a header line has most of outside quotation marks."""
+    bare = re.sub('"[^"]*"', "", header)
+    return max(",;\t|", key=bare.count)
 
 
 def parse(

@@ -19,8 +19,9 @@ import os
 import re
 import tempfile
 import time
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from itertools import islice
@@ -46,7 +47,10 @@ _UNREACHABLE = 8  # failures to reach a host in a row, after which its other add
 _LARGEST = 200_000_000  # bytes of one photograph
 _REMEMBERED = 3600.0  # seconds for which ``read`` believes that an address has failed
 _RETRIED = {408, 425, 429}  # beside all from 500 up
-_NO_IMAGE = re.compile(r"text/|application/(json|xml|xhtml|javascript|pdf|zip)|audio/|video/")
+# How files begin that servers send with status 200 in place of a photograph: pages, messages, documents, archives. What
+# servers say of the type is often wrong.
+_NO_IMAGE = re.compile(rb"\s*(<|\{|\[|%PDF|PK\x03\x04|version https://git-lfs)|\xef\xbb\xbf\s*[<{]", re.IGNORECASE)
+_ENCODINGS = {"gzip", "x-gzip", "deflate"}
 _HEADERS = {
     "User-Agent": f"bioclip-lite/{__version__} (collects photographs of species for research; aiohttp)",
     "Accept": "image/*, */*;q=0.1",
@@ -236,6 +240,14 @@ async def _attempt(client: RetryClient, hosts: _Hosts, address: str, settings: "
         return reason
 
 
+def _url(address: str) -> URL:
+    """An address as it is if it is one; letters and spaces that addresses cannot have are escaped.
+
+    What is escaped stays so: the signature of an address counts its bytes.
+    """
+    return URL(address, encoded=re.fullmatch(r"[!-~]*%[0-9a-fA-F]{2}[!-~]*", address) is not None)
+
+
 def _host(address: str) -> str:
     url = URL(address)
     if not url.host:
@@ -254,7 +266,7 @@ async def _download(client: RetryClient, address: str, folder: Path, tries: int)
             evaluate_response_callback=transfer.receive,
         )
         # The client hands the same dictionary to each try, so that ``transfer`` can ask for what is still missing.
-        async with client.get(address, headers=transfer.headers, retry_options=options) as response:
+        async with client.get(_url(address), headers=transfer.headers, retry_options=options) as response:
             # The last try is not evaluated by the client.
             if not transfer.complete and not await transfer.receive(response):
                 raise _Failed(f"HTTP {response.status}")
@@ -311,22 +323,21 @@ class _Transfer:
             return self._start_again()
         if response.status not in (200, 206):
             raise _Failed(f"HTTP {response.status}")
-        if _NO_IMAGE.match(response.content_type):
-            raise _Failed(f"not an image ({response.content_type})")
         if response.status == 200:
             self.file.truncate(0)
         elif _range_start(response) != self._size():
             return self._start_again()
-        version = _version(response)
+        # Some servers pack what was asked for unpacked; a part of that is no part of the file.
+        packed = response.headers.get("Content-Encoding", "").strip().lower() in _ENCODINGS
+        version = None if packed else _version(response)
         if version:
             self.validator.write_text(version, encoding="utf-8")
         else:
             self.validator.unlink(missing_ok=True)
         try:
-            async for chunk in response.content.iter_chunked(1 << 16):
-                self.file.write(chunk)
-                if self.file.tell() > _LARGEST:
-                    raise _Failed(f"larger than {_LARGEST:,} bytes")
+            await self._write(response, zlib.decompressobj(32 + zlib.MAX_WBITS).decompress if packed else bytes)
+        except zlib.error as error:
+            raise _Failed(f"it is said to be packed, but is not ({error})") from None
         finally:
             self.file.flush()
             self._ask_for_the_rest()
@@ -334,6 +345,17 @@ class _Transfer:
             raise _Failed("empty file")
         self.complete = True
         return True
+
+    async def _write(self, response: aiohttp.ClientResponse, unpack: Callable[[bytes], bytes]) -> None:
+        size = self._size()
+        async for chunk in response.content.iter_chunked(1 << 16):
+            content = unpack(chunk)
+            if not size and (match := _NO_IMAGE.match(content)):
+                begins = match[0].strip().decode("utf-8", "replace")
+                raise _Failed(f"not an image ({response.content_type}, begins with {begins!r})")
+            size += self.file.write(content)
+            if size > _LARGEST:
+                raise _Failed(f"larger than {_LARGEST:,} bytes")
 
     def _size(self) -> int:
         return os.fstat(self.file.fileno()).st_size

@@ -6,7 +6,7 @@ in the order of ``_NAMES``; columns with other names are ignored.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from bioclip_lite.sources.sample import Sample
@@ -16,12 +16,14 @@ Row = dict[str, str | None]  # by field, the keys of _NAMES and "label"; None: e
 
 _NAMES = {
     "file": (
-        *("file", "filepath", "filename", "path", "image", "imagepath", "imagefile"),
+        *("file", "filepath", "path", "imagepath", "photopath", "filename", "imagefile", "photofile", "imagename"),
+        *("image", "photo", "picture"),
         *("imageurl", "photourl", "mediaurl", "url"),  # beside the others, url is the address of a page
     ),
     **{rank: (rank,) for rank in taxonomy.RANKS[:6]},
+    "class": ("class", "cls"),
     "species": ("species", "speciesepithet", "specificepithet", "epithet"),
-    "scientific_name": ("scientificname", "acceptedscientificname", "taxonname"),
+    "scientific_name": ("scientificname", "acceptedscientificname", "taxonname", "sciname", "latinname", "binomial"),
     "rank": ("taxonrank",),
     "common_name": ("commonname", "vernacularname", "common"),
     "licence": ("licence", "license", "licensename", "licensecode", "licenselink"),
@@ -45,16 +47,11 @@ class Columns(NamedTuple):
     languages: dict[str, int]  # of common names
 
 
-def understand(header: Sequence[str]) -> Columns:
-    """Interpret the columns of a table by their names.
-
-    In the tables of BioCLIP's evaluation sets ``class`` is the label of the photograph, and the rank is called ``cls``.
-    """
+def understand(header: Sequence[str], class_is_label: bool = False) -> Columns:
+    """Interpret the columns of a table by their names; ``class_is_label`` as the function of that name says."""
     names = [_plain(name) for name in header]
     meaning = {name: field for field, spellings in _NAMES.items() for name in spellings}
-    if "cls" in names:
-        meaning |= {"cls": "class", "class": "label"}
-    elif ("" in names or "filepath" in names) and not _named_without_class(names, meaning):
+    if class_is_label:
         meaning["class"] = "label"
     places: dict[str, list[int]] = {}
     for field in (*_NAMES, "label"):
@@ -66,10 +63,67 @@ def understand(header: Sequence[str]) -> Columns:
     return Columns(places, {match[1].lower(): i for i, match in matches.items() if match})
 
 
+# Classes of animals, whose names have no common ending, and the endings that the codes give to those of plants, fungi
+# and algae (ICN Art. 16.3), with the commonest of protists and bacteria.
+_CLASSES = (
+    "actinopterygii|teleostei|chondrichthyes|elasmobranchii|holocephali|sarcopterygii|myxini|petromyzonti|cephalaspidomorphi"
+    "|amphibia|reptilia|squamata|testudines|crocodylia|aves|mammalia|ascidiacea|thaliacea|leptocardii|insecta|collembola"
+    "|diplura|protura|entognatha|arachnida|merostomata|pycnogonida|malacostraca|copepoda|thecostraca|ostracoda"
+    "|maxillopoda|hexanauplia|chilopoda|diplopoda|pauropoda|symphyla|gastropoda|bivalvia|cephalopoda|polyplacophora"
+    "|scaphopoda|polychaeta|clitellata|oligochaeta|hirudinea|anthozoa|scyphozoa|hydrozoa|cubozoa|staurozoa|myxozoa"
+    "|asteroidea|echinoidea|holothuroidea|ophiuroidea|crinoidea|demospongiae|calcarea|hexactinellida|trematoda|cestoda"
+    "|turbellaria|chromadorea|enoplea|bdelloidea|bacilli|clostridia|\\w+(opsida|mycetes|phyceae|proteobacteria|branchiopoda)"
+)
+_CLASS = re.compile(_CLASSES, re.IGNORECASE)
+
+
+def class_is_label(header: Sequence[str], values: Collection[str]) -> bool:
+    """Whether column ``class`` says what a photograph shows, as in BioCLIP's evaluation sets, and is not the rank.
+
+    A column ``cls`` beside it is the rank. Without one the distinct ``values`` of the column decide. It is a rank if
+    most are names of classes ("Insecta"), a label if most have several words ("Danaus plexippus"). Other single words
+    are classes beside a phylum or order; elsewhere they are labels if they begin with a small letter or digit ("dog"),
+    or if the table has an unnamed index or ``filepath`` and no column that names a taxon.
+    """
+    names = [_plain(name) for name in header]
+    if "class" not in names or "cls" in names:
+        return "class" in names
+    if _most(values, lambda value: _CLASS.fullmatch(value) is not None):
+        return False
+    if _most(values, lambda value: "_" in value or " " in value):
+        return True
+    if {"phylum", "order"} & set(names):
+        return False
+    meaning = {name: field for field, spellings in _NAMES.items() for name in spellings}
+    named = any(meaning.get(name) in NAMING for name in names if name not in ("class", "commonname"))
+    of_bioclip = bool({"", "unnamed0", "filepath"} & set(names)) and not named
+    return of_bioclip or _most(values, lambda value: not value[0].isupper())
+
+
+_ENDINGS = {
+    "kingdom": re.compile("animalia|plantae|fungi|chromista|protozoa|bacteria|archaea|viruses", re.IGNORECASE),
+    "class": _CLASS,
+    "order": re.compile("[A-Z][a-z]{2,}(ales|iformes|ptera)"),
+    "family": re.compile("[A-Z][a-z]+(aceae|idae)"),
+}
+
+
+def rank_by_ending(name: str) -> str | None:
+    """The rank that shows in a name of one word: of kingdoms and classes the word, of orders and families the ending.
+
+    ICN Art. 17 and 18, ICZN Art. 29.2; orders of animals as it is custom.
+    """
+    return next((rank for rank, ending in _ENDINGS.items() if ending.fullmatch(name)), None)
+
+
+def _most(values: Collection[str], such: Callable[[str], bool]) -> bool:
+    return 2 * sum(map(such, values)) > len(values)
+
+
 def repeated(header: Sequence[str]) -> str | None:
     """A column that ``header`` has twice and that would be read, or None."""
     names = [_plain(name) for name in header]
-    known = {name for spellings in _NAMES.values() for name in spellings} | {"cls"}
+    known = {name for spellings in _NAMES.values() for name in spellings}
     return next(
         (written for written, name in zip(header, names, strict=True) if name in known and names.count(name) > 1), None
     )
@@ -132,8 +186,8 @@ _EPITHET = re.compile("(\\([^)]*\\) )?[a-z\N{MULTIPLICATION SIGN}]")  # what fol
 def path_of(row: Mapping[str, str | None]) -> taxonomy.Path:
     """The path from ranks and, for what they leave open, the scientific name.
 
-    A scientific name of one word is put at the rank that ``rank`` states. Without one, endings tell families
-    (-aceae, -idae); any other single word is a genus, and only if no rank is given at all.
+    A scientific name of one word is put at the rank that ``rank`` states, or else that of ``rank_by_ending``; any other
+    single word is a genus, and only if no rank is given at all.
     """
     names: dict[str, str | None] = {rank: row.get(rank) for rank in taxonomy.RANKS}
     scientific, rank = row.get("scientific_name"), (row.get("rank") or "").lower()
@@ -146,7 +200,7 @@ def path_of(row: Mapping[str, str | None]) -> taxonomy.Path:
     elif rank == "species" or rank in _BELOW_SPECIES or (not rank and _EPITHET.match(more)):
         names["species"] = scientific
     elif not rank and not any(names.values()):
-        names["family" if first.endswith(("aceae", "idae")) else "genus"] = first
+        names[rank_by_ending(first) or "genus"] = first
     return taxonomy.make_path(names)
 
 
@@ -163,19 +217,17 @@ def label_paths(labels: Collection[str]) -> dict[str, taxonomy.Path]:
     count only if they are more than half of the list.
     """
     words = {label: " ".join(label.replace("_", " ").split()) for label in labels}
-    ranks = {label: match for label, text in words.items() if (match := _RANK_PATH.fullmatch(text))}
+    paths = {label: path for label, text in words.items() if (path := seven_ranks(text))}
     binomials = [label for label, text in words.items() if _BINOMIAL.fullmatch(text)]
-    paths = {
-        label: taxonomy.make_path(dict(zip(taxonomy.RANKS, (*match[2].split(), match[3]), strict=True)))
-        for label, match in ranks.items()
-    }
-    if 2 * len(binomials) > len(words) - len(ranks):
+    if 2 * len(binomials) > len(words) - len(paths):
         paths |= {label: taxonomy.make_path({"species": words[label]}) for label in binomials}
     return paths
 
 
-def _named_without_class(names: list[str], meaning: Mapping[str, str]) -> bool:
-    return any(meaning.get(name) in NAMING for name in names if name not in ("class", "commonname"))
+def seven_ranks(text: str) -> taxonomy.Path | None:
+    """The path that a name of all seven ranks spells, "00012 Animalia ... Morus bassanus"; None for another name."""
+    match = _RANK_PATH.fullmatch(text)
+    return taxonomy.make_path(dict(zip(taxonomy.RANKS, (*match[2].split(), match[3]), strict=True))) if match else None
 
 
 def _plain(name: str) -> str:

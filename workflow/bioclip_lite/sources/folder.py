@@ -5,16 +5,17 @@ family, genus and species (the epithet or the full name) those that are known, o
 common_name_de and the like, licence, source, split and observation (the same for all photographs of one individual) are
 optional. Columns with other names are ignored.
 
-Without metadata.csv each subfolder is a taxon: "Genus epithet", "Genus_epithet", "Genus", or the seven ranks as in
-iNaturalist 2021 ("00012_Animalia_..._Genus_epithet").
+Without metadata.csv each subfolder is a taxon, as ``folder_names`` reads their names. Folders train, val and test
+around them are splits, as in inat2021: photographs of train are dealt, and val is for tests if there is no test.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bioclip_lite.sources import places, rows
+from bioclip_lite.sources import folder_names, places, rows
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
     from bioclip_lite.params.jobs import Origin
 
 METADATA = "metadata.csv"
+_NOTHING = (None,) * len(taxonomy.RANKS)
+_SPLITS = {"train": None, "training": None, "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _TABLES = (".csv", ".tsv", ".csv.txt", ".xlsx", ".xls", ".ods", ".parquet")
 
 
 def samples(params: "Origin") -> Iterator[Sample | Reject]:
-    folder = Path(params["path"])
-    if not folder.is_dir():
-        raise UserError(f"params.yaml, index.path: there is no folder {folder}; put photographs and {METADATA} there")
+    folder = places.require_folder(params["path"], f"a folder with photographs and {METADATA} (unpack an archive)")
     yield from rows.photographs(folder / METADATA) if (folder / METADATA).exists() else _by_subfolder(folder)
 
 
@@ -42,20 +43,63 @@ def read(params: "Origin", locator: str) -> bytes:
 
 
 def _by_subfolder(folder: Path) -> Iterator[Sample | Reject]:
-    found = False
-    for name in sorted(os.listdir(folder)):
-        if places.hidden(name):
-            continue
-        found = True
-        if not (folder / name).is_dir():
+    names = [name for name in sorted(os.listdir(folder)) if not places.hidden(name)]
+    if not names:
+        raise UserError(f"{folder} is empty; put photographs and {METADATA} there, or one subfolder per taxon")
+    inside = [name for name in names if (folder / name).is_dir()]
+    for name in names:
+        if name not in inside:
             _refuse_table(folder / name)
             yield Reject(
                 places.shown(name), "no taxon", f"lies beside the subfolders of taxa, and there is no {METADATA}"
             )
-            continue
-        yield from in_folder(folder, name, taxon_of(name))
-    if not found:
-        raise UserError(f"{folder} is empty; put photographs and {METADATA} there, or one subfolder per taxon")
+    if inside and all(name.lower() in _SPLITS for name in inside):
+        splits = {name: _SPLITS[name.lower()] for name in inside}
+        if "test" not in splits.values():
+            splits = {name: "test" if split == "val" else split for name, split in splits.items()}
+        taken = ", ".join(f"{name}: {split or 'to be dealt'}" for name, split in splits.items())
+        print(f"{folder}: its folders are taken for splits ({taken})")
+        taxa = [f"{part}/{name}" for part in inside for name in sorted(os.listdir(folder / part))]
+        taxa = [name for name in taxa if not places.hidden(name) and (folder / name).is_dir()]
+    else:
+        splits, taxa = {}, inside
+    yield from _of_taxa(folder, taxa, splits)
+
+
+def _of_taxa(folder: Path, taxa: list[str], splits: dict[str, str | None]) -> Iterator[Sample | Reject]:
+    """The photographs of each taxon, labelled by the folders that they lie in, past those of ``splits``."""
+
+    def chain(file: str) -> folder_names.Folders:
+        return tuple(file.split("/")[bool(splits) : -1])
+
+    chains = {chain(f"{taxon}/{file}") for taxon in taxa for file in places.files_in(folder / taxon)}
+    scientific = folder_names.are_scientific(chains)
+    paths = {one: folder_names.path_of(one) for one in chains} if scientific else {}
+    _tell(folder, chains, paths)
+    for taxon in taxa:
+        for item in in_folder(folder, taxon, _NOTHING, splits.get(taxon.split("/")[0])):
+            if isinstance(item, Reject):
+                yield item
+            elif scientific:
+                yield replace(item, path=paths[chain(item.locator)])
+            else:
+                yield replace(item, common_name=folder_names.spoken(chain(item.locator)[0]))
+
+
+def _tell(
+    folder: Path, chains: Collection[folder_names.Folders], paths: dict[folder_names.Folders, taxonomy.Path]
+) -> None:
+    """Say how the names of folders are read, unless each is a species."""
+    if chains and not paths:
+        name = folder_names.spoken(min(chains)[0])
+        print(
+            f"{folder}: names of folders such as {name!r} are read as common names; a species list that has them "
+            "(index.species_list) must say which taxa they mean"
+        )
+    ranks = {one: taxonomy.label_rank(path) for one, path in paths.items()}
+    for rank, kind in enumerate(taxonomy.RANKS[:6]):
+        if found := sorted({str(paths[one][rank]) for one in chains if ranks.get(one) == rank}):
+            print(f"{folder}: {len(found)} names of folders are read as {kind}, e.g. {', '.join(found[:3])}")
 
 
 def in_folder(root: Path, name: str, path: taxonomy.Path, split: str | None = None) -> Iterator[Sample | Reject]:
@@ -79,12 +123,3 @@ def _refuse_table(file: Path) -> None:
             f"{file} lies beside the subfolders and would not be read. If it has the labels, save it as CSV UTF-8 "
             f"under the name {METADATA}; if not, move it out of {file.parent}"
         )
-
-
-def taxon_of(name: str) -> taxonomy.Path:
-    """The path that a folder's name spells."""
-    parts = name.split("_")
-    if len(parts) == 8 and parts[0].isdigit():  # iNaturalist 2021
-        return taxonomy.make_path(dict(zip(taxonomy.RANKS, parts[1:], strict=True)))
-    genus, _, epithet = name.replace("_", " ").partition(" ")
-    return taxonomy.make_path({"genus": genus, "species": epithet})

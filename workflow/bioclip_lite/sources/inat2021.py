@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bioclip_lite.sources import fields, places
-from bioclip_lite.sources.folder import in_folder, taxon_of
+from bioclip_lite.sources.folder import in_folder
+from bioclip_lite.sources.folder_names import path_of
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
@@ -57,7 +58,7 @@ def read(params: "Origin", locator: str) -> bytes:
 def _from_folders(folder: Path, part: str) -> Iterator[Sample | Reject]:
     for taxon in sorted(path.name for path in (folder / part).iterdir() if not places.hidden(path.name)):
         if len(taxon.split("_")) == 8 and (folder / part / taxon).is_dir():
-            yield from in_folder(folder, f"{part}/{taxon}", taxon_of(taxon), _PARTS[part])
+            yield from in_folder(folder, f"{part}/{taxon}", path_of((taxon,)), _PARTS[part])
         else:
             detail = "not a folder named <number>_<Kingdom>_..._<epithet>, and no .json says what it is"
             yield Reject(places.shown(f"{part}/{taxon}"), "no taxon", detail)

@@ -6,7 +6,9 @@ Locators are ``plants/1.jpg``, ``train/shard-000000.tar:<offset>:<size>`` (bytes
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,8 @@ _OF_SYSTEMS = {
 }
 _PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+_DRIVE = re.compile(r"[a-zA-Z]:/")  # of Windows
+_ABSOLUTE = re.compile(rf"/|{_DRIVE.pattern}")
 
 
 def read(params: "Origin", folder: Path, locator: str) -> bytes:
@@ -55,9 +59,79 @@ def prepare(params: "Origin", locators: Iterable[str]) -> None:
 
 
 def _spelt_as_on_disk(folder: Path, name: str) -> Path:
-    """The file ``name``, whose letters with accents may be composed (NFC) in a table and decomposed (NFD) on disk."""
-    spellings = [folder / name, *(folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
-    return next((path for path in spellings if path.exists()), spellings[0])
+    """The file ``name`` as the disk spells it.
+
+    Tables compose letters with accents (NFC) that disks decompose (NFD), write %20 for spaces, or differ in capitals.
+    Raises OSError if only capitals would tell which of several files is meant.
+    """
+    for spelling in (name, urllib.parse.unquote(name)):
+        for form in (spelling, *(unicodedata.normalize(form, spelling) for form in ("NFC", "NFD"))):
+            if (path := folder / form).exists():
+                return path
+    found = [folder]
+    for part in Path(urllib.parse.unquote(name)).parts:
+        found = [above / other for above in found for other in _entries(above).get(_folded(part), ())]
+    if len(found) > 1:
+        raise OSError(f"{len(found)} files differ from {name!r} in capitals only; write the name as the file has it")
+    return found[0] if found else folder / name
+
+
+def _entries(folder: Path) -> dict[str, list[str]]:
+    """The names in a folder by what they are but for capitals; none if it cannot be read."""
+    try:
+        return _entries_at(folder, folder.stat().st_mtime_ns)
+    except OSError:
+        return {}
+
+
+@lru_cache(maxsize=2)  # rows of one folder stand together
+def _entries_at(folder: Path, changed: int) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)):
+        names.setdefault(_folded(name), []).append(name)
+    return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def locator_in(folder: Path) -> Callable[[str], str]:
+    """Return a function that gives the locator of what a table in ``folder`` names: a path or an address.
+
+    Tables may name files by their places on the computer where they were written: C:\\photos\\a.jpg, /scratch/a.jpg,
+    file:///home/ann/a.jpg. Such a name that is no file here is looked for in ``folder``, by as many of its last parts
+    as lead to a file; what stands before them is left out of all others, too, and told.
+    """
+    elsewhere: str | None = None
+
+    def locate(name: str) -> str:
+        nonlocal elsewhere
+        if is_address(name):
+            return name
+        path = _path_of(name)
+        if not _ABSOLUTE.match(path) or Path(path).exists():
+            return path
+        if elsewhere is None and (inside := _longest_end(folder, path)):
+            elsewhere = path.removesuffix(inside)
+            print(f"{folder}: files that the table has in {elsewhere} are looked for here")
+        return path.removeprefix(elsewhere) if elsewhere else path
+
+    return locate
+
+
+def _path_of(name: str) -> str:
+    """A POSIX path from a path of Windows or an address file://."""
+    if name.lower().startswith("file://"):
+        path = urllib.parse.unquote(urllib.parse.urlsplit(name).path)
+        return path.lstrip("/") if _DRIVE.match(path.lstrip("/")) else path
+    return name if _SCHEME.match(name) else name.replace("\\", "/")
+
+
+def _longest_end(folder: Path, path: str) -> str | None:
+    """The longest end of a path that is a file in ``folder``."""
+    starts = (match.end() for match in re.finditer("/+", path))
+    return next((path[start:] for start in starts if _spelt_as_on_disk(folder, path[start:]).is_file()), None)
 
 
 def is_address(locator: str) -> bool:
@@ -93,7 +167,7 @@ def files_in(folder: Path) -> Iterator[str]:
     Links to folders are followed, each folder once, so that a link to a folder above does no harm.
     """
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=_refused, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
@@ -101,6 +175,10 @@ def files_in(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not hidden(name))
         inside = Path(place).relative_to(folder)
         yield from ((inside / name).as_posix() for name in sorted(files) if not hidden(name))
+
+
+def _refused(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read ({error.strerror}); give yourself the right to, or move it away")
 
 
 def hidden(path: str) -> bool:

@@ -1,7 +1,7 @@
 """Photographs as tables list them, streamed: delimited text and Parquet."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
 _ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")  # 1.25E+08, as spreadsheets show long numbers
+_LOOKED_AT = 10_000  # rows that tell what column class holds
 _BATCH = 8192  # rows of Parquet in memory at a time
 
 
@@ -25,17 +26,31 @@ def photographs(table: Path) -> Iterator[Sample | Reject]:
     """
     lines = delimited.rows(table)
     _, header = next(lines)
-    columns = fields.understand(header)
+    columns = fields.understand(header, _class_is_label(table, header))
     _check(table, header, columns)
-    labels = fields.label_paths(_labels(table, columns))
+    labels = fields.label_paths(_distinct(table, *columns.places["label"]) if "label" in columns.places else ())
     first = list(islice(lines, 2))
     if _numbered(first, len(header) + 1):
         raise UserError(
             f"{table}: each row has one value more than the header, as R's write.table writes them; write the table "
             f"again with row.names = FALSE"
         )
+    locate = places.locator_in(table.parent)
     for number, values in chain(first, lines):
-        yield _photograph(f"{table.name}, line {number}", columns, header, values, labels)
+        yield _photograph(f"{table.name}, line {number}", columns, header, values, labels, locate)
+
+
+def _class_is_label(table: Path, header: list[str]) -> bool:
+    """``fields.class_is_label`` of a table; tells what it has decided where the header alone does not."""
+    names = [name.strip().lower() for name in header]
+    if "class" not in names:
+        return False
+    values = _distinct(table, names.index("class"), _LOOKED_AT)
+    found = fields.class_is_label(header, values)
+    if "cls" not in names and (found or not {"phylum", "order"} & set(names)):
+        what = "what each photograph shows" if found else "the rank"
+        print(f"{table}: column 'class' is taken for {what}, for its values: {', '.join(sorted(values)[:3])}")
+    return found
 
 
 def parquet_rows(table: Path, wanted: Sequence[str] | None = None) -> Iterator[tuple[list[str], list[object]]]:
@@ -73,18 +88,24 @@ def _wrong_length(values: int, columns: int) -> str:
     return f"{values} values where the header has {columns} columns; {mend}"
 
 
-def _labels(table: Path, columns: fields.Columns) -> set[str]:
-    """The distinct class names; whether they are scientific shows in all of them together."""
-    if "label" not in columns.places:
-        return set()
-    (place,) = columns.places["label"]
-    values = (values for _, values in islice(delimited.rows(table), 1, None))
+def _distinct(table: Path, place: int, rows: int | None = None) -> set[str]:
+    """The distinct names in a column, of the first ``rows`` rows or of all."""
+    values = (values for _, values in islice(delimited.rows(table), 1, rows))
     return {name for row in values if place < len(row) and (name := taxonomy.clean(row[place]))}
 
 
 def _photograph(
-    place: str, columns: fields.Columns, header: list[str], values: list[str], labels: dict[str, taxonomy.Path]
+    place: str,
+    columns: fields.Columns,
+    header: list[str],
+    values: list[str],
+    labels: dict[str, taxonomy.Path],
+    locate: Callable[[str], str],
 ) -> Sample | Reject:
+    if values == header:
+        return Reject(place, "bad row", "the header again; tables that were put together keep theirs")
+    if len(values) > len(header) and not any(values[len(header) :]):  # separators at the end of a line
+        values = values[: len(header)]
     if len(values) != len(header):
         return Reject(place, "bad row", _wrong_length(len(values), len(header)))
     row = fields.row_of(columns, values)
@@ -96,7 +117,7 @@ def _photograph(
             f"{place}: observation {observation} is a number that a spreadsheet has rounded, so different observations "
             f"have become one; give that column the format text, and export the table again"
         )
-    locator = file if places.is_address(file) else file.replace("\\", "/")
+    locator = locate(file)
     sample = fields.to_sample(row, key_of(locator), locator, fields.languages_of(columns, values))
     genus, species = sample.path[5:]
     if row.get("species") and species and not genus:

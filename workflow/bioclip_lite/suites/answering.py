@@ -113,6 +113,10 @@ def _filled(template: str, name: str) -> str:
 
 
 def _sentence(one: Class, prompt: str, columns: Sequence[str]) -> str:
+    if prompt == "lemmas":
+        if one.lemmas is None:
+            raise UserError("evaluate.suites: prompt lemmas is for the classes of ImageNet only; set it to name")
+        return f"a photo of {one.lemmas}."
     if prompt == "name" or one.path is None:
         return f"a photo of {one.name}."
     return text_types.caption(one.path, one.common_name, prompt, columns)

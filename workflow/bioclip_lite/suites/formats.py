@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bioclip_lite.sources import clip_benchmark, delimited, rows, tars
+from bioclip_lite.sources import clip_benchmark, delimited, folder_names, places, rows, tars
 from bioclip_lite.sources.sample import Reject, Sample
-from bioclip_lite.suites import imagenet
+from bioclip_lite.suites import biotrove, imagenet
 from bioclip_lite.suites.common import class_folders, classes_of, names_in, photographs_in, reader, table
 from bioclip_lite.suites.suite import Class, Photograph, Suite
 from bioclip_lite.taxa import taxonomy
@@ -19,7 +19,7 @@ def folder(root: Path) -> Suite:
     """One subfolder per class, named as the class or, in classnames.txt, line by line in the order of the folders."""
     folders = class_folders(root)
     names_file = root / "classnames.txt"
-    names = names_in(names_file) if names_file.is_file() else [name.replace("_", " ") for name in folders]
+    names = names_in(names_file) if names_file.is_file() else list(map(folder_names.spoken, folders))
     if len(names) != len(folders):
         order = "numbers" if folders[0].isdecimal() else "the alphabet"
         raise UserError(
@@ -107,6 +107,7 @@ def pairs(root: Path) -> Suite:
             f"{file} lacks the column {', '.join(missing)}; it needs {', '.join(_PAIR)}, and may have observation; its "
             f"columns: {', '.join(header) or 'none'}"
         )
+    locate = places.locator_in(root)
     listed: list[dict[str, str]] = []
     rejects: list[Reject] = []
     for number, values in lines:
@@ -115,7 +116,7 @@ def pairs(root: Path) -> Suite:
             what = f"a file and two names that differ are needed: {', '.join(values)}"
             rejects.append(Reject(f"{file.name}, line {number}", "bad row", what))
         else:
-            listed.append(row)
+            listed.append({**row, "file": locate(row["file"])})
     names = list(dict.fromkeys(row[column] for row in listed for column in _PAIR[1:]))
     number_of = {name: number for number, name in enumerate(names)}
     observed = any(row.get("observation") for row in listed)
@@ -125,7 +126,7 @@ def pairs(root: Path) -> Suite:
         rejects=rejects,
         read=reader(root),
         rules="which of two names, the right one and one that it is mistaken for; a draw counts half",
-        question="two_way",
+        question="choice",
         cluster="observation" if observed else "class",
         templates=_templates([root]),
     )
@@ -135,12 +136,12 @@ def _pair(row: Mapping[str, str], number_of: Mapping[str, int], observed: bool) 
     file, right, wrong = (row[column] for column in _PAIR)
     own = number_of[right]
     group = (row.get("observation") or file) if observed else right
-    return Photograph(file.replace("\\", "/"), (own,), own, group, (own, number_of[wrong]))
+    return Photograph(file, (own,), own, group, (own, number_of[wrong]))
 
 
-def _templates(places: list[Path]) -> tuple[str, ...]:
+def _templates(folders: list[Path]) -> tuple[str, ...]:
     """The set's own templates: lines with {c} where the name belongs, as CLIP_benchmark writes them."""
-    file = next((place / _TEMPLATES for place in places if (place / _TEMPLATES).is_file()), None)
+    file = next((folder / _TEMPLATES for folder in folders if (folder / _TEMPLATES).is_file()), None)
     if file is None:
         return ()
     lines = tuple(line for line in names_in(file) if line)
@@ -155,8 +156,9 @@ FORMATS: dict[str, Callable[[Path], Suite]] = {
     "webdataset": webdataset,
     "metadata": metadata,
     "pairs": pairs,
+    "biotrove": biotrove.biotrove,
     "imagenet": imagenet.subset,
-    "imagenet_v2": imagenet.numbered,
+    "imagenet_v2": imagenet.whole,
     "imagenet_o": imagenet.anomalies,
     "objectnet": imagenet.objectnet,
 }

@@ -1,30 +1,42 @@
 """ImageNet and the test sets around it, each with its own rules.
 
-What its classes are called is not bundled: imagenet_class_index.json, which Keras publishes, lies in the folder of the
-suite. ObjectNet brings its names along. Better names, one per line in the order of the numbers, may stand in
-classnames.txt.
+Classes are called as OpenAI called them for CLIP, which open_clip has, so that published figures can be met; or by
+WordNet's lemmas, which timm has, where the parameters ask for them. Other names, one per line in the order of the
+numbers, may stand in classnames.txt. Folders of classes have a WordNet id or a number for a name.
 """
 
 import json
-from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from open_clip import IMAGENET_CLASSNAMES
+from timm.data import ImageNetInfo
 
 from bioclip_lite.suites.common import class_folders, names_in, photographs_in, reader
 from bioclip_lite.suites.suite import Class, Photograph, Suite
 from bioclip_lite.utils.errors import UserError
 
-INDEX = "imagenet_class_index.json"
 _BORDER = 2  # pixels: ObjectNet's photographs have a red frame, against training on them
 
 
+@cache
+def known() -> dict[str, Class]:
+    """The 1,000 classes by WordNet id, in the order of their numbers."""
+    info = ImageNetInfo("imagenet-1k")
+    return {
+        wnid: Class(name, lemmas=info.label_name_to_description(wnid))
+        for wnid, name in zip(info.label_names(), IMAGENET_CLASSNAMES, strict=True)
+    }
+
+
 def subset(root: Path) -> Suite:
-    """ImageNet, -A, -R, -Sketch: subfolders named by WordNet ids. Classes without a subfolder are no answers."""
-    wnids, classes = _index(root)
-    folders = _known(root, class_folders(root), wnids)
+    """ImageNet, -A, -R, -Sketch. Classes without a subfolder are no answers."""
+    classes, numbers = _classes(root), _numbers(root, class_folders(root))
+    folders = sorted(numbers, key=numbers.__getitem__)
     files, rejects = photographs_in(root, folders)
     return Suite(
-        classes=[classes[wnids[name]] for name in folders],
+        classes=[classes[numbers[name]] for name in folders],
         photographs=[Photograph(file, (number,), number, folders[number]) for file, number in files],
         rejects=rejects,
         read=reader(root),
@@ -32,23 +44,20 @@ def subset(root: Path) -> Suite:
     )
 
 
-def numbered(root: Path) -> Suite:
-    """ImageNet-V2: subfolders 0 to 999, which are numbers of classes (torchvision takes 10 for the third)."""
-    _, classes = _index(root)
-    folders = class_folders(root)
-    wrong = [name for name in folders if not name.isdecimal() or int(name) >= len(classes)]
-    if wrong:
-        raise UserError(
-            f"{root}: the subfolder {wrong[0]} is no number below {len(classes)}; in ImageNet-V2 subfolders are "
-            "numbers of classes (format imagenet is for WordNet ids)"
-        )
+def whole(root: Path) -> Suite:
+    """ImageNet-V2, whose subfolders are the numbers 0 to 999 (torchvision takes 10 for the third), and the like.
+
+    All classes are answers, whether they have a subfolder or not.
+    """
+    classes, number_of = _classes(root), _numbers(root, class_folders(root))
+    folders, numbers = list(number_of), list(number_of.values())
     files, rejects = photographs_in(root, folders)
     return Suite(
         classes=classes,
-        photographs=[Photograph(file, (int(folders[n]),), int(folders[n]), folders[n]) for file, n in files],
+        photographs=[Photograph(file, (numbers[n],), numbers[n], folders[n]) for file, n in files],
         rejects=rejects,
         read=reader(root),
-        rules=f"one of all {len(classes)} classes of ImageNet; subfolders are their numbers",
+        rules=f"one of all {len(classes)} classes of ImageNet",
     )
 
 
@@ -57,14 +66,15 @@ def anomalies(root: Path) -> Suite:
 
     Hendrycks et al., arXiv 1907.07174, section 4: scored by minus the largest probability, ImageNet-O being positive.
     """
-    wnids, classes = _index(root)
+    classes = _classes(root)
     for name in ("imagenet-o", "val"):
         if not (root / name).is_dir():
             raise UserError(
                 f"{root / name} is missing; ImageNet-O is measured against ImageNet's validation photographs of the "
                 "same classes: put (or link) both here, as imagenet-o and val, with one subfolder per WordNet id"
             )
-    folders = _known(root / "imagenet-o", class_folders(root / "imagenet-o"), wnids)
+    numbers = _numbers(root / "imagenet-o", class_folders(root / "imagenet-o"))
+    folders = sorted(numbers, key=numbers.__getitem__)
     present = class_folders(root / "val")
     missing = [name for name in folders if name not in present]
     if missing:
@@ -75,7 +85,7 @@ def anomalies(root: Path) -> Suite:
     out, rejects = photographs_in(root, [f"imagenet-o/{name}" for name in folders])
     known, more = photographs_in(root, [f"val/{name}" for name in folders])
     return Suite(
-        classes=[classes[wnids[name]] for name in folders],
+        classes=[classes[numbers[name]] for name in folders],
         photographs=[
             *(Photograph(file, (), number, f"imagenet-o/{folders[number]}") for file, number in out),
             *(Photograph(file, (number,), number, f"val/{folders[number]}") for file, number in known),
@@ -127,25 +137,6 @@ def objectnet(root: Path) -> Suite:
     )
 
 
-def _index(root: Path) -> tuple[dict[str, int], list[Class]]:
-    """Number of each WordNet id, and the classes by number."""
-    file = root / INDEX
-    if not file.is_file():
-        raise UserError(
-            f"{file} is missing; it says which class each number and WordNet id is, and what it is called: "
-            '{"0": ["n01440764", "tench"], ...}. Keras publishes it (keras.applications, '
-            "storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json); put it there"
-        )
-    entries = _json(file)
-    try:
-        pairs = [entries[str(number)] for number in range(len(entries))]
-        wnids = {str(wnid): number for number, (wnid, _) in enumerate(pairs)}
-        names = [str(name).replace("_", " ") for _, name in pairs]
-    except (KeyError, ValueError, TypeError):
-        raise UserError(f'{file} does not look like {{"0": ["n01440764", "tench"], ...}}; fetch it again') from None
-    return wnids, _renamed(root, names)
-
-
 def _objectnet_classes(root: Path) -> tuple[dict[str, int], list[Class]]:
     """Number of each label, and the classes by number: that of pytorch_to_imagenet_2012_id.json, which models have."""
     line_of = _mapping(root, "pytorch_to_imagenet_2012_id.json")
@@ -162,28 +153,40 @@ def _objectnet_classes(root: Path) -> tuple[dict[str, int], list[Class]]:
             f"{root / 'mappings'}: pytorch_to_imagenet_2012_id.json does not give each of the {len(labels)} lines of "
             f"{file.name} a number; unpack ObjectNet again"
         )
-    ordered = [labels[line] for line in lines]
-    return {label: n for n, label in enumerate(ordered)}, _renamed(root, [label.split(",")[0] for label in ordered])
+    classes = _classes(root)
+    if len(labels) != len(classes):
+        raise UserError(
+            f"{file} has {len(labels)} lines for the {len(classes)} classes of ImageNet; unpack ObjectNet again"
+        )
+    return {labels[line]: number for number, line in enumerate(lines)}, classes
 
 
-def _renamed(root: Path, names: list[str]) -> list[Class]:
-    """The classes, by the names in classnames.txt where it is there."""
+def _classes(root: Path) -> list[Class]:
+    """The classes by number, called as classnames.txt says where it is there."""
+    classes = list(known().values())
     file = root / "classnames.txt"
-    better = names_in(file) if file.is_file() else names
-    if len(better) != len(names):
-        raise UserError(f"{file} has {len(better)} lines; it must name all {len(names)} classes of ImageNet, in order")
-    return [Class(name) for name in better]
+    if not file.is_file():
+        return classes
+    names = names_in(file)
+    if len(names) != len(classes):
+        raise UserError(f"{file} has {len(names)} lines; it must name all {len(classes)} classes of ImageNet, in order")
+    return [Class(name, lemmas=one.lemmas) for name, one in zip(names, classes, strict=True)]
 
 
-def _known(root: Path, folders: list[str], wnids: Mapping[str, int]) -> list[str]:
-    """Sort the folders by class; UserError for a folder that names no class."""
-    strange = [name for name in folders if name not in wnids]
+def _numbers(root: Path, folders: list[str]) -> dict[str, int]:
+    """The number of the class of each folder. Raises UserError for one that names no class."""
+    numbers = {wnid: number for number, wnid in enumerate(known())}
+    numbers |= {str(number): number for number in range(len(numbers))}
+    strange = [name for name in folders if name not in numbers]
     if strange:
         raise UserError(
-            f"{root}: the subfolder {strange[0]} is no WordNet id that {INDEX} lists ({len(strange)} of {len(folders)} "
-            "are not); take such folders away, or name another format"
+            f"{root}: the subfolder {strange[0]} is neither a WordNet id of ImageNet's {len(known())} classes nor the "
+            f"number of one ({len(strange)} of {len(folders)} are not); take such folders away, or name another format"
         )
-    return sorted(folders, key=wnids.__getitem__)
+    found = {name: numbers[name] for name in folders}
+    if len(set(found.values())) < len(found):
+        raise UserError(f"{root} has two subfolders for one class of ImageNet, by its number and by its WordNet id")
+    return found
 
 
 def _mapping(root: Path, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bioclip_lite.metrics import bootstrap, detection
-from bioclip_lite.metrics.choices import best_places, chance, two_way
+from bioclip_lite.metrics.choices import best_places, chance, choice
 from bioclip_lite.metrics.summary import Asked, estimate, interval, macro_averages, number
 from bioclip_lite.suites.suite import HEADLINES, Photograph, Suite
 
@@ -25,12 +25,12 @@ def observe(question: str, logits: np.ndarray, photographs: Sequence[Photograph]
         photographs: n of them.
 
     Returns:
-        "class": the place of the best right class; "two_way": 1 right, 0 wrong, 0.5 a draw; "anomaly": a score.
+        "class": the place of the best right class; "choice": 1 right, 0 wrong, a share of a draw; "anomaly": a score.
     """
     if question == "class":
         return best_places(logits, [photograph.right for photograph in photographs]).astype(np.float64)
-    if question == "two_way":
-        return two_way(logits, [photograph.among or () for photograph in photographs])
+    if question == "choice":
+        return choice(logits, [photograph.among or () for photograph in photographs])
     return detection.anomaly(logits)
 
 
@@ -45,7 +45,7 @@ def summarise(
         resamples, seed: of the bootstrap over groups.
 
     Returns:
-        By variant: "top1", "top5" and "macro", or "two_way" and "macro", or "aupr"; and "difference_to_<reference>"
+        By variant: "top1", "top5" and "macro", or "choice" and "macro", or "aupr"; and "difference_to_<reference>"
         of the first of them. Each is {"value", "ci95", "chance", "n_images", "n_classes", "label_space"}.
     """
     own = np.array([photograph.own for photograph in photographs], dtype=np.int64)
@@ -56,7 +56,7 @@ def summarise(
         found = _detected(positive, observed, own, group, resamples, seed)
     else:
         found = _answered(suite.question, observed, own, group, resamples, seed)
-    space = 2 if suite.question == "two_way" else len(suite.classes)
+    space = max((len(one.among) for one in photographs if one.among), default=len(suite.classes))
     for row in found.values():
         for name, one in row.items():
             one |= {"label_space": space, "chance": guessed.get(name)}
@@ -65,14 +65,17 @@ def summarise(
 
 def _chances(suite: Suite, photographs: Sequence[Photograph]) -> dict[str, float]:
     """Expected value of guessing for each figure."""
-    if suite.question == "two_way":
-        return {"two_way": 0.5, "macro": 0.5}
     if suite.question == "anomaly":
         return {"aupr": round(float(np.mean([not photograph.right for photograph in photographs])), 6)}
     own = np.array([photograph.own for photograph in photographs])
     space = len(suite.classes)
-    top1, top5 = (np.array([chance(len(one.right), space, k) for one in photographs]) for k in (1, 5))
-    found = {"top1": top1.mean(), "top5": top5.mean(), "macro": bootstrap.class_mean(top1, own)}
+    if suite.question == "choice":
+        first = np.array([1 / len(one.among or ()) for one in photographs])
+        found = {"choice": first.mean()}
+    else:
+        first, fifth = (np.array([chance(len(one.right), space, k) for one in photographs]) for k in (1, 5))
+        found = {"top1": first.mean(), "top5": fifth.mean()}
+    found["macro"] = bootstrap.class_mean(first, own)
     return {name: round(float(value), 6) for name, value in found.items()}
 
 
@@ -102,8 +105,8 @@ def _answered(
 
 def _columns(question: str, observed: np.ndarray) -> dict[str, np.ndarray]:
     """1 right, 0 wrong, by number."""
-    if question == "two_way":
-        return {"two_way": observed}
+    if question == "choice":
+        return {"choice": observed}
     return {"top1": (observed < 1).astype(np.float64), "top5": (observed < 5).astype(np.float64)}
 
 

@@ -11,7 +11,7 @@ from bioclip_lite.sources.sample import Reject
 from bioclip_lite.taxa import taxonomy
 
 # Question to the model -> name of the first figure of a suite.
-HEADLINES = {"class": "top1", "two_way": "two_way", "anomaly": "aupr"}
+HEADLINES = {"class": "top1", "choice": "choice", "anomaly": "aupr"}
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Class:
     name: str  # as the set writes it
     path: taxonomy.Path | None = None  # of a name that spells a taxon
     common_name: str | None = None
+    lemmas: str | None = None  # of WordNet, "tench, Tinca tinca"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,10 @@ import numpy as np
 
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 Path = tuple[str | None, ...]
-_MISSING = {"", "nan", "none", "null", "na", "n/a", "unknown", "incertae sedis"}
+_MISSING = {
+    *("", "nan", "none", "null", "na", "n/a", "#n/a", "<na>", "\\n", "-", "--", "\N{EN DASH}", "unknown"),
+    "incertae sedis",
+}
 _TIMES = "\N{MULTIPLICATION SIGN}"  # marks hybrids
 
 # Ranks that are filled in with words that name nothing.

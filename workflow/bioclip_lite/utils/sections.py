@@ -206,7 +206,7 @@ class EvaluateSuites(TypedDict):
     name: str
     format: str
     path: str
-    prompt: Literal["name", "sci", "com", "taxon", "taxonTag", "sci_com", "taxon_com", "taxonTag_com", "lit"]
+    prompt: Literal["name", "lemmas", "sci", "com", "taxon", "taxonTag", "sci_com", "taxon_com", "taxonTag_com", "lit"]
     templates: Literal["plain", "openai", "own"]
 
 

@@ -24,6 +24,7 @@ from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table, require
+from bioclip_lite.utils.spreadsheets import unguarded
 from bioclip_lite.web import tfjs
 
 FILE = "bundle.json"
@@ -143,8 +144,8 @@ def photographs(data: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
     owners: Counter[str] = Counter()
     with require(data / "index" / "ATTRIBUTION.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            licences[row["licence"] or "not stated"] += 1
-            owners[row["attribution"] or "not stated"] += 1
+            licences[unguarded(row["licence"]) or "not stated"] += 1
+            owners[unguarded(row["attribution"]) or "not stated"] += 1
     most = sorted(owners.items(), key=lambda item: (-item[1], item[0]))
     named = [{"name": name, "photographs": count} for name, count in most[:_OWNERS]]
     if len(most) > _OWNERS:
