@@ -2,9 +2,9 @@
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from bioclip_lite.utils.errors import UserError
 
@@ -24,22 +24,69 @@ def rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     """
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            if "\0" in first:
+            if "\0" in file.readline():
                 raise UserError(f"{table} is UTF-16 text, not UTF-8; save it again as CSV UTF-8")
-            hint = _EXCEL_HINT.fullmatch(first)
-            separator = hint[1] if hint else separator_of(first)
-            if not hint:
-                file.seek(0)
-            header = True
-            for line, values in parse(file, str(table), separator, '"', start=2 if hint else 1):
-                if header or any(value.strip() for value in values):
-                    yield line, values
-                header = False
-            if header:
-                yield 1, []
+            file.seek(0)
+            yield from rows_in(file, str(table))
     except UnicodeDecodeError as error:
         raise UserError(f"{table} is not UTF-8 text ({error}); save it again as CSV UTF-8") from None
+
+
+def rows_in(text: TextIO, name: str, start: int = 1) -> Iterator[tuple[int, list[str]]]:
+    """Yield what ``rows`` yields, from open text whose first line has the number ``start``; ``name`` is for messages."""
+    begin = text.tell()
+    hint = _EXCEL_HINT.fullmatch(first := text.readline())
+    separator = hint[1] if hint else separator_of(first)
+    if not hint:
+        text.seek(begin)
+    header = True
+    for line, values in parse(text, name, separator, '"', start=start + 1 if hint else start):
+        if header or any(value.strip() for value in values):
+            yield line, values
+        header = False
+    if header:
+        yield start, []
+
+
+def header_in(lines: Sequence[str]) -> list[str]:
+    """The values of the first of some lines, past a line ``sep=;``, as if it were the header of a table."""
+    hint = _EXCEL_HINT.fullmatch(lines[0])
+    first = lines[1] if hint and len(lines) > 1 else lines[0]
+    try:
+        return next(csv.reader([first], delimiter=hint[1] if hint else separator_of(first)), [])
+    except csv.Error:
+        return [first]
+
+
+def whole_text(file: Path) -> str:
+    """Read a short file of text, UTF-8 or UTF-16, as spreadsheets and editors save it.
+
+    Raises:
+        UserError: the file is a workbook, or text in another encoding; the line is named, and what it would say in
+            Windows-1252, which older programs write.
+    """
+    content = file.read_bytes()
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise UserError(f"{file} is a workbook of a spreadsheet program, not text; save its sheet as CSV UTF-8")
+    try:
+        return content.decode(_unicode(content))
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        line = content.split(b"\n")[number - 1].decode("cp1252", "replace").strip()
+        raise UserError(
+            f"{file}, line {number} is not UTF-8 text; if it should say {line!r}, the file "
+            f"is in Windows-1252: save it again as CSV UTF-8"
+        ) from None
+
+
+def _unicode(content: bytes) -> str:
+    """The Unicode encoding of text, by its mark or, in UTF-16 without one, by the zeros beside ASCII letters."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    head = content[:1000]
+    if head[1::2].count(0) > len(head) // 4:
+        return "utf-16-le"
+    return "utf-16-be" if head[::2].count(0) > len(head) // 4 else "utf-8-sig"
 
 
 def separator_of(header: str) -> str:
