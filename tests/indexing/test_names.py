@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bioclip_lite.indexing import names
+from bioclip_lite.indexing import listed_taxa, names
 from bioclip_lite.indexing.names import Entry, Index, Label, Resolver
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
@@ -40,7 +40,7 @@ def listed(tmp_path: Path, text: str, name: str = "list.txt") -> list[Entry]:
 
 
 def matched(entries: list[Entry], known: Index, synonyms: dict[str, tuple[str, ...]] | None = None) -> dict[str, Any]:
-    found = names.match(entries, known, synonyms or {})
+    found = names.suggest(names.match(entries, known, synonyms or {}), known)
     return {f.entry.text: f.nodes[0] if f.nodes else (f.candidates, f.nearest) for f in found}
 
 
@@ -140,7 +140,7 @@ def test_any_text_is_a_list_or_an_error_for_the_user(tmp_path_factory: pytest.Te
         except UserError:
             continue
         if isinstance(found, list):
-            names.match(found, known, {})
+            names.suggest(listed_taxa.add_taxa(names.match(found, known, {}), known, {}, {}), known)
 
 
 # ------------------------------------------------------------------------------------------------------------- synonyms

@@ -5,7 +5,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from bioclip_lite.indexing import listed_taxa, names
 from bioclip_lite.taxa import taxonomy
@@ -25,7 +25,7 @@ def resolve(
     given: list[names.Label],
     species_list: Path | None,
     synonyms: Path | None,
-    unlisted: str = "leave_out",
+    unlisted: Literal["leave_out", "keep"],
 ) -> tuple[Labels, list[names.Match]]:
     """Find the taxon of each label, and the reason to leave it out if a species list lacks it.
 
@@ -47,9 +47,10 @@ def resolve(
     matches = _match(database, entries, meanings, accepted) if entries else []
     nodes = {node for match in matches for node in match.nodes}
     if entries and not nodes and unlisted == "leave_out":
+        lost = [match._replace(added=None, nearest=match.nearest or match.resembles) for match in matches]
         raise UserError(
             f"{species_list}: nothing in the source has a name of it, and index.unlisted leaves out what the list "
-            f"lacks. {unmatched(matches)}"
+            f"lacks. {unmatched(lost)}"
         )
 
     numbers: dict[taxonomy.Path, int] = {}
@@ -98,10 +99,12 @@ def _why_not(meaning: names.Meaning, listed: set[taxonomy.Path] | None) -> tuple
     return None, None
 
 
-def unmatched(matches: Sequence[names.Match]) -> str:
-    """Names of a species list that match nothing, for a message."""
-    parts = []
+def unmatched(matches: Sequence[names.Match]) -> str | None:
+    """The names of a species list that match nothing and add no taxon, for a message; None if there are none."""
     missing = [match for match in matches if not match.nodes and not match.added]
+    if not missing:
+        return None
+    parts = []
     for match in missing[:10]:
         if match.candidates:
             hint = f"may mean {', '.join(match.candidates)}"

@@ -122,8 +122,10 @@ def names_taxa(columns: Columns) -> bool:
     A line that says "German" and nothing else names no column.
     """
     others = len(columns.fields) + len(columns.languages) + len(columns.unread) > 1
-    return any(field in columns.fields for field in NAMING) or ENGLISH in columns.languages or (
-        others and bool(columns.languages)
+    return (
+        any(field in columns.fields for field in NAMING)
+        or ENGLISH in columns.languages
+        or (others and bool(columns.languages))
     )
 
 

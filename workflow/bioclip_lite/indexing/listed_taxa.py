@@ -80,7 +80,7 @@ def add_taxa(
         return match._replace(
             added=placed,
             change="; ".join(filter(None, changes)) or None,
-            resembles=tuple(f"{taxonomy.scientific_name(taxon)} ({photographs[taxon]} photographs)" for taxon in alike),
+            resembles=tuple(f"{taxonomy.scientific_name(taxon)} ({photographs.get(taxon, 0)} photographs)" for taxon in alike),
         )
 
     return [added(match) for match in matches]
@@ -182,7 +182,9 @@ def without_photographs(
         photographed: the taxa of the photographs that are left.
         where: by rank, the names of the taxa to keep, as in index.where.
     """
-    inner = {names.padded(path, rank) for path in photographed for rank in range(taxonomy.label_rank(path)) if path[rank]}
+    inner = {
+        names.padded(path, rank) for path in photographed for rank in range(taxonomy.label_rank(path)) if path[rank]
+    }
     found: set[taxonomy.Path] = set()
     for match in matches:
         nodes = of_list(match)

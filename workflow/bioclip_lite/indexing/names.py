@@ -200,7 +200,9 @@ def _check_columns(file: Path, columns: list_columns.Columns) -> None:
     if columns.twice:
         raise UserError(f"{file} has two columns that mean the same, the second is {columns.twice!r}; remove one")
     if columns.unread:
-        print(f"index: {file.name}: not read: {', '.join(map(repr, columns.unread))}; docs/sources.md lists the columns")
+        print(
+            f"index: {file.name}: not read: {', '.join(map(repr, columns.unread))}; docs/sources.md lists the columns"
+        )
 
 
 _OF_AN_AUTHOR = re.compile(r"\d{4}|&|\bex\b|\.$|^f\.")  # what follows the comma in "Rehder & Wilson, 1913"

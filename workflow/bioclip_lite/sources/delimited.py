@@ -33,7 +33,7 @@ def rows(table: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def rows_in(text: TextIO, name: str, start: int = 1) -> Iterator[tuple[int, list[str]]]:
-    """Yield what ``rows`` yields, from open text whose first line has the number ``start``; ``name`` is for messages."""
+    """Yield what ``rows`` yields of text; its first line has the number ``start``, ``name`` is for messages."""
     begin = text.tell()
     hint = _EXCEL_HINT.fullmatch(first := text.readline())
     separator = hint[1] if hint else separator_of(first)
