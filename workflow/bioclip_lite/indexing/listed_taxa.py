@@ -1,8 +1,8 @@
 """Taxa that a species list names and nobody has photographed, and what the list says of its taxa.
 
 A line that matches nothing in the source adds a taxon if it is certain to be a scientific name. Whether a line of plain
-text is one can only be told from the list as a whole, since "House sparrow" has the form of a binomial: the lines that
-do match something must mostly be scientific names.
+text is one can only be told from the list as a whole, since "House sparrow" has the form of a binomial: no line that
+matches something may do so by a common name.
 """
 
 import re
@@ -61,12 +61,12 @@ def add_taxa(
     for match in matches:
         for path in match.nodes or (names.entry_path(match.entry),):
             given.add(path)
-    trust = _trust(matches, known, synonyms)
+    votes = _votes(matches, known, synonyms)
     source = _species_of(known)
     listed = {node for match in matches for node in match.nodes}
 
     def added(match: Match) -> Match:
-        path = None if match.nodes or match.candidates else _scientific(match.entry, trust, source, given)
+        path = None if match.nodes or match.candidates else _scientific(match.entry, votes, source, given)
         if path is None:
             return match
         path, change, candidates = _accepted(path, synonyms)
@@ -80,16 +80,19 @@ def add_taxa(
         return match._replace(
             added=placed,
             change="; ".join(filter(None, changes)) or None,
-            resembles=tuple(f"{taxonomy.scientific_name(taxon)} ({photographs.get(taxon, 0)} photographs)" for taxon in alike),
+            resembles=tuple(
+                f"{taxonomy.scientific_name(taxon)} ({photographs.get(taxon, 0)} photographs)" for taxon in alike
+            ),
         )
 
     return [added(match) for match in matches]
 
 
-def _trust(matches: Sequence[Match], known: Index, synonyms: dict[str, tuple[str, ...]]) -> int:
-    """How many more lines of plain names match by a scientific than by a common name."""
+def _votes(matches: Sequence[Match], known: Index, synonyms: dict[str, tuple[str, ...]]) -> tuple[int, int]:
+    """How many lines of plain names match by a scientific name, and how many by a common one."""
     plain = [match.entry.name for match in matches if match.nodes and match.entry.name and not match.entry.scientific]
-    return sum(1 if names.named(name, known, synonyms) else -1 for name in plain)
+    scientific = sum(bool(names.named(name, known, synonyms)) for name in plain)
+    return scientific, len(plain) - scientific
 
 
 def _species_of(known: Index) -> _Source:
@@ -101,7 +104,7 @@ def _species_of(known: Index) -> _Source:
     return source
 
 
-def _scientific(entry: Entry, trust: int, source: _Source, given: Index) -> taxonomy.Path | None:
+def _scientific(entry: Entry, votes: tuple[int, int], source: _Source, given: Index) -> taxonomy.Path | None:
     """The taxon that a line certainly names, as it writes it; None if the name, or its rank, may be another.
 
     ``given``: the taxa of the list. A word alone has no certain rank, unless it ends as families do or is the genus of
@@ -113,13 +116,14 @@ def _scientific(entry: Entry, trust: int, source: _Source, given: Index) -> taxo
     genus, words = (path[_GENUS] or "").lower(), (entry.name or "").split()
     if taxonomy.label_rank(path) < 0 or (path[_GENUS] and len(words) == 1 and genus not in given.nodes):
         return None
+    scientific, common = votes
     if entry.scientific:
         return path
-    if genus in source.by_genus and trust >= 0 and _LATIN.search(path[6] or "a"):
+    if genus in source.by_genus and scientific >= common and _LATIN.search(path[6] or "a"):
         return path
     small = [word for word in words[1:] if word.isalpha() and word.islower()]
     latin = path[_GENUS] is None or all(_LATIN.search(word) for word in (words[0].lower(), *small))
-    return path if trust > 0 and latin and words[0].istitle() else None
+    return path if scientific and not common and latin and words[0].istitle() else None
 
 
 def _accepted(
