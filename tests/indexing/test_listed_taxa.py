@@ -21,14 +21,18 @@ def bare(genus: str, epithet: str | None = None) -> taxonomy.Path:
 def lines(tmp_path: Path, text: str, *photographed: taxonomy.Path, synonyms: str = "") -> dict[str, Match]:
     """What each line gives, beside photographs of a daisy, a mulberry, a gannet and a sparrow."""
     known = Index()
-    common_names = {DAISY: ["Daisy"], SPARROW: ["House sparrow", "Sparrow"], GANNET: ["Northern gannet"]}
+    common_names: dict[taxonomy.Path, list[str]] = {
+        DAISY: ["Daisy"],
+        SPARROW: ["House sparrow", "Sparrow"],
+        GANNET: ["Northern gannet"],
+    }
     for path in photographed or (DAISY, MULBERRY, GANNET, SPARROW):
         known.add(path, common_names.get(path, ()))
     (tmp_path / "list.csv").write_text(text, encoding="utf-8")
     (tmp_path / "synonyms.csv").write_text(f"name,accepted\n{synonyms}\n", encoding="utf-8")
     entries = names.read_species_list(tmp_path / "list.csv")
     accepted = names.read_synonyms(tmp_path / "synonyms.csv", entries)
-    photographs = Counter({DAISY: 32})
+    photographs: Counter[taxonomy.Path] = Counter({DAISY: 32})
     matches = listed_taxa.add_taxa(names.match(entries, known, accepted), known, accepted, photographs)
     return {match.entry.text: match for match in names.suggest(matches, known)}
 
