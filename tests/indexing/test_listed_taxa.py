@@ -109,6 +109,25 @@ def test_a_listed_genus_is_known_by_its_rank_or_its_listed_species(tmp_path: Pat
     }
 
 
+@pytest.mark.parametrize(
+    ("columns", "row", "path"),
+    [
+        ("scientific_name,family", "Hieracium,Asteraceae", (*DAISY[:5], "Hieracium", None)),
+        ("scientific_name,family", "Hieracium umbellatum,Asteraceae", (*DAISY[:5], "Hieracium", "umbellatum")),
+        ("scientific_name,kingdom", "Felidae,Animalia", ("Animalia", None, None, None, "Felidae", None, None)),
+        ("scientific_name,family", "Asterinae,Asteraceae", None),
+        ("scientific_name,kingdom", "Felis,Animalia", None),
+        ("scientific_name,kingdom,rank", "Felis,Animalia,genus", ("Animalia", *NOTHING[:4], "Felis", None)),
+        ("species", "catus", None),
+        ("genus,common_name", ",Cat", None),
+    ],
+)
+def test_columns_of_ranks_say_where_a_name_belongs(
+    tmp_path: Path, columns: str, row: str, path: taxonomy.Path | None
+) -> None:
+    assert [*added(tmp_path, f"{columns}\n{row}\n").values()] == [path]
+
+
 # ------------------------------------------------------------------------------------------------------------ misspelt
 
 

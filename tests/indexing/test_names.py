@@ -83,6 +83,32 @@ def test_a_kingdom_settles_it(known: Index, tmp_path: Path) -> None:
     assert found == {"Plantae Morus": (*MULBERRY[:6], None), "Animalia Proboscidea": ELEPHANTS}
 
 
+@pytest.mark.parametrize(
+    ("columns", "row", "path"),
+    [
+        ("kingdom,scientific_name", "Plantae,Morus", (*MULBERRY[:6], None)),
+        ("scientific_name,family", "Morus,Sulidae", (*GANNET[:6], None)),
+        ("scientific_name,family", "Sulidae,Sulidae", (*GANNET[:5], None, None)),
+        ("scientific_name,class,rank", "Sulidae,Aves,Family", (*GANNET[:5], None, None)),
+        ("name,taxonRank", "Aves,CLASS", (*GANNET[:3], None, None, None, None)),
+        ("kingdom,name", "Animalia,Morus bassanus", GANNET),
+        ("genus,scientific_name", "Morus,Morus alba L.", MULBERRY),
+        ("genus,family,scientific_name", "Morus,Moraceae,alba", MULBERRY),
+        ("class,name", "Aves,sulidae", (*GANNET[:5], None, None)),
+    ],
+)
+def test_ranks_beside_a_name_are_those_above_it(
+    columns: str, row: str, path: taxonomy.Path, known: Index, tmp_path: Path
+) -> None:
+    assert [*matched(listed(tmp_path, f"{columns}\n{row}\n"), known).values()] == [path]
+
+
+def test_a_name_of_no_certain_rank_does_not_stand_for_the_ranks_above_it(known: Index, tmp_path: Path) -> None:
+    for row in ("scientific_name,kingdom\nFelidae,Animalia\n", "scientific_name,family\nSulinae,Sulidae\n"):
+        (found,) = names.match(listed(tmp_path, row), known, {})
+        assert not found.nodes and not found.candidates
+
+
 def test_what_nothing_matches_is_listed_with_the_nearest_names(known: Index, tmp_path: Path) -> None:
     found = matched(listed(tmp_path, "Belis perenis\nhouse sparow\nunicorn\n"), known)
     assert found["Belis perenis"] == ((), ("Bellis perennis",))
@@ -167,6 +193,8 @@ def test_common_names_in_every_language_are_kept(tmp_path: Path) -> None:
     (entry,) = listed(tmp_path, text)
     assert entry.languages == (("", "Daisy"), ("de", "Gänseblümchen"), ("fr", "Pâquerette"))
     assert entry.common_names == ("Daisy", "Lawn daisy", "Gänseblümchen", "Pâquerette")
+    (entry,) = listed(tmp_path, "species,English,Deutsch\nBellis perennis,Daisy,\n")
+    assert entry.languages == (("", "Daisy"),)  # names without a language are English
 
 
 def test_synonyms_and_notes_and_the_finest_rank(tmp_path: Path) -> None:

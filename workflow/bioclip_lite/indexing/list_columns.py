@@ -27,6 +27,7 @@ _FIELDS = {
         *("nome scientifico", "nome cientifico", "wetenschappelijke naam", "vetenskapligt namn", "nazwa naukowa"),
     ),
     "name": ("name",),
+    "rank": ("rank", "taxon rank"),  # of the name
     "finest_rank": ("finest rank",),
     "synonyms": ("synonyms", "synonym"),
     "note": ("note",),  # not "notes" or "remarks", which may be for the owner's eyes only: pages show this text

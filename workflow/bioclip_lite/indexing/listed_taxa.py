@@ -110,12 +110,13 @@ def _scientific(entry: Entry, votes: tuple[int, int], source: _Source, given: In
     ``given``: the taxa of the list. A word alone has no certain rank, unless it ends as families do or is the genus of
     a listed species.
     """
-    if taxonomy.label_rank(entry.path) >= 0:
-        return entry.path if entry.path[_GENUS] or not entry.path[6] else None  # an epithet alone names nothing
+    if entry.name is None:  # an epithet alone names nothing
+        return entry.path if taxonomy.label_rank(entry.path) in range(6) or entry.path[_GENUS] else None
     path = fields.path_of({"scientific_name": entry.name})
-    genus, words = (path[_GENUS] or "").lower(), (entry.name or "").split()
+    genus, words = (path[_GENUS] or "").lower(), entry.name.split()
     if taxonomy.label_rank(path) < 0 or (path[_GENUS] and len(words) == 1 and genus not in given.nodes):
         return None
+    path = (*(mine or theirs for mine, theirs in zip(path[:5], entry.path[:5], strict=True)), *path[5:])
     scientific, common = votes
     if entry.scientific:
         return path

@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
     text: str  # as it is written
     path: taxonomy.Path  # from its columns of ranks; all None where it has none
-    name: str | None  # a scientific or a common name
+    name: str | None  # a scientific or a common name, if ``path`` does not end in it; ``path`` may then be above it
     common_names: tuple[str, ...]  # in all languages
     languages: tuple[tuple[str, str], ...] = ()  # the first common name of each language; "" where none is stated
     scientific: bool = False  # whether ``name`` is scientific by its column; otherwise it may be a common name
@@ -121,7 +121,7 @@ def _pairs(file: Path) -> Iterator[tuple[str, str]]:
 
 def _listed_pairs(entries: Sequence[Entry]) -> Iterator[tuple[str, str]]:
     """Synonym and listed name, of the lines of a species list that have both."""
-    named = [(entry, taxonomy.scientific_name(entry.path) or entry.name or "") for entry in entries]
+    named = [(entry, entry.name or taxonomy.scientific_name(entry.path)) for entry in entries]
     lines = {key_of(name): entry.line for entry, name in named}
     for entry, name in named:
         for synonym in entry.synonyms if key_of(name) else ():
@@ -227,28 +227,47 @@ def _entry_of_line(file: Path, line: int, written: str) -> Entry | None:
 
 def _entry_of_row(file: Path, line: int, columns: list_columns.Columns, values: Sequence[str]) -> Entry | None:
     row = {field: taxonomy.clean(values[place]) for field, place in columns.fields.items()}
-    name = row.get("scientific_name") or row.get("name")
-    ranks = {rank: row.get(rank) for rank in RANKS}
     called = {language: _several(values[place]) for language, place in columns.languages.items()}
     common_names = tuple(dict.fromkeys(name for names in called.values() for name in names))
-    text = name or " ".join(value for value in (*ranks.values(), *common_names) if value)
+    if not called.get(list_columns.ENGLISH):
+        called[list_columns.ENGLISH] = called.pop("en", [])
+    written = row.get("scientific_name") or row.get("name")
+    text = written or " ".join(value for value in (*map(row.get, RANKS), *common_names) if value)
     if not text:
         return None
-    by_ranks = any(ranks.values())
-    path = taxonomy.make_path({**ranks, "species": ranks["species"] or _species(name)}) if by_ranks else _NOTHING
+    path, name = _path_and_name(row, written)
     return Entry(
         text=text,
         path=path,
-        name=name if taxonomy.label_rank(path) < 0 else None,
+        name=name,
         common_names=common_names,
         languages=tuple((language, names[0]) for language, names in sorted(called.items()) if names),
-        # Beside a column of common names, "name" holds the others.
-        scientific=bool(row.get("scientific_name") or columns.languages),
+        # Beside a column of ranks or of common names, "name" holds scientific ones.
+        scientific=bool(columns.languages or columns.fields.keys() & {*RANKS, "rank", "scientific_name"}),
         synonyms=tuple(_several(row.get("synonyms"))),
         finest_rank=_finest_rank(file, line, row.get("finest_rank")),
         note=row.get("note"),
         line=line,
     )
+
+
+_BETWEEN_RANKS = re.compile("(inae|ini|oidea|oideae|idae|aceae|ales)$")  # of names beside a family that are no genus
+
+
+def _path_and_name(row: Mapping[str, str | None], name: str | None) -> tuple[taxonomy.Path, str | None]:
+    """The path of a row; if it does not end in the row's name, whose rank is not certain, the name as well."""
+    ranks = {rank: row.get(rank) for rank in RANKS}
+    given, stated = taxonomy.make_path(ranks), (row.get("rank") or "").lower()
+    if name is None or taxonomy.label_rank(given) == 6 or key_of(name) == taxonomy.scientific_name(given).lower():
+        return given, None if taxonomy.label_rank(given) >= 0 else name
+    parsed = taxonomy.parse_name(name)
+    if any(given) and parsed.epithet and (parsed.genus or given[5]):
+        return taxonomy.make_path({**ranks, "species": name}), None
+    if given[4] and not given[5] and not stated and not _BETWEEN_RANKS.search(name.lower()):
+        stated = "genus"
+    if stated in RANKS[:6] and ranks[stated] is None:
+        return taxonomy.make_path({**ranks, stated: name}), None
+    return given, name if given[5] is None else None
 
 
 def _several(cell: str | None) -> list[str]:
@@ -260,11 +279,6 @@ def _finest_rank(file: Path, line: int, written: str | None) -> str | None:
     if written is None or written.lower() in RANKS:
         return written and written.lower()
     raise UserError(f"{file}, line {line}: finest_rank {written!r} is no rank; write one of {', '.join(RANKS)}")
-
-
-def _species(name: str | None) -> str | None:
-    """The name if it has an epithet, for the column of species; None for a genus alone."""
-    return name if name and taxonomy.parse_name(name).epithet else None
 
 
 def key_of(text: str) -> str:
@@ -411,10 +425,10 @@ def fullest(paths: Sequence[taxonomy.Path]) -> taxonomy.Path:
 
 
 def entry_path(entry: Entry) -> taxonomy.Path:
-    if taxonomy.label_rank(entry.path) >= 0 or entry.name is None:
+    if entry.name is None:
         return entry.path
     name = taxonomy.parse_name(entry.name)
-    return (*_NOTHING[:5], name.genus, name.epithet) if name.epithet and name.genus else _NOTHING
+    return (*entry.path[:5], name.genus, name.epithet) if name.epithet and name.genus else _NOTHING
 
 
 def _change(label: Label) -> str | None:
@@ -454,12 +468,14 @@ def suggest(matches: Sequence[Match], known: Index) -> list[Match]:
 
 def _match(entry: Entry, known: Index, synonyms: dict[str, tuple[str, ...]]) -> Match:
     rank = taxonomy.label_rank(entry.path)
-    wanted: set[taxonomy.Path] = set()
-    if rank >= 0:
-        text = taxonomy.scientific_name(entry.path)
-        wanted = {p for p in named(text, known, synonyms) if not taxonomy.conflict(p, entry.path) and _at(p, rank)}
-    elif entry.name:
-        wanted = named(entry.name, known, synonyms) or known.common.get(common(entry.name), set())
+    text = entry.name or taxonomy.scientific_name(entry.path)
+    wanted = {p for p in named(text, known, synonyms) if not taxonomy.conflict(p, entry.path)} if text else set()
+    if entry.name:
+        wanted = wanted or known.common.get(common(entry.name), set())
+    else:
+        wanted = {p for p in wanted if _at(p, rank)}
+    family = {p for p in wanted if p[4] and p[4] == entry.path[4]}
+    wanted = family if not one_taxon(wanted) and family else wanted  # a family tells homonyms apart, too
     for name in entry.synonyms:  # labels that have them were renamed, unless the line has a common name only
         wanted = wanted or named(name, known, synonyms)
     for name in entry.common_names:
