@@ -139,6 +139,15 @@ def test_nearly_the_name_of_a_photographed_species_that_the_list_lacks_is_told(t
     assert not lines(tmp_path, "Bellis annua\n")["Bellis annua"].resembles
 
 
+def test_a_common_name_finds_a_misspelt_or_outdated_scientific_one_and_no_other(tmp_path: Path) -> None:
+    text = "scientific_name,common_name\nBelis perenis,Daisy\nSula bassana,northern Gannet\nBellium minutum,daisy\n"
+    found = lines(tmp_path, text)
+    assert found["Belis perenis"].nodes == (DAISY,) and found["Sula bassana"].nodes == (GANNET,)
+    assert found["Bellium minutum"].added == bare("Bellium", "minutum") and not found["Bellium minutum"].resembles
+    (match,) = lines(tmp_path, "scientific_name,common_name\nBellium minutum,daisy\n").values()
+    assert match.resembles == ("Bellis perennis (32 photographs)",)
+
+
 def test_a_genus_that_only_a_slip_can_explain_adds_nothing(tmp_path: Path) -> None:
     for text in ("Morus alba\nBelis perenis\n", "scientific_name\nBelis perenis\n"):
         match = lines(tmp_path, text)["Belis perenis"]

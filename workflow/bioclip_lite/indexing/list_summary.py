@@ -21,7 +21,7 @@ class Summary:
     lost: int  # lines that give no taxon
     photographed: int  # leaves
     without: Sequence[dict[str, Any]]  # leaves without photographs, as rows of taxa.parquet
-    doubtful: Sequence[Match]  # lines without photographs that are nearly the name of a photographed taxon
+    doubtful: Sequence[Match]  # lines without photographs that may mean a photographed taxon
 
     def sentence(self) -> str:
         """Say how many taxa of the list have photographs."""
@@ -31,8 +31,9 @@ class Summary:
     def warnings(self) -> list[str]:
         """Say what may be wrong with taxa without photographs, and what to do."""
         found = [
-            f"line {match.entry.line} of the list, {match.entry.text!r}, has no photographs and is nearly "
-            f"{', '.join(match.resembles)}, which the list lacks; correct it if it is misspelt"
+            f"line {match.entry.line} of the list, {match.entry.text!r}, has no photographs, and its name is nearly, "
+            f"or its common name is, that of {', '.join(match.resembles)}, which the list lacks; correct the line if "
+            f"it is misspelt or outdated"
             for match in self.doubtful
         ]
         bare = [name_of(row) for row in self.without if not any(row[rank] for rank in taxonomy.RANKS[:5])]

@@ -7,7 +7,7 @@ matches something may do so by a common name.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from rapidfuzz import fuzz, process
@@ -20,7 +20,6 @@ from bioclip_lite.taxa import taxonomy
 from bioclip_lite.taxa.taxonomy import RANKS
 
 _GENUS = RANKS.index("genus")
-_ALIKE = 90  # of 100: so alike are a name and its misspelling in another genus
 # Of the binomials of iNaturalist 2021, 99.6 % have two words that end so; of common names of two words, 26 %.
 _LATIN = re.compile("[aeimnorsux]$")
 
@@ -65,6 +64,9 @@ def add_taxa(
     source = _species_of(known)
     listed = {node for match in matches for node in match.nodes}
 
+    def lacked(taxa: Iterable[taxonomy.Path]) -> list[taxonomy.Path]:
+        return sorted((taxon for taxon in {*taxa} if not names.is_listed(taxon, listed)), key=names.order)
+
     def added(match: Match) -> Match:
         path = None if match.nodes or match.candidates else _scientific(match.entry, votes, source, given)
         if path is None:
@@ -72,16 +74,17 @@ def add_taxa(
         path, change, candidates = _accepted(path, synonyms)
         if candidates:
             return match._replace(candidates=candidates)
-        alike = [taxon for taxon in _alike(path, source) if not names.is_listed(taxon, listed)]
+        alike = lacked(_alike(path, source))
         if alike and not any(path[:_GENUS]) and (path[_GENUS] or "").lower() not in source.by_genus:
             return match  # a genus that nothing else has, and ranks that nothing gives: misspelt
+        called = (taxon for name in match.entry.common_names for taxon in known.common.get(names.common(name), ()))
         placed = _placed(path, known, given)
-        changes = (change, "ranks of its relatives" if placed != path else None)
         return match._replace(
             added=placed,
-            change="; ".join(filter(None, changes)) or None,
+            change="; ".join(filter(None, (change, "ranks of its relatives" if placed != path else None))) or None,
             resembles=tuple(
-                f"{taxonomy.scientific_name(taxon)} ({photographs.get(taxon, 0)} photographs)" for taxon in alike
+                f"{taxonomy.scientific_name(taxon)} ({photographs.get(taxon, 0)} photographs)"
+                for taxon in lacked([*alike, *called])
             ),
         )
 
@@ -152,7 +155,7 @@ def _alike(path: taxonomy.Path, source: _Source) -> list[taxonomy.Path]:
         wrong = 1 if len(epithet) < 6 else 2
         return [taxon for taxon in source.by_genus[genus] if OSA.distance(taxon[6] or "", epithet) <= wrong]
     others = source.by_initials.get((genus[:1], epithet[:1]), [])
-    found = process.extractOne(f"{genus} {epithet}", others, scorer=fuzz.ratio, score_cutoff=_ALIKE)
+    found = process.extractOne(f"{genus} {epithet}", others, scorer=fuzz.ratio, score_cutoff=names.ALIKE)
     if found is None:
         return []
     return [taxon for taxon in source.by_genus[found[0].split(" ", 1)[0]] if found[0].endswith(f" {taxon[6]}")]

@@ -22,7 +22,8 @@ from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.errors import UserError
 
 _NOTHING: taxonomy.Path = (None,) * len(RANKS)
-_NEAREST, _ALIKE = 3, 70  # candidates shown for a name that nothing matches, and how alike they must be, of 100
+_NEAREST, _SIMILAR = 3, 70  # candidates shown for a name that nothing matches, and how alike they must be, of 100
+ALIKE = 90  # of 100: so alike are a name and its misspelling
 
 
 class Entry(NamedTuple):
@@ -478,11 +479,33 @@ def _match(entry: Entry, known: Index, synonyms: dict[str, tuple[str, ...]]) -> 
     wanted = family if not one_taxon(wanted) and family else wanted  # a family tells homonyms apart, too
     for name in entry.synonyms:  # labels that have them were renamed, unless the line has a common name only
         wanted = wanted or named(name, known, synonyms)
-    for name in entry.common_names:
-        wanted = wanted or known.common.get(common(name), set())
+    if not wanted:
+        wanted = _called(entry, known)
     nodes = one_taxon(wanted)
     candidates = () if nodes else tuple(sorted(map(full_name, wanted)))
     return Match(entry, tuple(nodes), candidates, ())
+
+
+def _called(entry: Entry, known: Index) -> set[taxonomy.Path]:
+    """Taxa with the first common name of a line that any has.
+
+    Species share common names, so a scientific name beside it must be a misspelt or an outdated one of the same taxon.
+    """
+    called = next((taxa for name in entry.common_names if (taxa := known.common.get(common(name)))), set())
+    text = entry.name or taxonomy.scientific_name(entry.path)
+    if not text:
+        return called
+    return {p for p in called if not taxonomy.conflict(p, entry.path) and _renamed(text, taxonomy.scientific_name(p))}
+
+
+_GENDER = re.compile("(us|um|a|is|e|er|ra|rum|i|ii)$")  # in which an epithet agrees with its genus
+
+
+def _renamed(one: str, other: str) -> bool:
+    """Whether two names are alike, or have one epithet in two genera: "Sula bassana" and "Morus bassanus"."""
+    names = taxonomy.parse_name(one), taxonomy.parse_name(other)
+    stems = {_GENDER.sub("", name.epithet or "") for name in names}
+    return (len(stems) == 1 and stems != {""}) or fuzz.ratio(key_of(one), key_of(other)) >= ALIKE
 
 
 def _at(path: taxonomy.Path, rank: int) -> bool:
@@ -511,7 +534,7 @@ def nearest(names: Sequence[str], known: Index) -> list[tuple[str, ...]]:
     found = []
     for name in names:
         hits = process.extract(
-            default_process(name), choices, scorer=fuzz.ratio, limit=_NEAREST, score_cutoff=_ALIKE, processor=None
+            default_process(name), choices, scorer=fuzz.ratio, limit=_NEAREST, score_cutoff=_SIMILAR, processor=None
         )
         shown = [known.written.get(hit) or scientific[hit].capitalize() for hit, _, _ in hits]
         found.append(tuple(dict.fromkeys(shown)))
