@@ -492,6 +492,8 @@ def test_listed_species_without_photographs_are_leaves(tmp_path: Path, capsys: p
     assert dict(annua["common_names"]) == {"de": "Einjähriges Gänseblümchen"} and annua["common_name"] is None
     assert taxa["Bellis perennis"]["common_name"] == "daisy"  # of the photographs
     assert (annua["finest_rank"], annua["note"], annua["listed"]) == ("genus", "needs a lens", True)
+    called = {(s["common_name"], *map(tuple, s["common_names"])) for s in table(tmp_path / "data", "samples")}
+    assert called == {("daisy", ("de", "Gänseblümchen")), ("gannet", ("de", "Basstölpel"))}
     assert taxa["Morus bassanus"]["synonyms"] == ["Sula bassana"] and taxa["Morus bassanus"]["finest_rank"] is None
     rows = {row["verbatim"]: row for row in table(tmp_path / "data", "names") if row["origin"] == "species list"}
     assert rows["Bellis annua"]["status"] == "no photographs" and rows["Bellis perennis"]["status"] == "same"

@@ -119,7 +119,7 @@ def _scientific(entry: Entry, votes: tuple[int, int], source: _Source, given: In
     genus, words = (path[_GENUS] or "").lower(), entry.name.split()
     if taxonomy.label_rank(path) < 0 or (path[_GENUS] and len(words) == 1 and genus not in given.nodes):
         return None
-    path = (*(mine or theirs for mine, theirs in zip(path[:5], entry.path[:5], strict=True)), *path[5:])
+    path = names.filled(path, entry.path[:5])
     scientific, common = votes
     if entry.scientific:
         return path

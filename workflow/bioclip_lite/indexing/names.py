@@ -314,6 +314,7 @@ class Index:
 
 
 def padded(path: taxonomy.Path, rank: int) -> taxonomy.Path:
+    """The node above ``path`` at a rank, or the path itself at its own."""
     return (*path[: rank + 1], *_NOTHING[rank + 1 :])
 
 
@@ -331,6 +332,7 @@ def one_taxon(paths: Collection[taxonomy.Path]) -> list[taxonomy.Path]:
 
 
 def order(path: taxonomy.Path) -> tuple[str, ...]:
+    """A key that sorts paths in the order of the tree."""
     return tuple(name or "" for name in path)
 
 
@@ -422,10 +424,12 @@ def ranks_above(path: taxonomy.Path, known: Index) -> taxonomy.Path:
 
 
 def fullest(paths: Sequence[taxonomy.Path]) -> taxonomy.Path:
+    """The path with most names, of several for one taxon."""
     return max(sorted(paths, key=order), key=lambda p: sum(name is not None for name in p))
 
 
 def entry_path(entry: Entry) -> taxonomy.Path:
+    """The path that a line states by its ranks, or by a name of two words; nothing for any other name."""
     if entry.name is None:
         return entry.path
     name = taxonomy.parse_name(entry.name)

@@ -5,7 +5,7 @@ import heapq
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -93,7 +93,9 @@ def write(
     read = partial(find_source(params["source"]).read, params)
     # The parameters that shard needs to read the source again travel with the table.
     origin = {name: params[name] for name in ("source", "path", "seed", "synthetic", "downloads")}
-    _write_samples(database, labels, out / "samples.parquet", {"source": json.dumps(origin)})
+    said_of = listed_taxa.said_of(matches)
+    called = [said_of(path).common_names for path in labels.paths]
+    _write_samples(database, labels, called, out / "samples.parquet", {"source": json.dumps(origin)})
     write_table(out / "taxa.parquet", taxa)
     rejects = database.execute("SELECT locator, reason, detail FROM reject ORDER BY locator, reason, detail")
     _write_rows(out / "rejects.parquet", REJECTS, rejects)
@@ -119,7 +121,14 @@ def _write_rows(path: Path, schema: pa.Schema, rows: Iterator[tuple[Any, ...]]) 
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
-def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, metadata: dict[str, str]) -> None:
+def _write_samples(
+    database: sqlite3.Connection,
+    labels: Labels,
+    called: Sequence[Mapping[str, str]],
+    path: Path,
+    metadata: dict[str, str],
+) -> None:
+    """Write samples.parquet; ``called``: common names that the list has for each taxon, for photographs without."""
     ids = [taxonomy.taxon_id(taxon) for taxon in labels.paths]
     rows = database.execute(
         "SELECT key, locator, dealt.split, taxon, joined, common_name, licence, attribution, width, height, clean, "
@@ -147,9 +156,12 @@ def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, met
         ) = found
         verbatim = labels.given[label].verbatim or taxonomy.scientific_name(labels.given[label].path) or common_name
         unsigned = None if phash is None else phash % (1 << 64)
+        own = dict(json.loads(others or "[]"))
+        others = [*own.items(), *((word, name) for word, name in called[taxon].items() if word and word not in own)]
+        common_name = common_name or called[taxon].get("")
         return (
             *(key, locator, split, ids[taxon], group, *labels.paths[taxon], common_name, licence, owner, width, height),
-            *(bool(clean), md5.hex(), [*map(tuple, json.loads(others or "[]"))], verbatim, unsigned, twin),
+            *(bool(clean), md5.hex(), others, verbatim, unsigned, twin),
         )
 
     _write_rows(path, SAMPLES.with_metadata(metadata), map(row, rows))
