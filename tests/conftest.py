@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which `snakemake evaluate` has run, committed, with its artifacts pushed to a local remote."""
-    return _run_and_push(checkout.new(tmp_path_factory.mktemp("pipeline") / "built"))
+    return _run_and_push(checkout.with_list(checkout.new(tmp_path_factory.mktemp("pipeline") / "built")))
 
 
 @pytest.fixture(scope="session")

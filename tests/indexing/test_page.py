@@ -56,6 +56,8 @@ def taxa(number: int) -> pa.Table:
             "leaf": True,
             **dict(zip(("pretrain", "train", "val", "calibration", "test"), (0, int(n), 1, 0, 0), strict=True)),
             "common_names": [],
+            "listed": True,
+            "synonyms": [],
         }
         for i, n in enumerate(rng.zipf(1.7, number).clip(0, 100_000))
     ]
@@ -73,6 +75,7 @@ def facts(**more: Any) -> Facts:
         "pairs": [],
         "licences": {"CC0": 30, "": 10},
         "names": [],
+        "listed": None,
     }
     return Facts(**plain | more)
 

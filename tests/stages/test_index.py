@@ -1,4 +1,5 @@
 import csv
+import html
 import io
 import json
 import os
@@ -464,6 +465,86 @@ def test_a_species_list_that_nothing_matches(tmp_path: Path) -> None:
     params = folder_params(tmp_path / "source", species_list=name)
     fails(params, tmp_path, "list.txt", "'Belis perenis'", "Bellis perennis")
     fails(params | {"species_list": "absent.csv"}, tmp_path, "absent.csv", "params.yaml")
+
+
+def test_listed_species_without_photographs_are_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    garden(tmp_path / "source", each=3)
+    lines = [
+        "scientific_name,Deutsch,finest_rank,note,synonyms",
+        "Bellis perennis,Gänseblümchen,,,",
+        "Bellis annua,Einjähriges Gänseblümchen,,,",
+        "Bellis,,genus,needs a lens,",
+        "Morus bassanus,Basstölpel,,,Sula bassana",
+        "Taraxacum officinale,Löwenzahn,,,",
+        "Bellis perenniss,,,,",
+    ]
+    name = put_list(tmp_path, "\n".join(lines), "list.csv")
+    index.run(folder_params(tmp_path / "source", species_list=name), tmp_path / "data")
+    taxa = {
+        taxonomy.scientific_name(tuple(t[rank] for rank in taxonomy.RANKS)): t for t in table(tmp_path / "data", "taxa")
+    }
+    leaves = {"Bellis perennis", "Bellis annua", "Bellis perenniss", "Morus bassanus", "Taraxacum officinale"}
+    assert {taxon for taxon, t in taxa.items() if t["leaf"]} == leaves and taxa.keys() - leaves == {"Bellis"}
+    annua = taxa["Bellis annua"]
+    assert tuple(annua[rank] for rank in taxonomy.RANKS) == (*DAISY[:6], "annua") and annua["rank"] == "species"
+    assert [annua[split] for split in SPLITS] == [0] * len(SPLITS) and sum(
+        taxa["Bellis perennis"][s] for s in SPLITS
+    ) == 3
+    assert dict(annua["common_names"]) == {"de": "Einjähriges Gänseblümchen"} and annua["common_name"] is None
+    assert taxa["Bellis perennis"]["common_name"] == "daisy"  # of the photographs
+    assert (annua["finest_rank"], annua["note"], annua["listed"]) == ("genus", "needs a lens", True)
+    called = {(s["common_name"], *map(tuple, s["common_names"])) for s in table(tmp_path / "data", "samples")}
+    assert called == {("daisy", ("de", "Gänseblümchen")), ("gannet", ("de", "Basstölpel"))}
+    assert taxa["Morus bassanus"]["synonyms"] == ["Sula bassana"] and taxa["Morus bassanus"]["finest_rank"] is None
+    rows = {row["verbatim"]: row for row in table(tmp_path / "data", "names") if row["origin"] == "species list"}
+    assert rows["Bellis annua"]["status"] == "no photographs" and rows["Bellis perennis"]["status"] == "same"
+    assert rows["Bellis perenniss"]["candidates"] == []  # the list has Bellis perennis, too
+    told = capsys.readouterr().out
+    assert "6 names: 2 taxa have photographs, 3 have none and are named by the teacher's text tower alone" in told
+    assert "1 listed taxa without photographs have no rank above the genus" in told and "Taraxacum officinale" in told
+    page = (tmp_path / "data/index/report.html").read_text()
+    assert "3 taxa without photographs" in page and "needs a lens" in page and "Löwenzahn" not in page
+
+
+def test_a_name_nearly_that_of_a_photographed_species_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    garden(tmp_path / "source", each=3)
+    name = put_list(tmp_path, "Bellis perenis\nMorus\nMorus alba\n")
+    index.run(folder_params(tmp_path / "source", species_list=name), tmp_path / "data")
+    page = html.unescape((tmp_path / "data/index/report.html").read_text())
+    for told in (capsys.readouterr().out, page):
+        assert "line 1 of the list, 'Bellis perenis', has no photographs" in told
+        assert "that of Bellis perennis (3 photographs), which the list lacks" in told
+    (row,) = (row for row in table(tmp_path / "data", "names") if row["verbatim"] == "Bellis perenis")
+    assert row["candidates"] == ["Bellis perennis (3 photographs)"]
+    assert Counter(reasons(tmp_path / "data").values()) == {"not listed": 6}
+
+
+def test_photographs_that_the_list_lacks_are_kept_if_asked(tmp_path: Path) -> None:
+    garden(tmp_path / "source", each=3)
+    name = put_list(tmp_path, "scientific_name\nBellis annua\nTaraxacum officinale\n")
+    params = folder_params(tmp_path / "source", species_list=name)
+    fails(params, tmp_path, "index.unlisted", "'Bellis annua' (nothing like it)")
+    index.run(params | {"unlisted": "keep"}, tmp_path / "data")
+    taxa = {t["genus"] + " " + t["species"]: t["listed"] for t in table(tmp_path / "data", "taxa")}
+    kept = dict.fromkeys(("Bellis perennis", "Morus alba", "Morus bassanus"), False)
+    assert taxa == {"Bellis annua": True, "Taraxacum officinale": True, **kept}
+    index.run(params | {"unlisted": "keep", "where": {"class": ["Magnoliopsida"]}}, tmp_path / "data")
+    assert {t["genus"] for t in table(tmp_path / "data", "taxa")} == {"Bellis", "Morus"}  # no rank, no class
+
+
+def test_names_that_give_no_taxon_are_named_where_one_class_is_left(tmp_path: Path) -> None:
+    garden(tmp_path / "source", each=3)
+    params = folder_params(tmp_path / "source", species_list=put_list(tmp_path, "Bellis\nMorus\n"))
+    fails(params, tmp_path, "one class only, Bellis perennis", "'Morus' (may mean Morus (Animalia, Sulidae), Morus (Pl")
+
+
+def test_a_listed_species_whose_photographs_are_all_damaged_stays_a_leaf(tmp_path: Path) -> None:
+    rows = [row(f"{i}.jpg", (*DAISY[:6], "annua"), content=b"no picture") for i in range(2)]
+    data = indexed(tmp_path, rows, species_list=put_list(tmp_path, "Bellis annua\nMorus alba\n"))
+    taxa = {t["species"]: (t["leaf"], sum(t[split] for split in SPLITS)) for t in table(data, "taxa")}
+    assert taxa == {"annua": (True, 0), "alba": (True, 3)}
 
 
 def test_names_and_their_synonyms(tmp_path: Path) -> None:

@@ -81,6 +81,22 @@ def new(folder: Path) -> Path:
     return with_environments(folder)
 
 
+LISTED = """scientific_name,kingdom,common_name,deutsch,finest_rank,note
+Davara nocata,Thopozoa,,Dunkle Davara,genus,Davara is told apart by dissection only
+Mameris alba,,White bream,,,
+Studipheva lutea,,,,,
+"""  # beside the ten species that the tiny sample has photographs of
+
+
+def with_list(folder: Path) -> Path:
+    """Let a new checkout name three species that nobody has photographed, beside those of its source."""
+    (folder / "data/lists/three.csv").write_text(LISTED, encoding="utf-8")
+    set_parameter(folder, "index.species_list", "three.csv")
+    set_parameter(folder, "index.unlisted", "keep")
+    sh("git add -A && git commit -q -m list", folder)
+    return folder
+
+
 def clone(origin: Path, folder: Path, pull: bool = True, link: str | None = None) -> Path:
     """A git clone with its artifacts pulled; ``link``: DVC's cache.type in it."""
     sh(f"git clone -q '{origin}' '{folder}'", origin)

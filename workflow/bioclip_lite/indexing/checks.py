@@ -11,11 +11,20 @@ from bioclip_lite.utils.errors import UserError
 _NO_DAMAGE = ("not listed", "licence", "duplicate", "near duplicate")
 
 
-def check(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], source: str, reject_budget: float) -> None:
+def check(
+    database: sqlite3.Connection,
+    paths: Sequence[taxonomy.Path],
+    listed: Sequence[taxonomy.Path],
+    unmatched: str | None,
+    source: str,
+    reject_budget: float,
+) -> None:
     """Check that photographs, taxa and keys suffice, and that the share of damage stays within the budget.
 
     Args:
         paths: taxa by number.
+        listed: taxa of the species list without photographs.
+        unmatched: the names of the species list that name no taxon, for messages.
         source: name of the source, for messages.
         reject_budget: greatest share of damaged photographs, 0 to 1.
 
@@ -31,10 +40,11 @@ def check(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], source: 
     if not kept:
         raise UserError(f"{place} gave no usable photograph.{left_out}")
     used = database.execute("SELECT DISTINCT taxon FROM photograph WHERE NOT gone")
-    leaves = taxonomy.label_space(paths[taxon] for (taxon,) in used)
+    leaves = taxonomy.label_space([*(paths[taxon] for (taxon,) in used), *listed])
     if len(leaves) < 2:
         name = taxonomy.scientific_name(leaves[0])
-        raise UserError(f"{place} has one class only, {name}; a classifier needs two or more.{left_out}")
+        lost = f" The species list has names that name no taxon, {unmatched}." if unmatched else ""
+        raise UserError(f"{place} has one class only, {name}; a classifier needs two or more.{lost}{left_out}")
     again = "SELECT key, count(*) FROM photograph WHERE NOT gone GROUP BY key HAVING count(*) > 1 LIMIT 1"
     for key, times in database.execute(again):
         raise UserError(f"{place} gave {times} different photographs the key {key!r}; rename one of the files")

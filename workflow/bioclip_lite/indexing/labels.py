@@ -2,11 +2,12 @@
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from bioclip_lite.indexing import names
+from bioclip_lite.indexing import listed_taxa, names
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
@@ -20,33 +21,41 @@ class Labels(NamedTuple):
 
 
 def resolve(
-    database: sqlite3.Connection, given: list[names.Label], species_list: Path | None, synonyms: Path | None
+    database: sqlite3.Connection,
+    given: list[names.Label],
+    species_list: Path | None,
+    synonyms: Path | None,
+    unlisted: Literal["leave_out", "keep"],
 ) -> tuple[Labels, list[names.Match]]:
     """Find the taxon of each label, and the reason to leave it out if a species list lacks it.
 
-    Fills table ``label``.
+    Fills table ``label``. ``unlisted``: whether to "leave_out" or "keep" the photographs of taxa that the list lacks.
 
     Returns:
-        The labels, and for each line of the species list the taxa that it matches.
+        The labels, and for each line of the species list the taxa that it matches or adds.
 
     Raises:
-        UserError: the species list matches nothing in the source.
+        UserError: the species list matches nothing in the source, and the rest is left out.
     """
     entries = names.read_species_list(species_list) if species_list else []
-    accepted = names.read_synonyms(synonyms) if synonyms else {}
+    accepted = names.read_synonyms(synonyms, entries) if synonyms or entries else {}
     resolver = names.Resolver(accepted, entries)
     source = names.Index()
     for label in given:
         source.add(label.path)
     meanings = [resolver.meaning(label, source) for label in given]
-    matches = _match(database, entries, meanings, accepted)
+    matches = _match(database, entries, meanings, accepted) if entries else []
     nodes = {node for match in matches for node in match.nodes}
-    if entries and not nodes:
-        raise UserError(f"{species_list}: nothing in the source has a name of it. {unmatched(matches)}")
+    if entries and not nodes and unlisted == "leave_out":
+        lost = [match._replace(added=None, nearest=match.nearest or match.resembles) for match in matches]
+        raise UserError(
+            f"{species_list}: nothing in the source has a name of it, and index.unlisted leaves out what the list "
+            f"lacks. {unmatched(lost)}"
+        )
 
     numbers: dict[taxonomy.Path, int] = {}
     for number, meaning in enumerate(meanings):
-        reason, detail = _why_not(meaning, nodes if entries else None)
+        reason, detail = _why_not(meaning, nodes if entries and unlisted == "leave_out" else None)
         taxon = numbers.setdefault(meaning.path, len(numbers))
         database.execute("INSERT INTO label VALUES (?, ?, ?, ?, 0)", (number, taxon, reason, detail))
     database.execute(
@@ -62,15 +71,21 @@ def _match(
     meanings: Sequence[names.Meaning],
     synonyms: dict[str, tuple[str, ...]],
 ) -> list[names.Match]:
-    """Match a species list against the taxa of the source, by scientific names and by common names in any language."""
+    """Match a species list against the taxa of the source, by scientific names and by common names in any language.
+
+    A line that matches nothing adds its taxon, or has the names that are nearest.
+    """
     known = names.Index()
     common_names: list[set[str]] = [set() for _ in meanings]
-    if entries:
-        for label, name, others in database.execute("SELECT DISTINCT label, common_name, common_names FROM photograph"):
-            common_names[label].update(filter(None, (name, *(name for _, name in json.loads(others or "[]")))))
-        for meaning, its_names in zip(meanings, common_names, strict=True):
-            known.add(meaning.path, its_names)
-    return names.match(entries, known, synonyms)
+    photographs: Counter[taxonomy.Path] = Counter()
+    rows = database.execute("SELECT label, common_name, common_names, count(*) FROM photograph GROUP BY 1, 2, 3")
+    for label, name, others, number in rows:
+        common_names[label].update(filter(None, (name, *(name for _, name in json.loads(others or "[]")))))
+        photographs[meanings[label].path] += number
+    for meaning, its_names in zip(meanings, common_names, strict=True):
+        known.add(meaning.path, its_names)
+    matches = names.match(entries, known, synonyms)
+    return names.suggest(listed_taxa.add_taxa(matches, known, synonyms, photographs), known)
 
 
 def _why_not(meaning: names.Meaning, listed: set[taxonomy.Path] | None) -> tuple[str | None, str | None]:
@@ -84,10 +99,12 @@ def _why_not(meaning: names.Meaning, listed: set[taxonomy.Path] | None) -> tuple
     return None, None
 
 
-def unmatched(matches: Sequence[names.Match]) -> str:
-    """Names of a species list that match nothing, for a message."""
+def unmatched(matches: Sequence[names.Match]) -> str | None:
+    """The names of a species list that match nothing and add no taxon, for a message; None if there are none."""
+    missing = [match for match in matches if not match.nodes and not match.added]
+    if not missing:
+        return None
     parts = []
-    missing = [match for match in matches if not match.nodes]
     for match in missing[:10]:
         if match.candidates:
             hint = f"may mean {', '.join(match.candidates)}"

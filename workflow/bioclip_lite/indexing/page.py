@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bioclip_lite.indexing import list_summary
 from bioclip_lite.indexing.thumbnails import thumbnail
 from bioclip_lite.photographs import licences
 from bioclip_lite.sources.sample import SPLITS
@@ -35,6 +36,7 @@ class Facts:
     pairs: Sequence[tuple[str, str, str, str]]  # locator and taxon of one, locator and taxon of the other
     licences: Mapping[str, int]  # as written; "" where there is none
     names: Sequence[tuple[Any, ...]]  # the rows of names.parquet
+    listed: list_summary.Summary | None  # None without a species list
 
 
 def shortened(text: object, most: int = 90) -> str:
@@ -54,6 +56,7 @@ def page(facts: Facts, read: Callable[[str], bytes]) -> str:
         totals=_totals(facts),
         splits=_splits(facts),
         curve=_curve(facts.taxa),
+        without=_without(facts.listed),
         taxa=_taxa(facts.taxa),
         rejected=_rejected(facts, read),
         pairs=_pairs(facts, read),
@@ -117,6 +120,23 @@ def _curve(taxa: pa.Table) -> dict[str, Any] | None:
     }
 
 
+def _without(listed: list_summary.Summary | None) -> list[dict[str, Any]]:
+    """The first listed taxa without photographs, in tree order."""
+    return [
+        {
+            "name": list_summary.name_of(row),
+            "italic": row["genus"] is not None,
+            "texts": (
+                row["common_name"] or "",
+                " ".join(filter(None, (row["class"], row["order"], row["family"]))),
+                row["finest_rank"] or "",
+                row["note"] or "",
+            ),
+        }
+        for row in (listed.without[:_TAXA] if listed else ())
+    ]
+
+
 def _taxa(taxa: pa.Table) -> dict[str, Any]:
     """The most frequent taxa with their photographs in each split that is not empty."""
     order = np.argsort(-_photographs(taxa), kind="stable")
@@ -171,8 +191,12 @@ def _licences(counts: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
+_NO_TAXON = (
+    "Similar: names of the source. A name that may be a common one, or whose rank is not certain, adds no taxon: put "
+    "scientific names into a column scientific_name, others into columns of ranks."
+)
 _CASES = (
-    ("species list", "unmatched", "Names of the list that match nothing", "Similar: names of the source."),
+    ("species list", "unmatched", "Names of the list that give no taxon", _NO_TAXON),
     ("species list", "ambiguous", "Names of the list that may mean several taxa", "None was chosen; add a kingdom."),
     ("source", "ambiguous", "Names of the source that may mean several taxa", "They are used as written."),
     ("source", "unmatched", "Names of the source that give no taxon", "Their photographs were left out."),

@@ -5,7 +5,7 @@ import heapq
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bioclip_lite.indexing import names, page
+from bioclip_lite.indexing import list_summary, listed_taxa, names, page
 from bioclip_lite.indexing.contact_sheet import draw_contact_sheet
 from bioclip_lite.indexing.labels import Labels
 from bioclip_lite.sources.registry import find_source
@@ -52,6 +52,10 @@ TAXA = pa.schema(
         ("leaf", pa.bool_()),
         *((split, pa.int32()) for split in SPLITS),
         ("common_names", _NAMES_BY_LANGUAGE),
+        ("listed", pa.bool_()),  # whether a line of the species list matches it; true where there is no list
+        ("finest_rank", _TEXT),  # no answer goes below it; null for no such limit
+        ("note", _TEXT),
+        ("synonyms", pa.list_(_TEXT)),
     ]
 )
 REJECTS = pa.schema([(name, _TEXT) for name in ("locator", "reason", "detail")])
@@ -61,9 +65,9 @@ NAMES = pa.schema(
         ("verbatim", _TEXT),
         ("resolved", _TEXT),  # scientific name; null if unknown
         ("taxon_id", _TEXT),
-        ("status", _TEXT),  # same, changed, ambiguous, unmatched
+        ("status", _TEXT),  # same, changed, ambiguous, unmatched, no photographs
         ("change", _TEXT),
-        ("candidates", pa.list_(_TEXT)),  # what an ambiguous name may mean; for one that is unmatched, names like it
+        ("candidates", pa.list_(_TEXT)),  # what an ambiguous name may mean; otherwise names of the source like it
         ("photographs", pa.int64()),  # in the source, before any is left out
     ]
 )
@@ -75,24 +79,35 @@ _KEPT = (
 
 
 def write(
-    database: sqlite3.Connection, labels: Labels, listed: list[names.Match], params: "Index", out: Path
+    database: sqlite3.Connection,
+    labels: Labels,
+    matches: list[names.Match],
+    listed: Sequence[taxonomy.Path],
+    params: "Index",
+    out: Path,
 ) -> page.Facts:
-    """Write all files into the folder ``out``; returns the content of the report."""
-    taxa = _taxa_table(database, labels.paths)
+    """Write all files into the folder ``out``; returns the content of the report.
+
+    ``matches``: the lines of the species list; ``listed``: its taxa without photographs.
+    """
+    taxa = _taxa_table(database, labels.paths, matches, listed)
     read = partial(find_source(params["source"]).read, params)
     # The parameters that shard needs to read the source again travel with the table.
     origin = {name: params[name] for name in ("source", "path", "seed", "synthetic", "downloads")}
-    _write_samples(database, labels, out / "samples.parquet", {"source": json.dumps(origin)})
+    said_of = listed_taxa.said_of(matches)
+    called = [said_of(path).common_names for path in labels.paths]
+    _write_samples(database, labels, called, out / "samples.parquet", {"source": json.dumps(origin)})
     write_table(out / "taxa.parquet", taxa)
     rejects = database.execute("SELECT locator, reason, detail FROM reject ORDER BY locator, reason, detail")
     _write_rows(out / "rejects.parquet", REJECTS, rejects)
-    resolved = list(_names(database, labels, listed))
+    resolved = list(_names(database, labels, matches))
     _write_rows(out / "names.parquet", NAMES, iter(resolved))
     _write_attribution(database, labels.paths, out / "ATTRIBUTION.csv")
     rows_shown = _sheet_rows(database, labels.paths, taxa)
-    title = f"{len(rows_shown)} of {sum(taxa['leaf'].to_pylist())} taxa, in the order of the tree"
+    photographed = sum(map(_shown, taxa.select(["leaf", *SPLITS]).to_pylist()))
+    title = f"{len(rows_shown)} of {photographed} taxa, in the order of the tree"
     draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
-    facts = _facts(database, labels.paths, taxa, resolved)
+    facts = _facts(database, labels.paths, taxa, resolved, list_summary.summarize(taxa, matches))
     with replacing(out / "report.html") as scratch:
         scratch.write_text(page.page(facts, read), encoding="utf-8")
     return facts
@@ -107,7 +122,14 @@ def _write_rows(path: Path, schema: pa.Schema, rows: Iterator[tuple[Any, ...]]) 
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
-def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, metadata: dict[str, str]) -> None:
+def _write_samples(
+    database: sqlite3.Connection,
+    labels: Labels,
+    called: Sequence[Mapping[str, str]],
+    path: Path,
+    metadata: dict[str, str],
+) -> None:
+    """Write samples.parquet; ``called``: common names that the list has for each taxon, for photographs without."""
     ids = [taxonomy.taxon_id(taxon) for taxon in labels.paths]
     rows = database.execute(
         "SELECT key, locator, dealt.split, taxon, joined, common_name, licence, attribution, width, height, clean, "
@@ -135,47 +157,63 @@ def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, met
         ) = found
         verbatim = labels.given[label].verbatim or taxonomy.scientific_name(labels.given[label].path) or common_name
         unsigned = None if phash is None else phash % (1 << 64)
+        own = dict(json.loads(others or "[]"))
+        others = [*own.items(), *((word, name) for word, name in called[taxon].items() if word and word not in own)]
+        common_name = common_name or called[taxon].get("")
         return (
             *(key, locator, split, ids[taxon], group, *labels.paths[taxon], common_name, licence, owner, width, height),
-            *(bool(clean), md5.hex(), [*map(tuple, json.loads(others or "[]"))], verbatim, unsigned, twin),
+            *(bool(clean), md5.hex(), others, verbatim, unsigned, twin),
         )
 
     _write_rows(path, SAMPLES.with_metadata(metadata), map(row, rows))
 
 
-def _taxa_table(database: sqlite3.Connection, paths: Sequence[taxonomy.Path]) -> pa.Table:
-    images: dict[int, Counter[str]] = defaultdict(Counter)
-    common: dict[int, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+def _taxa_table(
+    database: sqlite3.Connection,
+    paths: Sequence[taxonomy.Path],
+    matches: Sequence[names.Match],
+    listed: Sequence[taxonomy.Path],
+) -> pa.Table:
+    images: dict[taxonomy.Path, Counter[str]] = {path: Counter() for path in listed}
+    common: dict[taxonomy.Path, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for taxon, split, number in database.execute(f"SELECT taxon, dealt.split, count(*) {_KEPT} GROUP BY 1, 2"):
-        images[taxon][split] = number
+        images.setdefault(paths[taxon], Counter())[split] = number
     rows = database.execute(f"SELECT taxon, common_name, common_names, count(*) {_KEPT} GROUP BY 1, 2, 3")
     for taxon, name, others, number in rows:
         for language, called in (("", name), *json.loads(others or "[]")):
             if called:
-                common[taxon][language][called] += number
-    leaves = set(taxonomy.label_space(paths[taxon] for taxon in images))
+                common[paths[taxon]][language][called] += number
+    leaves = set(taxonomy.label_space(images))
+    nodes = {node for match in matches for node in listed_taxa.of_list(match)}
+    said_of = listed_taxa.said_of(matches)
     table = []
-    for taxon in sorted(images, key=lambda taxon: tuple(name or "" for name in paths[taxon])):
-        path = paths[taxon]
-        first = {
+    for path in sorted(images, key=names.order):
+        said = said_of(path)
+        called = {
             language: min(counts, key=lambda name, counts=counts: (-counts[name], name))  # type: ignore[misc]
-            for language, counts in sorted(common[taxon].items())
+            for language, counts in common[path].items()
         }
+        called |= said.common_names  # the list's own words come first
+        common_name = called.pop("", None)
         table.append(
             {
                 "taxon_id": taxonomy.taxon_id(path),
                 **dict(zip(taxonomy.RANKS, path, strict=True)),
-                "common_name": first.pop("", None),
+                "common_name": common_name or called.get("en"),
                 "rank": taxonomy.RANKS[taxonomy.label_rank(path)],
                 "leaf": path in leaves,
-                **{split: images[taxon][split] for split in SPLITS},
-                "common_names": list(first.items()),
+                **{split: images[path][split] for split in SPLITS},
+                "common_names": sorted(called.items()),
+                "listed": not matches or names.is_listed(path, nodes),
+                "finest_rank": said.finest_rank,
+                "note": said.note,
+                "synonyms": list(said.synonyms),
             }
         )
     return pa.Table.from_pylist(table, TAXA)
 
 
-def _names(database: sqlite3.Connection, labels: Labels, listed: Sequence[names.Match]) -> Iterator[tuple[Any, ...]]:
+def _names(database: sqlite3.Connection, labels: Labels, matches: Sequence[names.Match]) -> Iterator[tuple[Any, ...]]:
     """The rows of names.parquet: how the source names its taxa, then the lines of the species list."""
     counts = dict(database.execute("SELECT id, photographs FROM label"))
     rows: dict[tuple[Any, ...], int] = defaultdict(int)
@@ -190,12 +228,18 @@ def _names(database: sqlite3.Connection, labels: Labels, listed: Sequence[names.
         rows["source", verbatim, name, taxon, status, meaning.change, meaning.candidates] += counts.get(number, 0)
     for row, number in sorted(rows.items(), key=lambda item: tuple(str(value or "") for value in item[0])):
         yield (*row, number)
-    for found in listed:
-        node = found.nodes[0] if found.nodes else None
-        status = "same" if node else "ambiguous" if found.candidates else "unmatched"
-        name, taxon = (taxonomy.scientific_name(node), taxonomy.taxon_id(node)) if node else (None, None)
-        status = "changed" if node and name != found.entry.text else status
-        yield "species list", found.entry.text, name, taxon, status, None, found.candidates or found.nearest, None
+    yield from map(_name_of_list, matches)
+
+
+def _name_of_list(match: names.Match) -> tuple[Any, ...]:
+    node = next(iter(listed_taxa.of_list(match)), None)
+    if node is None:
+        status, candidates = "ambiguous" if match.candidates else "unmatched", match.candidates or match.nearest
+        return "species list", match.entry.text, None, None, status, None, candidates, None
+    name = taxonomy.scientific_name(node)
+    status = "no photographs" if match.added else "same" if name == match.entry.text else "changed"
+    taxon = taxonomy.taxon_id(node)
+    return "species list", match.entry.text, name, taxon, status, match.change, match.resembles, None
 
 
 def _write_attribution(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], path: Path) -> None:
@@ -212,7 +256,7 @@ def _sheet_rows(
     database: sqlite3.Connection, paths: Sequence[taxonomy.Path], taxa: pa.Table
 ) -> list[tuple[taxonomy.Path, str | None, list[str]]]:
     """Up to 40 leaves, neighbours in pairs so that relatives can be compared, with the locators of 8 photographs."""
-    leaves = [row for row in taxa.select([*taxonomy.RANKS, "common_name", "leaf"]).to_pylist() if row["leaf"]]
+    leaves = [row for row in taxa.to_pylist() if _shown(row)]
     if len(leaves) > SHEET_TAXA:
         pairs = SHEET_TAXA // 2
         starts = [2 * (i * (len(leaves) // 2) // pairs) for i in range(pairs)]
@@ -228,8 +272,17 @@ def _sheet_rows(
     return rows
 
 
+def _shown(taxon: dict[str, Any]) -> bool:
+    """Whether a taxon of taxa.parquet is a leaf with photographs."""
+    return bool(taxon["leaf"]) and any(taxon[split] for split in SPLITS)
+
+
 def _facts(
-    database: sqlite3.Connection, paths: Sequence[taxonomy.Path], taxa: pa.Table, resolved: list[tuple[Any, ...]]
+    database: sqlite3.Connection,
+    paths: Sequence[taxonomy.Path],
+    taxa: pa.Table,
+    resolved: list[tuple[Any, ...]],
+    listed: list_summary.Summary | None,
 ) -> page.Facts:
     def counted(query: str) -> dict[str, int]:
         return dict(database.execute(query).fetchall())
@@ -263,4 +316,5 @@ def _facts(
         pairs=[(a, taxonomy.scientific_name(paths[i]), b, taxonomy.scientific_name(paths[j])) for a, i, b, j in pairs],
         licences=counted(f"SELECT coalesce(licence, ''), count(*) {_KEPT} GROUP BY 1 ORDER BY 2 DESC, 1"),
         names=resolved,
+        listed=listed,
     )

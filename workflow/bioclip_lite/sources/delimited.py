@@ -3,7 +3,7 @@
 import codecs
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Literal, TextIO
@@ -33,18 +33,7 @@ def rows(table: Path) -> Iterator[tuple[int, list[str]]]:
             mark that is not closed and swallows rows; the line is named.
     """
     with table.open(encoding=encoding_of(table), newline="") as file:
-        lines = _decoded(file, table)
-        first = next(lines, "")
-        hint = _EXCEL_HINT.fullmatch(first)
-        separator = hint[1] if hint else separator_of(first)
-        header = True
-        and_first = lines if hint else chain([first], lines)
-        for line, values in parse(and_first, str(table), separator, '"', start=2 if hint else 1):
-            if header or any(value.strip() for value in values):
-                yield line, values
-            header = False
-        if header:
-            yield 1, []
+        yield from rows_in(_decoded(file, table), str(table))
 
 
 def _decoded(file: TextIO, table: Path) -> Iterator[str]:
@@ -75,6 +64,54 @@ def encoding_of(table: Path) -> str:
     if zeros in ([False, True, False, True], [True, False, True, False]):
         return "utf-16-be" if zeros[0] else "utf-16-le"
     return "utf-8-sig"
+
+
+def rows_in(lines: Iterable[str], name: str, start: int = 1) -> Iterator[tuple[int, list[str]]]:
+    """Yield what ``rows`` yields, of lines with their ends.
+
+    ``start`` is the number of the first line, ``name`` the file's for messages.
+    """
+    lines = iter(lines)
+    first = next(lines, "")
+    hint = _EXCEL_HINT.fullmatch(first)
+    separator = hint[1] if hint else separator_of(first)
+    header = True
+    and_first = lines if hint else chain([first], lines)
+    for line, values in parse(and_first, name, separator, '"', start=start + 1 if hint else start):
+        if header or any(value.strip() for value in values):
+            yield line, values
+        header = False
+    if header:
+        yield start, []
+
+
+def header_in(lines: Sequence[str]) -> list[str]:
+    """The values of the first of some lines, past a line ``sep=;``, as if it were the header of a table."""
+    hint = _EXCEL_HINT.fullmatch(lines[0])
+    first = lines[1] if hint and len(lines) > 1 else lines[0]
+    try:
+        return next(csv.reader([first], delimiter=hint[1] if hint else separator_of(first)), [])
+    except csv.Error:
+        return [first]
+
+
+def whole_text(file: Path) -> str:
+    """Read a short file of text, UTF-8 or UTF-16, as spreadsheets and editors save it.
+
+    Raises:
+        UserError: the file is a workbook, or text in another encoding; the line is named, and what it would say in
+            Windows-1252, which older programs write.
+    """
+    content = file.read_bytes()
+    try:
+        return content.decode(encoding_of(file))
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        line = content.split(b"\n")[number - 1].decode("cp1252", "replace").strip()
+        raise UserError(
+            f"{file}, line {number} is not UTF-8 text; if it should say {line!r}, the file "
+            f"is in Windows-1252: save it again as CSV UTF-8"
+        ) from None
 
 
 def separator_of(header: str) -> str:

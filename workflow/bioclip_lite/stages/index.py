@@ -1,14 +1,15 @@
 """Stage index: list the photographs of a source, resolve their taxa and divide them into splits."""
 
+import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bioclip_lite.indexing import labels, names
+from bioclip_lite.indexing import labels, listed_taxa, names
 from bioclip_lite.indexing.checks import check
 from bioclip_lite.indexing.copies import join_look_alikes, leave_out_copies
 from bioclip_lite.indexing.database import scratch_database
@@ -20,6 +21,7 @@ from bioclip_lite.indexing.splits import deal_all
 from bioclip_lite.indexing.tables import write
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
+from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.files import PARTIAL
 
 if TYPE_CHECKING:
@@ -41,18 +43,30 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
         scratch_database(Path(scratch, "index.sqlite")) as database,
     ):
         given = gather(database, source.samples(params))
-        resolved, matches = labels.resolve(database, given, species_list, synonyms)
+        resolved, matches = labels.resolve(database, given, species_list, synonyms, params["unlisted"])
         leave_out_unwanted(database, resolved.paths, params["where"], params["licences"])
         read_photographs(database, read, prepare, params["min_side"])
         leave_out_copies(database, resolved.paths)
         join_look_alikes(database, params["near_duplicates"])
-        check(database, resolved.paths, params["source"], params["reject_budget"])
+        listed = _without_photographs(database, resolved.paths, matches, params["where"])
+        unmatched = labels.unmatched(matches)
+        check(database, resolved.paths, listed, unmatched, params["source"], params["reject_budget"])
         deal_all(database, resolved.paths, params["split"], params["seed"])
-        facts = write(database, resolved, matches, params, out)
-    _summarize(facts, matches)
+        facts = write(database, resolved, matches, listed, params, out)
+    _summarize(facts, unmatched)
 
 
-def _summarize(facts: Facts, matches: Sequence[names.Match]) -> None:
+def _without_photographs(
+    database: sqlite3.Connection,
+    paths: Sequence[taxonomy.Path],
+    matches: Sequence[names.Match],
+    where: Mapping[str, Sequence[str]],
+) -> list[taxonomy.Path]:
+    used = database.execute("SELECT DISTINCT taxon FROM photograph WHERE NOT gone")
+    return listed_taxa.without_photographs(matches, {paths[taxon] for (taxon,) in used}, where)
+
+
+def _summarize(facts: Facts, unmatched: str | None) -> None:
     """Print photographs per split, taxa without training photographs, and what was left out."""
     leaves = facts.taxa.filter(facts.taxa["leaf"])
     shares = ", ".join(f"{split} {facts.splits[split]}" for split in SPLITS if facts.splits.get(split))
@@ -60,7 +74,11 @@ def _summarize(facts: Facts, matches: Sequence[names.Match]) -> None:
     untrained = sum(not count for count in np.add(leaves["train"].to_numpy(), leaves["pretrain"].to_numpy()))
     if untrained:
         print(f"index: {untrained} of these taxa have no training photograph")
-    if any(not match.nodes for match in matches):
-        print(f"index: the species list has names that nothing in the source has, {labels.unmatched(matches)}")
+    if facts.listed:
+        print(f"index: {facts.listed.sentence()}")
+        for warning in facts.listed.warnings():
+            print(f"index: {warning}")
+    if unmatched:
+        print(f"index: the species list has names that name no taxon, {unmatched}")
     for reason, number in facts.rejects.items():
         print(f"index: {number} left out: {reason} (rejects.parquet)")

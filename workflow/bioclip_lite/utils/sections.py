@@ -33,6 +33,7 @@ class Index(TypedDict):
     path: str
     where: dict[str, list[str]]
     species_list: str | None
+    unlisted: Literal["leave_out", "keep"]
     synonyms: str | None
     licences: list[Literal["cc0", "pd", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]]
     quality_grades: list[Literal["research", "needs_id", "casual"]]
