@@ -534,6 +534,15 @@ def test_photographs_that_the_list_lacks_are_kept_if_asked(tmp_path: Path) -> No
     assert {t["genus"] for t in table(tmp_path / "data", "taxa")} == {"Bellis", "Morus"}  # no rank, no class
 
 
+def test_photographs_may_all_be_of_a_genus_above_listed_species(tmp_path: Path) -> None:
+    genus = (*DAISY[:6], None)
+    write_folder(tmp_path / "source", [row(f"{i}.jpg", genus) for i in range(6)])
+    name = put_list(tmp_path, "scientific_name\nBellis\nBellis perennis\nBellis annua\n")
+    index.run(folder_params(tmp_path / "source", species_list=name), tmp_path / "data")
+    taxa = {t["species"]: (t["leaf"], sum(t[split] for split in SPLITS)) for t in table(tmp_path / "data", "taxa")}
+    assert taxa == {None: (False, 6), "annua": (True, 0), "perennis": (True, 0)}
+
+
 def test_names_that_give_no_taxon_are_named_where_one_class_is_left(tmp_path: Path) -> None:
     garden(tmp_path / "source", each=3)
     params = folder_params(tmp_path / "source", species_list=put_list(tmp_path, "Bellis\nMorus\n"))

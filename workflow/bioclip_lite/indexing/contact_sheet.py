@@ -26,7 +26,7 @@ def draw_contact_sheet(
     """
     per_column = (len(rows) + 1) // 2
     step = _SIDE + _GAP
-    width = _LABEL + step * max(len(locators) for _, _, locators in rows)
+    width = _LABEL + step * max((len(locators) for _, _, locators in rows), default=0)
     sheet = Image.new("RGB", (2 * width + 3 * _MARGIN, _HEAD + per_column * step + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, 14), title, _INK, ImageFont.load_default(15))
