@@ -152,7 +152,7 @@ def test_files_that_cannot_be_lists(tmp_path: Path) -> None:
         (b"", "lists no name"),
         (b"# nothing\n", "lists no name"),
         (latin, "line 2 is not UTF-8 text; if it should say 'Müller', the file is in Windows-1252"),
-        (b"PK\x03\x04 and more", "is a workbook of a spreadsheet program, not text; save its sheet as CSV UTF-8"),
+        (b"PK\x03\x04 and more", r"is a workbook \(.xlsx, .ods\) or a zip archive, .*; save its sheet as CSV UTF-8"),
     ):
         (tmp_path / "list").write_bytes(content)
         with pytest.raises(UserError, match=words):

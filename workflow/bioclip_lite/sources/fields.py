@@ -100,10 +100,15 @@ def class_is_label(header: Sequence[str], values: Collection[str]) -> bool:
     return of_bioclip or _most(values, lambda value: not value[0].isupper())
 
 
+# Genera end in -ptera, too: Phaneroptera is a bush-cricket.
+_INSECT_ORDERS = (
+    "(Coleo|Derma|Di|Ephemero|Hemi|Hymeno|Lepido|Meco|Megalo|Neuro|Ortho|Pleco|Psoco|Raphidio|Siphona|Strepsi|Thysano"
+    "|Tricho|Zora)ptera"
+)
 _ENDINGS = {
     "kingdom": re.compile("animalia|plantae|fungi|chromista|protozoa|bacteria|archaea|viruses", re.IGNORECASE),
     "class": _CLASS,
-    "order": re.compile("[A-Z][a-z]{2,}(ales|iformes|ptera)"),
+    "order": re.compile(f"[A-Z][a-z]{{2,}}(ales|iformes)|{_INSECT_ORDERS}"),
     "family": re.compile("[A-Z][a-z]+(aceae|idae)"),
 }
 
