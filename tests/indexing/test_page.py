@@ -73,6 +73,7 @@ def facts(**more: Any) -> Facts:
         "pairs": [],
         "licences": {"CC0": 30, "": 10},
         "names": [],
+        "taxonomy": None,
     }
     return Facts(**plain | more)
 

@@ -30,6 +30,7 @@ class Entry(NamedTuple):
     path: taxonomy.Path  # from its columns of ranks; all None where it has none
     name: str | None  # a scientific or a common name
     common_names: tuple[str, ...]
+    change: str | None = None  # by a taxonomy
 
 
 class Label(NamedTuple):

@@ -91,7 +91,7 @@ def write(
     rows_shown = _sheet_rows(database, labels.paths, taxa)
     title = f"{len(rows_shown)} of {sum(taxa['leaf'].to_pylist())} taxa, in the order of the tree"
     draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
-    facts = _facts(database, labels.paths, taxa, resolved)
+    facts = _facts(database, labels, taxa, resolved)
     with replacing(out / "report.html") as scratch:
         scratch.write_text(page.page(facts, read), encoding="utf-8")
     return facts
@@ -194,7 +194,16 @@ def _names(database: sqlite3.Connection, labels: Labels, listed: Sequence[names.
         status = "same" if node else "ambiguous" if found.candidates else "unmatched"
         name, taxon = (taxonomy.scientific_name(node), taxonomy.taxon_id(node)) if node else (None, None)
         status = "changed" if node and name != found.entry.text else status
-        yield "species list", found.entry.text, name, taxon, status, None, found.candidates or found.nearest, None
+        yield (
+            "species list",
+            found.entry.text,
+            name,
+            taxon,
+            status,
+            found.entry.change,
+            found.candidates or found.nearest,
+            None,
+        )
 
 
 def _write_attribution(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], path: Path) -> None:
@@ -226,9 +235,9 @@ def _sheet_rows(
     return rows
 
 
-def _facts(
-    database: sqlite3.Connection, paths: Sequence[taxonomy.Path], taxa: pa.Table, resolved: list[tuple[Any, ...]]
-) -> page.Facts:
+def _facts(database: sqlite3.Connection, labels: Labels, taxa: pa.Table, resolved: list[tuple[Any, ...]]) -> page.Facts:
+    paths = labels.paths
+
     def counted(query: str) -> dict[str, int]:
         return dict(database.execute(query).fetchall())
 
@@ -261,4 +270,5 @@ def _facts(
         pairs=[(a, taxonomy.scientific_name(paths[i]), b, taxonomy.scientific_name(paths[j])) for a, i, b, j in pairs],
         licences=counted(f"SELECT coalesce(licence, ''), count(*) {_KEPT} GROUP BY 1 ORDER BY 2 DESC, 1"),
         names=resolved,
+        taxonomy=labels.settled,
     )

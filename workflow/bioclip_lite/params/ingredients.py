@@ -41,8 +41,11 @@ def _check_index(index: dict[str, Any]) -> None:
             f"index.path is {path}, but this path does not exist; put the files of source {index['source']} there, or "
             "make a link to them"
         )
-    for name in ("species_list", "synonyms"):
-        if index[name] and not (LISTS / index[name]).is_file():
+    for name in ("species_list", "synonyms", "taxonomy"):
+        # A taxonomy may be a folder.
+        if index[name] and not (
+            (LISTS / index[name]).is_file() or (name == "taxonomy" and (LISTS / index[name]).is_dir())
+        ):
             raise UserError(f"index.{name} is {index[name]}, but {LISTS / index[name]} does not exist; put it there")
 
 

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 from bioclip_lite.sources import delimited, fields, places
+from bioclip_lite.sources.languages import language_code
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
@@ -36,21 +37,6 @@ _TERMS = {  # those that are read, of the some 200 columns of an archive
     *("specificepithet", "scientificname", "acceptedscientificname", "taxonrank", "vernacularname", "language"),
     *("license", "rights", "usageterms", "rightsholder", "recordedby", "creator", "owner"),
     *("type", "format", "identifier", "accessuri"),
-}
-_LANGUAGES = {  # ISO 639-2 and the names in use -> ISO 639-1
-    **{
-        "eng": "en",
-        "english": "en",
-        "deu": "de",
-        "ger": "de",
-        "german": "de",
-        "fra": "fr",
-        "fre": "fr",
-        "french": "fr",
-    },
-    **{"spa": "es", "spanish": "es", "ita": "it", "italian": "it", "por": "pt", "portuguese": "pt", "nld": "nl"},
-    **{"dut": "nl", "dutch": "nl", "swe": "sv", "dan": "da", "nor": "no", "fin": "fi", "pol": "pl", "rus": "ru"},
-    **{"zho": "zh", "chi": "zh", "jpn": "ja", "ces": "cs", "cze": "cs", "hun": "hu", "tur": "tr", "ukr": "uk"},
 }
 
 Row = dict[str, str | None]  # by term, without its namespace, in lower case
@@ -130,20 +116,13 @@ def _of_occurrence(occurrence: Row, vernaculars: list[Row]) -> tuple[fields.Row,
     row["licence"] = occurrence.get("license")
     names: dict[str, str] = {}
     for entry in vernaculars:
-        name, language = entry.get("vernacularname"), _language(entry.get("language"))
+        name, language = entry.get("vernacularname"), language_code(entry.get("language"))
         if name and language:
             names.setdefault(language, name)
         elif name:
             row["common_name"] = row.get("common_name") or name
     row["common_name"] = row.get("common_name") or names.get("en")
     return row, tuple(sorted(names.items()))
-
-
-def _language(text: str | None) -> str | None:
-    """The two-letter code (three where there is none) of "de", "deu", "de-AT" or "German"; None for anything else."""
-    code = (text or "").lower().replace("_", "-").partition("-")[0].strip()
-    code = _LANGUAGES.get(code, code)
-    return code if code.isascii() and code.isalpha() and len(code) in (2, 3) else None
 
 
 def _sample(identity: str, locator: str, media: Row, shared: fields.Row, names: tuple[tuple[str, str], ...]) -> Sample:

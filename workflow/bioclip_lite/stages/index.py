@@ -18,6 +18,7 @@ from bioclip_lite.indexing.page import Facts
 from bioclip_lite.indexing.reading import read_photographs
 from bioclip_lite.indexing.splits import deal_all
 from bioclip_lite.indexing.tables import write
+from bioclip_lite.indexing.taxonomies.settle import HOW, Settled
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.utils.files import PARTIAL
@@ -31,8 +32,9 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
     source = find_source(params["source"])
     read = partial(source.read, params)
     prepare = partial(source.prepare, params) if hasattr(source, "prepare") else None
-    species_list, synonyms = (
-        data / "lists" / file if file else None for file in (params["species_list"], params["synonyms"])
+    lists = (
+        data / "lists" / file if file else None
+        for file in (params["species_list"], params["synonyms"], params["taxonomy"])
     )
     out = data / "index"
     out.mkdir(parents=True, exist_ok=True)
@@ -41,7 +43,7 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
         scratch_database(Path(scratch, "index.sqlite")) as database,
     ):
         given = gather(database, source.samples(params))
-        resolved, matches = labels.resolve(database, given, species_list, synonyms)
+        resolved, matches = labels.resolve(database, given, *lists)
         leave_out_unwanted(database, resolved.paths, params["where"], params["licences"])
         read_photographs(database, read, prepare, params["min_side"])
         leave_out_copies(database, resolved.paths)
@@ -50,6 +52,8 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
         deal_all(database, resolved.paths, params["split"], params["seed"])
         facts = write(database, resolved, matches, params, out)
     _summarize(facts, matches)
+    if facts.taxonomy:
+        _tell(facts.taxonomy)
 
 
 def _summarize(facts: Facts, matches: Sequence[names.Match]) -> None:
@@ -64,3 +68,11 @@ def _summarize(facts: Facts, matches: Sequence[names.Match]) -> None:
         print(f"index: the species list has names that nothing in the source has, {labels.unmatched(matches)}")
     for reason, number in facts.rejects.items():
         print(f"index: {number} left out: {reason} (rejects.parquet)")
+
+
+def _tell(settled: Settled) -> None:
+    """Print what the taxonomy did with the names of the source and of the species list."""
+    for origin, counts in settled.counts.items():
+        found = ", ".join(f"{counts[how]} {said}" for how, said in HOW.items() if counts.get(how))
+        if found:
+            print(f"index: names of the {origin} by {settled.description.place}: {found} (names.parquet)")
