@@ -68,6 +68,8 @@ def finder(database: sqlite3.Connection) -> Find:
     def find(query: Query) -> Found:
         rank = taxonomy.label_rank(query.path)
         named = senses(_named(query, of_first_word), rank)
+        if not named and rank == 5:  # a checklist may have species alone
+            named = [one._replace(path=(*one.path[:6], None)) for one in senses(_species_of(query, of_first_word), 6)]
         if named:
             return _chosen(query, named)
         like = senses(_like(query, of_first_word, genera), rank)
@@ -149,6 +151,11 @@ def _named(query: Query, of_first_word: Callable[[str], Parsed]) -> list[Usage]:
     # "Salix fragilis" and the hybrid of that name are two taxa, and a hybrid may be written without its sign.
     exact = [one for name, one in species if name.epithet == query.path[6]]
     return below or exact or [one for _, one in species]
+
+
+def _species_of(query: Query, of_first_word: Callable[[str], Parsed]) -> list[Usage]:
+    """The accepted species of a genus."""
+    return [one for name, one in of_first_word(_first(query.path)) if name.epithet and not one.accepted]
 
 
 def _like(query: Query, of_first_word: Callable[[str], Parsed], genera: Callable[[str], list[str]]) -> list[Usage]:

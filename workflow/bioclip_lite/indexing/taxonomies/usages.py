@@ -215,7 +215,7 @@ def _row(
         standing = "inactive"
     if table.parent_of_synonym and ("synonym" in standing or standing == "misapplied"):
         parent, accepted = None, parent
-    ranks = None if parent or accepted else "\t".join(part or "" for part in higher)
-    plain = taxonomy.parse_name(first).genus if first and not first.isascii() else first
     linked = accepted if accepted != identity else None
+    ranks = None if parent or linked else "\t".join(part or "" for part in higher)
+    plain = taxonomy.parse_name(first).genus if first and not first.isascii() else first
     return identity, parent, linked, standing, (rank or "").lower().replace("_", " "), plain, name, ranks
