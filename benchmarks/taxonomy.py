@@ -144,7 +144,8 @@ def write_taxonomy(folder: Path, form: str, rows: int) -> Path:
                 text.write(
                     f"{i}\t{accepted or parent}\t\\N\t{'t' if accepted else 'f'}\t"
                     f"{'SYNONYM' if accepted else 'ACCEPTED'}\t{rank.upper()}\t{{}}\t"
-                    f"d7dddbf4-2cf0-4f39-9b2a-bb099caae36c\tSOURCE\t{i}\t1\t3\t23\t234\t2345\t23456\t\\N\t{i}\t{called} Linnaeus, 1758\t{called}\t\\N"
+                    f"d7dddbf4-2cf0-4f39-9b2a-bb099caae36c\tSOURCE\t{i}\t1\t3\t23\t234\t2345\t23456\t\\N\t"
+                    f"{i}\t{called} Linnaeus, 1758\t{called}\t\\N"
                     "\t\\N\t\\N\t\\N\tLinnaeus\t1758\t\\N\t\\N\tSyst. Nat. ed. 10\t{}\n"
                 )
         return file

@@ -57,7 +57,7 @@ Find = Callable[[Query], Found]
 
 def finder(database: sqlite3.Connection) -> Find:
     """A function that finds names among the usages of a database; names of one genus in a row are found faster."""
-    of_first_word = lru_cache(_CACHED_GENERA)(lambda first: _parsed(usages_of(database, first)))
+    of_first_word = lru_cache(_CACHED_GENERA)(lambda first: usages_of(database, first))
     higher = lru_cache(_CACHED_PATHS)(lambda identity: _higher(database, identity))
     genera = lru_cache(1)(lambda initial: genera_like(database, initial))
 
@@ -123,10 +123,10 @@ def _allowed(word: str) -> int:
 
 # ------------------------------------------------------------------------------------------------------ names to usages
 
-Parsed = list[tuple[taxonomy.Name, Usage]]
+OfFirstWord = Callable[[str], list[Usage]]
 
 
-def _parsed(usages: list[Usage]) -> Parsed:
+def _parsed(usages: Iterable[Usage]) -> list[tuple[taxonomy.Name, Usage]]:
     return [(taxonomy.parse_name(one.name), one) for one in usages]
 
 
@@ -139,13 +139,15 @@ def _epithet(name: str | None) -> str:
     return (name or "").removeprefix(_SIGN)
 
 
-def _named(query: Query, of_first_word: Callable[[str], Parsed]) -> list[Usage]:
+def _named(query: Query, of_first_word: OfFirstWord) -> list[Usage]:
     """The usages of exactly that name; of a subspecies, if the taxonomy has it, and otherwise of its species."""
     rank = taxonomy.label_rank(query.path)
-    parsed = of_first_word(_first(query.path))
+    usages, epithet = of_first_word(_first(query.path)), _epithet(query.path[6])
     if rank < 6:
-        return [one for _, one in parsed if one.rank == RANKS[rank]]
-    same = [(name, one) for name, one in parsed if _epithet(name.epithet) == _epithet(query.path[6])]
+        return [one for one in usages if one.rank == RANKS[rank]]
+    # Taking names apart is slow, so only those are that may have the epithet.
+    parsed = _parsed(one for one in usages if epithet in one.name or not one.name.isascii())
+    same = [(name, one) for name, one in parsed if _epithet(name.epithet) == epithet]
     below = [one for name, one in same if query.below and name.below[-1:] == (query.below,)]
     species = [(name, one) for name, one in same if not name.below and one.rank in (*_BELOW, "")]
     # "Salix fragilis" and the hybrid of that name are two taxa, and a hybrid may be written without its sign.
@@ -153,17 +155,17 @@ def _named(query: Query, of_first_word: Callable[[str], Parsed]) -> list[Usage]:
     return below or exact or [one for _, one in species]
 
 
-def _species_of(query: Query, of_first_word: Callable[[str], Parsed]) -> list[Usage]:
+def _species_of(query: Query, of_first_word: OfFirstWord) -> list[Usage]:
     """The accepted species of a genus."""
-    return [one for name, one in of_first_word(_first(query.path)) if name.epithet and not one.accepted]
+    return [one for name, one in _parsed(of_first_word(_first(query.path))) if name.epithet and not one.accepted]
 
 
-def _like(query: Query, of_first_word: Callable[[str], Parsed], genera: Callable[[str], list[str]]) -> list[Usage]:
+def _like(query: Query, of_first_word: OfFirstWord, genera: Callable[[str], list[str]]) -> list[Usage]:
     """The usages that may be meant by a name that the taxonomy lacks: like it in the epithet, or in the genus."""
     rank, first = taxonomy.label_rank(query.path), _first(query.path)
     if rank < 5:
         return []
-    of_genus = of_first_word(first)
+    of_genus = _parsed(of_first_word(first))
     if of_genus:
         epithets = {_epithet(name.epithet) for name, _ in of_genus if name.epithet}
         near = like(_epithet(query.path[6]), sorted(epithets)) if rank == 6 else []

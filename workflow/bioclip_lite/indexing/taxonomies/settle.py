@@ -27,6 +27,7 @@ HOW: dict[str, str] = {
     "unknown": "not in it",
 }
 CommonNames = dict[taxonomy.Path, dict[str, str]]  # by taxon and language
+_CACHE = 1 << 17  # KiB of the database in memory
 _NOTHING: taxonomy.Path = (None,) * len(taxonomy.RANKS)
 
 
@@ -61,6 +62,7 @@ def opened(path: Path, names: Iterable[taxonomy.Path]) -> Iterator[Taxonomy]:
         database.isolation_level = None
         database.execute("PRAGMA journal_mode = OFF")
         database.execute("PRAGMA synchronous = OFF")
+        database.execute(f"PRAGMA cache_size = -{_CACHE}")
         usages.create(database)
         rows, passed_over = usages.read(database, table, genera)
         usages.read_further(database, table, unknown_genera(database, genera))
