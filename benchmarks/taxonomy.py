@@ -74,12 +74,19 @@ def main() -> int:
             file = write_taxonomy(Path(scratch), form, options.rows)
             for number in options.labels:
                 asked = write_labels(Path(scratch, "labels.json"), options.rows, number)
-                lines.append(row(f"{form}, {file.stat().st_size / 1e6:,.0f} MB", number, in_a_process(file, asked)))
+                lines.append(
+                    row(f"{file.name}, {file.stat().st_size / 1e6:,.0f} MB", number, in_a_process(file, asked))
+                )
                 if options.duckdb and form == "archive":
-                    lines.append(row("DuckDB on archive, read only", number, duckdb(options.duckdb, file, asked)))
-                print(lines[-1], flush=True)
+                    lines.append(
+                        row(
+                            "DuckDB reads Taxon.tsv, and keeps the same rows",
+                            number,
+                            duckdb(options.duckdb, file, asked),
+                        )
+                    )
+                write(options.rows, lines)
             file.unlink()
-    write(options.rows, lines)
     return 0
 
 

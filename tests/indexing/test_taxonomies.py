@@ -234,7 +234,7 @@ def test_a_subspecies_is_its_species_unless_it_is_a_synonym_of_another(tmp_path:
     ("name", "resolved"),
     [
         ("Bellis perenis", "Bellis perennis"),  # a letter less
-        ("Bellis perrenis", "Bellis perennis"),  # two letters, of eight
+        ("Bellis perennsi", "Bellis perennis"),  # two letters exchanged
         ("Belis perennis", "Bellis perennis"),
         ("Bellis hortennsis", "Bellis perennis"),  # like a synonym of it
         ("Morus albo", None),  # of four letters, any other word may be meant
@@ -251,8 +251,23 @@ def test_misspelt_names(name: str, resolved: str | None, tmp_path: Path) -> None
 def test_a_misspelt_name_that_may_be_two_is_not_corrected(tmp_path: Path) -> None:
     rows = (*ROWS, Row(110, 8, "species", "Bellis perennia", "X"))
     (one,) = found(tmp_path, rows, Query(species("Bellis perennix")))
-    assert (one.how, one.path) == ("ambiguous", species("Bellis perennix"))
+    assert (one.how, one.path) == ("ambiguous", (*DAISY[:6], "perennix"))
     assert one.candidates == ("Bellis perennia (Plantae, Asteraceae)", "Bellis perennis (Plantae, Asteraceae)")
+
+
+def test_two_wrong_letters_are_a_doubt_and_no_correction(tmp_path: Path) -> None:
+    rows = (*ROWS, Row(110, 8, "species", "Bellis collurio", "X"))
+    (one,) = found(tmp_path, rows, Query(species("Bellis collarex")))
+    assert one.how == "unknown"  # three letters
+    (one,) = found(tmp_path, rows, Query(species("Bellis callurix")))
+    assert (one.how, one.path) == ("ambiguous", (*DAISY[:6], "callurix"))
+    assert one.candidates == ("Bellis collurio (Plantae, Asteraceae)",)
+
+
+def test_a_misspelt_genus_is_none_of_another_family(tmp_path: Path) -> None:
+    label = ("Plantae", *NOTHING[1:4], "Rosaceae", "Belis", "perennis")
+    (one,) = found(tmp_path, ROWS, Query(label))
+    assert (one.how, one.path[5:]) == ("unknown", ("Belis", "perennis"))
 
 
 def test_the_synonyms_of_the_user_go_before_those_of_the_taxonomy(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ HOW: dict[str, str] = {
     "unknown": "not in it",
 }
 CommonNames = dict[taxonomy.Path, dict[str, str]]  # by taxon and language
-_CACHE = 1 << 17  # KiB of the database in memory
+_CACHE = 1 << 16  # KiB of the database in memory
 _NOTHING: taxonomy.Path = (None,) * len(taxonomy.RANKS)
 
 

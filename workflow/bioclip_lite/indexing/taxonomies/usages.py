@@ -17,7 +17,7 @@ from bioclip_lite.indexing.taxonomies.forms import Table
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
-_BLOCK = 1 << 23  # bytes read at a time
+_BLOCK = 1 << 21  # bytes read at a time
 _ROWS = 8192  # rows that become Python objects at a time
 _ADDRESS = "https://www.inaturalist.org/taxa/"  # before the numbers in some columns of iNaturalist, not in others
 _FIRST_WORD = r"^(?:[xX] )?[^\pL]*(?P<first>[\pL-]+)"
