@@ -173,7 +173,7 @@ def write_taxonomy(folder: Path, form: str, rows: int) -> Path:
 def write_labels(file: Path, rows: int, number: int) -> Path:
     """Names of species: accepted, synonyms, misspelt by a letter, and some that the taxonomy lacks."""
     rng = random.Random(number)
-    names = []
+    names: list[str] = []
     while len(names) < number:
         species, share = rng.randrange(rows - rows // 10), rng.random()
         if is_synonym(species) != (0.85 <= share < 0.95):
