@@ -303,7 +303,13 @@ def test_what_the_taxonomy_tells_apart_is_no_homonym(tmp_path: Path) -> None:
     ("contents", "words"),
     [
         ({"a.tsv": "name\trank\nBellis\tgenus\n"}, "no table of names"),
-        ({"Taxon.tsv": tsv("col:ID col:parentID col:nameID", [("a", "", "b")])}, "NameUsage"),
+        (
+            {
+                "Name.tsv": tsv("col:ID col:scientificName col:rank col:genus", [("b", "Bellis", "genus", "Bellis")]),
+                "Taxon.tsv": tsv("col:ID col:parentID col:nameID", [("a", "", "b")]),
+            },
+            "NameUsage",
+        ),
         ({"NameUsage.tsv": coldp()["NameUsage.tsv"], "Taxon.tsv": gbif_files()["Taxon.tsv"]}, "holds 2 taxonomies"),
         ({"meta.xml": "<archive><core"}, "meta.xml"),
         ({}, "no table of names"),

@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -90,7 +91,7 @@ def tables_of(path: Path) -> Iterator[tuple[Table, list[Table], Description]]:
             names, common_names = _described(found, path) or _recognized(found, path)
             title, version = _version(found)
             yield names, common_names, Description(path.name, title, version, *_hash(path))
-    except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError) as error:
+    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"{path} is no complete archive ({error}); download the taxonomy again") from None
 
 
@@ -178,7 +179,7 @@ def _places(header: list[str], meaning: Meaning) -> dict[str, int]:
 
 def _name_columns(header: list[str]) -> dict[str, int]:
     columns = _places(header, _COLUMNS)
-    placed = {"parent", "ancestry", *_HIGHER} & columns.keys()
+    placed = {"parent", "ancestry", *_HIGHER[:5]} & columns.keys()  # a genus is in tables of names alone, too
     return columns if {"id", "name"} <= columns.keys() and placed else {}
 
 
