@@ -190,6 +190,7 @@ def test_missing_ingredients_are_named_before_anything_runs(tmp_path: Path) -> N
     folder = checkout.new(tmp_path / "missing")
     for name, value, message in (
         ("index", {"source": "folder", "path": "data/nowhere"}, "index.path is data/nowhere, but there is no such"),
+        ("index", {"taxonomy": "gbif"}, "index.taxonomy is gbif, but data/lists/gbif does not exist"),
         ("teacher", {"kind": "lit"}, "teacher.lit.weights is none, but data/weights/none does not exist"),
         (
             "teacher",

@@ -76,6 +76,7 @@ def facts(**more: Any) -> Facts:
         "licences": {"CC0": 30, "": 10},
         "names": [],
         "listed": None,
+        "taxonomy": None,
     }
     return Facts(**plain | more)
 

@@ -3,11 +3,12 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bioclip_lite.indexing import listed_taxa, names
+from bioclip_lite.indexing.taxonomies import settle
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
@@ -18,6 +19,7 @@ class Labels(NamedTuple):
     given: list[names.Label]
     meanings: list[names.Meaning]
     paths: list[taxonomy.Path]  # taxa by number
+    settled: settle.Settled | None  # what a taxonomy did; None without one
 
 
 def resolve(
@@ -25,11 +27,13 @@ def resolve(
     given: list[names.Label],
     species_list: Path | None,
     synonyms: Path | None,
+    taxonomy_file: Path | None,
     unlisted: Literal["leave_out", "keep"],
 ) -> tuple[Labels, list[names.Match]]:
     """Find the taxon of each label, and the reason to leave it out if a species list lacks it.
 
-    Fills table ``label``. ``unlisted``: whether to "leave_out" or "keep" the photographs of taxa that the list lacks.
+    Fills table ``label``, and adds the common names of a taxonomy to the photographs. ``unlisted``: whether to
+    "leave_out" or "keep" the photographs of taxa that the list lacks.
 
     Returns:
         The labels, and for each line of the species list the taxa that it matches or adds.
@@ -39,11 +43,10 @@ def resolve(
     """
     entries = names.read_species_list(species_list) if species_list else []
     accepted = names.read_synonyms(synonyms, entries) if synonyms or entries else {}
-    resolver = names.Resolver(accepted, entries)
-    source = names.Index()
-    for label in given:
-        source.add(label.path)
-    meanings = [resolver.meaning(label, source) for label in given]
+    if taxonomy_file:
+        entries, meanings, settled = _by_taxonomy(database, given, entries, accepted, taxonomy_file)
+    else:
+        meanings, settled = _meanings(given, entries, accepted, relatives=True), None
     matches = _match(database, entries, meanings, accepted) if entries else []
     nodes = {node for match in matches for node in match.nodes}
     if entries and not nodes and unlisted == "leave_out":
@@ -62,7 +65,45 @@ def resolve(
         "UPDATE label SET photographs = n FROM (SELECT label AS one, count(*) AS n FROM photograph GROUP BY label) "
         "WHERE id = one"
     )
-    return Labels(given, meanings, list(numbers)), matches
+    return Labels(given, meanings, list(numbers), settled), matches
+
+
+def _meanings(
+    given: Sequence[names.Label], entries: Sequence[names.Entry], accepted: dict[str, tuple[str, ...]], relatives: bool
+) -> list[names.Meaning]:
+    """The taxa of labels by the user's synonyms and species list; ``relatives`` as of ``names.Resolver``."""
+    resolver = names.Resolver(accepted, entries, relatives)
+    source = names.Index()
+    for label in given:
+        source.add(label.path)
+    return [resolver.meaning(label, source) for label in given]
+
+
+def _by_taxonomy(
+    database: sqlite3.Connection,
+    given: Sequence[names.Label],
+    entries: Sequence[names.Entry],
+    accepted: dict[str, tuple[str, ...]],
+    file: Path,
+) -> tuple[list[names.Entry], list[names.Meaning], settle.Settled]:
+    """Settle a species list and labels by a taxonomy; the user's synonyms go before those of the taxonomy."""
+    with settle.opened(file, _asked(given, entries, accepted)) as book:
+        entries, of_list = settle.settle_entries(book, entries)
+        meanings = _meanings(given, entries, accepted, relatives=False)  # which the taxonomy knows better
+        meanings, common_names, of_source = settle.settle_labels(book, given, meanings)
+    settle.add_common_names(database, [common_names.get(meaning.path, {}) for meaning in meanings])
+    counts = {"source": of_source, "species list": of_list}
+    return entries, meanings, settle.Settled(book.description, book.rows, book.passed_over, counts)
+
+
+def _asked(
+    given: Sequence[names.Label], entries: Sequence[names.Entry], accepted: Mapping[str, Sequence[str]]
+) -> Iterator[taxonomy.Path]:
+    """The taxa that a taxonomy may be asked for."""
+    yield from (label.path for label in given)
+    yield from map(settle.path_of_entry, entries)
+    for several in accepted.values():
+        yield from (taxonomy.make_path({"species": name}) for name in several)
 
 
 def _match(

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from bioclip_lite.sources.languages import CODES
 from bioclip_lite.taxa.taxonomy import RANKS
 
 ENGLISH = ""  # language of the column "common_name" in all tables
@@ -43,48 +44,6 @@ _PHRASES = {
     **dict.fromkeys(("nome comum", "nome popular", "nome vulgar"), "pt"),
     **dict.fromkeys(("nome comune", "nome volgare"), "it"),
 }
-_LANGUAGES = {
-    "ar": "arabic ara",
-    "bg": "bulgarian bul",
-    "ca": "catalan catala cat",
-    "cs": "czech cesky cestina ces cze",
-    "cy": "welsh cymraeg cym wel",
-    "da": "danish dansk dan",
-    "de": "german deutsch deutscher deutsche deu ger",
-    "el": "greek ell gre",
-    "en": "english eng",
-    "es": "spanish espanol castellano spa",
-    "et": "estonian eesti est",
-    "eu": "basque euskara eus baq",
-    "fi": "finnish suomi fin",
-    "fr": "french francais francaise fra fre",
-    "ga": "irish gaeilge gle",
-    "gl": "galician galego glg",
-    "hr": "croatian hrvatski hrv",
-    "hu": "hungarian magyar hun",
-    "is": "icelandic isl ice",
-    "it": "italian italiano ita",
-    "ja": "japanese jpn",
-    "ko": "korean kor",
-    "lt": "lithuanian lietuviu lit",
-    "lv": "latvian latviesu lav",
-    "nb": "bokmal nob",
-    "nl": "dutch nederlands nederlandse nld dut",
-    "nn": "nynorsk nno",
-    "no": "norwegian norsk nor",
-    "pl": "polish polski polska pol",
-    "pt": "portuguese portugues por",
-    "ro": "romanian romana ron rum",
-    "ru": "russian rus",
-    "sk": "slovak slovensky slovencina slk slo",
-    "sl": "slovenian slovenski slovenscina slv",
-    "sr": "serbian srpski srp",
-    "sv": "swedish svenska svenskt swe",
-    "tr": "turkish turkce tur",
-    "uk": "ukrainian ukr",
-    "zh": "chinese mandarin zho chi",
-}
-_WORDS = {word: code for code, words in _LANGUAGES.items() for word in words.split()}
 _NO_CODES = {"id", "nr"}  # two letters that rather mean a number
 
 
@@ -147,7 +106,7 @@ def _language(words: Sequence[str]) -> str | None:
     said = len(rest) < len(words) and any(word in _COMMON for word in words)  # that they are common names
     if not rest:
         return ENGLISH if said else None
-    code = _WORDS.get(rest[0]) or (rest[0] if said and re.fullmatch("[a-z]{2}", rest[0]) else None)
+    code = CODES.get(rest[0]) or (rest[0] if said and re.fullmatch("[a-z]{2}", rest[0]) else None)
     region = len(rest) == 2 and said and re.fullmatch("[a-z]{2}|hans|hant", rest[1])  # "common_name_pt_BR"
     alone = len(rest[0]) > 3 or said  # "German name"; "cat name" is no language
     return code if code and code not in _NO_CODES and alone and (len(rest) == 1 or region) else None

@@ -39,6 +39,7 @@ class Entry(NamedTuple):
     finest_rank: str | None = None  # one of RANKS
     note: str | None = None
     line: int = 0  # where it stands in the list, from 1
+    change: str | None = None  # by a taxonomy
 
 
 class Label(NamedTuple):
@@ -340,11 +341,12 @@ class Resolver:
     """Resolves labels of a source with the user's synonyms and species list.
 
     Synonyms are applied to full names. A label without a rank takes the path of the entry with its common name. Ranks
-    that a label leaves open are filled in from the list if the name is there once.
+    that a label leaves open are filled in from the list if the name is there once, or else from its ``relatives`` there.
     """
 
-    def __init__(self, synonyms: dict[str, tuple[str, ...]], entries: Sequence[Entry]) -> None:
+    def __init__(self, synonyms: dict[str, tuple[str, ...]], entries: Sequence[Entry], relatives: bool = True) -> None:
         self.synonyms = synonyms
+        self.relatives = relatives
         self.listed = Index()
         for entry in entries:
             self.listed.add(entry_path(entry), entry.common_names)
@@ -401,6 +403,8 @@ class Resolver:
             return path, None
         listed = self.listed.species.get(taxonomy.scientific_name(path).lower(), set()) if rank == 6 else set()
         found = one_taxon([p for p in listed if any(p[:5]) and not taxonomy.conflict(p, path)])
+        if not found and not self.relatives:
+            return path, None
         full = filled(path, fullest(found)[:5] if found else ranks_above(path, self.listed))
         return full, "ranks from the list" if full != path else None
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bioclip_lite.indexing import list_summary
+from bioclip_lite.indexing.taxonomies.settle import HOW, Settled
 from bioclip_lite.indexing.thumbnails import thumbnail
 from bioclip_lite.photographs import licences
 from bioclip_lite.sources.sample import SPLITS
@@ -37,6 +38,7 @@ class Facts:
     licences: Mapping[str, int]  # as written; "" where there is none
     names: Sequence[tuple[Any, ...]]  # the rows of names.parquet
     listed: list_summary.Summary | None  # None without a species list
+    taxonomy: Settled | None  # None without one
 
 
 def shortened(text: object, most: int = 90) -> str:
@@ -62,6 +64,7 @@ def page(facts: Facts, read: Callable[[str], bytes]) -> str:
         pairs=_pairs(facts, read),
         licences=_licences(facts.licences),
         names=_names(facts.names),
+        taxonomy=_taxonomy(facts.taxonomy) if facts.taxonomy else None,
     )
 
 
@@ -223,3 +226,13 @@ def _names(rows: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
             head = (*_HEADINGS[status], "Photographs")
             groups.append({"title": title, "explained": explained, "head": head, "rows": shown, "total": len(cases)})
     return groups
+
+
+def _taxonomy(settled: Settled) -> dict[str, Any]:
+    """What the taxonomy is, and how the names of the source and of the list were found in it."""
+    shown = {origin: counts for origin, counts in settled.counts.items() if counts}
+    return {
+        "settled": settled,
+        "origins": list(shown),
+        "rows": [(said, [counts.get(how, 0) for counts in shown.values()]) for how, said in HOW.items()],
+    }

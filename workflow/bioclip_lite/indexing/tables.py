@@ -107,7 +107,7 @@ def write(
     photographed = sum(map(_shown, taxa.select(["leaf", *SPLITS]).to_pylist()))
     title = f"{len(rows_shown)} of {photographed} taxa, in the order of the tree"
     draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
-    facts = _facts(database, labels.paths, taxa, resolved, list_summary.summarize(taxa, matches))
+    facts = _facts(database, labels, taxa, resolved, list_summary.summarize(taxa, matches))
     with replacing(out / "report.html") as scratch:
         scratch.write_text(page.page(facts, read), encoding="utf-8")
     return facts
@@ -233,13 +233,14 @@ def _names(database: sqlite3.Connection, labels: Labels, matches: Sequence[names
 
 def _name_of_list(match: names.Match) -> tuple[Any, ...]:
     node = next(iter(listed_taxa.of_list(match)), None)
+    change = "; ".join(filter(None, (match.entry.change, match.change))) or None
     if node is None:
         status, candidates = "ambiguous" if match.candidates else "unmatched", match.candidates or match.nearest
-        return "species list", match.entry.text, None, None, status, None, candidates, None
+        return "species list", match.entry.text, None, None, status, change, candidates, None
     name = taxonomy.scientific_name(node)
     status = "no photographs" if match.added else "same" if name == match.entry.text else "changed"
     taxon = taxonomy.taxon_id(node)
-    return "species list", match.entry.text, name, taxon, status, match.change, match.resembles, None
+    return "species list", match.entry.text, name, taxon, status, change, match.resembles, None
 
 
 def _write_attribution(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], path: Path) -> None:
@@ -279,11 +280,13 @@ def _shown(taxon: dict[str, Any]) -> bool:
 
 def _facts(
     database: sqlite3.Connection,
-    paths: Sequence[taxonomy.Path],
+    labels: Labels,
     taxa: pa.Table,
     resolved: list[tuple[Any, ...]],
     listed: list_summary.Summary | None,
 ) -> page.Facts:
+    paths = labels.paths
+
     def counted(query: str) -> dict[str, int]:
         return dict(database.execute(query).fetchall())
 
@@ -317,4 +320,5 @@ def _facts(
         licences=counted(f"SELECT coalesce(licence, ''), count(*) {_KEPT} GROUP BY 1 ORDER BY 2 DESC, 1"),
         names=resolved,
         listed=listed,
+        taxonomy=labels.settled,
     )

@@ -41,8 +41,9 @@ def _check_index(index: dict[str, Any]) -> None:
             f"index.path is {path}, but this path does not exist; put the files of source {index['source']} there, or "
             "make a link to them"
         )
-    for name in ("species_list", "synonyms"):
-        if index[name] and not (LISTS / index[name]).is_file():
+    there = {"species_list": Path.is_file, "synonyms": Path.is_file, "taxonomy": Path.exists}  # it may be a folder
+    for name, found in there.items():
+        if index[name] and not found(LISTS / index[name]):
             raise UserError(f"index.{name} is {index[name]}, but {LISTS / index[name]} does not exist; put it there")
 
 

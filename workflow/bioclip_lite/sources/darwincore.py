@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bioclip_lite.sources import archive, fields, places, tars
 from bioclip_lite.sources.archive import Open, Row, Table
+from bioclip_lite.sources.languages import language_code
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
@@ -37,21 +38,6 @@ _PLACES = ("accessuri", "identifier", "goodqualityaccessuri", "references")  # o
 _ASSOCIATED = "associatedmedia"
 _IMAGE = re.compile(r"\.(jpe?g|png|webp|tiff?|gif|bmp|heic|avif)\b", re.IGNORECASE)
 _OTHER_MEDIA = re.compile(r"\.(mp3|wav|m4a|ogg|flac|mp4|mov|avi|webm|pdf|html?)$", re.IGNORECASE)
-_LANGUAGES = {  # ISO 639-2 and the names in use -> ISO 639-1
-    **{
-        "eng": "en",
-        "english": "en",
-        "deu": "de",
-        "ger": "de",
-        "german": "de",
-        "fra": "fr",
-        "fre": "fr",
-        "french": "fr",
-    },
-    **{"spa": "es", "spanish": "es", "ita": "it", "italian": "it", "por": "pt", "portuguese": "pt", "nld": "nl"},
-    **{"dut": "nl", "dutch": "nl", "swe": "sv", "dan": "da", "nor": "no", "fin": "fi", "pol": "pl", "rus": "ru"},
-    **{"zho": "zh", "chi": "zh", "jpn": "ja", "ces": "cs", "cze": "cs", "hun": "hu", "tur": "tr", "ukr": "uk"},
-}
 
 
 def samples(params: "Origin") -> Iterator[Sample | Reject]:
@@ -148,20 +134,13 @@ def _of_occurrence(occurrence: Row, vernaculars: list[Row]) -> tuple[fields.Row,
     row["licence"] = occurrence.get("license")
     names: dict[str, str] = {}
     for entry in vernaculars:
-        name, language = entry.get("vernacularname"), _language(entry.get("language"))
+        name, language = entry.get("vernacularname"), language_code(entry.get("language"))
         if name and language:
             names.setdefault(language, name)
         elif name:
             row["common_name"] = row.get("common_name") or name
     row["common_name"] = row.get("common_name") or names.get("en")
     return row, tuple(sorted(names.items()))
-
-
-def _language(text: str | None) -> str | None:
-    """The two-letter code (three where there is none) of "de", "deu", "de-AT" or "German"; None for anything else."""
-    code = (text or "").lower().replace("_", "-").partition("-")[0].strip()
-    code = _LANGUAGES.get(code, code)
-    return code if code.isascii() and code.isalpha() and len(code) in (2, 3) else None
 
 
 def _sample(identity: str, locator: str, media: Row, shared: fields.Row, names: tuple[tuple[str, str], ...]) -> Sample:

@@ -19,6 +19,7 @@ from bioclip_lite.indexing.page import Facts
 from bioclip_lite.indexing.reading import read_photographs
 from bioclip_lite.indexing.splits import deal_all
 from bioclip_lite.indexing.tables import write
+from bioclip_lite.indexing.taxonomies.settle import HOW, Settled
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
@@ -33,8 +34,9 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
     source = find_source(params["source"])
     read = partial(source.read, params)
     prepare = partial(source.prepare, params) if hasattr(source, "prepare") else None
-    species_list, synonyms = (
-        data / "lists" / file if file else None for file in (params["species_list"], params["synonyms"])
+    species_list, synonyms, taxonomy_file = (
+        data / "lists" / file if file else None
+        for file in (params["species_list"], params["synonyms"], params["taxonomy"])
     )
     out = data / "index"
     out.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,7 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
         scratch_database(Path(scratch, "index.sqlite")) as database,
     ):
         given = gather(database, source.samples(params))
-        resolved, matches = labels.resolve(database, given, species_list, synonyms, params["unlisted"])
+        resolved, matches = labels.resolve(database, given, species_list, synonyms, taxonomy_file, params["unlisted"])
         leave_out_unwanted(database, resolved.paths, params["where"], params["licences"])
         read_photographs(database, read, prepare, params["min_side"])
         leave_out_copies(database, resolved.paths)
@@ -54,6 +56,8 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
         deal_all(database, resolved.paths, params["split"], params["seed"])
         facts = write(database, resolved, matches, listed, params, out)
     _summarize(facts, unmatched)
+    if facts.taxonomy:
+        _tell(facts.taxonomy)
 
 
 def _without_photographs(
@@ -82,3 +86,11 @@ def _summarize(facts: Facts, unmatched: str | None) -> None:
         print(f"index: the species list has names that name no taxon, {unmatched}")
     for reason, number in facts.rejects.items():
         print(f"index: {number} left out: {reason} (rejects.parquet)")
+
+
+def _tell(settled: Settled) -> None:
+    """Print what the taxonomy did with the names of the source and of the species list."""
+    for origin, counts in settled.counts.items():
+        found = ", ".join(f"{counts[how]} {said}" for how, said in HOW.items() if counts.get(how))
+        if found:
+            print(f"index: names of the {origin} by {settled.description.place}: {found} (names.parquet)")

@@ -125,6 +125,8 @@ def _path(raw: tuple[str | None, ...]) -> Path:
 def _plain(text: str) -> str:
     """Without markup, accents, ligatures and invisible characters; a name in another script stays as it is."""
     text = re.sub(r"<[^<>]*>", " ", text)
+    if text.isascii() and text.isprintable():  # most names; the rest takes a hundred times as long
+        return text
     out: list[str] = []
     for letter in unicodedata.normalize("NFC", text):
         base, *marks = list(unicodedata.normalize("NFD", letter))

@@ -35,6 +35,7 @@ class Index(TypedDict):
     species_list: str | None
     unlisted: Literal["leave_out", "keep"]
     synonyms: str | None
+    taxonomy: str | None
     licences: list[Literal["cc0", "pd", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]]
     quality_grades: list[Literal["research", "needs_id", "casual"]]
     min_side: int

@@ -1,0 +1,1 @@
+"""Taxonomies that the user names: ranks, accepted names and common names for the names of a source and of a list."""
