@@ -247,7 +247,7 @@ def main() -> None:
         "",
         f"`python benchmarks/readers.py --rows {number}`: clevercsv {clevercsv.__version__}, duckdb "
         f"{duckdb.__version__}, pandas {pandas.__version__}, python-dwca-reader 0.17.1; {processor()}. "
-        "yes: the rows are right; refused: the input is broken, and an error says so; no, silently: other rows, no error. "
+        "yes: the rows are right; refused: the input is broken, and an error says so; no, silently: other rows. "
         "Our own reader was made for these inputs.",
         "",
         f"| table | {' | '.join(READERS)} |",
