@@ -267,6 +267,12 @@ def test_an_archive_unpacked_with_its_folder(tmp_path: Path) -> None:
     assert len(listed(source_params("darwincore", tmp_path / "raw"))[0]) == 1
 
 
+def test_numbers_that_a_spreadsheet_has_rounded_are_no_occurrences(tmp_path: Path) -> None:
+    plants = [{**occurrence(i, DAISY), "gbifID": "1.25E+09"} for i in range(2)]
+    pictures = [{**media(i, f"{i}.jpg"), "gbifID": "1.25E+09"} for i in range(2)]
+    fails(archive(tmp_path, plants, pictures), "multimedia.txt, row 1: observation 1.25E+09", "has rounded")
+
+
 @pytest.mark.parametrize(
     ("columns", "kept"),
     [

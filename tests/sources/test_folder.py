@@ -152,6 +152,10 @@ PLANT = (None, None, None, None, None, "Bellis", "perennis")
         ("/".join((*GANNET[:6], "Morus bassanus")), GANNET),
         ("/".join((*GANNET[:5], "Morus_bassanus", "adult")), GANNET),
         ("/".join(GANNET[:6]), (*GANNET[:6], None)),
+        (
+            "Animalia/Chordata/Reptilia/Squamata/Boidae/Boa constrictor",
+            ("Animalia", "Chordata", "Reptilia", "Squamata", "Boidae", "Boa", "constrictor"),
+        ),
         ("Plantae/Asteraceae/Bellis perennis", ("Plantae", None, None, None, "Asteraceae", "Bellis", "perennis")),
         ("Asteraceae/Bellis/perennis", (None, None, None, None, "Asteraceae", "Bellis", "perennis")),
         ("flowers/Bellis perennis/2024", PLANT),

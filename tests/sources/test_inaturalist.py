@@ -108,3 +108,11 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     _, rejected = listed(params(write_csv(tmp_path / "b.csv", COLUMNS, rows)))
     assert [(one.locator, one.reason) for one in rejected] == [("b.csv, line 3", "bad row")]
     assert isinstance(rejected[0], Reject)
+
+
+def test_numbers_that_a_spreadsheet_has_rounded_are_no_observations(tmp_path: Path) -> None:
+    rows = [observation(i, DAISY, f"https://example.org/{i}.jpg") for i in range(2)]
+    for row in rows:
+        row[COLUMNS.index("id")] = "1.25E+08"
+    with pytest.raises(UserError, match=r"b\.csv, line 2: observation 1\.25E\+08 is a number .* has rounded"):
+        listed(params(write_csv(tmp_path / "b.csv", COLUMNS, rows)))

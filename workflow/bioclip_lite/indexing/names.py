@@ -341,7 +341,7 @@ class Resolver:
     """Resolves labels of a source with the user's synonyms and species list.
 
     Synonyms are applied to full names. A label without a rank takes the path of the entry with its common name. Ranks
-    that a label leaves open are filled in from the list if the name is there once, or else from its ``relatives`` there.
+    that a label leaves open are filled in from the list if the name is there once, or else from ``relatives``.
     """
 
     def __init__(self, synonyms: dict[str, tuple[str, ...]], entries: Sequence[Entry], relatives: bool = True) -> None:

@@ -93,6 +93,7 @@ def _photographs(open_file: Open, media: Table, occurrences: Get, vernaculars: G
         place = f"{media.files[0]}, row {number}"
         occurrence: Row | None = next(iter(occurrences(i)), None) if i else None
         if i != identity:
+            fields.refuse_rounded(place, i)
             identity, seen, shared = i, set(), _of_occurrence(occurrence or {}, vernaculars(i or ""))
         if media.kind.endswith(_OCCURRENCE):
             locators: list[str | None] = [*_associated(row)]

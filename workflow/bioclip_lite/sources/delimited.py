@@ -25,7 +25,8 @@ _END = "end"  # a line that is read after the last one
 def rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, values) of the header, which may be empty, and of each row that is not blank.
 
-    Text is UTF-8 or UTF-16, with or without a mark that says so. The separator is the one that a first line ``sep=;``
+    A header that stands there again, as in tables that were put together, is none. Text is UTF-8 or UTF-16, with or
+    without a mark that says so. The separator is the one that a first line ``sep=;``
     names, or else ``separator_of`` the header.
 
     Raises:
@@ -75,13 +76,13 @@ def rows_in(lines: Iterable[str], name: str, start: int = 1) -> Iterator[tuple[i
     first = next(lines, "")
     hint = _EXCEL_HINT.fullmatch(first)
     separator = hint[1] if hint else separator_of(first)
-    header = True
+    header: list[str] | None = None
     and_first = lines if hint else chain([first], lines)
     for line, values in parse(and_first, name, separator, '"', start=start + 1 if hint else start):
-        if header or any(value.strip() for value in values):
+        if header is None or (values != header and any(value.strip() for value in values)):
             yield line, values
-        header = False
-    if header:
+        header = header or values
+    if header is None:
         yield start, []
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from bioclip_lite.sources.sample import Sample
 from bioclip_lite.taxa import taxonomy
+from bioclip_lite.utils.errors import UserError
 
 Row = dict[str, str | None]  # by field, the keys of _NAMES and "label"; None: empty or one of the ways to say so
 
@@ -36,6 +37,7 @@ _NAMES = {
 }
 NAMING = (*taxonomy.RANKS, "scientific_name", "common_name", "label")  # fields of which one at least says the taxon
 _LANGUAGE = re.compile(r"(?:common|vernacular)[ _]?name[ _-]([a-z]{2,3})", re.IGNORECASE)
+_ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")
 _SAID = {"not provided", "notprovided", "unspecified"}  # by catalogues, where they know no owner or licence
 _BELOW_SPECIES = {"subspecies", "variety", "form", "cultivar", "infraspecific_name", "subvariety", "subform"}
 
@@ -175,6 +177,15 @@ def to_sample(row: Row, key: str, locator: str, languages: tuple[tuple[str, str]
 def stated(text: str | None) -> str | None:
     """A licence or an owner; None if a catalogue marks it as unknown."""
     return None if text is None or text.lower() in _SAID else text
+
+
+def refuse_rounded(place: str, observation: str | None) -> None:
+    """Raise UserError for 1.25E+08, as spreadsheets show and save long numbers."""
+    if observation and _ROUNDED.fullmatch(observation):
+        raise UserError(
+            f"{place}: observation {observation} is a number that a spreadsheet has rounded, so different observations "
+            "have become one; give that column the format text, and export the table again"
+        )
 
 
 def verbatim(row: Mapping[str, str | None]) -> str | None:

@@ -60,7 +60,7 @@ def _ranks(names: Sequence[str]) -> dict[str, str | None]:
     place = -1  # of the rank of the folder above; -1: it has none
     for name in names:
         rank = fields.rank_by_ending(name)
-        if rank:
+        if rank and taxonomy.RANKS.index(rank) > place:  # Squamata is a class to some, below Reptilia an order
             place = taxonomy.RANKS.index(rank)
         elif "kingdom" in ranks and place < 5:
             place += 1

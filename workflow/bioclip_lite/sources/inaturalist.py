@@ -67,6 +67,7 @@ def _tables(path: Path) -> list[Path]:
 
 def _sample(row: dict[str, str | None], place: str) -> Sample | Reject:
     identity, address = row["id"], row["image_url"]
+    fields.refuse_rounded(place, identity)
     if identity is None:
         return Reject(place, "bad row", "column id is empty")
     if address is None:

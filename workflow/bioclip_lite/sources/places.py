@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
 # Files and folders that systems, not people, put among photographs (lower case).
 _OF_SYSTEMS = {
-    *("thumbs.db", "desktop.ini", "@eadir", "#recycle", "#snapshot", "__macosx", "lost+found"),
+    *(
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "picasa.ini",
+        "@recycle",
+        "@eadir",
+        "#recycle",
+        "#snapshot",
+        "__macosx",
+        "lost+found",
+    ),
     *("$recycle.bin", "system volume information"),
 }
 _PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)

@@ -1,6 +1,5 @@
 """Photographs as tables list them, streamed: delimited text and Parquet."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
@@ -14,7 +13,6 @@ from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
-_ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")  # 1.25E+08, as spreadsheets show long numbers
 _LOOKED_AT = 10_000  # rows that tell what column class holds
 _BATCH = 8192  # rows of Parquet in memory at a time
 
@@ -102,8 +100,6 @@ def _photograph(
     labels: dict[str, taxonomy.Path],
     locate: Callable[[str], str],
 ) -> Sample | Reject:
-    if values == header:
-        return Reject(place, "bad row", "the header again; tables that were put together keep theirs")
     if len(values) > len(header) and not any(values[len(header) :]):  # separators at the end of a line
         values = values[: len(header)]
     if len(values) != len(header):
@@ -112,11 +108,7 @@ def _photograph(
     file = row["file"]
     if file is None:
         return Reject(place, "missing file", "column 'file' is empty")
-    if (observation := row.get("observation")) and _ROUNDED.fullmatch(observation):
-        raise UserError(
-            f"{place}: observation {observation} is a number that a spreadsheet has rounded, so different observations "
-            f"have become one; give that column the format text, and export the table again"
-        )
+    fields.refuse_rounded(place, row.get("observation"))
     locator = locate(file)
     sample = fields.to_sample(row, key_of(locator), locator, fields.languages_of(columns, values))
     genus, species = sample.path[5:]
