@@ -5,14 +5,15 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bioclip_lite.sources import tars
+from bioclip_lite.sources import places, tars
 from bioclip_lite.sources.places import hidden
 from bioclip_lite.sources.sample import Reject
 from support.photographs import DAISY
-from support.raw_forms import UUID, bioclip_texts, photo, put, webdataset_tar
+from support.raw_forms import UUID, bioclip_texts, photo, put, source_params, webdataset_tar
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 NAMES = st.one_of(
@@ -112,3 +113,49 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     first, second = tars.groups(tmp_path, "a.tar")
     assert isinstance(first, Reject) and first.reason == "bad name" and first.locator.encode()
     assert isinstance(second, tars.Group)
+
+
+def test_a_tar_made_on_a_mac(tmp_path: Path) -> None:
+    """Beside each member stands ._MEMBER, with what the file system knows of it."""
+    members: list[tuple[str, bytes, float]] = [("._.", b"Mac OS X", 0), (".DS_Store", b"Bud1", 0)]
+    for number in range(3):
+        for extension, content in ((".jpg", photo(number)), (".txt", b"a daisy")):
+            members += [(f"./._{number}{extension}", b"\0\5\x16\7", 0), (f"./{number}{extension}", content, 0)]
+    members.append(("__MACOSX/._0.jpg", b"\0\5\x16\7", 0))
+    put(tmp_path / "a.tar", tar_of(tarfile.PAX_FORMAT, members))
+    groups = list(tars.groups(tmp_path, "a.tar"))
+    assert all(isinstance(group, tars.Group) for group in groups)
+    assert [(g.key, sorted(g.parts)) for g in groups if isinstance(g, tars.Group)] == [
+        (str(number), ["jpg", "txt"]) for number in range(3)
+    ]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_tars_as_webdataset_writes_them(tmp_path: Path, kind: int, name: str) -> None:
+    """Without entries for folders, with times in fractions of a second (PAX headers), the sample's own key and address
+    as members, and equal names in different folders."""
+    with webdataset.TarWriter(str(tmp_path / name), encoder=False, keep_meta=True, mtime=1.5) as tar:
+        tar.tarstream.format = kind
+        for key in ("one/0001", "two/0001", "two/" + "d" * 90 + "/0002"):
+            tar.write({"__key__": key, "jpg": photo(key), "txt": key.encode(), "__url__": b"shard.tar", "cls": b"3"})
+    groups = [group for group in tars.groups(tmp_path, name, tmp_path / "points") if isinstance(group, tars.Group)]
+    assert [group.key for group in groups] == ["one/0001", "two/0001", "two/" + "d" * 90 + "/0002"]
+    assert [group.texts["txt"] for group in groups] == [group.key for group in groups]
+    assert all({"jpg", "txt", "cls"} <= group.parts.keys() for group in groups)
+    assert len({group.name for group in groups}) == 3
+    params = source_params("treeoflife10m", tmp_path, downloads={"folder": str(tmp_path / "points")})
+    read = [places.read(params, tmp_path, str(group.image)) for group in groups]
+    assert read == [photo(group.key) for group in groups]
+
+
+def test_texts_are_read_with_the_list(tmp_path: Path) -> None:
+    members = [
+        ("a.jpg", b"x", 0.0),
+        ("a.Sci.TXT", b"Bellis", 0.0),
+        ("a.txt", b"\xff", 0.0),
+        ("a.long.txt", b"x" * 10_000, 0.0),
+    ]
+    put(tmp_path / "a.tar", tar_of(tarfile.GNU_FORMAT, members))
+    (group,) = tars.groups(tmp_path, "a.tar")
+    assert isinstance(group, tars.Group) and group.texts == {"sci.txt": "Bellis", "txt": "\N{REPLACEMENT CHARACTER}"}

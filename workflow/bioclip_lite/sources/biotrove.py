@@ -27,9 +27,10 @@ Get = Callable[[str], list[Any]]
 
 def samples(params: "Origin") -> Iterator[Sample | Reject]:
     folder = places.require_folder(params["path"], "a folder with the data set's tars or parquet tables")
-    shards, tables = tars.find(folder), [name for name in places.files_in(folder) if name.endswith(".parquet")]
+    shards = tars.find(folder, tars.WITH_GZIPPED)
+    tables = [name for name in places.files_in(folder) if name.endswith(".parquet")]
     if shards:
-        yield from _from_tars(folder, shards, tables)
+        yield from _from_tars(folder, shards, tables, places.seek_points(params))
     elif tables:
         yield from _from_tables(folder, tables)
     else:
@@ -46,11 +47,11 @@ def read(params: "Origin", locator: str) -> bytes:
     return places.read(params, Path(params["path"]), locator)
 
 
-def _from_tars(folder: Path, shards: list[str], tables: list[str]) -> Iterator[Sample | Reject]:
+def _from_tars(folder: Path, shards: list[str], tables: list[str], seek_points: Path) -> Iterator[Sample | Reject]:
     known = ((identity, row) for table in tables for _, identity, row in _listed(folder / table) if identity)
     with lookup(known) as by_id:
         for shard in shards:
-            for group in tars.groups(folder, shard):
+            for group in tars.groups(folder, shard, seek_points):
                 if isinstance(group, Reject):
                     yield group
                 elif group.image is None:
@@ -58,7 +59,7 @@ def _from_tars(folder: Path, shards: list[str], tables: list[str]) -> Iterator[S
                     yield Reject(group.name, "missing file", f"no image among its parts: {parts}")
                 else:
                     row = next(iter(by_id(group.key.rsplit("/", 1)[-1])), None)
-                    row = row or texts.row_of(tars.texts(folder, group))
+                    row = row or texts.row_of(group.texts)
                     yield _sample(row, group.name, group.image)
 
 

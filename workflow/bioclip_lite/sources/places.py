@@ -1,6 +1,7 @@
 """Locators of photographs: a file in the folder of the source, a part of a tar, or a web address.
 
-Locators are ``plants/1.jpg``, ``train/shard-000000.tar:<offset>:<size>`` (bytes) and ``https://...``.
+Locators are ``plants/1.jpg``, ``train/shard-000000.tar:<offset>:<size>`` (bytes) and ``https://...``. Offsets in a
+gzipped tar are those in its content.
 """
 
 import os
@@ -22,6 +23,7 @@ _OF_SYSTEMS = {
     *("$recycle.bin", "system volume information"),
 }
 _PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
+_GZIPPED_PART = re.compile(r"(.+\.(?:tar\.gz|tgz)):(\d+):(\d+)", re.DOTALL | re.IGNORECASE)
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
@@ -31,7 +33,16 @@ def read(params: "Origin", folder: Path, locator: str) -> bytes:
         from bioclip_lite.sources import downloads  # takes longer to import than many a shard to write
 
         return downloads.read(locator, params["downloads"])
+    if part := _GZIPPED_PART.fullmatch(locator):
+        from bioclip_lite.sources import gzipped  # few sources need it
+
+        return gzipped.read(folder / part[1], seek_points(params), int(part[2]), int(part[3]))
     return read_below(folder, locator)
+
+
+def seek_points(params: "Origin") -> Path:
+    """The folder in which the seek points of gzipped tars are kept."""
+    return Path(params["downloads"]["folder"])
 
 
 def read_below(folder: Path, locator: str) -> bytes:
