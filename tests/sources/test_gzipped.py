@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bioclip_lite.sources import gzipped, places, tars
-from support.raw_forms import gzipped_tar, source_params
+from support.raw_forms import gzipped_tar, put, source_params
 
 SIZE = 200_000
 
@@ -84,3 +84,30 @@ def test_listing_reads_an_archive_once(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(gzipped, "IndexedGzipFile", Watched)
     assert len(places_of(tmp_path, tmp_path / "points")) == 20
     assert furthest > 20 * SIZE and back <= tarfile.RECORDSIZE
+
+
+def test_photographs_of_several_archives_are_read_archive_by_archive(tmp_path: Path) -> None:
+    """Every archive is opened once, in whatever order its photographs are wanted, and failures stay failures."""
+    for name in "abc":
+        contents = {f"{name}{number}.jpg": random.Random(f"{name}{number}").randbytes(1000) for number in range(9)}
+        gzipped_tar(tmp_path / f"{name}.tar.gz", contents)
+    params = source_params("treeoflife10m", tmp_path)
+    groups = [g for name in "abc" for g in tars.groups(tmp_path, f"{name}.tar.gz", places.seek_points(params))]
+    locators = {group.key: str(group.image) for group in groups if isinstance(group, tars.Group)}
+    wanted = random.Random(0).sample(sorted(locators), 27)
+    read: list[str] = []
+
+    def watched(locator: str) -> bytes:
+        read.append(locator)
+        return places.read(params, tmp_path, locator)
+
+    gzipped._opened.cache_clear()
+    with gzipped.in_order(watched, [*locators.values(), "gone.tar.gz:0:1"], tmp_path) as content:
+        for key in wanted:
+            assert content(locators[key]) == random.Random(key).randbytes(1000)
+        with pytest.raises(FileNotFoundError):
+            content("gone.tar.gz:0:1")
+        put(tmp_path / "loose.jpg", b"loose")
+        assert content("loose.jpg") == b"loose"
+    assert gzipped._opened.cache_info().misses == 3
+    assert read == [*(locators[key] for key in sorted(locators)), *["gone.tar.gz:0:1"] * 2, "loose.jpg"]

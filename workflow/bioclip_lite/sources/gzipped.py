@@ -6,8 +6,10 @@ point before it. They take about 1/500 of the archive: 60 MB for one of TreeOfLi
 """
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +20,8 @@ from bioclip_lite.utils.randomness import digest
 
 ENDINGS = (".tar.gz", ".tgz")
 _SPACING = 1 << 24  # bytes of content between seek points: on average half as much is read for nothing
-_OPEN = 4  # archives whose seek points a process keeps in memory
+_OPEN = 2  # archives whose seek points a process keeps in memory
+_PART = re.compile(r"(.+\.(?:tar\.gz|tgz)):(\d+):(\d+)", re.DOTALL | re.IGNORECASE)
 
 
 @contextmanager
@@ -30,6 +33,37 @@ def opened_for_listing(archive: Path, folder: Path) -> Iterator[BinaryIO]:
     with IndexedGzipFile(archive, spacing=_SPACING) as file:
         yield file
         _export(file, _seek_points(archive, folder))
+
+
+def part(locator: str) -> tuple[str, int, int] | None:
+    """Archive, offset and size in bytes that the locator of a part of a gzipped tar names; None for any other."""
+    found = _PART.fullmatch(locator)
+    return (found[1], int(found[2]), int(found[3])) if found else None
+
+
+@contextmanager
+def in_order(read: Callable[[str], bytes], locators: Iterable[str], folder: Path) -> Iterator[Callable[[str], bytes]]:
+    """Yield a function that gives in any order what ``read`` gives at these locators.
+
+    Parts of gzipped tars are read first, archive by archive in its order, into a nameless scratch file in ``folder``,
+    so that no archive is opened twice. Where ``read`` fails, so does the function.
+    """
+    parts = sorted((found, locator) for locator in locators if (found := part(locator)))
+    with tempfile.TemporaryFile(dir=folder) as scratch:
+        kept: dict[str, tuple[int, int]] = {}
+        for _, locator in parts:
+            with suppress(OSError):
+                content = read(locator)
+                kept[locator] = scratch.tell(), scratch.write(content)
+
+        def again(locator: str) -> bytes:
+            if locator not in kept:
+                return read(locator)
+            offset, size = kept[locator]
+            scratch.seek(offset)
+            return scratch.read(size)
+
+        yield again
 
 
 def read(archive: Path, folder: Path, offset: int, size: int) -> bytes:

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bioclip_lite.sources import gzipped
 from bioclip_lite.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ _OF_SYSTEMS = {
     *("$recycle.bin", "system volume information"),
 }
 _PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
-_GZIPPED_PART = re.compile(r"(.+\.(?:tar\.gz|tgz)):(\d+):(\d+)", re.DOTALL | re.IGNORECASE)
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
@@ -33,10 +33,9 @@ def read(params: "Origin", folder: Path, locator: str) -> bytes:
         from bioclip_lite.sources import downloads  # takes longer to import than many a shard to write
 
         return downloads.read(locator, params["downloads"])
-    if part := _GZIPPED_PART.fullmatch(locator):
-        from bioclip_lite.sources import gzipped  # few sources need it
-
-        return gzipped.read(folder / part[1], seek_points(params), int(part[2]), int(part[3]))
+    if found := gzipped.part(locator):
+        archive, offset, size = found
+        return gzipped.read(folder / archive, seek_points(params), offset, size)
     return read_below(folder, locator)
 
 

@@ -10,8 +10,9 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from bioclip_lite.photographs.images import to_jpeg
 from bioclip_lite.photographs.shards import split_of, write_shard
+from bioclip_lite.sources import gzipped
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
@@ -32,7 +34,6 @@ from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import digest
 
 if TYPE_CHECKING:
-    from bioclip_lite.params.jobs import Origin
     from bioclip_lite.utils import sections
 
 _DESCRIPTION = ("taxon_id", "common_name", "common_names", "group", "licence", "attribution")
@@ -130,9 +131,12 @@ def _write_shard(data: Path, name: str, max_side: int | None) -> None:
     prepare = getattr(find_source(origin["source"]), "prepare", None)
     if prepare is not None:  # what stage index has downloaded may have been on another machine
         prepare(origin, (row["locator"] for row in _rows(listed, ["locator"])))
+    read = partial(find_source(origin["source"]).read, origin)
     rows = progress(_rows(listed), listed.metadata.num_rows, f"shard {name}: photographs")
-    samples = (_sample(row, origin, max_side) for row in rows)
-    written = write_shard(data / "shard" / f"{name}.tar", samples, _text)
+    locators = (row["locator"] for row in _rows(listed, ["locator"]))
+    with gzipped.in_order(read, locators, data / "shard") as content:
+        samples = (_sample(row, content, max_side) for row in rows)
+        written = write_shard(data / "shard" / f"{name}.tar", samples, _text)
     print(f"shard: {name}.tar, {written} photographs")
 
 
@@ -141,10 +145,12 @@ def _rows(table: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[d
         yield from batch.to_pylist()
 
 
-def _sample(row: dict[str, Any], origin: "Origin", max_side: int | None) -> tuple[str, bytes, dict[str, Any]]:
+def _sample(
+    row: dict[str, Any], read: Callable[[str], bytes], max_side: int | None
+) -> tuple[str, bytes, dict[str, Any]]:
     again = "the source has changed since it was indexed; run stage index again"
     try:
-        content = find_source(origin["source"]).read(origin, row["locator"])
+        content = read(row["locator"])
     except OSError as error:
         raise UserError(f"shard: {row['locator']} cannot be read ({error}); {again}") from None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != row["md5"]:
