@@ -53,10 +53,12 @@ def _add_photograph(database: sqlite3.Connection, sample: Sample, label: int) ->
         json.dumps(common_names) if common_names else None,
         encodable(sample.licence),
         encodable(sample.attribution),
+        encodable(sample.supercategory),
+        encodable(sample.caption),
     )
     database.execute(
-        "INSERT INTO photograph (key, locator, observation, label, common_name, common_names, licence, attribution) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO photograph (key, locator, observation, label, common_name, common_names, licence, attribution, "
+        "supercategory, caption) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         row,
     )
 

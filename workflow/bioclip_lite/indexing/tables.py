@@ -20,6 +20,7 @@ from bioclip_lite.indexing.labels import Labels
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
+from bioclip_lite.taxa.iconic_groups import supercategory
 from bioclip_lite.utils.files import replacing, write_table
 from bioclip_lite.utils.randomness import digest
 
@@ -43,6 +44,8 @@ SAMPLES = pa.schema(
         ("verbatim", _TEXT),  # the name as the source has it
         ("phash", pa.uint64()),  # null for a plain image
         ("looks_like", _TEXT),  # key of the first of its near duplicates, its own included; null if it has none
+        ("supercategory", _TEXT),  # null where the source states none
+        ("caption", _TEXT),  # that the source has of this photograph
     ]
 )
 TAXA = pa.schema(
@@ -51,6 +54,7 @@ TAXA = pa.schema(
         ("leaf", pa.bool_()),
         *((split, pa.int32()) for split in SPLITS),
         ("common_names", _NAMES_BY_LANGUAGE),
+        ("supercategory", _TEXT),  # iNaturalist's iconic group
     ]
 )
 REJECTS = pa.schema([(name, _TEXT) for name in ("locator", "reason", "detail")])
@@ -110,7 +114,7 @@ def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, met
     ids = [taxonomy.taxon_id(taxon) for taxon in labels.paths]
     rows = database.execute(
         "SELECT key, locator, dealt.split, taxon, joined, common_name, licence, attribution, width, height, clean, "
-        f"md5, common_names, label, phash, looks_like {_KEPT} ORDER BY key"
+        f"md5, common_names, label, phash, looks_like, supercategory, caption {_KEPT} ORDER BY key"
     )
 
     def row(found: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -130,13 +134,13 @@ def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, met
             others,
             label,
             phash,
-            twin,
+            *more,
         ) = found
         verbatim = labels.given[label].verbatim or taxonomy.scientific_name(labels.given[label].path) or common_name
         unsigned = None if phash is None else phash % (1 << 64)
         return (
             *(key, locator, split, ids[taxon], group, *labels.paths[taxon], common_name, licence, owner, width, height),
-            *(bool(clean), md5.hex(), [*map(tuple, json.loads(others or "[]"))], verbatim, unsigned, twin),
+            *(bool(clean), md5.hex(), [*map(tuple, json.loads(others or "[]"))], verbatim, unsigned, *more),
         )
 
     _write_rows(path, SAMPLES.with_metadata(metadata), map(row, rows))
@@ -152,6 +156,12 @@ def _taxa_table(database: sqlite3.Connection, paths: Sequence[taxonomy.Path]) ->
         for language, called in (("", name), *json.loads(others or "[]")):
             if called:
                 common[taxon][language][called] += number
+    groups: dict[int, str] = {}  # the first one that most photographs state
+    stated = (
+        f"SELECT taxon, supercategory {_KEPT} AND supercategory IS NOT NULL GROUP BY 1, 2 ORDER BY count(*) DESC, 2"
+    )
+    for taxon, group in database.execute(stated):
+        groups.setdefault(taxon, group)
     leaves = set(taxonomy.label_space(paths[taxon] for taxon in images))
     table = []
     for taxon in sorted(images, key=lambda taxon: tuple(name or "" for name in paths[taxon])):
@@ -169,6 +179,7 @@ def _taxa_table(database: sqlite3.Connection, paths: Sequence[taxonomy.Path]) ->
                 "leaf": path in leaves,
                 **{split: images[taxon][split] for split in SPLITS},
                 "common_names": list(first.items()),
+                "supercategory": groups.get(taxon) or supercategory(path),
             }
         )
     return pa.Table.from_pylist(table, TAXA)

@@ -40,7 +40,8 @@ _DESCRIPTION = ("taxon_id", "common_name", "common_names", "group", "licence", "
 JOBS = ("manifests", "sizes", "{shard}")  # job_names
 _NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}")
 _BATCH, _BLOCK = 4096, 16_000  # rows in memory at a time: while they are read, and while manifests are written
-_MANIFEST = ("key", "locator", "md5", "width", "height", "clean", *_DESCRIPTION, *taxonomy.RANKS)
+_OF_SOME = ("supercategory", "caption")  # in the description of a photograph whose source states them
+_MANIFEST = ("key", "locator", "md5", "width", "height", "clean", *_DESCRIPTION, *_OF_SOME, *taxonomy.RANKS)
 
 
 def run(params: "sections.Shard", data: Path, job: str | None = None) -> None:
@@ -157,6 +158,7 @@ def _sample(
         raise UserError(f"shard: {row['locator']} is not the file that was indexed; {again}")
     description = {name: row[name] for name in _DESCRIPTION}
     description["common_names"] = dict(description["common_names"] or ())  # Arrow gives a map as pairs
+    description |= {name: row[name] for name in _OF_SOME if row[name] is not None}
     description["ranks"] = [row[rank] for rank in taxonomy.RANKS]
     as_it_is = row["clean"] and max(row["width"], row["height"]) <= (max_side or math.inf)
     return row["key"], content if as_it_is else to_jpeg(content, max_side), description

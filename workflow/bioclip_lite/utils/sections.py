@@ -9,7 +9,7 @@ Import this module for type checking only, so that it is no code input of a job.
 from typing import Any, Literal, TypedDict
 
 TextType = Literal["sci", "com", "taxon", "taxonTag", "sci_com", "taxon_com", "taxonTag_com", "lit"]
-Column = Literal["common_name", "kingdom", "phylum", "class", "order", "family", "genus", "species"]
+Column = Literal["common_name", "supercategory", "kingdom", "phylum", "class", "order", "family", "genus", "species"]
 
 
 class IndexDownloads(TypedDict):
