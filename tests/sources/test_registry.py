@@ -3,9 +3,8 @@
 from bioclip_lite.sources import registry
 from bioclip_lite.utils.code_fingerprint import closure
 
-READERS = {
-    "gzipped",  # what suites read with: formats of files, not collections
-    *("clip_benchmark", "delimited", "downloads", "fields", "folder", "places", "rows", "sample", "tars"),
+READERS = {  # what suites read with: formats of files, not collections
+    *("clip_benchmark", "delimited", "downloads", "fields", "folder", "gzipped", "places", "rows", "sample", "tars"),
 }
 
 

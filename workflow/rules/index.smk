@@ -2,7 +2,7 @@ rule make_index:
     input:
         code("index"),
         source=config["index"]["path"],
-        lists=[f"data/lists/{config['index'][name]}" for name in ("species_list", "synonyms") if config["index"][name]],
+        lists=[f"data/lists/{config['index'][name]}" for name in ("species_list", "synonyms", "teacher_saw") if config["index"][name]],
     output:
         "data/index/samples.parquet",
         "data/index/taxa.parquet",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bioclip_lite.indexing import names, page
+from bioclip_lite.indexing import names, page, teacher_saw
 from bioclip_lite.indexing.contact_sheet import draw_contact_sheet
 from bioclip_lite.indexing.labels import Labels
 from bioclip_lite.sources.registry import find_source
@@ -46,6 +46,7 @@ SAMPLES = pa.schema(
         ("looks_like", _TEXT),  # key of the first of its near duplicates, its own included; null if it has none
         ("supercategory", _TEXT),  # null where the source states none
         ("caption", _TEXT),  # that the source has of this photograph
+        ("teacher_saw", pa.bool_()),  # was the teacher trained on it? null where that is not known
     ]
 )
 TAXA = pa.schema(
@@ -95,7 +96,8 @@ def write(
     rows_shown = _sheet_rows(database, labels.paths, taxa)
     title = f"{len(rows_shown)} of {sum(taxa['leaf'].to_pylist())} taxa, in the order of the tree"
     draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
-    facts = _facts(database, labels.paths, taxa, resolved)
+    seen = teacher_saw.counts(database, _KEPT) if params["teacher_saw"] else {}
+    facts = _facts(database, labels.paths, taxa, resolved, seen)
     with replacing(out / "report.html") as scratch:
         scratch.write_text(page.page(facts, read), encoding="utf-8")
     return facts
@@ -114,7 +116,7 @@ def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, met
     ids = [taxonomy.taxon_id(taxon) for taxon in labels.paths]
     rows = database.execute(
         "SELECT key, locator, dealt.split, taxon, joined, common_name, licence, attribution, width, height, clean, "
-        f"md5, common_names, label, phash, looks_like, supercategory, caption {_KEPT} ORDER BY key"
+        f"md5, common_names, label, phash, looks_like, supercategory, caption, teacher_saw {_KEPT} ORDER BY key"
     )
 
     def row(found: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -134,13 +136,15 @@ def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, met
             others,
             label,
             phash,
-            *more,
+            *texts,
+            seen,
         ) = found
         verbatim = labels.given[label].verbatim or taxonomy.scientific_name(labels.given[label].path) or common_name
         unsigned = None if phash is None else phash % (1 << 64)
         return (
             *(key, locator, split, ids[taxon], group, *labels.paths[taxon], common_name, licence, owner, width, height),
-            *(bool(clean), md5.hex(), [*map(tuple, json.loads(others or "[]"))], verbatim, unsigned, *more),
+            *(bool(clean), md5.hex(), [*map(tuple, json.loads(others or "[]"))], verbatim, unsigned, *texts),
+            None if seen is None else bool(seen),
         )
 
     _write_rows(path, SAMPLES.with_metadata(metadata), map(row, rows))
@@ -238,7 +242,11 @@ def _sheet_rows(
 
 
 def _facts(
-    database: sqlite3.Connection, paths: Sequence[taxonomy.Path], taxa: pa.Table, resolved: list[tuple[Any, ...]]
+    database: sqlite3.Connection,
+    paths: Sequence[taxonomy.Path],
+    taxa: pa.Table,
+    resolved: list[tuple[Any, ...]],
+    seen: dict[str, tuple[int, int, int]],
 ) -> page.Facts:
     def counted(query: str) -> dict[str, int]:
         return dict(database.execute(query).fetchall())
@@ -272,4 +280,5 @@ def _facts(
         pairs=[(a, taxonomy.scientific_name(paths[i]), b, taxonomy.scientific_name(paths[j])) for a, i, b, j in pairs],
         licences=counted(f"SELECT coalesce(licence, ''), count(*) {_KEPT} GROUP BY 1 ORDER BY 2 DESC, 1"),
         names=resolved,
+        teacher_saw=seen,
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from bioclip_lite.sources import fields, places, rows, tars, texts
+from bioclip_lite.sources import fields, identifiers, places, rows, tars, texts
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
@@ -60,7 +60,7 @@ def _from_tars(folder: Path, shards: list[str], tables: list[str], seek_points: 
                 else:
                     row = next(iter(by_id(group.key.rsplit("/", 1)[-1])), None)
                     row = row or texts.row_of(group.texts)
-                    yield _sample(row, group.name, group.image)
+                    yield _sample(row, group.name, group.image, group.key.rsplit("/", 1)[-1])
 
 
 def _from_tables(folder: Path, tables: list[str]) -> Iterator[Sample | Reject]:
@@ -72,9 +72,9 @@ def _from_tables(folder: Path, tables: list[str]) -> Iterator[Sample | Reject]:
                 if identity is None:
                     yield Reject(place, "bad row", "no photo_id")
                 elif local:
-                    yield _sample(row, f"photo/{identity}", local)
+                    yield _sample(row, f"photo/{identity}", local, identity)
                 elif address and places.is_address(address):
-                    yield _sample(row, f"photo/{identity}", address)
+                    yield _sample(row, f"photo/{identity}", address, identity)
                 else:
                     yield Reject(place, "missing file", f"photo_id {identity}: not in the folder, and no photo_url")
 
@@ -87,11 +87,12 @@ def _local(folder: Path) -> Iterator[tuple[str, str]]:
             yield path.stem, name
 
 
-def _sample(row: fields.Row, name: str, locator: str) -> Sample:
+def _sample(row: fields.Row, name: str, locator: str, photo_id: str) -> Sample:
     """A sample whose key depends on ``name``, not on where the photograph lies."""
     path = fields.path_of(row)
     common_name = texts.genuine(row.get("common_name"), path, row.get("scientific_name"))
-    return fields.to_sample({**row, "common_name": common_name}, key_of(name), locator)
+    known = tuple(identifiers.of_record({"photo_id": photo_id}))
+    return fields.to_sample({**row, "common_name": common_name}, key_of(name), locator, identifiers=known)
 
 
 def _listed(table: Path) -> Iterator[tuple[int, str | None, fields.Row]]:

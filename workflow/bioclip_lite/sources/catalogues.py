@@ -1,6 +1,6 @@
 """Catalogues of published data sets, CSV or Parquet, streamed: ten million rows and more."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from bioclip_lite.sources import delimited, rows
@@ -9,7 +9,7 @@ from bioclip_lite.taxa import taxonomy
 Record = dict[str, str | None]  # by name of the column, as it is written; None: empty, or one of the ways to say so
 
 
-def records(table: Path, wanted: Sequence[str]) -> Iterator[Record]:
+def records(table: Path, wanted: Collection[str]) -> Iterator[Record]:
     """Yield the rows of a catalogue, reduced to those of the columns ``wanted`` that it has.
 
     Raises UserError for a file that cannot be read.

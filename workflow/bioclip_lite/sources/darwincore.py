@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
-from bioclip_lite.sources import delimited, fields, places
+from bioclip_lite.sources import delimited, fields, identifiers, places
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
@@ -128,6 +128,7 @@ def _of_occurrence(occurrence: Row, vernaculars: list[Row]) -> tuple[fields.Row,
     row = fields.row_of(_understand(tuple(occurrence)), [*occurrence.values()])
     row["attribution"] = occurrence.get("rightsholder") or occurrence.get("recordedby")
     row["licence"] = occurrence.get("license")
+    row["gbifid"] = occurrence.get("gbifid")
     names: dict[str, str] = {}
     for entry in vernaculars:
         name, language = entry.get("vernacularname"), _language(entry.get("language"))
@@ -156,7 +157,8 @@ def _sample(identity: str, locator: str, media: Row, shared: fields.Row, names: 
     row["split"] = None
     if not places.is_address(locator):
         locator = locator.replace("\\", "/")
-    return fields.to_sample(row, key_of(f"{identity}/{locator}"), locator, names)
+    known = tuple(identifiers.of_record({"gbifID": row["gbifid"]}))
+    return fields.to_sample(row, key_of(f"{identity}/{locator}"), locator, names, known)
 
 
 def _still_image(row: Row, kind: str) -> bool:

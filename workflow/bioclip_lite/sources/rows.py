@@ -1,7 +1,7 @@
 """Photographs as tables list them, streamed: delimited text and Parquet."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -38,7 +38,7 @@ def photographs(table: Path) -> Iterator[Sample | Reject]:
         yield _photograph(f"{table.name}, line {number}", columns, header, values, labels)
 
 
-def parquet_rows(table: Path, wanted: Sequence[str] | None = None) -> Iterator[tuple[list[str], list[object]]]:
+def parquet_rows(table: Path, wanted: Collection[str] | None = None) -> Iterator[tuple[list[str], list[object]]]:
     """(column names, values) of each row of a Parquet file; ``wanted`` limits the columns to these, if present."""
     try:
         with pq.ParquetFile(table) as file:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from bioclip_lite.sources import catalogues, fields, places, tars, texts
+from bioclip_lite.sources import catalogues, fields, identifiers, places, tars, texts
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
@@ -61,8 +61,8 @@ def samples(params: "Origin") -> Iterator[Sample | Reject]:
         for file in places.files_in(folder):
             if (identity := _identity(file)) and places.writable(file):
                 found = True
-                row = _row(identity, catalogue, provenance)
-                yield _sample(row, _split_of(file), file, file)
+                row, known = _known(identity, catalogue, provenance)
+                yield _sample(row, known, _split_of(file), file, file)
     if not found:
         raise UserError(
             f"params.yaml, index.path: no .tar or .tar.gz below {folder}, nor folders of BIOSCAN-1M or iNat21; put the "
@@ -105,14 +105,14 @@ def _of_group(group: tars.Group, split: str | None, catalogue: Get, provenance: 
     if group.image is None:
         return Reject(group.name, "missing file", f"no image among its parts: {', '.join(sorted(group.parts))}")
     identity = _identity(f"{group.key}.{group.extension}") or group.key.rsplit("/", 1)[-1]
-    row = _row(identity, catalogue, provenance)
+    row, known = _known(identity, catalogue, provenance)
     if not any(row.get(name) for name in _NAMES[:-1]):
         row = texts.row_of(group.texts) | {name: value for name, value in row.items() if value}
-    return _sample(row, split, group.name, group.image)
+    return _sample(row, known, split, group.name, group.image)
 
 
-def _row(identity: str, catalogue: Get, provenance: Get) -> fields.Row:
-    """What the catalogue, in whichever of its rows, and the tables of licences say of a photograph.
+def _known(identity: str, catalogue: Get, provenance: Get) -> tuple[fields.Row, tuple[str, ...]]:
+    """What the catalogue, in whichever of its rows, and the tables of licences say of a photograph; its identifiers.
 
     The catalogue lists photographs of train_small twice.
     """
@@ -120,28 +120,28 @@ def _row(identity: str, catalogue: Get, provenance: Get) -> fields.Row:
     if found and isinstance(found[0], str):  # it is listed under another id
         identity = found[0]
         found = catalogue(identity)
-    row: fields.Row = dict(next(iter(found), {}))
-    row |= next(iter(provenance(identity)), {})
-    if any(other.get("split") for other in found):
+    row, known = next(iter(found), ({}, identifiers.of_record({"uuid": identity} if _ID.fullmatch(identity) else {})))
+    row = row | next(iter(provenance(identity)), {})
+    if any(other.get("split") for other, _ in found):
         row["split"] = "test"
-    return row
+    return row, tuple(known)
 
 
-def _sample(row: fields.Row, split: str | None, name: str, locator: str) -> Sample:
-    """A sample whose key depends on ``name``; ``split``: that of its folder."""
+def _sample(row: fields.Row, known: tuple[str, ...], split: str | None, name: str, locator: str) -> Sample:
+    """A sample whose key depends on ``name``; ``known``: its identifiers; ``split``: that of its folder."""
     path = fields.path_of(row)
     common_name = texts.genuine(row.get("common_name"), path, row.get("scientific_name"))
-    return fields.to_sample(
-        {**row, "common_name": common_name, "split": split or row.get("split")}, key_of(name), locator
-    )
+    row = {**row, "common_name": common_name, "split": split or row.get("split")}
+    return fields.to_sample(row, key_of(name), locator, identifiers=known)
 
 
 def _catalogued(tables: list[Path], shards: set[str]) -> Iterator[tuple[str, Any]]:
-    """Names, split and observation of each photograph in one of these shards, where the catalogue says in which it is.
+    """Names, split and observation, and the identifiers, of each photograph that the catalogue lists.
 
-    A photograph of BIOSCAN-1M or iNat21 has another key besides, whose value is the first one.
+    Where it says in which shard a photograph is, only those in one of ``shards`` are taken. A photograph of BIOSCAN-1M
+    or iNat21 has another key besides, whose value is the first one.
     """
-    wanted = (*_IDS, *_NAMES, *_BIOSCAN, *_INAT21, "split", "data_source", "source_id", "shard_filename")
+    wanted = {*_IDS, *_NAMES, *_BIOSCAN, *_INAT21, *identifiers.COLUMNS, "split", "shard_filename"}
     for table in tables:
         for row in catalogues.records(table, wanted):
             shard, identity = row.get("shard_filename"), row.get("uuid") or row.get("treeoflife_id")
@@ -151,7 +151,7 @@ def _catalogued(tables: list[Path], shards: set[str]) -> Iterator[tuple[str, Any
             found |= {"common_name": row.get("common"), "split": _SPLITS.get(row.get("split") or "")}
             if (row.get("data_source") or "").lower() == "gbif" and row.get("source_id"):
                 found["observation"] = f"gbif-{row['source_id']}"
-            yield identity, {name: value for name, value in found.items() if value}
+            yield identity, ({name: value for name, value in found.items() if value}, [*identifiers.of_record(row)])
             for columns in (_BIOSCAN, _INAT21):
                 number, file = (row.get(column) for column in columns)
                 if number and file:

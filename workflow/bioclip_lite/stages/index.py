@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bioclip_lite.indexing import labels, names
+from bioclip_lite.indexing import labels, names, teacher_saw
 from bioclip_lite.indexing.checks import check
 from bioclip_lite.indexing.copies import join_look_alikes, leave_out_copies
 from bioclip_lite.indexing.database import scratch_database
@@ -40,12 +40,15 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
         tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out) as scratch,
         scratch_database(Path(scratch, "index.sqlite")) as database,
     ):
-        given = gather(database, source.samples(params))
+        catalogue = data / "lists" / params["teacher_saw"] if params["teacher_saw"] else None
+        given = gather(database, source.samples(params), teacher_saw.add_identifiers if catalogue else None)
         resolved, matches = labels.resolve(database, given, species_list, synonyms)
         leave_out_unwanted(database, resolved.paths, params["where"], params["licences"])
         read_photographs(database, read, prepare, params["min_side"])
         leave_out_copies(database, resolved.paths)
         join_look_alikes(database, params["near_duplicates"])
+        if catalogue:
+            teacher_saw.mark(database, catalogue)
         check(database, resolved.paths, params["source"], params["reject_budget"])
         deal_all(database, resolved.paths, params["split"], params["seed"])
         facts = write(database, resolved, matches, params, out)
@@ -62,5 +65,11 @@ def _summarize(facts: Facts, matches: Sequence[names.Match]) -> None:
         print(f"index: {untrained} of these taxa have no training photograph")
     if any(not match.nodes for match in matches):
         print(f"index: the species list has names that nothing in the source has, {labels.unmatched(matches)}")
+    if "test" in facts.teacher_saw:
+        seen, unseen, unknown = facts.teacher_saw["test"]
+        print(
+            f"index: the teacher was trained on {seen} of {seen + unseen + unknown} test photographs"
+            + (f"; of {unknown} that cannot be told" if unknown else "")
+        )
     for reason, number in facts.rejects.items():
         print(f"index: {number} left out: {reason} (rejects.parquet)")

@@ -34,6 +34,7 @@ class Index(TypedDict):
     where: dict[str, list[str]]
     species_list: str | None
     synonyms: str | None
+    teacher_saw: str | None
     licences: list[Literal["cc0", "pd", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]]
     quality_grades: list[Literal["research", "needs_id", "casual"]]
     min_side: int
