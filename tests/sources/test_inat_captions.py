@@ -1,12 +1,19 @@
 """Tars of photographs with captions, as iNat-Captions has them, up to a text tower's captions."""
 
+import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.torch import save_file
 
+from bioclip_lite.models import students, teachers
 from bioclip_lite.sources.inat_captions import named
+from bioclip_lite.stages import teacher
 from bioclip_lite.texts.captions import Captions
 from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_table
+from support import lessons
 from support.photographs import DAISY, GANNET, MULBERRY
 from support.raw_forms import listed, photo, put, rejects, source_params, to_captions, webdataset_tar
 
@@ -45,6 +52,22 @@ def test_from_tars_to_captions(tmp_path: Path) -> None:
     texts = Captions(data, ["train-00000"], ["source"])
     drawn = {texts.draw(0, 0, i) for i in range(len(texts.keys))}
     assert drawn == set(SENTENCES) == set(texts.prompts())
+
+
+def test_lit_is_tuned_to_the_captions_of_the_source(tmp_path: Path) -> None:
+    captioned(tmp_path / "tars", each=20)
+    data = tmp_path / "data"
+    to_captions(source_params("inat_captions", tmp_path / "tars"), data)
+    options = lessons.TEACHER["lit"]["image_tower_options"]
+    tower = students.build_student(students.student_spec("mobilenetv2_050", options, 3, 32))
+    (data / "weights").mkdir()
+    save_file(tower.state_dict(), data / "weights" / "tower.safetensors")
+    teacher.run({**copy.deepcopy(lessons.TEACHER), "kind": "lit", "captions": ["source"]}, data)
+    history = read_table(data / "teacher" / "history.parquet").to_pylist()
+    assert history[-1]["loss"] < history[0]["loss"]
+    tuned = teachers.load_teacher(data / "teacher" / "model")
+    texts = teachers.embed_texts(tuned, sorted(SENTENCES))
+    assert texts.shape == (3, 1280) and np.isfinite(texts).all()
 
 
 def test_captions_in_another_form_are_looked_up_in_the_list(tmp_path: Path) -> None:

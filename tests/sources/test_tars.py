@@ -1,5 +1,6 @@
 """Tars are listed as tarfile lists them, only faster, whatever wrote them and whatever happened to them."""
 
+import contextlib
 import io
 import tarfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from bioclip_lite.sources import places, tars
 from bioclip_lite.sources.places import hidden
 from bioclip_lite.sources.sample import Reject
 from support.photographs import DAISY
-from support.raw_forms import UUID, bioclip_texts, photo, put, source_params, webdataset_tar
+from support.raw_forms import UUID, bioclip_texts, gzipped_tar, photo, put, source_params, webdataset_tar
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 NAMES = st.one_of(
@@ -84,6 +85,28 @@ def test_damage_never_ends_in_an_exception(tmp_path: Path, cut: int, changes: li
     assert len([item for item in found if isinstance(item, tars.Group)]) <= 3 + len(changes)
     if cut > tarfile.RECORDSIZE:
         assert isinstance(found[-1], Reject) and found[-1].reason == "damaged tar"
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 12_000), changes=st.lists(st.tuples(st.integers(0, 12_000), st.integers(0, 255)), max_size=6))
+def test_damage_to_a_gzipped_tar_never_ends_in_an_exception(
+    tmp_path: Path, cut: int, changes: list[tuple[int, int]]
+) -> None:
+    good = tmp_path / "good.tar.gz"
+    if not good.exists():
+        gzipped_tar(good, {f"{UUID(i)}.jpg": photo(i) for i in range(9)})
+    content = bytearray(good.read_bytes())
+    for place, value in changes:
+        content[place % len(content)] = value
+    put(tmp_path / "bad.tar.gz", bytes(content[: len(content) - min(cut, len(content))]))
+    found = list(tars.groups(tmp_path, "bad.tar.gz", tmp_path / "points"))
+    if cut > 2000:
+        assert isinstance(found[-1], Reject) and found[-1].reason in ("damaged tar", "unreadable")
+    params = source_params("treeoflife10m", tmp_path, downloads={"folder": str(tmp_path / "points")})
+    for item in found:
+        if isinstance(item, tars.Group) and item.image:
+            with contextlib.suppress(OSError):
+                places.read(params, tmp_path, item.image)
 
 
 def test_memory_does_not_grow_with_a_tar(tmp_path: Path) -> None:
