@@ -35,8 +35,8 @@ class Facts:
     pairs: Sequence[tuple[str, str, str, str]]  # locator and taxon of one, locator and taxon of the other
     licences: Mapping[str, int]  # as written; "" where there is none
     names: Sequence[tuple[Any, ...]]  # the rows of names.parquet
-    # By split, photographs that the teacher was trained on, was not trained on, and of which it is not known; empty
-    # without a catalogue of its training set.
+    # By split, photographs that the teacher was trained on, that its catalogue lacks, and that cannot be compared;
+    # empty without a catalogue of its training set.
     teacher_saw: Mapping[str, tuple[int, int, int]]
 
 

@@ -67,7 +67,7 @@ def mark(database: sqlite3.Connection, catalogue: Path) -> None:
 
 
 def counts(database: sqlite3.Connection, kept: str) -> dict[str, tuple[int, int, int]]:
-    """Photographs by split: trained on, not trained on, not known; ``kept``: the clause that selects the kept ones."""
+    """Photographs by split: trained on, not found, not comparable; ``kept``: the clause that selects the kept ones."""
     rows = database.execute(
         "SELECT dealt.split, coalesce(sum(teacher_saw), 0), count(teacher_saw), count(*) " + kept + " GROUP BY 1"
     )
@@ -91,12 +91,14 @@ def _tables(catalogue: Path) -> list[Path]:
 
 def _trained_on(database: sqlite3.Connection, tables: list[Path]) -> Iterator[tuple[str, Value]]:
     """(kind, value) of each identifier and hash of the photographs of training."""
+    any_held_out = False
     for table in tables:
         for record in catalogues.records(table, _WANTED):
             named, split = [*identifiers.of_record(record)], record.get("split")
             if split and split not in _TRAINED_ON:
+                any_held_out = True
                 database.executemany("INSERT OR IGNORE INTO held_out VALUES (?)", ((value,) for value in named))
-            elif split or not _is_held_out(database, named):
+            elif split or not (any_held_out and _is_held_out(database, named)):
                 yield from ((value.partition(":")[0], value) for value in named)
                 yield from _hashes(record)
 

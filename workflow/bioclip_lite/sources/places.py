@@ -23,7 +23,7 @@ _OF_SYSTEMS = {
     *("thumbs.db", "desktop.ini", "@eadir", "#recycle", "#snapshot", "__macosx", "lost+found"),
     *("$recycle.bin", "system volume information"),
 }
-_PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
+_PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL | re.IGNORECASE)
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 

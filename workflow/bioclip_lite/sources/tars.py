@@ -46,7 +46,7 @@ def find(folder: Path, readable: Sequence[str] = (".tar",)) -> list[str]:
     Raises UserError for one that is compressed and whose ending is not among ``readable``.
     """
     files = [name for name in places.files_in(folder) if name.lower().endswith((".tar", *_PACKED))]
-    unpacked = {name for name in files if name.endswith(".tar")}
+    unpacked = {name for name in files if name.lower().endswith(".tar")}
     found = []
     for name in files:
         ending = next((ending for ending in _PACKED if name.lower().endswith(ending)), None)
