@@ -77,6 +77,7 @@ def facts(**more: Any) -> Facts:
         "names": [],
         "listed": None,
         "taxonomy": None,
+        "teacher_saw": {},
     }
     return Facts(**plain | more)
 
@@ -179,3 +180,10 @@ def test_the_contact_sheet_does_without_photographs_that_have_gone(tmp_path: Pat
     draw_contact_sheet(tmp_path / "sheet.png", "two", rows, read)
     with Image.open(io.BytesIO((tmp_path / "sheet.png").read_bytes())) as sheet:
         assert sheet.width > 300
+
+
+def test_what_the_teacher_was_trained_on_is_counted_where_its_catalogue_is_known() -> None:
+    assert "What the teacher was trained on" not in page.page(facts(), nothing)
+    shown = Page(page.page(facts(teacher_saw={"train": (20, 8, 2), "test": (1234, 5, 0)}), nothing))
+    assert "test" in shown.text and "1,234" in shown.text
+    assert not shown.open

@@ -43,6 +43,7 @@ def test_from_json_to_captions(tmp_path: Path) -> None:
     assert gannet["sci"] == "a photo of Morus bassanus." and gannet["com"] == "a photo of Northern Gannet."
     assert gannet["licence"] == "http://creativecommons.org/licenses/by-nc/4.0/"
     assert gannet["attribution"].startswith("observer ")
+    assert {row["supercategory"] for row in rows} == {"Plants"}  # as the categories state it, of the gannet too
 
 
 def test_from_folders_to_captions(tmp_path: Path) -> None:
@@ -119,8 +120,9 @@ def test_all_categories_by_folder_and_by_json() -> None:
     with Path(os.environ["BIOCLIP_LITE_SAMPLES"], "inat2021-categories.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     found = inat2021._categories(Path("train.json"), rows)
-    assert len({path for path, _, _ in found.values()}) == len(rows) == 10_000
+    assert len({path for path, *_ in found.values()}) == len(rows) == 10_000
     assert all(path_of((row["image_dir_name"],)) == found[row["id"]][0] for row in rows)
+    assert all(row["supercategory"] == found[row["id"]][3] for row in rows)
     assert len(fields.label_paths([row["name"] for row in rows])) == 10_000
     assert not fields.label_paths({row["common_name"] for row in rows})
 

@@ -4,8 +4,8 @@ from bioclip_lite.sources import registry
 from bioclip_lite.utils.code_fingerprint import closure
 
 READERS = {  # what suites read with: formats of files, not collections
-    *("clip_benchmark", "delimited", "downloads", "fields", "folder", "folder_names", "places", "rows", "sample"),
-    "tars",
+    *("clip_benchmark", "delimited", "downloads", "fields", "folder", "folder_names", "gzipped", "places", "rows"),
+    *("sample", "tars"),
 }
 
 

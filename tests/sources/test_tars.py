@@ -1,18 +1,20 @@
 """Tars are listed as tarfile lists them, only faster, whatever wrote them and whatever happened to them."""
 
+import contextlib
 import io
 import tarfile
 from pathlib import Path
 
 import pytest
+import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bioclip_lite.sources import tars
+from bioclip_lite.sources import places, tars
 from bioclip_lite.sources.places import hidden
 from bioclip_lite.sources.sample import Reject
 from support.photographs import DAISY
-from support.raw_forms import UUID, bioclip_texts, photo, put, webdataset_tar
+from support.raw_forms import UUID, bioclip_texts, gzipped_tar, photo, put, source_params, webdataset_tar
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 NAMES = st.one_of(
@@ -85,6 +87,28 @@ def test_damage_never_ends_in_an_exception(tmp_path: Path, cut: int, changes: li
         assert isinstance(found[-1], Reject) and found[-1].reason == "damaged tar"
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 12_000), changes=st.lists(st.tuples(st.integers(0, 12_000), st.integers(0, 255)), max_size=6))
+def test_damage_to_a_gzipped_tar_never_ends_in_an_exception(
+    tmp_path: Path, cut: int, changes: list[tuple[int, int]]
+) -> None:
+    good = tmp_path / "good.tar.gz"
+    if not good.exists():
+        gzipped_tar(good, {f"{UUID(i)}.jpg": photo(i) for i in range(9)})
+    content = bytearray(good.read_bytes())
+    for place, value in changes:
+        content[place % len(content)] = value
+    put(tmp_path / "bad.tar.gz", bytes(content[: len(content) - min(cut, len(content))]))
+    found = list(tars.groups(tmp_path, "bad.tar.gz", tmp_path / "points"))
+    if cut > 2000:
+        assert isinstance(found[-1], Reject) and found[-1].reason in ("damaged tar", "unreadable")
+    params = source_params("treeoflife10m", tmp_path, downloads={"folder": str(tmp_path / "points")})
+    for item in found:
+        if isinstance(item, tars.Group) and item.image:
+            with contextlib.suppress(OSError):
+                places.read(params, tmp_path, item.image)
+
+
 def test_memory_does_not_grow_with_a_tar(tmp_path: Path) -> None:
     import tracemalloc
 
@@ -112,3 +136,49 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     first, second = tars.groups(tmp_path, "a.tar")
     assert isinstance(first, Reject) and first.reason == "bad name" and first.locator.encode()
     assert isinstance(second, tars.Group)
+
+
+def test_a_tar_made_on_a_mac(tmp_path: Path) -> None:
+    """Beside each member stands ._MEMBER, with what the file system knows of it."""
+    members: list[tuple[str, bytes, float]] = [("._.", b"Mac OS X", 0), (".DS_Store", b"Bud1", 0)]
+    for number in range(3):
+        for extension, content in ((".jpg", photo(number)), (".txt", b"a daisy")):
+            members += [(f"./._{number}{extension}", b"\0\5\x16\7", 0), (f"./{number}{extension}", content, 0)]
+    members.append(("__MACOSX/._0.jpg", b"\0\5\x16\7", 0))
+    put(tmp_path / "a.tar", tar_of(tarfile.PAX_FORMAT, members))
+    groups = list(tars.groups(tmp_path, "a.tar"))
+    assert all(isinstance(group, tars.Group) for group in groups)
+    assert [(g.key, sorted(g.parts)) for g in groups if isinstance(g, tars.Group)] == [
+        (str(number), ["jpg", "txt"]) for number in range(3)
+    ]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_tars_as_webdataset_writes_them(tmp_path: Path, kind: int, name: str) -> None:
+    """Without entries for folders, with times in fractions of a second (PAX headers), the sample's own key and address
+    as members, and equal names in different folders."""
+    with webdataset.TarWriter(str(tmp_path / name), encoder=False, keep_meta=True, mtime=1.5) as tar:
+        tar.tarstream.format = kind
+        for key in ("one/0001", "two/0001", "two/" + "d" * 90 + "/0002"):
+            tar.write({"__key__": key, "jpg": photo(key), "txt": key.encode(), "__url__": b"shard.tar", "cls": b"3"})
+    groups = [group for group in tars.groups(tmp_path, name, tmp_path / "points") if isinstance(group, tars.Group)]
+    assert [group.key for group in groups] == ["one/0001", "two/0001", "two/" + "d" * 90 + "/0002"]
+    assert [group.texts["txt"] for group in groups] == [group.key for group in groups]
+    assert all({"jpg", "txt", "cls"} <= group.parts.keys() for group in groups)
+    assert len({group.name for group in groups}) == 3
+    params = source_params("treeoflife10m", tmp_path, downloads={"folder": str(tmp_path / "points")})
+    read = [places.read(params, tmp_path, str(group.image)) for group in groups]
+    assert read == [photo(group.key) for group in groups]
+
+
+def test_texts_are_read_with_the_list(tmp_path: Path) -> None:
+    members = [
+        ("a.jpg", b"x", 0.0),
+        ("a.Sci.TXT", b"Bellis", 0.0),
+        ("a.txt", b"\xff", 0.0),
+        ("a.long.txt", b"x" * 10_000, 0.0),
+    ]
+    put(tmp_path / "a.tar", tar_of(tarfile.GNU_FORMAT, members))
+    (group,) = tars.groups(tmp_path, "a.tar")
+    assert isinstance(group, tars.Group) and group.texts == {"sci.txt": "Bellis", "txt": "\N{REPLACEMENT CHARACTER}"}

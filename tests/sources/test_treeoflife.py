@@ -1,5 +1,7 @@
+import bz2
 import gzip
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +17,20 @@ from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 from support.photographs import DAISY, GANNET, MULBERRY
 from support.raw_forms import (
+    CATALOGUE_10M,
     TAXA,
     UUID,
     bioclip_texts,
+    gzipped_tar,
     listed,
     photo,
     put,
     rejects,
     source_params,
     to_captions,
+    treeoflife_10m,
     webdataset_tar,
     write_csv,
-)
-
-CATALOGUE_10M = (
-    *("split", "treeoflife_id", "eol_content_id", "eol_page_id", "bioscan_part", "bioscan_filename", "inat21_filename"),
-    *("inat21_cls_name", "inat21_cls_num", *taxonomy.RANKS, "common"),
 )
 
 
@@ -206,15 +206,77 @@ def test_names_that_stand_twice_in_a_tar(tmp_path: Path) -> None:
 
 
 def test_compressed_shards(tmp_path: Path) -> None:
-    tar = webdataset_tar(tmp_path / "a.tar", [sample(1, DAISY)])
-    put(tmp_path / "a.tar.gz", gzip.compress(tar.read_bytes()))
-    assert len(listed(source_params("treeoflife10m", tmp_path))[0]) == 1  # unpacked beside it
+    tar = webdataset_tar(tmp_path / "a.tar", [sample(1, DAISY), sample(2, GANNET)])
+    content = tar.read_bytes()
+    put(tmp_path / "a.tar.gz", gzip.compress(content))
+    params = source_params("treeoflife10m", tmp_path)
+    unpacked, _ = listed(params)
+    assert len(unpacked) == 2  # unpacked beside it
     tar.unlink()
-    with pytest.raises(UserError, match=r"compressed.*gzip -d"):
-        listed(source_params("treeoflife10m", tmp_path))
+    packed, _ = listed(params)
+    assert [(s.path, s.common_name) for s in packed] == [(s.path, s.common_name) for s in unpacked]
+    assert {find_source("treeoflife10m").read(params, s.locator) for s in packed} == {photo("tol", 1), photo("tol", 2)}
     (tmp_path / "a.tar.gz").rename(tmp_path / "a.tar")
     with pytest.raises(UserError, match="compressed"):
-        listed(source_params("treeoflife10m", tmp_path))
+        listed(params)
+    put(tmp_path / "a.tar.bz2", bz2.compress(content))
+    (tmp_path / "a.tar").unlink()
+    with pytest.raises(UserError, match=r"compressed.*a\.tar\.bz2"):
+        listed(params)
+
+
+def test_10m_as_published_from_archives_to_captions(tmp_path: Path) -> None:
+    root = tmp_path / "tol"
+    treeoflife_10m(root)
+    rows = to_captions(source_params("treeoflife10m", root, near_duplicates=0), tmp_path / "data")
+    by_place = Counter(row["locator"].split("/")[1] for row in rows)
+    assert by_place == {"EOL": 12, "bioscan": 12, "inat21": 12}
+    assert rejects(tmp_path / "data") == {}
+    names = {row["taxon_com"] for row in rows if row["genus"] == "Bellis"}
+    assert names == {f"a photo of {' '.join(DAISY)} with common name {c}." for c in ("Common Daisy", "Bellis perennis")}
+    licences = {(row["locator"].split("/")[1], row["licence"], row["attribution"]) for row in rows}
+    assert licences == {("EOL", "cc-by", "Ann"), ("bioscan", None, None), ("inat21", None, None)}
+
+
+def test_the_split_of_the_catalogue_is_honoured(tmp_path: Path) -> None:
+    """Photographs of val are test photographs wherever they lie, in an image set or in a shard of no split's folder."""
+    root = tmp_path / "tol"
+    rows = treeoflife_10m(root)
+    ids = {row["treeoflife_id"]: row["split"] for row in rows if row["split"] != "train_small"}
+    in_sets, _ = listed(source_params("treeoflife10m", root))
+    val = {identity for identity, split in ids.items() if split == "val"}
+    assert Counter(s.split for s in in_sets) == {None: 33, "test": len(val)} and len(val) == 3
+    assert {s.split for s in in_sets if "/EOL/" not in s.locator} == {None}
+
+    shard = [sample(number, path) for number in (0, 3, 103) for path in (DAISY,)]
+    webdataset_tar(tmp_path / "flat" / "shard-000000.tar", shard)
+    shutil.copytree(root / "metadata", tmp_path / "flat" / "metadata")
+    found, _ = listed(source_params("treeoflife10m", tmp_path / "flat"))
+    assert [s.split for s in found] == [None, "test", "test"]
+
+
+def test_inat21_in_its_own_archive(tmp_path: Path) -> None:
+    """train.tar.gz of iNat21 read where it lies gives what its unpacked folders give."""
+    treeoflife_10m(tmp_path / "a")
+    files = tmp_path / "a" / "dataset" / "inat21"
+    members = {path.relative_to(files).as_posix(): path.read_bytes() for path in sorted(files.rglob("*.jpg"))}
+    gzipped_tar(tmp_path / "b" / "train.tar.gz", members)
+    shutil.copytree(tmp_path / "a" / "metadata", tmp_path / "b" / "metadata")
+    packed, _ = listed(source_params("treeoflife10m", tmp_path / "b"))
+    loose, _ = listed(source_params("treeoflife10m", tmp_path / "a"))
+    assert len(packed) == 12
+    assert [s.path for s in packed] == [s.path for s in loose if "/inat21/" in s.locator]
+
+
+def test_an_image_set_that_breaks_off_leaves_the_others(tmp_path: Path) -> None:
+    treeoflife_10m(tmp_path / "tol", each=8)
+    file = tmp_path / "tol" / "dataset" / "EOL" / "image_set_01.tar.gz"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    samples, left_out = listed(source_params("treeoflife10m", tmp_path / "tol"))
+    assert [(r.locator, r.reason in ("damaged tar", "unreadable")) for r in left_out] == [
+        ("dataset/EOL/image_set_01.tar.gz", True)
+    ]
+    assert sum("image_set_02" in s.locator for s in samples) == 12
 
 
 def test_no_shards(tmp_path: Path) -> None:

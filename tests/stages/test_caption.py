@@ -38,10 +38,11 @@ def data(tmp_path: Path) -> Path:
 def test_one_row_per_sample_one_column_per_type(data: Path) -> None:
     stage.run(PARAMS, data)
     table = read_table(data / "caption" / "train-00000.parquet")
-    assert table.column_names == ["key", *TYPES]
+    assert table.column_names == ["key", *TYPES, "source"]
     for row, (key, (path, common_name)) in zip(table.to_pylist(), TAXA.items(), strict=True):
         assert row.pop("key") == key
-        assert row == {kind: caption(path, common_name, kind, PARAMS["lit_columns"]) for kind in TYPES}
+        texts = {kind: caption(path, common_name, kind, PARAMS["lit_columns"]) for kind in TYPES}
+        assert row == {**texts, "source": None}
 
 
 def test_a_job_gives_the_bytes_of_the_whole_stage(data: Path) -> None:
@@ -66,7 +67,7 @@ def test_languages_and_templates_are_columns_of_their_own(data: Path) -> None:
     write_shard(data / "shard" / "train-00000.tar", samples)
     stage.run(params, data)
     table = read_table(data / "caption" / "train-00000.parquet")
-    assert table.column_names == ["key", *TYPES, "com_de", "brief", "note"]
+    assert table.column_names == ["key", *TYPES, "com_de", "brief", "note", "source"]
     assert table["com_de"].to_pylist() == ["a photo of Maßliebchen.", "a photo of Morus bassanus."]
     assert table["note"].to_pylist() == ["a Asteraceae called Maßliebchen", "a Sulidae"]
     assert table["brief"].to_pylist() == ["Bellis perennis", "Morus bassanus"]
@@ -78,8 +79,11 @@ def _description(path: taxonomy.Path, common_name: str | None, **more: Any) -> d
 
 def test_columns_of_the_lit_sentence_are_chosen_when_asked(data: Path) -> None:
     rows = [
-        {**dict(zip(taxonomy.RANKS, path, strict=True)), "common_name": name, "leaf": leaf}
-        for path, name, leaf in ((DAISY, "Daisy", True), ((*GANNET[:6], None), "Daisy", True), (GANNET, "Fish", False))
+        {**dict(zip(taxonomy.RANKS, path, strict=True)), "common_name": name, "supercategory": group, "leaf": leaf}
+        for path, name, group, leaf in (
+            *((DAISY, "Daisy", "Plants", True), ((*GANNET[:6], None), "Daisy", "Birds", True)),
+            (GANNET, "Fish", "Birds", False),
+        )
     ]
     write_table(data / "index" / "taxa.parquet", pa.Table.from_pylist(rows))
     auto: sections.Caption = {**PARAMS, "lit_columns": "auto"}
@@ -87,7 +91,10 @@ def test_columns_of_the_lit_sentence_are_chosen_when_asked(data: Path) -> None:
         stage.run(auto, data, "train-00000")
     stage.run(auto, data)
     chosen = read_json(data / "caption" / "lit_columns.json")
-    assert chosen and set(chosen) <= set(taxonomy.RANKS)  # the one common name of both leaves tells nothing
+    assert chosen and set(chosen) <= {
+        "supercategory",
+        *taxonomy.RANKS,
+    }  # the one common name of both leaves tells nothing
     whole = (data / "caption" / "train-00000.parquet").read_bytes()
     metadata = read_table(data / "caption" / "train-00000.parquet").schema.metadata
     assert json.loads(metadata[b"lit_columns"]) == chosen

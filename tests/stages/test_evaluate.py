@@ -19,7 +19,7 @@ from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS, label_space
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_table
-from support.fake_evaluation import PARAMS, tree, write_data, write_prediction
+from support.fake_evaluation import PARAMS, plausible, tree, write_data, write_prediction
 
 
 def report(data: Path) -> dict[str, Any]:
@@ -323,3 +323,47 @@ def test_random_answers_are_uniform(tmp_path: Path) -> None:
     assert row["top1"]["value"] == pytest.approx(1 / 4, abs=0.07)
     genera = Counter(path[:6] for path in set(labels.values()))
     assert row["per_rank"]["genus"]["value"] == pytest.approx(sum((n / 4) ** 2 for n in genera.values()), abs=0.08)
+
+
+def test_headline_figures_without_what_the_teacher_was_trained_on(tmp_path: Path) -> None:
+    """Photographs of which it is not known count neither as seen nor as not seen."""
+    labels = write_data(tmp_path)
+    path = tmp_path / "index" / "samples.parquet"
+    table = read_table(path)
+    test = sorted(labels)
+    saw = dict(zip(test, [True, False, False, None] * len(test), strict=False))
+    marks = pa.array([saw.get(key) for key in table["key"].to_pylist()], pa.bool_())
+    write_table(path, table.set_column(table.schema.get_field_index("teacher_saw"), "teacher_saw", marks))
+    metrics = report(tmp_path)
+    counts = Counter(saw[key] for key in test)
+    assert metrics["protocol"]["teacher_saw"] == {
+        "seen": counts[True],
+        "not_seen": counts[False],
+        "unknown": counts[None],
+    }
+
+    unseen = [key for key in test if saw[key] is False]
+    of_species = [key for key in unseen if labels[key][6]]
+    leaves = label_space(labels.values())
+    for variant in ("teacher", "student"):
+        logits = plausible(variant, labels, leaves)
+        answers = {key: leaves[int(row.argmax())] for key, row in zip(labels, logits, strict=True)}
+        right = np.mean([answers[key] == labels[key] for key in of_species])
+        row = metrics["variants"][variant]
+        number = row["strata"]["not_seen_by_teacher"]["species"]
+        assert number["n_images"] == len(of_species) and number["value"] == pytest.approx(right, abs=1e-6)
+        assert row["back_off"]["strata"]["not_seen_by_teacher"]["answered"]["n_images"] == len(unseen)
+        headline = read_json(tmp_path / "evaluate" / "headline.json")[variant]
+        assert headline["species_right_not_seen_by_teacher"] == number["value"]
+    page = (tmp_path / "evaluate" / "report.html").read_text()
+    assert "Accuracy on photographs that the teacher was not trained on" in page
+    card = (tmp_path / "evaluate" / "MODEL_CARD.md").read_text()
+    assert f"The teacher was trained on {counts[True]} of the {len(test)} test photographs. On those" in card
+
+
+def test_without_a_catalogue_nothing_is_said_of_what_the_teacher_saw(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    assert metrics["protocol"]["teacher_saw"] is None
+    assert not any("not_seen_by_teacher" in row["strata"] for row in metrics["variants"].values())
+    write_data(tmp_path)
+    report(tmp_path)
+    assert "was trained on" not in (tmp_path / "evaluate" / "MODEL_CARD.md").read_text()

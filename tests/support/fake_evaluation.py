@@ -187,6 +187,7 @@ def _samples(
             **{rank: pa.array([path[r] for _, _, path in rows], pa.string()) for r, rank in enumerate(RANKS)},
             "common_name": pa.array([common[taxon_id(path)] for _, _, path in rows], pa.string()),
             "licence": ["CC-BY-4.0" if len(key) % 2 else "CC0-1.0" for key, _, _ in rows],
+            "teacher_saw": pa.nulls(len(rows), pa.bool_()),
             "attribution": [f"photographer {sum(map(ord, key)) % 5}" for key, _, _ in rows],
         }
     )

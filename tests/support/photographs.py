@@ -73,7 +73,7 @@ def folder_params(path: Path, **more: Any) -> Any:
     split = {"train": 0.6, "val": 0.1, "calibration": 0.1, "test": 0.2}
     return {
         **{"source": "folder", "path": str(path), "where": {}, "min_side": 16, "split": split, "seed": 0},
-        **{"species_list": None, "unlisted": "leave_out", "synonyms": None, "taxonomy": None},
+        **{"species_list": None, "unlisted": "leave_out", "synonyms": None, "taxonomy": None, "teacher_saw": None},
         **{"licences": [], "near_duplicates": 4, "reject_budget": 1.0},
         "downloads": {"folder": str(path.parent / "downloads"), "per_host": 4, "tries": 3, "timeout": 5},
         "synthetic": {},

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import re
 import tarfile
@@ -164,6 +165,66 @@ def webdataset_tar(file: Path, samples: list[dict[str, Any]]) -> Path:
         for sample in samples:
             tar.write({k: v.encode() if isinstance(v, str) and k != "__key__" else v for k, v in sample.items()})
     return file
+
+
+CATALOGUE_10M = (
+    *("split", "treeoflife_id", "eol_content_id", "eol_page_id", "bioscan_part", "bioscan_filename", "inat21_filename"),
+    *("inat21_cls_name", "inat21_cls_num", "kingdom", "phylum", "class", "order", "family", "genus", "species"),
+    "common",
+)
+LICENCES_10M = (
+    *("treeoflife_id", "eol_content_id", "eol_page_id", "md5", "medium_source_url", "eol_full_size_copy_url"),
+    *("license_name", "copyright_owner", "license_link", "title"),
+)
+
+
+def gzipped_tar(file: Path, members: dict[str, bytes]) -> Path:
+    """A .tar.gz as GNU tar packs a folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w:gz", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime, member.uname = len(content), 1_700_000_000, "someone"
+            tar.addfile(member, io.BytesIO(content))
+    return file
+
+
+def treeoflife_10m(root: Path, each: int = 4) -> list[dict[str, Any]]:
+    """TreeOfLife-10M as the hub, BIOSCAN-1M and iNat21 publish it; returns the rows of the catalogue.
+
+    ``each`` photographs of every taxon in each of the three; one EOL photograph a taxon is in val, and the first of
+    train is in train_small too.
+    """
+    listed, licences = [], []
+    image_sets: list[dict[str, bytes]] = [{}, {}]
+    for i, (common, path) in enumerate(sorted(TAXA.items())):
+        for j in range(each):
+            number, names = 100 * i + j, dict(zip(CATALOGUE_10M[9:16], path, strict=True))
+            content, split = photo("eol", number), "val" if j == each - 1 else "train"
+            image_sets[j % 2][f"{UUID(number)}.jpg"] = content
+            ids = {"treeoflife_id": UUID(number), "eol_content_id": f"{9000 + number}.0", "eol_page_id": f"{50 + i}.0"}
+            listed.append({"split": split, **ids, **names, "common": common})
+            if j == 0:
+                listed.append({**listed[-1], "split": "train_small"})
+            owner = {"license_name": "cc-by", "copyright_owner": "Ann", "title": "not provided"}
+            licences.append({**ids, "md5": hashlib.md5(content).hexdigest(), **owner})
+
+            part, file = 1 + j % 2, f"{4_000_000 + number}.jpg"
+            put(root / f"dataset/bioscan/part{part}/{file}", photo("bioscan", number))
+            more = {"bioscan_part": f"{part}.0", "bioscan_filename": file, "treeoflife_id": UUID(10_000 + number)}
+            listed.append({"split": "train", **more, **names, "common": f"{path[5]} {path[6]}"})
+
+            folder, file = f"{i:05d}_{'_'.join(map(str, path))}", f"{UUID(20_000 + number)}.jpg"
+            put(root / f"dataset/inat21/train/{folder}/{file}", photo("inat21", number))
+            more = {"inat21_filename": file, "inat21_cls_name": folder[6:], "inat21_cls_num": f"{i}.0"}
+            listed.append({"split": "train", "treeoflife_id": UUID(30_000 + number), **more, **names, "common": common})
+    for number, image_set in enumerate(image_sets, 1):
+        gzipped_tar(root / f"dataset/EOL/image_set_{number:02d}.tar.gz", image_set)
+    put(root / "visuals" / "phyla_ToL_tree.png", photo("a figure"))
+    for name, columns, found in (("catalog", CATALOGUE_10M, listed), ("licenses", LICENCES_10M, licences)):
+        cells = ([row.get(column, "") for column in columns] for row in found)
+        write_csv(root / "metadata" / f"{name}.csv", list(columns), cells)
+    return listed
 
 
 def biotrove_tar(folder: Path, chunk: str, photos: dict[int, tuple[bytes, dict[str, Any]]]) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from bioclip_lite.texts.captions import Captions, all_texts, problems, text_types
 from bioclip_lite.texts.text_types import TYPES, caption
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import write_table
+from bioclip_lite.utils.files import read_table, write_table
 from support.photographs import DAISY
 
 COCA: dict[str, Any] = {"name": "coca", "model": "local-dir:coca", "weights": None, "captions": 2, "method": "nucleus"}
@@ -24,7 +24,7 @@ SECTION: dict[str, Any] = {
 
 
 def test_the_types_are_those_of_the_parameters() -> None:
-    assert text_types(SECTION) == (*TYPES, "com_de", "com_mi", "alas", "note")
+    assert text_types(SECTION) == (*TYPES, "com_de", "com_mi", "alas", "note", "source")
     description = {"ranks": list(DAISY), "common_name": "Daisy", "common_names": {"de": "Gänseblümchen"}}
     texts = all_texts(description, SECTION, ["common_name"])
     assert tuple(texts) == text_types(SECTION)
@@ -40,6 +40,15 @@ def test_shards_that_know_no_languages() -> None:
     assert texts["alas"] == "Bellis perennis!"
 
 
+def test_the_supercategory_is_that_of_the_source_or_the_iconic_group() -> None:
+    section = {**SECTION, "templates": {"label": "{common_name} {supercategory} {genus}"}}
+    description = {"ranks": list(DAISY), "common_name": "Daisy"}
+    said = all_texts(description, section, ["common_name", "supercategory", "genus", "species"])
+    assert (said["label"], said["lit"]) == ("Daisy Plants Bellis", "A photo of a Daisy Plants Bellis perennis")
+    stated = all_texts({**description, "supercategory": "Plantae"}, section, ["supercategory", "species"])
+    assert (stated["label"], stated["lit"]) == ("Daisy Plantae Bellis", "A photo of a Plantae perennis")
+
+
 def test_good_parameters_have_no_problems() -> None:
     assert problems(SECTION, ["sci", "com_de", "note", "coca"]) == []
 
@@ -48,7 +57,7 @@ def test_good_parameters_have_no_problems() -> None:
     ("change", "wanted", "says"),
     [
         ({}, ["scii"], "teacher.captions has unknown scii; did you mean sci; known are sci, com, taxon, taxonTag"),
-        ({}, ["com_fr"], "com_de, com_mi, alas, note, coca"),
+        ({}, ["com_fr"], "com_de, com_mi, alas, note, source, coca"),
         ({"templates": {"note": "a {clas}"}}, [], "caption.templates.note is 'a {clas}': unknown field {clas}"),
         ({"languages": []}, [], "unknown field {common_name_de}"),
         ({"templates": {"sci": "{genus}"}}, [], "the name sci stands for 2 things"),
@@ -98,6 +107,19 @@ def test_where_a_captioner_is_silent_the_scientific_name_is_said(data: Path) -> 
 def test_taxa_are_named_by_the_last_text_type(data: Path) -> None:
     assert Captions(data, ["a"], ["com", "note", "coca"]).prompts()[3] == "note a3"
     assert Captions(data, ["a"], ["coca"]).prompts()[3] == "sci a3"
+
+
+def test_captions_of_the_source(data: Path) -> None:
+    """They are drawn as they are; the scientific name stands in for one that is missing, but not for all of them."""
+    path = data / "caption" / "a.parquet"
+    table = read_table(path)
+    source = [None, *(f"the source of {key}" for key in table["key"].to_pylist()[1:])]
+    write_table(path, table.append_column("source", pa.array(source)))
+    texts = Captions(data, ["a"], ["source"])
+    assert [texts.draw(0, 1, i) for i in (0, 1)] == ["sci a0", "the source of a1"] == texts.prompts()[:2]
+    write_table(path, table.append_column("source", pa.nulls(60, pa.string())))
+    with pytest.raises(UserError, match="no caption of any photograph"):
+        Captions(data, ["a"], ["com", "source"])
 
 
 def test_missing_and_foreign_tables_are_named(data: Path) -> None:

@@ -7,7 +7,7 @@ from open_clip import SimpleTokenizer
 
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.texts import lit_columns
-from bioclip_lite.texts.text_types import LIT_COLUMNS, caption
+from bioclip_lite.texts.text_types import ALL_COLUMNS, caption
 
 
 def letters(text: str) -> list[int]:
@@ -16,7 +16,7 @@ def letters(text: str) -> list[int]:
 
 
 def species(genus: str, epithet: str, name: str | None, family: str = "F") -> lit_columns.Class:
-    return ("K", "P", "C", "O", family, genus, epithet), name
+    return ("K", "P", "C", "O", family, genus, epithet), name, None
 
 
 def test_columns_that_all_share_stay_out() -> None:
@@ -51,12 +51,15 @@ def test_a_budget_is_kept() -> None:
 def test_the_distance_is_that_of_the_captions() -> None:
     classes = [species("Gaa", "bb", "ccd"), species("Gaa", "be", None), species("Hff", "bb", "cdd", "FF")]
     said = {}
-    for size in range(1, 9):
-        for columns in combinations(LIT_COLUMNS, size):
-            rows = [{**dict(zip(taxonomy.RANKS, p, strict=True)), "common_name": n} for p, n in classes]
+    for size in range(1, 10):
+        for columns in combinations(ALL_COLUMNS, size):
+            rows = [
+                {**dict(zip(taxonomy.RANKS, p, strict=True)), "common_name": n, "supercategory": g}
+                for p, n, g in classes
+            ]
             bags = [sorted((c, x, i) for c in columns for i, x in _numbered(row[c])) for row in rows]
             nearest = [min(_jaccard(set(a), set(b)) for j, b in enumerate(bags) if j != i) for i, a in enumerate(bags)]
-            distinct = len({caption(path, name, "lit", columns).lower() for path, name in classes})
+            distinct = len({caption(path, name, "lit", columns).lower() for path, name, _ in classes})
             said[columns] = (distinct, round(sum(nearest) / 3, 9))
     best = max(said.values())
     columns, distance = lit_columns.choose_columns(classes, letters)
@@ -95,6 +98,7 @@ def test_10000_taxa_get_10000_captions_within_the_budget() -> None:
                 word(n % 400, "ensis"),
             ),
             f"{word(n * 31 % 997, 'y')} {word(n // 10, 'bird')}" if n % 3 else None,
+            "Birds",
         )
         for n in range(10_000)
     ]
@@ -102,7 +106,7 @@ def test_10000_taxa_get_10000_captions_within_the_budget() -> None:
     columns, distance = lit_columns.choose_columns(classes, tokenizer.encode)
     assert {"genus", "species"} <= set(columns)
     assert 0 < distance < 1
-    captions = [caption(path, name, "lit", columns) for path, name in classes]
+    captions = [caption(path, name, "lit", columns) for path, name, _ in classes]
     assert len(set(captions)) == 10_000
     assert int((tokenizer(captions) != 0).sum(1).max()) <= lit_columns.BUDGET
     assert lit_columns.choose_columns(classes, tokenizer.encode) == (columns, distance)

@@ -4,7 +4,7 @@ rule make_index:
         source=config["index"]["path"],
         lists=[
             f"data/lists/{config['index'][name]}"
-            for name in ("species_list", "synonyms", "taxonomy")
+            for name in ("species_list", "synonyms", "taxonomy", "teacher_saw")
             if config["index"][name]
         ],
     output:

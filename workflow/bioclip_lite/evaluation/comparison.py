@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bioclip_lite.evaluation.fitting import Fit
 from bioclip_lite.evaluation.predictions import FITTED_ON, SPLIT, Predictions
@@ -20,6 +22,7 @@ TWINS = {"tfjs": ("int8",), "chromium": ("int8", "tfjs")}  # the same weights, w
 
 # Part of the protocol's id. Raise it when a definition changes: figures of two protocols must not be compared.
 _DEFINITIONS = 2
+NOT_SEEN = "not_seen_by_teacher"  # a stratum: the photographs that the teacher was not trained on
 _COSTS = ("params", "macs", "bytes", "gzipped", "table_bytes", "table_gzipped", "latency_ms")  # of <variant>.json
 _TRAINING_IMAGES = (0, 10, 50)  # upper ends of the bins of training frequency; the last one is open
 
@@ -114,6 +117,7 @@ def _protocol(
         "n_groups": int(groups.max()) + 1,
         "n_classes": len({leaf for leaf in truth.leaf.tolist() if leaf >= 0}),
         "label_space": len(labels.ids),
+        "teacher_saw": _trained_on(test),
         "top_k": "images known to species; all leaves compete; equal logits in tree order",
         "per_rank": "argmax over the nodes of a rank, keyed by full path, of summed leaf probabilities at the "
         "fitted temperature",
@@ -133,7 +137,7 @@ def _protocol(
 
 
 def _strata(test: pa.Table, labels: Labels) -> dict[tuple[str, ...], np.ndarray]:
-    """Strata of photographs by training photographs of their taxon, and by kingdom; bool [n] each."""
+    """Strata of photographs by training photographs of their taxon, kingdom and what the teacher saw; bool [n] each."""
     taxa = test["taxon_id"].to_pylist()
     training = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa["train"].to_pylist(), strict=True))
     images = np.array([training[taxon] for taxon in taxa])
@@ -145,7 +149,21 @@ def _strata(test: pa.Table, labels: Labels) -> dict[tuple[str, ...], np.ndarray]
         low = high if high is not None else low
     kingdom = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa["kingdom"].to_pylist(), strict=True))
     names = np.array([kingdom[taxon] or "not stated" for taxon in taxa])
-    return strata | {("kingdom", str(name)): names == name for name in np.unique(names)}
+    strata |= {("kingdom", str(name)): names == name for name in np.unique(names)}
+    return strata | _not_seen_by_teacher(test)
+
+
+def _not_seen_by_teacher(test: pa.Table) -> dict[tuple[str, ...], np.ndarray]:
+    """The photographs that the teacher was not trained on, where the index knows of any."""
+    unseen = pc.equal(test["teacher_saw"], False).fill_null(False).to_numpy()
+    return {(NOT_SEEN,): unseen} if test["teacher_saw"].null_count < test.num_rows else {}
+
+
+def _trained_on(test: pa.Table) -> dict[str, int] | None:
+    """How many photographs the teacher was trained on, was not, and may have been; None if that is not known."""
+    seen = Counter(test["teacher_saw"].to_pylist())
+    counts = {"seen": seen[True], "not_seen": seen[False], "unknown": seen[None]}
+    return counts if seen.keys() - {None} else None
 
 
 def _back_off(
@@ -169,7 +187,7 @@ def _back_off(
         truth.nodes,
         labels.node_of_leaf,
         groups,
-        {("in_calibration",): known, ("not_in_calibration",): ~known},
+        {("in_calibration",): known, ("not_in_calibration",): ~known} | _not_seen_by_teacher(test),
         *resampling,
     )
     return {

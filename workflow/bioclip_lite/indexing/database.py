@@ -12,8 +12,9 @@ BATCH = 4096  # rows read or written at a time
 _TABLES = """
 CREATE TABLE photograph (
     id INTEGER PRIMARY KEY, key TEXT, locator TEXT, observation INTEGER, label INTEGER, taxon INTEGER, common_name TEXT,
-    common_names TEXT, licence TEXT, attribution TEXT, md5 BLOB, width INTEGER, height INTEGER, clean INTEGER,
-    phash INTEGER, dhash INTEGER, looks_like TEXT, gone INTEGER DEFAULT 0
+    common_names TEXT, licence TEXT, attribution TEXT, supercategory TEXT, caption TEXT, md5 BLOB, width INTEGER,
+    height INTEGER, clean INTEGER, teacher_saw INTEGER, phash INTEGER, dhash INTEGER, looks_like TEXT,
+    gone INTEGER DEFAULT 0
 );
 CREATE TABLE observation (id INTEGER PRIMARY KEY, name TEXT UNIQUE, split TEXT, joined TEXT);
 CREATE TABLE label (id INTEGER PRIMARY KEY, taxon INTEGER, reason TEXT, detail TEXT, photographs INTEGER);
@@ -22,6 +23,9 @@ CREATE TABLE dealt (observation TEXT PRIMARY KEY, split TEXT);
 CREATE TABLE left_out (id INTEGER PRIMARY KEY);
 CREATE TABLE joins (first TEXT PRIMARY KEY, second TEXT);
 CREATE TABLE deals (observation TEXT, split TEXT);
+CREATE TABLE identifier (photograph INTEGER, kind TEXT, value TEXT);
+CREATE TABLE seen (id INTEGER PRIMARY KEY);
+CREATE TABLE held_out (value TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE twin (photograph INTEGER, alike INTEGER, observation INTEGER, circle INTEGER);
 """
 

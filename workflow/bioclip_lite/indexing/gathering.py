@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from bioclip_lite.indexing import names
 from bioclip_lite.indexing.database import add_reject, encodable
@@ -12,8 +12,15 @@ from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
 
-def gather(database: sqlite3.Connection, listed: Iterable[Sample | Reject]) -> list[names.Label]:
+def gather(
+    database: sqlite3.Connection,
+    listed: Iterable[Sample | Reject],
+    identify: Callable[[sqlite3.Connection, int, Sample], None] | None = None,
+) -> list[names.Label]:
     """Write every photograph of the source to the database.
+
+    Args:
+        identify: is called with each photograph and its number, where its identifiers are needed.
 
     Returns:
         The distinct labels; column ``label`` of a photograph is a position in this list.
@@ -32,7 +39,9 @@ def gather(database: sqlite3.Connection, listed: Iterable[Sample | Reject]) -> l
             raise UserError(f"index: {item.locator} states split {item.split!r}; splits: {', '.join(SPLITS)}")
         else:
             label = _label(item)
-            _add_photograph(database, item, numbers.setdefault(label, len(numbers)))
+            number = _add_photograph(database, item, numbers.setdefault(label, len(numbers)))
+            if identify:
+                identify(database, number, item)
     return list(numbers)
 
 
@@ -42,7 +51,8 @@ def _label(sample: Sample) -> names.Label:
     return names.Label(sample.path, encodable(sample.verbatim), common_name)
 
 
-def _add_photograph(database: sqlite3.Connection, sample: Sample, label: int) -> None:
+def _add_photograph(database: sqlite3.Connection, sample: Sample, label: int) -> int:
+    """The number of the photograph, which is added."""
     common_names = [(encodable(language), encodable(name)) for language, name in sample.common_names]
     row = (
         sample.key,
@@ -53,12 +63,15 @@ def _add_photograph(database: sqlite3.Connection, sample: Sample, label: int) ->
         json.dumps(common_names) if common_names else None,
         encodable(sample.licence),
         encodable(sample.attribution),
+        encodable(sample.supercategory),
+        encodable(sample.caption),
     )
-    database.execute(
-        "INSERT INTO photograph (key, locator, observation, label, common_name, common_names, licence, attribution) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    added = database.execute(
+        "INSERT INTO photograph (key, locator, observation, label, common_name, common_names, licence, attribution, "
+        "supercategory, caption) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         row,
     )
+    return int(added.lastrowid or 0)
 
 
 def _observation(database: sqlite3.Connection, sample: Sample) -> int:

@@ -39,6 +39,9 @@ class Facts:
     names: Sequence[tuple[Any, ...]]  # the rows of names.parquet
     listed: list_summary.Summary | None  # None without a species list
     taxonomy: Settled | None  # None without one
+    # By split, photographs that the teacher was trained on, that its catalogue lacks, and that cannot be compared;
+    # empty without a catalogue of its training set.
+    teacher_saw: Mapping[str, tuple[int, int, int]]
 
 
 def shortened(text: object, most: int = 90) -> str:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bioclip_lite.indexing import list_summary, listed_taxa, names, page
+from bioclip_lite.indexing import list_summary, listed_taxa, names, page, teacher_saw
 from bioclip_lite.indexing.contact_sheet import draw_contact_sheet
 from bioclip_lite.indexing.labels import Labels
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
+from bioclip_lite.taxa.iconic_groups import supercategory
 from bioclip_lite.utils.files import replacing, write_table
 from bioclip_lite.utils.randomness import digest
 from bioclip_lite.utils.spreadsheets import guarded
@@ -44,6 +45,9 @@ SAMPLES = pa.schema(
         ("verbatim", _TEXT),  # the name as the source has it
         ("phash", pa.uint64()),  # null for a plain image
         ("looks_like", _TEXT),  # key of the first of its near duplicates, its own included; null if it has none
+        ("supercategory", _TEXT),  # null where the source states none
+        ("caption", _TEXT),  # that the source has of this photograph
+        ("teacher_saw", pa.bool_()),  # was the teacher trained on it? null where that is not known
     ]
 )
 TAXA = pa.schema(
@@ -56,6 +60,7 @@ TAXA = pa.schema(
         ("finest_rank", _TEXT),  # no answer goes below it; null for no such limit
         ("note", _TEXT),
         ("synonyms", pa.list_(_TEXT)),
+        ("supercategory", _TEXT),  # iNaturalist's iconic group
     ]
 )
 REJECTS = pa.schema([(name, _TEXT) for name in ("locator", "reason", "detail")])
@@ -107,7 +112,8 @@ def write(
     photographed = sum(map(_shown, taxa.select(["leaf", *SPLITS]).to_pylist()))
     title = f"{len(rows_shown)} of {photographed} taxa, in the order of the tree"
     draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
-    facts = _facts(database, labels, taxa, resolved, list_summary.summarize(taxa, matches))
+    seen = teacher_saw.counts(database, _KEPT) if params["teacher_saw"] else {}
+    facts = _facts(database, labels, taxa, resolved, list_summary.summarize(taxa, matches), seen)
     with replacing(out / "report.html") as scratch:
         scratch.write_text(page.page(facts, read), encoding="utf-8")
     return facts
@@ -133,7 +139,7 @@ def _write_samples(
     ids = [taxonomy.taxon_id(taxon) for taxon in labels.paths]
     rows = database.execute(
         "SELECT key, locator, dealt.split, taxon, joined, common_name, licence, attribution, width, height, clean, "
-        f"md5, common_names, label, phash, looks_like {_KEPT} ORDER BY key"
+        f"md5, common_names, label, phash, looks_like, supercategory, caption, teacher_saw {_KEPT} ORDER BY key"
     )
 
     def row(found: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -153,7 +159,8 @@ def _write_samples(
             others,
             label,
             phash,
-            twin,
+            *texts,
+            seen,
         ) = found
         verbatim = labels.given[label].verbatim or taxonomy.scientific_name(labels.given[label].path) or common_name
         unsigned = None if phash is None else phash % (1 << 64)
@@ -162,7 +169,8 @@ def _write_samples(
         common_name = common_name or called[taxon].get("")
         return (
             *(key, locator, split, ids[taxon], group, *labels.paths[taxon], common_name, licence, owner, width, height),
-            *(bool(clean), md5.hex(), others, verbatim, unsigned, twin),
+            *(bool(clean), md5.hex(), others, verbatim, unsigned, *texts),
+            None if seen is None else bool(seen),
         )
 
     _write_rows(path, SAMPLES.with_metadata(metadata), map(row, rows))
@@ -183,6 +191,12 @@ def _taxa_table(
         for language, called in (("", name), *json.loads(others or "[]")):
             if called:
                 common[paths[taxon]][language][called] += number
+    groups: dict[taxonomy.Path, str] = {}  # the first one that most photographs state
+    stated = (
+        f"SELECT taxon, supercategory {_KEPT} AND supercategory IS NOT NULL GROUP BY 1, 2 ORDER BY count(*) DESC, 2"
+    )
+    for taxon, group in database.execute(stated):
+        groups.setdefault(paths[taxon], group)
     leaves = set(taxonomy.label_space(images))
     nodes = {node for match in matches for node in listed_taxa.of_list(match)}
     said_of = listed_taxa.said_of(matches)
@@ -208,6 +222,7 @@ def _taxa_table(
                 "finest_rank": said.finest_rank,
                 "note": said.note,
                 "synonyms": list(said.synonyms),
+                "supercategory": groups.get(path) or supercategory(path),
             }
         )
     return pa.Table.from_pylist(table, TAXA)
@@ -284,6 +299,7 @@ def _facts(
     taxa: pa.Table,
     resolved: list[tuple[Any, ...]],
     listed: list_summary.Summary | None,
+    seen: dict[str, tuple[int, int, int]],
 ) -> page.Facts:
     paths = labels.paths
 
@@ -321,4 +337,5 @@ def _facts(
         names=resolved,
         listed=listed,
         taxonomy=labels.settled,
+        teacher_saw=seen,
     )

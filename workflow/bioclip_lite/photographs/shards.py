@@ -111,7 +111,10 @@ class ShardSet:
         return decode(self.jpeg(i))
 
     def description(self, i: int) -> dict[str, Any]:
-        """Keys taxon_id, ranks (7), common_name, common_names (by language), group, licence, attribution."""
+        """Keys taxon_id, ranks (7), common_name, common_names (by language), group, licence, attribution.
+
+        Where the source states them, also supercategory and caption.
+        """
         path, entry = self._places[i]
         with path.open("rb") as file:
             return _description(file, entry)

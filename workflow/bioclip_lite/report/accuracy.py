@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from bioclip_lite.evaluation.comparison import NOT_SEEN
 from bioclip_lite.report.elements import Cell, Row, Section, cell, render, share, shipped_style, variant_row
 from bioclip_lite.report.text import (
     DASH,
@@ -59,6 +60,26 @@ def by_training(variants: Mapping[str, Any]) -> Section:
             "report/accuracy.by_training.html.j2", rows=rows, **{s: first[s]["species"] for s in ("seen", "unseen")}
         ),
     )
+
+
+def not_seen_by_teacher(variants: Mapping[str, Any], protocol: Mapping[str, Any]) -> Section | None:
+    """Accuracy on the photographs that the teacher was not trained on, beside that on all; None if it is not known."""
+    counts = protocol["teacher_saw"]
+    if counts is None:
+        return None
+    rows = [variant_row(variant, [share(number) for number in _twice(row)]) for variant, row in variants.items()]
+    return Section(
+        "Accuracy on photographs that the teacher was not trained on, %",
+        render("report/accuracy.not_seen_by_teacher.html.j2", rows=rows, counts=counts, n_images=protocol["n_images"]),
+    )
+
+
+def _twice(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Species, family and answers with back-off, on all photographs and on those that the teacher did not see."""
+    back_off = metrics["back_off"]
+    unseen, answered = metrics["strata"][NOT_SEEN], back_off["strata"][NOT_SEEN]
+    everywhere = metrics["top1"], metrics["per_rank"]["family"], back_off["right"]
+    return [*everywhere, unseen["species"], unseen["family"], answered["right"]]
 
 
 def by_cost(variants: Mapping[str, Any]) -> Section:

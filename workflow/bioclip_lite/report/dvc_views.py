@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from bioclip_lite.evaluation.comparison import NOT_SEEN
 from bioclip_lite.metrics.backoff import GRID
 from bioclip_lite.report.text import SHIPPED, stored
 from bioclip_lite.taxa.taxonomy import RANKS
@@ -19,8 +20,11 @@ _HISTORY = ("loss", "val_top1", "val_agreement", "val_cosine")
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Headline numbers by variant: accuracy at three ranks, coverage and accuracy with back-off, hAURC, bytes and
-    milliseconds; as in metrics.json."""
+    """Headline numbers by variant, as in metrics.json.
+
+    Accuracy at three ranks, coverage and accuracy with back-off, hAURC, bytes and milliseconds; accuracy on the
+    photographs that the teacher was not trained on, where that is known.
+    """
     found: dict[str, dict[str, float | None]] = {}
     for variant, row in metrics["variants"].items():
         sure = row["back_off"]
@@ -33,6 +37,10 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
             "bytes": stored(row),
             "milliseconds": (row.get("latency_ms") or {}).get("median"),
         }
+        if NOT_SEEN in row["strata"]:
+            right = {**row["strata"][NOT_SEEN], "with_back_off": sure["strata"][NOT_SEEN]["right"]}
+            for name in ("species", "family", "with_back_off"):
+                found[variant][f"{name}_right_{NOT_SEEN}"] = right[name]["value"]
     return found
 
 

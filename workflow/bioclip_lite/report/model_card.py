@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
+from bioclip_lite.evaluation.comparison import NOT_SEEN
 from bioclip_lite.report.content import Sample
 from bioclip_lite.report.elements import render
 from bioclip_lite.report.suites import TITLES
@@ -31,6 +32,8 @@ def card(metrics: Mapping[str, Any], sample: Sample) -> str:
         shipped=shipped,
         back_off=shipped["back_off"],
         kingdoms=_kingdoms(shipped),
+        unseen=shipped["strata"].get(NOT_SEEN, {}).get("species"),
+        teacher_unseen=variants["teacher"]["strata"].get(NOT_SEEN, {}).get("species"),
         sample=sample,
         protocol=protocol,
         rows=[(LABELS[variant], variants[variant]) for variant in _ROWS],

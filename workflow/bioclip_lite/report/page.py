@@ -32,6 +32,7 @@ def page(
         doubt.back_off(variants, figures(variants, plots, ["back_off", "risk_coverage"])),
         doubt.errors(variants),
         accuracy.by_training(variants),
+        accuracy.not_seen_by_teacher(variants, protocol),
         *prompts.sections(metrics),
         suites.section(metrics),
         photographs.confusion_matrix(confusion) if confusion else None,

@@ -26,7 +26,7 @@ from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.utils.files import read_json, read_table, replacing, require, write_json
 from bioclip_lite.utils.progress import progress
 
-_COLUMNS = ["key", "split", "taxon_id", "group", "licence", "attribution"]
+_COLUMNS = ["key", "split", "taxon_id", "group", "licence", "attribution", "teacher_saw"]
 
 
 def publish(params: dict[str, Any], data: Path) -> None:

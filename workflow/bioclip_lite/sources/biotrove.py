@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from bioclip_lite.sources import fields, places, rows, tars, texts
+from bioclip_lite.sources import fields, identifiers, places, rows, tars, texts
 from bioclip_lite.sources.lookup import lookup
 from bioclip_lite.sources.sample import Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
@@ -27,9 +27,10 @@ Get = Callable[[str], list[Any]]
 
 def samples(params: "Origin") -> Iterator[Sample | Reject]:
     folder = places.require_folder(params["path"], "a folder with the data set's tars or parquet tables")
-    shards, tables = tars.find(folder), [name for name in places.files_in(folder) if name.endswith(".parquet")]
+    shards = tars.find(folder, tars.WITH_GZIPPED)
+    tables = [name for name in places.files_in(folder) if name.endswith(".parquet")]
     if shards:
-        yield from _from_tars(folder, shards, tables)
+        yield from _from_tars(folder, shards, tables, places.seek_points(params))
     elif tables:
         yield from _from_tables(folder, tables)
     else:
@@ -46,11 +47,11 @@ def read(params: "Origin", locator: str) -> bytes:
     return places.read(params, Path(params["path"]), locator)
 
 
-def _from_tars(folder: Path, shards: list[str], tables: list[str]) -> Iterator[Sample | Reject]:
+def _from_tars(folder: Path, shards: list[str], tables: list[str], seek_points: Path) -> Iterator[Sample | Reject]:
     known = ((identity, row) for table in tables for _, identity, row in _listed(folder / table) if identity)
     with lookup(known) as by_id:
         for shard in shards:
-            for group in tars.groups(folder, shard):
+            for group in tars.groups(folder, shard, seek_points):
                 if isinstance(group, Reject):
                     yield group
                 elif group.image is None:
@@ -58,8 +59,8 @@ def _from_tars(folder: Path, shards: list[str], tables: list[str]) -> Iterator[S
                     yield Reject(group.name, "missing file", f"no image among its parts: {parts}")
                 else:
                     row = next(iter(by_id(group.key.rsplit("/", 1)[-1])), None)
-                    row = row or texts.row_of(tars.texts(folder, group))
-                    yield _sample(row, group.name, group.image)
+                    row = row or texts.row_of(group.texts)
+                    yield _sample(row, group.name, group.image, group.key.rsplit("/", 1)[-1])
 
 
 def _from_tables(folder: Path, tables: list[str]) -> Iterator[Sample | Reject]:
@@ -71,9 +72,9 @@ def _from_tables(folder: Path, tables: list[str]) -> Iterator[Sample | Reject]:
                 if identity is None:
                     yield Reject(place, "bad row", "no photo_id")
                 elif local:
-                    yield _sample(row, f"photo/{identity}", local)
+                    yield _sample(row, f"photo/{identity}", local, identity)
                 elif address and places.is_address(address):
-                    yield _sample(row, f"photo/{identity}", address)
+                    yield _sample(row, f"photo/{identity}", address, identity)
                 else:
                     yield Reject(place, "missing file", f"photo_id {identity}: not in the folder, and no photo_url")
 
@@ -86,11 +87,12 @@ def _local(folder: Path) -> Iterator[tuple[str, str]]:
             yield path.stem, name
 
 
-def _sample(row: fields.Row, name: str, locator: str) -> Sample:
+def _sample(row: fields.Row, name: str, locator: str, photo_id: str) -> Sample:
     """A sample whose key depends on ``name``, not on where the photograph lies."""
     path = fields.path_of(row)
     common_name = texts.genuine(row.get("common_name"), path, row.get("scientific_name"))
-    return fields.to_sample({**row, "common_name": common_name}, key_of(name), locator)
+    known = tuple(identifiers.of_record({"photo_id": photo_id}))
+    return fields.to_sample({**row, "common_name": common_name}, key_of(name), locator, identifiers=known)
 
 
 def _listed(table: Path) -> Iterator[tuple[int, str | None, fields.Row]]:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bioclip_lite.sources import archive, fields, places, tars
+from bioclip_lite.sources import archive, fields, identifiers, places, tars
 from bioclip_lite.sources.archive import Open, Row, Table
 from bioclip_lite.sources.languages import language_code
 from bioclip_lite.sources.lookup import lookup
@@ -133,6 +133,7 @@ def _of_occurrence(occurrence: Row, vernaculars: list[Row]) -> tuple[fields.Row,
     row = fields.row_of(_understand(tuple(occurrence)), [*occurrence.values()])
     row["attribution"] = occurrence.get("rightsholder") or occurrence.get("recordedby")
     row["licence"] = occurrence.get("license")
+    row["gbifid"] = occurrence.get("gbifid")
     names: dict[str, str] = {}
     for entry in vernaculars:
         name, language = entry.get("vernacularname"), language_code(entry.get("language"))
@@ -152,7 +153,8 @@ def _sample(identity: str, locator: str, media: Row, shared: fields.Row, names: 
         media.get("rightsholder") or media.get("creator") or media.get("owner") or shared["attribution"]
     )
     row["split"] = None
-    return fields.to_sample(row, key_of(f"{identity}/{locator}"), locator, names)
+    known = tuple(identifiers.of_record({"gbifID": row["gbifid"]}))
+    return fields.to_sample(row, key_of(f"{identity}/{locator}"), locator, names, known)
 
 
 def _still_image(row: Row, kind: str) -> bool:

@@ -156,7 +156,13 @@ def languages_of(columns: Columns, values: Sequence[object]) -> tuple[tuple[str,
     return tuple((language, name) for language, name in sorted(found) if name)
 
 
-def to_sample(row: Row, key: str, locator: str, languages: tuple[tuple[str, str], ...] = ()) -> Sample:
+def to_sample(
+    row: Row,
+    key: str,
+    locator: str,
+    languages: tuple[tuple[str, str], ...] = (),
+    identifiers: tuple[str, ...] = (),
+) -> Sample:
     """The sample that a row describes; without an observation the photograph is one of its own."""
     path, common_name = path_of(row), row.get("common_name")
     split = row.get("split")
@@ -171,6 +177,7 @@ def to_sample(row: Row, key: str, locator: str, languages: tuple[tuple[str, str]
         licence=stated(row.get("licence")),
         attribution=stated(row.get("attribution")),
         verbatim=verbatim(row),
+        identifiers=identifiers,
     )
 
 

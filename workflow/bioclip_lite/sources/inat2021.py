@@ -77,7 +77,7 @@ def _from_json(file: Path, split: str | None) -> Iterator[Sample | Reject]:
         if (category := categories.get(labels.get(image.get("id")))) is None:
             yield Reject(name, "no taxon", f"{file.name} has no annotation with a known category for it")
             continue
-        path, common_name, verbatim = category
+        path, common_name, verbatim, supercategory = category
         holder = _text(image.get("rights_holder"))
         key = key_of(name)
         yield Sample(
@@ -90,6 +90,7 @@ def _from_json(file: Path, split: str | None) -> Iterator[Sample | Reject]:
             licence=licences.get(image.get("license")),
             attribution=holder,
             verbatim=verbatim,
+            supercategory=supercategory,
         )
 
 
@@ -110,8 +111,10 @@ def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
     return tables
 
 
-def _categories(file: Path, rows: list[dict[str, Any]]) -> dict[Any, tuple[taxonomy.Path, str | None, str | None]]:
-    """Path, common name and name as it is written, by category id."""
+def _categories(
+    file: Path, rows: list[dict[str, Any]]
+) -> dict[Any, tuple[taxonomy.Path, str | None, str | None, str | None]]:
+    """Path, common name, name as it is written and supercategory, by category id."""
     found = {}
     for row in rows:
         names = {rank: _text(row.get(rank)) for rank in taxonomy.RANKS} | {
@@ -123,7 +126,7 @@ def _categories(file: Path, rows: list[dict[str, Any]]) -> dict[Any, tuple[taxon
         path = taxonomy.make_path(names)
         if taxonomy.label_rank(path) >= 0:
             common_name = _text(row.get("common_name"))
-            found[row.get("id")] = path, common_name, name
+            found[row.get("id")] = path, common_name, name, _text(row.get("supercategory"))
     if not found:
         example = rows[0].get("name") if rows else "none"
         raise UserError(

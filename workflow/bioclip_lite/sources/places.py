@@ -1,6 +1,7 @@
 """Locators of photographs: a file in the folder of the source, a part of a tar, or a web address.
 
-Locators are ``plants/1.jpg``, ``train/shard-000000.tar:<offset>:<size>`` (bytes) and ``https://...``.
+Locators are ``plants/1.jpg``, ``train/shard-000000.tar:<offset>:<size>`` (bytes) and ``https://...``. Offsets in a
+gzipped tar are those in its content.
 """
 
 import os
@@ -13,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bioclip_lite.sources import gzipped
 from bioclip_lite.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ _OF_SYSTEMS = {
     ),
     *("$recycle.bin", "system volume information"),
 }
-_PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL)
+_PART = re.compile(r"(.+\.tar):(\d+):(\d+)", re.DOTALL | re.IGNORECASE)
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _DRIVE = re.compile(r"[a-zA-Z]:/")  # of Windows
 _ABSOLUTE = re.compile(rf"/|{_DRIVE.pattern}")
@@ -46,7 +48,15 @@ def read(params: "Origin", folder: Path, locator: str) -> bytes:
         from bioclip_lite.sources import downloads  # takes longer to import than many a shard to write
 
         return downloads.read(locator, params["downloads"])
+    if found := gzipped.part(locator):
+        archive, offset, size = found
+        return gzipped.read(folder / archive, seek_points(params), offset, size)
     return read_below(folder, locator)
+
+
+def seek_points(params: "Origin") -> Path:
+    """The folder in which the seek points of gzipped tars are kept."""
+    return Path(params["downloads"]["folder"])
 
 
 def read_below(folder: Path, locator: str) -> bytes:

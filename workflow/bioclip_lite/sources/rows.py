@@ -1,6 +1,6 @@
 """Photographs as tables list them, streamed: delimited text and Parquet."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -51,7 +51,7 @@ def _class_is_label(table: Path, header: list[str]) -> bool:
     return found
 
 
-def parquet_rows(table: Path, wanted: Sequence[str] | None = None) -> Iterator[tuple[list[str], list[object]]]:
+def parquet_rows(table: Path, wanted: Collection[str] | None = None) -> Iterator[tuple[list[str], list[object]]]:
     """(column names, values) of each row of a Parquet file; ``wanted`` limits the columns to these, if present."""
     try:
         with pq.ParquetFile(table) as file:

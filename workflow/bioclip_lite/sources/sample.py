@@ -29,6 +29,9 @@ class Sample:
     licence: str | None = None
     attribution: str | None = None
     verbatim: str | None = None  # the scientific name as the source writes it, with authors and all
+    supercategory: str | None = None  # iNaturalist's iconic group, where the source states it
+    caption: str | None = None  # of this photograph, where the source has one
+    identifiers: tuple[str, ...] = ()  # of this photograph in published data sets (``identifiers``)
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,38 @@
-"""WebDataset tars as they come: listed by their headers, read at random, never unpacked."""
+"""WebDataset tars as they come, also gzipped: listed by their headers, read at random, never unpacked."""
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from bioclip_lite.sources import places
+from bioclip_lite.sources import gzipped, places
 from bioclip_lite.sources.sample import Reject
 from bioclip_lite.utils.errors import UserError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
-_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+WITH_GZIPPED = (".tar", *gzipped.ENDINGS)
+_PACKED = (*gzipped.ENDINGS, ".tar.bz2", ".tar.xz", ".tar.zst")
+_LONGEST_TEXT = 10_000  # bytes; a longer member is no name or caption
 
 
 class Group(NamedTuple):
-    """The neighbouring members of one sample: their name up to the first dot, and where each extension lies."""
+    """The neighbouring members of one sample: their name up to the first dot, where each extension lies, its texts."""
 
     tar: str  # relative to the folder of the source
     key: str  # with the folders inside the tar
     parts: dict[str, tuple[int, int]]  # extension in lower case -> offset and size in bytes
+    texts: dict[str, str]  # extension in lower case -> text; what is not UTF-8 has become replacement characters
+
+    @property
+    def extension(self) -> str | None:
+        """The extension of the image, if there is one."""
+        return next((extension for extension in IMAGES if extension in self.parts), None)
 
     @property
     def image(self) -> str | None:
         """The locator of the image, if there is one."""
-        for extension in IMAGES:
-            if extension in self.parts:
-                return places.part(self.tar, *self.parts[extension])
-        return None
+        return places.part(self.tar, *self.parts[self.extension]) if self.extension else None
 
     @property
     def name(self) -> str:
@@ -34,44 +40,69 @@ class Group(NamedTuple):
         return f"{self.tar}/{self.key}"
 
 
-def find(folder: Path) -> list[str]:
-    """The tars below a folder, as relative paths. Raises UserError for compressed ones that are not unpacked beside."""
-    files = [name for name in places.files_in(folder) if name.endswith((".tar", *_PACKED))]
-    tars = [name for name in files if name.endswith(".tar")]
+def find(folder: Path, readable: Sequence[str] = (".tar",)) -> list[str]:
+    """The tars below a folder, as relative paths; an archive that is also there unpacked is left out.
+
+    Raises UserError for one that is compressed and whose ending is not among ``readable``.
+    """
+    files = [name for name in places.files_in(folder) if name.lower().endswith((".tar", *_PACKED))]
+    unpacked = {name for name in files if name.lower().endswith(".tar")}
+    found = []
     for name in files:
-        for ending in _PACKED:
-            if name.endswith(ending) and f"{name.removesuffix(ending)}.tar" not in tars:
-                raise UserError(_compressed(folder / name))
-    return tars
+        ending = next((ending for ending in _PACKED if name.lower().endswith(ending)), None)
+        if ending and f"{name[: -len(ending)]}.tar" in unpacked:
+            continue
+        if ending and ending not in readable:
+            raise UserError(_compressed(folder / name))
+        found.append(name)
+    return found
 
 
-def groups(folder: Path, tar: str) -> Iterator[Group | Reject]:
+def groups(folder: Path, tar: str, seek_points: Path | None = None) -> Iterator[Group | Reject]:
     """The samples of one tar in its order; members that belong together stand together.
 
-    Raises UserError for a compressed tar. What is damaged is a Reject.
+    Args:
+        seek_points: the folder for those of a gzipped tar.
+
+    Raises UserError for a compressed tar under a name that does not say so. What is damaged is a Reject.
     """
     seen: set[str] = set()
-    group = Group(tar, "", {})
+    group = Group(tar, "", {}, {})
     try:
-        with (folder / tar).open("rb") as file:
+        with _opened(folder / tar, seek_points) as file:
             for path, offset, size in _members(file):
                 place, slash, name = path.removeprefix("./").rpartition("/")
                 stem, _, extension = name.partition(".")
                 key = f"{place}{slash}{stem}"
                 if key != group.key and group.parts:
                     yield _checked(group, seen)
-                    group = Group(tar, key, {})
+                    group = Group(tar, key, {}, {})
                 group = group._replace(key=key)
                 group.parts[extension.lower()] = (offset, size)
+                if extension.lower().endswith("txt") and size < _LONGEST_TEXT:
+                    group.texts[extension.lower()] = _content(file, offset, size).decode("utf-8", "replace")
         if group.parts:
             yield _checked(group, seen)
     except (tarfile.TarError, ValueError) as error:
-        with (folder / tar).open("rb") as file:
-            if file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-                raise UserError(_compressed(folder / tar)) from None
+        if _is_otherwise_compressed(folder / tar):
+            raise UserError(_compressed(folder / tar)) from None
         yield Reject(tar, "damaged tar", f"{error}; {len(seen)} samples before; copy or download it again")
     except OSError as error:
         yield Reject(tar, "unreadable", str(error))
+
+
+def _opened(tar: Path, seek_points: Path | None) -> AbstractContextManager[BinaryIO]:
+    if seek_points is not None and tar.name.lower().endswith(gzipped.ENDINGS):
+        return gzipped.opened_for_listing(tar, seek_points)
+    return tar.open("rb")
+
+
+def _is_otherwise_compressed(tar: Path) -> bool:
+    """Whether a file is compressed though its name does not say so, or in a way that is not read."""
+    with tar.open("rb") as file:
+        magic = file.read(6)
+    gzip = magic.startswith(b"\x1f\x8b") and not tar.name.lower().endswith(gzipped.ENDINGS)
+    return gzip or magic.startswith((b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
@@ -95,22 +126,14 @@ def _checked(group: Group, seen: set[str]) -> Group | Reject:
     return group
 
 
-def texts(folder: Path, group: Group) -> dict[str, str]:
-    """Text members of a sample by extension; bytes that are not UTF-8 become replacement characters."""
-    found = {}
-    with (folder / group.tar).open("rb") as file:
-        for extension, (offset, size) in sorted(group.parts.items()):
-            if extension.endswith("txt") and size < 10_000:
-                file.seek(offset)
-                found[extension] = file.read(size).decode("utf-8", "replace")
-    return found
-
-
 def content(folder: Path, group: Group, extension: str) -> bytes:
-    offset, size = group.parts[extension]
     with (folder / group.tar).open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
+        return _content(file, *group.parts[extension])
+
+
+def _content(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
 
 
 def _compressed(path: Path) -> str:

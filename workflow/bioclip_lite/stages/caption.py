@@ -55,8 +55,10 @@ def _choose_columns(data: Path) -> None:
 
     from bioclip_lite.texts import lit_columns
 
-    taxa = read_table(data / "index" / "taxa.parquet", columns=[*RANKS, "common_name", "leaf"]).to_pylist()
-    classes = [(tuple(row[rank] for rank in RANKS), row["common_name"]) for row in taxa if row["leaf"]]
+    taxa = read_table(data / "index" / "taxa.parquet", [*RANKS, "common_name", "supercategory", "leaf"]).to_pylist()
+    classes = [
+        (tuple(row[rank] for rank in RANKS), row["common_name"], row["supercategory"]) for row in taxa if row["leaf"]
+    ]
     columns, distance = lit_columns.choose_columns(classes, SimpleTokenizer().encode)
     write_json(data / "caption" / COLUMNS, columns)
     print(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bioclip_lite.indexing import labels, listed_taxa, names
+from bioclip_lite.indexing import labels, listed_taxa, names, teacher_saw
 from bioclip_lite.indexing.checks import check
 from bioclip_lite.indexing.copies import join_look_alikes, leave_out_copies
 from bioclip_lite.indexing.database import scratch_database
@@ -44,12 +44,15 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
         tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out) as scratch,
         scratch_database(Path(scratch, "index.sqlite")) as database,
     ):
-        given = gather(database, source.samples(params))
+        catalogue = data / "lists" / params["teacher_saw"] if params["teacher_saw"] else None
+        given = gather(database, source.samples(params), teacher_saw.add_identifiers if catalogue else None)
         resolved, matches = labels.resolve(database, given, species_list, synonyms, taxonomy_file, params["unlisted"])
         leave_out_unwanted(database, resolved.paths, params["where"], params["licences"])
         read_photographs(database, read, prepare, params["min_side"])
         leave_out_copies(database, resolved.paths)
         join_look_alikes(database, params["near_duplicates"])
+        if catalogue:
+            teacher_saw.mark(database, catalogue)
         listed = _without_photographs(database, resolved.paths, matches, params["where"])
         unmatched = labels.unmatched(matches)
         check(database, resolved.paths, listed, unmatched, params["source"], params["reject_budget"])
@@ -84,6 +87,12 @@ def _summarize(facts: Facts, unmatched: str | None) -> None:
             print(f"index: {warning}")
     if unmatched:
         print(f"index: the species list has names that name no taxon, {unmatched}")
+    if "test" in facts.teacher_saw:
+        seen, unseen, unknown = facts.teacher_saw["test"]
+        print(
+            f"index: the teacher was trained on {seen} of {seen + unseen + unknown} test photographs"
+            + (f"; of {unknown} that cannot be told" if unknown else "")
+        )
     for reason, number in facts.rejects.items():
         print(f"index: {number} left out: {reason} (rejects.parquet)")
 

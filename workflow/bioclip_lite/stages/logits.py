@@ -100,7 +100,7 @@ def _embed_taxa(params: "jobs.TaxonPrompts", data: Path, teacher: teachers.Teach
     if not leaves:
         raise UserError(f"{data / 'index' / 'taxa.parquet'} lists no leaf taxon; is the index empty?")
     columns = captions.lit_columns(data) if params["prompt"] == "lit" else text_types.LIT_COLUMNS
-    prompts = [text_types.caption(_path(row), row["common_name"], params["prompt"], columns) for row in leaves]
+    prompts = [_caption(row, params["prompt"], columns) for row in leaves]
     openai = params["templates"] == "openai"
     text = embed_in_templates(teacher, [*map(body, prompts)]) if openai else teachers.embed_texts(teacher, prompts)
     scale = _tune(data, teacher, teacher_name, text) if params["logit_scale"] == "tuned" else teacher.logit_scale
@@ -118,12 +118,13 @@ def _embed_taxa(params: "jobs.TaxonPrompts", data: Path, teacher: teachers.Teach
 
 
 def _taxa(data: Path) -> list[dict[str, Any]]:
-    columns = ["taxon_id", *RANKS, "common_name", "leaf"]
+    columns = ["taxon_id", *RANKS, "common_name", "supercategory", "leaf"]
     return read_table(data / "index" / "taxa.parquet", columns).to_pylist()
 
 
-def _path(row: dict[str, Any]) -> tuple[str | None, ...]:
-    return tuple(row[rank] for rank in RANKS)
+def _caption(row: dict[str, Any], kind: str, columns: Sequence[str]) -> str:
+    path = tuple(row[rank] for rank in RANKS)
+    return text_types.caption(path, row["common_name"], kind, columns, row["supercategory"])
 
 
 def _tune(data: Path, teacher: teachers.Teacher, teacher_name: str, text: np.ndarray) -> float:
@@ -168,8 +169,7 @@ def _validation(data: Path, teacher: teachers.Teacher, folder: Path) -> tuple[np
 def _embed_texts(data: Path, teacher: teachers.Teacher, teacher_name: str) -> None:
     """The teacher's embeddings of all taxa, inner nodes too, in all text types: float16 (T, C', D)."""
     taxa, columns = _taxa(data), captions.lit_columns(data)
-    named = [(_path(row), row["common_name"]) for row in taxa]
-    captions_of = [[text_types.caption(path, name, kind, columns) for path, name in named] for kind in text_types.TYPES]
+    captions_of = [[_caption(row, kind, columns) for row in taxa] for kind in text_types.TYPES]
     numbers = {text: number for number, text in enumerate(dict.fromkeys(text for row in captions_of for text in row))}
     embedded = teachers.embed_texts(teacher, list(numbers)).astype(np.float16)
     text = embedded[[[numbers[text] for text in row] for row in captions_of]]

@@ -10,8 +10,9 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from bioclip_lite.photographs.images import to_jpeg
 from bioclip_lite.photographs.shards import split_of, write_shard
+from bioclip_lite.sources import gzipped
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
@@ -32,14 +34,14 @@ from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import digest
 
 if TYPE_CHECKING:
-    from bioclip_lite.params.jobs import Origin
     from bioclip_lite.utils import sections
 
 _DESCRIPTION = ("taxon_id", "common_name", "common_names", "group", "licence", "attribution")
 JOBS = ("manifests", "sizes", "{shard}")  # job_names
 _NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}")
 _BATCH, _BLOCK = 4096, 16_000  # rows in memory at a time: while they are read, and while manifests are written
-_MANIFEST = ("key", "locator", "md5", "width", "height", "clean", *_DESCRIPTION, *taxonomy.RANKS)
+_OF_SOME = ("supercategory", "caption")  # in the description of a photograph whose source states them
+_MANIFEST = ("key", "locator", "md5", "width", "height", "clean", *_DESCRIPTION, *_OF_SOME, *taxonomy.RANKS)
 
 
 def run(params: "sections.Shard", data: Path, job: str | None = None) -> None:
@@ -130,9 +132,12 @@ def _write_shard(data: Path, name: str, max_side: int | None) -> None:
     prepare = getattr(find_source(origin["source"]), "prepare", None)
     if prepare is not None:  # what stage index has downloaded may have been on another machine
         prepare(origin, (row["locator"] for row in _rows(listed, ["locator"])))
+    read = partial(find_source(origin["source"]).read, origin)
     rows = progress(_rows(listed), listed.metadata.num_rows, f"shard {name}: photographs")
-    samples = (_sample(row, origin, max_side) for row in rows)
-    written = write_shard(data / "shard" / f"{name}.tar", samples, _text)
+    locators = (row["locator"] for row in _rows(listed, ["locator"]))
+    with gzipped.in_order(read, locators, data / "shard") as content:
+        samples = (_sample(row, content, max_side) for row in rows)
+        written = write_shard(data / "shard" / f"{name}.tar", samples, _text)
     print(f"shard: {name}.tar, {written} photographs")
 
 
@@ -141,16 +146,19 @@ def _rows(table: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[d
         yield from batch.to_pylist()
 
 
-def _sample(row: dict[str, Any], origin: "Origin", max_side: int | None) -> tuple[str, bytes, dict[str, Any]]:
+def _sample(
+    row: dict[str, Any], read: Callable[[str], bytes], max_side: int | None
+) -> tuple[str, bytes, dict[str, Any]]:
     again = "the source has changed since it was indexed; run stage index again"
     try:
-        content = find_source(origin["source"]).read(origin, row["locator"])
+        content = read(row["locator"])
     except OSError as error:
         raise UserError(f"shard: {row['locator']} cannot be read ({error}); {again}") from None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != row["md5"]:
         raise UserError(f"shard: {row['locator']} is not the file that was indexed; {again}")
     description = {name: row[name] for name in _DESCRIPTION}
     description["common_names"] = dict(description["common_names"] or ())  # Arrow gives a map as pairs
+    description |= {name: row[name] for name in _OF_SOME if row[name] is not None}
     description["ranks"] = [row[rank] for rank in taxonomy.RANKS]
     as_it_is = row["clean"] and max(row["width"], row["height"]) <= (max_side or math.inf)
     return row["key"], content if as_it_is else to_jpeg(content, max_side), description

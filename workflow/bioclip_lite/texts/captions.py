@@ -1,7 +1,7 @@
 """The text types that a section ``caption`` of params.yaml names, and the captions of photographs under these names.
 
-Beside text_types.TYPES there are ``com_<language>``, the user's templates, and captioners: CoCa models whose captions
-describe a photograph, not its taxon.
+Beside text_types.TYPES there are ``com_<language>``, the user's templates, ``source``, the caption that the source has
+of a photograph, and captioners: CoCa models whose captions describe a photograph, not its taxon.
 """
 
 import difflib
@@ -12,29 +12,34 @@ from pathlib import Path
 from typing import Any
 
 from bioclip_lite.taxa import taxonomy
+from bioclip_lite.taxa.iconic_groups import supercategory
 from bioclip_lite.texts import templates
 from bioclip_lite.texts.text_types import TYPES, caption, draw_type
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table, require
 from bioclip_lite.utils.randomness import digest
 
+SOURCE = "source"  # empty where the source has no caption
 _NOT_A_NAME = ("key", "taxon_id")  # columns that tables of captions have besides
 
 
 def text_types(section: Mapping[str, Any]) -> tuple[str, ...]:
-    """The text types that name the taxon, in the order of the columns of data/caption/<shard>.parquet."""
-    return *TYPES, *(f"com_{language}" for language in section["languages"]), *sorted(section["templates"])
+    """The text types in the order of the columns of data/caption/<shard>.parquet."""
+    return *TYPES, *(f"com_{language}" for language in section["languages"]), *sorted(section["templates"]), SOURCE
 
 
-def all_texts(description: Mapping[str, Any], section: Mapping[str, Any], lit_columns: Sequence[str]) -> dict[str, str]:
+def all_texts(
+    description: Mapping[str, Any], section: Mapping[str, Any], lit_columns: Sequence[str]
+) -> dict[str, str | None]:
     """A caption of every one of ``text_types`` for the description of a photograph in a shard.
 
     Descriptions of shards without languages lack "common_names"; ``com_<language>`` then says what ``com`` says
-    of a taxon without a common name.
+    of a taxon without a common name. ``source`` is None where the description has no "caption".
     """
     path, common_name = tuple(description["ranks"]), description["common_name"]
     abroad = description.get("common_names") or {}
-    texts = {kind: caption(path, common_name, kind, lit_columns) for kind in TYPES}
+    group = description.get("supercategory")
+    texts: dict[str, str | None] = {kind: caption(path, common_name, kind, lit_columns, group) for kind in TYPES}
     for language in section["languages"]:
         texts[f"com_{language}"] = caption(path, abroad.get(language), "com")
     if section["templates"]:
@@ -42,16 +47,18 @@ def all_texts(description: Mapping[str, Any], section: Mapping[str, Any], lit_co
         values["scientific_name"] = taxonomy.scientific_name(path)
         values["taxon"] = " ".join(name for name in path if name)
         values["common_name"] = common_name
+        values["supercategory"] = group or supercategory(path)
         values |= {f"common_name_{language}": abroad.get(language) for language in section["languages"]}
         fields = _fields(section)
         for name, template in sorted(section["templates"].items()):
             texts[name] = templates.fill(templates.parse(template, fields, f"caption.templates.{name}"), values)
+    texts[SOURCE] = description.get("caption")
     return texts
 
 
 def _fields(section: Mapping[str, Any]) -> tuple[str, ...]:
     names = ["scientific_name", "taxon", "common_name", *(f"common_name_{code}" for code in section["languages"])]
-    return *taxonomy.RANKS, *names
+    return *taxonomy.RANKS, "supercategory", *names
 
 
 def problems(section: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
@@ -117,14 +124,14 @@ class Captions:
     """
 
     def __init__(self, data: Path, shards: Sequence[str], types: Sequence[str]) -> None:
-        """Raises UserError if a table is missing, or lacks one of ``types``."""
+        """Raises UserError if a table is missing, or lacks one of ``types``, or ``source`` says nothing at all."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         folder = data / "caption"
         here = set(pq.read_schema(require(folder / f"{shards[0]}.parquet")).names)
         plain = [name for name in types if name in here]
-        # The scientific name stands in for an empty caption of a captioner.
+        # The scientific name stands in for an empty caption of a captioner or of the source.
         names = list(dict.fromkeys(["key", *plain, "sci"]))
 
         def table(sub: str, columns: list[str] | None = None) -> pa.Table:
@@ -133,6 +140,11 @@ class Captions:
             ).combine_chunks()
 
         texts = table("", names)
+        if SOURCE in plain and texts[SOURCE].null_count == len(texts):
+            raise UserError(
+                f"the captions to learn from include {SOURCE}, but the source has no caption of any photograph; take "
+                f"{SOURCE} out of teacher.captions, or use a source with captions, such as inat_captions"
+            )
         self.types = list(types)
         self.keys: list[str] = texts["key"].to_pylist()
         self._texts = {name: [texts[name]] for name in names}
@@ -155,6 +167,8 @@ class Captions:
 
     def prompts(self) -> list[str]:
         """For each photograph the caption that names its taxon: that of the last text type, else ``sci``."""
+        import pyarrow.compute as pc
+
         name = self._plain[-1] if self._plain else "sci"
-        prompts: list[str] = self._texts[name][0].to_pylist()
+        prompts: list[str] = pc.coalesce(self._texts[name][0], self._texts["sci"][0]).to_pylist()
         return prompts

@@ -2,7 +2,7 @@
 
 LiT on iNaturalist (Nakkab, Feuer and Hegde 2022) captions a photograph "A photo of a {CONCAT_METADATA}" and chooses the
 columns so that the difference between classes is as large as possible. Here that is a search over all subsets of the
-columns, 255 of them. The caption of a class is the multiset of its word pieces, each belonging to its column. The
+columns, 511 of them. The caption of a class is the multiset of its word pieces, each belonging to its column. The
 distance of two captions is Jaccard's: the share of the pieces of both that are not common to both, 0 for equal
 captions, 1 for captions with nothing in common. What counts is the distance of a class to its *nearest*, averaged over
 the classes; the nearest is sought among the neighbours in the tree and as many classes drawn by hash. Of the subsets
@@ -18,40 +18,43 @@ from itertools import combinations
 import numpy as np
 
 from bioclip_lite.taxa import taxonomy
-from bioclip_lite.texts.text_types import LIT_COLUMNS, caption
+from bioclip_lite.texts.text_types import ALL_COLUMNS, caption
 from bioclip_lite.utils.randomness import generator
 
 BUDGET = 64  # tokens with start and end: the context of the text towers that stage teacher makes
 _NEIGHBOURS = 4  # on either side in the order of the tree
 
-Class = tuple[taxonomy.Path, str | None]  # path and common name
+Class = tuple[taxonomy.Path, str | None, str | None]  # path, common name and supercategory
 Pieces = Callable[[str], Sequence[int]]  # the word pieces of a text, without start and end
 
 
 def choose_columns(classes: Sequence[Class], pieces: Pieces, budget: int = BUDGET) -> tuple[tuple[str, ...], float]:
-    """(columns in the order of LIT_COLUMNS, mean distance of a class to its nearest) for classes in tree order.
+    """(columns in the order of ALL_COLUMNS, mean distance of a class to its nearest) for classes in tree order.
 
     If no caption fits into ``budget`` tokens, the columns with the shortest captions are taken as if they did.
     """
-    rows_of_classes = [{**dict(zip(taxonomy.RANKS, path, strict=True)), "common_name": name} for path, name in classes]
+    rows_of_classes = [
+        {**dict(zip(taxonomy.RANKS, path, strict=True)), "common_name": name, "supercategory": group}
+        for path, name, group in classes
+    ]
     lengths, common, left, right = _compare(rows_of_classes, pieces)
     frame = len(pieces("A photo of a")) + 2
-    subsets = [s for size in range(1, len(LIT_COLUMNS) + 1) for s in combinations(range(len(LIT_COLUMNS)), size)]
+    subsets = [s for size in range(1, len(ALL_COLUMNS) + 1) for s in combinations(range(len(ALL_COLUMNS)), size)]
     longest = [frame + int(lengths[:, s].sum(1).max()) for s in subsets]
     within = [s for s, length in zip(subsets, longest, strict=True) if length <= max(budget, min(longest))]
     distances = {s: _nearest(lengths[:, s].sum(1), common[:, s].sum(1), left, right) for s in within}
 
     def equal(subset: Sequence[int]) -> int:
-        columns = [LIT_COLUMNS[c] for c in subset]
-        return len(classes) - len({caption(path, name, "lit", columns).lower() for path, name in classes})
+        columns = [ALL_COLUMNS[c] for c in subset]
+        return len(classes) - len({caption(path, name, "lit", columns, group).lower() for path, name, group in classes})
 
     # Of all sentences the longest tells most apart.
-    fewest = equal(range(len(LIT_COLUMNS)))
+    fewest = equal(range(len(ALL_COLUMNS)))
     order = sorted(within, key=lambda s: (-round(distances[s], 9), len(s), s))
     best = next((s for s in order if equal(s) <= fewest), None)
     if best is None:  # only sentences above the budget keep them apart
         best = min(order, key=equal)
-    return tuple(LIT_COLUMNS[c] for c in best), distances[best]
+    return tuple(ALL_COLUMNS[c] for c in best), distances[best]
 
 
 def _compare(
@@ -68,7 +71,7 @@ def _compare(
             if value and value not in bag_of:
                 bag_of[value] = Counter(pieces(value))
     nothing: Counter[int] = Counter()
-    bags = [[bag_of[value] if (value := row[column]) else nothing for column in LIT_COLUMNS] for row in rows_of_classes]
+    bags = [[bag_of[value] if (value := row[column]) else nothing for column in ALL_COLUMNS] for row in rows_of_classes]
     lengths = np.array([[bag.total() for bag in row] for row in bags])
 
     steps = [step for step in range(-_NEIGHBOURS, _NEIGHBOURS + 1) if step]
@@ -83,7 +86,7 @@ def _compare(
             [_common(a, b) for a, b in zip(bags[i], bags[j], strict=True)]
             for i, j in zip(left.tolist(), right.tolist(), strict=True)
         ]
-    ).reshape(-1, len(LIT_COLUMNS))
+    ).reshape(-1, len(ALL_COLUMNS))
     return lengths, common, left, right
 
 

@@ -4,7 +4,8 @@ A template is text with fields in braces and optional parts in square brackets. 
 expressions, no attributes, no formats, no nesting, so a template cannot do anything but name fields.
 
 - ``{field}`` is replaced by its value: a rank (``{kingdom}`` to ``{species}``, which is the epithet),
-  ``{scientific_name}``, ``{taxon}`` (all known ranks), ``{common_name}``, ``{common_name_de}`` for a language.
+  ``{scientific_name}``, ``{taxon}`` (all known ranks), ``{supercategory}`` (iNaturalist's iconic group),
+  ``{common_name}``, ``{common_name_de}`` for a language.
 - ``[...]`` vanishes if a field in it is unknown.
 - Outside brackets the scientific name stands in for a common name that is unknown, as in BioCLIP's captions; a rank
   that is unknown leaves nothing behind.

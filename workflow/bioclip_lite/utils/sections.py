@@ -9,7 +9,7 @@ Import this module for type checking only, so that it is no code input of a job.
 from typing import Any, Literal, TypedDict
 
 TextType = Literal["sci", "com", "taxon", "taxonTag", "sci_com", "taxon_com", "taxonTag_com", "lit"]
-Column = Literal["common_name", "kingdom", "phylum", "class", "order", "family", "genus", "species"]
+Column = Literal["common_name", "supercategory", "kingdom", "phylum", "class", "order", "family", "genus", "species"]
 
 
 class IndexDownloads(TypedDict):
@@ -36,6 +36,7 @@ class Index(TypedDict):
     unlisted: Literal["leave_out", "keep"]
     synonyms: str | None
     taxonomy: str | None
+    teacher_saw: str | None
     licences: list[Literal["cc0", "pd", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]]
     quality_grades: list[Literal["research", "needs_id", "casual"]]
     min_side: int
