@@ -19,7 +19,7 @@ from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS, label_space
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_table
-from support.fake_evaluation import PARAMS, tree, write_data, write_prediction
+from support.fake_evaluation import PARAMS, tree, write_data, write_list, write_prediction
 
 
 def report(data: Path) -> dict[str, Any]:
@@ -285,6 +285,21 @@ def test_labels_keep_the_order_of_taxa(tmp_path: Path) -> None:
         for rank in range(7):
             node = truth.nodes[row, rank]
             assert (space.nodes[rank][node] == path[: rank + 1]) if path[rank] else node == -1
+
+
+def test_what_a_list_says_of_a_taxon_holds_for_those_below_it(tmp_path: Path) -> None:
+    labels = write_data(tmp_path, species=6, known_to_genus=1)
+    genus = next(path for path in labels.values() if path[6] is None)
+    leaves = read_labels(tmp_path).leaves
+    assert read_labels(tmp_path).finest_rank.tolist() == [6] * 6 and read_labels(tmp_path).notes == [None] * 6
+    below = [leaf[:6] == genus[:6] for leaf in leaves]
+    own = leaves[below.index(True)]
+    write_list(tmp_path, {genus: "family", own: "genus"}, {genus: "of the genus", own: "its own"}, [own])
+    space = read_labels(tmp_path)
+    assert space.finest_rank.tolist() == [4 if under else 6 for under in below]
+    assert space.notes == [("its own" if leaf == own else "of the genus") if under else None
+                           for leaf, under in zip(leaves, below, strict=True)]  # fmt: skip
+    assert [leaf for leaf, zero_shot in zip(leaves, space.zero_shot, strict=True) if zero_shot] == [own]
 
 
 # ---- majority and random

@@ -135,7 +135,8 @@ def test_whatever_the_budget(tmp_path_factory: pytest.TempPathFactory, counts: d
     assert table.left_out == len(counts) + table.representatives - len(table.paths)
     # every leaf finds its row, and what is left out shares its representative's probability
     leaves = label_space(counts)
-    labels = Labels(pa.table({}), [taxon_id(path) for path in leaves], leaves, [], np.empty(0), [])
+    ids, none = [taxon_id(path) for path in leaves], np.empty(0)
+    labels = Labels(pa.table({}), ids, leaves, [], none, [], none, none, [])
     column, share = columns(folder, table.described(), labels)
     back = np.zeros(len(table.paths))
     np.add.at(back, column, np.exp(share))

@@ -1,4 +1,7 @@
-"""``python -m bioclip_lite predict IMAGES...``: classify photographs, as CSV with the columns of pybioclip.
+"""``python -m bioclip_lite predict IMAGES...``: classify photographs, as CSV with the columns of pybioclip first.
+
+The two columns after those say whether an answer is a taxon of which no photograph was learned from, and what the
+species list says of it.
 
 Probabilities use the temperature, and back-off the thresholds, that stage evaluate fitted for the variant.
 --variant tfjs runs the web model as it ships, in Node, with its own decoder and resampler.
@@ -20,18 +23,19 @@ from PIL import Image
 from bioclip_lite.commands.common import command
 from bioclip_lite.evaluation import variants, web_variants
 from bioclip_lite.metrics import calibration
-from bioclip_lite.metrics.ranks import softmax, sum_up
+from bioclip_lite.metrics.ranks import capped, softmax, sum_up, uncapped
 from bioclip_lite.photographs.images import BadImage, decode
 from bioclip_lite.photographs.preprocess import preprocess
 from bioclip_lite.taxa.label_space import Labels, read_labels
-from bioclip_lite.taxa.taxonomy import RANKS, scientific_name
+from bioclip_lite.taxa.taxonomy import RANKS, label_rank, scientific_name
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_file, read_json, replacing, require
 from bioclip_lite.utils.progress import progress
 
-COLUMNS = ("file_name", *RANKS[:-1], "species_epithet", "species", "common_name", "score")
+# Those of pybioclip, then what the training and the species list say of the answer.
+COLUMNS = ("file_name", *RANKS[:-1], "species_epithet", "species", "common_name", "score", "zero_shot", "note")
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 WEB = "tfjs"
 _BATCH = 32
@@ -155,34 +159,47 @@ def answers(
         names: n file names.
         probabilities: float64 [n, C].
         labels: taxa of the columns.
-        rank, k: the k most probable nodes at this rank, the best first.
+        rank, k: the k most probable nodes at this rank, the best first. Taxa whose ``finest_rank`` is higher give way
+            to their node at that one; its score is the probability of all taxa below it, as everywhere.
         thresholds: instead of those the one answer with back-off; without an answer only the file name is filled.
     """
-    common = dict(zip(labels.leaves, labels.common_names, strict=True))
-    if thresholds is None:
-        at = RANKS.index(rank)
-        summed = sum_up(probabilities, labels.node_of_leaf[at])
-        for name, row in zip(names, summed, strict=True):
-            for node in np.argsort(-row, kind="stable")[:k]:
-                yield _row(name, labels.nodes[at][node], float(row[node]), common)
+    named = capped(labels.node_of_leaf, labels.finest_rank)
+    if thresholds is not None:
+        share, node = calibration.best_nodes(probabilities, named)
+        where = calibration.lowest(share, thresholds)
+        for number, name in enumerate(names):
+            at = int(where[number])
+            best = at, int(node[number, at])
+            yield _row(name, *best, probabilities[number], labels) if at >= 0 else {"file_name": name}
         return
-    share, node = calibration.best_nodes(probabilities, labels.node_of_leaf)
-    where = calibration.lowest(share, thresholds)
-    for number, name in enumerate(names):
-        at = int(where[number])
-        if at < 0:
-            yield {"file_name": name}
-        else:
-            yield _row(name, labels.nodes[at][node[number, at]], float(share[number, at]), common)
+    at = RANKS.index(rank)
+    numbers = np.unique(named[at][named[at] >= 0])
+    for name, row, summed in zip(names, probabilities, sum_up(probabilities, named[at]), strict=True):
+        for place in np.argsort(-summed, kind="stable")[:k]:
+            yield _row(name, *uncapped(int(numbers[place]), at, len(labels.ids)), row, labels)
 
 
-def _row(name: str, node: TaxonPath, score: float, common: Mapping[TaxonPath, str | None]) -> dict[str, Any]:
-    path = (*node, *[None] * (len(RANKS) - len(node)))
-    row: dict[str, Any] = {"file_name": name, "score": f"{score:.6g}"}
+def _row(name: str, rank: int, node: int, probabilities: np.ndarray, labels: Labels) -> dict[str, Any]:
+    """The row of a node, from the probabilities float64 [C] of one photograph."""
+    path = (*labels.nodes[rank][node], *[None] * (len(RANKS) - rank - 1))
+    below = np.flatnonzero(labels.node_of_leaf[rank] == node)
+    row: dict[str, Any] = {"file_name": name, "score": f"{probabilities[below].sum():.6g}"}
     row |= {rank: value for rank, value in zip(RANKS[:-1], path, strict=False) if value}
     if path[-1]:
-        row |= {"species_epithet": path[-1], "species": scientific_name(path), "common_name": common[path] or ""}
+        common = labels.common_names[below[0]] or ""
+        row |= {"species_epithet": path[-1], "species": scientific_name(path), "common_name": common}
+    best = below[probabilities[below].argmax()]
+    row["zero_shot"] = "yes" if labels.zero_shot[below].all() else ""
+    row["note"] = _note(rank, int(labels.finest_rank[best]), labels.leaves[best], labels.notes[best])
     return row
+
+
+def _note(rank: int, finest: int, taxon: TaxonPath, note: str | None) -> str:
+    """What the list says of the most probable taxon of an answer that is as fine as it may be."""
+    if rank < min(finest, label_rank(taxon)):
+        return ""
+    parts = [f"not told apart below the {RANKS[rank]}" if rank < label_rank(taxon) else "", note or ""]
+    return ": ".join(part for part in parts if part)
 
 
 def _in_pytorch(
