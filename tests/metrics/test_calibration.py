@@ -121,8 +121,9 @@ def test_the_answer_is_the_lowest_rank_that_reaches_its_threshold(taxa: list[Pat
 
 def test_taxa_that_are_not_told_apart_are_named_together() -> None:
     """Two sisters are never named below the genus, a third one is; a fourth species is never named below the family."""
-    leaves: list[Path] = [("A", "p", "c", "o", "f", "G", name) for name in "xyz"] + [
-        ("A", "p", "c", "o", "f", "H", "w")
+    leaves: list[Path] = [
+        *(("A", "p", "c", "o", "f", "G", name) for name in "xyz"),
+        ("A", "p", "c", "o", "f", "H", "w"),
     ]
     nodes = nodes_of(leaves)
     named = capped(nodes, np.array([5, 5, 6, 4]))

@@ -59,9 +59,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page, dict[str,
     return made(tmp_path_factory.mktemp("report"))
 
 
-def sentences(variants: dict[str, Any]) -> list[str]:
+def sentences(variants: dict[str, Any], protocol: dict[str, Any]) -> list[str]:
     """The findings at the head of the page, each on one line."""
-    return [" ".join(item.split()) for item in re.findall("<li>(.*?)</li>", findings(variants), re.DOTALL)]
+    return [" ".join(item.split()) for item in re.findall("<li>(.*?)</li>", findings(variants, protocol), re.DOTALL)]
 
 
 def test_page_asks_for_nothing_else(page: tuple[str, Page, dict[str, Any]]) -> None:
@@ -166,7 +166,7 @@ def test_what_no_other_model_beats_is_joined() -> None:
 
 def test_headlines_say_how_many(page: tuple[str, Page, dict[str, Any]]) -> None:
     variants = page[2]["variants"]
-    told = sentences(variants)
+    told = sentences(variants, page[2]["protocol"])
     assert f"{100 * variants['tfjs']['top1']['value']:.1f} %" in told[0]
     assert "60 photographs of 12 species" in told[0]
     assert any("2 species without a training photograph (10 test photographs)" in sentence for sentence in told)
@@ -180,7 +180,7 @@ def test_confusion_holds_every_photograph(page: tuple[str, Page, dict[str, Any]]
 
 def test_headline_of_back_off_adds_up(page: tuple[str, Page, dict[str, Any]]) -> None:
     shipped = page[2]["variants"]["tfjs"]
-    first, second = (sentence for sentence in sentences(page[2]["variants"])[1:3])
+    first, second = (sentence for sentence in sentences(page[2]["variants"], page[2]["protocol"])[1:3])
     shares = [float(share) for share in re.findall(r"in (?:<b>)?([\d.]+) %", first)]
     assert sum(shares) == pytest.approx(100, abs=0.3) and len(shares) == 5
     assert f"{100 * shipped['back_off']['right']['value']:.1f} %" in first
@@ -191,7 +191,9 @@ def test_headline_of_back_off_adds_up(page: tuple[str, Page, dict[str, Any]]) ->
 def test_headline_without_a_guarantee(page: tuple[str, Page, dict[str, Any]]) -> None:
     variants = page[2]["variants"]
     shipped = variants["tfjs"] | {"back_off": variants["random"]["back_off"]}
-    (sentence,) = (found for found in sentences(variants | {"tfjs": shipped}) if "guarantee" in found)
+    (sentence,) = (
+        found for found in sentences(variants | {"tfjs": shipped}, page[2]["protocol"]) if "guarantee" in found
+    )
     assert "cannot guarantee that 95 % of its answers are correct" in sentence and "208 observations" in sentence
 
 
@@ -199,7 +201,7 @@ def test_gain_and_loss_follow_the_sign(page: tuple[str, Page, dict[str, Any]]) -
     def sentence(value: float, low: float, high: float) -> str:
         variants = copy.deepcopy(page[2]["variants"])
         variants["student"]["difference_to"]["control"]["top1"] |= {"value": value, "ci95": [low, high]}
-        return next(found for found in sentences(variants) if found.startswith("The student"))
+        return next(found for found in sentences(variants, page[2]["protocol"]) if found.startswith("The student"))
 
     assert "gains <b>5.0 points</b>" in sentence(0.05, 0.01, 0.09) and "includes 0" not in sentence(0.05, 0.01, 0.09)
     assert "loses <b>5.0 points</b>" in sentence(-0.05, -0.11, 0.01) and "includes 0" in sentence(-0.05, -0.11, 0.01)
