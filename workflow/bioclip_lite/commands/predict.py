@@ -28,7 +28,6 @@ from bioclip_lite.photographs.images import BadImage, decode
 from bioclip_lite.photographs.preprocess import preprocess
 from bioclip_lite.taxa.label_space import Labels, read_labels
 from bioclip_lite.taxa.taxonomy import RANKS, label_rank, scientific_name
-from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_file, read_json, replacing, require
@@ -169,37 +168,41 @@ def answers(
         where = calibration.lowest(share, thresholds)
         for number, name in enumerate(names):
             at = int(where[number])
-            best = at, int(node[number, at])
-            yield _row(name, *best, probabilities[number], labels) if at >= 0 else {"file_name": name}
+            row = _row(at, int(node[number, at]), named[at], probabilities[number], labels) if at >= 0 else {}
+            yield {"file_name": name, **row}
         return
     at = RANKS.index(rank)
     numbers = np.unique(named[at][named[at] >= 0])
-    for name, row, summed in zip(names, probabilities, sum_up(probabilities, named[at]), strict=True):
+    for name, leaves, summed in zip(names, probabilities, sum_up(probabilities, named[at]), strict=True):
         for place in np.argsort(-summed, kind="stable")[:k]:
-            yield _row(name, *uncapped(int(numbers[place]), at, len(labels.ids)), row, labels)
+            yield {"file_name": name, **_row(at, int(numbers[place]), named[at], leaves, labels)}
 
 
-def _row(name: str, rank: int, node: int, probabilities: np.ndarray, labels: Labels) -> dict[str, Any]:
-    """The row of a node, from the probabilities float64 [C] of one photograph."""
+def _row(at: int, number: int, named: np.ndarray, probabilities: np.ndarray, labels: Labels) -> dict[str, Any]:
+    """What a row says of a node: the one of this number among the names of the leaves at a rank, int [C] (``capped``).
+
+    Args:
+        probabilities: float64 [C], of one photograph.
+    """
+    rank, node = uncapped(number, at, len(labels.ids))
     path = (*labels.nodes[rank][node], *[None] * (len(RANKS) - rank - 1))
     below = np.flatnonzero(labels.node_of_leaf[rank] == node)
-    row: dict[str, Any] = {"file_name": name, "score": f"{probabilities[below].sum():.6g}"}
+    row: dict[str, Any] = {"score": f"{probabilities[below].sum():.6g}"}
     row |= {rank: value for rank, value in zip(RANKS[:-1], path, strict=False) if value}
     if path[-1]:
         common = labels.common_names[below[0]] or ""
         row |= {"species_epithet": path[-1], "species": scientific_name(path), "common_name": common}
-    best = below[probabilities[below].argmax()]
-    row["zero_shot"] = "yes" if labels.zero_shot[below].all() else ""
-    row["note"] = _note(rank, int(labels.finest_rank[best]), labels.leaves[best], labels.notes[best])
-    return row
+    best = int(np.where(named == number, probabilities, -1).argmax())
+    return row | {"zero_shot": "yes" if labels.zero_shot[below].all() else "", "note": _note(rank, best, labels)}
 
 
-def _note(rank: int, finest: int, taxon: TaxonPath, note: str | None) -> str:
-    """What the list says of the most probable taxon of an answer that is as fine as it may be."""
-    if rank < min(finest, label_rank(taxon)):
+def _note(rank: int, leaf: int, labels: Labels) -> str:
+    """What the list says of the most probable leaf of an answer, if the answer is as fine as it may be."""
+    taxon, note = labels.leaves[leaf], labels.notes[leaf]
+    if rank != label_rank(taxon[: labels.finest_rank[leaf] + 1]):
         return ""
-    parts = [f"not told apart below the {RANKS[rank]}" if rank < label_rank(taxon) else "", note or ""]
-    return ": ".join(part for part in parts if part)
+    capped_at = f"not told apart below the {RANKS[rank]}" if rank < label_rank(taxon) else ""
+    return ": ".join(part for part in (capped_at, note) if part)
 
 
 def _in_pytorch(
