@@ -45,7 +45,7 @@ def listed(folder: Path, seed: int) -> tuple[Labels, list[dict[str, Any]]]:
         name = f"{order}{family}"
         known = f"s{species}" if random.random() < 0.9 else None
         paths.add(("A", "p", "c", f"O{order}", f"F{name}" if family else None, f"G{name}{genus}", known))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "taxon_id": taxon_id(path),
             **dict(zip(RANKS, path, strict=True)),
