@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from bioclip_lite.evaluation.variant_names import VARIANTS
 from bioclip_lite.report import plots
@@ -17,6 +18,7 @@ from bioclip_lite.report.text import LABELS, points, size
 from bioclip_lite.stages import evaluate
 from bioclip_lite.taxa.taxonomy import RANKS, label_space
 from bioclip_lite.utils.files import read_json
+from support.checkout import ROOT
 from support.fake_evaluation import PARAMS, tree, write_data, write_prediction
 
 VOID = {"meta", "img", "br"}
@@ -128,6 +130,19 @@ def test_metrics_report_and_card_say_the_same(page: tuple[str, Page, dict[str, A
     assert {v: row["species_right"] for v, row in short.items()} == {
         v: row["top1"]["value"] for v, row in variants.items()
     }
+    mostly = variants["tfjs"]["back_off"]["macro"]["species"]["mostly_right"]
+    assert short["tfjs"]["species_mostly_right_with_back_off"] == mostly["value"]
+    said = f"{100 * mostly['value']:.1f} % of {mostly['n_classes']} species (" + "\u2013".join(
+        f"{100 * bound:.1f}" for bound in mostly["ci95"]
+    )
+    assert said in card and f"For <b>{100 * mostly['value']:.1f}&nbsp;%</b>" in html
+    points = (tmp_path / "evaluate" / "plots" / "back_off.csv").read_text().splitlines()
+    drawn = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"][2]["answered_at_each_promise"]["y"]
+    assert set(drawn["data/evaluate/plots/back_off.csv"]) <= set(points[0].split(","))
+    at = dict(
+        zip(points[0].split(","), next(row for row in points if row.startswith("95.00,")).split(","), strict=True)
+    )
+    assert at["species_mostly_right"] == f"{100 * mostly['value']:.2f}"
     assert short["tfjs"]["haurc"] == variants["tfjs"]["back_off"]["haurc"]["value"]
     assert f"{variants['tfjs']['back_off']['haurc']['value']:.3f}" in html
 

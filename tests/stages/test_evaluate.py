@@ -227,7 +227,7 @@ def test_zero_shot_taxa_are_told_apart_from_those_that_only_a_teacher_saw(tmp_pa
     assert found["variants"]["tfjs"]["back_off"]["strata"]["zero_shot"]["answered"]["n_images"] == 5
     html = (tmp_path / "evaluate" / "report.html").read_text()
     card = (tmp_path / "evaluate" / "MODEL_CARD.md").read_text()
-    assert "Zero-shot: 1 species,\n5 photographs." in html and "1 species that are zero-shot" in html
+    assert "Zero-shot: 1 species,\n5 photographs." in html and "Of 1 zero-shot species" in html
     assert (
         "1 taxon is zero-shot: named by the teacher's text tower alone" in card and "Of 5 test photographs of 1" in card
     )
