@@ -1,7 +1,7 @@
 """What listed species are worth of which no photograph was learned from.
 
     PYTHONPATH=workflow python benchmarks/list.py --samples FOLDER [--weights NAME ...] [--draws 3] [--rows FILE]
-        [--epochs 6]
+        [--epochs 4]
 
 FOLDER holds real_species/ (photographs and metadata.csv), weights/ (timm's, in safetensors) and
 inat2021-categories.csv. The species list has the photographed species and is filled up to LISTED with others of the
@@ -48,8 +48,13 @@ WEIGHTS = ("inat_insect_mobilenetv2_100", "imagenet_mobilenetv2_100")
 PARAMS = """
 index: {{source: folder, path: {photos}, species_list: list.csv, min_side: 64}}
 shard: {{counts: {{pretrain: 0}}}}
-teacher: {{kind: lit, lit: {{weights: {weights}}}}}
-logits: {{views: 3, logit_scale: given}}
+caption: {{}}
+prune: {{}}
+quantize: {{}}
+convert: {{}}
+evaluate: {{also: []}}
+teacher: {{kind: lit, lit: {{weights: {weights}, epochs: 30}}}}
+logits: {{views: 2, logit_scale: given}}
 distill:
   student: mobilenetv2_100
   student_options: {{pad_type: same}}
@@ -69,7 +74,7 @@ def main() -> int:
     parser.add_argument("--samples", type=Path, required=True, help="folder of photographs, weights and categories")
     parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=list(WEIGHTS), help="(default: both)")
     parser.add_argument("--draws", type=int, default=3, help="number of draws of species (default: 3)")
-    parser.add_argument("--epochs", type=int, default=6, help="of the student (default: 6)")
+    parser.add_argument("--epochs", type=int, default=4, help="of the student (default: 4)")
     parser.add_argument("--rows", type=Path, help="finished runs, one JSON object per line; new ones are added")
     options = parser.parse_args()
     try:
@@ -89,7 +94,7 @@ def main() -> int:
 def finished(options: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """One row per run: weights, draw (None: nothing left out) and its figures."""
     for weights in options.weights:
-        for draw in (None, *range(options.draws)):
+        for draw in (*range(options.draws), None):
             row = next((row for row in known if (row["weights"], row["draw"]) == (weights, draw)), None)
             if row is None:
                 row = one(options, weights, draw)
@@ -245,7 +250,7 @@ def page(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
         "",
         f"`python benchmarks/list.py`: real photographs, {count} for the test; {LEFT_OUT} photographed species are "
         f"left out of training in each of {options.draws} draws, and stay in the list and in the test. LiT teacher; "
-        f"student mobilenetv2_100 at 128 px, {options.epochs} epochs, from the same weights as the teacher's image tower. Mean "
+        f"student mobilenetv2_100 at 128 px, {options.epochs} epochs, from the same weights as the teacher's tower. Mean "
         "over the draws, in %, and the range of the draws in brackets.",
     ]
     for weights in options.weights:
