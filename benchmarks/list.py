@@ -250,7 +250,7 @@ def page(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
         "",
         f"`python benchmarks/list.py`: real photographs, {count} for the test; {LEFT_OUT} photographed species are "
         f"left out of training in each of {options.draws} draws, and stay in the list and in the test. LiT teacher; "
-        f"student mobilenetv2_100 at 128 px, {options.epochs} epochs, from the same weights as the teacher's tower. Mean "
+        f"student mobilenetv2_100 at 128 px, {options.epochs} epochs, from the weights of the teacher's tower. Mean "
         "over the draws, in %, and the range of the draws in brackets.",
     ]
     for weights in options.weights:
