@@ -128,7 +128,7 @@ async function assertAnswer(found, file) {
       found.path.join('\n'),
     );
     const notes = found.notes.join(' ');
-    assert.equal(notes.includes('are not told apart here'), answer.isFinest, notes);
+    assert.equal(notes.includes('Not told apart below'), answer.isFinest, notes);
     assert.equal(notes.includes('Known by name alone'), answer.zeroShot, notes);
     for (const told of [notes, found.spoken]) assert.ok(told.includes(answer.note ?? ''), told);
     const below = node.info.ranks.slice(node.info.ranks.indexOf(answer.rank) + 1);

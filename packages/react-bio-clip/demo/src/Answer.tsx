@@ -89,7 +89,7 @@ function Headline({answer: {answer}, language, level, ranks}: Props): ReactNode 
           {name}
         </p>
       )}
-      {answer.isFinest && <p className="note">The taxa below this {answer.rank} are not told apart here.</p>}
+      {answer.isFinest && <p className="note">Not told apart below the {answer.rank} here.</p>}
       {answer.note && <p className="note">{answer.note}</p>}
       {answer.zeroShot && (
         <p className="note">
