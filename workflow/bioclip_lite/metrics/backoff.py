@@ -76,7 +76,7 @@ def macro(right: np.ndarray, truth_nodes: np.ndarray, resamples: int, seed: int)
     Returns:
         "species" and "genus", each: "mostly_right", the share of the taxa for which MOSTLY or more of the answers are
         right; "mean", the mean over taxa of the share of right answers (the macro coverage of Ding et al., arXiv
-        2507.06867, section 2); both as in ``summarise``; "n_left_out", the taxa with fewer answers.
+        2507.06867); both as in ``summarise``; "n_left_out", the taxa with fewer answers.
     """
     found = {}
     for name in ("species", "genus"):
