@@ -46,7 +46,7 @@ FILES = {
 }
 FOLDERS = {("captioner", "--out"): fine_tuning.FILES}
 # Lines are added to these, behind what an earlier run has left.
-ROWS = {(f"benchmarks/{name}.py", "--rows") for name in ("distill", "prune", "web")}
+ROWS = {(f"benchmarks/{name}.py", "--rows") for name in ("distill", "list", "prune", "web")}
 # For each option that reads, or names the data folder: the rest of the command line. Of --data, stages and the other
 # commands have their own tests below.
 READ: dict[tuple[str, str], list[str]] = {
@@ -63,6 +63,7 @@ READ: dict[tuple[str, str], list[str]] = {
 READ_BY_BENCHMARKS = {
     *((f"benchmarks/{name}.py", "--data") for name in ("backoff", "distill", "epoch", "int8", "prune")),
     *((f"benchmarks/{name}.py", "--params") for name in ("distill", "epoch", "int8", "prune", "web")),
+    ("benchmarks/list.py", "--samples"),
     *(("benchmarks/int8.py", option) for option in ("--students", "--samples")),
     *(("benchmarks/data.py", option) for option in ("--photographs", "--img2dataset")),
 }

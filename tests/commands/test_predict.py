@@ -18,7 +18,7 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json
 from bioclip_lite.web import javascript
 from evaluation.test_variants import save_student
-from support.fake_evaluation import PARAMS, write_data
+from support.fake_evaluation import PARAMS, write_data, write_list
 
 PYBIOCLIP = "file_name,kingdom,phylum,class,order,family,genus,species_epithet,species,common_name,score"
 
@@ -48,7 +48,7 @@ def photographs(tmp_path: Path, data: Path) -> dict[str, Path]:
 
 
 def table(text: str) -> list[dict[str, str]]:
-    assert text.splitlines()[0] == PYBIOCLIP
+    assert text.splitlines()[0] == f"{PYBIOCLIP},zero_shot,note"
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -216,6 +216,32 @@ def test_answers_by_hand(data: Path) -> None:
     assert list(predict.answers(["a"], probabilities, labels, "species", 5, limits | {"genus": 0.6})) == [
         {"file_name": "a"}
     ]
+
+
+def test_taxa_that_the_list_does_not_tell_apart_are_named_together(data: Path) -> None:
+    leaves = read_labels(data).leaves
+    genus = (*leaves[0][:6], None)
+    write_list(data, {leaves[0]: "genus", leaves[1]: "genus"}, {leaves[0]: "needs the spores"}, [leaves[3]])
+    labels = read_labels(data)
+    assert labels.finest_rank.tolist() == [5, 5, 6, 6] and labels.zero_shot.tolist() == [False, False, False, True]
+    probabilities = np.array([[0.3, 0.25, 0.4, 0.05]])
+    best, second, third = predict.answers(["a"], probabilities, labels, "species", 5, None)
+    assert (best["genus"], best["score"]) == (genus[5], "0.55") and "species" not in best
+    assert best["note"] == "not told apart below the genus: needs the spores" and not best["zero_shot"]
+    assert (second["species_epithet"], second["score"], second["note"]) == (leaves[2][6], "0.4", "")
+    assert (third["species_epithet"], third["zero_shot"]) == (leaves[3][6], "yes")
+    (row,) = predict.answers(["a"], probabilities, labels, "species", 5, dict.fromkeys(RANKS, 0.5))
+    assert row == best
+    surer = np.array([[0.97, 0.01, 0.01, 0.01]])
+    (row,) = predict.answers(["a"], surer, labels, "species", 5, dict.fromkeys(RANKS, 0.9))
+    assert (row["genus"], row["score"]) == (genus[5], "0.98") and "species" not in row
+    # one sister is told apart: the genus of the other is as probable as both
+    write_list(data, {leaves[0]: "genus"}, {}, [])
+    best, second, third, _ = predict.answers(
+        ["a"], np.array([[0.5, 0.3, 0.1, 0.1]]), read_labels(data), "species", 5, None
+    )
+    assert (best["genus"], best["score"], best["note"]) == (genus[5], "0.8", "not told apart below the genus")
+    assert (second["species_epithet"], second["score"]) == (leaves[1][6], "0.3")
 
 
 # ---- files

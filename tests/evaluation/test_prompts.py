@@ -355,7 +355,9 @@ def space(paths: list[str], photographs: int) -> tuple[Labels, Photographs]:
     taxa = pa.table({"taxon_id": paths, **{rank: list(column) for rank, column in zip(RANKS, zip(*paths, strict=True),
                                                                                      strict=True)}})  # fmt: skip
     above = [sorted({leaf[: rank + 1] for leaf in leaves}) for rank in range(7)]
-    labels = Labels(taxa, paths, leaves, [None] * len(paths), nodes(paths), above)
+    zero_shot, finest = np.zeros(len(paths), bool), np.full(len(paths), 6, np.int8)
+    none: list[str | None] = [None] * len(paths)
+    labels = Labels(taxa, paths, leaves, none, nodes(paths), above, zero_shot, finest, none)
     truth = truth_of([path for path in paths for _ in range(photographs)], labels)
     count = len(truth.leaf)
     return labels, Photographs([f"photograph {i:03d}" for i in range(count)], truth, np.arange(count) // 2)

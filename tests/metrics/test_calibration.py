@@ -17,13 +17,14 @@ from bioclip_lite.metrics.calibration import (
     judge,
     nodes_of,
 )
-from bioclip_lite.metrics.ranks import softmax
-from bioclip_lite.taxa.taxonomy import RANKS, Path, is_ancestor, label_space
+from bioclip_lite.metrics.ranks import capped, softmax, uncapped
+from bioclip_lite.taxa.taxonomy import RANKS, Path, is_ancestor, label_space, nodes_at
 from bioclip_lite.training import losses
 from support.fake_evaluation import tree
 
 LEAVES = label_space(tree(24))
 NODES = nodes_of(LEAVES)
+ANY = np.full(len(LEAVES), 6, np.int8)  # no taxon is capped
 CLOSE = np.array([[next((r for r in range(7) if a[r] != b[r]), 7) for b in LEAVES] for a in LEAVES])
 
 names = st.sampled_from(["a", "b", None])
@@ -118,6 +119,81 @@ def test_the_answer_is_the_lowest_rank_that_reaches_its_threshold(taxa: list[Pat
             assert node[row] == expected[1]
 
 
+def test_taxa_that_are_not_told_apart_are_named_together() -> None:
+    """Two sisters are never named below the genus, a third one is; a fourth species is never named below the family."""
+    leaves: list[Path] = [
+        *(("A", "p", "c", "o", "f", "G", name) for name in "xyz"),
+        ("A", "p", "c", "o", "f", "H", "w"),
+    ]
+    nodes = nodes_of(leaves)
+    named = capped(nodes, np.array([5, 5, 6, 4]))
+    probabilities = np.array(
+        [
+            [0.50, 0.45, 0.04, 0.01],  # the genus, however sure it is of one sister
+            [0.30, 0.25, 0.40, 0.05],  # the third is the best leaf, but one of the sisters is more probable
+            [0.05, 0.05, 0.85, 0.05],  # the third
+            [0.02, 0.02, 0.02, 0.94],  # the family
+        ]
+    )
+    share, node = best_nodes(probabilities, named)
+    np.testing.assert_allclose(share[:, 6], [0, 0, 0.85, 0])
+    np.testing.assert_array_equal(node[:, 6], [-1, -1, 2, -1])
+    np.testing.assert_allclose(share[:, 5], [0.99, 0.95, 0.95, 0])
+    np.testing.assert_array_equal(node[:, 5], [0, 0, 0, -1])
+    np.testing.assert_allclose(share[:, 4], 1)
+    rank, node = back_off(probabilities, named, dict.fromkeys(RANKS, 0.8))
+    np.testing.assert_array_equal(rank, [5, 5, 6, 4])
+    np.testing.assert_array_equal(node, [0, 0, 2, 0])
+    assert [uncapped(int(name), 6, 4) for name in named[6]] == [(5, 0), (5, 0), (6, 2), (4, 0)]
+    labels = calibration.place([leaves[0], leaves[1], leaves[2], leaves[3]], leaves)
+    np.testing.assert_array_equal(judge(rank, node, labels, named), 1)  # the genus of either sister is right
+
+
+def test_a_rank_without_a_name_is_passed_over_by_a_cap() -> None:
+    """Never below the family, where none is known: the order; without any name above there is no answer."""
+    leaves: list[Path] = [("A", "p", "c", "o", None, "G", "x"), (None, None, None, None, None, None, "y")]
+    named = capped(nodes_of(leaves), np.array([4, 4]))
+    share, node = best_nodes(np.array([[0.9, 0.1], [0.1, 0.9]]), named)
+    np.testing.assert_array_equal(share[:, 4:], 0)
+    np.testing.assert_array_equal(node[:, 3], 0)
+    np.testing.assert_allclose(share[:, 3], [0.9, 0.1])
+    assert uncapped(int(named[6, 0]), 6, 2) == (3, 0) and named[6, 1] == -1
+
+
+@given(paths, arrays(float, (4, 10), elements=st.floats(0, 1)), st.lists(st.integers(0, 6), min_size=10, max_size=10))
+@settings(max_examples=60, deadline=None)
+def test_an_answer_is_never_below_the_finest_rank_of_the_most_probable_taxa(
+    taxa: list[Path], raw: np.ndarray, caps: list[int]
+) -> None:
+    """Compared with a search through dictionaries of names."""
+    leaves = label_space(taxa)
+    probabilities = raw[:, : len(leaves)] + 1e-3
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    finest = np.array(caps[: len(leaves)])
+    nodes = nodes_of(leaves)
+    rank, node = back_off(probabilities, capped(nodes, finest), dict.fromkeys(RANKS, 0.6))
+    for row in range(4):
+        expected: tuple[int, Path | None] = -1, None
+        for r in range(7):
+            sums: dict[Path, float] = {}
+            for p, leaf, cap in zip(probabilities[row], leaves, finest, strict=True):
+                ends = [leaf[: at + 1] for at in range(min(r, cap) + 1) if leaf[at]]
+                if leaf[r] and ends:
+                    sums[ends[-1]] = sums.get(ends[-1], 0.0) + p
+            if any(abs(total - 0.6) < 1e-9 for total in sums.values()):
+                return  # a sum in another order may fall on the other side
+            expected = next(((r, end) for end, p in sums.items() if p > 0.6 and len(end) == r + 1), expected)
+        found = nodes_at(leaves, int(rank[row]))[1][node[row]] if rank[row] >= 0 else None
+        assert (rank[row], found) == expected
+
+
+def test_thresholds_are_none_where_no_taxon_may_be_named() -> None:
+    logits = np.where(np.arange(len(LEAVES)) == np.arange(60)[:, None] % len(LEAVES), 30.0, 0.0)
+    taxa = [LEAVES[row % len(LEAVES)] for row in range(60)]
+    found = calibrate(logits, taxa, LEAVES, [None] * 60, np.full(len(LEAVES), 5))["thresholds"]["ranks"]
+    assert found == {rank: None if rank == "species" else 0.5 for rank in RANKS}
+
+
 def test_judged_by_hand() -> None:
     leaves = [
         ("A", "p", "c", "o", "f", "G", "x"),
@@ -147,16 +223,23 @@ def test_a_name_that_the_label_lacks_is_not_right() -> None:
     np.testing.assert_array_equal(found, [0, 1])
 
 
-@pytest.mark.parametrize("boast", [0.7, 1.0, 2.0])
-def test_the_promise_is_kept_in_most_draws(boast: float) -> None:
-    """The share of the draws whose answers are right less often than promised is at most 10 %, whatever the model."""
+@pytest.mark.parametrize(("boast", "every"), [(0.7, None), (1.0, None), (2.0, None), (2.0, 2), (1.0, 1)])
+def test_the_promise_is_kept_in_most_draws(boast: float, every: int | None) -> None:
+    """The share of the draws whose answers are right less often than promised is at most 10 %, whatever the model.
+
+    ``every``: one in so many taxa is never named below its genus, or below its family.
+    """
     everyone, truth = photographs(20_000, 99, boast=boast)
-    share, node = best_nodes(softmax(everyone), NODES)
+    finest = ANY.copy()
+    if every:
+        finest[::every], finest[:: 3 * every] = 5, 4
+    named = capped(NODES, finest)
+    share, node = best_nodes(softmax(everyone), named)
     nodes = NODES[:, truth].T
     random, broken, answered = np.random.default_rng(0), 0, []
     for _ in range(150):
         drawn = random.choice(len(truth), 250, replace=False)
-        thresholds = calibration.fit_reduced(share[drawn], node[drawn], nodes[drawn], NODES, 0.9)
+        thresholds = calibration.fit_reduced(share[drawn], node[drawn], nodes[drawn], named, 0.9)
         rank = calibration.lowest(share, thresholds)
         right = judge(rank, calibration.chosen(node, rank), nodes, NODES)
         answered.append(float((rank >= 0).mean()))
@@ -219,8 +302,8 @@ def test_calibrate_takes_one_photograph_of_each_observation() -> None:
     logits, truth = photographs(120, 6)
     taxa = [LEAVES[leaf] for leaf in truth]
     twice = np.repeat(logits, 2, axis=0), [path for path in taxa for _ in range(2)]
-    single = calibrate(logits, taxa, LEAVES, [None] * 120)
-    double = calibrate(*twice, LEAVES, [f"observation {i // 2}" for i in range(240)])
+    single = calibrate(logits, taxa, LEAVES, [None] * 120, ANY)
+    double = calibrate(*twice, LEAVES, [f"observation {i // 2}" for i in range(240)], ANY)
     assert single == double  # copies are no evidence
     assert set(single["thresholds"]["ranks"]) == set(RANKS)
     assert (single["thresholds"]["level"], single["thresholds"]["confidence"]) == (0.95, 0.9)
@@ -228,7 +311,7 @@ def test_calibrate_takes_one_photograph_of_each_observation() -> None:
 
 
 def test_calibrate_without_photographs() -> None:
-    found = calibrate(np.zeros((0, len(LEAVES)), np.float32), [], LEAVES, [])
+    found = calibrate(np.zeros((0, len(LEAVES)), np.float32), [], LEAVES, [], ANY)
     assert found["temperature"] == 1 and set(found["thresholds"]["ranks"].values()) == {None}
 
 
@@ -237,6 +320,6 @@ def test_a_genus_that_stands_for_its_species_is_answered_as_a_genus() -> None:
     short: list[Path] = [*LEAVES[:-2], (*LEAVES[-1][:6], None)]
     logits = np.zeros((100, len(short)), np.float32)
     logits[:, -1] = 30
-    found = calibrate(logits, [LEAVES[-1]] * 100, short, [None] * 100)["thresholds"]["ranks"]
+    found = calibrate(logits, [LEAVES[-1]] * 100, short, [None] * 100, ANY[: len(short)])["thresholds"]["ranks"]
     rank, _ = back_off(softmax(logits), nodes_of(short), found)
     assert (rank == RANKS.index("genus")).all()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from bioclip_lite.evaluation.variant_names import VARIANTS
 from bioclip_lite.report import plots
@@ -17,6 +18,7 @@ from bioclip_lite.report.text import LABELS, points, size
 from bioclip_lite.stages import evaluate
 from bioclip_lite.taxa.taxonomy import RANKS, label_space
 from bioclip_lite.utils.files import read_json
+from support.checkout import ROOT
 from support.fake_evaluation import PARAMS, tree, write_data, write_prediction
 
 VOID = {"meta", "img", "br"}
@@ -59,9 +61,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page, dict[str,
     return made(tmp_path_factory.mktemp("report"))
 
 
-def sentences(variants: dict[str, Any]) -> list[str]:
+def sentences(variants: dict[str, Any], protocol: dict[str, Any]) -> list[str]:
     """The findings at the head of the page, each on one line."""
-    return [" ".join(item.split()) for item in re.findall("<li>(.*?)</li>", findings(variants), re.DOTALL)]
+    return [" ".join(item.split()) for item in re.findall("<li>(.*?)</li>", findings(variants, protocol), re.DOTALL)]
 
 
 def test_page_asks_for_nothing_else(page: tuple[str, Page, dict[str, Any]]) -> None:
@@ -128,6 +130,19 @@ def test_metrics_report_and_card_say_the_same(page: tuple[str, Page, dict[str, A
     assert {v: row["species_right"] for v, row in short.items()} == {
         v: row["top1"]["value"] for v, row in variants.items()
     }
+    mostly = variants["tfjs"]["back_off"]["macro"]["species"]["mostly_right"]
+    assert short["tfjs"]["species_mostly_right_with_back_off"] == mostly["value"]
+    said = f"{100 * mostly['value']:.1f} % of {mostly['n_classes']} species (" + "\u2013".join(
+        f"{100 * bound:.1f}" for bound in mostly["ci95"]
+    )
+    assert said in card and f"For <b>{100 * mostly['value']:.1f}&nbsp;%</b>" in html
+    points = (tmp_path / "evaluate" / "plots" / "back_off.csv").read_text().splitlines()
+    drawn = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"][2]["answered_at_each_promise"]["y"]
+    assert set(drawn["data/evaluate/plots/back_off.csv"]) <= set(points[0].split(","))
+    at = dict(
+        zip(points[0].split(","), next(row for row in points if row.startswith("95.00,")).split(","), strict=True)
+    )
+    assert at["species_mostly_right"] == f"{100 * mostly['value']:.2f}"
     assert short["tfjs"]["haurc"] == variants["tfjs"]["back_off"]["haurc"]["value"]
     assert f"{variants['tfjs']['back_off']['haurc']['value']:.3f}" in html
 
@@ -166,7 +181,7 @@ def test_what_no_other_model_beats_is_joined() -> None:
 
 def test_headlines_say_how_many(page: tuple[str, Page, dict[str, Any]]) -> None:
     variants = page[2]["variants"]
-    told = sentences(variants)
+    told = sentences(variants, page[2]["protocol"])
     assert f"{100 * variants['tfjs']['top1']['value']:.1f} %" in told[0]
     assert "60 photographs of 12 species" in told[0]
     assert any("2 species without a training photograph (10 test photographs)" in sentence for sentence in told)
@@ -180,7 +195,7 @@ def test_confusion_holds_every_photograph(page: tuple[str, Page, dict[str, Any]]
 
 def test_headline_of_back_off_adds_up(page: tuple[str, Page, dict[str, Any]]) -> None:
     shipped = page[2]["variants"]["tfjs"]
-    first, second = (sentence for sentence in sentences(page[2]["variants"])[1:3])
+    first, second = (sentence for sentence in sentences(page[2]["variants"], page[2]["protocol"])[1:3])
     shares = [float(share) for share in re.findall(r"in (?:<b>)?([\d.]+) %", first)]
     assert sum(shares) == pytest.approx(100, abs=0.3) and len(shares) == 5
     assert f"{100 * shipped['back_off']['right']['value']:.1f} %" in first
@@ -191,7 +206,9 @@ def test_headline_of_back_off_adds_up(page: tuple[str, Page, dict[str, Any]]) ->
 def test_headline_without_a_guarantee(page: tuple[str, Page, dict[str, Any]]) -> None:
     variants = page[2]["variants"]
     shipped = variants["tfjs"] | {"back_off": variants["random"]["back_off"]}
-    (sentence,) = (found for found in sentences(variants | {"tfjs": shipped}) if "guarantee" in found)
+    (sentence,) = (
+        found for found in sentences(variants | {"tfjs": shipped}, page[2]["protocol"]) if "guarantee" in found
+    )
     assert "cannot guarantee that 95 % of its answers are correct" in sentence and "208 observations" in sentence
 
 
@@ -199,7 +216,7 @@ def test_gain_and_loss_follow_the_sign(page: tuple[str, Page, dict[str, Any]]) -
     def sentence(value: float, low: float, high: float) -> str:
         variants = copy.deepcopy(page[2]["variants"])
         variants["student"]["difference_to"]["control"]["top1"] |= {"value": value, "ci95": [low, high]}
-        return next(found for found in sentences(variants) if found.startswith("The student"))
+        return next(found for found in sentences(variants, page[2]["protocol"]) if found.startswith("The student"))
 
     assert "gains <b>5.0 points</b>" in sentence(0.05, 0.01, 0.09) and "includes 0" not in sentence(0.05, 0.01, 0.09)
     assert "loses <b>5.0 points</b>" in sentence(-0.05, -0.11, 0.01) and "includes 0" in sentence(-0.05, -0.11, 0.01)

@@ -206,10 +206,10 @@ def test_how_sure_to_be_comes_from_the_calibration_photographs(data: Path, monke
     found = convert._calibrate(data, convert._read_model(data / "quantize" / "model"), table, text.logit_scale)
     assert (found["temperature"], found["photographs"]) == (2.0, 6)
     shards = ShardSet(data, "calibration")
-    logits, taxa, leaves, _ = asked
+    logits, taxa, leaves, _, finest_rank = asked
     assert np.abs(logits - logits_in_python(data, shards)).max() < 1e-3
     assert taxa == [lessons.PATHS[lessons.IDS.index(taxon)] for taxon in shards.taxon_ids]
-    assert leaves == [path for path in lessons.PATHS if path[6]]
+    assert leaves == [path for path in lessons.PATHS if path[6]] and (finest_rank == 6).all()
 
 
 def test_the_report(data: Path) -> None:

@@ -19,7 +19,7 @@ from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS, label_space
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_table
-from support.fake_evaluation import PARAMS, plausible, tree, write_data, write_prediction
+from support.fake_evaluation import PARAMS, plausible, tree, write_data, write_list, write_prediction
 
 
 def report(data: Path) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def test_ranks_get_easier_upwards_and_the_teacher_is_better_than_lots(metrics: d
 
 def test_strata_are_the_species_without_training_photographs(metrics: dict[str, Any]) -> None:
     strata = metrics["variants"]["student"]["strata"]
-    assert strata["unseen"]["species"]["n_classes"] == 2 and strata["unseen"]["species"]["n_images"] == 10
-    assert strata["seen"]["family"]["n_images"] == 50
+    assert strata["pretrain_only"]["species"]["n_classes"] == 2 and strata["pretrain_only"]["species"]["n_images"] == 10
+    assert strata["trained"]["family"]["n_images"] == 50
 
 
 def test_accuracy_by_hand(tmp_path: Path) -> None:
@@ -186,6 +186,75 @@ def test_one_species_and_one_photograph(tmp_path: Path) -> None:
     assert metrics["variants"]["tfjs"]["top1"] == {"value": 1.0, "ci95": None, "n_images": 1, "n_classes": 1}
 
 
+# ---- what a species list says
+
+
+def test_answers_stop_at_the_finest_rank_and_accuracy_does_not(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    write_data(tmp_path)
+    leaves = read_labels(tmp_path).leaves
+    write_list(tmp_path, dict.fromkeys(leaves[::2], "genus"), {}, [])
+    found = report(tmp_path)
+    assert found["protocol"]["capped"] == 6 and metrics["protocol"]["capped"] == 0
+    for variant, row in found["variants"].items():
+        before = metrics["variants"][variant]
+        assert (row["top1"], row["per_rank"]) == (before["top1"], before["per_rank"])
+    assert found["variants"]["teacher"]["back_off"]["kept"]
+    assert (
+        found["variants"]["teacher"]["back_off"]["answered_at"]
+        != metrics["variants"]["teacher"]["back_off"]["answered_at"]
+    )
+    write_list(tmp_path, dict.fromkeys(leaves, "genus"), {}, [])
+    teacher = report(tmp_path)["variants"]["teacher"]["back_off"]
+    assert teacher["answered_at"]["species"]["value"] == 0 and teacher["thresholds"]["species"] is None
+    assert teacher["answered_at"]["genus"]["value"] > 0 and teacher["haurc"]["risk"][-1] is not None
+
+
+def test_zero_shot_taxa_are_told_apart_from_those_that_only_a_teacher_saw(tmp_path: Path) -> None:
+    labels = write_data(tmp_path, unseen=2)
+    leaves = read_labels(tmp_path).leaves
+    untrained = [leaf for leaf in leaves if leaf in {*tree(12)[::5][:2]}]
+    assert len(untrained) == 2
+    write_list(tmp_path, {}, {}, untrained[:1])
+    found = report(tmp_path)
+    assert (found["protocol"]["zero_shot"], found["protocol"]["untested"], found["protocol"]["calibrated"]) == (
+        1,
+        0,
+        10,
+    )
+    strata = found["variants"]["tfjs"]["strata"]
+    counts = {name: strata[name]["species"]["n_images"] for name in ("trained", "pretrain_only", "zero_shot")}
+    assert counts == {"trained": 50, "pretrain_only": 5, "zero_shot": 5}
+    assert found["variants"]["tfjs"]["back_off"]["strata"]["zero_shot"]["answered"]["n_images"] == 5
+    html = (tmp_path / "evaluate" / "report.html").read_text()
+    card = (tmp_path / "evaluate" / "MODEL_CARD.md").read_text()
+    assert "Zero-shot: 1 species,\n5 photographs." in html and "Of 1 zero-shot species" in html
+    assert (
+        "1 taxon is zero-shot: named by the teacher's text tower alone" in card and "Of 5 test photographs of 1" in card
+    )
+    assert "The guarantee covers the 10 of 12 taxa present in the calibration split" in card
+    assert "none could test it" not in html
+
+    # a listed species of which there is no photograph at all
+    keys = {key for key, path in labels.items() if path == untrained[0]}
+    samples = read_table(tmp_path / "index" / "samples.parquet")
+    write_table(tmp_path / "index" / "samples.parquet", samples.filter(
+        pa.array(not (row["key"] in keys or any(row["key"].startswith(f"{key}-") for key in keys))
+                 for row in samples.to_pylist())))  # fmt: skip
+    taxa = read_table(tmp_path / "index" / "taxa.parquet").to_pylist()
+    for row in taxa:
+        row["test"] = row["test"] * (tuple(row[rank] for rank in RANKS) != untrained[0])
+    write_table(tmp_path / "index" / "taxa.parquet", pa.Table.from_pylist(taxa))
+    left = {key: path for key, path in labels.items() if key not in keys}
+    for variant in VARIANTS:
+        write_prediction(tmp_path, variant, list(left), leaves, plausible(variant, left, leaves))
+    found = report(tmp_path)
+    assert (found["protocol"]["zero_shot"], found["protocol"]["untested"]) == (1, 1)
+    assert found["variants"]["tfjs"]["strata"]["zero_shot"]["species"]["n_images"] == 0
+    for name in ("report.html", "MODEL_CARD.md"):
+        text = " ".join((tmp_path / "evaluate" / name).read_text().split())
+        assert "could test it" in text and "teacher's text tower alone" in text
+
+
 # ---- back-off and calibration
 
 
@@ -285,6 +354,21 @@ def test_labels_keep_the_order_of_taxa(tmp_path: Path) -> None:
         for rank in range(7):
             node = truth.nodes[row, rank]
             assert (space.nodes[rank][node] == path[: rank + 1]) if path[rank] else node == -1
+
+
+def test_what_a_list_says_of_a_taxon_holds_for_those_below_it(tmp_path: Path) -> None:
+    labels = write_data(tmp_path, species=6, known_to_genus=1)
+    genus = next(path for path in labels.values() if path[6] is None)
+    leaves = read_labels(tmp_path).leaves
+    assert read_labels(tmp_path).finest_rank.tolist() == [6] * 6 and read_labels(tmp_path).notes == [None] * 6
+    below = [leaf[:6] == genus[:6] for leaf in leaves]
+    own = leaves[below.index(True)]
+    write_list(tmp_path, {genus: "family", own: "genus"}, {genus: "of the genus", own: "its own"}, [own])
+    space = read_labels(tmp_path)
+    assert space.finest_rank.tolist() == [4 if under else 6 for under in below]
+    assert space.notes == [("its own" if leaf == own else "of the genus") if under else None
+                           for leaf, under in zip(leaves, below, strict=True)]  # fmt: skip
+    assert [leaf for leaf, zero_shot in zip(leaves, space.zero_shot, strict=True) if zero_shot] == [own]
 
 
 # ---- majority and random

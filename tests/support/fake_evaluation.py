@@ -114,6 +114,18 @@ def write_data(
     return labels
 
 
+def write_list(
+    data: Path, finest_rank: dict[TaxonPath, str], notes: dict[TaxonPath, str], zero_shot: list[TaxonPath]
+) -> None:
+    """Add to the folder what a species list says of its taxa, and take away what was learned from of ``zero_shot``."""
+    taxa = read_table(data / "index" / "taxa.parquet").to_pylist()
+    for row in taxa:
+        path = tuple(row[rank] for rank in RANKS)
+        row |= {"listed": True, "finest_rank": finest_rank.get(path), "note": notes.get(path), "synonyms": []}
+        row |= dict.fromkeys(SPLITS[:-1], 0) if path in zero_shot else {}
+    write_table(data / "index" / "taxa.parquet", pa.Table.from_pylist(taxa))
+
+
 def plausible(variant: str, labels: dict[str, TaxonPath], leaves: list[TaxonPath]) -> np.ndarray:
     """Logits float32 [n, C] that are higher for the truth and its relatives, with noise that the variants share."""
     shared = np.random.default_rng(1).normal(size=(len(labels), len(leaves)))

@@ -98,11 +98,8 @@ def make_data(folder: Path) -> Path:
     """index/taxa.parquet, shard/ and caption/ of a data folder."""
     rows = [
         {
-            "taxon_id": taxon,
-            **dict(zip(taxonomy.RANKS, path, strict=True)),
-            "common_name": None,
-            "supercategory": None,
-            "leaf": bool(path[6]),
+            **{"taxon_id": taxon, **dict(zip(taxonomy.RANKS, path, strict=True)), "common_name": None},
+            **{"supercategory": None, "leaf": bool(path[6]), "pretrain": 0, "train": 1},
         }
         for taxon, path in zip(IDS, PATHS, strict=True)
     ]

@@ -200,6 +200,35 @@ def test_back_off_shares_add_up_and_the_strictest_level_is_the_most_often_right(
     assert row["right"]["n_images"] == row["answered"]["value"] * 800
 
 
+# ---- taxon by taxon
+
+
+def test_every_taxon_counts_alike() -> None:
+    """A species with 95 right of 100 answers, one with 3 of 5, one with 4 answers, and photographs without one."""
+    species = np.repeat([4, 7, 9, -1], [100, 5, 4, 6])
+    genus = np.repeat([0, 0, 1, 1], [100, 5, 4, 6])
+    truth_nodes = np.stack([*[np.zeros(115, int)] * 5, genus, species], axis=1)
+    right = np.concatenate([np.arange(100) >= 5, [1, 1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1, 1, np.nan]]).astype(float)
+    found = backoff.macro(right, truth_nodes, 400, 0)
+    numbers = found["species"]
+    assert numbers["mostly_right"] == {"value": 0.5, "ci95": [0, 1], "n_images": 105, "n_classes": 2}
+    assert numbers["mean"]["value"] == pytest.approx((0.95 + 0.6) / 2) and numbers["n_left_out"] == 1
+    # the genera: 98 of 105, and 5 of 9 that can be judged
+    assert found["genus"]["mostly_right"]["value"] == 0.5 and found["genus"]["mean"]["n_images"] == 114
+    assert found["genus"]["mean"]["value"] == pytest.approx((98 / 105 + 5 / 9) / 2)
+    assert np.nanmean(right) == pytest.approx(103 / 114)  # what a promise about all answers looks at
+
+
+def test_the_bounds_of_mostly_right_count() -> None:
+    right = np.array([1.0] * 9 + [0] + [1] * 8 + [0] * 2)
+    truth_nodes = np.repeat([0, 1], 10)[:, None].repeat(7, axis=1)
+    found = backoff.macro(right, truth_nodes, 10, 0)["species"]["mostly_right"]
+    assert found["value"] == 0.5  # 9 of 10 is mostly, 8 of 10 is not
+    few = backoff.macro(right[:4], truth_nodes[:4], 10, 0)["species"]
+    assert few["mostly_right"] == {"value": None, "ci95": None, "n_images": 0, "n_classes": 0}
+    assert few["n_left_out"] == 1
+
+
 # ---- risk and coverage
 
 

@@ -15,7 +15,7 @@ from bioclip_lite.compression import quantized
 from bioclip_lite.evaluation import speed, web_variants
 from bioclip_lite.graph import execution
 from bioclip_lite.metrics import calibration
-from bioclip_lite.metrics.ranks import softmax
+from bioclip_lite.metrics.ranks import capped, softmax
 from bioclip_lite.photographs.preprocess import preprocess, read_preprocess
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import convert, quantize
@@ -177,7 +177,9 @@ def test_answers_back_off_as_they_were_calibrated(data: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     logits = np.fromfile(tmp_path / "x.logits.f32", "<f4").reshape(-1, len(about["taxa"]))
     probabilities = softmax(logits / 4)
-    nodes = calibration.nodes_of([tuple(taxon["ranks"]) for taxon in about["taxa"]])
+    about["taxa"][0] |= {"finest_rank": "family"}
+    finest = np.array([RANKS.index(taxon.get("finest_rank", "species")) for taxon in about["taxa"]])
+    nodes = capped(calibration.nodes_of([tuple(taxon["ranks"]) for taxon in about["taxa"]]), finest)
     shares, _ = calibration.best_nodes(probabilities, nodes)
     between = np.sort(shares, axis=0)[[len(shares) // 2, len(shares) // 2 + 1]].mean(axis=0)  # half of the photographs
     thresholds = {**dict(zip(RANKS, between.tolist(), strict=True)), "order": None}

@@ -13,7 +13,7 @@ from bioclip_lite.taxa.taxonomy import RANKS, label_space, taxon_id
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import write_table
+from bioclip_lite.utils.files import read_table, write_table
 from bioclip_lite.web import bundle
 from support import lessons
 
@@ -95,6 +95,33 @@ def test_rare_species_give_way_to_one_representative_of_their_genus(tmp_path: Pa
     assert len(table.content()) == 5 * ROW
 
 
+def test_what_a_list_says_is_written_where_it_says_something(tmp_path: Path) -> None:
+    counts = PHOTOGRAPHS | {(*GANNETS, "capensis"): 0, (*GANNETS, "serrator"): 0}
+    taxa = make_data(tmp_path, counts)
+    path = tmp_path / "index" / "taxa.parquet"
+    rows = read_table(path).to_pylist()
+    finest = {"capensis": "family", "serrator": "genus", "alba": "species", None: "genus"}
+    for row in rows:
+        row |= {"finest_rank": finest.get(row["species"]), "note": "white" if row["species"] == "alba" else None}
+    schema = pa.schema([*SCHEMA, *((name, pa.string()) for name in ("finest_rank", "note"))])
+    write_table(path, pa.Table.from_pylist(rows, schema))
+    found = {taxon["ranks"][6]: taxon for taxon in bundle.make_table(tmp_path, taxa, None).described()}
+    said = {name: {key: taxon[key] for key in ("zero_shot", "finest_rank", "note") if key in taxon}
+            for name, taxon in found.items()}  # fmt: skip
+    assert said == {
+        "bassanus": {},
+        "capensis": {"zero_shot": True, "finest_rank": "family"},
+        "serrator": {"zero_shot": True, "finest_rank": "genus"},
+        "alba": {"note": "white"},  # a cap at its own rank says nothing
+        "nigra": {},
+        None: {},
+    }
+    # the two give way to their genus, which must not be named where one of them must not
+    short = bundle.make_table(tmp_path, taxa, 5 * ROW)
+    (genus,) = (taxon for taxon in short.described() if taxon["ranks"][:6] == list(GANNETS) and not taxon["ranks"][6])
+    assert genus["zero_shot"] and genus["finest_rank"] == "family" and "note" not in genus
+
+
 def test_a_budget_below_one_row_for_each_genus_is_refused(tmp_path: Path) -> None:
     taxa = make_data(tmp_path, PHOTOGRAPHS)
     assert len(bundle.make_table(tmp_path, taxa, 3 * ROW).paths) == 3
@@ -135,7 +162,8 @@ def test_whatever_the_budget(tmp_path_factory: pytest.TempPathFactory, counts: d
     assert table.left_out == len(counts) + table.representatives - len(table.paths)
     # every leaf finds its row, and what is left out shares its representative's probability
     leaves = label_space(counts)
-    labels = Labels(pa.table({}), [taxon_id(path) for path in leaves], leaves, [], np.empty(0), [])
+    ids, none = [taxon_id(path) for path in leaves], np.empty(0)
+    labels = Labels(pa.table({}), ids, leaves, [], none, [], none, none, [])
     column, share = columns(folder, table.described(), labels)
     back = np.zeros(len(table.paths))
     np.add.at(back, column, np.exp(share))

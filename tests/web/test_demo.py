@@ -1,6 +1,7 @@
 """The demo page, built and served as `make demo` does, in Chromium."""
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from bioclip_lite.sources import synthetic
+from bioclip_lite.utils.files import read_json, write_json
 from support.photographs import synthetic_params
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,33 @@ def test_the_page_in_chromium(bundle: Path, photos: Path) -> None:
         pytest.skip("no browser is installed: apt-get install chromium")
     done = node("--test", "e2e/demo.e2e.mjs", BUNDLE=bundle, PHOTOS=photos)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_the_page_says_what_the_species_list_says(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    """Two mulberries that are not told apart, and figs of which there was no photograph."""
+    find = "import {findChromium} from './bin/chromium.mjs'; process.exit(findChromium() ? 0 : 1)"
+    if node("--input-type=module", "-e", find).returncode:
+        pytest.skip("no browser is installed: apt-get install chromium")
+    shutil.copytree(bundle, tmp_path / "bundle")
+    about = read_json(bundle / "bundle.json")
+    figs, *mulberries = about["taxa"][1:]
+    figs["zero_shot"] = True
+    for mulberry in mulberries:
+        mulberry |= {"finest_rank": "genus", "note": "Look at the leaves from below."}
+    write_json(tmp_path / "bundle" / "bundle.json", about)
+    few = tmp_path / "few"
+    few.mkdir()
+    for file in sorted(photos.glob("[0-9]-*.jpg")):
+        shutil.copy(file, few)
+    only = "--test-name-pattern=answers are those of Node"
+    done = node("--test", only, "e2e/demo.e2e.mjs", BUNDLE=tmp_path / "bundle", PHOTOS=few)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    said = node("bin/classify.mjs", tmp_path / "bundle", *sorted(few.iterdir()))
+    assert [json.loads(line)["answer"]["name"] for line in said.stdout.splitlines()] == [
+        "Morus bassanus",
+        "Morus",
+        "Ficus",
+    ]
 
 
 def test_types() -> None:

@@ -67,11 +67,21 @@ function line(info, key, file, {taxa, ranks, answer}) {
     rank: best.rank,
     common_name: common,
     probability: best.probability,
-    answer: answer && {rank: answer.rank, name: answer.name, probability: answer.probability},
+    answer: answer && {rank: answer.rank, name: answer.name, probability: answer.probability, ...remarks(answer)},
     ranks: Object.fromEntries(names),
-    top: taxa.map(({id, name, probability}) => ({taxon_id: id, name, probability})),
+    top: taxa.map((taxon) => ({
+      ...{taxon_id: taxon.id, name: taxon.name, probability: taxon.probability},
+      ...remarks(taxon),
+    })),
   };
 }
+
+/** What the species list and the training say of an answer, where they say something. */
+const remarks = ({isFinest, note, zeroShot}) => ({
+  ...(isFinest ? {not_told_apart: true} : {}),
+  ...(note ? {note} : {}),
+  ...(zeroShot ? {zero_shot: true} : {}),
+});
 
 async function writeRow(stream, row) {
   const bytes = Buffer.from(row.buffer, row.byteOffset, row.byteLength);

@@ -103,6 +103,7 @@ async function answerOn(page) {
   return {
     headline: await page.locator('.headline h2').innerText(),
     rank: (await page.locator('.headline .rank').count()) ? await page.locator('.headline .rank').innerText() : null,
+    notes: await texts('.headline .note'),
     path: rows(await texts('.path li')),
     candidates: rows(await texts('.candidates li')),
     spoken: await page.locator('[role=status]').textContent(),
@@ -126,13 +127,20 @@ async function assertAnswer(found, file) {
       found.path.some((row) => row.startsWith(answer.rank) && row.includes(answer.name)),
       found.path.join('\n'),
     );
+    const notes = found.notes.join(' ');
+    assert.equal(notes.includes('Not told apart below'), answer.isFinest, notes);
+    assert.equal(notes.includes('Known by name alone'), answer.zeroShot, notes);
+    for (const told of [notes, found.spoken]) assert.ok(told.includes(answer.note ?? ''), told);
+    const below = node.info.ranks.slice(node.info.ranks.indexOf(answer.rank) + 1);
+    assert.ok(!answer.isFinest || !found.path.some((row) => below.some((rank) => row.startsWith(rank))));
   } else {
     assert.equal(found.headline, 'Not sure');
   }
   assert.equal(found.candidates.length, taxa.length);
-  taxa.forEach(({name, probability}, i) => {
+  taxa.forEach(({name, probability, zeroShot}, i) => {
     const isClear = taxa.every((other) => other.name === name || Math.abs(other.probability - probability) > 0.01);
     if (isClear) assert.ok(found.candidates[i].startsWith(name), `${file}: ${found.candidates[i]}, in Node ${name}`);
+    if (isClear) assert.equal(found.candidates[i].includes('known by name alone'), zeroShot);
     assert.ok(Math.abs(percent(found.candidates[i]) - 100 * probability) < 2.5);
   });
 }

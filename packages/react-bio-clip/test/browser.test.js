@@ -219,6 +219,39 @@ test('a bundle that was loaded once loads without a connection; a new version re
   assert.deepEqual(await answer(), second);
 });
 
+test('a signature in the address goes with every file, and a new one finds what is stored', {skip: SKIP}, async () => {
+  const page = await open(ALL);
+  await ready(page);
+  const asked = [];
+  page.on('request', (request) => asked.push(new URL(request.url()).pathname + new URL(request.url()).search));
+  const answer = (query) =>
+    page.evaluate(async (query) => {
+      const clip = await bioclip.loadBioClip(`/models/oaks/${query}`, {wasmPaths: `/wasm/${query}`});
+      const {taxa} = await clip.classify({data: new Uint8Array([255, 0, 0]), width: 1, height: 1});
+      clip.dispose();
+      const kept = (await (await caches.open('react-bio-clip')).keys()).map(({url}) =>
+        url.slice(location.origin.length),
+      );
+      return {name: taxa[0].name, kept: kept.sort()};
+    }, query);
+  const model = Object.keys(makeBundle().files).map((name) => `/models/oaks/${name}`);
+  const first = await answer('?sig=a/b');
+  assert.equal(first.name, 'Morus bassanus');
+  assert.deepEqual(first.kept, [...model, '/models/oaks/bundle.json?sig=a/b'].sort());
+  assert.ok(asked.some((address) => address.startsWith('/wasm/')));
+  assert.ok(
+    asked.every((address) => address.endsWith('?sig=a/b')),
+    asked.join(' '),
+  );
+  asked.length = 0;
+  const second = await answer('?sig=2');
+  assert.deepEqual(asked, ['/models/oaks/bundle.json?sig=2']);
+  assert.deepEqual(second.kept, [...model, '/models/oaks/bundle.json?sig=2'].sort()); // of one folder one bundle is kept
+  await page.context().setOffline(true);
+  assert.deepEqual(await answer('?sig=2'), second);
+  await assert.rejects(answer('?sig=3'), /bundle.json cannot be fetched/); // it may be another bundle
+});
+
 test('a bundle and a text encoder of one folder load at the same time, and both without a connection', {
   skip: SKIP,
 }, async () => {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import {mkdtemp, rm} from 'node:fs/promises';
+import {createServer} from 'node:http';
 import {tmpdir} from 'node:os';
 import path from 'node:path';
 import {before, test} from 'node:test';
@@ -7,8 +8,9 @@ import {before, test} from 'node:test';
 import * as tf from '@tensorflow/tfjs-core';
 
 import {loadFolder, startNodeBackend} from '../dist/core/node.js';
-import {loadBioClip} from '../dist/index.js';
-import {assertCancellable, makeBundle, plain, readerOf, SIZE, TAXA, writeBundle} from './fixture.js';
+import {addressOf} from '../dist/core/origin.js';
+import {fetchReader, loadBioClip, loadTextEncoder} from '../dist/index.js';
+import {assertCancellable, makeBundle, makeText, plain, readerOf, SIZE, TAXA, writeBundle} from './fixture.js';
 
 const MADE = makeBundle();
 const RED = plain([255, 0, 0]);
@@ -102,6 +104,45 @@ test('a call can be cancelled, before and while it waits; the others go on', asy
 
 test('loading can be cancelled and leaves nothing', async () => {
   await assertCancellable(load, readerOf(MADE), 'bundle.json');
+});
+
+test('the query of an address, such as a signature, is sent with every file and told to nobody', async (t) => {
+  const text = makeText();
+  const all = {
+    ...MADE.files,
+    ...text.files,
+    'bundle.json': JSON.stringify(MADE.bundle),
+    'text.json': JSON.stringify(text.text),
+  };
+  const asked = [];
+  const server = createServer((request, response) => {
+    const {pathname, search} = new URL(request.url, 'http://localhost');
+    asked.push(pathname);
+    const file =
+      path.posix.dirname(pathname) === '/m' && search === '?sig=a/b%3D&v=1' ? all[path.posix.basename(pathname)] : null;
+    response.writeHead(file ? 200 : 403).end(file ? Buffer.from(file) : '');
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => server.close());
+  const base = `http://127.0.0.1:${server.address().port}/m`;
+  const signed = '?sig=a/b%3D&v=1';
+  for (const source of [`${base}/${signed}`, `${base}${signed}`, new URL(`${base}/${signed}#top`)]) {
+    const clip = await loadBioClip(source);
+    assert.equal((await clip.classify(RED)).taxa[0].name, 'Morus bassanus');
+    clip.dispose();
+    const encoder = await loadTextEncoder(source, {for: MADE.bundle});
+    assert.equal((await encoder.embed(['abc']))[0].length, 3);
+    encoder.dispose();
+    const read = fetchReader(source);
+    assert.equal(new TextDecoder().decode(await read('bundle.json')), all['bundle.json']);
+  }
+  await assert.rejects(loadBioClip(`${base}/?sig=stale`), (error) => {
+    assert.match(error.message, /\/m\/bundle.json: HTTP status 403$/);
+    return true;
+  });
+  assert.ok(asked.every((pathname) => /^\/m\/[^/]+$/.test(pathname)));
+  assert.equal(addressOf('https://a.org/wasm/?sig=1', 'x.wasm'), 'https://a.org/wasm/x.wasm?sig=1');
+  assert.equal(addressOf('/wasm/v1-', 'x.wasm'), '/wasm/v1-x.wasm'); // a prefix, as for setWasmPaths
 });
 
 test('progress counts the bytes up to the total that bundle.json states', async () => {

@@ -101,6 +101,76 @@ test('the answer is the lowest rank whose best node reaches its threshold', () =
   assert.deepEqual(rankOf([0, 0, 1, 0], {rank: 'family'}), ['family', 'Moraceae']); // no lower than asked
 });
 
+test('taxa that are not told apart are named together, and never below their finest rank', () => {
+  // two sisters are never named below the genus, a third one is; a fourth species never below the family
+  const above = ['A', 'p', 'c', 'o', 'f'];
+  const species = (genus, name, said) => ({
+    id: name,
+    ranks: [...above, genus, name],
+    common_names: {},
+    rank: 'species',
+    ...said,
+  });
+  const taxa = [
+    species('G', 'x', {finest_rank: 'genus', note: 'needs the spores'}),
+    species('G', 'y', {finest_rank: 'genus'}),
+    species('G', 'z', {note: 'white spots'}),
+    species('H', 'w', {finest_rank: 'family', zero_shot: true}),
+  ];
+  const thresholds = {level: 0.95, ranks: Object.fromEntries(RANKS.map((rank) => [rank, 0.8]))};
+  const info = {...INFO, taxa, thresholds};
+  const named = (p, options) => answer(p, options, info);
+
+  const sisters = named([0.5, 0.45, 0.04, 0.01]);
+  assert.deepEqual(
+    [sisters.answer.rank, sisters.answer.name, sisters.answer.isFinest, sisters.answer.note],
+    ['genus', 'G', true, 'needs the spores'],
+  );
+  near(sisters.answer.probability, 0.99);
+  assert.equal(sisters.ranks.species, undefined); // the sisters are more probable than any that may be named
+  assert.deepEqual(
+    sisters.taxa.map(({name, rank, isFinest, zeroShot}) => [name, rank, isFinest, zeroShot]),
+    [
+      ['G', 'genus', true, false],
+      ['G z', 'species', false, false],
+      ['f', 'family', true, false],
+    ],
+  );
+  near(sisters.taxa[0].probability, 0.99); // of all taxa of the genus
+  near(sisters.taxa[2].probability, 1);
+
+  const third = named([0.05, 0.05, 0.85, 0.05]);
+  assert.deepEqual([third.answer.name, third.answer.isFinest, third.answer.note], ['G z', false, 'white spots']);
+  const doubted = named([0.3, 0.25, 0.4, 0.05], {minConfidence: 0.35}); // the third is best, the sisters together more so
+  assert.deepEqual([doubted.answer.rank, doubted.answer.note], ['genus', null]);
+  const fourth = named([0.02, 0.02, 0.02, 0.94]).answer;
+  assert.deepEqual([fourth.rank, fourth.isFinest, fourth.zeroShot], ['family', true, false]); // its relatives have photographs
+  assert.equal(named([0.1, 0.1, 0.1, 0.7], {rank: 'genus'}).taxa[0].rank, 'family');
+  const genus = named([0, 0, 0, 1], {rank: 'genus', minConfidence: 0.1}).answer;
+  assert.equal(genus.rank, 'family');
+  assert.equal(named([0.3, 0.2, 0.1, 0.4], {rank: 'order'}).answer.isFinest, false); // could be named further down
+});
+
+test('a taxon without photographs is marked, and so is a node that has no other', () => {
+  const taxa = TAXA.map((taxon) => (taxon.ranks[0] === 'Animalia' ? {...taxon, zero_shot: true} : taxon));
+  const {taxa: found, answer: sure} = answer([0.95, 0.01, 0.02, 0.02], {topK: 2}, {...INFO, taxa});
+  assert.deepEqual(
+    found.map(({zeroShot}) => zeroShot),
+    [true, false],
+  );
+  assert.equal(sure.zeroShot, true);
+  assert.equal(answer([0.95, 0.05, 0, 0], {rank: 'class'}, {...INFO, taxa}).answer.zeroShot, true);
+});
+
+test('a rank without a name is passed over by a cap', () => {
+  const taxa = [
+    {id: 'a', ranks: ['A', 'p', 'c', 'o', null, 'G', 'x'], common_names: {}, rank: 'species', finest_rank: 'family'},
+    {id: 'b', ranks: ['B', null, null, null, null, 'H', 'y'], common_names: {}, rank: 'species'},
+  ];
+  const found = answer([0.95, 0.05], {}, {...INFO, taxa});
+  assert.deepEqual([found.answer.rank, found.answer.isFinest, found.taxa[0].rank], ['order', true, 'order']);
+});
+
 test('the largest are found in order, the first of equals first', () => {
   const values = Float64Array.of(1, 3, 2, 3, 0, 2);
   assert.deepEqual(largest(values, 4), [1, 3, 2, 5]);

@@ -165,7 +165,7 @@ def read_side(name: str, commit: str | None, data: Path, variant: str, rank: str
         if len(rows):
             scored = score(logits[inside], truth.leaf[rows], truth.nodes[rows], labels.node_of_leaf, temperature)
             right[rows] = scored["top1" if rank == "species" else rank]
-            answer[rows] = scored["answer"] if rank == "species" else scored["node"][:, at]
+            answer[rows] = scored["answer"] if rank == "species" else scored["best"][:, at]
     nodes = [_whole(path) for path in labels.nodes[at]]
     answers = [_whole(leaf) for leaf in labels.leaves] if rank == "species" else nodes
     return Side(

@@ -1,4 +1,7 @@
-"""``python -m bioclip_lite predict IMAGES...``: classify photographs, as CSV with the columns of pybioclip.
+"""``python -m bioclip_lite predict IMAGES...``: classify photographs, as CSV with the columns of pybioclip first.
+
+The two columns after those say whether an answer is a taxon of which no photograph was learned from, and what the
+species list says of it.
 
 Probabilities use the temperature, and back-off the thresholds, that stage evaluate fitted for the variant.
 --variant tfjs runs the web model as it ships, in Node, with its own decoder and resampler.
@@ -20,18 +23,18 @@ from PIL import Image
 from bioclip_lite.commands.common import command
 from bioclip_lite.evaluation import variants, web_variants
 from bioclip_lite.metrics import calibration
-from bioclip_lite.metrics.ranks import softmax, sum_up
+from bioclip_lite.metrics.ranks import capped, softmax, sum_up, uncapped
 from bioclip_lite.photographs.images import BadImage, decode
 from bioclip_lite.photographs.preprocess import preprocess
 from bioclip_lite.taxa.label_space import Labels, read_labels
-from bioclip_lite.taxa.taxonomy import RANKS, scientific_name
-from bioclip_lite.taxa.taxonomy import Path as TaxonPath
+from bioclip_lite.taxa.taxonomy import RANKS, label_rank, scientific_name
 from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_file, read_json, replacing, require
 from bioclip_lite.utils.progress import progress
 
-COLUMNS = ("file_name", *RANKS[:-1], "species_epithet", "species", "common_name", "score")
+# Those of pybioclip, then what the training and the species list say of the answer.
+COLUMNS = ("file_name", *RANKS[:-1], "species_epithet", "species", "common_name", "score", "zero_shot", "note")
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 WEB = "tfjs"
 _BATCH = 32
@@ -155,34 +158,51 @@ def answers(
         names: n file names.
         probabilities: float64 [n, C].
         labels: taxa of the columns.
-        rank, k: the k most probable nodes at this rank, the best first.
+        rank, k: the k most probable nodes at this rank, the best first. Taxa whose ``finest_rank`` is higher give way
+            to their node at that one; its score is the probability of all taxa below it, as everywhere.
         thresholds: instead of those the one answer with back-off; without an answer only the file name is filled.
     """
-    common = dict(zip(labels.leaves, labels.common_names, strict=True))
-    if thresholds is None:
-        at = RANKS.index(rank)
-        summed = sum_up(probabilities, labels.node_of_leaf[at])
-        for name, row in zip(names, summed, strict=True):
-            for node in np.argsort(-row, kind="stable")[:k]:
-                yield _row(name, labels.nodes[at][node], float(row[node]), common)
+    named = capped(labels.node_of_leaf, labels.finest_rank)
+    if thresholds is not None:
+        share, node = calibration.best_nodes(probabilities, named)
+        where = calibration.lowest(share, thresholds)
+        for number, name in enumerate(names):
+            at = int(where[number])
+            row = _row(at, int(node[number, at]), named[at], probabilities[number], labels) if at >= 0 else {}
+            yield {"file_name": name, **row}
         return
-    share, node = calibration.best_nodes(probabilities, labels.node_of_leaf)
-    where = calibration.lowest(share, thresholds)
-    for number, name in enumerate(names):
-        at = int(where[number])
-        if at < 0:
-            yield {"file_name": name}
-        else:
-            yield _row(name, labels.nodes[at][node[number, at]], float(share[number, at]), common)
+    at = RANKS.index(rank)
+    numbers = np.unique(named[at][named[at] >= 0])
+    for name, leaves, summed in zip(names, probabilities, sum_up(probabilities, named[at]), strict=True):
+        for place in np.argsort(-summed, kind="stable")[:k]:
+            yield {"file_name": name, **_row(at, int(numbers[place]), named[at], leaves, labels)}
 
 
-def _row(name: str, node: TaxonPath, score: float, common: Mapping[TaxonPath, str | None]) -> dict[str, Any]:
-    path = (*node, *[None] * (len(RANKS) - len(node)))
-    row: dict[str, Any] = {"file_name": name, "score": f"{score:.6g}"}
+def _row(at: int, number: int, named: np.ndarray, probabilities: np.ndarray, labels: Labels) -> dict[str, Any]:
+    """What a row says of a node: the one of this number among the names of the leaves at a rank, int [C] (``capped``).
+
+    Args:
+        probabilities: float64 [C], of one photograph.
+    """
+    rank, node = uncapped(number, at, len(labels.ids))
+    path = (*labels.nodes[rank][node], *[None] * (len(RANKS) - rank - 1))
+    below = np.flatnonzero(labels.node_of_leaf[rank] == node)
+    row: dict[str, Any] = {"score": f"{probabilities[below].sum():.6g}"}
     row |= {rank: value for rank, value in zip(RANKS[:-1], path, strict=False) if value}
     if path[-1]:
-        row |= {"species_epithet": path[-1], "species": scientific_name(path), "common_name": common[path] or ""}
-    return row
+        common = labels.common_names[below[0]] or ""
+        row |= {"species_epithet": path[-1], "species": scientific_name(path), "common_name": common}
+    best = int(np.where(named == number, probabilities, -1).argmax())
+    return row | {"zero_shot": "yes" if labels.zero_shot[below].all() else "", "note": _note(rank, best, labels)}
+
+
+def _note(rank: int, leaf: int, labels: Labels) -> str:
+    """What the list says of the most probable leaf of an answer, if the answer is as fine as it may be."""
+    taxon, note = labels.leaves[leaf], labels.notes[leaf]
+    if rank != label_rank(taxon[: labels.finest_rank[leaf] + 1]):
+        return ""
+    capped_at = f"not told apart below the {RANKS[rank]}" if rank < label_rank(taxon) else ""
+    return ": ".join(part for part in (capped_at, note) if part)
 
 
 def _in_pytorch(

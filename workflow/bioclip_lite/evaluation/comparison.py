@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import operator
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from bioclip_lite.evaluation.predictions import FITTED_ON, SPLIT, Predictions
 from bioclip_lite.metrics import backoff, calibration
 from bioclip_lite.metrics.summary import agreement, summarise
 from bioclip_lite.taxa.label_space import Labels, Truth, observations
+from bioclip_lite.taxa.taxonomy import label_rank
 from bioclip_lite.utils.errors import UserError
 
 REFERENCES = ("teacher", "student", "control")  # agreement is measured with the first
@@ -118,12 +120,16 @@ def _protocol(
         "n_classes": len({leaf for leaf in truth.leaf.tolist() if leaf >= 0}),
         "label_space": len(labels.ids),
         "teacher_saw": _trained_on(test),
+        **_coverage(labels),
         "top_k": "images known to species; all leaves compete; equal logits in tree order",
         "per_rank": "argmax over the nodes of a rank, keyed by full path, of summed leaf probabilities at the "
         "fitted temperature",
         "calibration": f"temperature of least NLL and thresholds from split {FITTED_ON}; ECE in 15 bins of equal "
         "width of the best leaf's probability",
-        "back_off": "the lowest rank whose best node reaches the rank's threshold",
+        "back_off": "the lowest rank whose best node reaches the rank's threshold, and never below the finest_rank of "
+        "a taxon; accuracies per rank know no finest_rank",
+        "macro": f"taxa with {backoff.LEAST_ANSWERS} answers or more; mostly right: {100 * backoff.MOSTLY:.0f} % or "
+        "more of the answers; percentile interval, 95 %, bootstrap over taxa",
         "haurc": "images known to species; share of wrong answers over mean specificity as one threshold for all "
         "ranks falls",
         "bootstrap": {
@@ -136,12 +142,36 @@ def _protocol(
     }
 
 
+def _coverage(labels: Labels) -> dict[str, int]:
+    """Numbers of leaves: "zero_shot", of them "untested" by any photograph, "calibrated", which the guarantee covers,
+    and "capped", which have a finest_rank above their own."""
+    leaves = labels.taxa.filter(labels.taxa["leaf"])
+    shown = {split: leaves[split].to_numpy() > 0 for split in (SPLIT, FITTED_ON)}
+    return {
+        "zero_shot": int(labels.zero_shot.sum()),
+        "untested": int((labels.zero_shot & ~shown[SPLIT]).sum()),
+        "calibrated": int(shown[FITTED_ON].sum()),
+        "capped": sum(map(operator.lt, labels.finest_rank.tolist(), map(label_rank, labels.leaves))),
+    }
+
+
+def _is_zero_shot(test: pa.Table, labels: Labels) -> np.ndarray:
+    """Bool [n]: the photographs of zero-shot leaves."""
+    taxa = {taxon for taxon, zero_shot in zip(labels.ids, labels.zero_shot, strict=True) if zero_shot}
+    return np.array([taxon in taxa for taxon in test["taxon_id"].to_pylist()])
+
+
 def _strata(test: pa.Table, labels: Labels) -> dict[tuple[str, ...], np.ndarray]:
-    """Strata of photographs by training photographs of their taxon, kingdom and what the teacher saw; bool [n] each."""
+    """Strata of photographs by training photographs of their taxon, by kingdom, and by what the teacher saw; bool [n]."""
     taxa = test["taxon_id"].to_pylist()
     training = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa["train"].to_pylist(), strict=True))
     images = np.array([training[taxon] for taxon in taxa])
-    strata: dict[tuple[str, ...], np.ndarray] = {("seen",): images > 0, ("unseen",): images == 0}
+    zero_shot = _is_zero_shot(test, labels)
+    strata: dict[tuple[str, ...], np.ndarray] = {
+        ("trained",): images > 0,
+        ("pretrain_only",): (images == 0) & ~zero_shot,  # the teacher alone may have learned from photographs
+        ("zero_shot",): zero_shot,
+    }
     low = -1
     for high in (*_TRAINING_IMAGES, None):
         name = f"{low + 1}-{high}" if high else "0" if high == 0 else f">{low}"
@@ -187,7 +217,8 @@ def _back_off(
         truth.nodes,
         labels.node_of_leaf,
         groups,
-        {("in_calibration",): known, ("not_in_calibration",): ~known} | _not_seen_by_teacher(test),
+        {("in_calibration",): known, ("not_in_calibration",): ~known, ("zero_shot",): _is_zero_shot(test, labels)}
+        | _not_seen_by_teacher(test),
         *resampling,
     )
     return {

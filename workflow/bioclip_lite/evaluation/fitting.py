@@ -7,7 +7,7 @@ import numpy as np
 
 from bioclip_lite.evaluation.predictions import Predictions
 from bioclip_lite.metrics import calibration
-from bioclip_lite.metrics.ranks import softmax
+from bioclip_lite.metrics.ranks import capped, softmax
 from bioclip_lite.metrics.scoring import score
 from bioclip_lite.taxa.label_space import Labels, Truth
 from bioclip_lite.taxa.taxonomy import RANKS
@@ -49,14 +49,15 @@ def fit(
             logits[here] = block
         temperature = calibration.fit_temperature(logits, truth_nodes[rows], labels.node_of_leaf)
     first = calibration.first_of_each(observations)
+    named = capped(labels.node_of_leaf, labels.finest_rank)
     share = np.empty((len(first), len(RANKS)))
     node = np.empty((len(first), len(RANKS)), dtype=np.int64)
     for here, block in prediction.placed([keys[row] for row in first], prediction.blocks()):
-        share[here], node[here] = calibration.best_nodes(softmax(block / temperature), labels.node_of_leaf)
+        share[here], node[here] = calibration.best_nodes(softmax(block / temperature), named)
     if shipped:
         thresholds = shipped["thresholds"]["ranks"]
     else:
-        thresholds = calibration.fit_reduced(share, node, truth_nodes[first], labels.node_of_leaf, calibration.LEVEL)
+        thresholds = calibration.fit_reduced(share, node, truth_nodes[first], named, calibration.LEVEL)
     best = {"share": share, "node": node}
     return Fit("shipped" if shipped else "fitted", temperature, thresholds, best, truth_nodes[first])
 
@@ -67,7 +68,9 @@ def scored(
     """``scoring.score`` of all photographs, rows in the order of ``keys``."""
     columns: dict[str, np.ndarray] = {}
     for here, logits in prediction.placed(keys, prediction.blocks()):
-        scores = score(logits, truth.leaf[here], truth.nodes[here], labels.node_of_leaf, temperature)
+        scores = score(
+            logits, truth.leaf[here], truth.nodes[here], labels.node_of_leaf, temperature, labels.finest_rank
+        )
         for name, values in scores.items():
             columns.setdefault(name, np.empty((len(keys), *values.shape[1:]), dtype=values.dtype))[here] = values
     return columns

@@ -14,6 +14,8 @@ from bioclip_lite.taxa.taxonomy import RANKS
 
 # Of the operating curve: what could be promised instead.
 LEVELS = (0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
+# A taxon counts as mostly right if this share of its answers is, of this number or more.
+MOSTLY, LEAST_ANSWERS = 0.9, 5
 GRID = np.linspace(0, 1, 51)  # coverages at which a risk-coverage curve is written down
 
 
@@ -38,7 +40,7 @@ def summarise(
     Returns:
         Numbers as in ``summary.summarise``: "right", of the answers whose rightness the label can tell; "answered",
         "specificity" and "answered_at" each rank, of all images; "right_at" each rank; "strata"; "hierarchy":
-        precision, recall and f over the tree.
+        precision, recall and f over the tree; "macro": as of ``macro``.
     """
     rank, node, right = _answers(score, thresholds, truth_nodes, node_of_leaf)
     labels = np.unique(truth_nodes, axis=0, return_inverse=True)[1].reshape(-1)
@@ -56,7 +58,53 @@ def summarise(
         asked["strata", *stratum, "answered"] = np.where(members, answered, np.nan), labels
     found = estimate(asked, group, resamples, seed)
     found["hierarchy"] = ratios(*overlap(rank, node, truth_nodes, node_of_leaf), labels, group, resamples, seed)
+    found["macro"] = macro(right, truth_nodes, resamples, seed)
     return found
+
+
+def macro(right: np.ndarray, truth_nodes: np.ndarray, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Figures in which every taxon counts alike, by rank: of species, and of genera.
+
+    Asks taxa with LEAST_ANSWERS answers or more whose rightness the label can tell. An answer of any rank is right as
+    in ``calibration.judge``, so a species may be mostly right by answers that stop at its genus.
+
+    Args:
+        right: float [n], 1 or 0; NaN where there is no answer or the label cannot tell.
+        truth_nodes: as in ``summarise``.
+        resamples, seed: of the bootstrap, which resamples taxa.
+
+    Returns:
+        "species" and "genus", each: "mostly_right", the share of the taxa for which MOSTLY or more of the answers are
+        right; "mean", the mean over taxa of the share of right answers (the macro coverage of Ding et al., arXiv
+        2507.06867); both as in ``summarise``; "n_left_out", the taxa with fewer answers.
+    """
+    found = {}
+    for name in ("species", "genus"):
+        share, answers, left_out = _shares(right, truth_nodes[:, RANKS.index(name)])
+        values = np.stack([np.where(share >= MOSTLY, 1.0, 0.0), share], axis=1)
+        each = np.arange(len(share))
+        counts = bootstrap.draws(len(share), resamples if len(share) else 0, seed, "macro", name)
+        resampled = bootstrap.means(values, each, counts)
+        numbers = {
+            what: {
+                "value": number(values[:, column].mean() if len(share) else np.nan),
+                "ci95": interval(resampled[:, column], each),
+                "n_images": answers,
+                "n_classes": len(share),
+            }
+            for column, what in enumerate(("mostly_right", "mean"))
+        }
+        found[name] = {**numbers, "n_left_out": left_out}
+    return found
+
+
+def _shares(right: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """(share of right answers of each taxon with LEAST_ANSWERS, float [taxa]; number of their answers; other taxa)."""
+    judged = ~np.isnan(right) & (classes >= 0)
+    number_of = np.bincount(classes[judged])
+    asked = number_of >= LEAST_ANSWERS
+    share = np.bincount(classes[judged], right[judged])[asked] / number_of[asked]
+    return share, int(number_of[asked].sum()), len(np.unique(classes[classes >= 0])) - int(asked.sum())
 
 
 def operating_curve(
@@ -71,7 +119,8 @@ def operating_curve(
 
     Returns:
         By level "0.95": shares of the test images: "answered", "specificity", one for each rank; "right", of the
-        answers. Without a level that no thresholds hold.
+        answers; "species_mostly_right" and "genus_mostly_right", of the taxa (``macro``). Without a level that no
+        thresholds hold.
     """
     curve = {}
     for level in LEVELS:
@@ -79,12 +128,13 @@ def operating_curve(
         if not promised(thresholds):
             continue
         rank, node, right = _answers(score, thresholds, truth_nodes, node_of_leaf)
-        judged = right[~np.isnan(right)]
+        judged, taxa = right[~np.isnan(right)], macro(right, truth_nodes, 0, 0)
         curve[f"{level:.3f}".rstrip("0")] = {
             "right": round(float(judged.mean()), 6) if len(judged) else None,
             "answered": round(float((rank >= 0).mean()), 6),
             "specificity": round(float(specificity(rank, node, node_of_leaf).mean()), 6),
             **{name: round(float((rank == at).mean()), 6) for at, name in enumerate(RANKS)},
+            **{f"{name}_mostly_right": row["mostly_right"]["value"] for name, row in taxa.items()},
         }
     return curve
 

@@ -13,7 +13,10 @@ on the same labels; benchmarks/backoff.md counts with it.) Conformal risk contro
 
 Trees are given as in ``labels``: ``node_of_leaf`` int [7, C], the number of the node above each leaf at each rank, -1
 where a leaf has no name; ``truth_nodes`` int [n, 7] in the same numbers, -1 where a label has no name, -2 where it has
-one that no leaf has.
+one that no leaf has. Where some taxa are never named below a rank of their own, ``named`` is ``ranks.capped`` of the
+tree and stands in for ``node_of_leaf``. Such a taxon is answered at its finest rank by the threshold of that rank, with
+the probability of all that are named by this node. Thresholds are fitted on the answers that are then given, so the
+promise holds for them as for any others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +26,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import bdtr, logsumexp
 
-from bioclip_lite.metrics.ranks import softmax, sum_up
+from bioclip_lite.metrics.ranks import capped, softmax, sum_up
 from bioclip_lite.metrics.tree import paths
 from bioclip_lite.taxa.taxonomy import RANKS, Path, nodes_at
 
@@ -42,7 +45,11 @@ _CANDIDATES = np.round(1 - np.geomspace(1e-4, 0.5, 70), 4)
 
 
 def calibrate(
-    logits: np.ndarray, taxa: Sequence[Path], leaves: Sequence[Path], observations: Sequence[str | None]
+    logits: np.ndarray,
+    taxa: Sequence[Path],
+    leaves: Sequence[Path],
+    observations: Sequence[str | None],
+    finest_rank: np.ndarray,
 ) -> dict[str, Any]:
     """Temperature and thresholds of one model as bundle.json lists them.
 
@@ -52,6 +59,7 @@ def calibrate(
         leaves: C paths, what the columns stand for.
         observations: n names; photographs of one observation are not independent, so the thresholds rest on the first
             of each. None stands alone.
+        finest_rank: int [C], index of the lowest rank that an answer may have for each leaf.
 
     Returns:
         {"temperature": T, "thresholds": {"level", "confidence", "ranks": {rank: threshold or None}}}.
@@ -60,7 +68,7 @@ def calibrate(
     temperature = fit_temperature(logits, truth, node_of_leaf)
     rows = first_of_each(observations)
     probabilities = softmax(logits[rows] / temperature)
-    ranks = fit_thresholds(probabilities, truth[rows], node_of_leaf, LEVEL)
+    ranks = fit_thresholds(probabilities, truth[rows], capped(node_of_leaf, finest_rank), LEVEL)
     return {"temperature": temperature, "thresholds": {"level": LEVEL, "confidence": CONFIDENCE, "ranks": ranks}}
 
 
@@ -145,33 +153,34 @@ def fit_temperature(logits: np.ndarray, truth_nodes: np.ndarray, node_of_leaf: n
 # ---- back-off
 
 
-def best_nodes(probabilities: np.ndarray, node_of_leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def best_nodes(probabilities: np.ndarray, named: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The most probable node at each rank.
 
     Args:
         probabilities: float [n, C], rows summing to 1.
-        node_of_leaf: see the module.
+        named: see the module.
 
     Returns:
-        (its summed probability, float64 [n, 7]; its number, int64 [n, 7]); 0 and -1 at a rank without a node.
+        (its summed probability, float64 [n, 7]; its number, int64 [n, 7]); 0 and -1 at a rank without a node, and
+        where taxa that are not named at this rank are more probable than any node that is.
     """
     share = np.zeros((len(probabilities), len(RANKS)))
     node = np.full(share.shape, -1, dtype=np.int64)
-    for rank, leaves in enumerate(node_of_leaf):
-        summed = sum_up(probabilities, leaves)
+    for rank, names in enumerate(named):
+        summed = sum_up(probabilities, names)
         if summed.shape[1]:
-            share[:, rank], node[:, rank] = summed.max(axis=1), summed.argmax(axis=1)
+            best = np.unique(names[names >= 0])[summed.argmax(axis=1)]
+            own = best < named.shape[1]
+            share[:, rank], node[:, rank] = np.where(own, summed.max(axis=1), 0), np.where(own, best, -1)
     return share, node
 
 
-def back_off(
-    probabilities: np.ndarray, node_of_leaf: np.ndarray, thresholds: Thresholds
-) -> tuple[np.ndarray, np.ndarray]:
+def back_off(probabilities: np.ndarray, named: np.ndarray, thresholds: Thresholds) -> tuple[np.ndarray, np.ndarray]:
     """The answer to each photograph: (index of its rank in RANKS, number of its node), int64 [n] each; -1: no answer.
 
     Arguments as for ``best_nodes``; ``thresholds`` as from ``fit_thresholds``.
     """
-    share, node = best_nodes(probabilities, node_of_leaf)
+    share, node = best_nodes(probabilities, named)
     rank = lowest(share, thresholds)
     return rank, chosen(node, rank)
 
@@ -205,7 +214,7 @@ def judge(rank: np.ndarray, node: np.ndarray, truth_nodes: np.ndarray, node_of_l
 
 
 def fit_thresholds(
-    probabilities: np.ndarray, truth_nodes: np.ndarray, node_of_leaf: np.ndarray, level: float
+    probabilities: np.ndarray, truth_nodes: np.ndarray, named: np.ndarray, level: float
 ) -> dict[str, float | None]:
     """The threshold of each rank with which at least ``level`` of the answers are right (see the module).
 
@@ -214,24 +223,24 @@ def fit_thresholds(
 
     Args:
         probabilities: float [n, C] of the calibration photographs, at the fitted temperature.
-        truth_nodes, node_of_leaf: see the module.
+        truth_nodes, named: see the module.
         level: between 0 and 1.
 
     Returns:
-        By rank, the same number from 0.5 to 1; None where the rank has no node. All None if no candidate holds the
-        promise: the model is bad, or there are too few photographs (with a level of 0.95, fewer than 45).
+        By rank, the same number from 0.5 to 1; None where no taxon is named at the rank. All None if no candidate holds
+        the promise: the model is bad, or there are too few photographs (with a level of 0.95, fewer than 45).
     """
-    return fit_reduced(*best_nodes(probabilities, node_of_leaf), truth_nodes, node_of_leaf, level)
+    return fit_reduced(*best_nodes(probabilities, named), truth_nodes, named, level)
 
 
 def fit_reduced(
-    share: np.ndarray, node: np.ndarray, truth_nodes: np.ndarray, node_of_leaf: np.ndarray, level: float
+    share: np.ndarray, node: np.ndarray, truth_nodes: np.ndarray, named: np.ndarray, level: float
 ) -> dict[str, float | None]:
     """``fit_thresholds`` from ``best_nodes``, for callers that never hold all probabilities."""
     found: float | None = None
     for candidate in _CANDIDATES.tolist():
         rank = _lowest(share, np.full(len(RANKS), candidate))
-        right = judge(rank, chosen(node, rank), truth_nodes, node_of_leaf)
+        right = judge(rank, chosen(node, rank), truth_nodes, named)
         right = right[~np.isnan(right)]
         # too few answers to show anything, even if all are right: that looks at no label, so the sequence stays fixed
         if level ** len(right) > 1 - CONFIDENCE:
@@ -239,5 +248,5 @@ def fit_reduced(
         if bdtr(float((right == 0).sum()), len(right), 1 - level) > 1 - CONFIDENCE:
             break
         found = candidate
-    named = node_of_leaf.max(axis=1) >= 0
-    return {RANKS[rank]: found if named[rank] else None for rank in reversed(range(len(RANKS)))}
+    answerable = ((named >= 0) & (named < named.shape[1])).any(axis=1)
+    return {RANKS[rank]: found if answerable[rank] else None for rank in reversed(range(len(RANKS)))}

@@ -1,4 +1,4 @@
-"""Answers above the species: probabilities summed up the tree."""
+"""Answers above the species: probabilities summed up the tree, and taxa that are not named below a rank."""
 
 import numpy as np
 
@@ -26,6 +26,35 @@ def sum_up(probabilities: np.ndarray, node_of_leaf: np.ndarray) -> np.ndarray:
     order = np.flatnonzero(named)[np.argsort(node_of_leaf[named], kind="stable")]
     starts = np.flatnonzero(np.diff(node_of_leaf[order], prepend=-1))
     return np.add.reduceat(probabilities[:, order], starts, axis=1, dtype=np.float64)
+
+
+def capped(node_of_leaf: np.ndarray, finest_rank: np.ndarray) -> np.ndarray:
+    """What names each leaf at each rank, where a leaf may have a rank below which it is never named.
+
+    Below that rank its probability belongs to the lowest node above it that may name it, so that the species which
+    are not told apart count together, and none of them beats the others.
+
+    Args:
+        node_of_leaf: int [7, C], the node above each leaf at each rank; -1 where it has no name.
+        finest_rank: int [C], index of the lowest rank that may name the leaf.
+
+    Returns:
+        int64 [7, C]: the node at the rank itself, as in ``node_of_leaf``; below the finest rank C * (1 + r) + the node
+        at the higher rank r (``uncapped`` takes it apart); -1 where the leaf has no name, or none that it may have.
+    """
+    ranks, leaves = node_of_leaf.shape
+    below = (np.arange(ranks)[:, None] > finest_rank) & (node_of_leaf >= 0)
+    if not below.any():
+        return node_of_leaf
+    may_name = (node_of_leaf >= 0) & (np.arange(ranks)[:, None] <= finest_rank)
+    highest = np.where(may_name, np.arange(ranks)[:, None], -1).max(axis=0)
+    node = np.take_along_axis(node_of_leaf, np.maximum(highest, 0)[None], axis=0)[0]
+    return np.where(below, np.where(highest < 0, -1, leaves * (1 + highest) + node), node_of_leaf)
+
+
+def uncapped(name: int, rank: int, leaves: int) -> tuple[int, int]:
+    """(index of the rank, number of the node) that a ``name`` of ``capped`` at a rank stands for."""
+    return (rank, name) if name < leaves else (name // leaves - 1, name % leaves)
 
 
 def answers(probabilities: np.ndarray, node_of_leaf: np.ndarray) -> np.ndarray:

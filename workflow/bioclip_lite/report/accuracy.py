@@ -20,8 +20,10 @@ from bioclip_lite.report.text import (
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.pages import count_of
 
+_LEARNED = {"trained": "trained on", "pretrain_only": "never trained on", "zero_shot": "zero-shot"}
 
-def by_rank(variants: Mapping[str, Any], figures: Markup) -> Section:
+
+def by_rank(variants: Mapping[str, Any], protocol: Mapping[str, Any], figures: Markup) -> Section:
     """Accuracy of every model at every rank, and the ``figures`` that belong to it."""
     first, shipped = next(iter(variants.values())), variants[SHIPPED]
     rows = [Row(_rank(rank, first), [share(row["per_rank"][rank]) for row in variants.values()]) for rank in RANKS]
@@ -35,6 +37,7 @@ def by_rank(variants: Mapping[str, Any], figures: Markup) -> Section:
             shipped=list(variants).index(SHIPPED),
             # If the label space has taxa above the species, species accuracy has two definitions.
             top1=None if shipped["top1"]["value"] == shipped["per_rank"]["species"]["value"] else shipped["top1"],
+            capped=protocol["capped"],
             figures=figures,
         ),
     )
@@ -46,10 +49,11 @@ def _rank(rank: str, metrics: Mapping[str, Any]) -> Cell:
     return cell(rank.capitalize(), f"n = {row['n_images']:,}; {taxa}")
 
 
-def by_training(variants: Mapping[str, Any]) -> Section:
-    """Accuracy on species with training photographs, and on species without."""
+def by_training(variants: Mapping[str, Any], protocol: Mapping[str, Any]) -> Section:
+    """Accuracy on species that the student was trained on, that only the teacher may have been, and that none was."""
     first = next(iter(variants.values()))["strata"]
-    columns = [(stratum, rank) for stratum in ("seen", "unseen") for rank in ("species", "family")]
+    shown = {stratum: first[stratum]["species"] for stratum in _LEARNED if first[stratum]["species"]["n_images"]}
+    columns = [(stratum, rank) for stratum in shown for rank in ("species", "family")]
     rows = [
         variant_row(variant, [share(row["strata"][stratum][rank]) for stratum, rank in columns])
         for variant, row in variants.items()
@@ -57,7 +61,11 @@ def by_training(variants: Mapping[str, Any]) -> Section:
     return Section(
         "Accuracy on species with and without training photographs, %",
         render(
-            "report/accuracy.by_training.html.j2", rows=rows, **{s: first[s]["species"] for s in ("seen", "unseen")}
+            "report/accuracy.by_training.html.j2",
+            head=[cell("Model"), *(cell(rank.capitalize(), _LEARNED[stratum]) for stratum, rank in columns)],
+            rows=rows,
+            shown=[(_LEARNED[stratum], row) for stratum, row in shown.items()],
+            protocol=protocol,
         ),
     )
 

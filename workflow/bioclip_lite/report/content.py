@@ -199,7 +199,7 @@ def confusion_of(shown: Shown) -> Confusion | None:
     rank = confusion.rank_to_show(shown.truth.nodes)
     if rank is None:
         return None
-    nodes, counts = confusion.counts(shown.truth.nodes[:, rank], shown.scores["node"][:, rank])
+    nodes, counts = confusion.counts(shown.truth.nodes[:, rank], shown.scores["best"][:, rank])
     below = (None,) * (len(RANKS) - rank - 1)
     names = [scientific_name((*shown.labels.nodes[rank][node], *below)) for node in nodes]
     return Confusion(RANKS[rank], names, counts.tolist())

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from bioclip_lite.metrics.backoff import LEAST_ANSWERS, MOSTLY
 from bioclip_lite.report.elements import Cell, Section, cell, render, share, variant_row
 from bioclip_lite.report.text import DASH, SHIPPED, decimal, decimal_interval, percent
 from bioclip_lite.taxa.taxonomy import RANKS
@@ -63,6 +64,31 @@ def _back_off(found: Mapping[str, Any]) -> list[Cell]:
 
 def _correct(row: Mapping[str, Any]) -> str:
     return "" if row["value"] is None else f"{percent(row['value'])} correct"
+
+
+def by_taxon(variants: Mapping[str, Any]) -> Section:
+    """Of how many species and genera nearly all answers with back-off are right: every taxon counts alike."""
+    rows = [
+        variant_row(variant, [share(of_rank[what]) for what in ("mostly_right", "mean") for of_rank in _macro(metrics)])
+        for variant, metrics in variants.items()
+        if variant not in _GUESSES
+    ]
+    species, genera = _macro(variants[SHIPPED])
+    return Section(
+        "Back-off, taxon by taxon",
+        render(
+            "report/doubt.by_taxon.html.j2",
+            rows=rows,
+            species=species,
+            genera=genera,
+            mostly=MOSTLY,
+            least=LEAST_ANSWERS,
+        ),
+    )
+
+
+def _macro(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [metrics["back_off"]["macro"][rank] for rank in ("species", "genus")]
 
 
 def errors(variants: Mapping[str, Any]) -> Section:

@@ -16,14 +16,15 @@ from bioclip_lite.report.text import SHIPPED, stored
 from bioclip_lite.taxa.taxonomy import RANKS
 
 _RANKS = ("species", "genus", "family")
+_POINT = ("right", "answered", *_RANKS, "species_mostly_right", "genus_mostly_right")  # of the operating curve
 _HISTORY = ("loss", "val_top1", "val_agreement", "val_cosine")
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
     """Headline numbers by variant, as in metrics.json.
 
-    Accuracy at three ranks, coverage and accuracy with back-off, hAURC, bytes and milliseconds; accuracy on the
-    photographs that the teacher was not trained on, where that is known.
+    Accuracy at three ranks, coverage and accuracy with back-off, the share of taxa that are mostly right, hAURC, bytes
+    and milliseconds; accuracy on the photographs that the teacher was not trained on, where that is known.
     """
     found: dict[str, dict[str, float | None]] = {}
     for variant, row in metrics["variants"].items():
@@ -33,6 +34,10 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
             **{f"{rank}_right": row["per_rank"][rank]["value"] for rank in _RANKS[1:]},
             "species_answered_with_back_off": sure["answered_at"]["species"]["value"],
             "right_with_back_off": sure["right"]["value"],
+            **{
+                f"{rank}_mostly_right_with_back_off": row["mostly_right"]["value"]
+                for rank, row in sure["macro"].items()
+            },
             "haurc": sure["haurc"]["value"],
             "bytes": stored(row),
             "milliseconds": (row.get("latency_ms") or {}).get("median"),
@@ -68,11 +73,8 @@ def curves(metrics: Mapping[str, Any], history: pa.Table) -> dict[str, str]:
             ((_percent(at), *(_percent(risk[i]) for risk in risks.values())) for i, at in enumerate(GRID)),
         ),
         "back_off": _csv(
-            ("promised", "right", "answered", *_RANKS),
-            (
-                (_percent(float(level)), *(_percent(point[name]) for name in ("right", "answered", *_RANKS)))
-                for level, point in levels.items()
-            ),
+            ("promised", *_POINT),
+            ((_percent(float(level)), *(_percent(point[name]) for name in _POINT)) for level, point in levels.items()),
         ),
         "training": _csv(
             ("epoch", *shown),

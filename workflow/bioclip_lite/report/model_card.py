@@ -7,6 +7,7 @@ import yaml
 from markupsafe import Markup
 
 from bioclip_lite.evaluation.comparison import NOT_SEEN
+from bioclip_lite.metrics.backoff import LEAST_ANSWERS, MOSTLY
 from bioclip_lite.report.content import Sample
 from bioclip_lite.report.elements import render
 from bioclip_lite.report.suites import TITLES
@@ -31,6 +32,8 @@ def card(metrics: Mapping[str, Any], sample: Sample) -> str:
         front=Markup(front),  # YAML, which HTML escapes would change
         shipped=shipped,
         back_off=shipped["back_off"],
+        mostly=MOSTLY,
+        least=LEAST_ANSWERS,
         kingdoms=_kingdoms(shipped),
         unseen=shipped["strata"].get(NOT_SEEN, {}).get("species"),
         teacher_unseen=variants["teacher"]["strata"].get(NOT_SEEN, {}).get("species"),
@@ -51,6 +54,9 @@ def _front(shipped: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str,
         ("accuracy", "Family accuracy"): shipped["per_rank"]["family"],
         ("precision", f"Correct answers with back-off at {100 * back_off['level']:.0f} %"): back_off["right"],
         ("coverage", "Species answered with back-off"): back_off["answered_at"]["species"],
+        ("precision", f"Species with {100 * MOSTLY:.0f} % correct answers"): back_off["macro"]["species"][
+            "mostly_right"
+        ],
     }
     results = {
         "task": {"type": "image-classification"},

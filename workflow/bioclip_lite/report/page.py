@@ -28,10 +28,11 @@ def page(
     """
     variants, protocol = metrics["variants"], metrics["protocol"]
     sections = [
-        accuracy.by_rank(variants, figures(variants, plots, ["per_rank"])),
+        accuracy.by_rank(variants, protocol, figures(variants, plots, ["per_rank"])),
         doubt.back_off(variants, figures(variants, plots, ["back_off", "risk_coverage"])),
+        doubt.by_taxon(variants),
         doubt.errors(variants),
-        accuracy.by_training(variants),
+        accuracy.by_training(variants, protocol),
         accuracy.not_seen_by_teacher(variants, protocol),
         *prompts.sections(metrics),
         suites.section(metrics),
@@ -49,7 +50,7 @@ def page(
         bytes=stored(variants[SHIPPED]),
         teacher_bytes=stored(variants["teacher"]),
         protocol=protocol,
-        findings=findings(variants),
+        findings=findings(variants, protocol),
         figures=figures(variants, plots, ["accuracy_by_size", "accuracy_by_time"]),
         sections=[section for section in sections if section],
     )

@@ -161,7 +161,8 @@ def _calibrate(data: Path, model: _Model, table: bundle.Table, logit_scale: floa
     )
     logits = logit_scale * (embeddings @ table.text.T)
     groups = [shards.description(i).get("group") for i in chosen]
-    confidence = calibration.calibrate(logits, [paths[shards.taxon_ids[i]] for i in chosen], table.paths, groups)
+    taxa = [paths[shards.taxon_ids[i]] for i in chosen]
+    confidence = calibration.calibrate(logits, taxa, table.paths, groups, table.finest_rank)
     return {**confidence, "photographs": len(chosen)}
 
 

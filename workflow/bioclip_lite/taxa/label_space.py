@@ -1,6 +1,6 @@
 """The label space as arrays: leaves, the nodes above them, and the node of each photograph's label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from bioclip_lite.taxa.taxonomy import RANKS, label_rank, nodes_at
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
+
+LEARNED = ("pretrain", "train")  # splits whose photographs a teacher or a student learns from
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Labels:
     common_names: list[str | None]
     node_of_leaf: np.ndarray  # int64 [7, C]; -1 where a leaf has no name at a rank
     nodes: list[list[TaxonPath]]  # per rank, what node_of_leaf points to
+    zero_shot: np.ndarray  # bool [C]: no photograph was learned from, the teacher's text tower alone names it
+    finest_rank: np.ndarray  # int8 [C], index into RANKS of the lowest rank that an answer may have; 6: not capped
+    notes: list[str | None]  # what the species list says of it
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,34 @@ def read_labels(data: Path) -> Labels:
         common_names=leaves["common_name"].to_pylist(),
         node_of_leaf=np.stack([index for index, _ in at_rank]),
         nodes=[nodes for _, nodes in at_rank],
+        zero_shot=np.all([leaves[split].to_numpy() == 0 for split in LEARNED], axis=0),
+        finest_rank=_finest_ranks(taxa, paths),
+        notes=_notes(taxa, paths),
     )
+
+
+def _finest_ranks(taxa: pa.Table, leaves: Sequence[TaxonPath]) -> np.ndarray:
+    """``finest_rank`` of the leaves: the highest that the list gives for the leaf or for a taxon above it."""
+    stated = {end: RANKS.index(rank) for end, rank in _stated(taxa, "finest_rank").items()}
+    lowest = len(RANKS) - 1
+    return np.array([min(stated.get(end, lowest) for end in _ends(path)) for path in leaves], dtype=np.int8)
+
+
+def _notes(taxa: pa.Table, leaves: Sequence[TaxonPath]) -> list[str | None]:
+    """``notes`` of the leaves: that of the leaf itself, or of the lowest taxon above it that has one."""
+    stated = _stated(taxa, "note")
+    return [next((stated[end] for end in _ends(path) if end in stated), None) for path in leaves]
+
+
+def _stated(taxa: pa.Table, column: str) -> dict[TaxonPath, str]:
+    """What a column says, by the path down to the taxon's own rank; nothing in a table of a run without a list."""
+    values = taxa[column].to_pylist() if column in taxa.column_names else [None] * taxa.num_rows
+    return {next(_ends(path)): value for path, value in zip(_paths(taxa), values, strict=True) if value}
+
+
+def _ends(path: TaxonPath) -> Iterator[TaxonPath]:
+    """The path down to each of its ranks, its own first and the kingdom last."""
+    return (path[:length] for length in range(label_rank(path) + 1, 0, -1))
 
 
 def truth_of(taxon_ids: Sequence[str], labels: Labels) -> Truth:

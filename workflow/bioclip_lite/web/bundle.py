@@ -19,6 +19,7 @@ import numpy as np
 
 from bioclip_lite.graph import execution
 from bioclip_lite.graph.nodes import Graph, Weights
+from bioclip_lite.taxa.label_space import LEARNED, read_labels
 from bioclip_lite.taxa.taxonomy import RANKS, label_rank, taxon_id
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.teacher_cache import store
@@ -30,7 +31,6 @@ from bioclip_lite.web import tfjs
 FILE = "bundle.json"
 HASHED = "*-" + 8 * "[0-9a-f]" + ".*"  # names of all other files, as written by ``add``
 _SPECIES, _GENUS = RANKS.index("species"), RANKS.index("genus")
-_SEEN = ("pretrain", "train")  # splits whose photographs count how common a species is; others are for measuring
 _OWNERS = 20  # of most photographs, named in bundle.json
 
 
@@ -40,6 +40,9 @@ class Table:
 
     paths: list[TaxonPath]
     common_names: list[dict[str, str]]  # by language
+    zero_shot: list[bool]
+    finest_rank: np.ndarray  # int8 (C,), index into RANKS of the lowest rank that an answer may have
+    notes: list[str | None]
     scales: np.ndarray  # float32 (C,)
     integers: np.ndarray  # int8 (C, D)
     left_out: int  # species replaced by a representative of their genus
@@ -64,10 +67,14 @@ class Table:
         return sorted(languages, key=lambda language: (language != "en", language))
 
     def described(self) -> list[dict[str, Any]]:
-        """Entry ``taxa`` of bundle.json."""
+        """Entry ``taxa`` of bundle.json; what is so for most taxa is not written."""
+        columns = zip(self.paths, self.common_names, self.zero_shot, self.finest_rank, self.notes, strict=True)
         return [
-            {"id": taxon, "ranks": list(path), "common_names": names, "rank": RANKS[label_rank(path)]}
-            for taxon, path, names in zip(self.ids, self.paths, self.common_names, strict=True)
+            {"id": taxon_id(path), "ranks": list(path), "common_names": names, "rank": RANKS[label_rank(path)]}
+            | ({"zero_shot": True} if zero_shot else {})
+            | ({"finest_rank": RANKS[finest]} if finest < label_rank(path) else {})
+            | ({"note": note} if note else {})
+            for path, names, zero_shot, finest, note in columns
         ]
 
 
@@ -85,21 +92,29 @@ def make_table(data: Path, text: store.Taxa, budget: int | None) -> Table:
             "leaves, and they differ; run stage logits again"
         )
     names = {_path(row): _common_names(row) for row in rows}
-    photographs = [sum(rows[number].get(split) or 0 for split in _SEEN) for number in leaves.values()]
+    photographs = [sum(rows[number].get(split) or 0 for split in LEARNED) for number in leaves.values()]
     vectors = {_path(rows[number]): vector for number, vector in zip(leaves.values(), text.text, strict=True)}
     places = len(vectors) if budget is None else budget // (text.text.shape[1] + 4)
     left_out = _left_out(list(vectors), photographs, places)
-    genera: dict[TaxonPath, list[np.ndarray]] = defaultdict(list)
+    labels = read_labels(data)
+    columns = labels.leaves, labels.zero_shot.tolist(), labels.finest_rank.tolist(), labels.notes
+    said = {path: row for path, *row in zip(*columns, strict=True)}
+    genera: dict[TaxonPath, list[TaxonPath]] = defaultdict(list)
     for path in left_out:
-        genera[(*path[:_SPECIES], None)].append(vectors.pop(path))
+        genera[(*path[:_SPECIES], None)].append(path)
     for genus, members in genera.items():
-        mean = np.mean(members, axis=0)
+        mean = np.mean([vectors.pop(path) for path in members], axis=0)
         vectors[genus] = (mean / np.linalg.norm(mean)).astype(np.float32)
+        zero_shot, finest, _ = zip(*(said[path] for path in members), strict=True)
+        said[genus] = [all(zero_shot), min(finest), None]
     paths = sorted(vectors, key=lambda path: tuple(name or "" for name in path))
     encoded = store.encode(np.stack([vectors[path] for path in paths]), "int8")
     return Table(
         paths=paths,
         common_names=[names.get(path, {}) for path in paths],
+        zero_shot=[said[path][0] for path in paths],
+        finest_rank=np.array([said[path][1] for path in paths], dtype=np.int8),
+        notes=[said[path][2] for path in paths],
         scales=encoded["scales"],
         integers=encoded["embeddings"],
         left_out=len(left_out),

@@ -38,8 +38,10 @@ function lineOf(key: string, value: unknown): [string, unknown] {
 
 export function About({info}: {info: BundleInfo}): ReactNode {
   const {model, thresholds} = info;
+  const byName = info.taxa.filter(({zero_shot}) => zero_shot).length;
   const facts: [string, string | null][] = [
     ['Knows', `${info.taxa.length.toLocaleString('en')} taxa`],
+    ['Of them by name alone', byName ? many(byName) : null],
     ['Download', megabytes(info.bytes)],
     ['Parameters', model.parameters === undefined ? null : many(model.parameters)],
     ['Multiply-adds per photo', model.macs === undefined ? null : many(model.macs)],
@@ -58,6 +60,8 @@ export function About({info}: {info: BundleInfo}): ReactNode {
                 The answer is the lowest rank whose probability reaches the threshold below. The thresholds were set on
                 photographs that the model did not learn from, so that at least {percent(thresholds.level)} of its
                 answers are right. With other cameras, places or species fewer may be.
+                {byName > 0 &&
+                  ` For ${many(byName)} taxa that it knows by name alone, without a photo to learn from, nothing is promised.`}
               </p>
               <dl>
                 {info.ranks.map((rank) => (

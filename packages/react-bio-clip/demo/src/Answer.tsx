@@ -1,6 +1,6 @@
 /** The answer: a headline, the path through the tree with the confidence of each rank, and the alternatives. */
 
-import type {Answer} from 'react-bio-clip';
+import type {Answer, Candidate} from 'react-bio-clip';
 import type {ReactNode} from 'react';
 
 import {common, isItalic, percent, scientific} from './names.js';
@@ -18,12 +18,21 @@ export function Name({of}: {of: Named}): ReactNode {
   return isItalic(of.rank) ? <i lang="la">{scientific(of)}</i> : <span lang="la">{scientific(of)}</span>;
 }
 
+/** What must be known of an answer besides its name and its probability. */
+function remarks({isFinest, note, zeroShot}: Candidate): string[] {
+  return [
+    ...(isFinest ? ['not told apart here'] : []),
+    ...(note ? [note] : []),
+    ...(zeroShot ? ['known by name alone'] : []),
+  ];
+}
+
 /** One sentence for screen readers; without the number where it changes continuously. */
 export function spoken({answer}: Answer, language: string, withPercent: boolean): string {
   if (!answer) return 'Not sure enough to name it, not even its kingdom.';
   const name = common(answer, language);
   const parts = [`${answer.rank} ${scientific(answer)}`, name, withPercent && percent(answer.probability)];
-  return parts.filter(Boolean).join(', ');
+  return [...parts, ...remarks(answer)].filter(Boolean).join(', ');
 }
 
 function Bar({share}: {share: number}): ReactNode {
@@ -80,7 +89,14 @@ function Headline({answer: {answer}, language, level, ranks}: Props): ReactNode 
           {name}
         </p>
       )}
-      {!isLowest && (
+      {answer.isFinest && <p className="note">Not told apart below the {answer.rank} here.</p>}
+      {answer.note && <p className="note">{answer.note}</p>}
+      {answer.zeroShot && (
+        <p className="note">
+          Known by name alone: the model has learned from no photo of it, and promises nothing for such an answer.
+        </p>
+      )}
+      {!isLowest && !answer.isFinest && (
         <p className="note">
           Not sure enough of the {ranks[ranks.indexOf(answer.rank) + 1]}
           {level !== null && ` to be right ${percent(level)} of the time`}.
@@ -112,12 +128,13 @@ export function AnswerView(props: Props): ReactNode {
       <h3 id="candidates">It could be</h3>
       <ol className="candidates" aria-labelledby="candidates">
         {answer.taxa.map((taxon) => (
-          <li key={taxon.id}>
+          <li key={taxon.path.join(' ')}>
             <span className="name">
               <Name of={taxon} />
               <span className="common" lang={language}>
                 {common(taxon, language)}
               </span>
+              {remarks(taxon).length > 0 && <span className="remark">{remarks(taxon).join('; ')}</span>}
             </span>
             <span className="percent">{percent(taxon.probability)}</span>
             <Bar share={taxon.probability} />

@@ -1,8 +1,14 @@
 import * as tf from '@tensorflow/tfjs-core';
 
 import {BioClipError, throwIfAborted} from './errors.js';
-import {messageOf} from './origin.js';
+import {addressOf, messageOf} from './origin.js';
 import type {LoadOptions} from './types.js';
+
+const WASM = ['', '-simd', '-threaded-simd'].map((kind) => `tfjs-backend-wasm${kind}.wasm`);
+
+/** The address of each WebAssembly file by its name. */
+export const wasmFiles = (address: (name: string) => string): Record<string, string> =>
+  Object.fromEntries(WASM.map((name) => [name, address(name)]));
 
 let last: Promise<unknown> = Promise.resolve();
 
@@ -21,7 +27,9 @@ async function start({backend = 'wasm', wasmPaths, signal}: LoadOptions): Promis
   if (backend === 'wasm' && tf.getBackend() !== 'wasm') {
     const wasm = await import('@tensorflow/tfjs-backend-wasm');
     const started = 'wasm' in tf.engine().registry;
-    if (wasmPaths && !started) wasm.setWasmPaths(wasmPaths);
+    if (wasmPaths && !started) {
+      wasm.setWasmPaths(typeof wasmPaths === 'string' ? wasmFiles((name) => addressOf(wasmPaths, name)) : wasmPaths);
+    }
   }
   if (!tf.findBackendFactory(backend)) {
     throw new BioClipError(

@@ -7,7 +7,7 @@ import path from 'node:path';
 import {setThreadsCount} from '@tensorflow/tfjs-backend-wasm';
 import sharp from 'sharp';
 
-import {startBackend} from './backend.js';
+import {startBackend, wasmFiles} from './backend.js';
 import {openBundle, type Bundle} from './bundle.js';
 import {clipOf} from './clip.js';
 import {BioClipError} from './errors.js';
@@ -39,7 +39,7 @@ export async function startNodeBackend(name: string): Promise<void> {
   if (name === 'cpu') await import('@tensorflow/tfjs-backend-cpu');
   const wasm = createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm/package.json');
   setThreadsCount(1);
-  await startBackend({backend: name, wasmPaths: `${path.join(path.dirname(wasm), 'dist')}${path.sep}`});
+  await startBackend({backend: name, wasmPaths: wasmFiles((file) => path.join(path.dirname(wasm), 'dist', file))});
 }
 
 /** Load the bundle in a folder, for callers that need its parts. */

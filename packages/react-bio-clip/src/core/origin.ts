@@ -26,41 +26,62 @@ const CACHES: Record<Manifest, string> = {'bundle.json': 'react-bio-clip', 'text
 
 export async function originOf(source: Source | TextSource, manifest: Manifest = 'bundle.json'): Promise<Origin> {
   if (typeof source === 'string' || source instanceof URL) {
-    const base = folderUrl(source);
-    return {where: base, read: fetchReader(base), shelf: await openShelf(base, CACHES[manifest])};
+    const folder = folderOf(source);
+    return {where: folder.base, read: fetchReader(source), shelf: await openShelf(folder, CACHES[manifest])};
   }
   const where = manifest === 'bundle.json' ? 'the bundle' : 'the text encoder';
   return {where, read: typeof source === 'function' ? source : bundledReader(source), shelf: null};
 }
 
-function folderUrl(source: string | URL): string {
-  const text = String(source);
-  const folder = text.endsWith('/') ? text : `${text}/`;
+/** The address of a folder in its two parts. The query, such as a signature or a version, belongs to each of its files. */
+interface Folder {
+  base: string;
+  query: string;
+}
+
+function folderOf(source: string | URL): Folder {
+  const {path, query} = partsOf(String(source));
+  const folder = path.endsWith('/') ? path : `${path}/`;
   // Relative addresses are relative to the page; Node has no page.
-  return globalThis.location ? new URL(folder, globalThis.document?.baseURI ?? globalThis.location.href).href : folder;
+  const page = globalThis.location && (globalThis.document?.baseURI ?? globalThis.location.href);
+  return {base: page ? new URL(folder, page).href : folder, query};
+}
+
+/** An address without its fragment, which is nothing to a server. */
+function partsOf(address: string): {path: string; query: string} {
+  const [whole] = address.split('#');
+  const start = whole.indexOf('?');
+  return start < 0 ? {path: whole, query: ''} : {path: whole.slice(0, start), query: whole.slice(start)};
+}
+
+/** The address of a file whose name is put behind `prefix`, before its query. */
+export function addressOf(prefix: string, name: string): string {
+  const {path, query} = partsOf(prefix);
+  return path + name + query;
 }
 
 /** A reader for the files of a folder on the web. */
 export function fetchReader(url: string | URL): Reader {
-  const base = folderUrl(url);
-  return (name, options) => fetchFile(base + name, name, options);
+  const {base, query} = folderOf(url);
+  return (name, options) => fetchFile(base + name + query, name, options);
 }
 
 async function fetchFile(url: string, name: string, {signal, onBytes}: ReadOptions = {}): Promise<Uint8Array> {
   const cache = name in CACHES ? 'no-cache' : 'default'; // a fixed name may have new content
+  const where = partsOf(url).path; // a signature is nobody else's business
   let response: Response;
   try {
     response = await fetch(url, {signal, cache});
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new BioClipError(`${url} cannot be fetched: ${messageOf(error)}`, name, error);
+    throw new BioClipError(`${where} cannot be fetched: ${messageOf(error)}`, name, error);
   }
-  if (!response.ok) throw new BioClipError(`${url}: HTTP status ${response.status}`, name, response.status);
+  if (!response.ok) throw new BioClipError(`${where}: HTTP status ${response.status}`, name, response.status);
   try {
     return await readBody(response, onBytes);
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new BioClipError(`${url}: the download stopped (${messageOf(error)})`, name, error);
+    throw new BioClipError(`${where}: the download stopped (${messageOf(error)})`, name, error);
   }
 }
 
@@ -101,7 +122,11 @@ function bundledReader(source: Bundled | BundledText): Reader {
   };
 }
 
-async function openShelf(base: string, name: string): Promise<Shelf | null> {
+/**
+ * Files are stored without the query, so that those of yesterday's signature are found: their names and SHA-256 tell
+ * which they are. The manifest, whose name is fixed, keeps it: another query may be another bundle.
+ */
+async function openShelf({base, query}: Folder, name: string): Promise<Shelf | null> {
   let cache: Cache;
   try {
     if (!globalThis.caches) return null;
@@ -109,14 +134,15 @@ async function openShelf(base: string, name: string): Promise<Shelf | null> {
   } catch {
     return null; // forbidden by the browser's settings
   }
+  const keyOf = (file: string) => new URL(base + file + (file in CACHES ? query : '')).href;
   return {
-    get: async (name) => (await cache.match(base + name))?.arrayBuffer(),
+    get: async (file) => (await cache.match(keyOf(file)))?.arrayBuffer(),
     // A full disk prevents offline use, not the answer.
-    put: (name, bytes) => cache.put(base + name, new Response(bytes)).catch(() => {}),
-    keep: async (names) => {
-      const urls = new Set(names.map((name) => base + name));
+    put: (file, bytes) => cache.put(keyOf(file), new Response(bytes)).catch(() => {}),
+    keep: async (files) => {
+      const urls = new Set(files.map(keyOf));
       for (const {url} of await cache.keys()) {
-        const inFolder = url.startsWith(base) && !url.slice(base.length).includes('/');
+        const inFolder = url.startsWith(base) && !partsOf(url).path.slice(base.length).includes('/');
         if (inFolder && !urls.has(url)) await cache.delete(url);
       }
     },

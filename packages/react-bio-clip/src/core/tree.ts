@@ -11,49 +11,92 @@ export interface Branch {
   end: number;
 }
 
-/** The nodes of each rank, in tree order. */
-export type Tree = Map<string, Branch[]>;
+/**
+ * What names the taxa at one rank: `of[i]` is the number of taxon i's branch, or -1. The first `own` branches are the
+ * nodes of the rank in tree order; the others, of higher ranks, name taxa that are not told apart at this one.
+ */
+export interface Names {
+  branches: Branch[];
+  of: Int32Array;
+  own: number;
+}
+
+/** By rank; under TAXA, what names the taxa where no rank is asked for. */
+export type Tree = Map<string, Names>;
+
+const TAXA = '';
 
 /** Find the nodes of each rank; BioClipError if the taxa below a node are not neighbours, as the sums require. */
 export function plantTree({ranks, taxa}: BundleInfo): Tree {
-  const tree: Tree = new Map();
-  ranks.forEach((rank, r) => {
-    const branches: Branch[] = [];
-    const seen = new Set<string>();
-    let last = '';
-    taxa.forEach((taxon, i) => {
-      if (!taxon.ranks[r]) {
-        last = '';
-        return;
-      }
-      const path = taxon.ranks.slice(0, r + 1);
-      const key = JSON.stringify(path);
-      if (key === last) {
-        branches[branches.length - 1].end = i + 1;
-        return;
-      }
-      if (seen.has(key)) {
-        throw new BioClipError(
-          `bundle.json: the taxa of ${rank} ${taxon.ranks[r]} are not side by side`,
-          'bundle.json',
-        );
-      }
-      seen.add(key);
-      last = key;
-      branches.push({rank, path, start: i, end: i + 1});
-    });
-    tree.set(rank, branches);
+  const nodes = ranks.map((rank, r) => branchesAt(rank, r, taxa));
+  const leaves = taxa.map(({rank, ranks: path}, i) => {
+    return {rank, path: path.slice(0, ranks.indexOf(rank) + 1), start: i, end: i + 1};
   });
-  return tree;
+  const numbers = nodes.map((branches) => numbersOf(branches, taxa.length));
+  /** The node that names a taxon below its `finest_rank`: the lowest one above it that may. */
+  const higher = ({finest_rank}: Taxon, i: number): Branch | undefined => {
+    const r = numbers.slice(0, ranks.indexOf(finest_rank!) + 1).findLastIndex((number) => number[i] >= 0);
+    return r < 0 ? undefined : nodes[r][numbers[r][i]];
+  };
+  const namesAt = (own: Branch[], isBelow: (finest: number, taxon: Taxon) => boolean): Names => {
+    const of = numbersOf(own, taxa.length);
+    const place = new Map<Branch, number>();
+    taxa.forEach((taxon, i) => {
+      if (of[i] < 0 || taxon.finest_rank === undefined || !isBelow(ranks.indexOf(taxon.finest_rank), taxon)) return;
+      const branch = higher(taxon, i);
+      if (branch && !place.has(branch)) place.set(branch, own.length + place.size);
+      of[i] = branch ? place.get(branch)! : -1;
+    });
+    return {branches: [...own, ...place.keys()], of, own: own.length};
+  };
+  const tree: Tree = new Map(ranks.map((rank, r) => [rank, namesAt(nodes[r], (finest) => finest < r)]));
+  return tree.set(
+    TAXA,
+    namesAt(leaves, (finest, {rank}) => finest < ranks.indexOf(rank)),
+  );
 }
 
-/** Sum the probabilities of the taxa below each branch. */
-function sums(branches: Branch[], probabilities: Float64Array): Float64Array {
-  return Float64Array.from(branches, ({start, end}) => {
-    let sum = 0;
-    for (let i = start; i < end; i++) sum += probabilities[i];
-    return sum;
+function branchesAt(rank: string, r: number, taxa: Taxon[]): Branch[] {
+  const branches: Branch[] = [];
+  const seen = new Set<string>();
+  let last = '';
+  taxa.forEach((taxon, i) => {
+    if (!taxon.ranks[r]) {
+      last = '';
+      return;
+    }
+    const path = taxon.ranks.slice(0, r + 1);
+    const key = JSON.stringify(path);
+    if (key === last) {
+      branches[branches.length - 1].end = i + 1;
+      return;
+    }
+    if (seen.has(key)) {
+      throw new BioClipError(`bundle.json: the taxa of ${rank} ${taxon.ranks[r]} are not side by side`, 'bundle.json');
+    }
+    seen.add(key);
+    last = key;
+    branches.push({rank, path, start: i, end: i + 1});
   });
+  return branches;
+}
+
+/** The number of each taxon's branch; -1 where it has none. */
+function numbersOf(branches: Branch[], taxa: number): Int32Array {
+  const numbers = new Int32Array(taxa).fill(-1);
+  branches.forEach(({start, end}, number) => {
+    numbers.fill(number, start, end);
+  });
+  return numbers;
+}
+
+/** Sum the probabilities of the taxa that each branch names; -1 where all below it have another name. */
+function sums({branches, of}: Names, probabilities: Float64Array): Float64Array {
+  const found = new Float64Array(branches.length).fill(-1);
+  of.forEach((number, i) => {
+    if (number >= 0) found[number] = Math.max(found[number], 0) + probabilities[i];
+  });
+  return found;
 }
 
 /** Positions of the k largest values in descending order; the first of equal values wins. */
@@ -75,16 +118,32 @@ export function scientificName(path: (string | null)[]): string {
   return path.findLast((name) => name) ?? '';
 }
 
-function candidate({id, rank, ranks, common_names}: Taxon, info: BundleInfo, probability: number): Candidate {
-  const path = ranks.slice(0, info.ranks.indexOf(rank) + 1);
-  return {id, name: scientificName(path), commonNames: common_names, rank, path, probability};
+/** Number of the lowest rank at which a taxon may be named, and has a name. */
+function finestOf({finest_rank, ranks: path}: Taxon, {ranks}: BundleInfo): number {
+  const finest = finest_rank === undefined ? ranks.length - 1 : ranks.indexOf(finest_rank);
+  return path.slice(0, finest + 1).findLastIndex((name) => name !== null);
 }
 
-function branchCandidate(branch: Branch, info: BundleInfo, probability: number): Candidate {
-  const {rank, path, start, end} = branch;
-  const taxon = info.taxa.slice(start, end).find((below) => below.rank === rank);
-  if (taxon) return candidate(taxon, info, probability);
-  return {id: null, name: scientificName(path), commonNames: {}, rank, path, probability};
+/** Branch `number` of those that name the taxa at one rank. */
+function candidate(info: BundleInfo, names: Names, number: number, probabilities: Float64Array): Candidate {
+  const {rank, path, start, end} = names.branches[number];
+  const below = info.taxa.slice(start, end);
+  const taxon = below.find((one) => one.rank === rank);
+  const own = probabilities.subarray(start, end).map((value, i) => (names.of[start + i] === number ? value : -1));
+  const best = below[largest(own, 1)[0]];
+  const depth = info.ranks.indexOf(rank);
+  const isFinest = depth === finestOf(best, info);
+  return {
+    id: taxon?.id ?? null,
+    name: scientificName(path),
+    commonNames: taxon?.common_names ?? {},
+    rank,
+    path,
+    probability: probabilities.subarray(start, end).reduce((sum, value) => sum + value, 0),
+    zeroShot: below.every((one) => one.zero_shot === true),
+    isFinest: isFinest && best !== taxon,
+    note: isFinest ? (best.note ?? null) : null,
+  };
 }
 
 /** Interpret the probabilities of the taxa. */
@@ -94,25 +153,31 @@ export function answerOf(
   probabilities: Float64Array,
   {topK = 5, rank, minConfidence}: ClassifyOptions = {},
 ): Answer {
-  const summed = new Map(info.ranks.map((name) => [name, sums(tree.get(name)!, probabilities)]));
-  const best = new Map<string, [Branch, number]>();
-  for (const [name, values] of summed) {
-    const [first] = largest(values, 1);
-    if (first !== undefined) best.set(name, [tree.get(name)![first], values[first]]);
-  }
+  const best = new Map<string, [number, number]>();
   const ranks: Record<string, Node> = {};
-  for (const [name, [{path}, probability]] of best) ranks[name] = {name: scientificName(path), path, probability};
+  for (const name of info.ranks) {
+    const names = tree.get(name)!;
+    const values = sums(names, probabilities);
+    const [first] = largest(values, 1);
+    if (first === undefined || first >= names.own || values[first] < 0) continue;
+    const {path} = names.branches[first];
+    best.set(name, [first, values[first]]);
+    ranks[name] = {name: scientificName(path), path, probability: values[first]};
+  }
 
-  const taxa = rank
-    ? largest(summed.get(rank)!, topK).map((i) => branchCandidate(tree.get(rank)![i], info, summed.get(rank)![i]))
-    : largest(probabilities, topK).map((i) => candidate(info.taxa[i], info, probabilities[i]));
+  const asked = tree.get(rank ?? TAXA)!;
+  const summed = sums(asked, probabilities);
+  const taxa = largest(summed, topK)
+    .filter((number) => summed[number] >= 0)
+    .map((number) => candidate(info, asked, number, probabilities));
 
   const lowest = rank ? info.ranks.indexOf(rank) : info.ranks.length - 1;
   let answer: Candidate | null = null;
   for (let r = lowest; r >= 0 && !answer; r--) {
     const threshold = minConfidence ?? info.thresholds?.ranks[info.ranks[r]];
     const found = best.get(info.ranks[r]);
-    if (found && threshold != null && found[1] >= threshold) answer = branchCandidate(found[0], info, found[1]);
+    if (!found || threshold == null || found[1] < threshold) continue;
+    answer = candidate(info, tree.get(info.ranks[r])!, found[0], probabilities);
   }
   return {taxa, ranks, answer};
 }

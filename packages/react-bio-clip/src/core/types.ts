@@ -25,6 +25,12 @@ export interface Taxon {
   ranks: (string | null)[];
   common_names: Record<string, string>;
   rank: string;
+  /** No photograph of it was learned from: the teacher's text tower alone names it. */
+  zero_shot?: true;
+  /** Never named below this rank, because the species list does not tell it from its relatives there. */
+  finest_rank?: string;
+  /** From the species list. */
+  note?: string;
 }
 
 /** bundle.json, format 2. */
@@ -92,7 +98,7 @@ export interface BundledText {
   files: Record<string, ArrayBuffer | Uint8Array | string>;
 }
 
-/** The address of the bundle's folder, a function that reads its files, or the files themselves. */
+/** The address of the bundle's folder, whose query is that of each file; a function that reads its files, or the files themselves. */
 export type Source = string | URL | Reader | Bundled;
 export type TextSource = string | URL | Reader | BundledText;
 
@@ -105,7 +111,7 @@ export interface Progress {
 export interface LoadOptions {
   /** Name of a TensorFlow.js backend: wasm (default), or any that is registered: webgl, webgpu, cpu ... */
   backend?: string;
-  /** Location of the WebAssembly files, as for setWasmPaths: a prefix, or an address for each file. */
+  /** Location of the WebAssembly files, as for setWasmPaths: a prefix, whose query stays last, or an address for each. */
   wasmPaths?: string | Record<string, string>;
   onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
@@ -154,12 +160,21 @@ export interface Candidate extends Node {
   rank: string;
   /** By language. */
   commonNames: Record<string, string>;
+  /** No photograph of it, or of any taxon below it, was learned from: the teacher's text tower alone names it. */
+  zeroShot: boolean;
+  /** The most probable taxon below it is not named below this rank. */
+  isFinest: boolean;
+  /** What the species list says of that taxon, if this node is as fine as it may be named; else null. */
+  note: string | null;
 }
 
 export interface Answer {
-  /** In descending order of probability. */
+  /**
+   * The most probable first. Taxa with a `finest_rank` above the rank asked for give way to their node there: they count
+   * together, and its probability is that of all taxa below it.
+   */
   taxa: Candidate[];
-  /** The most probable node of each rank; each rank is judged alone. */
+  /** The most probable node of each rank; each rank is judged alone. None where taxa not named there are more probable. */
   ranks: Record<string, Node>;
   /** The node of the lowest rank that reaches its threshold, or null. */
   answer: Candidate | null;

@@ -1,0 +1,112 @@
+"""The package and `predict` give the same answers from the same probabilities, whatever the list says of the taxa."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from bioclip_lite.commands import predict
+from bioclip_lite.taxa.label_space import Labels, read_labels
+from bioclip_lite.taxa.taxonomy import RANKS, label_space, scientific_name, taxon_id
+from bioclip_lite.teacher_cache import store
+from bioclip_lite.utils.files import write_table
+from bioclip_lite.web import bundle
+from support import lessons
+from support.checkout import ROOT
+
+TREE = ROOT / "packages" / "react-bio-clip" / "dist" / "core" / "tree.js"
+SCRIPT = """
+import {readFileSync} from 'node:fs';
+const {answerOf, plantTree} = await import(process.argv[1]);
+const {info, probabilities, options} = JSON.parse(readFileSync(0));
+const tree = plantTree(info);
+console.log(JSON.stringify(probabilities.map((row) => answerOf(info, tree, Float64Array.from(row), options))));
+"""
+
+
+def in_node(info: dict[str, Any], probabilities: np.ndarray, options: dict[str, Any]) -> list[dict[str, Any]]:
+    given = json.dumps({"info": info, "probabilities": probabilities.tolist(), "options": options})
+    command = ["node", "--input-type=module", "-e", SCRIPT, TREE.as_uri()]
+    done = subprocess.run(command, input=given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers: list[dict[str, Any]] = json.loads(done.stdout)
+    return answers
+
+
+def listed(folder: Path, seed: int) -> tuple[Labels, list[dict[str, Any]]]:
+    """A list of up to 40 taxa, some known to genus only or without a family, with caps, notes and zero-shot taxa."""
+    random = np.random.default_rng(seed)
+    paths = set()
+    for order, family, genus, species in random.integers([2, 3, 3, 3], size=(40, 4)):
+        name = f"{order}{family}"
+        known = f"s{species}" if random.random() < 0.9 else None
+        paths.add(("A", "p", "c", f"O{order}", f"F{name}" if family else None, f"G{name}{genus}", known))
+    rows: list[dict[str, Any]] = [
+        {
+            "taxon_id": taxon_id(path),
+            **dict(zip(RANKS, path, strict=True)),
+            **{"common_name": None, "common_names": {}, "leaf": True, "pretrain": 0, "train": int(random.integers(2))},
+            "finest_rank": (*RANKS[3:], None)[random.choice(5, p=[0.1, 0.1, 0.3, 0.1, 0.4])],
+            "note": f"note {number}" if random.random() < 0.5 else None,
+        }
+        for number, path in enumerate(label_space(paths))
+    ]
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in ("taxon_id", *RANKS, "common_name", "finest_rank", "note")),
+            *(("common_names", pa.map_(pa.string(), pa.string())), ("leaf", pa.bool_())),
+            *((split, pa.int32()) for split in ("pretrain", "train")),
+        ]
+    )
+    write_table(folder / "index" / "taxa.parquet", pa.Table.from_pylist(rows, schema))
+    labels = read_labels(folder)
+    text = store.Taxa(labels.ids, lessons.unit(random.normal(size=(len(labels.ids), 4))), 20.0, "teacher", "plain")
+    return labels, bundle.make_table(folder, text, None).described()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_python_and_javascript_give_the_same_answers(tmp_path: Path, seed: int) -> None:
+    labels, taxa = listed(tmp_path, seed)
+    assert {"finest_rank", "note", "zero_shot"} <= {name for taxon in taxa for name in taxon}
+    random = np.random.default_rng(seed)
+    probabilities = random.gamma(0.1, size=(200, len(taxa))) + 1e-9
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    thresholds = dict.fromkeys(RANKS, 0.6)
+    info = {"ranks": RANKS, "taxa": taxa, "thresholds": {"level": 0.95, "ranks": thresholds}}
+    names = [str(row) for row in range(len(probabilities))]
+    found = in_node(info, probabilities, {"topK": 3})
+    backed_off = predict.answers(names, probabilities, labels, "species", 1, thresholds)
+    marks = set()
+    for there, here in zip(found, backed_off, strict=True):
+        assert said(there["answer"]) == without_file(here)
+        marks |= {bool(here.get(mark)) for mark in ("note", "zero_shot")} | {there["answer"] is None}
+    assert marks == {True, False}
+    for rank in ("species", "genus", "family"):
+        found = in_node(info, probabilities, {"topK": 3, "rank": rank})
+        rows = predict.answers(names, probabilities, labels, rank, 3, None)
+        candidates = [said(candidate) for answer in found for candidate in answer["taxa"]]
+        assert candidates == [without_file(row) for row in rows]
+
+
+def without_file(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "file_name"}
+
+
+def said(candidate: dict[str, Any] | None) -> dict[str, Any]:
+    """A candidate of the package in the words of `predict`."""
+    if candidate is None:
+        return {}
+    path = (*candidate["path"], *[None] * (7 - len(candidate["path"])))
+    row = {rank: name for rank, name in zip(RANKS[:-1], path, strict=False) if name}
+    if candidate["rank"] == "species":
+        row |= {"species_epithet": path[6], "species": scientific_name(path), "common_name": ""}
+    told = f"not told apart below the {candidate['rank']}" if candidate["isFinest"] else ""
+    return row | {
+        "score": f"{candidate['probability']:.6g}",
+        "zero_shot": "yes" if candidate["zeroShot"] else "",
+        "note": ": ".join(part for part in (told, candidate["note"]) if part),
+    }
