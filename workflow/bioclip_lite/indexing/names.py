@@ -30,6 +30,7 @@ class Entry(NamedTuple):
     path: taxonomy.Path  # from its columns of ranks; all None where it has none
     name: str | None  # a scientific or a common name
     common_names: tuple[str, ...]
+    languages: tuple[str | None, ...] = ()  # of the common names
 
 
 class Label(NamedTuple):
@@ -113,8 +114,8 @@ def _ends(name: str, given: Mapping[str, set[str]], file: Path) -> set[str]:
     return ends
 
 
-def read_species_list(file: Path) -> list[Entry]:
-    """Read the lines of a species list.
+def read_species_list(file: Path, where: str = " (params.yaml, index.species_list)") -> list[Entry]:
+    """Read the lines of a species list; ``where``, in messages, says who names the file.
 
     Plain text has one name per line, scientific in any spelling or common; lines that begin with # are left out. A
     table (CSV, TSV) has a header with columns of ranks, ``name`` or ``scientific_name``, ``common_name`` and
@@ -127,7 +128,7 @@ def read_species_list(file: Path) -> list[Entry]:
     entries = [_entry_of_line(values[0]) if header is None else _entry_of_row(header, values) for values in rows]
     named = [entry for entry in entries if entry is not None]
     if not named:
-        raise UserError(f"{file} (params.yaml, index.species_list) lists no name; write one per line")
+        raise UserError(f"{file}{where} lists no name; write one per line")
     return named
 
 
@@ -140,14 +141,20 @@ def _entry_of_row(header: Sequence[str], values: Sequence[str]) -> Entry | None:
     row = {column: taxonomy.clean(value) for column, value in zip(header, values, strict=False)}
     name = next((row[column] for column in sorted(_NAME_COLUMNS) if row.get(column)), None)
     ranks = {rank: row.get(rank) for rank in RANKS}
-    common_names = tuple(value for column, value in row.items() if value and column.startswith("common_name"))
+    languages = {column: _language(column) for column, value in row.items() if value and column.startswith("common_name")}
+    common_names = tuple(value for column, value in row.items() if value and column in languages)
     text = name or " ".join(value for value in (*ranks.values(), *common_names) if value)
     if not text:
         return None
     if name and not any(ranks.values()):
-        return Entry(text, _NOTHING, name, common_names)
+        return Entry(text, _NOTHING, name, common_names, (*languages.values(),))
     path = taxonomy.make_path({**ranks, "species": ranks["species"] or _species(name)})
-    return Entry(text, path, name if taxonomy.label_rank(path) < 0 else None, common_names)
+    return Entry(text, path, name if taxonomy.label_rank(path) < 0 else None, common_names, (*languages.values(),))
+
+
+def _language(column: str) -> str | None:
+    """The language of a column of common names, None where its name does not say it; "common_name" is English."""
+    return "en" if column == "common_name" else column.removeprefix("common_name_") if "name_" in column else None
 
 
 def _species(name: str | None) -> str | None:

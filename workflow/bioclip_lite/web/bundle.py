@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from bioclip_lite.utils.files import read_table, require
 from bioclip_lite.web import tfjs
 
 FILE = "bundle.json"
+FORMAT = 2  # of bundle.json; react-bio-clip refuses others
 HASHED = "*-" + 8 * "[0-9a-f]" + ".*"  # names of all other files, as written by ``add``
 _SPECIES, _GENUS = RANKS.index("species"), RANKS.index("genus")
 _SEEN = ("pretrain", "train")  # splits whose photographs count how common a species is; others are for measuring
@@ -83,11 +84,39 @@ def make_table(data: Path, text: store.Taxa, budget: int | None) -> Table:
             f"data/logits/taxa.safetensors has {len(text.taxon_ids)} taxa, data/index/taxa.parquet {len(leaves)} "
             "leaves, and they differ; run stage logits again"
         )
-    names = {_path(row): _common_names(row) for row in rows}
-    photographs = [sum(rows[number].get(split) or 0 for split in _SEEN) for number in leaves.values()]
     vectors = {_path(rows[number]): vector for number, vector in zip(leaves.values(), text.text, strict=True)}
-    places = len(vectors) if budget is None else budget // (text.text.shape[1] + 4)
-    left_out = _left_out(list(vectors), photographs, places)
+    return table_of(vectors, names_of(rows), photographs_of(rows), budget)
+
+
+def names_of(rows: Iterable[dict[str, Any]]) -> dict[TaxonPath, dict[str, str]]:
+    """Common names by language of each path in rows of data/index/taxa.parquet."""
+    return {_path(row): _common_names(row) for row in rows}
+
+
+def photographs_of(rows: Iterable[dict[str, Any]]) -> dict[TaxonPath, int]:
+    """Number of photographs that models learned from, of each path in rows of data/index/taxa.parquet."""
+    return {_path(row): sum(row.get(split) or 0 for split in _SEEN) for row in rows}
+
+
+def table_of(
+    vectors: Mapping[TaxonPath, np.ndarray],
+    names: Mapping[TaxonPath, dict[str, str]],
+    photographs: Mapping[TaxonPath, int],
+    budget: int | None,
+) -> Table:
+    """Make the table of C leaves from their unit ``vectors``, float32 (D,), in at most ``budget`` bytes (None: all).
+
+    Args:
+        names: common names by language; a path may be missing.
+        photographs: that models learned from; a path may be missing.
+
+    Raises:
+        UserError: one row per genus exceeds the budget.
+    """
+    vectors = dict(vectors)
+    width = len(next(iter(vectors.values())))
+    places = len(vectors) if budget is None else budget // (width + 4)
+    left_out = _left_out(list(vectors), [photographs.get(path, 0) for path in vectors], places)
     genera: dict[TaxonPath, list[np.ndarray]] = defaultdict(list)
     for path in left_out:
         genera[(*path[:_SPECIES], None)].append(vectors.pop(path))
@@ -130,7 +159,7 @@ def _left_out(paths: Sequence[TaxonPath], photographs: Sequence[int], places: in
     least = len(paths) - len(order) + len(genera)
     raise UserError(
         f"convert.taxa_bytes leaves room for {places} rows, but one row per genus needs {least}; set it to at least "
-        f"{least} times the bytes of a row, or to null for all species, or shorten the list of species"
+        f"{least} times the bytes of a row, or leave it out for all species, or shorten the list of species"
     )
 
 

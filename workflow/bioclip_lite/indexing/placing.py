@@ -1,0 +1,108 @@
+"""Place the taxa of a species list in the tree of a model, for a new list that the model is to tell apart.
+
+A line that names a taxon of the model means it and all below it. Any other line must be a scientific name; it takes the
+ranks that it does not give from its relatives in the model. Nothing is guessed: a line that may mean two taxa, or is
+only a common name that the model does not know, is left out and told.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bioclip_lite.indexing import names
+from bioclip_lite.taxa import taxonomy
+from bioclip_lite.taxa.taxonomy import RANKS
+
+Names = Mapping[str, str]  # common names of a taxon by language
+_GENUS = RANKS.index("genus")
+
+
+@dataclass
+class Placed:
+    """The taxa of a list, and what the lines had that is worth telling."""
+
+    entries: dict[taxonomy.Path, names.Entry] = field(default_factory=dict)  # by taxon, the first line that names it
+    leaves: list[taxonomy.Path] = field(default_factory=list)  # to tell apart, in tree order
+    unplaced: list[names.Match] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)  # lines that name a taxon of an earlier line
+    without_relatives: list[str] = field(default_factory=list)  # names whose higher ranks nobody gives
+
+
+def place(entries: Sequence[names.Entry], known: Mapping[taxonomy.Path, Names]) -> Placed:
+    """Find the taxon of each line among the leaves of a model, ``known``, or place it beside them."""
+    index, below = names.Index(), _below(known)
+    for path, common_names in known.items():
+        index.add(path, common_names.values())
+    # A scientific name is not to match another taxon that has the same common name.
+    asked = [entry._replace(common_names=()) if _written(entry, index) else entry for entry in entries]
+    placed, found = Placed(), set[taxonomy.Path]()
+    for entry, match in zip(entries, names.match(asked, index, {}), strict=True):
+        nodes = match.nodes
+        if not nodes and not match.candidates:
+            nodes, candidates = _beside(_written(entry, index), index)
+            match = match._replace(candidates=candidates)
+        if not nodes:
+            placed.unplaced.append(match)
+        elif set(nodes) <= placed.entries.keys():
+            placed.repeated.append(entry.text)
+        placed.entries = {**dict.fromkeys(nodes, entry), **placed.entries}
+        found.update(leaf for node in nodes for leaf in below.get(node, [node]))
+    placed.leaves = taxonomy.label_space(found)
+    placed.without_relatives = [taxonomy.scientific_name(path) for path in placed.leaves if not any(path[:_GENUS])]
+    return placed
+
+
+def _below(leaves: Iterable[taxonomy.Path]) -> dict[taxonomy.Path, list[taxonomy.Path]]:
+    """Node at any rank -> the leaves that it is or that lie below it."""
+    below = defaultdict(list)
+    for leaf in leaves:
+        for rank, name in enumerate(leaf):
+            if name:
+                below[(*leaf[: rank + 1], *[None] * (len(RANKS) - rank - 1))].append(leaf)
+    return below
+
+
+def _written(entry: names.Entry, index: names.Index) -> taxonomy.Path | None:
+    """The path that a line spells out: its columns of ranks, or genus and epithet; None for anything else.
+
+    Two words are a scientific name if the genus is in the model, or if they are written like one: "Upupa epops", not
+    "Common Kingfisher".
+    """
+    if taxonomy.label_rank(entry.path) >= 0:
+        return entry.path
+    name = taxonomy.parse_name(entry.name or "")
+    if not entry.name or not name.genus or not name.epithet:
+        return None
+    rest = entry.name.removeprefix(f"{name.genus} ")
+    if not _genera(name.genus, index) and not (rest != entry.name and rest[0].islower()):
+        return None
+    return (*[None] * _GENUS, name.genus, name.epithet)
+
+
+def _genera(genus: str, index: names.Index) -> list[taxonomy.Path]:
+    return [path for path in index.nodes.get(genus.lower(), ()) if taxonomy.label_rank(path) == _GENUS]
+
+
+def _beside(
+    path: taxonomy.Path | None, index: names.Index
+) -> tuple[tuple[taxonomy.Path, ...], tuple[str, ...]]:
+    """A path with higher ranks as its nearest relatives in the model have them, or candidates for the relatives."""
+    if path is None:
+        return (), ()
+    for rank in reversed(range(len(RANKS) - 1)):
+        name = path[rank]
+        if name is None:
+            continue
+        same = [node for node in index.nodes.get(name.lower(), ()) if _agrees(node, path, rank)]
+        relatives = names.one_taxon(same)
+        if same and not relatives:
+            return (), tuple(sorted(map(names.full_name, same)))
+        if relatives:
+            fullest = max(relatives, key=lambda node: sum(part is not None for part in node))
+            above = [mine or theirs for mine, theirs in zip(path[:rank], fullest[:rank], strict=True)]
+            return ((*above, *path[rank:]),), ()
+    return (path,), ()
+
+
+def _agrees(node: taxonomy.Path, path: taxonomy.Path, rank: int) -> bool:
+    return taxonomy.label_rank(node) == rank and not taxonomy.conflict(node, path)
