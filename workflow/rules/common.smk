@@ -56,7 +56,7 @@ TEACHER = ["open_clip_config.json", "open_clip_model.safetensors", "preprocess.j
 
 
 wildcard_constraints:
-    **{field: job_names.FIELDS[field] for field in ("shard", "captioner", "teacher", "suite", "variant")},
+    **{field: job_names.FIELDS[field] for field in ("shard", "captioner", "teacher", "suite", "variant", "list")},
     split="[a-z]+",
 
 

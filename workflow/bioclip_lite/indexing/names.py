@@ -141,20 +141,22 @@ def _entry_of_row(header: Sequence[str], values: Sequence[str]) -> Entry | None:
     row = {column: taxonomy.clean(value) for column, value in zip(header, values, strict=False)}
     name = next((row[column] for column in sorted(_NAME_COLUMNS) if row.get(column)), None)
     ranks = {rank: row.get(rank) for rank in RANKS}
-    languages = {column: _language(column) for column, value in row.items() if value and column.startswith("common_name")}
-    common_names = tuple(value for column, value in row.items() if value and column in languages)
+    common = {column: value for column, value in row.items() if value and column.startswith("common_name")}
+    common_names, languages = tuple(common.values()), tuple(map(_language, common))
     text = name or " ".join(value for value in (*ranks.values(), *common_names) if value)
     if not text:
         return None
     if name and not any(ranks.values()):
-        return Entry(text, _NOTHING, name, common_names, (*languages.values(),))
+        return Entry(text, _NOTHING, name, common_names, languages)
     path = taxonomy.make_path({**ranks, "species": ranks["species"] or _species(name)})
-    return Entry(text, path, name if taxonomy.label_rank(path) < 0 else None, common_names, (*languages.values(),))
+    return Entry(text, path, name if taxonomy.label_rank(path) < 0 else None, common_names, languages)
 
 
 def _language(column: str) -> str | None:
-    """The language of a column of common names, None where its name does not say it; "common_name" is English."""
-    return "en" if column == "common_name" else column.removeprefix("common_name_") if "name_" in column else None
+    """The language of a column of common names; None where it does not say it. "common_name" is English."""
+    if column == "common_name":
+        return "en"
+    return column.removeprefix("common_name_") if column.startswith("common_name_") else None
 
 
 def _species(name: str | None) -> str | None:

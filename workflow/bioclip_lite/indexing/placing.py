@@ -8,13 +8,16 @@ only a common name that the model does not know, is left out and told.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bioclip_lite.indexing import names
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.utils.errors import UserError
 
 Names = Mapping[str, str]  # common names of a taxon by language
 _GENUS = RANKS.index("genus")
+_TOLD = 10  # lines or taxa of a kind, in a message
 
 
 @dataclass
@@ -26,6 +29,24 @@ class Placed:
     unplaced: list[names.Match] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)  # lines that name a taxon of an earlier line
     without_relatives: list[str] = field(default_factory=list)  # names whose higher ranks nobody gives
+
+
+def read(file: Path, known: Mapping[taxonomy.Path, Names]) -> Placed:
+    """Find or place the taxa of a species list.
+
+    Raises:
+        UserError: the list is missing or empty, or names fewer than two taxa that can be told apart.
+    """
+    if not file.is_file():
+        raise UserError(f"there is no species list {file}")
+    placed = place(names.read_species_list(file, where=""), known)
+    if len(placed.leaves) < 2:
+        lost = f" No taxon was found for {_lines(placed.unplaced)}" if placed.unplaced else ""
+        raise UserError(
+            f"{file} names fewer than two taxa that a model could tell apart: give scientific names, or columns of "
+            f"ranks.{lost}"
+        )
+    return placed
 
 
 def place(entries: Sequence[names.Entry], known: Mapping[taxonomy.Path, Names]) -> Placed:
@@ -83,9 +104,7 @@ def _genera(genus: str, index: names.Index) -> list[taxonomy.Path]:
     return [path for path in index.nodes.get(genus.lower(), ()) if taxonomy.label_rank(path) == _GENUS]
 
 
-def _beside(
-    path: taxonomy.Path | None, index: names.Index
-) -> tuple[tuple[taxonomy.Path, ...], tuple[str, ...]]:
+def _beside(path: taxonomy.Path | None, index: names.Index) -> tuple[tuple[taxonomy.Path, ...], tuple[str, ...]]:
     """A path with higher ranks as its nearest relatives in the model have them, or candidates for the relatives."""
     if path is None:
         return (), ()
@@ -106,3 +125,41 @@ def _beside(
 
 def _agrees(node: taxonomy.Path, path: taxonomy.Path, rank: int) -> bool:
     return taxonomy.label_rank(node) == rank and not taxonomy.conflict(node, path)
+
+
+# Messages
+
+
+def warnings(placed: Placed) -> list[str]:
+    """What the user should look at in the list, a sentence each."""
+    told = []
+    if placed.unplaced:
+        told.append(
+            f"{len(placed.unplaced)} lines are left out, since no taxon of the model has their name and they are no "
+            f"scientific name with a genus, or it is not clear which they mean: {_lines(placed.unplaced)}. Give "
+            "columns of ranks (family, genus, species) to place them"
+        )
+    if placed.without_relatives:
+        told.append(
+            f"{len(placed.without_relatives)} taxa stand apart in the tree, since the model has no relative of them "
+            f"and the list no higher rank: {_some(placed.without_relatives)}. Check their spelling, and give columns "
+            "of ranks (family, order ...)"
+        )
+    if placed.repeated:
+        told.append(f"{len(placed.repeated)} lines name a taxon of an earlier line: {_some(placed.repeated)}")
+    return told
+
+
+def _lines(matches: list[names.Match]) -> str:
+    return _some([f"{match.entry.text!r}{_hint(match)}" for match in matches])
+
+
+def _hint(match: names.Match) -> str:
+    if match.candidates:
+        return f" (may mean {', '.join(match.candidates)})"
+    return f" (nearest: {', '.join(match.nearest)})" if match.nearest else ""
+
+
+def _some(texts: list[str]) -> str:
+    more = f" and {len(texts) - _TOLD} more" if len(texts) > _TOLD else ""
+    return "; ".join(texts[:_TOLD]) + more

@@ -33,7 +33,6 @@ from bioclip_lite.web import bundle, confidence, javascript, onnx_export, tfjs
 
 if TYPE_CHECKING:
     from bioclip_lite.params import jobs
-    from bioclip_lite.utils import sections
 
 COMPARED = "test"  # the split on whose photographs runtimes are compared
 CALIBRATION = "calibration"
@@ -42,7 +41,7 @@ _BATCH = 32
 _LOGITS = 1 << 27  # in memory at a time while thresholds are fitted; more photographs would not move them
 
 
-JOBS = ("bundle", "text")
+JOBS = ("bundle", "text", "lists/{list}")
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,25 @@ class _Reference:
     embeddings: np.ndarray  # unit, float32 (n, D)
 
 
-def run(params: "sections.Convert", data: Path, job: str | None = None) -> None:
-    """Write data/convert/tfjs and data/convert/report.json (job "bundle"), the text encoder (job "text"), or all that
-    the parameters ask for (None)."""
-    if job not in (None, "bundle"):  # parameters of the bundle do not say whether there is a text encoder
-        job_names.parse("convert", job, JOBS if params["text_encoder"] else JOBS[:1])
-    if job in (None, "bundle"):
+def run(params: Any, data: Path, job: str | None = None) -> None:
+    """Write data/convert/tfjs, report.json and calibration.safetensors (job "bundle"), the text encoder (job "text"),
+    the bundle of one further species list (job "lists/<name>"), or all that the parameters ask for (None).
+
+    Args:
+        params: ``sections.Convert`` for None, else ``jobs.Bundle``, ``jobs.TextEncoder`` or ``jobs.OneList``.
+    """
+    if job is not None:
+        # Parameters of the bundle do not say whether there is a text encoder.
+        forms = [form for form in JOBS if form != "text" or params.get("text_encoder")]
+        form, _ = job_names.parse("convert", job, forms)
+    if job is None or form == "bundle":
         _write_bundle(params, data)
-    if job == "text" or (job is None and params["text_encoder"]):
-        # Not an import that closure sees: the bundle need not be made again when the code that converts texts changes.
+    # Not imports that closure sees: the bundle need not be made again when the code of other jobs changes.
+    if (job is None and params["text_encoder"]) or (job is not None and form == "text"):
         importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
+    if job is None or form == "lists/{list}":
+        for file in params["lists"]:
+            importlib.import_module("bioclip_lite.web.relisting").write_list(params["taxa_bytes"], file, data)
 
 
 def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
