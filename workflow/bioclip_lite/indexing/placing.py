@@ -135,19 +135,26 @@ def warnings(placed: Placed) -> list[str]:
     told = []
     if placed.unplaced:
         told.append(
-            f"{len(placed.unplaced)} lines are left out, since no taxon of the model has their name and they are no "
-            f"scientific name with a genus, or it is not clear which they mean: {_lines(placed.unplaced)}. Give "
-            "columns of ranks (family, genus, species) to place them"
+            f"{_are(placed.unplaced, 'line')} left out, as neither the name of a taxon of the model nor a scientific "
+            f"name that can only mean one: {_lines(placed.unplaced)}. Give columns of ranks (family, genus, species)"
         )
     if placed.without_relatives:
         told.append(
-            f"{len(placed.without_relatives)} taxa stand apart in the tree, since the model has no relative of them "
-            f"and the list no higher rank: {_some(placed.without_relatives)}. Check their spelling, and give columns "
-            "of ranks (family, order ...)"
+            f"{_are(placed.without_relatives, 'taxon', 'taxa')} apart in the tree, as the model has no relative and "
+            f"the list no higher rank: {_some(placed.without_relatives)}. Check the spelling, and give columns of "
+            "ranks (family, order ...)"
         )
     if placed.repeated:
-        told.append(f"{len(placed.repeated)} lines name a taxon of an earlier line: {_some(placed.repeated)}")
+        one = len(placed.repeated) == 1
+        told.append(
+            f"{'1 line names' if one else f'{len(placed.repeated)} lines name'} a taxon of an earlier line: "
+            f"{_some(placed.repeated)}"
+        )
     return told
+
+
+def _are(things: Sequence[object], one: str, many: str | None = None) -> str:
+    return f"1 {one} is" if len(things) == 1 else f"{len(things)} {many or f'{one}s'} are"
 
 
 def _lines(matches: list[names.Match]) -> str:
