@@ -67,8 +67,10 @@ def read_parent(folder: Path) -> Parent:
             )
         for name, said in about["files"].items():
             _check_file(folder, name, said["sha256"])
-        rows, columns = len(about["taxa"]), about["embedding"]
-        content = (folder / about["text"]["file"]).read_bytes()
+        rows, columns, table = len(about["taxa"]), about["embedding"], about["text"]["file"]
+        if table not in about["files"]:
+            raise ValueError(f"its table {table} is not among the files")
+        content = (folder / table).read_bytes()
         return Parent(
             folder=folder,
             about=about,
