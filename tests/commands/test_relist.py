@@ -18,7 +18,7 @@ from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import convert, quantize
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import store
-from bioclip_lite.utils.files import read_json, write_table
+from bioclip_lite.utils.files import read_json, read_table, write_table
 from bioclip_lite.web import bundle, confidence
 from support import fake_bundles, fake_data, lessons
 from support.checkout import ROOT
@@ -39,6 +39,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts = [f"a photo of {' '.join(filter(None, path))}." for path in lessons.PATHS[:5]]
     text = teachers.embed_texts(teacher, prompts)
     store.write_taxa(data / "logits/taxa.safetensors", lessons.IDS[:5], text, 20.0, teacher.identity, "taxon")
+    taxa = read_table(data / "index/taxa.parquet")
+    write_table(data / "index/taxa.parquet", taxa.append_column("train", pa.array([6] * len(taxa))))
     fake_data.finish_pruning(data)
     quantize.run(TINY["quantize"], data)
     (data / "lists").mkdir()
@@ -87,10 +89,12 @@ def test_node_answers_with_the_new_table(run: Path, tmp_path: Path) -> None:
     shards, out = ShardSet(run, "test"), run / "convert/lists/field/tfjs"
     photograph = tmp_path / "photograph.jpg"
     photograph.write_bytes(shards.jpeg(0))
-    arguments = [PACKAGE / "bin/classify.mjs", out, photograph, "--raw", tmp_path / "x"]
-    done = subprocess.run(["node", *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["name"]
+    printed = []
+    for more in ([], ["--raw", tmp_path / "x"]):
+        arguments = map(str, [PACKAGE / "bin/classify.mjs", out, photograph, *more])
+        done = subprocess.run(["node", *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
     about = read_json(out / "bundle.json")
     content, rows = (out / about["text"]["file"]).read_bytes(), len(about["taxa"])
     text = store.decode(
@@ -100,6 +104,7 @@ def test_node_answers_with_the_new_table(run: Path, tmp_path: Path) -> None:
     logits = np.fromfile(tmp_path / "x.logits.f32", "<f4")
     assert np.abs(logits - about["logit_scale"] * text @ embedding).max() < 1e-4
     assert [taxon["ranks"][6] for taxon in about["taxa"]] == ["bassanus", "annua", "perennis"]
+    assert json.loads(printed[0])["taxon_id"] == about["taxa"][int(logits.argmax())]["id"]
 
 
 # Accuracy on the test photographs, of a bundle without a model
