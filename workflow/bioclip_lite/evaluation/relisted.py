@@ -1,5 +1,6 @@
 """How right the web model is among the taxa of another list, from its embeddings of the test photographs."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bioclip_lite.web import confidence, relisting
 from bioclip_lite.web.parent import Parent
 
 VARIANT = "tfjs"
+_LOGITS = 4_000_000  # in memory at a time
 _SAME = 0.99  # cosine, at least, of two embeddings of one photograph by one model, in Node and in PyTorch
 
 
@@ -44,7 +46,8 @@ def accuracy(
     right = np.full((len(rows), len(RANKS)), np.nan)
     answered, judged = np.zeros(len(rows), bool), np.full(len(rows), np.nan)
     factor = parent.about["logit_scale"] / relisted.certainty["temperature"]
-    for places, embeddings in found.placed([keys[row] for row in rows], found.embeddings()):
+    blocks = found.placed([keys[row] for row in rows], found.embeddings())
+    for places, embeddings in _smaller(blocks, len(paths)):
         share, node = calibration.best_nodes(softmax(factor * (embeddings @ table.text.T)), node_of_leaf)
         own = truth[places]
         right[places] = np.where(own == calibration.UNNAMED, np.nan, node == own)
@@ -57,6 +60,14 @@ def accuracy(
         **{rank: _share(right[:, RANKS.index(rank)]) for rank in ("species", "genus")},
         "answers": {"given": float(answered.mean()), **_share(judged)},
     }
+
+
+def _smaller(blocks: Iterator[tuple[np.ndarray, np.ndarray]], taxa: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same rows in blocks whose logits among ``taxa`` are few."""
+    rows = max(1, _LOGITS // taxa)
+    for places, embeddings in blocks:
+        for start in range(0, len(places), rows):
+            yield places[start : start + rows], embeddings[start : start + rows]
 
 
 def _test(data: Path) -> tuple[list[str], list[TaxonPath]]:

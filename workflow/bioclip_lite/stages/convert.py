@@ -38,7 +38,6 @@ COMPARED = "test"  # the split on whose photographs runtimes are compared
 CALIBRATION = "calibration"
 _RUNS = 30  # inferences that the latency is the median of
 _BATCH = 32
-_LOGITS = 1 << 27  # in memory at a time while thresholds are fitted; more photographs would not move them
 
 
 JOBS = ("bundle", "text", "lists/{list}")
@@ -152,7 +151,7 @@ def _calibration(data: Path, model: _Model, taxa: int) -> confidence.Photographs
     ``taxa``: so many are there that thresholds are fitted among, which limits how many photographs are taken.
     """
     shards = ShardSet(data, CALIBRATION)
-    drawn_rows = sorted(drawn(shards.keys, max(256, _LOGITS // taxa), CALIBRATION))
+    drawn_rows = confidence.drawn_for(shards.keys, taxa)
     if not drawn_rows:
         raise UserError(
             f"split {CALIBRATION} has no photographs, so the confidence of the model cannot be calibrated; give the "

@@ -23,6 +23,7 @@ from bioclip_lite.utils.randomness import drawn
 from bioclip_lite.web.bundle import Table
 
 FILE = "calibration.safetensors"
+_LOGITS = 1 << 27  # in memory at a time while thresholds are fitted; more photographs would not move them
 _KEPT = 50_000  # photographs at most, in the file: 51 MB at 512 numbers each
 
 
@@ -90,6 +91,16 @@ def fit(table: Table, logit_scale: float, photographs: Photographs) -> dict[str,
     """``temperature`` and ``thresholds`` of bundle.json, as ``calibration.calibrate`` fits them for the INT8 table."""
     logits = logit_scale * (photographs.embeddings @ table.text.T)
     return calibration.calibrate(logits, photographs.taxa, table.paths, photographs.observations)
+
+
+def affordable(photographs: Photographs, taxa: int) -> Photographs:
+    """Those, drawn by a hash of their keys, whose logits among ``taxa`` fit into memory."""
+    return chosen(photographs, drawn_for(photographs.keys, taxa))
+
+
+def drawn_for(keys: Sequence[str], taxa: int) -> list[int]:
+    """Rows, rising, of the photographs that thresholds among ``taxa`` are fitted on."""
+    return sorted(drawn(keys, max(256, _LOGITS // taxa), "calibration"))
 
 
 def chosen(photographs: Photographs, rows: Sequence[int]) -> Photographs:

@@ -38,9 +38,6 @@ class Relisted(NamedTuple):
     report: dict[str, Any]
 
 
-# The table
-
-
 def write_list(taxa_bytes: int | None, file: str, data: Path) -> None:
     """Write data/convert/lists/<name>, tfjs and report.json, for a ``file`` in data/lists, from data/convert/tfjs.
 
@@ -57,6 +54,9 @@ def write_list(taxa_bytes: int | None, file: str, data: Path) -> None:
         about = write(folder, parent, known, relisted, species_list)
     write_json(out / "report.json", relisted.report | {"bytes": about["bytes"]})
     print("\n".join([*placing.warnings(placed), summary(relisted)]))
+
+
+# The table
 
 
 def relist(
@@ -181,14 +181,14 @@ def _certainty(
     if photographs is None:
         return unfitted, _no_promise("no calibration photographs were given", 0, 0, leaves, leaves)
     rows = confidence.under(photographs.taxa, leaves, parent.entries.keys() - set(leaves))
-    usable = confidence.chosen(photographs, rows)
+    usable = confidence.affordable(confidence.chosen(photographs, rows), len(leaves))
     observations = len(calibration.first_of_each(usable.observations))
     without = _without_photographs(leaves, usable.taxa)
     if confidence.too_few(observations):
         why = f"{observations} observations of the list's taxa in split calibration are too few to show anything"
-        return unfitted, _no_promise(why, len(rows), observations, leaves, without)
+        return unfitted, _no_promise(why, len(usable.keys), observations, leaves, without)
     certainty = confidence.fit(table, parent.about["logit_scale"], usable)
-    covered = _coverage(len(rows), observations, leaves, without)
+    covered = _coverage(len(usable.keys), observations, leaves, without)
     if not any(certainty["thresholds"]["ranks"].values()):
         why = "at no threshold are answers right often enough, so the model gives none"
         return certainty, {"holds": False, "why_not": why, **covered}
