@@ -51,6 +51,13 @@ def test_a_name_without_relatives_is_placed_apart_and_told(tmp_path: Path) -> No
     assert "Upupa epops" in warning and "columns of ranks" in warning
 
 
+def test_a_misspelt_name_of_the_model_is_told(tmp_path: Path) -> None:
+    found = placed(tmp_path, "Bellis perenis\nBellis annua\nMorus nigra\n")
+    assert found.nearly == {"Bellis perenis": "Bellis perennis"}
+    (warning,) = placing.warnings(found)
+    assert warning.endswith("correct the list if it is misspelt: Bellis perenis (Bellis perennis?)")
+
+
 def test_a_scientific_name_does_not_match_another_taxon_of_the_same_common_name(tmp_path: Path) -> None:
     found = placed(tmp_path, "scientific_name,common_name\nBellis annua,Daisy\nMorus alba,\n")
     assert found.leaves == [(*DAISY[:6], "annua"), (*MULBERRIES, "alba")]

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rapidfuzz import fuzz, process
+
 from bioclip_lite.indexing import names
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.taxa.taxonomy import RANKS
@@ -17,6 +19,8 @@ from bioclip_lite.utils.errors import UserError
 
 Names = Mapping[str, str]  # common names of a taxon by language
 _GENUS = RANKS.index("genus")
+_SPECIES = RANKS.index("species")
+_VERY_LIKE = 92  # of 100: two names of which one may be a misspelling of the other
 _TOLD = 10  # lines or taxa of a kind, in a message
 
 
@@ -28,6 +32,7 @@ class Placed:
     leaves: list[taxonomy.Path] = field(default_factory=list)  # to tell apart, in tree order
     unplaced: list[names.Match] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)  # lines that name a taxon of an earlier line
+    nearly: dict[str, str] = field(default_factory=dict)  # new names -> names of the model that they are very like
     without_relatives: list[str] = field(default_factory=list)  # names whose higher ranks nobody gives
 
 
@@ -54,13 +59,12 @@ def place(entries: Sequence[names.Entry], known: Mapping[taxonomy.Path, Names]) 
     index, below = names.Index(), _below(known)
     for path, common_names in known.items():
         index.add(path, common_names.values())
-    # A scientific name is not to match another taxon that has the same common name.
-    asked = [entry._replace(common_names=()) if _written(entry, index) else entry for entry in entries]
+    written = [_written(entry, index) for entry in entries]
     placed, found = Placed(), set[taxonomy.Path]()
-    for entry, match in zip(entries, names.match(asked, index, {}), strict=True):
+    for entry, spelled, match in zip(entries, written, _matches(entries, written, index), strict=True):
         nodes = match.nodes
         if not nodes and not match.candidates:
-            nodes, candidates = _beside(_written(entry, index), index)
+            nodes, candidates = _beside(spelled, index)
             match = match._replace(candidates=candidates)
         if not nodes:
             placed.unplaced.append(match)
@@ -69,8 +73,42 @@ def place(entries: Sequence[names.Entry], known: Mapping[taxonomy.Path, Names]) 
         placed.entries = {**dict.fromkeys(nodes, entry), **placed.entries}
         found.update(leaf for node in nodes for leaf in below.get(node, [node]))
     placed.leaves = taxonomy.label_space(found)
+    placed.nearly = _nearly([path for path in placed.leaves if path[_SPECIES] and path not in known], index)
     placed.without_relatives = [taxonomy.scientific_name(path) for path in placed.leaves if not any(path[:_GENUS])]
     return placed
+
+
+def _matches(
+    entries: Sequence[names.Entry], written: Sequence[taxonomy.Path | None], index: names.Index
+) -> list[names.Match]:
+    """The match of each line in the model.
+
+    A scientific name is not to match another taxon that has the same common name, and one that the model lacks need
+    not be compared with all names.
+    """
+    asked = [entry._replace(common_names=()) if path else entry for entry, path in zip(entries, written, strict=True)]
+    new = [path is not None and _is_new(entry, path, index) for entry, path in zip(entries, written, strict=True)]
+    found = iter(names.match([entry for entry, is_new in zip(asked, new, strict=True) if not is_new], index, {}))
+    return [names.Match(entry, (), (), ()) if is_new else next(found) for entry, is_new in zip(asked, new, strict=True)]
+
+
+def _is_new(entry: names.Entry, path: taxonomy.Path, index: names.Index) -> bool:
+    name = taxonomy.scientific_name(path).lower()
+    return not (name in index.species or name in index.nodes or names.common(entry.name or "") in index.common)
+
+
+def _nearly(paths: Sequence[taxonomy.Path], index: names.Index) -> dict[str, str]:
+    """New species -> the species of the model, of the same first letter, whose name differs by a letter or two."""
+    by_letter = defaultdict(list)
+    for name in sorted(index.species):
+        by_letter[name[0]].append(name)
+    found = {}
+    for name in map(taxonomy.scientific_name, paths):
+        lower = name.lower()
+        hit = process.extractOne(lower, by_letter[lower[0]], scorer=fuzz.ratio, score_cutoff=_VERY_LIKE)
+        if hit:
+            found[name] = hit[0].capitalize()
+    return found
 
 
 def _below(leaves: Iterable[taxonomy.Path]) -> dict[taxonomy.Path, list[taxonomy.Path]]:
@@ -137,6 +175,11 @@ def warnings(placed: Placed) -> list[str]:
         told.append(
             f"{_are(placed.unplaced, 'line')} left out, as neither the name of a taxon of the model nor a scientific "
             f"name that can only mean one: {_lines(placed.unplaced)}. Give columns of ranks (family, genus, species)"
+        )
+    if placed.nearly:
+        told.append(
+            f"{_are(list(placed.nearly), 'new name')} very like one of the model; correct the list if it is misspelt: "
+            f"{_some([f'{name} ({near}?)' for name, near in placed.nearly.items()])}"
         )
     if placed.without_relatives:
         told.append(

@@ -98,6 +98,7 @@ def relist(
             {"line": match.entry.text, "candidates": list(match.candidates), "nearest": list(match.nearest)}
             for match in placed.unplaced
         ],
+        "nearly": placed.nearly,
         "without_relatives": placed.without_relatives,
         "repeated": placed.repeated,
         "promise": promise,
