@@ -70,7 +70,8 @@ def place(entries: Sequence[names.Entry], known: Mapping[taxonomy.Path, Names]) 
             placed.unplaced.append(match)
         elif set(nodes) <= placed.entries.keys():
             placed.repeated.append(entry.text)
-        placed.entries = {**dict.fromkeys(nodes, entry), **placed.entries}
+        for node in nodes:
+            placed.entries.setdefault(node, entry)
         found.update(leaf for node in nodes for leaf in below.get(node, [node]))
     placed.leaves = taxonomy.label_space(found)
     placed.nearly = _nearly([path for path in placed.leaves if path[_SPECIES] and path not in known], index)
