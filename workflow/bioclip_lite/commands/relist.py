@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         "any other, without training. Taxa that it does not know are named by its teacher's text tower; thresholds "
         "are fitted again on the calibration photographs of the taxa in the list.",
     )
-    parser.add_argument("list", type=Path, help="text with a name per line, or a table, as for index.species_list")
+    parser.add_argument("list", help="text with a name per line, or a table, as for index.species_list")
     parser.add_argument("--output", type=Path, required=True, help="folder to write: the new bundle and report.json")
     parser.add_argument(
         "--bundle", type=Path, help="bundle from elsewhere (default: data/convert/tfjs and the taxa of data/index)"
@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{options.output} is the bundle that the new one is made from; name another folder")
     parent = read_parent(folder)
     known = known_of_bundle(parent) if options.bundle else known_of_run(options.data)
-    placed = placing.read(options.list, known.names)
+    species_list = Path(options.list)
+    placed = placing.read(species_list, known.names)
     for warning in placing.warnings(placed):
         print(f"relist: {warning}")
     photographs = _photographs(options, parent)
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     accuracy = evaluation.accuracy(options.data, parent, relisted, photographs) if photographs else None
     with replacing_folder(options.output, NAMES) as scratch:
-        about = relisting.write(scratch, parent, known, relisted, options.list)
+        about = relisting.write(scratch, parent, known, relisted, species_list)
         write_json(scratch / REPORT, relisted.report | {"bytes": about["bytes"], "accuracy": accuracy})
     print(f"relist: {relisting.summary(relisted)}")
     if accuracy:
