@@ -33,11 +33,11 @@ def accuracy(
         share of n, "right": share of those that the label can judge, "of": their number}}, shares being None of
         nothing; None if data/evaluate has no answers of this model, or n is 0.
     """
-    folder = data / "evaluate" / "predictions"
-    if not all((folder / f"{VARIANT}.{end}").exists() for end in ("safetensors", "json")):
+    folder, samples = data / "evaluate" / "predictions", data / "index" / "samples.parquet"
+    if not all(path.exists() for path in (samples, folder / f"{VARIANT}.safetensors", folder / f"{VARIANT}.json")):
         return None
     found = predictions.read(folder, [VARIANT])[VARIANT]
-    keys, labels = _test(data)
+    keys, labels = _test(samples)
     rows = confidence.under(labels, relisted.leaves, parent.entries.keys() - set(relisted.leaves))
     if not rows or not _of_the_model(found, photographs):
         return None
@@ -70,9 +70,9 @@ def _smaller(blocks: Iterator[tuple[np.ndarray, np.ndarray]], taxa: int) -> Iter
             yield places[start : start + rows], embeddings[start : start + rows]
 
 
-def _test(data: Path) -> tuple[list[str], list[TaxonPath]]:
+def _test(samples: Path) -> tuple[list[str], list[TaxonPath]]:
     """Keys and labels of the test photographs."""
-    table = read_table(data / "index" / "samples.parquet", ["key", "split", *RANKS]).to_pylist()
+    table = read_table(samples, ["key", "split", *RANKS]).to_pylist()
     rows = [row for row in table if row["split"] == predictions.SPLIT]
     return [row["key"] for row in rows], [tuple(row[rank] for rank in RANKS) for row in rows]
 
