@@ -22,7 +22,7 @@ LOADED_BY_NAME: dict[str, dict[str, tuple[str, ...]]] = {
     "convert": {
         "bundle": ("web.tfjs",),
         "text": ("web.tfjs", "web.text_encoder"),
-        "list": ("web.relisting", "models.identified"),
+        "list": ("web.relisting",),
     },
     "evaluate": {"suite": ("suites.answering",), "report": ("report.publish",)},
 }

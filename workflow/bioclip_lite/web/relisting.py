@@ -141,7 +141,7 @@ def _prompt_type(parent: Parent) -> tuple[str, bool]:
     try:
         kind, openai = prompt_ensemble.parse_described(text["prompt"])
     except ValueError as error:
-        raise UserError(f"{where} was made with {error}, which this version does not know; update it") from None
+        raise UserError(f"{where} was made with {error}, which this version lacks; update it") from None
     if kind not in text_types.TYPES or (kind == "lit" and "lit_columns" not in text):
         raise UserError(
             f"{where} was made with prompt {text['prompt']!r} and does not say what it lists; make the bundle again "
@@ -233,7 +233,7 @@ def summary(relisted: Relisted) -> str:
             f"With {promise['confidence']:.0%} confidence at least {promise['level']:.0%} of the answers are right, to "
             f"photographs like those it was calibrated on: {covered}"
         )
-    return said + f"Nothing is promised: {promise['why_not']} (calibrated on {covered})"
+    return said + f"Nothing is promised: {promise['why_not']} ({covered})"
 
 
 # The files
