@@ -55,6 +55,7 @@ RUN_BY = (
     ("bioclip-lite plan 10000000", "tests/commands/test_plan.py", "python -m bioclip_lite plan 10000000"),
     ("bioclip-lite captioner .*", "tests/captioning/test_coca.py", "command.main(["),
     ("bioclip-lite predict .*", "tests/commands/test_predict.py", "predict.main(["),
+    ("bioclip-lite relist .*", "tests/commands/test_relist.py", "relist.main(["),
     ("bioclip-lite compare .*", "tests/commands/test_compare.py", "compare.main("),
     ("bioclip-lite verify-cache", "tests/commands/test_verify_cache.py", "main(["),
     ("bioclip-lite completion bash > .*", "tests/test_cli.py", 'completion.main(["bash"])'),

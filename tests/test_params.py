@@ -112,6 +112,27 @@ def test_a_text_encoder_for_the_web_needs_a_tower_that_converts(tower: dict[str,
     parameters.check(params)
 
 
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [
+        (["my list.csv"], "has my list.csv, after which a folder is named; rename the file"),
+        (["b\u00e4ume.txt"], "after which a folder is named"),
+        (["Alps.csv", "alps.txt"], "has Alps.csv and alps.txt, whose bundles would be one folder"),
+        (["/lists/alps.csv"], "it must be a file in data/lists"),
+        (["../alps.csv"], "it must be a file in data/lists"),
+    ],
+)
+def test_bundles_of_species_lists_are_named_after_their_files(files: list[str], what: str) -> None:
+    params = copy.deepcopy(DEFAULT)
+    params["convert"]["lists"] = files
+    with pytest.raises(UserError, match=re.escape(what)):
+        parameters.check(params)
+    params["convert"]["lists"] = ["alps.csv", "Coast_2.txt"]
+    parameters.check(params)
+    with pytest.raises(UserError, match=r"convert\.lists has alps\.csv, but data/lists/alps\.csv does not exist"):
+        parameters.check_sources(params)
+
+
 def test_variants_that_are_not_made_cannot_be_evaluated() -> None:
     params = copy.deepcopy(DEFAULT)
     assert params["evaluate"]["also"] == ["first"]
@@ -328,6 +349,7 @@ JOBS: list[tuple[str, str, Any]] = [
     ("distill", "control", jobs.Control),
     ("convert", "bundle", jobs.Bundle),
     ("convert", "text", jobs.TextEncoder),
+    ("convert", "lists/alps", jobs.OneList),
     ("evaluate", "teacher", jobs.TeacherVariant),
     ("evaluate", "teacher-tuned", jobs.Latency),
     ("evaluate", "int8", jobs.Latency),
@@ -343,6 +365,7 @@ def with_every_job() -> dict[str, Any]:
     params = copy.deepcopy(DEFAULT)
     params["caption"]["captioners"] = [CAPTIONER, {**CAPTIONER, "name": "other"}]
     params["teacher"]["ensemble"] = [{"name": "tuned", "kind": "lit"}, {"name": "bought", "kind": "pretrained"}]
+    params["convert"]["lists"] = ["coast.txt", "mountains/alps.csv"]
     params["evaluate"]["also"] = ["first", "teacher-tuned"]
     params["evaluate"]["suites"] = [{**SUITE, "name": "common"}, SUITE]
     parameters.check(params)
@@ -375,8 +398,11 @@ def _agree(part: Any, whole: Any) -> None:
             assert wanted == fields[name], name
 
 
-def test_of_captioners_and_suites_a_job_gets_its_own() -> None:
+def test_of_captioners_lists_and_suites_a_job_gets_its_own() -> None:
     params = with_every_job()
+    assert parameters.of_job(params, "convert", "lists/alps")["lists"] == ["mountains/alps.csv"]
+    with pytest.raises(UserError, match=r"convert has no job 'lists/andes'; its jobs are .*lists/coast, lists/alps"):
+        parameters.of_job(params, "convert", "lists/andes")
     assert parameters.of_job(params, "caption", "coca/train-00000")["captioners"] == [CAPTIONER]
     assert parameters.of_job(params, "evaluate", "suites/rare")["suites"] == [SUITE]
     assert parameters.of_job(params, "teacher", "tuned")["lit"] == params["teacher"]["lit"]

@@ -44,7 +44,8 @@ FILES = {
     ("benchmarks/prune.py", "--out"): ([], "# Pruned students"),
     ("benchmarks/web.py", "--out"): (["--params", "absent.yaml"], "# The web model in a browser"),
 }
-FOLDERS = {("captioner", "--out"): fine_tuning.FILES}
+# For each option that writes a folder: the rest of the command line.
+FOLDERS: dict[tuple[str, str], list[str]] = {("captioner", "--out"): [], ("relist", "--output"): ["list.txt"]}
 # Lines are added to these, behind what an earlier run has left.
 ROWS = {(f"benchmarks/{name}.py", "--rows") for name in ("distill", "list", "prune", "web")}
 # For each option that reads, or names the data folder: the rest of the command line. Of --data, stages and the other
@@ -53,6 +54,7 @@ READ: dict[tuple[str, str], list[str]] = {
     ("captioner", "--data"): ["--out", "new"],
     ("captioner", "--from"): ["--out", "new"],
     ("predict", "--data"): ["x.png"],
+    **{("relist", option): ["x.png", "--output", "new"] for option in ("--bundle", "--calibration", "--data")},
     ("verify-cache", "--data"): [],
     ("stage", "--params"): ["shard"],
     ("stage", "--data"): ["shard", "--params", str(ROOT / "tests/tiny.yaml")],
@@ -221,7 +223,7 @@ def test_a_file_is_written_over_nothing_else(command: str, option: str, situatio
 @pytest.mark.parametrize(("command", "option"), FOLDERS)
 def test_a_folder_is_written_over_nothing_else(command: str, option: str, situation: str, here: Path) -> None:
     path = REFUSED_ALWAYS[situation](here)
-    refused(command, [option, str(path)], path, here)
+    refused(command, [*FOLDERS[command, option], option, str(path)], path, here)
 
 
 @pytest.mark.parametrize("situation", [*REFUSED_ALWAYS, "an empty folder"])

@@ -157,7 +157,10 @@ def test_dvc_shows_metrics_and_plots(built: Path) -> None:
 ON_REQUEST = {
     "caption": ["data/index/taxa.parquet", *stage_code.code("caption", "captioner")],
     "logits": ["data/caption"],
-    "convert": ["data/distill", "packages/react-bio-clip/bin/text.mjs", *stage_code.code("convert", "text")],
+    "convert": [
+        *("data/distill", "packages/react-bio-clip/bin/text.mjs"),
+        *(file for kind in ("text", "list") for file in stage_code.code("convert", kind)),
+    ],
     "evaluate": [
         *stage_code.code("evaluate", "suite"),
         *(f"packages/react-bio-clip/bin/{name}.mjs" for name in ("browser", "chromium", "page")),

@@ -36,14 +36,21 @@ from bioclip_lite.teacher_cache.store import read_taxa
 from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, write_json
-from bioclip_lite.web import bundle
+from bioclip_lite.web import bundle, confidence
 from support import lessons
 from support.checkout import ROOT
 from support.fake_data import FASTVIT, finish_pruning, lively, make_data
 
 PACKAGE = ROOT / "packages" / "react-bio-clip"
 TINY = params.load(ROOT / "tests/tiny.yaml")
-PARAMS: sections.Convert = {"images": 4, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": None}
+PARAMS: sections.Convert = {
+    "images": 4,
+    "tolerance": 1e-4,
+    "taxa_bytes": None,
+    "onnx": [],
+    "text_encoder": None,
+    "lists": [],
+}
 
 
 def node(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -200,16 +207,27 @@ def test_how_sure_to_be_comes_from_the_calibration_photographs(data: Path, monke
         asked.extend((logits, *others))
         return {"temperature": 2.0, "thresholds": {"level": 0.95, "ranks": dict.fromkeys(RANKS, 0.5)}}
 
-    monkeypatch.setattr(convert.calibration, "calibrate", calibrate)
+    monkeypatch.setattr(confidence.calibration, "calibrate", calibrate)
     text = read_taxa(data / "logits" / "taxa.safetensors")
     table = bundle.make_table(data, text, None)
-    found = convert._calibrate(data, convert._read_model(data / "quantize" / "model"), table, text.logit_scale)
-    assert (found["temperature"], found["photographs"]) == (2.0, 6)
+    photographs = convert._calibration(data, convert._read_model(data / "quantize" / "model"), len(table.paths))
+    assert confidence.fit(table, text.logit_scale, photographs)["temperature"] == 2.0
+    assert about(data)["provenance"]["calibration_photographs"] == len(photographs.keys) == 6
     shards = ShardSet(data, "calibration")
     logits, taxa, leaves, _, finest_rank = asked
     assert np.abs(logits - logits_in_python(data, shards)).max() < 1e-3
     assert taxa == [lessons.PATHS[lessons.IDS.index(taxon)] for taxon in shards.taxon_ids]
     assert leaves == [path for path in lessons.PATHS if path[6]] and (finest_rank == 6).all()
+
+
+def test_the_calibration_photographs_are_kept_as_the_model_sees_them(data: Path) -> None:
+    weights = about(data)["provenance"]["weights_sha256"]
+    kept = confidence.read(data / "convert" / "calibration.safetensors", weights, lessons.D)
+    shards = ShardSet(data, "calibration")
+    assert kept.keys == shards.keys and kept.observations == [None] * 6
+    assert kept.taxa == [lessons.PATHS[lessons.IDS.index(taxon)] for taxon in shards.taxon_ids]
+    scale = about(data)["logit_scale"]
+    assert np.abs(scale * kept.embeddings @ table_in_bundle(data).T - logits_in_python(data, shards)).max() < 0.05
 
 
 def test_the_report(data: Path) -> None:

@@ -532,7 +532,8 @@ def test_the_lit_prompt_lists_what_the_captions_list(data: Path, knowing: list[s
         for columns, known in (('["family", "species"]', False), ('["genus", "species"]', True)):
             write_table(path, table.replace_schema_metadata({"lit_columns": columns}))
             logits.run({**PARAMS, "prompt": "lit"}, data, "taxa")
-            text = store.read_taxa(data / "logits" / "taxa.safetensors").text
-            assert (text[0].max() > 0.9) == known
+            taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
+            assert (taxa.text[0].max() > 0.9) == known
+            assert taxa.lit_columns == json.loads(columns)
     finally:
         write_table(path, table)

@@ -113,6 +113,9 @@ def test_taxa_round_trip(tmp_path: Path) -> None:
     assert store.read_taxa(tmp_path / "taxa.safetensors").logit_scale == 70.0
     assert store.map_tensors(tmp_path / "taxa.safetensors")[1]["given_logit_scale"] == "100.0"
     np.testing.assert_array_equal(read.text, np.eye(2, 4))
+    assert read.lit_columns is None
+    store.write_taxa(tmp_path / "lit", ["x", "y"], read.text, 1.0, "a", "lit", lit_columns=["genus", "species"])
+    assert store.read_taxa(tmp_path / "lit").lit_columns == ["genus", "species"]
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

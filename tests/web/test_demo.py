@@ -58,12 +58,23 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_page_in_chromium(bundle: Path, photos: Path) -> None:
+def in_chromium(bundle: Path, photos: Path, *options: str) -> None:
     find = "import {findChromium} from './bin/chromium.mjs'; process.exit(findChromium() ? 0 : 1)"
     if node("--input-type=module", "-e", find).returncode:
         pytest.skip("no browser is installed: apt-get install chromium")
-    done = node("--test", "e2e/demo.e2e.mjs", BUNDLE=bundle, PHOTOS=photos)
+    done = node("--test", *options, "e2e/demo.e2e.mjs", BUNDLE=bundle, PHOTOS=photos)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_the_page_in_chromium(bundle: Path, photos: Path) -> None:
+    in_chromium(bundle, photos)
+
+
+def test_without_thresholds_the_page_gives_its_best_guess_and_says_so(bundle: Path, photos: Path) -> None:
+    uncalibrated = photos.parent / "uncalibrated"
+    shutil.copytree(bundle, uncalibrated)
+    write_json(uncalibrated / "bundle.json", read_json(bundle / "bundle.json") | {"thresholds": None})
+    in_chromium(uncalibrated, photos, "--test-name-pattern=answers are those of Node")
 
 
 def test_the_page_says_what_the_species_list_says(bundle: Path, photos: Path, tmp_path: Path) -> None:

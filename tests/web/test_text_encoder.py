@@ -25,7 +25,14 @@ from support.fake_data import save_teacher
 from support.lessons import make_data
 
 CONTEXT, WIDTH = 12, 64
-PARAMS: sections.Convert = {"images": 1, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": "teacher"}
+PARAMS: sections.Convert = {
+    "images": 1,
+    "tolerance": 1e-4,
+    "taxa_bytes": None,
+    "onnx": [],
+    "text_encoder": "teacher",
+    "lists": [],
+}
 
 
 def tower(**changes: Any) -> TextTransformer:

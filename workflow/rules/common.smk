@@ -62,7 +62,7 @@ TEACHER = [
 
 
 wildcard_constraints:
-    **{field: job_names.FIELDS[field] for field in ("shard", "captioner", "teacher", "suite", "variant")},
+    **{field: job_names.FIELDS[field] for field in ("shard", "captioner", "teacher", "suite", "variant", "list")},
     split="[a-z]+",
 
 

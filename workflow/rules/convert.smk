@@ -1,5 +1,6 @@
 READER = config["convert"]["text_encoder"]
 TEXT_ENCODER = ["data/convert/text"] if READER else []
+SPECIES_LISTS = parameters.species_lists(config["convert"])
 
 
 rule convert_student:
@@ -19,6 +20,7 @@ rule convert_student:
     output:
         directory("data/convert/tfjs"),
         "data/convert/report.json",
+        "data/convert/calibration.safetensors",
         expand("data/convert/onnx/{kind}.onnx", kind=config["convert"]["onnx"]),
     log:
         "logs/convert/bundle.log",
@@ -58,10 +60,34 @@ if READER:
             "python -m bioclip_lite convert text --section {params.section:q} > {log} 2>&1"
 
 
+rule relist:
+    input:
+        code("convert", "list"),
+        species_list=lambda wildcards: f"data/lists/{SPECIES_LISTS[wildcards.list]}",
+        bundle="data/convert/tfjs",
+        calibration="data/convert/calibration.safetensors",
+        taxa="data/index/taxa.parquet",
+        teacher=expand("data/teacher/model/{file}", file=TEACHER),
+    output:
+        directory("data/convert/lists/{list}/tfjs"),
+        "data/convert/lists/{list}/report.json",
+    log:
+        "logs/convert/lists/{list}.log",
+    threads: 8
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        section=lambda wildcards: section("convert", f"lists/{wildcards.list}"),
+    shell:
+        "python -m bioclip_lite convert lists/{wildcards.list} --section {params.section:q} > {log} 2>&1"
+
+
 rule record_convert:
     input:
         rules.convert_student.output,
         TEXT_ENCODER,
+        expand("data/convert/lists/{list}/{made}", list=SPECIES_LISTS, made=["tfjs", "report.json"]),
     output:
         ledger_path("convert"),
     log:

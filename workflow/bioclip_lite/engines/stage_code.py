@@ -19,7 +19,11 @@ FOLDER = Path("workflow/code")
 # Modules that some jobs of a stage load by name, where no import statement shows them: stage -> kind of job -> modules.
 LOADED_BY_NAME: dict[str, dict[str, tuple[str, ...]]] = {
     "caption": {"captioner": ("captioning.coca",)},
-    "convert": {"bundle": ("web.tfjs",), "text": ("web.tfjs", "web.text_encoder")},
+    "convert": {
+        "bundle": ("web.tfjs",),
+        "text": ("web.tfjs", "web.text_encoder"),
+        "list": ("web.relisting",),
+    },
     "evaluate": {"suite": ("suites.answering",), "report": ("report.publish",)},
 }
 

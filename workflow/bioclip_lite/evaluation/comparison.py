@@ -162,7 +162,7 @@ def _is_zero_shot(test: pa.Table, labels: Labels) -> np.ndarray:
 
 
 def _strata(test: pa.Table, labels: Labels) -> dict[tuple[str, ...], np.ndarray]:
-    """Strata of photographs by training photographs of their taxon, by kingdom, and by what the teacher saw; bool [n]."""
+    """Strata by training photographs of the taxon, by kingdom, and by what the teacher saw; bool [n] each."""
     taxa = test["taxon_id"].to_pylist()
     training = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa["train"].to_pylist(), strict=True))
     images = np.array([training[taxon] for taxon in taxa])

@@ -150,8 +150,8 @@ def _ends(name: str, given: Mapping[str, set[str]], place: str) -> set[str]:
     return ends
 
 
-def read_species_list(file: Path) -> list[Entry]:
-    """Read the lines of a species list.
+def read_species_list(file: Path, where: str = " (params.yaml, index.species_list)") -> list[Entry]:
+    """Read the lines of a species list; ``where``, in messages, says who names the file.
 
     Plain text has one name per line, scientific in any spelling or common. A table (CSV, TSV) has a header with columns
     that ``list_columns`` interprets; other columns are named in the log. Lines that begin with # are left out.
@@ -171,7 +171,7 @@ def read_species_list(file: Path) -> list[Entry]:
         entries = [_entry_of_line(file, line, text) for line, text in enumerate(lines, start)]
     named = [entry for entry in entries if entry is not None]
     if not named:
-        raise UserError(f"{file} (params.yaml, index.species_list) lists no name; write one per line")
+        raise UserError(f"{file}{where} lists no name; write one per line")
     return named
 
 

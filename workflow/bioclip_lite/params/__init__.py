@@ -2,6 +2,6 @@
 
 from bioclip_lite.params.checks import check, load
 from bioclip_lite.params.ingredients import check_sources
-from bioclip_lite.params.jobs import of_job
+from bioclip_lite.params.jobs import of_job, species_lists
 
-__all__ = ["check", "check_sources", "load", "of_job"]
+__all__ = ["check", "check_sources", "load", "of_job", "species_lists"]

@@ -7,8 +7,9 @@ other records, so all code reads parameters with ``yaml_files.read``.
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from bioclip_lite.evaluation import variant_names
@@ -16,6 +17,7 @@ from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
 from bioclip_lite.utils.defaults import SCHEMA, complete, defaults, schema
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import parse_yaml
+from bioclip_lite.utils.job_names import FIELDS
 from bioclip_lite.utils.yaml_files import read
 
 if TYPE_CHECKING:
@@ -168,7 +170,7 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
 
     teachers = teacher_sections(params["teacher"])
     lines = [*_wrong_index(params["index"]), *_wrong_lists(params), *_wrong_teachers(params, teachers)]
-    lines += [*_unknown_variants(params, teachers), *_wrong_text_encoder(params)]
+    lines += [*_unknown_variants(params, teachers), *_wrong_text_encoder(params), *_wrong_species_lists(params)]
     lines += captions.problems(params["caption"], teachers[FIRST]["captions"])
     lines += captions.unknown(params["caption"], params["evaluate"]["retrieval"], "evaluate.retrieval")
     for name, teacher in teachers.items():
@@ -216,6 +218,22 @@ def _unknown_variants(params: dict[str, Any], teachers: Mapping[str, Any]) -> It
         elif name == FIRST or (name is not None and name not in teachers):
             further = ", ".join(other for other in teachers if other != FIRST) or "none"
             yield f"evaluate.also has {variant}, but teacher.ensemble has no {name}; there is {further}"
+
+
+def _wrong_species_lists(params: dict[str, Any]) -> Iterator[str]:
+    files = params["convert"]["lists"]
+    names = [PurePath(file).stem.lower() for file in files]
+    for file, name in zip(files, names, strict=True):
+        if not re.fullmatch(FIELDS["list"], name):
+            yield (
+                f"convert.lists has {file}, after which a folder is named; rename the file, with English letters, "
+                "digits, _ and - only"
+            )
+        if PurePath(file).is_absolute() or ".." in PurePath(file).parts:
+            yield f"convert.lists has {file}; it must be a file in data/lists"
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        both = " and ".join(file for file, other in zip(files, names, strict=True) if other == name)
+        yield f"convert.lists has {both}, whose bundles would be one folder; rename one of them"
 
 
 def _wrong_text_encoder(params: dict[str, Any]) -> Iterator[str]:

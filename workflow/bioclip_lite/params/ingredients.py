@@ -22,6 +22,9 @@ def check_sources(params: dict[str, Any]) -> None:
         _check_index(params["index"])
     if not Path("data/provenance/evaluate.json").exists():
         _check_suites(params["evaluate"]["suites"])
+    for file in params["convert"]["lists"]:
+        if not (LISTS / file).is_file():
+            raise UserError(f"convert.lists has {file}, but {LISTS / file} does not exist; put it there")
     for name, file in _weights(params):
         if not (WEIGHTS / file).is_file():
             raise UserError(f"{name} is {file}, but {WEIGHTS / file} does not exist; copy the weights there")

@@ -8,6 +8,7 @@ such imports out, so that this module is no code input of a job. A whole section
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from bioclip_lite.evaluation.variant_names import variants
@@ -171,6 +172,13 @@ class Bundle(TypedDict):
     onnx: list[Literal["fp32", "qdq"]]
 
 
+class OneList(TypedDict):
+    """The bundle of one further species list, ``lists`` being a list of this one."""
+
+    taxa_bytes: int | None
+    lists: list[str]
+
+
 class TextEncoder(TypedDict):
     tolerance: float
     text_encoder: Literal["teacher", "student"] | None
@@ -267,6 +275,15 @@ def _of_suite(section: Section, fields: Fields) -> Section:
     return _part({**section, "suites": chosen}, OneSuite)
 
 
+def _of_list(section: Section, fields: Fields) -> Section:
+    return _part({**section, "lists": [species_lists(section)[fields["list"]]]}, OneList)
+
+
+def species_lists(section: Section) -> dict[str, str]:
+    """The files of ``convert.lists`` by the names that their jobs and outputs bear."""
+    return {PurePath(file).stem: file for file in section["lists"]}
+
+
 # Stage -> form of a job's name (utils.job_names) -> the keys of the section that it reads, or how to choose them. The
 # other stages are one job each.
 PARTS: dict[str, dict[str, Any]] = {
@@ -279,7 +296,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "captions/{captioner}/{shard}": Nothing,
     },
     "distill": {"student": _of_student, "finetune": FinetunedStudent, "control": Control},
-    "convert": {"bundle": Bundle, "text": TextEncoder},
+    "convert": {"bundle": Bundle, "text": TextEncoder, "lists/{list}": _of_list},
     "evaluate": {"report": Report, "speed": Timing, "suites/{suite}": _of_suite, "{variant}": _of_variant},
 }
 
@@ -288,6 +305,7 @@ PARTS: dict[str, dict[str, Any]] = {
 VALUES: dict[str, Callable[[Section], dict[str, Collection[str]]]] = {
     "caption": lambda section: {"captioner": [entry["name"] for entry in section["captioners"]]},
     "teacher": lambda section: {"teacher": [*teacher_sections(section)]},
+    "convert": lambda section: {"list": [*species_lists(section)]},
     "evaluate": lambda section: {
         "variant": variants(section),
         "suite": [entry["name"] for entry in section["suites"]],

@@ -20,7 +20,6 @@ import torch
 from bioclip_lite.compression import grid, quantized
 from bioclip_lite.graph import execution
 from bioclip_lite.graph.nodes import Graph, Weights
-from bioclip_lite.metrics import calibration
 from bioclip_lite.photographs.preprocess import preprocess, read_preprocess
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.taxa.taxonomy import RANKS
@@ -30,21 +29,18 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, replacing_folder, require, write_json
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import drawn
-from bioclip_lite.web import bundle, javascript, onnx_export, tfjs
+from bioclip_lite.web import bundle, confidence, javascript, onnx_export, tfjs
 
 if TYPE_CHECKING:
     from bioclip_lite.params import jobs
-    from bioclip_lite.utils import sections
 
 COMPARED = "test"  # the split on whose photographs runtimes are compared
 CALIBRATION = "calibration"
-FORMAT = 2  # of bundle.json; react-bio-clip refuses others
 _RUNS = 30  # inferences that the latency is the median of
 _BATCH = 32
-_LOGITS = 1 << 27  # in memory at a time while thresholds are fitted; more photographs would not move them
 
 
-JOBS = ("bundle", "text")
+JOBS = ("bundle", "text", "lists/{list}")
 
 
 @dataclass(frozen=True)
@@ -72,16 +68,25 @@ class _Reference:
     embeddings: np.ndarray  # unit, float32 (n, D)
 
 
-def run(params: "sections.Convert", data: Path, job: str | None = None) -> None:
-    """Write data/convert/tfjs and data/convert/report.json (job "bundle"), the text encoder (job "text"), or all that
-    the parameters ask for (None)."""
-    if job not in (None, "bundle"):  # parameters of the bundle do not say whether there is a text encoder
-        job_names.parse("convert", job, JOBS if params["text_encoder"] else JOBS[:1])
-    if job in (None, "bundle"):
+def run(params: Any, data: Path, job: str | None = None) -> None:
+    """Write data/convert/tfjs, report.json and calibration.safetensors (job "bundle"), the text encoder (job "text"),
+    the bundle of one further species list (job "lists/<name>"), or all that the parameters ask for (None).
+
+    Args:
+        params: ``sections.Convert`` for None, else ``jobs.Bundle``, ``jobs.TextEncoder`` or ``jobs.OneList``.
+    """
+    if job is not None:
+        # Parameters of the bundle do not say whether there is a text encoder.
+        forms = [form for form in JOBS if form != "text" or params.get("text_encoder")]
+        form, _ = job_names.parse("convert", job, forms)
+    if job is None or form == "bundle":
         _write_bundle(params, data)
-    if job == "text" or (job is None and params["text_encoder"]):
-        # Not an import that closure sees: the bundle need not be made again when the code that converts texts changes.
+    # Not imports that closure sees: the bundle need not be made again when the code of other jobs changes.
+    if (job is None and params["text_encoder"]) or (job is not None and form == "text"):
         importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
+    if job is None or form == "lists/{list}":
+        for file in params["lists"]:
+            importlib.import_module("bioclip_lite.web.relisting").write_list(params["taxa_bytes"], file, data)
 
 
 def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
@@ -91,8 +96,9 @@ def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
     table = bundle.make_table(data, text, params["taxa_bytes"])
     with replacing_folder(data / "convert" / "tfjs", (bundle.FILE, bundle.HASHED)) as folder:
         javascript.convert(model.folder, folder)
-        confidence = _calibrate(data, model, table, text.logit_scale)
-        about = _describe(folder, data, model, text, table, confidence)
+        photographs = _calibration(data, model, len(table.paths))
+        certainty = confidence.fit(table, text.logit_scale, photographs) | {"photographs": len(photographs.keys)}
+        about = _describe(folder, data, model, text, table, certainty)
         reference = _reference(params["images"], data, model)
         report = _compare(folder, model, reference, params["tolerance"])
         report["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
@@ -103,7 +109,8 @@ def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
     report["bytes"] = sum(report["files"].values())
     report["model"] = {key: about["model"][key] for key in ("nodes", "operations", "macs", "parameters")}
     report["taxa"] = {"rows": len(table.paths), "left_out": table.left_out, "representatives": table.representatives}
-    report["confidence"] = confidence
+    report["confidence"] = certainty
+    confidence.write(data / "convert" / confidence.FILE, photographs, about["provenance"]["weights_sha256"])
     write_json(data / "convert" / "report.json", report)
     print(
         f"convert: {report['bytes'] / 1e6:.2f} MB, {report['model']['nodes']} nodes; {report['weights_identical']} "
@@ -138,12 +145,14 @@ def _teacher(data: Path) -> dict[str, Any]:
     return about
 
 
-def _calibrate(data: Path, model: _Model, table: bundle.Table, logit_scale: float) -> dict[str, Any]:
-    """``temperature`` and ``thresholds`` of bundle.json, from calibration photographs and the INT8 graph and table."""
+def _calibration(data: Path, model: _Model, taxa: int) -> confidence.Photographs:
+    """Photographs of split calibration, drawn by a hash of their keys, as the INT8 graph embeds them.
+
+    ``taxa``: so many are there that thresholds are fitted among, which limits how many photographs are taken.
+    """
     shards = ShardSet(data, CALIBRATION)
-    count = max(256, _LOGITS // len(table.paths))
-    chosen = sorted(drawn(shards.keys, count, CALIBRATION))
-    if not chosen:
+    drawn_rows = confidence.drawn_for(shards.keys, taxa)
+    if not drawn_rows:
         raise UserError(
             f"split {CALIBRATION} has no photographs, so the confidence of the model cannot be calibrated; give the "
             f"split a share in params.yaml (index.split.{CALIBRATION} or index.synthetic.images.{CALIBRATION})"
@@ -153,17 +162,17 @@ def _calibrate(data: Path, model: _Model, table: bundle.Table, logit_scale: floa
         row["taxon_id"]: tuple(row[rank] for rank in RANKS)
         for row in read_table(data / "index" / "taxa.parquet", columns).to_pylist()
     }
-    embeddings = np.concatenate(
-        [
-            model.embed(_pixels(shards, chosen[start : start + _BATCH], model.preprocessing))
-            for start in progress(range(0, len(chosen), _BATCH), -(-len(chosen) // _BATCH), "convert: calibration")
-        ]
+    starts = range(0, len(drawn_rows), _BATCH)
+    embeddings = [
+        model.embed(_pixels(shards, drawn_rows[start : start + _BATCH], model.preprocessing))
+        for start in progress(starts, len(starts), "convert: calibration")
+    ]
+    return confidence.Photographs(
+        keys=[shards.keys[i] for i in drawn_rows],
+        observations=[shards.description(i).get("group") for i in drawn_rows],
+        taxa=[paths[shards.taxon_ids[i]] for i in drawn_rows],
+        embeddings=np.concatenate(embeddings),
     )
-    logits = logit_scale * (embeddings @ table.text.T)
-    groups = [shards.description(i).get("group") for i in chosen]
-    taxa = [paths[shards.taxon_ids[i]] for i in chosen]
-    confidence = calibration.calibrate(logits, taxa, table.paths, groups, table.finest_rank)
-    return {**confidence, "photographs": len(chosen)}
 
 
 def _pixels(shards: ShardSet, chosen: Sequence[int], spec: dict[str, Any]) -> torch.Tensor:
@@ -181,7 +190,7 @@ def _units(outputs: torch.Tensor) -> np.ndarray:
 
 
 def _describe(
-    folder: Path, data: Path, model: _Model, text: Taxa, table: bundle.Table, confidence: dict[str, Any]
+    folder: Path, data: Path, model: _Model, text: Taxa, table: bundle.Table, certainty: dict[str, Any]
 ) -> dict[str, Any]:
     """Rename the files of the model after their hash, add the table, and write bundle.json; returns its content."""
     model_files = bundle.take_model(folder, model.graph, model.weights)
@@ -191,12 +200,12 @@ def _describe(
     student = read_json(require(data / "prune" / "model" / "student.json"))
     licences, attribution = bundle.photographs(data)
     about = {
-        "format": FORMAT,
+        "format": bundle.FORMAT,
         "preprocess": model.preprocessing,
         "embedding": text.text.shape[1],
         "logit_scale": text.logit_scale,
-        "temperature": confidence["temperature"],
-        "thresholds": confidence["thresholds"],
+        "temperature": certainty["temperature"],
+        "thresholds": certainty["thresholds"],
         "ranks": list(RANKS),
         "languages": table.languages(),
         "taxa": taxa,
@@ -206,6 +215,7 @@ def _describe(
             "rows": len(taxa),
             "columns": text.text.shape[1],
             "prompt": text.prompt,
+            **({"lit_columns": text.lit_columns} if text.lit_columns else {}),
             "left_out": table.left_out,
             "representatives": table.representatives,
         },
@@ -226,7 +236,7 @@ def _describe(
             "graph_sha256": bundle.sha256((model.folder / quantized.GRAPH_FILE).read_bytes()),
             "weights_sha256": bundle.sha256((model.folder / quantized.WEIGHTS_FILE).read_bytes()),
             "taxonomy_sha256": bundle.sha256(bundle.json_bytes(taxa)),
-            "calibration_photographs": confidence["photographs"],
+            "calibration_photographs": certainty["photographs"],
         },
     }
     (folder / bundle.FILE).write_bytes(bundle.json_bytes(about) + b"\n")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from bioclip_lite.models import teachers
-from bioclip_lite.models.prompt_ensemble import OPENAI, body, embed_in_templates
+from bioclip_lite.models.prompt_ensemble import described, embed_prompts
 from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.shards import ShardSet, shard_names
 from bioclip_lite.taxa import label_space
@@ -99,10 +99,10 @@ def _embed_taxa(params: "jobs.TaxonPrompts", data: Path, teacher: teachers.Teach
     leaves = [row for row in _taxa(data) if row["leaf"]]
     if not leaves:
         raise UserError(f"{data / 'index' / 'taxa.parquet'} lists no leaf taxon; is the index empty?")
-    columns = captions.lit_columns(data) if params["prompt"] == "lit" else text_types.LIT_COLUMNS
-    prompts = [_caption(row, params["prompt"], columns) for row in leaves]
+    lit_columns = captions.lit_columns(data) if params["prompt"] == "lit" else None
+    prompts = [_caption(row, params["prompt"], lit_columns or text_types.LIT_COLUMNS) for row in leaves]
     openai = params["templates"] == "openai"
-    text = embed_in_templates(teacher, [*map(body, prompts)]) if openai else teachers.embed_texts(teacher, prompts)
+    text = embed_prompts(teacher, prompts, openai)
     scale = _tune(data, teacher, teacher_name, text) if params["logit_scale"] == "tuned" else teacher.logit_scale
     store.write_taxa(
         store.folder(data, teacher_name) / "taxa.safetensors",
@@ -110,8 +110,9 @@ def _embed_taxa(params: "jobs.TaxonPrompts", data: Path, teacher: teachers.Teach
         text,
         scale,
         teacher.identity,
-        params["prompt"] + (f" in {len(OPENAI)} templates" if openai else ""),
+        described(params["prompt"], openai),
         teacher.logit_scale,
+        lit_columns,
     )
     job, width = _job(teacher_name, "taxa"), text.shape[1]
     print(f"{job}: {len(leaves)} x {width} numbers, e.g. {prompts[0]!r}; logit scale {scale:.1f}")

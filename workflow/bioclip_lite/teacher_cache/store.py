@@ -55,6 +55,7 @@ class Taxa:
     logit_scale: float  # logits = logit_scale * embedding @ text.T
     teacher: str
     prompt: str
+    lit_columns: list[str] | None = None  # of prompt "lit", what its sentence lists
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,11 @@ def write_taxa(
     teacher: str,
     prompt: str,
     given_logit_scale: float | None = None,
+    lit_columns: Sequence[str] | None = None,
 ) -> None:
     """Write the taxon text matrix ``text`` (C, D), rows in the order of ``taxon_ids``.
 
-    ``given_logit_scale``: the teacher's own, where ``logit_scale`` is another.
+    ``given_logit_scale``: the teacher's own, where ``logit_scale`` is another. ``lit_columns``: of prompt "lit".
     """
     given = logit_scale if given_logit_scale is None else given_logit_scale
     metadata = {
@@ -199,6 +201,7 @@ def write_taxa(
         "given_logit_scale": repr(float(given)),
         "teacher": teacher,
         "prompt": prompt,
+        **({"lit_columns": json.dumps(list(lit_columns))} if lit_columns else {}),
     }
     write_tensors(path, {"text": text.astype("<f4")}, metadata)
 
@@ -208,7 +211,8 @@ def read_taxa(path: str | os.PathLike[str]) -> Taxa:
     arrays, metadata = map_tensors(path)
     try:
         text, ids = np.array(arrays["text"]), json.loads(metadata["taxon_ids"])
-        taxa = Taxa(ids, text, float(metadata["logit_scale"]), metadata["teacher"], metadata["prompt"])
+        columns = json.loads(metadata.get("lit_columns", "null"))
+        taxa = Taxa(ids, text, float(metadata["logit_scale"]), metadata["teacher"], metadata["prompt"], columns)
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} is not a taxon text matrix (no {error}); {_REMEDY}") from error
     if text.ndim != 2 or len(text) != len(ids):

@@ -28,6 +28,7 @@ GROUPS = {
     },
     "use a model": {
         "predict": "name what photographs show, as CSV",
+        "relist": "make a bundle for another species list, without training",
         "completion": "print a completion script for bash, zsh or fish",
     },
 }

@@ -17,6 +17,7 @@ FIELDS = {
     "teacher": r"[a-z][a-z0-9_]*",
     "suite": r"[a-z0-9][a-z0-9_-]*",
     "variant": r"[a-z][a-z0-9_-]*",
+    "list": r"[A-Za-z0-9][A-Za-z0-9_-]*",
 }
 
 

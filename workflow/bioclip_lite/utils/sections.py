@@ -193,6 +193,7 @@ class Convert(TypedDict):
     taxa_bytes: int | None
     onnx: list[Literal["fp32", "qdq"]]
     text_encoder: Literal["teacher", "student"] | None
+    lists: list[str]
 
 
 class EvaluateSpeed(TypedDict):

@@ -10,10 +10,10 @@ import csv
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,9 +29,18 @@ from bioclip_lite.utils.spreadsheets import unguarded
 from bioclip_lite.web import tfjs
 
 FILE = "bundle.json"
+FORMAT = 2  # of bundle.json; react-bio-clip refuses others
 HASHED = "*-" + 8 * "[0-9a-f]" + ".*"  # names of all other files, as written by ``add``
 _SPECIES, _GENUS = RANKS.index("species"), RANKS.index("genus")
 _OWNERS = 20  # of most photographs, named in bundle.json
+
+
+class Remark(NamedTuple):
+    """What is to be told with the name of a taxon."""
+
+    zero_shot: bool  # no photograph was learned from
+    finest_rank: int  # index into RANKS of the lowest rank that an answer may have
+    note: str | None
 
 
 @dataclass(frozen=True)
@@ -91,14 +100,44 @@ def make_table(data: Path, text: store.Taxa, budget: int | None) -> Table:
             f"data/logits/taxa.safetensors has {len(text.taxon_ids)} taxa, data/index/taxa.parquet {len(leaves)} "
             "leaves, and they differ; run stage logits again"
         )
-    names = {_path(row): _common_names(row) for row in rows}
-    photographs = [sum(rows[number].get(split) or 0 for split in LEARNED) for number in leaves.values()]
     vectors = {_path(rows[number]): vector for number, vector in zip(leaves.values(), text.text, strict=True)}
-    places = len(vectors) if budget is None else budget // (text.text.shape[1] + 4)
-    left_out = _left_out(list(vectors), photographs, places)
     labels = read_labels(data)
     columns = labels.leaves, labels.zero_shot.tolist(), labels.finest_rank.tolist(), labels.notes
-    said = {path: row for path, *row in zip(*columns, strict=True)}
+    remarks = {path: Remark(*row) for path, *row in zip(*columns, strict=True)}
+    return table_of(vectors, names_of(rows), remarks, photographs_of(rows), budget)
+
+
+def names_of(rows: Iterable[dict[str, Any]]) -> dict[TaxonPath, dict[str, str]]:
+    """Common names by language of each path in rows of data/index/taxa.parquet."""
+    return {_path(row): _common_names(row) for row in rows}
+
+
+def photographs_of(rows: Iterable[dict[str, Any]]) -> dict[TaxonPath, int]:
+    """Number of photographs that models learned from, of each path in rows of data/index/taxa.parquet."""
+    return {_path(row): sum(row.get(split) or 0 for split in LEARNED) for row in rows}
+
+
+def table_of(
+    vectors: Mapping[TaxonPath, np.ndarray],
+    names: Mapping[TaxonPath, dict[str, str]],
+    remarks: Mapping[TaxonPath, Remark],
+    photographs: Mapping[TaxonPath, int],
+    budget: int | None,
+) -> Table:
+    """Make the table of C leaves from their unit ``vectors``, float32 (D,), in at most ``budget`` bytes (None: all).
+
+    Args:
+        names: common names by language; a path may be missing.
+        remarks: of each leaf.
+        photographs: that models learned from; a path may be missing.
+
+    Raises:
+        UserError: one row per genus exceeds the budget.
+    """
+    vectors, said = dict(vectors), dict(remarks)
+    width = len(next(iter(vectors.values())))
+    places = len(vectors) if budget is None else budget // (width + 4)
+    left_out = _left_out(list(vectors), [photographs.get(path, 0) for path in vectors], places)
     genera: dict[TaxonPath, list[TaxonPath]] = defaultdict(list)
     for path in left_out:
         genera[(*path[:_SPECIES], None)].append(path)
@@ -106,15 +145,15 @@ def make_table(data: Path, text: store.Taxa, budget: int | None) -> Table:
         mean = np.mean([vectors.pop(path) for path in members], axis=0)
         vectors[genus] = (mean / np.linalg.norm(mean)).astype(np.float32)
         zero_shot, finest, _ = zip(*(said[path] for path in members), strict=True)
-        said[genus] = [all(zero_shot), min(finest), None]
+        said[genus] = Remark(all(zero_shot), min(finest), None)
     paths = sorted(vectors, key=lambda path: tuple(name or "" for name in path))
     encoded = store.encode(np.stack([vectors[path] for path in paths]), "int8")
     return Table(
         paths=paths,
         common_names=[names.get(path, {}) for path in paths],
-        zero_shot=[said[path][0] for path in paths],
-        finest_rank=np.array([said[path][1] for path in paths], dtype=np.int8),
-        notes=[said[path][2] for path in paths],
+        zero_shot=[said[path].zero_shot for path in paths],
+        finest_rank=np.array([said[path].finest_rank for path in paths], dtype=np.int8),
+        notes=[said[path].note for path in paths],
         scales=encoded["scales"],
         integers=encoded["embeddings"],
         left_out=len(left_out),
@@ -146,7 +185,7 @@ def _left_out(paths: Sequence[TaxonPath], photographs: Sequence[int], places: in
     least = len(paths) - len(order) + len(genera)
     raise UserError(
         f"convert.taxa_bytes leaves room for {places} rows, but one row per genus needs {least}; set it to at least "
-        f"{least} times the bytes of a row, or to null for all species, or shorten the list of species"
+        f"{least} times the bytes of a row, or leave it out for all species, or shorten the list of species"
     )
 
 

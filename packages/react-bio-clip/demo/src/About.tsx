@@ -73,7 +73,7 @@ export function About({info}: {info: BundleInfo}): ReactNode {
               </dl>
             </>
           ) : (
-            <p>No thresholds were set for this model.</p>
+            <p>This model is not calibrated: no thresholds were set, so it gives its best guess, sure or not.</p>
           )}
         </section>
         <div>

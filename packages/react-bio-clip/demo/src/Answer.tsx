@@ -10,9 +10,12 @@ interface Props {
   answer: Answer;
   ranks: readonly string[];
   language: string;
-  /** Share of answers that were right when the thresholds were set, e.g. 0.95; null if unknown. */
+  /** Share of answers that were right when the thresholds were set, e.g. 0.95; null: the model is not calibrated. */
   level: number | null;
 }
+
+/** What is named first: the answer, or the best guess of a model without thresholds. */
+const named = ({answer, taxa}: Answer, level: number | null) => answer ?? (level === null ? taxa[0] : null);
 
 export function Name({of}: {of: Named}): ReactNode {
   return isItalic(of.rank) ? <i lang="la">{scientific(of)}</i> : <span lang="la">{scientific(of)}</span>;
@@ -28,10 +31,12 @@ function remarks({isFinest, note, zeroShot}: Candidate): string[] {
 }
 
 /** One sentence for screen readers; without the number where it changes continuously. */
-export function spoken({answer}: Answer, language: string, withPercent: boolean): string {
+export function spoken(found: Answer, level: number | null, language: string, withPercent: boolean): string {
+  const answer = named(found, level);
   if (!answer) return 'Not sure enough to name it, not even its kingdom.';
   const name = common(answer, language);
-  const parts = [`${answer.rank} ${scientific(answer)}`, name, withPercent && percent(answer.probability)];
+  const guess = level === null && 'not calibrated';
+  const parts = [`${answer.rank} ${scientific(answer)}`, name, withPercent && percent(answer.probability), guess];
   return [...parts, ...remarks(answer)].filter(Boolean).join(', ');
 }
 
@@ -64,14 +69,15 @@ function trunk({answer, ranks: best}: Answer, ranks: readonly string[]): Step[] 
   return steps;
 }
 
-function Headline({answer: {answer}, language, level, ranks}: Props): ReactNode {
+function Headline({answer: found, language, level, ranks}: Props): ReactNode {
+  const answer = named(found, level);
   if (!answer) {
     return (
       <div className="headline">
         <h2>Not sure</h2>
         <p className="note">
-          It is not sure enough of any rank{level !== null && ` to be right ${percent(level)} of the time`}. Is one
-          organism sharp, large and alone in the photo? It may also be none that this model knows.
+          It is not sure enough of any rank to be right {percent(level ?? 0)} of the time. Is one organism sharp, large
+          and alone in the photo? It may also be none that this model knows.
         </p>
       </div>
     );
@@ -96,11 +102,15 @@ function Headline({answer: {answer}, language, level, ranks}: Props): ReactNode 
           Known by name alone: the model has learned from no photo of it, and promises nothing for such an answer.
         </p>
       )}
-      {!isLowest && !answer.isFinest && (
-        <p className="note">
-          Not sure enough of the {ranks[ranks.indexOf(answer.rank) + 1]}
-          {level !== null && ` to be right ${percent(level)} of the time`}.
-        </p>
+      {level === null ? (
+        <p className="note">Not calibrated: this is the best guess of the model, however unsure it is.</p>
+      ) : (
+        !isLowest &&
+        !answer.isFinest && (
+          <p className="note">
+            Not sure enough of the {ranks[ranks.indexOf(answer.rank) + 1]} to be right {percent(level)} of the time.
+          </p>
+        )
       )}
     </div>
   );

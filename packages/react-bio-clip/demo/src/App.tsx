@@ -98,8 +98,9 @@ export function App(): ReactNode {
   const info = clip?.info ?? null;
   const languages = info?.languages ?? [];
   const language = chosen ?? preferred(languages);
+  const level = info?.thresholds?.level ?? null;
   const isWorking = photo !== null && !answer && !error && status !== 'error';
-  const announcement = answer ? spoken(answer, language, !live) : '';
+  const announcement = answer ? spoken(answer, level, language, !live) : '';
 
   return (
     <div className={dragging ? 'page dragging' : 'page'}>
@@ -176,9 +177,7 @@ export function App(): ReactNode {
           {status === 'error' && <Trouble title="The model could not be loaded" error={loadError} />}
           {error && <Trouble title="That did not work" error={error} />}
           {status === 'loading' && <Loading loaded={progress?.loaded ?? 0} total={progress?.total ?? 0} />}
-          {answer && info && (
-            <AnswerView answer={answer} ranks={info.ranks} language={language} level={info.thresholds?.level ?? null} />
-          )}
+          {answer && info && <AnswerView answer={answer} ranks={info.ranks} language={language} level={level} />}
           {isWorking && status === 'ready' && <p className="note">Looking …</p>}
           {!answer && !isWorking && !error && status === 'ready' && (
             <>

@@ -41,7 +41,10 @@ export interface BundleInfo {
   logit_scale: number;
   /** Probabilities are softmax(logit_scale / temperature * text . embedding). */
   temperature: number;
-  /** The lowest rank whose best node is at least this probable is the answer; null: never this rank. */
+  /**
+   * The lowest rank whose best node is at least this probable is the answer; null: never this rank. Without thresholds
+   * the bundle is not calibrated, and there is no answer but with `minConfidence`.
+   */
   thresholds: {level: number; confidence?: number; ranks: Record<string, number | null>} | null;
   ranks: string[];
   languages: string[];

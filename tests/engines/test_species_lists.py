@@ -1,0 +1,29 @@
+"""`convert.lists`: each list is a job of its own to both engines."""
+
+from pathlib import Path
+
+from support import checkout
+from support.checkout import set_parameter, settled, snakemake
+
+
+def test_a_change_of_one_list_makes_its_bundle_and_no_other(thin_built: Path, tmp_path: Path) -> None:
+    folder = checkout.clone(thin_built, tmp_path / "clone")
+    lists = folder / "data/lists"
+    for name in ("alps.csv", "coast.txt"):
+        (lists / name).write_text("Morus alba\nMorus nigra\n")
+    set_parameter(folder, "convert.lists", ["alps.csv", "coast.txt"])
+    assert snakemake(folder) == {"relist": 2, "convert": 1}
+    bundles = {name: folder / "data/convert/lists" / name / "tfjs" for name in ("alps", "coast")}
+    before = {name: (bundle / "model.json").read_text() for name, bundle in bundles.items()}
+    assert settled(folder)
+
+    (lists / "alps.csv").write_text("Morus alba\nMorus bassanus\n")
+    stages, jobs = checkout.repro(folder)
+    assert (stages, jobs) == (["convert"], {"relist": 1, "convert": 1})
+    assert (bundles["alps"] / "model.json").read_text() != before["alps"]
+    assert (bundles["coast"] / "model.json").read_text() == before["coast"]
+
+    set_parameter(folder, "convert.lists", ["coast.txt"])
+    assert snakemake(folder) == {"convert": 1}
+    assert bundles["coast"].is_dir() and not bundles["alps"].exists()
+    assert settled(folder)
