@@ -146,6 +146,36 @@ def test_bad_photographs_are_listed_with_a_reason_and_the_rest_goes_on(tmp_path:
     assert len(table(data, "samples")) == 9
 
 
+def test_photographs_as_cameras_make_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder per species, as it comes from telephones: every photograph is used, and what is none is no damage."""
+    source = tmp_path / "source"
+    files = {
+        "IMG_1.HEIC": encoded(picture(1), "HEIF", quality=95),
+        "IMG_1.MOV": b"\0\0\0\x14ftypqt  \0\0\0\0qt  ",
+        "IMG_1.AAE": b'<?xml version="1.0"?><plist/>',
+        "IMG_2.jpg": encoded(picture(2), "HEIF", quality=95),  # as messengers rename them
+        "IMG_3.avif": encoded(picture(3), "AVIF"),
+        "IMG_4.JPG": encoded(picture(4), "MPO", save_all=True, append_images=[picture("depth")]),
+        "IMG_5.jpg": encoded(picture(5))[:-2],
+        "IMG_6.jpg": encoded(picture(6)) + b"\0\0\0\x18ftypmp42",
+        "IMG_7.jp2": encoded(picture(7), "JPEG2000"),
+        "half.jpg": encoded(picture(8))[:500],
+    }
+    for name, content in files.items():
+        (source / "Bellis perennis").mkdir(parents=True, exist_ok=True)
+        (source / "Bellis perennis" / name).write_bytes(content)
+    for number in range(3):
+        (source / "Morus alba").mkdir(exist_ok=True)
+        (source / "Morus alba" / f"{number}.jpg").write_bytes(encoded(picture("mulberry", number)))
+    data = tmp_path / "data"
+    index.run(folder_params(source, reject_budget=0.1), data)
+    rejected = {Path(name).name: reason for name, reason in reasons(data).items()}
+    assert rejected == {"IMG_1.MOV": "video", "IMG_1.AAE": "sidecar", "half.jpg": "truncated"}
+    assert len(table(data, "samples")) == len(files) - 3 + 3
+    assert "1 of these files lack their last bytes" in capsys.readouterr().out
+    assert "Cut short: 1 JPEG file." in (data / "index" / "report.html").read_text()
+
+
 def test_modes_and_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -3,11 +3,14 @@ import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from bioclip_lite.photographs.images import decode, inspect
 from bioclip_lite.photographs.shards import ShardSet, open_shard
 from bioclip_lite.stages import index, shard
 from bioclip_lite.taxa import taxonomy
@@ -69,6 +72,26 @@ def test_jobs_in_any_order_give_the_bytes_of_one_run(data: Path, tmp_path: Path)
     for name in ["manifests", *reversed(shard.names(COUNTS["counts"])), "sizes"]:
         shard.run(COUNTS, data, name)
     assert contents(data / "shard") == whole
+
+
+def test_every_format_is_stored_as_jpeg_that_browsers_read(tmp_path: Path) -> None:
+    kinds = ("HEIF", "AVIF", "JPEG2000", "WEBP", "MPO", "PNG", "GIF")
+    large = {kind: picture(kind, size=(90, 60)) for kind in kinds}
+    for kind, image in large.items():
+        (tmp_path / "source" / "Bellis perennis").mkdir(parents=True, exist_ok=True)
+        more = {"save_all": True, "append_images": [picture("second", size=(90, 60))]} if kind == "MPO" else {}
+        (tmp_path / "source" / "Bellis perennis" / f"{kind}.jpg").write_bytes(encoded(image, kind, **more))
+    garden(tmp_path / "garden", each=4)
+    shutil.copytree(tmp_path / "garden" / "mulberry", tmp_path / "source" / "Morus alba")
+    split = {"train": 1.0}
+    index.run(folder_params(tmp_path / "source", split=split, near_duplicates=0), tmp_path)
+    shard.run({"counts": {"train": 1}, "max_side": 45}, tmp_path)
+    stored = ShardSet(tmp_path, "train")
+    found = {key.split("-")[0]: stored.jpeg(i) for i, key in enumerate(stored.keys)}
+    for kind, image in large.items():
+        assert inspect(found[kind.lower()], 1).clean
+        small = np.asarray(image.resize((45, 30), Image.Resampling.LANCZOS), float)
+        assert np.abs(np.asarray(decode(found[kind.lower()]), float) - small).mean() < 8, kind
 
 
 def contents(folder: Path) -> dict[str, bytes]:

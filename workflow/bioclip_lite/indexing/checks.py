@@ -7,8 +7,8 @@ from bioclip_lite.indexing.database import count
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
-# Left out on request, or because another copy stays; all other reasons are damage.
-_NO_DAMAGE = ("not listed", "licence", "duplicate", "near duplicate")
+# Left out on request, because another copy stays, or no photograph in the first place; all other reasons are damage.
+_NO_DAMAGE = ("not listed", "licence", "duplicate", "near duplicate", "video", "sidecar")
 
 
 def check(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], source: str, reject_budget: float) -> None:

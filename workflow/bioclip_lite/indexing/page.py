@@ -19,7 +19,7 @@ EXAMPLES, PAIRS = 6, 12  # thumbnails per reason, and pairs of near duplicates
 _THUMBNAILS = 36  # of rejects, over all reasons
 _TAXA, _NAMES, _LICENCES = 2000, 300, 30  # rows shown of long tables; the tables themselves have all
 _CURVE_POINTS = 300
-_INTENDED = ("not listed", "licence")  # reasons to leave out that are no fault of the photograph
+_INTENDED = ("not listed", "licence", "video", "sidecar")  # reasons to leave out that are no fault of the photograph
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Facts:
 
     splits: Mapping[str, int]  # photographs
     observations: int
+    truncated: int  # photographs whose files lack their last bytes
     taxa: pa.Table  # as taxa.parquet
     rejects: Mapping[str, int]  # by reason, the most frequent first
     examples: Mapping[str, Sequence[tuple[str, str]]]  # by reason: locator, detail

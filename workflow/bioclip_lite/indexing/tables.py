@@ -254,6 +254,7 @@ def _facts(
     return page.Facts(
         splits=counted(f"SELECT dealt.split, count(*) {_KEPT} GROUP BY 1"),
         observations=database.execute(f"SELECT count(DISTINCT joined) {_KEPT}").fetchone()[0],
+        truncated=counted(f"SELECT 'all', coalesce(sum(truncated), 0) {_KEPT}")["all"],
         taxa=taxa,
         rejects=rejects,
         examples=examples,

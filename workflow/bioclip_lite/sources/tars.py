@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from bioclip_lite.photographs.images import READ
 from bioclip_lite.sources import places
 from bioclip_lite.sources.sample import Reject
 from bioclip_lite.utils.errors import UserError
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
+IMAGES = tuple(ending[1:] for ending in READ)
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 

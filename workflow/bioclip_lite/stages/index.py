@@ -57,6 +57,8 @@ def _summarize(facts: Facts, matches: Sequence[names.Match]) -> None:
     leaves = facts.taxa.filter(facts.taxa["leaf"])
     shares = ", ".join(f"{split} {facts.splits[split]}" for split in SPLITS if facts.splits.get(split))
     print(f"index: {sum(facts.splits.values())} photographs of {leaves.num_rows} taxa to tell apart ({shares})")
+    if facts.truncated:
+        print(f"index: {facts.truncated} of these files lack their last bytes; at least 95 % of each picture is there")
     untrained = sum(not count for count in np.add(leaves["train"].to_numpy(), leaves["pretrain"].to_numpy()))
     if untrained:
         print(f"index: {untrained} of these taxa have no training photograph")
