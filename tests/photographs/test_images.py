@@ -216,8 +216,8 @@ def test_a_whole_jpeg_with_a_grey_bottom_is_not_truncated() -> None:
 
 def test_the_film_of_a_motion_photo_is_cut_off() -> None:
     film = b"\x00\x00\x00\x18ftypmp42" + bytes(200) + b"\xff\xd9 the voice of a person"
-    for options in ({}, {"progressive": True}):
-        content = encoded(PHOTO, **options)
+    for progressive in (False, True):
+        content = encoded(PHOTO, progressive=progressive)
         assert not inspect(content + film, 1).clean
         assert to_jpeg(content + film) == content
     with_thumbnail = with_exif(6)[:2] + b"\xff\xe1" + (len(PLAIN) + 2).to_bytes(2, "big") + PLAIN + with_exif(6)[2:]
@@ -227,7 +227,8 @@ def test_the_film_of_a_motion_photo_is_cut_off() -> None:
 
 def test_of_several_pictures_the_first_is_taken() -> None:
     second = picture("depth", size=PHOTO.size)
-    for kind, options in (("MPO", {}), ("GIF", {"duration": 50}), ("WEBP", {"quality": 95}), ("HEIF", {"quality": 95})):
+    several: dict[str, dict[str, Any]] = {"MPO": {}, "GIF": {}, "WEBP": {"quality": 95}, "HEIF": {"quality": 95}}
+    for kind, options in several.items():
         content = encoded(PHOTO, kind, save_all=True, append_images=[second], **options)
         assert not inspect(content, 16).clean
         for image in (decode(content), decode(to_jpeg(content))):

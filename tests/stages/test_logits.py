@@ -529,10 +529,70 @@ def test_the_lit_prompt_lists_what_the_captions_list(data: Path, knowing: list[s
         logits.run({**PARAMS, "prompt": "lit"}, data, "taxa")
     try:
         # The teacher of this test knows a taxon by "Genus epithet", which this sentence does not hold.
-        for columns, known in (('["family", "species"]', False), ('["genus", "species"]', True)):
-            write_table(path, table.replace_schema_metadata({"lit_columns": columns}))
+        write_table(path, table.replace_schema_metadata({"lit_columns": '["family", "species"]'}))
+        with pytest.raises(UserError, match=r"5 of 5 taxa share .*'A photo of a Sulidae bassanus' = .* not tell most"):
             logits.run({**PARAMS, "prompt": "lit"}, data, "taxa")
-            text = store.read_taxa(data / "logits" / "taxa.safetensors").text
-            assert (text[0].max() > 0.9) == known
+        write_table(path, table.replace_schema_metadata({"lit_columns": '["genus", "species"]'}))
+        logits.run({**PARAMS, "prompt": "lit"}, data, "taxa")
+        assert store.read_taxa(data / "logits" / "taxa.safetensors").text[0].max() > 0.9
     finally:
         write_table(path, table)
+
+
+# ---- embeddings that are no numbers, or all the same
+
+
+def broken(value: float) -> Callable[..., torch.Tensor]:
+    """``teachers.embed_images`` of a model that gives ``value`` for the third photograph of each batch."""
+    real = teachers.embed_images
+
+    def embed(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+        embeddings = real(model, pixels).clone()
+        embeddings[2] = value
+        return embeddings
+
+    return embed
+
+
+@pytest.mark.parametrize(("value", "kind"), [(np.nan, "no number"), (np.inf, "no number"), (0.0, "zero")])
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_an_embedding_that_is_no_number_is_named_and_nothing_written(
+    own: Path, monkeypatch: pytest.MonkeyPatch, value: float, kind: str, precision: Literal["float16", "int8"]
+) -> None:
+    monkeypatch.setattr(teachers, "embed_images", broken(value))
+    third = ShardSet.of(own / "shard" / "val-00000.tar").keys[2]
+    with pytest.raises(UserError, match=f"teacher in data/teacher/model, shard val-00000: 1 of .* {kind}.*{third}"):
+        logits.run({**PARAMS, "precision": precision}, own, "val-00000")
+    assert not any((own / "logits").glob("*"))
+
+
+def test_a_teacher_to_whom_all_photographs_are_one_is_refused(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def embed(_: Any, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.ones(len(pixels), lessons.D), dim=1)
+
+    monkeypatch.setattr(teachers, "embed_images", embed)
+    with pytest.raises(UserError, match=r"shard train-00000: all .* photographs have the same embedding"):
+        logits.run(PARAMS, own, "train-00000")
+
+
+def test_a_prompt_that_is_no_number_is_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def embed(_: Any, texts: list[str]) -> np.ndarray:
+        return np.where(np.arange(len(texts))[:, None] == 1, np.nan, np.eye(len(texts), lessons.D)).astype(np.float32)
+
+    monkeypatch.setattr(teachers, "embed_texts", embed)
+    for job in ("taxa", "texts"):
+        with pytest.raises(UserError, match=r"1 of .* embeddings are no number"):
+            logits.run(PARAMS, own, job)
+        assert not (own / "logits" / f"{job}.safetensors").exists()
+
+
+def test_taxa_with_one_embedding_are_named(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def embed(_: Any, texts: list[str]) -> np.ndarray:
+        return np.eye(lessons.D, dtype=np.float32)[[max(1, number) for number in range(len(texts))]]
+
+    monkeypatch.setattr(teachers, "embed_texts", embed)
+    logits.run(PARAMS, own, "taxa")
+    said = capsys.readouterr().out
+    assert "2 of 5 taxa share their embedding with another one" in said and said.count("' = '") == 1

@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_stored_is_what_is_measured(data: Path) -> None:
     model, _, preprocessing = load_student(data / "prune" / "model")
     folded, weights = quantized.load(data / "quantize" / "model")
-    pixels = quantize._calibration_images(4, data, preprocessing)
+    pixels = quantize._calibration_images(4, data, preprocessing)[1]
     with torch.no_grad():
         exact = torch.nn.functional.normalize(model(pixels), dim=1).numpy()
     cosines = (mixed_precision.embed(folded, weights, pixels) * exact).sum(axis=1)
@@ -149,7 +149,7 @@ def test_the_graph_has_the_range_of_every_value(data: Path) -> None:
     names = {folded["input"]["name"], *(node["name"] for node in folded["nodes"])}
     assert set(folded["ranges"]) == names
     _, _, preprocessing = load_student(data / "prune" / "model")
-    found = execution.run(folded, weights, quantize._calibration_images(4, data, preprocessing))
+    found = execution.run(folded, weights, quantize._calibration_images(4, data, preprocessing)[1])
     assert folded["ranges"][folded["output"]] == pytest.approx([float(found.min()), float(found.max())], abs=1e-5)
 
 

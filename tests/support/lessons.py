@@ -52,6 +52,7 @@ DISTILL: sections.Distill = {
     "weight_decay": 0.05,
     "affinity": 1.0,
     "temperature": 1.0,
+    "splits": ["train"],
     "teachers": ["model"],
     "cosine": 1.0,
     "ranks": 0.0,

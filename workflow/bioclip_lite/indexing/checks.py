@@ -8,7 +8,7 @@ from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
 # Left out on request, because another copy stays, or no photograph in the first place; all other reasons are damage.
-_NO_DAMAGE = ("not listed", "licence", "duplicate", "near duplicate", "video", "sidecar")
+_NO_DAMAGE = ("not listed", "licence", "duplicate", "near duplicate", "video", "sidecar", "unlabelled")
 
 
 def check(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], source: str, reject_budget: float) -> None:
@@ -30,8 +30,10 @@ def check(database: sqlite3.Connection, paths: Sequence[taxonomy.Path], source: 
     kept = count(database)
     if not kept:
         raise UserError(f"{place} gave no usable photograph.{left_out}")
-    used = database.execute("SELECT DISTINCT taxon FROM photograph WHERE NOT gone")
+    used = database.execute("SELECT DISTINCT taxon FROM photograph WHERE NOT gone AND taxon NOT NULL")
     leaves = taxonomy.label_space(paths[taxon] for (taxon,) in used)
+    if not leaves:
+        raise UserError(f"{place} has photographs without labels only, {kept}; a classifier needs names.{left_out}")
     if len(leaves) < 2:
         name = taxonomy.scientific_name(leaves[0])
         raise UserError(f"{place} has one class only, {name}; a classifier needs two or more.{left_out}")

@@ -10,6 +10,8 @@ from bioclip_lite.indexing import names
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
+WITHOUT_LABEL = "it has no label; index.unlabelled: keep gives it to students, who learn the teacher's answer to it"
+
 
 class Labels(NamedTuple):
     """The distinct labels of a source by number, and the taxa that they mean."""
@@ -46,7 +48,7 @@ def resolve(
 
     numbers: dict[taxonomy.Path, int] = {}
     for number, meaning in enumerate(meanings):
-        reason, detail = _why_not(meaning, nodes if entries else None)
+        reason, detail = _why_not(given[number], meaning, nodes if entries else None)
         taxon = numbers.setdefault(meaning.path, len(numbers))
         database.execute("INSERT INTO label VALUES (?, ?, ?, ?, 0)", (number, taxon, reason, detail))
     database.execute(
@@ -66,18 +68,23 @@ def _match(
     known = names.Index()
     common_names: list[set[str]] = [set() for _ in meanings]
     if entries:
-        for label, name, others in database.execute("SELECT DISTINCT label, common_name, common_names FROM photograph"):
+        query = "SELECT DISTINCT label, common_name, common_names FROM photograph WHERE label NOT NULL"
+        for label, name, others in database.execute(query):
             common_names[label].update(filter(None, (name, *(name for _, name in json.loads(others or "[]")))))
         for meaning, its_names in zip(meanings, common_names, strict=True):
             known.add(meaning.path, its_names)
     return names.match(entries, known, synonyms)
 
 
-def _why_not(meaning: names.Meaning, listed: set[taxonomy.Path] | None) -> tuple[str | None, str | None]:
+def _why_not(
+    label: names.Label, meaning: names.Meaning, listed: set[taxonomy.Path] | None
+) -> tuple[str | None, str | None]:
     """Reason and detail if a label is left out; ``listed``: nodes of the species list, None without a list."""
     if taxonomy.label_rank(meaning.path) < 0:
         if meaning.candidates:
             return "no taxon", f"the common name may mean {', '.join(meaning.candidates)}"
+        if not (label.verbatim or label.common_name):
+            return "no taxon" if listed is None else "not listed", WITHOUT_LABEL
         return ("no taxon", "no rank is known") if listed is None else ("not listed", "no name of the list")
     if listed is not None and not names.is_listed(meaning.path, listed):
         return "not listed", taxonomy.scientific_name(meaning.path)

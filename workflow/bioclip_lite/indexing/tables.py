@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from bioclip_lite.indexing import names, page
 from bioclip_lite.indexing.contact_sheet import draw_contact_sheet
-from bioclip_lite.indexing.labels import Labels
+from bioclip_lite.indexing.labels import WITHOUT_LABEL, Labels
 from bioclip_lite.sources.registry import find_source
-from bioclip_lite.sources.sample import SPLITS
+from bioclip_lite.sources.sample import LABELLED, NOTHING
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.files import replacing, write_table
 from bioclip_lite.utils.randomness import digest
@@ -49,7 +49,7 @@ TAXA = pa.schema(
     [
         *((name, _TEXT) for name in ("taxon_id", *taxonomy.RANKS, "common_name", "rank")),
         ("leaf", pa.bool_()),
-        *((split, pa.int32()) for split in SPLITS),
+        *((split, pa.int32()) for split in LABELLED),
         ("common_names", _NAMES_BY_LANGUAGE),
     ]
 )
@@ -107,7 +107,7 @@ def _write_rows(path: Path, schema: pa.Schema, rows: Iterator[tuple[Any, ...]]) 
 
 
 def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, metadata: dict[str, str]) -> None:
-    ids = [taxonomy.taxon_id(taxon) for taxon in labels.paths]
+    ids = [*map(taxonomy.taxon_id, labels.paths)]
     rows = database.execute(
         "SELECT key, locator, dealt.split, taxon, joined, common_name, licence, attribution, width, height, clean, "
         f"md5, common_names, label, phash, looks_like {_KEPT} ORDER BY key"
@@ -132,10 +132,14 @@ def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, met
             phash,
             twin,
         ) = found
-        verbatim = labels.given[label].verbatim or taxonomy.scientific_name(labels.given[label].path) or common_name
+        verbatim, taxon_id, names_by_rank = None, None, NOTHING
+        if label is not None:
+            given = labels.given[label]
+            verbatim = given.verbatim or taxonomy.scientific_name(given.path) or common_name
+            taxon_id, names_by_rank = ids[taxon], labels.paths[taxon]
         unsigned = None if phash is None else phash % (1 << 64)
         return (
-            *(key, locator, split, ids[taxon], group, *labels.paths[taxon], common_name, licence, owner, width, height),
+            *(key, locator, split, taxon_id, group, *names_by_rank, common_name, licence, owner, width, height),
             *(bool(clean), md5.hex(), [*map(tuple, json.loads(others or "[]"))], verbatim, unsigned, twin),
         )
 
@@ -145,9 +149,10 @@ def _write_samples(database: sqlite3.Connection, labels: Labels, path: Path, met
 def _taxa_table(database: sqlite3.Connection, paths: Sequence[taxonomy.Path]) -> pa.Table:
     images: dict[int, Counter[str]] = defaultdict(Counter)
     common: dict[int, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    for taxon, split, number in database.execute(f"SELECT taxon, dealt.split, count(*) {_KEPT} GROUP BY 1, 2"):
+    named = f"{_KEPT} AND taxon NOT NULL"
+    for taxon, split, number in database.execute(f"SELECT taxon, dealt.split, count(*) {named} GROUP BY 1, 2"):
         images[taxon][split] = number
-    rows = database.execute(f"SELECT taxon, common_name, common_names, count(*) {_KEPT} GROUP BY 1, 2, 3")
+    rows = database.execute(f"SELECT taxon, common_name, common_names, count(*) {named} GROUP BY 1, 2, 3")
     for taxon, name, others, number in rows:
         for language, called in (("", name), *json.loads(others or "[]")):
             if called:
@@ -167,7 +172,7 @@ def _taxa_table(database: sqlite3.Connection, paths: Sequence[taxonomy.Path]) ->
                 "common_name": first.pop("", None),
                 "rank": taxonomy.RANKS[taxonomy.label_rank(path)],
                 "leaf": path in leaves,
-                **{split: images[taxon][split] for split in SPLITS},
+                **{split: images[taxon][split] for split in LABELLED},
                 "common_names": list(first.items()),
             }
         )
@@ -203,7 +208,8 @@ def _write_attribution(database: sqlite3.Connection, paths: Sequence[taxonomy.Pa
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("key", "file", "taxon", "licence", "attribution"))
         for key, locator, taxon, licence, attribution in rows:
-            table.writerow((key, locator, taxonomy.scientific_name(paths[taxon]), licence or "", attribution or ""))
+            name = "" if taxon is None else taxonomy.scientific_name(paths[taxon])
+            table.writerow((key, locator, name, licence or "", attribution or ""))
 
 
 def _sheet_rows(
@@ -242,7 +248,8 @@ def _facts(
     }
     pairs = database.execute(
         "SELECT a.locator, a.taxon, b.locator, b.taxon FROM photograph a JOIN photograph b ON b.key = a.looks_like "
-        "WHERE NOT a.gone AND NOT b.gone AND a.key <> b.key ORDER BY a.taxon = b.taxon, b.key, a.key LIMIT ?",
+        "WHERE NOT a.gone AND NOT b.gone AND a.key <> b.key AND a.taxon NOT NULL AND b.taxon NOT NULL "
+        "ORDER BY a.taxon = b.taxon, b.key, a.key LIMIT ?",
         (page.PAIRS,),
     ).fetchall()
     twins = "SELECT count(*), count(DISTINCT looks_like) FROM photograph WHERE looks_like IS NOT NULL AND NOT gone"
@@ -254,6 +261,7 @@ def _facts(
     return page.Facts(
         splits=counted(f"SELECT dealt.split, count(*) {_KEPT} GROUP BY 1"),
         observations=database.execute(f"SELECT count(DISTINCT joined) {_KEPT}").fetchone()[0],
+        unlabelled=database.execute("SELECT count(*) FROM reject WHERE detail = ?", (WITHOUT_LABEL,)).fetchone()[0],
         truncated=counted(f"SELECT 'all', coalesce(sum(truncated), 0) {_KEPT}")["all"],
         taxa=taxa,
         rejects=rejects,

@@ -6,16 +6,19 @@ common_name_de and the like, licence, source, split and observation (the same fo
 optional. Columns with other names are ignored.
 
 Without metadata.csv each subfolder is a taxon: "Genus epithet", "Genus_epithet", "Genus", or the seven ranks as in
-iNaturalist 2021 ("00012_Animalia_..._Genus_epithet").
+iNaturalist 2021 ("00012_Animalia_..._Genus_epithet"). Photographs beside the subfolders, in folders that cameras name
+("DCIM", "100CANON"), and those that metadata.csv does not list have no label.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bioclip_lite.photographs.images import READ
 from bioclip_lite.sources import places, rows
-from bioclip_lite.sources.sample import Reject, Sample, key_of
+from bioclip_lite.sources.sample import NOTHING, UNLABELLED, Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from bioclip_lite.params.jobs import Origin
 
 METADATA = "metadata.csv"
+# Of folders that cameras and telephones make: DCIM, its 100CANON and 101APPLE (DCF, JEITA CP-3461), albums, dates.
+_OF_CAMERAS = re.compile(r"dcim|\d{3}[0-9a-z_]{5}|camera([ _](roll|uploads))?|[\d _.-]+", re.IGNORECASE)
 _TABLES = (".csv", ".tsv", ".csv.txt", ".xlsx", ".xls", ".ods", ".parquet")
 
 
@@ -30,7 +35,11 @@ def samples(params: "Origin") -> Iterator[Sample | Reject]:
     folder = Path(params["path"])
     if not folder.is_dir():
         raise UserError(f"params.yaml, index.path: there is no folder {folder}; put photographs and {METADATA} there")
-    yield from rows.photographs(folder / METADATA) if (folder / METADATA).exists() else _by_subfolder(folder)
+    if (folder / METADATA).exists():
+        yield from rows.photographs(folder / METADATA)
+        yield from _photographs_in(folder, "", UNLABELLED)  # stage index leaves out those that the table lists
+    else:
+        yield from _by_subfolder(folder)
 
 
 def prepare(params: "Origin", locators: Iterable[str]) -> None:
@@ -49,13 +58,31 @@ def _by_subfolder(folder: Path) -> Iterator[Sample | Reject]:
         found = True
         if not (folder / name).is_dir():
             _refuse_table(folder / name)
-            yield Reject(
-                places.shown(name), "no taxon", f"lies beside the subfolders of taxa, and there is no {METADATA}"
-            )
+            if name.lower().endswith(READ) and places.writable(name):
+                yield _unlabelled(name)
+            else:
+                yield Reject(
+                    places.shown(name), "no taxon", f"lies beside the subfolders of taxa, and there is no {METADATA}"
+                )
+            continue
+        if _OF_CAMERAS.fullmatch(name):
+            yield from _photographs_in(folder, name)
             continue
         yield from in_folder(folder, name, taxon_of(name))
     if not found:
         raise UserError(f"{folder} is empty; put photographs and {METADATA} there, or one subfolder per taxon")
+
+
+def _photographs_in(root: Path, name: str, split: str | None = None) -> Iterator[Sample]:
+    """What the endings of their names call photographs below ``root/name``, without labels."""
+    for file in places.files_in(root / name):
+        if file.lower().endswith(READ) and places.writable(file):
+            yield _unlabelled(f"{name}/{file}" if name else file, split)
+
+
+def _unlabelled(locator: str, split: str | None = None) -> Sample:
+    key = key_of(locator)
+    return Sample(key=key, locator=locator, group=key, path=NOTHING, split=split)
 
 
 def in_folder(root: Path, name: str, path: taxonomy.Path, split: str | None = None) -> Iterator[Sample | Reject]:

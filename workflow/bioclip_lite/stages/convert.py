@@ -21,6 +21,7 @@ from bioclip_lite.compression import grid, quantized
 from bioclip_lite.graph import execution
 from bioclip_lite.graph.nodes import Graph, Weights
 from bioclip_lite.metrics import calibration
+from bioclip_lite.models import embedding_checks
 from bioclip_lite.photographs.preprocess import preprocess, read_preprocess
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.taxa.taxonomy import RANKS
@@ -159,6 +160,9 @@ def _calibrate(data: Path, model: _Model, table: bundle.Table, logit_scale: floa
             for start in progress(range(0, len(chosen), _BATCH), -(-len(chosen) // _BATCH), "convert: calibration")
         ]
     )
+    maker = f"convert: the student in {model.folder}"
+    embedding_checks.check_finite(embeddings, [shards.keys[i] for i in chosen], maker)
+    embedding_checks.check_varied(embeddings, "photographs", maker)
     logits = logit_scale * (embeddings @ table.text.T)
     groups = [shards.description(i).get("group") for i in chosen]
     confidence = calibration.calibrate(logits, [paths[shards.taxon_ids[i]] for i in chosen], table.paths, groups)

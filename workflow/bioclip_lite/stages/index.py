@@ -40,7 +40,7 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
         tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out) as scratch,
         scratch_database(Path(scratch, "index.sqlite")) as database,
     ):
-        given = gather(database, source.samples(params))
+        given = gather(database, source.samples(params), params["unlabelled"] == "keep")
         resolved, matches = labels.resolve(database, given, species_list, synonyms)
         leave_out_unwanted(database, resolved.paths, params["where"], params["licences"])
         read_photographs(database, read, prepare, params["min_side"])
@@ -64,5 +64,10 @@ def _summarize(facts: Facts, matches: Sequence[names.Match]) -> None:
         print(f"index: {untrained} of these taxa have no training photograph")
     if any(not match.nodes for match in matches):
         print(f"index: the species list has names that nothing in the source has, {labels.unmatched(matches)}")
+    if facts.unlabelled:
+        print(
+            f"index: {facts.unlabelled} photographs have no label; index.unlabelled: keep lets students learn the "
+            "teacher's answers to them"
+        )
     for reason, number in facts.rejects.items():
         print(f"index: {number} left out: {reason} (rejects.parquet)")

@@ -84,6 +84,7 @@ def _make(section: "jobs.OneTeacher", data: Path, name: str) -> None:
         return
     folder = data / "teacher" / name
     preprocess = teachers.open_clip_preprocess(made.config, folder)
+    teachers.check_sound(made.model, made.config, preprocess["size"], f"{_where(name)}: {made.title}")
     about = teachers.save_teacher(
         folder, made.model, made.config, preprocess, section["kind"], made.title, made.licence, made.revision
     )

@@ -36,6 +36,7 @@ class Index(TypedDict):
     synonyms: str | None
     licences: list[Literal["cc0", "pd", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]]
     quality_grades: list[Literal["research", "needs_id", "casual"]]
+    unlabelled: Literal["leave_out", "keep"]
     min_side: int
     near_duplicates: int
     reject_budget: float
@@ -150,6 +151,7 @@ class Distill(TypedDict):
     weight_decay: float
     affinity: float
     temperature: float
+    splits: list[Literal["train", "unlabelled"]]
     teachers: list[str]
     cosine: float
     ranks: float
