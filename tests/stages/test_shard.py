@@ -1,5 +1,6 @@
 import json
 import shutil
+import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from bioclip_lite.photographs.images import decode, inspect
 from bioclip_lite.photographs.shards import ShardSet, open_shard
-from bioclip_lite.stages import index, shard
+from bioclip_lite.stages import caption, index, shard
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
@@ -72,6 +73,26 @@ def test_jobs_in_any_order_give_the_bytes_of_one_run(data: Path, tmp_path: Path)
     for name in ["manifests", *reversed(shard.names(COUNTS["counts"])), "sizes"]:
         shard.run(COUNTS, data, name)
     assert contents(data / "shard") == whole
+
+
+def test_photographs_without_labels_have_shards_and_no_captions(tmp_path: Path) -> None:
+    source = garden(tmp_path / "source", each=10)
+    for number in range(4):
+        (source / f"unnamed-{number}.jpg").write_bytes(encoded(picture("unnamed", number)))
+    index.run(folder_params(source, unlabelled="keep", near_duplicates=0), tmp_path)
+    with pytest.raises(UserError, match=r"counts.unlabelled is 0, but the index has 4 photographs in it"):
+        shard.run(counts(pretrain=0), tmp_path)
+    shard.run(counts(pretrain=0, unlabelled=1), tmp_path)
+    stored = ShardSet(tmp_path, "unlabelled")
+    assert stored.taxon_ids == [None] * 4 and stored.image(0).size == (40, 32)
+    assert stored.description(0)["ranks"] == [None] * 7
+    with tarfile.open(tmp_path / "shard" / "unlabelled-00000.tar") as tar:
+        assert {member.size for member in tar if member.name.endswith(".txt")} == {0}
+    both = ShardSet(tmp_path, "val", "unlabelled")
+    assert both.keys == ShardSet(tmp_path, "val").keys + stored.keys
+    caption.run({"lit_columns": ["genus"], "templates": {}, "languages": [], "captioners": [], "seed": 0}, tmp_path)
+    written = {path.stem for path in (tmp_path / "caption").glob("*.parquet")}
+    assert written == {path.stem for path in (tmp_path / "shard").glob("*.tar")} - {"unlabelled-00000"}
 
 
 def test_every_format_is_stored_as_jpeg_that_browsers_read(tmp_path: Path) -> None:
