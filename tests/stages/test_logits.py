@@ -594,6 +594,8 @@ def test_a_prompt_that_is_no_number_is_named(own: Path, monkeypatch: pytest.Monk
         return rows
 
     monkeypatch.setattr(teachers, "embed_texts", embed)
+    captions = own / "caption" / "val-00000.parquet"
+    write_table(captions, read_table(captions).replace_schema_metadata({"lit_columns": '["genus"]'}))
     for job in ("taxa", "texts"):
         with pytest.raises(UserError, match=r"1 of .* embeddings are no number"):
             logits.run(PARAMS, own, job)
