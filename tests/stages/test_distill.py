@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,22 @@ def test_bad_jobs_and_missing_caches_are_named(data: Path, tmp_path: Path) -> No
         distill.run(PARAMS, data, "teacher")
     with pytest.raises(UserError, match=r"taxa\.safetensors is missing"):
         distill.run(PARAMS, lessons.make_data(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [(torch.nan, "are no number"), (0.0, "are zero"), (1.0, "the same embedding")]
+)
+def test_a_student_that_tells_nothing_apart_is_not_written(data: Path, value: float, says: str) -> None:
+    def answer(pixels: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(pixels), lessons.D), value)
+
+    student: Any = SimpleNamespace(
+        validation=SimpleNamespace(val=reader.CachedSplit(data, "val")),
+        options=SimpleNamespace(job="student", preprocess=preprocessing(32)),
+    )
+    model: Any = answer
+    with pytest.raises(UserError, match=f"distill: the student: .* {says}"):
+        distill._check(model, student)
 
 
 # ---- photographs without labels

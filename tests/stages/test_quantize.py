@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bioclip_lite.compression import grid, mixed_precision, quantized, rounding
 from bioclip_lite.graph import execution, folding
@@ -70,6 +72,19 @@ def test_the_budget_holds_and_nothing_that_fits_is_left(data: Path) -> None:
     for layer in report["layers"]:
         assert layer["bytes"] == np.prod(layer["shape"]) * layer["bits"] // 8
         assert (layer["sqnr_db"] > 60) == (layer["bits"] == 16)
+
+
+@pytest.mark.parametrize(("value", "says"), [(np.nan, "embeddings are no number"), (0.0, "embeddings are zero")])
+def test_a_student_that_gives_no_embeddings_is_refused(data: Path, tmp_path: Path, value: float, says: str) -> None:
+    (tmp_path / "shard").symlink_to(data / "shard")
+    shutil.copytree(data / "prune" / "model", tmp_path / "prune" / "model")
+    weights = load_file(tmp_path / "prune" / "model" / "model.safetensors")
+    for name in ("head.fc.weight", "head.fc.bias"):
+        weights[name].fill_(value)
+    save_file(weights, tmp_path / "prune" / "model" / "model.safetensors")
+    with pytest.raises(UserError, match=f"the student in data/prune/model: 4 of 4 {says}"):
+        quantize.run(PARAMS, tmp_path)
+    assert not (tmp_path / "quantize").exists()
 
 
 def test_a_budget_that_is_too_small(data: Path, tmp_path: Path) -> None:
