@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from bioclip_lite.indexing import names
 from bioclip_lite.indexing.database import add_reject, encodable
 from bioclip_lite.indexing.labels import WITHOUT_LABEL
+from bioclip_lite.photographs.shards import UNLABELLED
 from bioclip_lite.sources.places import writable
-from bioclip_lite.sources.sample import NOTHING, SPLITS, UNLABELLED, Reject, Sample
+from bioclip_lite.sources.sample import NOTHING, SPLITS, Reject, Sample
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from bioclip_lite.indexing.thumbnails import thumbnail
 from bioclip_lite.photographs import licences
-from bioclip_lite.sources.sample import LABELLED, SPLITS, UNLABELLED
+from bioclip_lite.photographs.shards import UNLABELLED
+from bioclip_lite.sources.sample import LABELLED, SPLITS
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.pages import renderer
 

@@ -20,6 +20,8 @@ from bioclip_lite.photographs.images import decode
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, replacing, require
 
+UNLABELLED = "unlabelled"  # the split of photographs without any name
+
 
 def write_shard(
     path: str | os.PathLike[str],

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bioclip_lite.photographs.images import READ
+from bioclip_lite.photographs.shards import UNLABELLED
 from bioclip_lite.sources import places, rows
-from bioclip_lite.sources.sample import NOTHING, UNLABELLED, Reject, Sample, key_of
+from bioclip_lite.sources.sample import NOTHING, Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
@@ -35,11 +36,14 @@ def samples(params: "Origin") -> Iterator[Sample | Reject]:
     folder = Path(params["path"])
     if not folder.is_dir():
         raise UserError(f"params.yaml, index.path: there is no folder {folder}; put photographs and {METADATA} there")
+    yield from rows.photographs(folder / METADATA) if (folder / METADATA).exists() else _by_subfolder(folder)
+
+
+def unlisted(params: "Origin") -> Iterator[Sample]:
+    """All photographs of a folder with a table, those that the table lists too."""
+    folder = Path(params["path"])
     if (folder / METADATA).exists():
-        yield from rows.photographs(folder / METADATA)
-        yield from _photographs_in(folder, "", UNLABELLED)  # stage index leaves out those that the table lists
-    else:
-        yield from _by_subfolder(folder)
+        yield from _photographs_in(folder, "", UNLABELLED)
 
 
 def prepare(params: "Origin", locators: Iterable[str]) -> None:

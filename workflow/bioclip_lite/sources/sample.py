@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from bioclip_lite.photographs.shards import UNLABELLED
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.randomness import digest
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from bioclip_lite.utils.sections import Index
 
 LABELLED = ("pretrain", "train", "val", "calibration", "test")
-UNLABELLED = "unlabelled"  # the split of photographs without any name
 SPLITS = (*LABELLED, UNLABELLED)
 NOTHING: taxonomy.Path = (None,) * len(taxonomy.RANKS)
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from bioclip_lite.photographs.shards import ShardSet, descriptions, shard_names, split_of
-from bioclip_lite.sources.sample import UNLABELLED
+from bioclip_lite.photographs.shards import UNLABELLED, ShardSet, descriptions, shard_names, split_of
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.texts.captions import all_texts, text_types
 from bioclip_lite.utils import job_names

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,8 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
         tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out) as scratch,
         scratch_database(Path(scratch, "index.sqlite")) as database,
     ):
-        given = gather(database, source.samples(params), params["unlabelled"] == "keep")
+        listed = chain(source.samples(params), source.unlisted(params) if hasattr(source, "unlisted") else ())
+        given = gather(database, listed, params["unlabelled"] == "keep")
         resolved, matches = labels.resolve(database, given, species_list, synonyms)
         leave_out_unwanted(database, resolved.paths, params["where"], params["licences"])
         read_photographs(database, read, prepare, params["min_side"])

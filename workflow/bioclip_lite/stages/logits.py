@@ -14,8 +14,7 @@ import torch
 from bioclip_lite.models import embedding_checks, teachers
 from bioclip_lite.models.prompt_ensemble import OPENAI, body, embed_in_templates
 from bioclip_lite.photographs import loading, views
-from bioclip_lite.photographs.shards import ShardSet, shard_names, split_of
-from bioclip_lite.sources.sample import UNLABELLED
+from bioclip_lite.photographs.shards import UNLABELLED, ShardSet, shard_names, split_of
 from bioclip_lite.taxa import label_space
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import logit_scale, previous_run, store
