@@ -48,6 +48,8 @@ def test_the_files_that_we_ship_are_valid(path: Path) -> None:
         ("teacher.captions", [], "teacher.captions is []; it must be a list of at least 1"),
         ("teacher.train.text_width", 100, "teacher.train.text_width is 100; it must be a multiple of 64"),
         ("distill.teachers", ["model", "second"], "distill.teachers has unknown second; known are model (see"),
+        ("distill.splits", ["unlabelled"], "distill.splits is ['unlabelled']; train comes first"),
+        ("distill.splits", ["train", "unlabelled"], "no such photographs: set index.unlabelled to keep and"),
         ("distill.teachers", [], "distill.teachers is []; it must be a list of at least 1"),
         ("evaluate", None, "evaluate is None; it must be of type object"),
         ("evaluate.retrieval", ["scii"], "evaluate.retrieval has unknown scii; did you mean sci; known are sci, com"),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from bioclip_lite.utils.files import write_json
 from bioclip_lite.web import javascript
 from evaluation.test_variants import save_student
 from support.fake_evaluation import PARAMS, write_data, write_list
+from support.photographs import encoded
 
 PYBIOCLIP = "file_name,kingdom,phylum,class,order,family,genus,species_epithet,species,common_name,score"
 
@@ -254,11 +256,75 @@ def test_files_folders_patterns_and_lists(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     b, a, c, notes = (tmp_path / name for name in names)
     none = io.StringIO()
-    assert predict.image_files([str(tmp_path / "trip")], none) == [a, b, c]
-    assert predict.image_files([str(tmp_path / "trip/*.png"), str(tmp_path / "trip")], none) == [a, b, c]
-    assert predict.image_files([str(tmp_path / "**" / "*.jpeg")], none) == [c]
-    assert predict.image_files([str(notes)], none) == [notes]  # named by the user: let the decoder judge
-    assert predict.image_files(["-"], io.StringIO(f"{c}\n\n{a}\n{c}\n")) == [c, a]
+    assert predict.image_files([str(tmp_path / "trip")], none) == ([a, b, c], {".txt": 1})
+    assert predict.image_files([str(tmp_path / "trip/*.png"), str(tmp_path / "trip")], none).images == [a, b, c]
+    assert predict.image_files([str(tmp_path / "**" / "*.jpeg")], none).images == [c]
+    assert predict.image_files([str(notes)], none).images == [notes]  # named by the user: let the decoder judge
+    assert predict.image_files(["-"], io.StringIO(f"{c}\n\n{a}\n{c}\n")).images == [c, a]
+
+
+def test_a_folder_with_the_signs_of_patterns_is_meant_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("trip[2023]/a.png", "trip[2023]/why?/b.png", "trip2/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("trip[2023]/*.png", str(tmp_path / "trip[2023]" / "*.png")):
+        assert [file.name for file in predict.image_files([pattern], io.StringIO()).images] == ["a.png"]
+    assert predict.image_files(["trip[2023]/why?/*"], io.StringIO()).images == [Path("trip[2023]/why?/b.png")]
+    assert predict.image_files(["trip[0-9]/*"], io.StringIO()).images == [Path("trip2/c.png")]
+
+
+def test_hidden_and_system_files_are_left_out(tmp_path: Path) -> None:
+    for name in (
+        "a.png",
+        "._a.png",
+        "@eaDir/a.png",
+        ".thumbnails/b.png",
+        "day/__MACOSX/c.png",
+        "IMG_1.CR2",
+        "IMG_1.MOV",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    a = tmp_path / "a.png"
+    assert predict.image_files([str(tmp_path)], io.StringIO()) == ([a], {".cr2": 1, ".mov": 1})
+    assert predict.image_files([str(tmp_path / "**" / "*.png")], io.StringIO()).images == [a]
+    assert predict.image_files([str(tmp_path / ".thumbnails" / "*.png")], io.StringIO()).images  # named by the user
+
+
+def test_camera_files_and_a_name_that_is_not_utf8(
+    data: Path, photographs: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    content = next(iter(photographs.values())).read_bytes()
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg")).write_bytes(content)
+    (folder / "short.jpg").write_bytes(content[:-2])
+    (folder / "IMG_1.HEIC").write_bytes(encoded(decode(content), "HEIF"))
+    (folder / "IMG_1.MOV").write_bytes(b"\0\0\0\x14ftypqt  ")
+    output = tmp_path / "names.csv"
+    options = ["--variant", "control", "--k", "1", "--data", str(data)]
+    assert predict.main([str(folder), *options, "--output", str(output)]) == 0
+    assert predict.main([str(folder), *options]) == 0
+    shown = capfd.readouterr()
+    for text in (output.read_text("utf-8"), shown.out):
+        named = [Path(row["file_name"]).name for row in table(text)]
+        assert sorted(named) == ["IMG_1.HEIC", "caf\\udce9.jpg", "short.jpg"]
+    assert "not read: 1 .mov" in shown.err
+
+
+def test_node_gets_what_it_can_find_and_read(data: Path, photographs: dict[str, Path], node: list[list[Path]]) -> None:
+    folder = next(iter(photographs.values())).parent
+    content = next(iter(photographs.values())).read_bytes()
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg"))
+    odd.write_bytes(content)
+    (folder / "short.jpg").write_bytes(content[:-2])
+    (folder / "cmyk.jpg").write_bytes(encoded(decode(content).convert("CMYK")))
+    assert predict.main([str(folder), "--variant", "tfjs", "--k", "1", "--data", str(data)]) == 0
+    asked = {image.name for batch in node[1:] for image in batch}
+    assert len(asked) == len(photographs) + 3
+    assert not asked & {odd.name, "short.jpg", "cmyk.jpg"}
+    assert {file.name for file in photographs.values()} <= asked
 
 
 def test_what_stands_for_nothing_is_named(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def taxa(number: int) -> pa.Table:
 def facts(**more: Any) -> Facts:
     plain: dict[str, Any] = {
         "splits": {"train": 30, "test": 10},
+        "unlabelled": 0,
+        "truncated": 0,
         "observations": 38,
         "taxa": taxa(5),
         "rejects": {},

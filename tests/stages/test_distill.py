@@ -1,7 +1,9 @@
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -11,7 +13,8 @@ from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.stages import distill
 from bioclip_lite.teacher_cache import reader, store
 from bioclip_lite.texts import text_types
-from bioclip_lite.training import checkpoint, distillation
+from bioclip_lite.training import checkpoint, distillation, losses
+from bioclip_lite.training.cached_batches import CachedBatches
 from bioclip_lite.training.validation import Validation
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
@@ -97,7 +100,7 @@ def test_a_head_that_the_file_brings_is_kept(data: Path, monkeypatch: pytest.Mon
     made = students.load_student(data / "distill" / "model")[0].state_dict()
     for name in ("classifier.weight", "classifier.bias", "conv_stem.weight"):
         torch.testing.assert_close(made[name], given.state_dict()[name], atol=1e-6, rtol=0)
-    assert opened == ["train", "val"]  # once each
+    assert opened == [("train",), "val"]  # once each
 
 
 def test_the_second_stage_starts_from_the_first_and_mixes_by_validation(tmp_path: Path) -> None:
@@ -189,3 +192,76 @@ def test_bad_jobs_and_missing_caches_are_named(data: Path, tmp_path: Path) -> No
         distill.run(PARAMS, data, "teacher")
     with pytest.raises(UserError, match=r"taxa\.safetensors is missing"):
         distill.run(PARAMS, lessons.make_data(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [(torch.nan, "are no number"), (0.0, "are zero"), (1.0, "the same embedding")]
+)
+def test_a_student_that_tells_nothing_apart_is_not_written(data: Path, value: float, says: str) -> None:
+    def answer(pixels: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(pixels), lessons.D), value)
+
+    student: Any = SimpleNamespace(
+        validation=SimpleNamespace(val=reader.CachedSplit(data, "val")),
+        options=SimpleNamespace(job="student", preprocess=preprocessing(32)),
+    )
+    model: Any = answer
+    with pytest.raises(UserError, match=f"distill: the student: .* {says}"):
+        distill._check(model, student)
+
+
+# ---- photographs without labels
+
+
+def test_photographs_without_labels_change_the_student_alone_and_only_if_asked(data: Path, tmp_path: Path) -> None:
+    distill.run(PARAMS, data)
+    before = contents(data / "distill")
+    more = tmp_path / "data"
+    shutil.copytree(data, more, ignore=shutil.ignore_patterns("distill"))
+    lessons.add_unlabelled(more, 20)
+    distill.run(PARAMS, more)
+    assert contents(more / "distill") == before
+    asked: Any = {**PARAMS, "splits": ["train", "unlabelled"], "labels": 1.0}
+    distill.run(asked, more)
+    taught = contents(more / "distill")
+    assert {name for name in before if before[name] != taught[name]} == {"model/model.safetensors", "history.parquet"}
+    distill.run(asked, more, "student")
+    assert contents(more / "distill") == taught
+
+
+def test_a_text_tower_learns_beside_photographs_without_labels(tmp_path: Path) -> None:
+    data = lessons.add_unlabelled(lessons.make_cache(lessons.make_data(tmp_path / "data")), 40)
+    lessons.write_texts(data)
+    tower: Any = {"kind": "transformer", "width": 64, "layers": 1, "batch_affinity": 1.0}
+    # Batches of 2, so that some have no label at all.
+    asked: Any = {**PARAMS, "splits": ["train", "unlabelled"], "text_tower": tower, "batch_size": 2, "epochs": 1}
+    distill.run(asked, data, "student")
+    (row,) = read_table(data / "distill" / "history.parquet").to_pylist()
+    assert row["val_text_top1"] >= 0 and 0 < row["loss"] < 100
+
+
+def test_what_has_no_label_adds_nothing_to_a_loss_over_labels(tmp_path: Path) -> None:
+    data = lessons.add_unlabelled(lessons.make_cache(lessons.make_data(tmp_path / "data")), 4)
+    split = reader.CachedSplit(data, ("train", "unlabelled"))
+    batches = CachedBatches(data, split, preprocessing(32), 8, (0, "distill"))
+    assert len(split.images) == batches.size * batches.steps == 40
+    rows = [i for i, taxon in enumerate(split.images.taxon_ids) if taxon is None]
+    assert len(rows) == 4 and split.view(rows[0], 2).any()
+    logits = torch.randn(5, len(batches.leaves), requires_grad=True)
+    under = batches.under([(i, 0) for i in (0, *rows)])
+    loss = losses.taxon_nll(logits, under)
+    loss.backward()
+    alone = losses.taxon_nll(logits[:1], under[:1])
+    assert loss.item() == pytest.approx(alone.item() / 5, abs=1e-6)
+    assert logits.grad is not None and logits.grad[1:].abs().max() < 1e-6 < logits.grad[0].abs().max()
+
+
+def test_caches_of_different_views_do_not_mix(tmp_path: Path) -> None:
+    data = lessons.add_unlabelled(lessons.make_cache(lessons.make_data(tmp_path / "data")), 4)
+    shard = store.read_shard(data / "logits" / "unlabelled-00000.safetensors")
+    encoded = {"embeddings": np.array(shard.embeddings[:, :1])}
+    store.write_shard(
+        shard.path, shard.keys, np.array(shard.images), np.array(shard.views[:, :1]), encoded, shard.identity
+    )
+    with pytest.raises(UserError, match="train and unlabelled have different numbers of views"):
+        reader.CachedSplit(data, ("train", "unlabelled"))

@@ -23,7 +23,7 @@ from bioclip_lite.indexing import copies, reading, splits, tables
 from bioclip_lite.params import load
 from bioclip_lite.params.jobs import Origin
 from bioclip_lite.sources.registry import find_source
-from bioclip_lite.sources.sample import SPLITS
+from bioclip_lite.sources.sample import LABELLED, SPLITS
 from bioclip_lite.stages import index
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils import sections
@@ -146,6 +146,116 @@ def test_bad_photographs_are_listed_with_a_reason_and_the_rest_goes_on(tmp_path:
     assert reasons(data) == {name: reason for name, (_, reason) in cases.items()}
     assert all(reject["detail"] for reject in table(data, "rejects"))
     assert len(table(data, "samples")) == 9
+
+
+def test_photographs_as_cameras_make_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder per species, as it comes from telephones: every photograph is used, and what is none is no damage."""
+    source = tmp_path / "source"
+    files = {
+        "IMG_1.HEIC": encoded(picture(1), "HEIF", quality=95),
+        "IMG_1.MOV": b"\0\0\0\x14ftypqt  \0\0\0\0qt  ",
+        "IMG_1.AAE": b'<?xml version="1.0"?><plist/>',
+        "IMG_2.jpg": encoded(picture(2), "HEIF", quality=95),  # as messengers rename them
+        "IMG_3.avif": encoded(picture(3), "AVIF"),
+        "IMG_4.JPG": encoded(picture(4), "MPO", save_all=True, append_images=[picture("depth")]),
+        "IMG_5.jpg": encoded(picture(5))[:-2],
+        "IMG_6.jpg": encoded(picture(6)) + b"\0\0\0\x18ftypmp42",
+        "IMG_7.jp2": encoded(picture(7), "JPEG2000"),
+        "half.jpg": encoded(picture(8))[:500],
+    }
+    for name, content in files.items():
+        (source / "Bellis perennis").mkdir(parents=True, exist_ok=True)
+        (source / "Bellis perennis" / name).write_bytes(content)
+    for number in range(3):
+        (source / "Morus alba").mkdir(exist_ok=True)
+        (source / "Morus alba" / f"{number}.jpg").write_bytes(encoded(picture("mulberry", number)))
+    data = tmp_path / "data"
+    index.run(folder_params(source, reject_budget=0.1), data)
+    rejected = {Path(name).name: reason for name, reason in reasons(data).items()}
+    assert rejected == {"IMG_1.MOV": "video", "IMG_1.AAE": "sidecar", "half.jpg": "truncated"}
+    assert len(table(data, "samples")) == len(files) - 3 + 3
+    assert "1 of these files lack their last bytes" in capsys.readouterr().out
+    assert "Cut short: 1 JPEG file." in (data / "index" / "report.html").read_text()
+
+
+def with_unlabelled(folder: Path) -> Path:
+    """A garden whose table says nothing of some photographs, and whose folder has some that it does not list."""
+    taxa = {"daisy": DAISY, "mulberry": MULBERRY, "gannet": GANNET}
+    rows = [row(f"{name}/{i}.jpg", path) for name, path in taxa.items() for i in range(6)]
+    rows += [row(f"blank/{i}.jpg", (None,) * 7) for i in range(3)]
+    rows += [row("odd.jpg", (None,) * 7, common_name="no such plant")]
+    write_folder(folder, rows)
+    for name in ("DCIM/100CANON/IMG_1.JPG", "DCIM/100CANON/IMG_2.JPG", "copy.jpg", "again.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encoded(detailed(name)))
+    test = detailed("held out")  # a photograph that the table lists, once more in another size
+    (folder / "daisy" / "0.jpg").write_bytes(encoded(test, quality=95))
+    (folder / "copy.jpg").write_bytes((folder / "daisy" / "0.jpg").read_bytes())
+    (folder / "again.jpg").write_bytes(encoded(test.resize((200, 150)), quality=60))
+    (folder / "notes.txt").write_text("no photograph")
+    return folder
+
+
+def test_unlabelled_photographs_are_counted_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    index.run(folder_params(with_unlabelled(tmp_path / "source")), data)
+    assert {sample["split"] for sample in table(data, "samples")} <= set(LABELLED)
+    assert Counter(reasons(data).values()) == {"unlabelled": 4, "no taxon": 4}
+    assert "7 photographs have no label; index.unlabelled: keep" in capsys.readouterr().out
+
+
+def test_unlabelled_photographs_are_a_split_without_copies_of_others(tmp_path: Path) -> None:
+    source = with_unlabelled(tmp_path / "source")
+    index.run(folder_params(source), tmp_path / "before")
+    index.run(folder_params(source, unlabelled="keep"), tmp_path / "data")
+    samples = table(tmp_path / "data", "samples")
+    unlabelled = [sample for sample in samples if sample["split"] == "unlabelled"]
+    found = {sample["locator"] for sample in unlabelled}
+    assert found == {*(f"blank/{i}.jpg" for i in range(3)), *(f"DCIM/100CANON/IMG_{i}.JPG" for i in (1, 2))}
+    for sample in unlabelled:
+        assert sample["taxon_id"] is None and not any(sample[rank] for rank in taxonomy.RANKS)
+        assert sample["width"] and sample["md5"] and sample["verbatim"] is None
+    left_out = reasons(tmp_path / "data")
+    assert left_out == {"copy.jpg": "duplicate", "again.jpg": "near duplicate", "odd.jpg": "no taxon"}
+    # What has a label is where it was.
+    labelled = [sample for sample in samples if sample["split"] != "unlabelled"]
+    assert labelled == table(tmp_path / "before", "samples")
+    for name in ("taxa.parquet", "names.parquet"):
+        before, after = ((tmp_path / folder / "index" / name).read_bytes() for folder in ("before", "data"))
+        assert name == "names.parquet" or before == after
+    report = (tmp_path / "data" / "index" / "report.html").read_text()
+    assert "<td>unlabelled</td><td>5</td>" in report
+
+
+def test_unlabelled_photographs_of_folders_of_taxa(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("Bellis perennis", "Morus alba", "DCIM/100APPLE", "2023-06-01", "."):
+        (source / name).mkdir(parents=True, exist_ok=True)
+        for number in range(2):
+            (source / name / f"{number}.jpg").write_bytes(encoded(picture(name, number)))
+    index.run(folder_params(source), tmp_path / "data")
+    assert Counter(reasons(tmp_path / "data").values()) == {"no taxon": 6}
+    index.run(folder_params(source, unlabelled="keep"), tmp_path / "data")
+    splits = Counter(sample["split"] == "unlabelled" for sample in table(tmp_path / "data", "samples"))
+    assert splits == {True: 6, False: 4}
+
+
+def test_an_unlabelled_photograph_of_a_labelled_individual_is_left_out(tmp_path: Path) -> None:
+    columns = (*FIELDS, "observation")
+    rows = [row(f"{name}{i}.jpg", path) for name, path in (("a", DAISY), ("b", MULBERRY)) for i in range(3)]
+    rows += [row("same.jpg", (None,) * 7, observation="visit"), row("a3.jpg", DAISY, observation="visit")]
+    rows += [row("other.jpg", (None,) * 7, observation="another visit")]
+    source = write_folder(tmp_path / "source", rows, columns)
+    index.run(folder_params(source, unlabelled="keep"), tmp_path / "data")
+    assert reasons(tmp_path / "data") == {"same.jpg": "unlabelled"}
+    unlabelled = [sample for sample in table(tmp_path / "data", "samples") if sample["split"] == "unlabelled"]
+    assert [sample["locator"] for sample in unlabelled] == ["other.jpg"]
+
+
+def test_photographs_without_labels_alone_are_refused(tmp_path: Path) -> None:
+    rows = [row(f"{i}.jpg", (None,) * 7) for i in range(3)]
+    source = write_folder(tmp_path / "source", rows)
+    fails(folder_params(source, unlabelled="keep"), tmp_path, "photographs without labels only, 3")
 
 
 def test_modes_and_orientation(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
+from bioclip_lite.commands import verify_cache
 from bioclip_lite.models import teachers
 from bioclip_lite.photographs import views
 from bioclip_lite.photographs.preprocess import preprocess
@@ -88,6 +89,17 @@ def test_all_jobs_together_are_the_jobs_alone(data: Path) -> None:
     finally:
         (data / "shard" / "sizes.json").write_bytes(sizes)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_photographs_without_labels_are_cached_as_those_of_train(own: Path) -> None:
+    samples = [(f"unlabelled-{n}", encoded(picture("unlabelled", n)), {"taxon_id": None}) for n in range(3)]
+    sizes = read_json(own / "shard" / "sizes.json")
+    sizes["unlabelled-00000.tar"] = write_shard(own / "shard" / "unlabelled-00000.tar", samples)
+    write_json(own / "shard" / "sizes.json", sizes)
+    logits.run(PARAMS, own)
+    shard = store.read_shard(own / "logits" / "unlabelled-00000.safetensors")
+    assert shard.embeddings.shape == (3, PARAMS["views"], lessons.D)
+    assert {finding.shard for finding in verify_cache.verify(own, 10_000)} >= {"unlabelled-00000", "train-00000"}
 
 
 def test_the_taxon_matrix_has_a_row_per_leaf(data: Path) -> None:
@@ -529,11 +541,76 @@ def test_the_lit_prompt_lists_what_the_captions_list(data: Path, knowing: list[s
         logits.run({**PARAMS, "prompt": "lit"}, data, "taxa")
     try:
         # The teacher of this test knows a taxon by "Genus epithet", which this sentence does not hold.
-        for columns, known in (('["family", "species"]', False), ('["genus", "species"]', True)):
-            write_table(path, table.replace_schema_metadata({"lit_columns": columns}))
+        write_table(path, table.replace_schema_metadata({"lit_columns": '["family", "species"]'}))
+        with pytest.raises(UserError, match=r"5 of 5 taxa share .*'A photo of a Sulidae bassanus' = .* not tell most"):
             logits.run({**PARAMS, "prompt": "lit"}, data, "taxa")
-            taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
-            assert (taxa.text[0].max() > 0.9) == known
-            assert taxa.lit_columns == json.loads(columns)
+        write_table(path, table.replace_schema_metadata({"lit_columns": '["genus", "species"]'}))
+        logits.run({**PARAMS, "prompt": "lit"}, data, "taxa")
+        taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
+        assert taxa.text[0].max() > 0.9
+        assert taxa.lit_columns == ["genus", "species"]
     finally:
         write_table(path, table)
+
+
+# ---- embeddings that are no numbers, or all the same
+
+
+def broken(value: float) -> Callable[..., torch.Tensor]:
+    """``teachers.embed_images`` of a model that gives ``value`` for the third photograph of each batch."""
+    real = teachers.embed_images
+
+    def embed(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+        embeddings = real(model, pixels).clone()
+        embeddings[2] = value
+        return embeddings
+
+    return embed
+
+
+@pytest.mark.parametrize(("value", "kind"), [(np.nan, "no number"), (np.inf, "no number"), (0.0, "zero")])
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_an_embedding_that_is_no_number_is_named_and_nothing_written(
+    own: Path, monkeypatch: pytest.MonkeyPatch, value: float, kind: str, precision: Literal["float16", "int8"]
+) -> None:
+    monkeypatch.setattr(teachers, "embed_images", broken(value))
+    third = ShardSet.of(own / "shard" / "val-00000.tar").keys[2]
+    with pytest.raises(UserError, match=f"teacher in data/teacher/model, shard val-00000: 1 of .* {kind}.*{third}"):
+        logits.run({**PARAMS, "precision": precision}, own, "val-00000")
+    assert not any((own / "logits").glob("*"))
+
+
+def test_a_teacher_to_whom_all_photographs_are_one_is_refused(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def embed(_: Any, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.ones(len(pixels), lessons.D), dim=1)
+
+    monkeypatch.setattr(teachers, "embed_images", embed)
+    with pytest.raises(UserError, match=r"shard train-00000: all .* photographs have the same embedding"):
+        logits.run(PARAMS, own, "train-00000")
+
+
+def test_a_prompt_that_is_no_number_is_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def embed(_: Any, texts: list[str]) -> np.ndarray:
+        rows = np.ones((len(texts), lessons.D), np.float32)
+        rows[1] = np.nan
+        return rows
+
+    monkeypatch.setattr(teachers, "embed_texts", embed)
+    captions = own / "caption" / "val-00000.parquet"
+    write_table(captions, read_table(captions).replace_schema_metadata({"lit_columns": '["genus"]'}))
+    for job in ("taxa", "texts"):
+        with pytest.raises(UserError, match=r"1 of .* embeddings are no number"):
+            logits.run(PARAMS, own, job)
+        assert not (own / "logits" / f"{job}.safetensors").exists()
+
+
+def test_taxa_with_one_embedding_are_named(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def embed(_: Any, texts: list[str]) -> np.ndarray:
+        return np.eye(lessons.D, dtype=np.float32)[[max(1, number) for number in range(len(texts))]]
+
+    monkeypatch.setattr(teachers, "embed_texts", embed)
+    logits.run(PARAMS, own, "taxa")
+    said = capsys.readouterr().out
+    assert "2 of 5 taxa share their embedding with another one" in said and said.count("' = '") == 1

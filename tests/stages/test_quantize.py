@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bioclip_lite.compression import grid, mixed_precision, quantized, rounding
 from bioclip_lite.graph import execution, folding
@@ -32,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_stored_is_what_is_measured(data: Path) -> None:
     model, _, preprocessing = load_student(data / "prune" / "model")
     folded, weights = quantized.load(data / "quantize" / "model")
-    pixels = quantize._calibration_images(4, data, preprocessing)
+    pixels = quantize._calibration_images(4, data, preprocessing)[1]
     with torch.no_grad():
         exact = torch.nn.functional.normalize(model(pixels), dim=1).numpy()
     cosines = (mixed_precision.embed(folded, weights, pixels) * exact).sum(axis=1)
@@ -70,6 +72,19 @@ def test_the_budget_holds_and_nothing_that_fits_is_left(data: Path) -> None:
     for layer in report["layers"]:
         assert layer["bytes"] == np.prod(layer["shape"]) * layer["bits"] // 8
         assert (layer["sqnr_db"] > 60) == (layer["bits"] == 16)
+
+
+@pytest.mark.parametrize(("value", "says"), [(np.nan, "embeddings are no number"), (0.0, "embeddings are zero")])
+def test_a_student_that_gives_no_embeddings_is_refused(data: Path, tmp_path: Path, value: float, says: str) -> None:
+    (tmp_path / "shard").symlink_to(data / "shard")
+    shutil.copytree(data / "prune" / "model", tmp_path / "prune" / "model")
+    weights = load_file(tmp_path / "prune" / "model" / "model.safetensors")
+    for name in ("head.fc.weight", "head.fc.bias"):
+        weights[name].fill_(value)
+    save_file(weights, tmp_path / "prune" / "model" / "model.safetensors")
+    with pytest.raises(UserError, match=f"the student in data/prune/model: 4 of 4 {says}"):
+        quantize.run(PARAMS, tmp_path)
+    assert not (tmp_path / "quantize").exists()
 
 
 def test_a_budget_that_is_too_small(data: Path, tmp_path: Path) -> None:
@@ -149,7 +164,7 @@ def test_the_graph_has_the_range_of_every_value(data: Path) -> None:
     names = {folded["input"]["name"], *(node["name"] for node in folded["nodes"])}
     assert set(folded["ranges"]) == names
     _, _, preprocessing = load_student(data / "prune" / "model")
-    found = execution.run(folded, weights, quantize._calibration_images(4, data, preprocessing))
+    found = execution.run(folded, weights, quantize._calibration_images(4, data, preprocessing)[1])
     assert folded["ranges"][folded["output"]] == pytest.approx([float(found.min()), float(found.max())], abs=1e-5)
 
 

@@ -1,15 +1,19 @@
 import json
 import shutil
+import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from bioclip_lite.photographs.images import decode, inspect
 from bioclip_lite.photographs.shards import ShardSet, open_shard
-from bioclip_lite.stages import index, shard
+from bioclip_lite.stages import caption, index, shard
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
@@ -69,6 +73,46 @@ def test_jobs_in_any_order_give_the_bytes_of_one_run(data: Path, tmp_path: Path)
     for name in ["manifests", *reversed(shard.names(COUNTS["counts"])), "sizes"]:
         shard.run(COUNTS, data, name)
     assert contents(data / "shard") == whole
+
+
+def test_photographs_without_labels_have_shards_and_no_captions(tmp_path: Path) -> None:
+    source = garden(tmp_path / "source", each=10)
+    for number in range(4):
+        (source / f"unnamed-{number}.jpg").write_bytes(encoded(picture("unnamed", number)))
+    index.run(folder_params(source, unlabelled="keep", near_duplicates=0), tmp_path)
+    with pytest.raises(UserError, match=r"counts.unlabelled is 0, but the index has 4 photographs in it"):
+        shard.run(counts(pretrain=0), tmp_path)
+    shard.run(counts(pretrain=0, unlabelled=1), tmp_path)
+    stored = ShardSet(tmp_path, "unlabelled")
+    assert stored.taxon_ids == [None] * 4 and stored.image(0).size == (40, 32)
+    assert stored.description(0)["ranks"] == [None] * 7
+    with tarfile.open(tmp_path / "shard" / "unlabelled-00000.tar") as tar:
+        assert {member.size for member in tar if member.name.endswith(".txt")} == {0}
+    both = ShardSet(tmp_path, "val", "unlabelled")
+    assert both.keys == ShardSet(tmp_path, "val").keys + stored.keys
+    caption.run({"lit_columns": ["genus"], "templates": {}, "languages": [], "captioners": [], "seed": 0}, tmp_path)
+    written = {path.stem for path in (tmp_path / "caption").glob("*.parquet")}
+    assert written == {path.stem for path in (tmp_path / "shard").glob("*.tar")} - {"unlabelled-00000"}
+
+
+def test_every_format_is_stored_as_jpeg_that_browsers_read(tmp_path: Path) -> None:
+    kinds = ("HEIF", "AVIF", "JPEG2000", "WEBP", "MPO", "PNG", "GIF")
+    large = {kind: picture(kind, size=(90, 60)) for kind in kinds}
+    for kind, image in large.items():
+        (tmp_path / "source" / "Bellis perennis").mkdir(parents=True, exist_ok=True)
+        more = {"save_all": True, "append_images": [picture("second", size=(90, 60))]} if kind == "MPO" else {}
+        (tmp_path / "source" / "Bellis perennis" / f"{kind}.jpg").write_bytes(encoded(image, kind, **more))
+    garden(tmp_path / "garden", each=4)
+    shutil.copytree(tmp_path / "garden" / "mulberry", tmp_path / "source" / "Morus alba")
+    split = {"train": 1.0}
+    index.run(folder_params(tmp_path / "source", split=split, near_duplicates=0), tmp_path)
+    shard.run({"counts": {"train": 1}, "max_side": 45}, tmp_path)
+    stored = ShardSet(tmp_path, "train")
+    found = {key.split("-")[0]: stored.jpeg(i) for i, key in enumerate(stored.keys)}
+    for kind, image in large.items():
+        assert inspect(found[kind.lower()], 1).clean
+        small = np.asarray(image.resize((45, 30), Image.Resampling.LANCZOS), float)
+        assert np.abs(np.asarray(decode(found[kind.lower()]), float) - small).mean() < 8, kind
 
 
 def contents(folder: Path) -> dict[str, bytes]:

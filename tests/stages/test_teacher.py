@@ -356,6 +356,35 @@ def test_bad_parameters_are_named(data: Path, change: dict[str, Any], says: str)
         teacher.run(params("train", **change), data)
 
 
+@pytest.mark.parametrize("kind", ["nan", "zero", "constant"])
+def test_a_teacher_that_gives_no_embeddings_is_refused_before_it_is_saved(
+    own: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Weights as a damaged file, an unfinished download or a diverged training leave them."""
+    teacher.run(params("train"), own)
+    made = teachers.load_teacher(own / "teacher" / "model")
+    config = read_json(own / "teacher" / "model" / "open_clip_config.json")
+    shutil.rmtree(own / "teacher")
+    last = [p for name, p in made.model.visual.named_parameters() if p.ndim > 1][-1]
+    with torch.no_grad():
+        if kind == "nan":
+            last[0, 0] = torch.nan
+        else:
+            for parameter in made.model.visual.parameters():
+                parameter.zero_()
+            if kind == "constant":
+                [p for name, p in made.model.visual.named_parameters() if p.ndim == 1][-1].fill_(1.0)
+    published = hub.Published("some model", config, own / "x", "MIT")
+    monkeypatch.setattr(hub, "find", lambda *_: published)
+    monkeypatch.setattr(hub, "load", lambda *_: made.model)
+    says = {"nan": "1 of .* weights in visual.* are NaN", "zero": "zero", "constant": "same embedding"}[kind]
+    chosen = params("pretrained", revision=None) | {"allow_research_only": False}
+    with pytest.raises(UserError, match=says) as refused:
+        teacher.run(chosen, own)
+    assert "some model" in str(refused.value)
+    assert not (own / "teacher" / "model").exists()
+
+
 def test_captions_of_one_species_are_all_right_answers() -> None:
     texts, same = contrastive.matches(["a", "b", "c", "a"], ["x", "x", "y", "x"])
     assert texts == ["a", "b", "c"]

@@ -12,7 +12,7 @@ from bioclip_lite.taxa import taxonomy
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.texts import text_types
 from bioclip_lite.utils import sections
-from bioclip_lite.utils.files import write_json, write_table
+from bioclip_lite.utils.files import read_json, write_json, write_table
 from bioclip_lite.utils.randomness import generator
 from support.photographs import encoded, picture
 
@@ -52,6 +52,7 @@ DISTILL: sections.Distill = {
     "weight_decay": 0.05,
     "affinity": 1.0,
     "temperature": 1.0,
+    "splits": ["train"],
     "teachers": ["model"],
     "cosine": 1.0,
     "ranks": 0.0,
@@ -121,6 +122,19 @@ def make_data(folder: Path) -> Path:
     return folder
 
 
+def add_unlabelled(folder: Path, count: int) -> Path:
+    """A shard of photographs without labels, and its cache."""
+    samples = [
+        (f"unlabelled-{n}", encoded(picture("unlabelled", n, size=(44, 40))), {"taxon_id": None}) for n in range(count)
+    ]
+    size = write_shard(folder / "shard" / "unlabelled-00000.tar", samples)
+    sizes = read_json(folder / "shard" / "sizes.json")
+    write_json(folder / "shard" / "sizes.json", {**sizes, "unlabelled-00000.tar": size})
+    taxa = store.read_taxa(folder / "logits" / "taxa.safetensors")
+    write_cached(folder, "unlabelled-00000", taxa.text, taxa.taxon_ids, taxa.teacher)
+    return folder
+
+
 def unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
@@ -138,7 +152,7 @@ def make_cache(folder: Path, teacher: str = "teacher-a", width: int = D) -> Path
 
 def write_cached(folder: Path, name: str, text: np.ndarray, leaves: list[str], teacher: str) -> None:
     images = ShardSet.of(folder / "shard" / f"{name}.tar")
-    count = VIEWS["views"] if name.startswith("train") else 1
+    count = VIEWS["views"] if name.startswith(("train", "unlabelled")) else 1
     embeddings, rows = [], []
     for key, taxon in zip(images.keys, images.taxon_ids, strict=True):
         own = text[leaves.index(taxon)] if taxon in leaves else text.mean(0)

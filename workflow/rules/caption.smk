@@ -64,8 +64,8 @@ rule write_synthetic:
 rule record_caption:
     input:
         LIT_COLUMNS,
-        expand("data/caption/{shard}.parquet", shard=shards(*SPLITS)),
-        described(CAPTIONERS, *SPLITS),
+        expand("data/caption/{shard}.parquet", shard=shards(*LABELLED)),
+        described(CAPTIONERS, *LABELLED),
     output:
         ledger_path("caption"),
     log:

@@ -50,6 +50,7 @@ except OSError as error:
 
 FETCHED = set()  # stages whose earlier results were fetched, as far as there are any
 SPLITS = [split for split, count in config["shard"]["counts"].items() if count]
+LABELLED = [split for split in SPLITS if split != "unlabelled"]
 TEACHERS = teacher_sections(config["teacher"])
 STUDENT = ["student.json", "model.safetensors", "preprocess.json"]
 TEACHER = [

@@ -9,7 +9,7 @@ rule train_student:
     input:
         code("distill"),
         weights(config["distill"]["weights"]),
-        data=cached("train", "val", teachers=config["distill"]["teachers"]),
+        data=cached(*config["distill"]["splits"], "val", teachers=config["distill"]["teachers"]),
         texts=["data/logits/texts.safetensors"] if TEXTS else [],
     output:
         expand(f"data/distill/{FIRST_STAGE}/{{file}}", file=STUDENT),

@@ -1,4 +1,4 @@
-CACHED = shards("train", "val", "calibration", "test")
+CACHED = shards("train", "val", "calibration", "test", "unlabelled")
 CACHES = [cache_of(teacher) for teacher in TEACHERS]
 TUNED = config["logits"]["logit_scale"] == "tuned"
 TEXTS = ["data/logits/{cache}texts.safetensors"] if config["distill"]["text_tower"] else []
@@ -104,7 +104,7 @@ rule record_logits:
         expand(rules.embed_shard.output, cache=CACHES, shard=CACHED),
         expand(rules.embed_taxa.output, cache=CACHES),
         expand(TEXTS, cache=CACHES),
-        expand("data/logits/captions/{captioner}/{shard}.parquet", captioner=CAPTIONERS, shard=shards(*SPLITS)),
+        expand("data/logits/captions/{captioner}/{shard}.parquet", captioner=CAPTIONERS, shard=shards(*LABELLED)),
     output:
         ledger_path("logits"),
     log:

@@ -30,9 +30,9 @@ from bioclip_lite.utils.files import read_json, require
 from bioclip_lite.utils.stage_names import STAGES
 
 SPLITS_OF = {  # the splits whose photographs a job works on; jobs that are not here grow with something else
-    "make_index": ("pretrain", "train", "val", "calibration", "test"),
-    "list_shards": ("pretrain", "train", "val", "calibration", "test"),
-    "write_sizes": ("pretrain", "train", "val", "calibration", "test"),
+    "make_index": SPLITS,
+    "list_shards": SPLITS,
+    "write_sizes": SPLITS,
     "make_teacher": ("pretrain", "train"),
     "make_further_teacher": ("pretrain", "train"),
     "train_student": ("train",),

@@ -10,11 +10,13 @@ Probabilities use the temperature, and back-off the thresholds, that stage evalu
 import argparse
 import csv
 import glob
+import io
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -24,8 +26,9 @@ from bioclip_lite.commands.common import command
 from bioclip_lite.evaluation import variants, web_variants
 from bioclip_lite.metrics import calibration
 from bioclip_lite.metrics.ranks import capped, softmax, sum_up, uncapped
-from bioclip_lite.photographs.images import BadImage, decode
+from bioclip_lite.photographs.images import READ, BadImage, decode, is_plain_jpeg
 from bioclip_lite.photographs.preprocess import preprocess
+from bioclip_lite.sources import places
 from bioclip_lite.taxa.label_space import Labels, read_labels
 from bioclip_lite.taxa.taxonomy import RANKS, label_rank, scientific_name
 from bioclip_lite.utils.command_line import new_parser
@@ -35,7 +38,6 @@ from bioclip_lite.utils.progress import progress
 
 # Those of pybioclip, then what the training and the species list say of the answer.
 COLUMNS = ("file_name", *RANKS[:-1], "species_epithet", "species", "common_name", "score", "zero_shot", "note")
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 WEB = "tfjs"
 _BATCH = 32
 _BATCH_IN_NODE = 128  # Node starts anew for each, which takes a second
@@ -77,7 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--k {options.k}: at least one answer is needed")
     if options.output:
         check_file(options.output, ",".join(COLUMNS))
-    files = image_files(options.images, sys.stdin)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # as the names of files on the command line are read
+    found = image_files(options.images, sys.stdin)
+    if found.others:
+        print(f"predict: not read: {_counted(found.others)}; export photographs among them as JPEG", file=sys.stderr)
+    files = found.images
     labels = read_labels(options.data)
     evaluated = read_json(require(options.data / "evaluate" / "metrics.json"))["variants"]
     if options.variant not in evaluated:
@@ -117,8 +124,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if unread else 0
 
 
-def image_files(names: Sequence[str], listed: TextIO) -> list[Path]:
-    """The files that arguments stand for, each once, in their order; a folder's sorted, with those of its folders.
+class Found(NamedTuple):
+    """The files that the arguments of the command stand for."""
+
+    images: list[Path]
+    others: Counter[str]  # endings of further files in folders, which do not look like photographs that are read
+
+
+def image_files(names: Sequence[str], listed: TextIO) -> Found:
+    """Find the files that arguments stand for, each once, in their order; a folder's sorted, with those of its folders.
+
+    Hidden and system files and folders in a folder, or among the matches of a pattern, are left out.
 
     Args:
         names: files, folders, patterns; "-" stands for the lines of ``listed``.
@@ -126,22 +142,47 @@ def image_files(names: Sequence[str], listed: TextIO) -> list[Path]:
     Raises:
         UserError: a name stands for nothing.
     """
-    files: dict[Path, None] = {}
+    images: dict[Path, None] = {}
+    others: Counter[str] = Counter()
     for name in names:
         some = [line for line in listed.read().splitlines() if line.strip()] if name == "-" else [name]
         for one in some:
-            path = Path(one)
-            if path.is_dir():
-                here = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
-            elif path.is_file():
-                here = [path]
-            else:
-                here = sorted(Path(match) for match in glob.glob(one, recursive=True) if Path(match).is_file())
+            here, besides = _found(one)
             if not here:
-                problem = "the folder holds no image" if path.is_dir() else "there is no such file, folder or match"
-                raise UserError(f"{one}: {problem}; images end in {', '.join(sorted(ENDINGS))}")
-            files |= dict.fromkeys(here)
-    return list(files)
+                nothing = "there is no such file, folder or match"
+                if Path(one).is_dir():
+                    nothing = f"the folder holds no image{f', but {_counted(besides)}' if besides else ''}"
+                raise UserError(f"{places.shown(one)}: {nothing}; images end in {', '.join(sorted(READ))}")
+            images |= dict.fromkeys(here)
+            others += besides
+    return Found(list(images), others)
+
+
+def _found(name: str) -> tuple[list[Path], Counter[str]]:
+    """The images that one argument stands for, and the endings of the other files of a folder."""
+    path = Path(name)
+    if path.is_file():
+        return [path], Counter()
+    if not path.is_dir():
+        return _matches(name), Counter()
+    files = [path / file for file in places.files_in(path)]
+    images = [file for file in files if file.suffix.lower() in READ]
+    return sorted(images), Counter(file.suffix.lower() for file in files if file.suffix.lower() not in READ)
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The files that match; folders that are called as they are spelt ("trip[2023]") are meant themselves."""
+    literal, parts = Path(), Path(pattern).parts
+    while parts and (literal / parts[0]).is_dir():
+        literal, parts = literal / parts[0], parts[1:]
+    matches = glob.glob(str(Path(*parts)), root_dir=literal, recursive=True)
+    return sorted(literal / match for match in matches if (literal / match).is_file() and not places.hidden(match))
+
+
+def _counted(endings: Counter[str]) -> str:
+    """ "2 .cr2, 1 without ending"."""
+    named = ((number, places.shown(ending) or "without ending") for ending, number in sorted(endings.items()))
+    return ", ".join(f"{number} {ending}" for number, ending in named)
 
 
 def answers(
@@ -251,10 +292,10 @@ def _halved(
 
 
 def _for_node(file: Path, image: Image.Image, scratch: Path) -> Path:
-    """The file itself if Node reads its format; otherwise its image decoded by Python, as PNG."""
-    with file.open("rb") as opened:
-        head = opened.read(12)
-    if head[:2] == b"\xff\xd8" or head[:4] == b"\x89PNG" or (head[:4], head[8:]) == (b"RIFF", b"WEBP"):
+    """The file itself if Node finds and reads it; otherwise its image decoded by Python, as PNG."""
+    content = file.read_bytes()
+    plain = content[:4] == b"\x89PNG" or (content[:4], content[8:12]) == (b"RIFF", b"WEBP") or is_plain_jpeg(content)
+    if plain and places.writable(str(file)):
         return file
     copy = scratch / f"{len(list(scratch.iterdir()))}.png"
     image.save(copy)
@@ -279,7 +320,7 @@ def _decoded(files: Sequence[Path], unread: list[str]) -> Iterator[tuple[Path, I
 
 
 def _leave_out(name: str, error: Exception, unread: list[str]) -> None:
-    print(f"predict: {name} is left out: {error}", file=sys.stderr)
+    print(f"predict: {places.shown(name)} is left out: {error}", file=sys.stderr)
     unread.append(name)
 
 
@@ -287,5 +328,5 @@ def _write(file: TextIO, rows: Iterator[dict[str, Any]]) -> None:
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow(row)
+        writer.writerow({**row, "file_name": places.shown(row["file_name"])})
         file.flush()

@@ -7,8 +7,8 @@ from bioclip_lite.indexing.database import count
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
-# Left out on request, or because another copy stays; all other reasons are damage.
-_NO_DAMAGE = ("not listed", "licence", "duplicate", "near duplicate")
+# Left out on request, because another copy stays, or no photograph in the first place; all other reasons are damage.
+_NO_DAMAGE = ("not listed", "licence", "duplicate", "near duplicate", "video", "sidecar", "unlabelled")
 
 
 def check(
@@ -39,8 +39,11 @@ def check(
     kept = count(database)
     if not kept:
         raise UserError(f"{place} gave no usable photograph.{left_out}")
-    used = database.execute("SELECT DISTINCT taxon FROM photograph WHERE NOT gone")
-    leaves = taxonomy.label_space([*(paths[taxon] for (taxon,) in used), *listed])
+    used = database.execute("SELECT DISTINCT taxon FROM photograph WHERE NOT gone AND taxon NOT NULL")
+    photographed = [paths[taxon] for (taxon,) in used]
+    if not photographed:
+        raise UserError(f"{place} has photographs without labels only, {kept}; a classifier needs names.{left_out}")
+    leaves = taxonomy.label_space([*photographed, *listed])
     if len(leaves) < 2:
         name = taxonomy.scientific_name(leaves[0])
         lost = f" The species list has names that name no taxon, {unmatched}." if unmatched else ""

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from bioclip_lite.indexing import duplicates
 from bioclip_lite.indexing.database import BATCH, add_reject
-from bioclip_lite.sources.sample import Reject
+from bioclip_lite.sources.sample import NOTHING, Reject
 from bioclip_lite.taxa import taxonomy
 
 
@@ -24,11 +24,12 @@ def leave_out_copies(database: sqlite3.Connection, paths: Sequence[taxonomy.Path
     database.execute("CREATE INDEX content ON photograph (md5, key)")
     database.execute("CREATE INDEX keys ON photograph (key)")
     rows = database.execute(
-        "SELECT md5, photograph.id, locator, taxon, split "
+        "SELECT md5, photograph.id, locator, coalesce(taxon, -1), split "
         "FROM photograph JOIN observation ON observation.id = observation "
         "WHERE md5 IN (SELECT md5 FROM photograph GROUP BY md5 HAVING count(*) > 1) ORDER BY md5, key, locator"
     )
-    held_out = {split: -place for place, split in enumerate((*duplicates.HELD_OUT, None))}
+    held_out = {split: -place for place, split in enumerate(duplicates.PRECEDENCE)}
+    paths = [*paths, NOTHING]  # of photographs without a label, whose number is -1
     for _, group in groupby(rows, key=itemgetter(0)):
         same = list(group)
         best = max(same, key=lambda row: (taxonomy.label_rank(paths[row[3]]), held_out[row[4]]))
@@ -36,7 +37,7 @@ def leave_out_copies(database: sqlite3.Connection, paths: Sequence[taxonomy.Path
         if all(other == path or taxonomy.is_ancestor(other, path) for other in others):
             reason, detail, gone = "duplicate", f"same file as {best[2]}", [row for row in same if row is not best]
         else:
-            taxa = " and ".join(sorted(map(taxonomy.scientific_name, others)))
+            taxa = " and ".join(sorted(filter(None, map(taxonomy.scientific_name, others))))
             reason, detail, gone = "conflicting labels", f"the same file is labelled {taxa}", same
         for _, number, locator, _, _ in gone:
             add_reject(database, Reject(locator, reason, detail))

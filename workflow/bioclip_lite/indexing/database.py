@@ -13,8 +13,8 @@ _TABLES = """
 CREATE TABLE photograph (
     id INTEGER PRIMARY KEY, key TEXT, locator TEXT, observation INTEGER, label INTEGER, taxon INTEGER, common_name TEXT,
     common_names TEXT, licence TEXT, attribution TEXT, supercategory TEXT, caption TEXT, md5 BLOB, width INTEGER,
-    height INTEGER, clean INTEGER, teacher_saw INTEGER, phash INTEGER, dhash INTEGER, looks_like TEXT,
-    gone INTEGER DEFAULT 0
+    height INTEGER, clean INTEGER, truncated INTEGER, teacher_saw INTEGER, phash INTEGER, dhash INTEGER,
+    looks_like TEXT, gone INTEGER DEFAULT 0
 );
 CREATE TABLE observation (id INTEGER PRIMARY KEY, name TEXT UNIQUE, split TEXT, joined TEXT);
 CREATE TABLE label (id INTEGER PRIMARY KEY, taxon INTEGER, reason TEXT, detail TEXT, photographs INTEGER);

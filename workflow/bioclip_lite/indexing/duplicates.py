@@ -19,7 +19,8 @@ from PIL import Image
 _DIFFERENCE = 6  # bits that two dHashes may differ in, beyond those of the pHashes
 _CONTRAST = 2.0  # grey levels; below this standard deviation a hash is made of noise
 _NEIGHBOURS = 512  # at most so many photographs of one bucket are compared with each
-HELD_OUT = ("test", "calibration", "val", "train", "pretrain")  # of equal photographs the first of these stays
+# Of equal photographs the first of these stays; None: the index deals it.
+PRECEDENCE = ("test", "calibration", "val", "train", "pretrain", None, "unlabelled")
 
 
 def fingerprint(image: Image.Image) -> tuple[int, int] | None:
@@ -116,8 +117,8 @@ class Twin(NamedTuple):
 def settle(twins: Iterable[Twin], stated: Mapping[str, str]) -> tuple[dict[str, str], dict[int, int]]:
     """Join observations that share near duplicates, so that they are dealt to one split.
 
-    Splits are settled in the order of HELD_OUT, and observations without a stated split last. So a photograph that is
-    held out stays, and its near duplicate in train goes.
+    Splits are settled in the order of PRECEDENCE. So a photograph that is held out stays, and its near duplicate in
+    train goes; one without a label goes if it looks like any that has one.
 
     Args:
         twins: photographs with near duplicates.
@@ -134,7 +135,7 @@ def settle(twins: Iterable[Twin], stated: Mapping[str, str]) -> tuple[dict[str, 
         photographs[twin.observation].append(twin)
     joined: dict[str, str] = {}
     left_out: dict[int, int] = {}
-    for split in (*HELD_OUT, None):
+    for split in PRECEDENCE:
         for start in sorted(name for name in photographs if stated.get(name) == split):
             if start not in joined:
                 reached = _reach(start, split, photographs, alike, stated, joined, left_out)

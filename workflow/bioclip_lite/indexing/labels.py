@@ -12,6 +12,8 @@ from bioclip_lite.indexing.taxonomies import settle
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
+WITHOUT_LABEL = "it has no label; index.unlabelled: keep gives it to students, who learn the teacher's answer to it"
+
 
 class Labels(NamedTuple):
     """The distinct labels of a source by number, and the taxa that they mean."""
@@ -58,7 +60,8 @@ def resolve(
 
     numbers: dict[taxonomy.Path, int] = {}
     for number, meaning in enumerate(meanings):
-        reason, detail = _why_not(meaning, nodes if entries and unlisted == "leave_out" else None)
+        lacking = nodes if entries and unlisted == "leave_out" else None
+        reason, detail = _why_not(given[number], meaning, lacking)
         taxon = numbers.setdefault(meaning.path, len(numbers))
         database.execute("INSERT INTO label VALUES (?, ?, ?, ?, 0)", (number, taxon, reason, detail))
     database.execute(
@@ -119,7 +122,9 @@ def _match(
     known = names.Index()
     common_names: list[set[str]] = [set() for _ in meanings]
     photographs: Counter[taxonomy.Path] = Counter()
-    rows = database.execute("SELECT label, common_name, common_names, count(*) FROM photograph GROUP BY 1, 2, 3")
+    rows = database.execute(
+        "SELECT label, common_name, common_names, count(*) FROM photograph WHERE label NOT NULL GROUP BY 1, 2, 3"
+    )
     for label, name, others, number in rows:
         common_names[label].update(filter(None, (name, *(name for _, name in json.loads(others or "[]")))))
         photographs[meanings[label].path] += number
@@ -129,11 +134,15 @@ def _match(
     return names.suggest(listed_taxa.add_taxa(matches, known, synonyms, photographs), known)
 
 
-def _why_not(meaning: names.Meaning, listed: set[taxonomy.Path] | None) -> tuple[str | None, str | None]:
+def _why_not(
+    label: names.Label, meaning: names.Meaning, listed: set[taxonomy.Path] | None
+) -> tuple[str | None, str | None]:
     """Reason and detail if a label is left out; ``listed``: nodes of the species list, None without a list."""
     if taxonomy.label_rank(meaning.path) < 0:
         if meaning.candidates:
             return "no taxon", f"the common name may mean {', '.join(meaning.candidates)}"
+        if not (label.verbatim or label.common_name):
+            return "no taxon" if listed is None else "not listed", WITHOUT_LABEL
         return ("no taxon", "no rank is known") if listed is None else ("not listed", "no name of the list")
     if listed is not None and not names.is_listed(meaning.path, listed):
         return "not listed", taxonomy.scientific_name(meaning.path)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from bioclip_lite.indexing.names import Match
-from bioclip_lite.sources.sample import SPLITS
+from bioclip_lite.sources.sample import LABELLED
 from bioclip_lite.taxa import taxonomy
 
 _EXAMPLES = 10  # names in a message
@@ -52,7 +52,7 @@ def summarize(taxa: pa.Table, matches: Sequence[Match]) -> Summary | None:
     if not matches:
         return None
     leaves = [row for row in taxa.filter(taxa["leaf"]).to_pylist() if row["listed"]]
-    without = [row for row in leaves if not any(row[split] for split in SPLITS)]
+    without = [row for row in leaves if not any(row[split] for split in LABELLED)]
     return Summary(
         lines=len(matches),
         lost=sum(not match.nodes and not match.added for match in matches),

@@ -13,7 +13,8 @@ from bioclip_lite.indexing import list_summary
 from bioclip_lite.indexing.taxonomies.settle import HOW, Settled
 from bioclip_lite.indexing.thumbnails import thumbnail
 from bioclip_lite.photographs import licences
-from bioclip_lite.sources.sample import SPLITS
+from bioclip_lite.photographs.shards import UNLABELLED
+from bioclip_lite.sources.sample import LABELLED, SPLITS
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.pages import renderer
 
@@ -21,7 +22,8 @@ EXAMPLES, PAIRS = 6, 12  # thumbnails per reason, and pairs of near duplicates
 _THUMBNAILS = 36  # of rejects, over all reasons
 _TAXA, _NAMES, _LICENCES = 2000, 300, 30  # rows shown of long tables; the tables themselves have all
 _CURVE_POINTS = 300
-_INTENDED = ("not listed", "licence")  # reasons to leave out that are no fault of the photograph
+# Reasons to leave out that are no fault of the photograph.
+_INTENDED = ("not listed", "licence", "video", "sidecar", UNLABELLED)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Facts:
 
     splits: Mapping[str, int]  # photographs
     observations: int
+    unlabelled: int  # photographs without a label that were left out and need not have been
+    truncated: int  # photographs whose files lack their last bytes
     taxa: pa.Table  # as taxa.parquet
     rejects: Mapping[str, int]  # by reason, the most frequent first
     examples: Mapping[str, Sequence[tuple[str, str]]]  # by reason: locator, detail
@@ -83,7 +87,7 @@ def _totals(facts: Facts) -> dict[str, int]:
     }
 
 
-def _photographs(taxa: pa.Table, splits: Sequence[str] = SPLITS) -> np.ndarray:
+def _photographs(taxa: pa.Table, splits: Sequence[str] = LABELLED) -> np.ndarray:
     """Photographs of each taxon in some splits, int64 [n]."""
     return np.sum([taxa[split].to_numpy().astype(np.int64) for split in splits], axis=0)
 
@@ -91,8 +95,9 @@ def _photographs(taxa: pa.Table, splits: Sequence[str] = SPLITS) -> np.ndarray:
 def _splits(facts: Facts) -> list[tuple[str, int, float, int]]:
     """Name, photographs, share of all, and taxa of each split that is not empty."""
     total = sum(facts.splits.values())
+    taxa = {split: int(np.count_nonzero(facts.taxa[split].to_numpy())) for split in LABELLED}
     return [
-        (split, number, number / total, int(np.count_nonzero(facts.taxa[split].to_numpy())))
+        (split, number, number / total, taxa.get(split, 0))
         for split in SPLITS
         if (number := facts.splits.get(split, 0))
     ]
@@ -146,7 +151,7 @@ def _without(listed: list_summary.Summary | None) -> list[dict[str, Any]]:
 def _taxa(taxa: pa.Table) -> dict[str, Any]:
     """The most frequent taxa with their photographs in each split that is not empty."""
     order = np.argsort(-_photographs(taxa), kind="stable")
-    splits = [split for split in SPLITS if pc.sum(taxa[split]).as_py()]
+    splits = [split for split in LABELLED if pc.sum(taxa[split]).as_py()]
     rows = []
     for row in taxa.take(order[:_TAXA]).to_pylist():
         path = tuple(row[rank] for rank in taxonomy.RANKS)

@@ -19,6 +19,9 @@ from bioclip_lite.utils.progress import progress
 _CHUNK = 32  # photographs handed to a worker at a time
 _WORTH_WORKERS = 256  # photographs; fewer are read in this process
 
+# Endings of what cameras and albums write beside photographs: settings, places, captions.
+_SIDECARS = (".aae", ".xmp", ".xml", ".json", ".txt", ".pp3", ".ini")
+
 Batch = list[tuple[int, str]]  # number and locator of photographs
 
 
@@ -29,6 +32,7 @@ class Seen(NamedTuple):
     width: int  # pixels
     height: int
     clean: bool  # stage shard can take the file as it is
+    truncated: bool  # lacks its last bytes
     phash: int | None  # signed, as SQLite stores it; None for a plain image
     dhash: int | None
 
@@ -64,7 +68,8 @@ def read_photographs(
             database.execute("DELETE FROM photograph WHERE id = ?", (number,))
         else:
             database.execute(
-                "UPDATE photograph SET md5 = ?, width = ?, height = ?, clean = ?, phash = ?, dhash = ? WHERE id = ?",
+                "UPDATE photograph SET md5 = ?, width = ?, height = ?, clean = ?, truncated = ?, phash = ?, dhash = ? "
+                "WHERE id = ?",
                 (*seen, number),
             )
 
@@ -72,16 +77,19 @@ def read_photographs(
 def _see(read: Callable[[str], bytes], min_side: int, locator: str) -> Seen | Reject:
     try:
         content = read(locator)
-        width, height, small, clean = inspect(content, min_side)
+        found = inspect(content, min_side)
     except BadImage as bad:
+        if bad.reason == "not an image" and locator.lower().endswith(_SIDECARS):
+            return Reject(locator, "sidecar", "no photograph, but a file with data about one")
         return Reject(locator, bad.reason, bad.detail)
     except FileNotFoundError as error:
         return Reject(locator, "missing file", str(error))
     except (OSError, ValueError) as error:  # ValueError: a locator that no file can have
         return Reject(locator, "unreadable", str(error))
-    hashes = duplicates.fingerprint(small)
+    hashes = duplicates.fingerprint(found.small)
     phash, dhash = map(_signed, hashes) if hashes else (None, None)
-    return Seen(hashlib.md5(content, usedforsecurity=False).digest(), width, height, clean, phash, dhash)
+    md5 = hashlib.md5(content, usedforsecurity=False).digest()
+    return Seen(md5, found.width, found.height, found.clean, found.truncated, phash, dhash)
 
 
 def _signed(number: int) -> int:

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from bioclip_lite.indexing import list_summary, listed_taxa, names, page, teacher_saw
 from bioclip_lite.indexing.contact_sheet import draw_contact_sheet
-from bioclip_lite.indexing.labels import Labels
+from bioclip_lite.indexing.labels import WITHOUT_LABEL, Labels
 from bioclip_lite.sources.registry import find_source
-from bioclip_lite.sources.sample import SPLITS
+from bioclip_lite.sources.sample import LABELLED, NOTHING
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.taxa.iconic_groups import supercategory
 from bioclip_lite.utils.files import replacing, write_table
@@ -54,7 +54,7 @@ TAXA = pa.schema(
     [
         *((name, _TEXT) for name in ("taxon_id", *taxonomy.RANKS, "common_name", "rank")),
         ("leaf", pa.bool_()),
-        *((split, pa.int32()) for split in SPLITS),
+        *((split, pa.int32()) for split in LABELLED),
         ("common_names", _NAMES_BY_LANGUAGE),
         ("listed", pa.bool_()),  # whether a line of the species list matches it; true where there is no list
         ("finest_rank", _TEXT),  # no answer goes below it; null for no such limit
@@ -109,7 +109,7 @@ def write(
     _write_rows(out / "names.parquet", NAMES, iter(resolved))
     _write_attribution(database, labels.paths, out / "ATTRIBUTION.csv")
     rows_shown = _sheet_rows(database, labels.paths, taxa)
-    photographed = sum(map(_shown, taxa.select(["leaf", *SPLITS]).to_pylist()))
+    photographed = sum(map(_shown, taxa.select(["leaf", *LABELLED]).to_pylist()))
     title = f"{len(rows_shown)} of {photographed} taxa, in the order of the tree"
     draw_contact_sheet(out / "contact_sheet.png", title, rows_shown, read)
     seen = teacher_saw.counts(database, _KEPT) if params["teacher_saw"] else {}
@@ -162,13 +162,17 @@ def _write_samples(
             *texts,
             seen,
         ) = found
-        verbatim = labels.given[label].verbatim or taxonomy.scientific_name(labels.given[label].path) or common_name
+        verbatim, taxon_id, names_by_rank = None, None, NOTHING
+        if label is not None:
+            given = labels.given[label]
+            verbatim = given.verbatim or taxonomy.scientific_name(given.path) or common_name
+            taxon_id, names_by_rank = ids[taxon], labels.paths[taxon]
         unsigned = None if phash is None else phash % (1 << 64)
         own = dict(json.loads(others or "[]"))
         others = [*own.items(), *((word, name) for word, name in called[taxon].items() if word and word not in own)]
         common_name = common_name or called[taxon].get("")
         return (
-            *(key, locator, split, ids[taxon], group, *labels.paths[taxon], common_name, licence, owner, width, height),
+            *(key, locator, split, taxon_id, group, *names_by_rank, common_name, licence, owner, width, height),
             *(bool(clean), md5.hex(), others, verbatim, unsigned, *texts),
             None if seen is None else bool(seen),
         )
@@ -184,9 +188,10 @@ def _taxa_table(
 ) -> pa.Table:
     images: dict[taxonomy.Path, Counter[str]] = {path: Counter() for path in listed}
     common: dict[taxonomy.Path, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    for taxon, split, number in database.execute(f"SELECT taxon, dealt.split, count(*) {_KEPT} GROUP BY 1, 2"):
+    named = f"{_KEPT} AND taxon NOT NULL"
+    for taxon, split, number in database.execute(f"SELECT taxon, dealt.split, count(*) {named} GROUP BY 1, 2"):
         images.setdefault(paths[taxon], Counter())[split] = number
-    rows = database.execute(f"SELECT taxon, common_name, common_names, count(*) {_KEPT} GROUP BY 1, 2, 3")
+    rows = database.execute(f"SELECT taxon, common_name, common_names, count(*) {named} GROUP BY 1, 2, 3")
     for taxon, name, others, number in rows:
         for language, called in (("", name), *json.loads(others or "[]")):
             if called:
@@ -216,7 +221,7 @@ def _taxa_table(
                 "common_name": common_name or called.get("en"),
                 "rank": taxonomy.RANKS[taxonomy.label_rank(path)],
                 "leaf": path in leaves,
-                **{split: images[path][split] for split in SPLITS},
+                **{split: images[path][split] for split in LABELLED},
                 "common_names": sorted(called.items()),
                 "listed": not matches or names.is_listed(path, nodes),
                 "finest_rank": said.finest_rank,
@@ -264,7 +269,7 @@ def _write_attribution(database: sqlite3.Connection, paths: Sequence[taxonomy.Pa
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("key", "file", "taxon", "licence", "attribution"))
         for key, locator, taxon, licence, attribution in rows:
-            name = taxonomy.scientific_name(paths[taxon])
+            name = "" if taxon is None else taxonomy.scientific_name(paths[taxon])
             table.writerow((key, *map(guarded, (locator, name, licence or "", attribution or ""))))
 
 
@@ -290,7 +295,7 @@ def _sheet_rows(
 
 def _shown(taxon: dict[str, Any]) -> bool:
     """Whether a taxon of taxa.parquet is a leaf with photographs."""
-    return bool(taxon["leaf"]) and any(taxon[split] for split in SPLITS)
+    return bool(taxon["leaf"]) and any(taxon[split] for split in LABELLED)
 
 
 def _facts(
@@ -316,7 +321,8 @@ def _facts(
     }
     pairs = database.execute(
         "SELECT a.locator, a.taxon, b.locator, b.taxon FROM photograph a JOIN photograph b ON b.key = a.looks_like "
-        "WHERE NOT a.gone AND NOT b.gone AND a.key <> b.key ORDER BY a.taxon = b.taxon, b.key, a.key LIMIT ?",
+        "WHERE NOT a.gone AND NOT b.gone AND a.key <> b.key AND a.taxon NOT NULL AND b.taxon NOT NULL "
+        "ORDER BY a.taxon = b.taxon, b.key, a.key LIMIT ?",
         (page.PAIRS,),
     ).fetchall()
     twins = "SELECT count(*), count(DISTINCT looks_like) FROM photograph WHERE looks_like IS NOT NULL AND NOT gone"
@@ -328,6 +334,8 @@ def _facts(
     return page.Facts(
         splits=counted(f"SELECT dealt.split, count(*) {_KEPT} GROUP BY 1"),
         observations=database.execute(f"SELECT count(DISTINCT joined) {_KEPT}").fetchone()[0],
+        unlabelled=database.execute("SELECT count(*) FROM reject WHERE detail = ?", (WITHOUT_LABEL,)).fetchone()[0],
+        truncated=counted(f"SELECT 'all', coalesce(sum(truncated), 0) {_KEPT}")["all"],
         taxa=taxa,
         rejects=rejects,
         examples=examples,

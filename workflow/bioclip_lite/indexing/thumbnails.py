@@ -3,12 +3,9 @@
 import io
 from collections.abc import Callable
 
-from PIL import Image, ImageFile
-
-from bioclip_lite.photographs.images import BadImage, decode
+from bioclip_lite.photographs.images import BadImage, decode, decode_damaged
 
 _SIDE = 120  # pixels
-_MOST_PIXELS = 10_000_000  # of a damaged file that is decoded
 
 
 def thumbnail(locator: str, read: Callable[[str], bytes]) -> bytes | None:
@@ -18,7 +15,7 @@ def thumbnail(locator: str, read: Callable[[str], bytes]) -> bytes | None:
         try:
             image = decode(content)
         except BadImage:
-            image = _decode_damaged(content)
+            image = decode_damaged(content)
         image.thumbnail((_SIDE, _SIDE))
     except Exception:  # a photograph that was left out may fail in any way
         return None
@@ -26,16 +23,3 @@ def thumbnail(locator: str, read: Callable[[str], bytes]) -> bytes | None:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=70)
     return file.getvalue()
-
-
-def _decode_damaged(content: bytes) -> Image.Image:
-    """The part of a truncated file that is still there."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = True
-    try:
-        image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
-        if image.width * image.height > _MOST_PIXELS:
-            raise BadImage("too large", "for a thumbnail")
-        return image.convert("RGB")
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before

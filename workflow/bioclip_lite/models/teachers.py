@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,20 @@ from open_clip.transformer import TextTransformer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bioclip_lite.models import tokenizers
+from bioclip_lite.models import embedding_checks, tokenizers
 from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.photographs.preprocess import preprocessing, read_preprocess
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, replacing_folder, require, write_json
+from bioclip_lite.utils.randomness import generator
 
 TEACHER_WEIGHTS = "open_clip_model.safetensors"
 TEACHER_CONFIG = "open_clip_config.json"
 TEACHER_FILE = "teacher.json"
+_PROBES = ("a photo of a daisy.", "a photo of a whale.", "a photo of Morus alba.", "a photo of Animalia Chordata Aves.")
 _HISTORY = "history.parquet"  # of the training, which the stage puts into the folders of further teachers
 
+Tokenize = Callable[[list[str]], torch.Tensor]
 Clip = Any  # an open_clip model: an nn.Module with encode_image, encode_text and logit_scale
 
 
@@ -181,3 +184,33 @@ def embed_texts(teacher: Teacher, texts: Sequence[str], batch_size: int = 256) -
         tokens = teacher.tokenizer(list(texts[start : start + batch_size])).to(device)
         parts.append(nn.functional.normalize(encode_text(teacher.model, tokens).float(), dim=-1).cpu().numpy())
     return np.concatenate(parts)
+
+
+@torch.inference_mode()
+def check_sound(model: Clip, tokenizer: Tokenize, size: int, maker: str) -> None:
+    """Raise UserError if weights are not finite, or embeddings of some pictures and captions are no numbers or all one.
+
+    Args:
+        model: an open_clip model, which is left in eval mode.
+        tokenizer: its own, of list of str to int64 (b, context).
+        size: of its pixels.
+        maker: the model and its place, for the message.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
+            raise UserError(
+                f"{maker}: {int((~finite).sum())} of {tensor.numel()} weights in {name} are NaN or infinite: the file "
+                "is damaged, or its training diverged; take other weights"
+            )
+    device = next(model.parameters()).device
+    drawn = np.stack([generator("teacher", "probe", k).normal(size=(3, 4, 4)) for k in range(len(_PROBES))])
+    pictures = nn.functional.interpolate(torch.from_numpy(drawn.astype(np.float32)), size=(size, size))
+    tokens = tokenizer(list(_PROBES)).to(device)
+    model.eval()
+    for outputs, names, what in (
+        (model.encode_image(pictures.to(device)), [f"picture {k}" for k in range(len(_PROBES))], "pictures"),
+        (encode_text(model, tokens), _PROBES, "captions"),
+    ):
+        embeddings = nn.functional.normalize(outputs.float(), dim=-1).cpu().numpy()
+        embedding_checks.check_finite(embeddings, names, maker)
+        embedding_checks.check_varied(embeddings, f"{what} of a test", maker)

@@ -171,6 +171,7 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
     teachers = teacher_sections(params["teacher"])
     lines = [*_wrong_index(params["index"]), *_wrong_lists(params), *_wrong_teachers(params, teachers)]
     lines += [*_unknown_variants(params, teachers), *_wrong_text_encoder(params), *_wrong_species_lists(params)]
+    lines += _wrong_splits(params)
     lines += captions.problems(params["caption"], teachers[FIRST]["captions"])
     lines += captions.unknown(params["caption"], params["evaluate"]["retrieval"], "evaluate.retrieval")
     for name, teacher in teachers.items():
@@ -196,6 +197,17 @@ def _wrong_lists(params: dict[str, Any]) -> Iterator[str]:
         yield f"logits.crop_scale is {[low, high]}; the smaller value comes first"
     suites = [suite["name"] for suite in params["evaluate"]["suites"]]
     yield from (f"evaluate.suites has {name} twice" for name in sorted({n for n in suites if suites.count(n) > 1}))
+
+
+def _wrong_splits(params: dict[str, Any]) -> Iterator[str]:
+    splits, kept = params["distill"]["splits"], params["index"]["unlabelled"] == "keep"
+    if splits[0] != "train":
+        yield f"distill.splits is {splits}; train comes first"
+    if "unlabelled" in splits and not (kept and params["shard"]["counts"]["unlabelled"]):
+        yield (
+            "distill.splits has unlabelled, but there are no such photographs: set index.unlabelled to keep and "
+            "shard.counts.unlabelled to 1 or more"
+        )
 
 
 def _wrong_teachers(params: dict[str, Any], teachers: Mapping[str, Any]) -> Iterator[str]:

@@ -149,6 +149,7 @@ class Student(Control):
     """The student, which also gets the weight of every loss in ``training.losses.LOSSES``, new ones too."""
 
     text_tower: sections.DistillTextTower | None
+    splits: list[Literal["train", "unlabelled"]]
     teachers: list[str]
     affinity: float
     temperature: float

@@ -20,6 +20,8 @@ from bioclip_lite.photographs.images import decode
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, replacing, require
 
+UNLABELLED = "unlabelled"  # the split of photographs without any name
+
 
 def write_shard(
     path: str | os.PathLike[str],
@@ -74,11 +76,13 @@ def open_shard(path: str | os.PathLike[str]) -> list[Entry]:
 class ShardSet:
     """All samples of one split in key order per shard, shard by shard; images are decoded one at a time.
 
-    ``keys`` and ``taxon_ids`` are lists of equal length. Holds no open file, so it may be sent to worker processes.
+    ``keys`` and ``taxon_ids`` are lists of equal length; photographs of split unlabelled have None for a taxon. Holds
+    no open file, so it may be sent to worker processes.
     """
 
-    def __init__(self, data: Path, split: str) -> None:
-        self._open(shard_paths(data, split))
+    def __init__(self, data: Path, *splits: str) -> None:
+        """``splits``: one, or several whose photographs follow each other."""
+        self._open([path for split in splits for path in shard_paths(data, split)])
 
     @classmethod
     def of(cls, *paths: Path) -> "ShardSet":

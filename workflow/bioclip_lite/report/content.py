@@ -14,7 +14,7 @@ from PIL import Image
 
 from bioclip_lite.evaluation.predictions import SPLIT
 from bioclip_lite.metrics import confusion
-from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.photographs.shards import UNLABELLED, ShardSet
 from bioclip_lite.taxa.label_space import Labels, Truth
 from bioclip_lite.taxa.taxonomy import RANKS, label_rank, scientific_name
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
@@ -88,7 +88,7 @@ def sample_of(samples: pa.Table, test: pa.Table, teacher: Mapping[str, Any]) -> 
         teacher: "about" of the teacher's costs.
     """
     per_split = Counter(samples["split"].to_pylist())
-    order = [split for split in ("pretrain", "train", "val", "calibration", SPLIT) if split in per_split]
+    order = [split for split in ("pretrain", "train", "val", "calibration", SPLIT, UNLABELLED) if split in per_split]
     return Sample(
         images={split: per_split[split] for split in order},
         licences=Counter(name or "not stated" for name in test["licence"].to_pylist()),

@@ -7,16 +7,21 @@ optional. Columns with other names are ignored.
 
 Without metadata.csv each subfolder is a taxon, as ``folder_names`` reads their names. Folders train, val and test
 around them are splits, as in inat2021: photographs of train are dealt, and val is for tests if there is no test.
+Photographs beside the subfolders, in folders that cameras name ("DCIM", "100CANON"), and those that metadata.csv does
+not list have no label.
 """
 
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bioclip_lite.photographs.images import READ
+from bioclip_lite.photographs.shards import UNLABELLED
 from bioclip_lite.sources import folder_names, places, rows
-from bioclip_lite.sources.sample import Reject, Sample, key_of
+from bioclip_lite.sources.sample import NOTHING, Reject, Sample, key_of
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
@@ -24,14 +29,22 @@ if TYPE_CHECKING:
     from bioclip_lite.params.jobs import Origin
 
 METADATA = "metadata.csv"
-_NOTHING = (None,) * len(taxonomy.RANKS)
 _SPLITS = {"train": None, "training": None, "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# Of folders that cameras and telephones make: DCIM, its 100CANON and 101APPLE (DCF, JEITA CP-3461), albums, dates.
+_OF_CAMERAS = re.compile(r"dcim|\d{3}[0-9a-z_]{5}|camera([ _](roll|uploads))?|[\d _.-]+", re.IGNORECASE)
 _TABLES = (".csv", ".tsv", ".csv.txt", ".xlsx", ".xls", ".ods", ".parquet")
 
 
 def samples(params: "Origin") -> Iterator[Sample | Reject]:
     folder = places.require_folder(params["path"], f"a folder with photographs and {METADATA} (unpack an archive)")
     yield from rows.photographs(folder / METADATA) if (folder / METADATA).exists() else _by_subfolder(folder)
+
+
+def unlisted(params: "Origin") -> Iterator[Sample]:
+    """All photographs of a folder with a table, those that the table lists too."""
+    folder = Path(params["path"])
+    if (folder / METADATA).exists():
+        yield from _photographs_in(folder, "", UNLABELLED)
 
 
 def prepare(params: "Origin", locators: Iterable[str]) -> None:
@@ -50,9 +63,16 @@ def _by_subfolder(folder: Path) -> Iterator[Sample | Reject]:
     for name in names:
         if name not in inside:
             _refuse_table(folder / name)
-            yield Reject(
-                places.shown(name), "no taxon", f"lies beside the subfolders of taxa, and there is no {METADATA}"
-            )
+            if name.lower().endswith(READ) and places.writable(name):
+                yield _unlabelled(name)
+            else:
+                yield Reject(
+                    places.shown(name), "no taxon", f"lies beside the subfolders of taxa, and there is no {METADATA}"
+                )
+    cameras = [name for name in inside if _OF_CAMERAS.fullmatch(name)]
+    for name in cameras:
+        yield from _photographs_in(folder, name)
+    inside = [name for name in inside if name not in cameras]
     if inside and all(name.lower() in _SPLITS for name in inside):
         splits = {name: _SPLITS[name.lower()] for name in inside}
         if "test" not in splits.values():
@@ -77,7 +97,7 @@ def _of_taxa(folder: Path, taxa: list[str], splits: dict[str, str | None]) -> It
     paths = {one: folder_names.path_of(one) for one in chains} if scientific else {}
     _tell(folder, chains, paths)
     for taxon in taxa:
-        for item in in_folder(folder, taxon, _NOTHING, splits.get(taxon.split("/")[0])):
+        for item in in_folder(folder, taxon, NOTHING, splits.get(taxon.split("/")[0])):
             if isinstance(item, Reject):
                 yield item
             elif scientific:
@@ -100,6 +120,18 @@ def _tell(
     for rank, kind in enumerate(taxonomy.RANKS[:6]):
         if found := sorted({str(paths[one][rank]) for one in chains if ranks.get(one) == rank}):
             print(f"{folder}: {len(found)} names of folders are read as {kind}, e.g. {', '.join(found[:3])}")
+
+
+def _photographs_in(root: Path, name: str, split: str | None = None) -> Iterator[Sample]:
+    """What the endings of their names call photographs below ``root/name``, without labels."""
+    for file in places.files_in(root / name):
+        if file.lower().endswith(READ) and places.writable(file):
+            yield _unlabelled(f"{name}/{file}" if name else file, split)
+
+
+def _unlabelled(locator: str, split: str | None = None) -> Sample:
+    key = key_of(locator)
+    return Sample(key=key, locator=locator, group=key, path=NOTHING, split=split)
 
 
 def in_folder(root: Path, name: str, path: taxonomy.Path, split: str | None = None) -> Iterator[Sample | Reject]:

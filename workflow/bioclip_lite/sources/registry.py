@@ -9,6 +9,10 @@ and, if photographs may have to be downloaded,
 
     prepare(params, locators) -> None              download missing files in parallel; leave failures to ``read``
 
+and, if there may be photographs that ``samples`` does not list,
+
+    unlisted(params) -> Iterator[Sample]           yield them in split unlabelled; those that are listed are passed over
+
 To add a source, write its module, name it in ``SOURCES``, and write its test.
 """
 

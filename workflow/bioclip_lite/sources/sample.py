@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from bioclip_lite.photographs.shards import UNLABELLED
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.randomness import digest
 
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from bioclip_lite.params.jobs import Origin
     from bioclip_lite.utils.sections import Index
 
-SPLITS = ("pretrain", "train", "val", "calibration", "test")
+LABELLED = ("pretrain", "train", "val", "calibration", "test")
+SPLITS = (*LABELLED, UNLABELLED)
+NOTHING: taxonomy.Path = (None,) * len(taxonomy.RANKS)
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Sample:
     path: taxonomy.Path  # seven ranks, None where unknown
     common_name: str | None = None
     common_names: tuple[tuple[str, str], ...] = ()  # (language, name), e.g. ("de", "Maulbeere")
-    split: str | None = None  # None: the index deals it
+    split: str | None = None  # None: the index deals it; UNLABELLED: its path, names and the like do not count
     licence: str | None = None
     attribution: str | None = None
     verbatim: str | None = None  # the scientific name as the source writes it, with authors and all

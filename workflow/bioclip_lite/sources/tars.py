@@ -6,11 +6,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from bioclip_lite.photographs.images import READ
 from bioclip_lite.sources import gzipped, places
 from bioclip_lite.sources.sample import Reject
 from bioclip_lite.utils.errors import UserError
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
+IMAGES = tuple(ending[1:] for ending in READ)
 WITH_GZIPPED = (".tar", *gzipped.ENDINGS)
 _PACKED = (*gzipped.ENDINGS, ".tar.bz2", ".tar.xz", ".tar.zst")
 _LONGEST_TEXT = 10_000  # bytes; a longer member is no name or caption

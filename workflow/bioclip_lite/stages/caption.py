@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from bioclip_lite.photographs.shards import ShardSet, descriptions, shard_names
+from bioclip_lite.photographs.shards import UNLABELLED, ShardSet, descriptions, shard_names, split_of
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.texts.captions import all_texts, text_types
 from bioclip_lite.utils import job_names
@@ -45,7 +45,7 @@ def run(params: "sections.Caption", data: Path, job: str | None = None) -> None:
 
 
 def _jobs(params: "sections.Caption", data: Path) -> list[str]:
-    shards = shard_names(data)
+    shards = [name for name in shard_names(data) if split_of(name) != UNLABELLED]
     described = [f"{captioner['name']}/{shard}" for captioner in params["captioners"] for shard in shards]
     return [*(["columns"] if params["lit_columns"] == "auto" else []), *shards, *described]
 

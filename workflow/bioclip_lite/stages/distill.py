@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bioclip_lite.graph import folding
-from bioclip_lite.models import hub, students, text_towers
+from bioclip_lite.models import embedding_checks, hub, students, text_towers
 from bioclip_lite.photographs import loading
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.teacher_cache import reader, store
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bioclip_lite.utils import sections
 
 JOBS = ("student", "finetune", "control")
+_CHECKED = 32  # photographs whose answers must be numbers
 _MIXES = [n / 10 for n in range(11)]  # shares of the fine-tuned weights
 
 
@@ -73,7 +74,7 @@ def _train(params: "jobs.Control", data: Path, student: "jobs.Student | None") -
     if not control:  # a student that cannot be shipped is refused now, not after its training
         folding.fold(students.reparameterize(model), params["image_size"])
     options = _options(params, student, preprocess)
-    train = reader.CachedSplit(data, "train", options.teachers)
+    train = reader.CachedSplit(data, options.splits, options.teachers)
     if weights and distributed.first():  # several processes start from the weights of the first
         _start_from(model, weights.path, data, train, preprocess, control)
     objective = _objective(student, model, data, options, train)
@@ -130,6 +131,7 @@ def _save(
     job, preprocess = student.options.job, student.options.preprocess
     folder = data / "distill" / (("first" if params["finetune"]["epochs"] else "model") if params else "control")
     model = students.reparameterize(student.image_tower)
+    _check(model, student)
     students.save_student(folder, model, {**spec, "reparameterized": True}, preprocess)
     if params and params["text_tower"] and isinstance(student, TwoTowerDistillation):
         text = students.reparameterize(student.text_tower)
@@ -141,6 +143,16 @@ def _save(
         )
     write_table((folder.parent if params else folder) / "history.parquet", pa.Table.from_pylist(history))
     print(f"{job}: written to {folder}")
+
+
+def _check(model: nn.Module, student: distillation.Student) -> None:
+    """Raise UserError unless the answers to some photographs of split val are numbers, and not all the same."""
+    images, maker = student.validation.val.images, f"distill: the {student.options.job}"
+    (pixels,) = loading.plain_pixels(images, student.options.preprocess, _CHECKED, slice(_CHECKED))
+    with torch.inference_mode():
+        answers = model(pixels).float().numpy()
+    embedding_checks.check_finite(answers, images.keys[:_CHECKED], maker)
+    embedding_checks.check_varied(answers, "photographs", maker)
 
 
 def _options(
@@ -161,6 +173,7 @@ def _options(
         return options
     return replace(
         options,
+        splits=tuple(student["splits"]),
         teachers=tuple(student["teachers"]),
         temperature=student["temperature"],
         weights=Weights.of(student),

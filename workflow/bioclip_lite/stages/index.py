@@ -4,6 +4,7 @@ import sqlite3
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,12 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
         scratch_database(Path(scratch, "index.sqlite")) as database,
     ):
         catalogue = data / "lists" / params["teacher_saw"] if params["teacher_saw"] else None
-        given = gather(database, source.samples(params), teacher_saw.add_identifiers if catalogue else None)
+        given = gather(
+            database,
+            chain(source.samples(params), source.unlisted(params) if hasattr(source, "unlisted") else ()),
+            params["unlabelled"] == "keep",
+            teacher_saw.add_identifiers if catalogue else None,
+        )
         resolved, matches = labels.resolve(database, given, species_list, synonyms, taxonomy_file, params["unlisted"])
         leave_out_unwanted(database, resolved.paths, params["where"], params["licences"])
         read_photographs(database, read, prepare, params["min_side"])
@@ -78,6 +84,8 @@ def _summarize(facts: Facts, unmatched: str | None) -> None:
     leaves = facts.taxa.filter(facts.taxa["leaf"])
     shares = ", ".join(f"{split} {facts.splits[split]}" for split in SPLITS if facts.splits.get(split))
     print(f"index: {sum(facts.splits.values())} photographs of {leaves.num_rows} taxa to tell apart ({shares})")
+    if facts.truncated:
+        print(f"index: {facts.truncated} of these files lack their last bytes; at least 95 % of each picture is there")
     untrained = sum(not count for count in np.add(leaves["train"].to_numpy(), leaves["pretrain"].to_numpy()))
     if untrained:
         print(f"index: {untrained} of these taxa have no training photograph")
@@ -87,6 +95,11 @@ def _summarize(facts: Facts, unmatched: str | None) -> None:
             print(f"index: {warning}")
     if unmatched:
         print(f"index: the species list has names that name no taxon, {unmatched}")
+    if facts.unlabelled:
+        print(
+            f"index: {facts.unlabelled} photographs have no label; index.unlabelled: keep lets students learn the "
+            "teacher's answers to them"
+        )
     if "test" in facts.teacher_saw:
         seen, unseen, unknown = facts.teacher_saw["test"]
         print(

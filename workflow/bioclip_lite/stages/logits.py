@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from bioclip_lite.models import teachers
+from bioclip_lite.models import embedding_checks, teachers
 from bioclip_lite.models.prompt_ensemble import described, embed_prompts
 from bioclip_lite.photographs import loading, views
-from bioclip_lite.photographs.shards import ShardSet, shard_names
+from bioclip_lite.photographs.shards import UNLABELLED, ShardSet, shard_names, split_of
 from bioclip_lite.taxa import label_space
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import logit_scale, previous_run, store
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from bioclip_lite.params import jobs
     from bioclip_lite.utils import sections
 
+LEARNED = ("train", UNLABELLED)  # splits that students learn from, under several views
 _LEAST, _USUAL, _MOST = 32, 64, 128  # photographs that are embedded together: at least, after that on average, at most
+_ENOUGH = 8  # photographs in a shard that cannot all look the same by chance
+_PAIRS = 10  # of taxa with one embedding that are named
 _BATCH = 64  # captions that are scored together
 _MARGIN = 0.1  # of cosine similarity, by which a caption may be nearer to another taxon than to its own
 JOBS = (  # job_names; without {teacher} they are those of the first one
@@ -84,8 +87,9 @@ def _job(teacher: str, name: str) -> str:
 
 def _all_jobs(data: Path) -> list[str]:
     """The jobs of each teacher in data/teacher, the first teacher's first."""
-    names = shard_names(data)
-    own = [*(name for name in names if not name.startswith("pretrain-")), "taxa"]
+    cached = [name for name in shard_names(data) if split_of(name) != "pretrain"]
+    own = [*cached, "taxa"]
+    names = [name for name in shard_names(data) if split_of(name) != UNLABELLED]
     captioners = sorted(path.parent.name for path in (data / "caption").glob(f"*/{names[0]}.parquet"))
     scores = [f"captions/{captioner}/{name}" for captioner in captioners for name in names]
     present = sorted(path.parent.name for path in (data / "teacher").glob(f"*/{teachers.TEACHER_FILE}"))
@@ -103,6 +107,9 @@ def _embed_taxa(params: "jobs.TaxonPrompts", data: Path, teacher: teachers.Teach
     prompts = [_caption(row, params["prompt"], lit_columns or text_types.LIT_COLUMNS) for row in leaves]
     openai = params["templates"] == "openai"
     text = embed_prompts(teacher, prompts, openai)
+    maker = _maker(data, teacher_name)
+    embedding_checks.check_finite(text, prompts, maker)
+    _check_taxa(text, prompts, maker)
     scale = _tune(data, teacher, teacher_name, text) if params["logit_scale"] == "tuned" else teacher.logit_scale
     store.write_taxa(
         store.folder(data, teacher_name) / "taxa.safetensors",
@@ -116,6 +123,26 @@ def _embed_taxa(params: "jobs.TaxonPrompts", data: Path, teacher: teachers.Teach
     )
     job, width = _job(teacher_name, "taxa"), text.shape[1]
     print(f"{job}: {len(leaves)} x {width} numbers, e.g. {prompts[0]!r}; logit scale {scale:.1f}")
+
+
+def _maker(data: Path, teacher_name: str) -> str:
+    """The teacher of a job in messages."""
+    return f"logits: the teacher in {data / 'teacher' / teacher_name}"
+
+
+def _check_taxa(text: np.ndarray, prompts: Sequence[str], maker: str) -> None:
+    """Name the taxa that the text tower cannot tell apart; UserError if these are most of all."""
+    sets = embedding_checks.same_rows(text)
+    alike = sum(map(len, sets))
+    if not sets:
+        return
+    pairs = "; ".join(" = ".join(repr(prompts[row]) for row in rows[:2]) for rows in sets[:_PAIRS])
+    found = f"{maker}: {alike} of {len(prompts)} taxa share their embedding with another one: {pairs}"
+    if alike > len(prompts) / 2:
+        raise UserError(
+            f"{found}: its text tower does not tell most taxa apart. Take another teacher, or another logits.prompt"
+        )
+    print(f"{found}. No photograph can tell these apart; names that differ would (logits.prompt)")
 
 
 def _taxa(data: Path) -> list[dict[str, Any]]:
@@ -173,6 +200,7 @@ def _embed_texts(data: Path, teacher: teachers.Teacher, teacher_name: str) -> No
     captions_of = [[_caption(row, kind, columns) for row in taxa] for kind in text_types.TYPES]
     numbers = {text: number for number, text in enumerate(dict.fromkeys(text for row in captions_of for text in row))}
     embedded = teachers.embed_texts(teacher, list(numbers)).astype(np.float16)
+    embedding_checks.check_finite(embedded, list(numbers), _maker(data, teacher_name))
     text = embedded[[[numbers[text] for text in row] for row in captions_of]]
     path = store.folder(data, teacher_name) / "texts.safetensors"
     store.write_texts(path, text_types.TYPES, [row["taxon_id"] for row in taxa], text, teacher.identity)
@@ -243,7 +271,7 @@ def _embed_shard(
     """
     began = time.monotonic()
     images = ShardSet.of(data / "shard" / f"{name}.tar")
-    count = params["views"] if name.startswith("train-") else 1
+    count = params["views"] if split_of(name) in LEARNED else 1
     digests = np.array([store.image_digest(images.jpeg(i)) for i in range(len(images))], np.uint64)
     rows = np.array([_rows(params, key, count) for key in images.keys], np.float32)
     rows = rows.reshape(len(images), count, views.columns(params["operations"]))
@@ -265,16 +293,27 @@ def _embed_shard(
     width = teachers.embed_texts(teacher, [""]).shape[1]
     blank = store.encode(np.empty((0, count, width), np.float32), params["precision"])
     encoded = {part: np.empty((len(images), *none.shape[1:]), none.dtype) for part, none in blank.items()}
+    maker = f"{_maker(data, teacher_name)}, shard {name}"
     for where, k in batches:
-        old = reusable.get(_content(digests, rows, where, k))
-        for part, values in (store.encode(next(answers), params["precision"]) if old is None else old).items():
+        part_of = reusable.get(_content(digests, rows, where, k))
+        if part_of is None:
+            part_of = store.encode(_checked(next(answers), images.keys[where], maker), params["precision"])
+        for part, values in part_of.items():
             encoded[part][where, k] = values
+    if len(images) >= _ENOUGH:
+        plain = {part: values[:, 0] for part, values in encoded.items()}
+        embedding_checks.check_varied(store.decode(**plain), "photographs", maker)
     store.write_shard(path, images.keys, digests, rows, encoded, identity)
     size = path.stat().st_size / 1e6
     print(
         f"{job}: {len(images)} photographs x {count} views x {width} numbers, {size:.1f} MB; "
         f"{done} views embedded, {len(images) * count - done} taken over, {time.monotonic() - began:.1f} s"
     )
+
+
+def _checked(embeddings: np.ndarray, keys: Sequence[str], maker: str) -> np.ndarray:
+    embedding_checks.check_finite(embeddings, keys, maker)
+    return embeddings
 
 
 def _rows(params: "jobs.CachedViews", key: str, count: int) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from bioclip_lite.compression import mixed_precision, quantized
-from bioclip_lite.graph import folding
+from bioclip_lite.graph import execution, folding
+from bioclip_lite.models import embedding_checks
 from bioclip_lite.models.students import load_student, reparameterize
 from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.photographs.preprocess import preprocess
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from bioclip_lite.utils import sections
 
 SPLIT = "calibration"
+_CHECKED = 32  # photographs whose embeddings must be numbers
 
 
 def run(params: "sections.Quantize", data: Path, job: str | None = None) -> None:
@@ -33,10 +35,13 @@ def run(params: "sections.Quantize", data: Path, job: str | None = None) -> None
         job_names.parse("quantize", job, ())
     model, spec, preprocessing = load_student(data / "prune" / "model")
     folded, weights = folding.fold(model if spec["reparameterized"] else reparameterize(model), preprocessing["size"])
-    images = _calibration_images(params["images"], data, preprocessing)
+    keys, images = _calibration_images(params["images"], data, preprocessing)
+    _check(execution.run(folded, weights, images[:_CHECKED]), keys, "quantize: the student in data/prune/model")
     result = mixed_precision.quantize(folded, weights, images, params["bytes_per_parameter"], params["repair"])
     report = mixed_precision.report(folded, weights, images, result)
     rounded = result.rounded
+    rounded_answers = execution.run(folded, rounded.weights, images[:_CHECKED])
+    _check(rounded_answers, keys, "quantize: the student, rounded to integers,")
 
     folder = data / "quantize" / "model"
     with replacing_folder(folder, (quantized.GRAPH_FILE, quantized.WEIGHTS_FILE, PREPROCESS_FILE)) as scratch:
@@ -53,8 +58,19 @@ def run(params: "sections.Quantize", data: Path, job: str | None = None) -> None
     )
 
 
-def _calibration_images(count: int, data: Path, preprocessing: dict[str, Any]) -> torch.Tensor:
-    """Preprocess ``count`` photographs of the calibration split, drawn by key: float32 (n, 3, size, size)."""
+def _check(outputs: torch.Tensor, keys: list[str], maker: str) -> None:
+    """Raise UserError unless the embeddings of some photographs are numbers, and not all the same."""
+    embeddings = outputs.numpy()
+    embedding_checks.check_finite(embeddings, keys[: len(embeddings)], maker)
+    embedding_checks.check_varied(embeddings, "photographs", maker)
+
+
+def _calibration_images(count: int, data: Path, preprocessing: dict[str, Any]) -> tuple[list[str], torch.Tensor]:
+    """Preprocess ``count`` photographs of the calibration split, drawn by key.
+
+    Returns:
+        Their keys, and float32 (n, 3, size, size).
+    """
     shards = ShardSet(data, SPLIT)
     if not len(shards):
         raise UserError(
@@ -62,4 +78,5 @@ def _calibration_images(count: int, data: Path, preprocessing: dict[str, Any]) -
             f"give the split a share in params.yaml (index.split.{SPLIT} or index.synthetic.images.{SPLIT})"
         )
     chosen = drawn(shards.keys, count, SPLIT)
-    return torch.from_numpy(np.stack([preprocess(shards.image(i), preprocessing) for i in chosen]))
+    pixels = np.stack([preprocess(shards.image(i), preprocessing) for i in chosen])
+    return [shards.keys[i] for i in chosen], torch.from_numpy(pixels)

@@ -166,6 +166,8 @@ def _sample(
 
 def _text(description: dict[str, Any]) -> str:
     """What open_clip trains on if it is given a shard; data/caption has this and every other text type."""
+    if description["taxon_id"] is None:  # of split unlabelled
+        return ""
     return caption(tuple(description["ranks"]), description["common_name"], "taxon_com")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from bioclip_lite.models import hub, teachers
+from bioclip_lite.models import hub, teachers, tokenizers
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.teacher_cache import locked_tower
@@ -85,6 +85,8 @@ def _make(section: "jobs.OneTeacher", data: Path, name: str) -> None:
         return
     folder = data / "teacher" / name
     preprocess = teachers.open_clip_preprocess(made.config, folder)
+    tokenizer = tokenizers.build(tokenizers.describe(made.config, made.tokenizer))
+    teachers.check_sound(made.model, tokenizer, preprocess["size"], f"{_where(name)}: {made.title}")
     about = teachers.save_teacher(
         folder,
         made.model,

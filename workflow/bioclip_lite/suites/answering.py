@@ -1,7 +1,7 @@
 """One suite: its names through the teacher's text tower, its photographs through every model that ships or leads there.
 
 Memory and disk do not grow with the number of photographs: some thousand at a time are copied to a tar, which PyTorch
-and Node read alike. Node gets JPEG files as they are; of others, the pixels that were decoded.
+and Node read alike. Node gets plain JPEG files as they are; of others, the pixels that were decoded.
 """
 
 import functools
@@ -18,7 +18,7 @@ from PIL import Image
 from bioclip_lite.evaluation import variants
 from bioclip_lite.evaluation.web_variants import check_weights
 from bioclip_lite.models import prompt_ensemble, teachers
-from bioclip_lite.photographs.images import BadImage, decode
+from bioclip_lite.photographs.images import BadImage, decode, is_plain_jpeg
 from bioclip_lite.photographs.preprocess import preprocess
 from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.report.text import percent
@@ -43,7 +43,6 @@ STUDENTS = ("student", "pruned", "int8")  # in PyTorch; the teacher is before th
 
 _AT_ONCE = 2048  # photographs in a tar
 _BATCH = 64
-_JPEG = b"\xff\xd8"
 _BUDGET = 0.05  # share of photographs that may be of no use: a published set is complete, or its figures are others
 _EXAMPLES = 5
 
@@ -201,7 +200,7 @@ def _files(
             rejects.append(Reject(photograph.locator, "unreadable", str(error)))
             continue
         readable.append(photograph)
-        as_it_is = content.startswith(_JPEG) and not suite.border
+        as_it_is = not suite.border and is_plain_jpeg(content)
         yield key_of(photograph.locator), content if as_it_is else _png(image, suite.border), {"taxon_id": ""}
 
 

@@ -12,15 +12,17 @@ from bioclip_lite.utils.errors import UserError
 
 
 class CachedSplit:
-    """The photographs of a split with the caches of some teachers, checked to belong together.
+    """The photographs of a split, or of several in a row, with the caches of some teachers, checked to belong together.
 
     ``images`` the photographs; row i of every cache is photograph i. ``taxa`` the text matrix of each teacher.
     """
 
-    def __init__(self, data: Path, split: str, teachers: Sequence[str] = (FIRST,)) -> None:
-        self.images = ShardSet(data, split)
+    def __init__(self, data: Path, split: str | Sequence[str], teachers: Sequence[str] = (FIRST,)) -> None:
+        splits = [split] if isinstance(split, str) else split
+        which = " and ".join(splits)
+        self.images = ShardSet(data, *splits)
         self.taxa = [store.read_taxa(store.folder(data, name) / "taxa.safetensors") for name in teachers]
-        names = shard_names(data, split)
+        names = [name for one in splits for name in shard_names(data, one)]
         self.shards = [
             [store.read_shard(store.folder(data, teacher) / f"{name}.safetensors") for name in names]
             for teacher in teachers
@@ -30,9 +32,14 @@ class CachedSplit:
             if cached_keys != list(self.images.keys):
                 missing = len(set(self.images.keys) - set(cached_keys))
                 raise UserError(
-                    f"{store.folder(data, teacher)}: the cache of split {split} has {len(cached_keys)} photographs, "
+                    f"{store.folder(data, teacher)}: the cache of split {which} has {len(cached_keys)} photographs, "
                     f"the shards have {len(self.images.keys)}, {missing} of them not in the cache; make the cache "
                     f"again: snakemake --cores all logits"
+                )
+            if len({shard.views.shape[1] for shard in shards}) > 1:
+                raise UserError(
+                    f"{store.folder(data, teacher)}: the shards of split {which} have different numbers of views; make "
+                    f"the cache again: snakemake --cores all logits"
                 )
             for shard, first in zip(shards, self.shards[0], strict=True):
                 if shard is not first and not np.array_equal(shard.views, first.views):

@@ -217,6 +217,8 @@ def read_taxa(path: str | os.PathLike[str]) -> Taxa:
         raise UserError(f"{path} is not a taxon text matrix (no {error}); {_REMEDY}") from error
     if text.ndim != 2 or len(text) != len(ids):
         raise UserError(f"{path}: {len(ids)} taxa for a matrix of shape {text.shape}; {_REMEDY}")
+    if not np.isfinite(text).all():
+        raise UserError(f"{path} holds NaN or infinity: an earlier version took it from a broken teacher; {_REMEDY}")
     return taxa
 
 

@@ -36,7 +36,7 @@ class Batch:
 
 
 class CachedBatches:
-    """Split train in batches, with the teachers' embeddings and the labels of each.
+    """What a student learns from in batches, with the teachers' embeddings and the labels of each.
 
     Each epoch shows every photograph once, under one of its cached views, which is replayed at the student's size; from
     epoch to epoch a photograph walks through its views, from a first one of its own.
@@ -56,7 +56,9 @@ class CachedBatches:
         self.data, self.train, self.batch_size, self.names = data, train, batch_size, names
         self.size = min(batch_size, len(train.images))
         self.steps = len(loading.batches(len(train.images), batch_size))
-        self.leaves, self.below = label_space.leaves_below(data)
+        self.leaves, below = label_space.leaves_below(data)
+        # What has no label may be any leaf, so that it adds nothing to a loss over labels: -log(1).
+        self.below: dict[Any, np.ndarray] = {**below, None: np.arange(len(self.leaves))}
         self._first_view = [digest(*names, "view", key) for key in train.images.keys]
         self._replays = loading.Replays(train.images, preprocess, train.view)
 
@@ -81,9 +83,9 @@ class CachedBatches:
         return torch.from_numpy(label_space.under(taxa, self.below, len(self.leaves))).to(machine.device())
 
 
-def files_read(data: Path, teachers: Sequence[str]) -> list[Path]:
+def files_read(data: Path, splits: Sequence[str], teachers: Sequence[str]) -> list[Path]:
     """All that a student learns from: photographs, the caches of its teachers, and the taxa."""
-    names = [*shard_names(data, "train"), *shard_names(data, "val")]
+    names = [name for split in (*splits, "val") for name in shard_names(data, split)]
     folders = [store.folder(data, teacher) for teacher in teachers]
     return [
         *(data / "shard" / f"{name}.tar" for name in names),

@@ -26,6 +26,7 @@ class Options(trainer.Options):
     job: str  # with stage, names the training
     preprocess: dict[str, Any]  # the student's; its size is the student's
     weight_decay: float = 0.05
+    splits: tuple[str, ...] = ("train",)  # whose photographs to learn from
     teachers: tuple[str, ...] = (FIRST,)  # whose caches to learn from, the first of them in whose space
     temperature: float = 1.0  # divides the logits in the losses that compare distributions
     weights: losses.Weights = field(default_factory=losses.Weights)
@@ -34,8 +35,8 @@ class Options(trainer.Options):
 class Student(trainer.Objective):
     """The photographs, views, steps and validation that distillation and its control share.
 
-    Each epoch shows every photograph of split train once, under one of its cached views. There is no selection: the
-    last epoch counts.
+    Each epoch shows every photograph of ``options.splits`` once, under one of its cached views. There is no selection:
+    the last epoch counts.
     """
 
     options: Options
@@ -47,7 +48,8 @@ class Student(trainer.Objective):
         self.name = f"{options.stage} {options.job}"
         self.options, self.data = options, data
         self.model = self.image_tower = model.to(machine.device())
-        train, val = train or CachedSplit(data, "train", options.teachers), CachedSplit(data, "val", options.teachers)
+        train = train or CachedSplit(data, options.splits, options.teachers)
+        val = CachedSplit(data, "val", options.teachers)
         check_caches(data, train, val, options.teachers)
         names = (options.seed, options.stage)
         self.photographs = CachedBatches(data, train, options.preprocess, options.batch_size, names)
@@ -76,7 +78,7 @@ class Student(trainer.Objective):
         return self.validation()
 
     def files(self) -> list[Path]:
-        return files_read(self.data, self.options.teachers)
+        return files_read(self.data, self.options.splits, self.options.teachers)
 
 
 class Distillation(Student):
@@ -92,7 +94,8 @@ class Distillation(Student):
         Args:
             model: float32 (b, 3, size, size) to (b, D), the first teacher's D.
             data: the data folder; reads shard/, logits/, index/taxa.parquet.
-            train: the photographs of split train with the caches of ``options.teachers``, if they are open already.
+            train: the photographs of ``options.splits`` with the caches of ``options.teachers``, if they are open
+                already.
 
         Raises:
             UserError: the caches are of other teachers or photographs than stated, or of another width than the model.

@@ -34,8 +34,8 @@ class TwoTowers(nn.Module):
 class TwoTowerDistillation(Distillation):
     """``Distillation`` of a student that answers captions as well.
 
-    Each photograph brings a caption of its taxon, in a text type drawn by hash. To the losses of the photographs come
-    those of ``losses.LOSSES`` that compare the captions of the batch.
+    Each photograph with a label brings a caption of its taxon, in a text type drawn by hash. To the losses of the
+    photographs come those of ``losses.LOSSES`` that compare the captions of the batch.
     """
 
     def __init__(
@@ -63,7 +63,10 @@ class TwoTowerDistillation(Distillation):
     def _loss_of_captions(self, embedding: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The losses of the whole batch, the same in all processes, which embed a part of its captions each."""
         options, images = self.options, self.photographs.train.images
-        keys, taxa = ([names[i] for i, _ in batch.views] for names in (images.keys, images.taxon_ids))
+        labelled = [i for i, _ in batch.views if images.taxon_ids[i] is not None]
+        if not labelled:
+            return 0 * embedding.sum()
+        keys, taxa = ([names[i] for i in labelled] for names in (images.keys, images.taxon_ids))
         drawn = self.captions.draw(taxa, keys, options.seed, options.stage, "caption", batch.epoch)
         tokens, target = (x.to(machine.device()) for x in drawn)
         own = tokens[distributed.part(len(tokens))]  # may be none of them

@@ -39,6 +39,7 @@ class Index(TypedDict):
     teacher_saw: str | None
     licences: list[Literal["cc0", "pd", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]]
     quality_grades: list[Literal["research", "needs_id", "casual"]]
+    unlabelled: Literal["leave_out", "keep"]
     min_side: int
     near_duplicates: int
     reject_budget: float
@@ -154,6 +155,7 @@ class Distill(TypedDict):
     weight_decay: float
     affinity: float
     temperature: float
+    splits: list[Literal["train", "unlabelled"]]
     teachers: list[str]
     cosine: float
     ranks: float
