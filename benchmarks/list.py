@@ -274,7 +274,19 @@ def page(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
                 lines.append(f"| {model}, {group} | {shown:.0f} | {' | '.join(cells)} |")
                 cells = [spread([row[model][group][f"{name}, photographed only"] for row in draws]) for name in ASKED]
                 lines.append(f"| the same among the photographed taxa only | | {' | '.join(cells)} | | | |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + NOTES
+
+
+NOTES = """
+Read with it:
+
+- Species, genus and family: share of the photographs whose best answer at that rank is right. Answered, to species and
+  right are of back-off, whose promise covers the taxa of the calibration split: none of those left out.
+- What listed taxa without photographs cost the others is the step from the second row of a pair to the first.
+- The text tower was tuned on these few photographs, so it has met no word of a species that was left out but those it
+  shares with relatives. A published CLIP model has read of far more species, and would name more of them.
+- A run before the label space took up listed species without any photograph has the photographed species alone.
+"""
 
 
 def spread(values: list[float | None]) -> str:
