@@ -37,6 +37,7 @@ from bioclip_lite.taxa.label_space import Labels, Truth, read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_file, finished_rows, read_table, replacing, require
+from bioclip_lite.utils.pages import count_of
 from bioclip_lite.utils.randomness import drawn as some
 from bioclip_lite.utils.randomness import uniform
 
@@ -251,8 +252,8 @@ def page(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
         TITLE,
         "",
         f"`python benchmarks/list.py`: real photographs, {count} for the test; {LEFT_OUT} photographed species are "
-        f"left out of training in each of {options.draws} draws, and stay in the list and in the test. LiT teacher; "
-        f"student mobilenetv2_100 at 128 px, {options.epochs} epochs, from the weights of the teacher's tower. Mean "
+        f"left out of training, drawn {count_of(options.draws, 'time')}, and stay in the list and in the test. LiT "
+        f"teacher; student mobilenetv2_100 at 128 px, {options.epochs} epochs, from the weights of the teacher's tower. Mean "
         f"over the draws, in %, and the range of the draws in brackets. {processor()}, one thread, "
         f"{statistics.mean(row['CPU s'] for row in rows):.0f} s of processor time per draw.",
     ]
@@ -274,7 +275,7 @@ def page(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
                 lines.append(f"| {model}, {group} | {shown:.0f} | {' | '.join(cells)} |")
                 cells = [spread([row[model][group][f"{name}, photographed only"] for row in draws]) for name in ASKED]
                 lines.append(f"| the same among the photographed taxa only | | {' | '.join(cells)} | | | |")
-    return "\n".join(lines) + NOTES
+    return "\n".join(lines) + "\n" + NOTES
 
 
 NOTES = """
@@ -284,7 +285,7 @@ Read with it:
   right are of back-off, whose promise covers the taxa of the calibration split: none of those left out.
 - What listed taxa without photographs cost the others is the step from the second row of a pair to the first.
 - The text tower was tuned on these few photographs, so it has met no word of a species that was left out but those it
-  shares with relatives. A published CLIP model has read of far more species, and would name more of them.
+  shares with relatives. A published CLIP model has read of far more species; it was not measured here.
 - A run before the label space took up listed species without any photograph has the photographed species alone.
 """
 
