@@ -1,6 +1,6 @@
 """What listed species are worth of which no photograph was learned from.
 
-    PYTHONPATH=workflow python benchmarks/list.py --samples FOLDER [--weights NAME ...] [--draws 3] [--rows FILE]
+    PYTHONPATH=workflow python benchmarks/list.py [--samples FOLDER] [--weights NAME ...] [--draws 3] [--rows FILE]
         [--epochs 4]
 
 FOLDER holds real_species/ (photographs and metadata.csv), weights/ (timm's, in safetensors) and
@@ -74,7 +74,7 @@ distill:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=Path, required=True, help="folder of photographs, weights and categories")
+    parser.add_argument("--samples", type=Path, default=Path("samples"), help="(default: samples)")
     parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=list(WEIGHTS), help="(default: both)")
     parser.add_argument("--draws", type=int, default=3, help="number of draws of species (default: 3)")
     parser.add_argument("--epochs", type=int, default=4, help="of the student (default: 4)")
@@ -82,8 +82,9 @@ def main() -> int:
     options = parser.parse_args()
     try:
         check_file(OUTPUT, TITLE)
+        known = finished_rows(options.rows)
         require(options.samples / "real_species" / "metadata.csv")
-        rows = list(finished(options, finished_rows(options.rows)))
+        rows = list(finished(options, known))
     except UserError as error:
         print(f"list: {error}", file=sys.stderr)
         return 1
@@ -253,8 +254,8 @@ def page(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
         "",
         f"`python benchmarks/list.py`: real photographs, {count} for the test; {LEFT_OUT} photographed species are "
         f"left out of training, drawn {count_of(options.draws, 'time')}, and stay in the list and in the test. LiT "
-        f"teacher; student mobilenetv2_100 at 128 px, {options.epochs} epochs, from the weights of the teacher's tower. Mean "
-        f"over the draws, in %, and the range of the draws in brackets. {processor()}, one thread, "
+        f"teacher; student mobilenetv2_100 at 128 px, {options.epochs} epochs, from the weights of the teacher's "
+        f"tower. Mean over the draws, in %, and the range of the draws in brackets. {processor()}, one thread, "
         f"{statistics.mean(row['CPU s'] for row in rows):.0f} s of processor time per draw.",
     ]
     for weights in options.weights:
