@@ -7,8 +7,8 @@ situation a command works or says in one sentence why not, before any work: no m
 import argparse
 import hashlib
 import importlib
-import itertools
 import io
+import itertools
 import os
 import runpy
 import shutil
