@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import importlib
 import io
+import itertools
 import os
 import runpy
 import shutil
@@ -232,7 +233,9 @@ def test_rows_are_added_to_rows_only(command: str, option: str, situation: str, 
     if situation == "a dangling link":
         pytest.skip("lines are added through a link")
     path = {**REFUSED_ALWAYS, "an empty folder": empty}[situation](here)
-    arguments = [option, str(path), "--params", str(ROOT / "params.yaml"), "--out", str(here / "new.md")]
+    others = {"--params": ROOT / "params.yaml", "--out": here / "new.md"}
+    named = {name: str(other) for name, other in others.items() if (command, name) in {*FILES, *READ_BY_BENCHMARKS}}
+    arguments = [option, str(path), *itertools.chain(*named.items())]
     refused(command, arguments, path, here)
 
 
