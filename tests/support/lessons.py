@@ -63,6 +63,7 @@ DISTILL: sections.Distill = {
 TEACHER: dict[str, Any] = {
     "kind": "train",
     "captions": ["sci", "taxon_com"],
+    "allow_weak": True,
     "ensemble": [],
     "seed": 0,
     "train": {

@@ -100,8 +100,12 @@ def save_teacher(
     name: str,
     licence: str | None,
     revision: str | None = None,
+    allow_weak: bool = False,
 ) -> dict[str, Any]:
-    """Write a teacher folder in open_clip's hub layout with ``preprocess.json``; returns its ``teacher.json``."""
+    """Write a teacher folder in open_clip's hub layout with ``preprocess.json``; returns its ``teacher.json``.
+
+    ``allow_weak`` tells stage logits, which finds out what a published teacher knows, to go on with it whatever it is.
+    """
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     with replacing_folder(
         folder, (TEACHER_FILE, TEACHER_CONFIG, TEACHER_WEIGHTS, PREPROCESS_FILE, _HISTORY)
@@ -110,7 +114,7 @@ def save_teacher(
         with (scratch / TEACHER_WEIGHTS).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         identified = json.dumps([sha256, config, preprocess], sort_keys=True)
-        about = {
+        about: dict[str, Any] = {
             "kind": kind,
             "name": name,
             "licence": licence,
@@ -118,6 +122,8 @@ def save_teacher(
             "weights_sha256": sha256,
             "identity": hashlib.sha256(identified.encode()).hexdigest(),
         }
+        if allow_weak:
+            about["allow_weak"] = True
         write_json(scratch / TEACHER_CONFIG, config)
         write_json(scratch / PREPROCESS_FILE, preprocess)
         write_json(scratch / TEACHER_FILE, about)
