@@ -1,7 +1,5 @@
 """Tell a teacher that hardly knows the taxa, before hours go into a student that cannot know more."""
 
-from scipy.stats import binomtest
-
 from bioclip_lite.utils.errors import UserError
 
 ENOUGH = 50  # photographs of a taxon, below which a CLIP trained on them alone has known hardly any: benchmarks/teacher.md
@@ -18,6 +16,8 @@ def is_weak(right: int, photographs: int, guessing: float) -> bool:
     If it cannot be told from guessing (binomial test, 5 %), it is enough that it is wrong more often than right. A
     teacher that may be right more often than wrong is never weak, so fewer than five photographs decide nothing.
     """
+    from scipy.stats import binomtest  # here, so that Snakemake, which only warns of few photographs, starts faster
+
     better = binomtest(right, photographs, guessing, "greater").pvalue <= 1 - _CONFIDENCE
     at_most = binomtest(right, photographs, alternative="less").proportion_ci(_CONFIDENCE).high
     return bool(at_most < (min(0.5, guessing + _BEYOND * (1 - guessing)) if better else 0.5))

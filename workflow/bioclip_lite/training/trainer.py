@@ -130,7 +130,11 @@ def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path 
                 _log(f"{name}: epoch {at.epoch} of {options.epochs}: {figures} ({seconds:.1f} s)")
                 for figure, value in row.items():
                     board.add_scalar(figure, value, at.epoch)
-                objective.judge(at.history)
+                try:
+                    objective.judge(at.history)
+                except UserError:
+                    saver.after_step(at, end_of_epoch=True, stop=True)  # told to go on, training continues from here
+                    raise
     average.exchange()
     return at.history
 
