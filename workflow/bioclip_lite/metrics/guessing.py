@@ -2,7 +2,7 @@
 
 from bioclip_lite.utils.errors import UserError
 
-ENOUGH = 50  # photographs of a taxon, below which a CLIP trained on them alone has known hardly any: benchmarks/teacher.md
+ENOUGH = 50  # photographs of a taxon that a CLIP needs to learn from nothing: the built-in sample has 63
 _BEYOND = 0.05  # share of what guessing leaves that a teacher has to name right
 _CONFIDENCE = 0.95
 _OTHERS = "A published teacher (teacher.kind: pretrained) knows most organisms, and bioclip-lite init chooses one."
