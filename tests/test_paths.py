@@ -22,7 +22,7 @@ import pytest
 
 from bioclip_lite import __main__ as cli
 from bioclip_lite.captioning import fine_tuning
-from bioclip_lite.commands import compare, predict
+from bioclip_lite.commands import compare, init, predict
 from bioclip_lite.photographs import shards
 from bioclip_lite.stages import shard
 from bioclip_lite.utils.command_line import COMMANDS
@@ -39,6 +39,7 @@ Situation = Callable[[Path], Path]  # makes it in an empty folder; returns the p
 FILES = {
     ("predict", "--output"): (["x.png"], ",".join(predict.COLUMNS)),
     ("compare", "--csv"): (["HEAD"], ",".join(compare.COLUMNS)),
+    ("init", "--output"): (["absent"], init.first_line(b"more\n")),
     ("benchmarks/distill.py", "--out"): ([], "# Distilled students by loss"),
     ("benchmarks/int8.py", "--out"): ([], "# INT8 by way of rounding"),
     ("benchmarks/prune.py", "--out"): ([], "# Pruned students"),
@@ -56,6 +57,8 @@ READ: dict[tuple[str, str], list[str]] = {
     ("verify-cache", "--data"): [],
     ("stage", "--params"): ["shard"],
     ("stage", "--data"): ["shard", "--params", str(ROOT / "tests/tiny.yaml")],
+    ("init", "photos"): [],
+    ("init", "--list"): ["photos"],
     ("preset", "--photos"): ["birds"],
     ("preset", "--weights"): ["birds"],
 }
@@ -289,7 +292,8 @@ def test_what_is_read_stays(command: str, option: str, situation: str, repositor
     if path.name == "pipe" and option == "--params":
         pytest.skip("a pipe may hold parameters")
     before = content(repository)
-    status, said = run(command, [*READ[command, option], option, str(path)])
+    named = [option, str(path)] if option.startswith("-") else [str(path)]
+    status, said = run(command, [*READ[command, option], *named])
     if status == 0:  # folders of photographs, and files of weights, are what a preset asks for
         assert command == "preset" and Path("params.yaml").read_text() == "index: birds\n"
         del before["params.yaml"]
@@ -402,7 +406,7 @@ def test_a_preset_replaces_nothing_that_is_held_nowhere_else(repository: Path) -
     (repository / "tower.safetensors").write_bytes(b"weights")
     before = content(repository)
     for options, message in (
-        (["--photos", "album"], "data/photos is no link made by a preset"),
+        (["--photos", "album"], "data/photos is no link, and what it holds would be lost"),
         (["--weights", "tower.safetensors"], "differs from tower.safetensors and would be lost"),
     ):
         status, said = run("preset", ["birds", *options])

@@ -8,7 +8,7 @@ import argparse
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -157,20 +157,19 @@ def _measured(photograph: bytes, offered: Any, machine: Any) -> Any:
     """Rates of this machine; each network is timed when a plan first asks for it."""
     from bioclip_lite.planning import choices, speed
 
-    half = max(1, min(8, machine.cores // 2))  # the control trains beside the student
     students = {student.about: student.section for student in offered.students}
 
     @cache
     def step(about: str, size: int) -> float:
         section = students[about]
         options = section.get("student_options", {})
-        return speed.step_seconds(section["student"], options, size, choices.batch_size(machine), half)
+        return speed.step_seconds(section["student"], options, size, choices.batch_size(machine))
 
-    tower = cache(partial(speed.embedding_seconds, threads=1))  # as many jobs as processors
+    tower = cache(speed.embedding_seconds)
     return choices.Rates(
         view=speed.view_seconds(photograph),
         embed=lambda teacher: tower(str(teacher.tower)),
-        text=speed.text_seconds(1),
+        text=speed.text_seconds(),
         step=lambda student, size: step(student.about, size),
     )
 

@@ -5,7 +5,7 @@ from bioclip_lite.utils.errors import UserError
 ENOUGH = 50  # photographs of a taxon that a CLIP needs to learn from nothing: the built-in sample has 63
 _BEYOND = 0.05  # share of what guessing leaves that a teacher has to name right
 _CONFIDENCE = 0.95
-_OTHERS = "A published teacher (teacher.kind: pretrained) knows most organisms, and bioclip-lite init chooses one."
+_OTHERS = "A published teacher (teacher.kind: pretrained; docs/teachers.md) knows most organisms."
 
 
 def is_weak(right: int, photographs: int, guessing: float) -> bool:
@@ -39,5 +39,5 @@ def few_photographs(photographs: int, taxa: int) -> str | None:
         return None
     return (
         f"teacher.kind is train: a teacher learns from nothing but your {photographs:,} photographs of {taxa:,} taxa, "
-        f"{photographs / taxa:.0f} each, and with fewer than {ENOUGH} each it will know hardly any. {_OTHERS}"
+        f"{photographs / taxa:.0f} each; with fewer than {ENOUGH} each it is likely to know few of them. {_OTHERS}"
     )

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ _MARGIN = 0.8  # of the hours, as rates are measured on a moment of this machine
 _LEAST_EPOCHS, _MOST_EPOCHS = 20, 40  # of a student that starts from published weights
 _MOST_FROM_NOTHING = 100
 _BATCH, _BATCH_ON_A_GPU = 32, 128
+_SECOND = 0.5  # of the first processor's worth to a training, that each further one has
 
 
 class Teacher(NamedTuple):
@@ -81,18 +81,17 @@ _SMALL = {"embed_dims": [24, 48, 96, 96], "act_layer": "relu", "mlp_kernel": 3, 
 STUDENT_FROM_NOTHING = Student(
     {"student": "fastvit_t8", "student_options": _SMALL}, "a small FastViT from random weights", 128
 )
-TEACHER_FROM_NOTHING = Teacher(
-    "a small CLIP", {"kind": "train"}, "a small CLIP, trained on your photographs alone", "train", "resnet10t"
-)
+_FEW_TO_TRAIN_ON, _SMALL_BATCH = 2000, 32  # photographs: of so few, the usual batches would make hardly any step
+_SHOWN = 36_000  # photographs, repetitions included, from which a small CLIP learns, as of the built-in sample
 
 
 class Rates(NamedTuple):
-    """Seconds per photograph, measured; of one processor where nothing else is said."""
+    """Seconds per photograph, measured: of one processor, or of the GPU."""
 
     view: float  # to decode and augment
     embed: Callable[[Teacher], float]  # by a teacher
     text: float  # to embed a caption with BioCLIP
-    step: Callable[[Student, int], float]  # to train a student at an image size, with half of the processors
+    step: Callable[[Student, int], float]  # to train a student at an image size
 
 
 class Plan(NamedTuple):
@@ -130,7 +129,7 @@ def offer(weights: Path, found: Survey) -> Offer:
     places = {name: hub.whereabouts(name) for name in (*(str(t.repository) for t in PUBLISHED), str(_STUDENT_PLACE))}
     local = [*towers(weights)]
     teachers = [teacher for teacher in PUBLISHED if places[str(teacher.repository)]]
-    teachers = teachers or [*_locked(local, found), TEACHER_FROM_NOTHING]
+    teachers = teachers or _locked(local, found)[:1] or [_small_clip(found)]
     students = [PRETRAINED_STUDENT] if places[str(_STUDENT_PLACE)] else [*map(_started, local), STUDENT_FROM_NOTHING]
     return Offer(
         teachers,
@@ -172,12 +171,23 @@ def _locked(local: list[tuple[str, str]], found: Survey) -> list[Teacher]:
     insects = sum(n for path, n in found.taxa.items() if path[place] == "Insecta")
     mostly = 2 * insects > found.photographs
     ordered = sorted(local, key=lambda tower: ("insect" in tower[0].lower()) != mostly)
-    return [_lit(file, model) for file, model in ordered]
+    return [_lit(file, model, numbers(found)["train"]) for file, model in ordered]
 
 
-def _lit(file: str, model: str) -> Teacher:
+def _small_clip(found: Survey) -> Teacher:
+    photographs = max(1.0, numbers(found)["train"])
+    section: dict[str, Any] = {"epochs": round(max(9, min(60, _SHOWN / photographs)))} | _batch(photographs)
+    about = "a small CLIP, trained on your photographs alone"
+    return Teacher("a small CLIP", {"kind": "train", "train": section}, about, "train", "resnet10t")
+
+
+def _batch(photographs: float) -> dict[str, Any]:
+    return {"batch_size": _SMALL_BATCH} if photographs < _FEW_TO_TRAIN_ON else {}
+
+
+def _lit(file: str, model: str, photographs: float) -> Teacher:
     usual = defaults()["teacher"]["lit"]
-    section: dict[str, Any] = {"weights": file}
+    section: dict[str, Any] = {"weights": file} | _batch(photographs)
     if model != usual["image_tower"]:
         published = timm.get_pretrained_cfg(model)
         section |= {"image_tower": model, "image_tower_options": {}}
@@ -207,7 +217,7 @@ def choose(found: Survey, seen: Look, offered: Offer, rates: Rates, machine: Mac
     best = None
     for teacher, views, image_size in _ladder(offered.teachers, student, machine):
         plan = _filled(found, seen, teacher, student, views, image_size, rates, machine, hours)
-        if plan.epochs >= _least(student) and plan.hours <= hours:
+        if plan.epochs >= _least(student) and plan.hours <= _MARGIN * hours:
             return plan
         best = plan if best is None or plan.hours < best.hours else best
     assert best is not None
@@ -215,10 +225,11 @@ def choose(found: Survey, seen: Look, offered: Offer, rates: Rates, machine: Mac
 
 
 def _ladder(teachers: list[Teacher], student: Student, machine: Machine) -> Iterator[tuple[Teacher, int, int]]:
-    able = [teacher for teacher in teachers if machine.memory >= 4e9 + 3 * teacher.size] or teachers[-1:]
+    jobs = 1 if machine.gpu else min(machine.cores, 8)  # that hold the teacher at once
+    able = [teacher for teacher in teachers if machine.memory >= 4e9 + 1.3 * jobs * teacher.size] or teachers[-1:]
     first, last = able[0], able[-1]
     sizes = [size for size in (224, 160, 128, 96, 64) if size <= student.largest]
-    for teacher in dict.fromkeys((first, last)):
+    for teacher in [first] if first is last else [first, last]:
         for views in (8, 4):
             yield teacher, views, sizes[0]
     for size in sizes[1:]:
@@ -298,36 +309,31 @@ def estimate(plan: Plan, found: Survey, seen: Look, rates: Rates, machine: Machi
     side_by_side = min(cores, plan.counts["train"] + 1)
     half = max(1, min(8, cores // 2))
     embed = (rates.embed(plan.teacher) if plan.teacher.kind != "train" else rates.view) * plan.teacher.times
-    step = rates.step(plan.student, plan.image_size) + rates.view
+    step = (rates.step(plan.student, plan.image_size) + rates.view) / (1 if machine.gpu else 1 + _SECOND * (half - 1))
     shown = split["train"] * plan.views + photographs - split["train"]
     at_once = 1 if machine.gpu else side_by_side  # a GPU works for one job after the other
     fetch = photographs * seen.fetch / 4  # four at a time from one server
     return {
-        "index": 15 + fetch + photographs * seen.inspect / cores,
-        "shard": 10 + photographs * seen.pack / side_by_side,
-        "caption": 10 + photographs * 0.0005,
+        "index": 5 + fetch + photographs * seen.inspect / cores,
+        "shard": 5 + photographs * seen.pack / side_by_side,
+        "caption": 5 + photographs * 0.0005,
         "teacher": _teacher_seconds(plan.teacher, split, rates),
         "logits": 20 + shown * (embed / at_once + rates.view / side_by_side) + len(found.taxa) * rates.text,
         "distill": 30 + (plan.epochs + fine_tuning(plan)) * (split["train"] + 0.3 * split["val"]) * step,
         "prune": 30 + (recovery(plan) + 1) * split["train"] * step,
-        "quantize": 90 * (plan.image_size / 224) ** 2 / half + 60,
-        "convert": 90,
-        "evaluate": 120 + 12 * split["test"] * step + 4 * 200 * rates.text,
+        "quantize": 10 + 60 * (plan.image_size / 224) ** 2 / half,
+        "convert": 20,
+        "evaluate": 40 + 12 * split["test"] * step + 4 * 200 * rates.text,
     }
-
-
-@cache
-def _from_nothing() -> dict[str, Any]:
-    return defaults()["teacher"]  # type: ignore[no-any-return]
 
 
 def _teacher_seconds(teacher: Teacher, split: dict[str, float], rates: Rates) -> float:
     if teacher.kind == "pretrained":
         return 20 + teacher.size / 50e6  # bytes are read, hashed and written
-    own = _from_nothing()[teacher.kind]
+    epochs = teacher.section[teacher.kind].get("epochs", 60)
     if teacher.kind == "lit":
-        return 20 + (split["train"] + split["val"]) * rates.embed(teacher) + own["epochs"] * split["train"] * 0.002
-    return 20 + own["epochs"] * split["train"] * 0.03
+        return 20 + (split["train"] + split["val"]) * rates.embed(teacher) + epochs * split["train"] * 0.002
+    return 20 + epochs * split["train"] * 0.03
 
 
 def warnings(plan: Plan, found: Survey, hours: float) -> Iterator[str]:

@@ -159,14 +159,15 @@ def _subfolders(path: Path) -> Form:
     taxa = [name for name in names if _names_a_taxon(name)]
     if taxa and 2 * len(taxa) >= len(names):
         return Form("folder", path, f"{len(names):,} subfolders named by taxa, e.g. {taxa[0]}")
-    if not next(_photographs(path), None):
+    number = sum(1 for _ in islice(_photographs(path), _ENTRIES))
+    if not number:
         raise UserError(f"{path} has no photograph, table or archive in it that a source reads; see docs/sources.md")
-    where = f"subfolders ({', '.join(names[:3])})" if names else "name"
+    where = f", and its subfolders ({', '.join(names[:3])}) are not named by taxa" if names else ""
     raise UserError(
-        f"{path} holds photographs, but nothing says what they show: there is no table, and no taxon in any "
-        f"{where if names else 'folder name'}. A model needs labelled photographs, to learn from and to be tested on: "
-        f"move them into one subfolder per taxon, such as {path}/Bellis perennis/, or add {folder.METADATA} with the "
-        f"columns file and species (docs/sources.md); some ten photographs per species make a start"
+        f"{path} holds {number:,} photographs{' or more' * (number == _ENTRIES)}, but nothing says what they show: there "
+        f"is no table of them{where}. A model learns from photographs with names and is tested on them: move them into "
+        f"one subfolder per taxon, such as {path}/Bellis perennis/, or add {folder.METADATA} with the columns file and "
+        f"species (docs/sources.md). Some ten photographs per species make a start"
     )
 
 
