@@ -353,7 +353,9 @@ def write_shard(data: Path, name: str) -> None:
     shards.write_shard(data / "shard" / f"{name}.tar", [])
 
 
-# ---- make preset
+# ---- make preset, make init
+
+PRESET = ("preset", "NAME=birds")
 
 
 @pytest.fixture
@@ -370,8 +372,8 @@ def maker(repository: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = ENVIRONMENT | {"PATH": path, "PYTHONPATH": str(ROOT / "workflow")}
 
-    def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = ["make", "--silent", "preset", "NAME=birds", *arguments]
+    def make(*arguments: str, command: tuple[str, ...] = PRESET) -> subprocess.CompletedProcess[str]:
+        command = ("make", "--silent", *command, *arguments)
         return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
 
     return make
@@ -385,6 +387,18 @@ def test_photographs_may_lie_in_any_folder(maker: Callable, repository: Path, na
     assert (repository / "data/photos").resolve() == repository / name
     assert (repository / "data/weights/tower.safetensors").read_bytes() == b"weights"
     assert (repository / "params.yaml").read_text() == "index: birds\n"
+
+
+@pytest.mark.parametrize("name", ["my photos", "O'Brien's  \"best\" photos", "-trip; ls"])
+def test_init_is_given_any_folder(maker: Callable, repository: Path, name: str) -> None:
+    (repository / name).mkdir()
+    (repository / name / "a.jpg").write_bytes(b"a")
+    before = content(repository)
+    for photos in (f"PHOTOS={name}", "PHOTOS="):
+        done = maker(photos, "HOURS=0.5", command=("init",))
+        says = "PHOTOS: is missing" if photos == "PHOTOS=" else f"init: {name} holds 1 photographs, but nothing says"
+        assert done.returncode == 2 and says in done.stderr, done.stderr
+    assert not lost(before, repository)
 
 
 def test_weights_and_photographs_may_be_in_place_already(maker: Callable, repository: Path) -> None:

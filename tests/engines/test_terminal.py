@@ -284,4 +284,6 @@ def test_a_warning_in_the_log_of_a_job_is_shown_once_while_the_job_runs(thin_bui
     change(folder, "student", "echo 'warning: of an odd kind' > {log}; sleep 7; ")
     lines = sh("snakemake --cores all -- distill", folder).splitlines()
     assert lines.count("warning: of an odd kind") == 1
-    assert lines.index("warning: of an odd kind") < next(i for i, line in enumerate(lines) if "distill   student" in line)
+    assert lines.index("warning: of an odd kind") < next(
+        i for i, line in enumerate(lines) if "distill   student" in line
+    )

@@ -7,7 +7,7 @@ def test_rates_are_seconds_per_photograph(monkeypatch: pytest.MonkeyPatch) -> No
     """More pixels and more layers take longer, by what the clock of this process says."""
     monkeypatch.setattr(speed, "_SECONDS", 0.05)
     assert 0 < speed.view_seconds(speed.noise((256, 192))) < speed.view_seconds(speed.noise((3000, 2000)))
-    name, options = "mobilenetv4_conv_small_035", {}
-    small, large = (speed.step_seconds(name, options, size, 4) for size in (64, 192))
+    name = "mobilenetv4_conv_small_035"
+    small, large = (speed.step_seconds(name, {}, size, 4) for size in (64, 192))
     assert 0 < small < large
     assert 0 < speed.embedding_seconds("resnet10t") < speed.embedding_seconds("resnet50")

@@ -137,7 +137,10 @@ def camera(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (camera, r"1 photographs, but nothing .* subfolders \(DCIM\) are not named by taxa\. .*/Bellis perennis/.*metadata"),
+        (
+            camera,
+            r"1 photographs, but nothing .* subfolders \(DCIM\) are not named by taxa\. .*/Bellis perennis/.*metadata",
+        ),
         (lambda root: put(root / "a.jpg", photo(1)), "is one photograph; name the folder"),
         (lambda root: put(root / "a.jpg", photo(1)).parent, "nothing says what they show"),
         (lambda root: put(root / "notes.pdf", "x"), "no folder, table"),

@@ -331,7 +331,10 @@ def test_a_teacher_that_hardly_knows_the_taxa_stops_half_way_unless_it_may_be_we
         teacher.run(params(kind, epochs=4), own)
         expected = contents(own / "teacher" / "model")
         expected["teacher.json"] = expected["teacher.json"].replace(b' "allow_weak": true,\n', b"")
-        for right, says in ((0.0, r"^after epoch 2 of 4 this teacher names 0\.0% of split val right \(0 of 12 "), (1.0, "")):
+        for right, says in (
+            (0.0, r"^after epoch 2 of 4 this teacher names 0\.0% of split val right \(0 of 12 "),
+            (1.0, ""),
+        ):
             measured = {"logit_scale": 1.0, "val_top1": right}
             monkeypatch.setattr(contrastive, "zero_shot", lambda *_, measured=measured: measured)
             chosen = {**params(kind, epochs=4), "allow_weak": False}
@@ -349,7 +352,9 @@ def test_a_teacher_that_hardly_knows_the_taxa_stops_half_way_unless_it_may_be_we
 
 def test_too_few_photographs_are_a_warning(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teacher.run(params("train"), own)
-    assert re.search(r"^warning: teacher\.kind is train: .* 48 photographs of 6 taxa, 8 each", capsys.readouterr().out, re.M)
+    assert re.search(
+        r"^warning: teacher\.kind is train: .* 48 photographs of 6 taxa, 8 each", capsys.readouterr().out, re.M
+    )
 
 
 def test_a_moving_average_is_what_is_kept(own: Path) -> None:

@@ -6,13 +6,17 @@ rates the plan is computed. The photographs stay where they are: data/photos bec
 
 import argparse
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bioclip_lite import params
 from bioclip_lite.commands.common import PARAMS, PHOTOS, command, committed, copy_into, link_photographs
+from bioclip_lite.planning import choices, speed, survey
+from bioclip_lite.sources.recognition import recognise
 from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_file, check_place, replacing
@@ -31,9 +35,6 @@ def init(photos: Path, species_list: Path | None, hours: float, output: Path) ->
     if not hours > 0:
         raise UserError(f"--hours is {hours:g}; it must be above 0")
     check_output(output)
-    from bioclip_lite.planning import choices, speed, survey
-    from bioclip_lite.sources.recognition import recognise
-
     form = recognise(photos)
     put_photographs, path = _place(form.path)
     put_list = copy_into(LISTS, species_list, "--list") if species_list else lambda: None
@@ -79,15 +80,13 @@ def first_line(rest: bytes) -> str:
 
 
 def _write(output: Path, text: str) -> None:
-    from bioclip_lite import params
-
     with replacing(output) as scratch:
         scratch.write_text(f"{first_line(text.encode())}\n{text}", encoding="utf-8")
         params.load(scratch)
 
 
 def _place(path: Path) -> tuple[Callable[[], None], Path]:
-    """The function that puts photographs in place, and ``index.path``: below data/, for DVC watches this folder only."""
+    """The function that puts photographs in place, and ``index.path``: below data/, as DVC wants it."""
     inside = DATA.resolve()
     if path.resolve().is_relative_to(inside):
         return lambda: None, DATA / path.resolve().relative_to(inside)
@@ -98,21 +97,17 @@ def _place(path: Path) -> tuple[Callable[[], None], Path]:
 # ------------------------------------------------------------------------------------------------------ the parameters
 
 
-def parameters(plan: Any, source: str, path: Path, species_list: Path | None) -> str:
+def parameters(plan: choices.Plan, source: str, path: Path, species_list: Path | None) -> str:
     """The lines of params.yaml below the first one."""
-    from bioclip_lite.planning import choices
-
     index = {"source": source, "path": str(path), "species_list": species_list.name if species_list else None}
     student = {
         **plan.student.section,
-        "text_tower": None,
+        "text_tower": None,  # dvc.yaml reads it from this file
         "image_size": plan.image_size,
         "epochs": plan.epochs,
         "batch_size": plan.batch,
         "finetune": {"epochs": choices.fine_tuning(plan)},
     }
-    if "weights" in plan.student.section and plan.batch > 32:
-        student["learning_rate"] = 0.001
     budget = {"macs": 0.75 if "weights" in plan.student.section else 0.5}
     sections = {
         "index": {name: value for name, value in index.items() if value is not None},
@@ -131,9 +126,7 @@ def parameters(plan: Any, source: str, path: Path, species_list: Path | None) ->
 
 
 def _flow(value: Any) -> str:
-    """One line of YAML for a section; a number such as 1e-05 is written so that YAML 1.1 and 1.2 read it alike."""
-    import json
-
+    """One line of YAML for a section."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -145,7 +138,7 @@ def _flow(value: Any) -> str:
 # ------------------------------------------------------------------------------------------------------------ messages
 
 
-def _about(machine: Any) -> str:
+def _about(machine: speed.Machine) -> str:
     gpu = machine.gpu or "no GPU"
     return (
         f"machine      {machine.cores} processors, {machine.memory / 1e9:.0f} GB of memory, {gpu}, "
@@ -153,10 +146,8 @@ def _about(machine: Any) -> str:
     )
 
 
-def _measured(photograph: bytes, offered: Any, machine: Any) -> Any:
+def _measured(photograph: bytes, offered: choices.Offer, machine: speed.Machine) -> choices.Rates:
     """Rates of this machine; each network is timed when a plan first asks for it."""
-    from bioclip_lite.planning import choices, speed
-
     students = {student.about: student.section for student in offered.students}
 
     @cache
@@ -174,7 +165,7 @@ def _measured(photograph: bytes, offered: Any, machine: Any) -> Any:
     )
 
 
-def _chosen(plan: Any) -> Iterator[str]:
+def _chosen(plan: choices.Plan) -> Iterator[str]:
     yield f"teacher      {plan.teacher.about}"
     yield f"student      {plan.student.about}, {plan.image_size} pixels"
     yield (
@@ -183,7 +174,7 @@ def _chosen(plan: Any) -> Iterator[str]:
     )
     yield ""
     yield from (f"{stage:12} {_duration(seconds):>12}" for stage, seconds in plan.seconds.items())
-    yield f"{'all':12} {_duration(3600 * plan.hours):>12}   computed from rates measured just now; no photograph was trained on"
+    yield f"{'all':12} {_duration(3600 * plan.hours):>12}   computed from rates that were measured just now"
 
 
 def _duration(seconds: float) -> str:
@@ -191,7 +182,8 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
-def _end(output: Path, plan: Any, offered: Any, warnings: Iterator[str]) -> Iterator[str]:
+def _end(output: Path, plan: choices.Plan, offered: choices.Offer, warnings: Iterator[str]) -> Iterator[str]:
+    """What to fetch, to know and to run."""
     yield ""
     wanted = {plan.teacher.repository, plan.student.repository}
     for repository in offered.to_fetch:
@@ -199,8 +191,8 @@ def _end(output: Path, plan: Any, offered: Any, warnings: Iterator[str]) -> Iter
             yield f"to fetch     hf download {repository}   (or the run does it)"
     if offered.out_of_reach:
         yield (
-            f"not here     {', '.join(offered.out_of_reach)}: neither in the hub's cache nor to be had from here. With them "
-            "the model gets better: on a computer with a network run"
+            f"not here     {', '.join(offered.out_of_reach)}: neither in the hub's cache nor to be had from here. With "
+            "them the model gets better: on a computer with a network run"
         )
         yield from (f"             hf download {repository}" for repository in offered.out_of_reach)
         yield "             copy the cache folder here (~/.cache/huggingface), and run init again"
@@ -226,9 +218,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--hours", type=float, default=HOURS, help=f"hours that a run may take on this machine (default: {HOURS:g})"
     )
-    parser.add_argument(
-        "--output", type=Path, default=PARAMS, help=f"file of parameters to write (default: {PARAMS})"
-    )
+    parser.add_argument("--output", type=Path, default=PARAMS, help=f"file of parameters to write (default: {PARAMS})")
     return parser
 
 

@@ -29,7 +29,9 @@ def put_in_place(name: str, photos: Path | None, weights: Path | None) -> None:
         raise UserError(f"there is no preset {name!r}; choose one of {', '.join(presets)}")
     put_photographs = link_photographs(photos, "--photos") if photos is not None else None
     put_weights = copy_into(WEIGHTS, weights, "--weights") if weights is not None else None
-    if PARAMS.exists() and not (committed(PARAMS) or any(filecmp.cmp(PARAMS, p, shallow=False) for p in presets.values())):
+    if PARAMS.exists() and not (
+        committed(PARAMS) or any(filecmp.cmp(PARAMS, p, shallow=False) for p in presets.values())
+    ):
         raise UserError(
             "params.yaml has changes that are not committed and would be lost; commit or discard them, or move it away"
         )

@@ -126,20 +126,18 @@ class Offer(NamedTuple):
 
 def offer(weights: Path, found: Survey) -> Offer:
     """Find out which teachers and students can be had: in the hub's cache, from the hub, or in ``weights``."""
-    places = {name: hub.whereabouts(name) for name in (*(str(t.repository) for t in PUBLISHED), str(_STUDENT_PLACE))}
+    start = str(PRETRAINED_STUDENT.repository)
+    places = {name: hub.whereabouts(name) for name in (*(str(teacher.repository) for teacher in PUBLISHED), start)}
     local = [*towers(weights)]
     teachers = [teacher for teacher in PUBLISHED if places[str(teacher.repository)]]
     teachers = teachers or _locked(local, found)[:1] or [_small_clip(found)]
-    students = [PRETRAINED_STUDENT] if places[str(_STUDENT_PLACE)] else [*map(_started, local), STUDENT_FROM_NOTHING]
+    students = [PRETRAINED_STUDENT] if places[start] else [*map(_started, local), STUDENT_FROM_NOTHING]
     return Offer(
         teachers,
         students,
         [name for name, place in places.items() if place == "hub"],
         [name for name, place in places.items() if place is None],
     )
-
-
-_STUDENT_PLACE = PRETRAINED_STUDENT.repository
 
 
 def towers(weights: Path) -> Iterator[tuple[str, str]]:
@@ -339,18 +337,18 @@ def _teacher_seconds(teacher: Teacher, split: dict[str, float], rates: Rates) ->
 def warnings(plan: Plan, found: Survey, hours: float) -> Iterator[str]:
     """What the user should know before hours are spent."""
     if plan.hours > hours:
-        yield f"this takes about {plan.hours:.1f} hours, more than the {hours:g} that you gave; nothing shorter is of use"
+        yield f"this takes about {plan.hours:.1f} hours, more than the {hours:g} that you gave; a shorter run is of no use"
     if plan.teacher.kind == "train":
         few = guessing.few_photographs(round(numbers(found)["train"]), len(found.taxa))
         if few:
             yield few
     if plan.teacher.kind == "lit":
         yield (
-            "the teacher is an image tower that was trained on other photographs, and a text tower that learns from yours "
-            "alone; a published CLIP such as BioCLIP is better"
+            "the teacher is an image tower that was trained on other photographs, and a text tower that learns from "
+            "yours alone; a published CLIP such as BioCLIP is better"
         )
     if found.photographs and found.photographs < 10 * len(found.taxa):
         yield (
-            f"{found.photographs / len(found.taxa):.0f} photographs per taxon: figures of the report will be uncertain, and "
-            "some taxa will have no test photograph"
+            f"{found.photographs / len(found.taxa):.0f} photographs per taxon: figures of the report will be "
+            "uncertain, and some taxa will have no test photograph"
         )

@@ -150,7 +150,9 @@ def look(index: Any, found: Survey, max_side: int, seconds: float = LOOK_SECONDS
             break
         try:
             content = source.read(index, locator)
-            inspected, (width, height, _, _) = _timed(lambda content=content: images.inspect(content, index["min_side"]))
+            inspected, (width, height, _, _) = _timed(
+                lambda content=content: images.inspect(content, index["min_side"])
+            )
             took, packed = _timed(lambda content=content: images.to_jpeg(content, max_side))
         except images.BadImage as bad:
             unusable[bad.reason] += 1
@@ -158,7 +160,9 @@ def look(index: Any, found: Survey, max_side: int, seconds: float = LOOK_SECONDS
             unusable[str(error)[:80]] += 1
         else:
             opened.append((min(width, height), max(width, height), len(content), inspected, took))
-    short, long, sizes, inspecting, packing = zip(*opened, strict=True) if opened else ((0,), (0,), (0,), (0.0,), (0.0,))
+    short, long, sizes, inspecting, packing = (
+        zip(*opened, strict=True) if opened else ((0,), (0,), (0,), (0.0,), (0.0,))
+    )
     return Look(
         opened=len(opened),
         unusable=unusable,
@@ -203,9 +207,7 @@ def _counts(found: Survey) -> Iterator[str]:
         )
     if found.listed:
         absent = f"; none of {_some(found.absent)}" if found.absent else ""
-        yield (
-            f"list         {found.listed - len(found.absent):,} of {found.listed:,} listed names have photographs{absent}"
-        )
+        yield (f"list         {found.listed - len(found.absent):,} of {found.listed:,} names have photographs{absent}")
 
 
 def _pixels(found: Survey, seen: Look) -> Iterator[str]:
@@ -227,8 +229,8 @@ def _ranks(found: Survey) -> Iterator[str]:
     above = known[taxonomy.RANKS.index("family")]
     if above < 0.5 * total:
         yield (
-            "             most have no rank above the genus, so that an answer in doubt ends there; columns of ranks in the "
-            "table, a list with ranks, or a taxonomy (index.taxonomy) gives them"
+            "             most have no rank above the genus, so that an answer in doubt ends there; columns of ranks in "
+            "the table, a list with ranks, or a taxonomy (index.taxonomy) gives them"
         )
 
 

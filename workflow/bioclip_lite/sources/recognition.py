@@ -164,10 +164,10 @@ def _subfolders(path: Path) -> Form:
         raise UserError(f"{path} has no photograph, table or archive in it that a source reads; see docs/sources.md")
     where = f", and its subfolders ({', '.join(names[:3])}) are not named by taxa" if names else ""
     raise UserError(
-        f"{path} holds {number:,} photographs{' or more' * (number == _ENTRIES)}, but nothing says what they show: there "
-        f"is no table of them{where}. A model learns from photographs with names and is tested on them: move them into "
-        f"one subfolder per taxon, such as {path}/Bellis perennis/, or add {folder.METADATA} with the columns file and "
-        f"species (docs/sources.md). Some ten photographs per species make a start"
+        f"{path} holds {number:,} photographs{' or more' * (number == _ENTRIES)}, but nothing says what they show: "
+        f"there is no table of them{where}. A model learns from photographs with names and is tested on them: move "
+        f"them into one subfolder per taxon, such as {path}/Bellis perennis/, or add {folder.METADATA} with the "
+        f"columns file and species (docs/sources.md). Some ten photographs per species make a start"
     )
 
 

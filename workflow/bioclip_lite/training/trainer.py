@@ -67,6 +67,7 @@ class Objective(Protocol):
 
     def judge(self, history: History) -> None:
         """Raise UserError where it would be a waste to go on; called after each epoch, with a row for each so far."""
+        return
 
     def files(self) -> list[Path]:
         """All that the training reads."""
