@@ -208,8 +208,8 @@ def _end(output: Path, plan: choices.Plan, offered: choices.Offer, warnings: Ite
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(
         "init",
-        "Look at your photographs, your species list and this machine, say what there is and what is missing, and write "
-        "a params.yaml with an estimate of the time. Replaces nothing that git does not hold.",
+        "Look at your photographs, your species list and this machine, say what there is and what is missing, and "
+        "write a params.yaml with an estimate of the time. Replaces nothing that git does not hold.",
     )
     parser.add_argument(
         "photos", metavar="PHOTOS", type=Path, help="folder of photographs, table that lists them, or archive"

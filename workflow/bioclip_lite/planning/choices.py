@@ -337,7 +337,7 @@ def _teacher_seconds(teacher: Teacher, split: dict[str, float], rates: Rates) ->
 def warnings(plan: Plan, found: Survey, hours: float) -> Iterator[str]:
     """What the user should know before hours are spent."""
     if plan.hours > hours:
-        yield f"this takes about {plan.hours:.1f} hours, more than the {hours:g} that you gave; a shorter run is of no use"
+        yield f"this takes about {plan.hours:.1f} hours, more than the {hours:g} that you gave; none shorter is of use"
     if plan.teacher.kind == "train":
         few = guessing.few_photographs(round(numbers(found)["train"]), len(found.taxa))
         if few:

@@ -229,8 +229,8 @@ def _ranks(found: Survey) -> Iterator[str]:
     above = known[taxonomy.RANKS.index("family")]
     if above < 0.5 * total:
         yield (
-            "             most have no rank above the genus, so that an answer in doubt ends there; columns of ranks in "
-            "the table, a list with ranks, or a taxonomy (index.taxonomy) gives them"
+            "             most have no rank above the genus, so that an answer in doubt ends there; columns of ranks "
+            "in the table, a list with ranks, or a taxonomy (index.taxonomy) gives them"
         )
 
 
