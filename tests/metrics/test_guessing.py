@@ -37,4 +37,4 @@ def test_the_message_has_the_figures_and_the_ways_out() -> None:
 def test_a_warning_counts_photographs_per_taxon() -> None:
     assert few_photographs(ENOUGH * 314, 314) is None
     warning = few_photographs(2000, 314)
-    assert warning and re.search(r"2,000 photographs of 314 taxa, 6 each, .* fewer than 50", warning)
+    assert warning and re.search(r"2,000 photographs of 314 taxa, 6 each; with fewer than 50", warning)
