@@ -28,7 +28,6 @@ _SECOND = 0.5  # of the first processor's worth to a training, that each further
 class Teacher(NamedTuple):
     """A teacher that may be chosen."""
 
-    name: str
     section: dict[str, Any]  # of the parameters
     about: str  # for the user: what it is and under which licence
     kind: str  # pretrained, lit or train
@@ -50,7 +49,6 @@ class Student(NamedTuple):
 # ViT-L/14 computes 81 billion products for a photograph of 224 pixels, ViT-B/16 17.6 (timm).
 PUBLISHED = (
     Teacher(
-        "BioCLIP 2",
         {"kind": "pretrained", "pretrained": {"model": "hf-hub:imageomics/bioclip-2"}},
         "BioCLIP 2 (ViT-L/14; licence MIT), trained on 952,000 taxa",
         "pretrained",
@@ -60,7 +58,6 @@ PUBLISHED = (
         "imageomics/bioclip-2",
     ),
     Teacher(
-        "BioCLIP",
         {"kind": "pretrained", "pretrained": {"model": "hf-hub:imageomics/bioclip"}},
         "BioCLIP (ViT-B/16; licence MIT), trained on 454,000 taxa",
         "pretrained",
@@ -176,7 +173,7 @@ def _small_clip(found: Survey) -> Teacher:
     photographs = max(1.0, numbers(found)["train"])
     section: dict[str, Any] = {"epochs": round(max(9, min(60, _SHOWN / photographs)))} | _batch(photographs)
     about = "a small CLIP, trained on your photographs alone"
-    return Teacher("a small CLIP", {"kind": "train", "train": section}, about, "train", "resnet10t")
+    return Teacher({"kind": "train", "train": section}, about, "train", "resnet10t")
 
 
 def _batch(photographs: float) -> dict[str, Any]:
@@ -191,7 +188,7 @@ def _lit(file: str, model: str, photographs: float) -> Teacher:
         section |= {"image_tower": model, "image_tower_options": {}}
         section |= {"mean": [*published.mean], "std": [*published.std]} if published else {}
     about = f"LiT: the image tower {file} in data/weights, whose licence you know, and a text tower tuned to it here"
-    return Teacher(file, {"kind": "lit", "lit": section}, about, "lit", model)
+    return Teacher({"kind": "lit", "lit": section}, about, "lit", model)
 
 
 def _started(tower: tuple[str, str]) -> Student:

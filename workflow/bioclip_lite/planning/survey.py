@@ -225,7 +225,8 @@ def _ranks(found: Survey) -> Iterator[str]:
     known = [sum(n for path, n in found.taxa.items() if path[rank]) for rank in range(len(taxonomy.RANKS))]
     total = max(1, found.photographs)
     shares = ", ".join(f"{rank} {n / total:.0%}" for rank, n in zip(taxonomy.RANKS, known, strict=True) if n)
-    yield f"ranks        {shares or 'none; photographs have common names alone'}"
+    called = f"; common names {found.common_names / total:.0%}" if found.common_names else ""
+    yield f"ranks        {shares or 'none'}{called}"
     above = known[taxonomy.RANKS.index("family")]
     if above < 0.5 * total:
         yield (
