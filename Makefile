@@ -4,6 +4,7 @@
 # make lock       write workflow/envs/*.txt anew from *.in; UPGRADE="timm torch" takes newer versions of these
 # make demo       the page in which the model answers, made from data/convert/tfjs and served on this machine
 # make docs       the documentation as a site, in site/; links are checked
+# make init PHOTOS="my photos"   look at photographs and machine, write params.yaml; also LIST=species.txt HOURS=2
 # make preset NAME=insects PHOTOS=folder WEIGHTS=file    put a preset's params.yaml and its data in place
 
 SHELL := bash
@@ -19,7 +20,7 @@ NODE_PACKAGES := $(call ready,$(NODE)/node_modules,$(NODE)/package-lock.json)
 TESTS_AT_ONCE ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: evaluate test pytest check setup environments node lock demo docs preset
+.PHONY: evaluate test pytest check setup environments node lock demo docs init preset
 .DEFAULT_GOAL := evaluate
 
 evaluate: setup
@@ -80,6 +81,9 @@ docs: $(MAIN) $(DOCS)
 
 demo: setup
 	node $(NODE)/demo/make.mjs data/convert/tfjs --serve
+
+init: $(MAIN)
+	python -m bioclip_lite init $${LIST:+"--list=$$LIST"} $${HOURS:+"--hours=$$HOURS"} -- "$${PHOTOS:?is missing; name the folder of your photographs}"
 
 preset: $(MAIN)
 	python -m bioclip_lite preset "$$NAME" $${PHOTOS:+"--photos=$$PHOTOS"} $${WEIGHTS:+"--weights=$$WEIGHTS"}

@@ -23,7 +23,7 @@ import pytest
 
 from bioclip_lite import __main__ as cli
 from bioclip_lite.captioning import fine_tuning
-from bioclip_lite.commands import compare, predict
+from bioclip_lite.commands import compare, init, predict
 from bioclip_lite.photographs import shards
 from bioclip_lite.stages import shard
 from bioclip_lite.utils.command_line import COMMANDS
@@ -40,6 +40,7 @@ Situation = Callable[[Path], Path]  # makes it in an empty folder; returns the p
 FILES = {
     ("predict", "--output"): (["x.png"], ",".join(predict.COLUMNS)),
     ("compare", "--csv"): (["HEAD"], ",".join(compare.COLUMNS)),
+    ("init", "--output"): (["absent"], init.first_line(b"more\n")),
     ("benchmarks/distill.py", "--out"): ([], "# Distilled students by loss"),
     ("benchmarks/int8.py", "--out"): ([], "# INT8 by way of rounding"),
     ("benchmarks/prune.py", "--out"): ([], "# Pruned students"),
@@ -59,6 +60,8 @@ READ: dict[tuple[str, str], list[str]] = {
     ("verify-cache", "--data"): [],
     ("stage", "--params"): ["shard"],
     ("stage", "--data"): ["shard", "--params", str(ROOT / "tests/tiny.yaml")],
+    ("init", "photos"): [],
+    ("init", "--list"): ["photos"],
     ("preset", "--photos"): ["birds"],
     ("preset", "--weights"): ["birds"],
 }
@@ -295,7 +298,8 @@ def test_what_is_read_stays(command: str, option: str, situation: str, repositor
     if path.name == "pipe" and option == "--params":
         pytest.skip("a pipe may hold parameters")
     before = content(repository)
-    status, said = run(command, [*READ[command, option], option, str(path)])
+    named = [option, str(path)] if option.startswith("-") else [str(path)]
+    status, said = run(command, [*READ[command, option], *named])
     if status == 0:  # folders of photographs, and files of weights, are what a preset asks for
         assert command == "preset" and Path("params.yaml").read_text() == "index: birds\n"
         del before["params.yaml"]
@@ -355,7 +359,9 @@ def write_shard(data: Path, name: str) -> None:
     shards.write_shard(data / "shard" / f"{name}.tar", [])
 
 
-# ---- make preset
+# ---- make preset, make init
+
+PRESET = ("preset", "NAME=birds")
 
 
 @pytest.fixture
@@ -372,8 +378,8 @@ def maker(repository: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = ENVIRONMENT | {"PATH": path, "PYTHONPATH": str(ROOT / "workflow")}
 
-    def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = ["make", "--silent", "preset", "NAME=birds", *arguments]
+    def make(*arguments: str, command: tuple[str, ...] = PRESET) -> subprocess.CompletedProcess[str]:
+        command = ("make", "--silent", *command, *arguments)
         return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
 
     return make
@@ -387,6 +393,18 @@ def test_photographs_may_lie_in_any_folder(maker: Callable, repository: Path, na
     assert (repository / "data/photos").resolve() == repository / name
     assert (repository / "data/weights/tower.safetensors").read_bytes() == b"weights"
     assert (repository / "params.yaml").read_text() == "index: birds\n"
+
+
+@pytest.mark.parametrize("name", ["my photos", "O'Brien's  \"best\" photos", "-trip; ls"])
+def test_init_is_given_any_folder(maker: Callable, repository: Path, name: str) -> None:
+    (repository / name).mkdir()
+    (repository / name / "a.jpg").write_bytes(b"a")
+    before = content(repository)
+    for photos in (f"PHOTOS={name}", "PHOTOS="):
+        done = maker(photos, "HOURS=0.5", command=("init",))
+        says = "PHOTOS: is missing" if photos == "PHOTOS=" else f"init: {name} holds 1 photographs, but nothing says"
+        assert done.returncode == 2 and says in done.stderr, done.stderr
+    assert not lost(before, repository)
 
 
 def test_weights_and_photographs_may_be_in_place_already(maker: Callable, repository: Path) -> None:
@@ -408,7 +426,7 @@ def test_a_preset_replaces_nothing_that_is_held_nowhere_else(repository: Path) -
     (repository / "tower.safetensors").write_bytes(b"weights")
     before = content(repository)
     for options, message in (
-        (["--photos", "album"], "data/photos is no link made by a preset"),
+        (["--photos", "album"], "data/photos is no link, and what it holds would be lost"),
         (["--weights", "tower.safetensors"], "differs from tower.safetensors and would be lost"),
     ):
         status, said = run("preset", ["birds", *options])

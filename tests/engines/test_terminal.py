@@ -274,3 +274,16 @@ def test_dry_runs_and_verbose_ones_print_what_snakemake_does() -> None:
     assert new_handler().details is None
     for option in ("dryrun", "verbose", "printshellcmds", "debug_dag"):
         assert new_handler(**{option: True}, stdout=False, show_failed_logs=True).details is not None
+
+
+@pytest.mark.pipeline
+def test_a_warning_in_the_log_of_a_job_is_shown_once_while_the_job_runs(thin_built: Path, tmp_path: Path) -> None:
+    folder = checkout.clone(thin_built, tmp_path / "run")
+    sh("dvc checkout -q", folder)
+    set_parameter(folder, "distill.seed", 2)
+    change(folder, "student", "echo 'warning: of an odd kind' > {log}; sleep 7; ")
+    lines = sh("snakemake --cores all -- distill", folder).splitlines()
+    assert lines.count("warning: of an odd kind") == 1
+    assert lines.index("warning: of an odd kind") < next(
+        i for i, line in enumerate(lines) if "distill   student" in line
+    )

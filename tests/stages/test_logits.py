@@ -268,6 +268,13 @@ def test_a_tuned_scale_is_stored_with_its_curve(own: Path, monkeypatch: pytest.M
     assert (folder / "scale.png").read_bytes().startswith(b"\x89PNG")
 
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    about = read_json(own / "teacher" / "model" / "teacher.json")
+    write_json(
+        own / "teacher" / "model" / "teacher.json", {name: about[name] for name in about if name != "allow_weak"}
+    )
+    with pytest.raises(UserError, match=r"^teacher small names .* of split val right .*teacher\.allow_weak"):
+        logits.run(tuned, own, "taxa")  # it is untrained
+    write_json(own / "teacher" / "model" / "teacher.json", about)
     logits.run(tuned, own, "taxa")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     monkeypatch.setattr(logit_scale, "PHOTOGRAPHS", 5)

@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -320,6 +321,40 @@ def test_mistakes_name_the_teacher(own: Path) -> None:
         teacher.run(part(chosen, "second"), own, "second")
     with pytest.raises(UserError, match=r"no job 'third'; its jobs are model, second, tuned, features/<teacher>/"):
         part(chosen, "third")
+
+
+def test_a_teacher_that_hardly_knows_the_taxa_stops_half_way_unless_it_may_be_weak(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of both kinds that are trained here; allowed, training goes on where it stopped."""
+    for kind in ("train", "lit"):
+        teacher.run(params(kind, epochs=4), own)
+        expected = contents(own / "teacher" / "model")
+        expected["teacher.json"] = expected["teacher.json"].replace(b' "allow_weak": true,\n', b"")
+        for right, says in (
+            (0.0, r"^after epoch 2 of 4 this teacher names 0\.0% of split val right \(0 of 12 "),
+            (1.0, ""),
+        ):
+            measured = {"logit_scale": 1.0, "val_top1": right}
+            monkeypatch.setattr(contrastive, "zero_shot", lambda *_, measured=measured: measured)
+            chosen = {**params(kind, epochs=4), "allow_weak": False}
+            if says:
+                with pytest.raises(UserError, match=says):
+                    teacher.run(chosen, own)
+                assert contents(own / "teacher" / "model") != {}  # of the earlier run
+                teacher.run({**chosen, "allow_weak": True}, own)
+                assert "continues in epoch 3 of 4" in capsys.readouterr().out
+            else:
+                teacher.run(chosen, own)
+                assert contents(own / "teacher" / "model") == expected
+        monkeypatch.undo()
+
+
+def test_too_few_photographs_are_a_warning(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher.run(params("train"), own)
+    assert re.search(
+        r"^warning: teacher\.kind is train: .* 48 photographs of 6 taxa, 8 each", capsys.readouterr().out, re.M
+    )
 
 
 def test_a_moving_average_is_what_is_kept(own: Path) -> None:

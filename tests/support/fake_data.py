@@ -76,7 +76,7 @@ def save_teacher(data: Path, name: str = "model", size: int = 32, width: int = l
     section = lessons.TEACHER["train"] | {"image_size": size, "embed_dim": width}
     config = _config(section, width, "", {}, preprocessing(size))
     model, prepared = teachers.build_clip(config), teachers.open_clip_preprocess(config, "test")
-    teachers.save_teacher(data / "teacher" / name, model, config, prepared, "train", "small", None)
+    teachers.save_teacher(data / "teacher" / name, model, config, prepared, "train", "small", None, allow_weak=True)
 
 
 def finish_pruning(folder: Path) -> None:

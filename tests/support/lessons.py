@@ -64,6 +64,7 @@ DISTILL: sections.Distill = {
 TEACHER: dict[str, Any] = {
     "kind": "train",
     "captions": ["sci", "taxon_com"],
+    "allow_weak": True,
     "ensemble": [],
     "seed": 0,
     "train": {

@@ -41,6 +41,8 @@ try:
     if workflow.is_main_process:
         given = workflow.config_settings
         snakemake_config.refuse_changes(config, given.configfiles, given.config, given.replace_workflow_config)
+        for line in parameters.warnings(config):
+            logger.warning(f"warning: {line}")
     # `snakemake --lint` reads the rules and must leave the folder as it is.
     SYNCED = sync() if workflow.is_main_process and "--lint" not in sys.argv else None
 except UserError as error:

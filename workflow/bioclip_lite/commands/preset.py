@@ -3,18 +3,15 @@
 import argparse
 import filecmp
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from bioclip_lite.commands.common import command
+from bioclip_lite.commands.common import PARAMS, command, committed, copy_into, link_photographs
 from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing
 
 PRESETS = Path("workflow/presets")
-PARAMS = Path("params.yaml")
-PHOTOS = Path("data/photos")
 WEIGHTS = Path("data/weights")
 
 
@@ -30,58 +27,19 @@ def put_in_place(name: str, photos: Path | None, weights: Path | None) -> None:
     presets = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
     if name not in presets:
         raise UserError(f"there is no preset {name!r}; choose one of {', '.join(presets)}")
-    new_photos = photos if photos is not None and not _photos_in_place(photos) else None
-    new_weights = weights if weights is not None and not _weights_in_place(weights) else None
-    if PARAMS.exists() and not (_committed() or any(filecmp.cmp(PARAMS, p, shallow=False) for p in presets.values())):
+    put_photographs = link_photographs(photos, "--photos") if photos is not None else None
+    put_weights = copy_into(WEIGHTS, weights, "--weights") if weights is not None else None
+    if PARAMS.exists() and not (
+        committed(PARAMS) or any(filecmp.cmp(PARAMS, p, shallow=False) for p in presets.values())
+    ):
         raise UserError(
             "params.yaml has changes that are not committed and would be lost; commit or discard them, or move it away"
         )
-    if new_photos is not None:
-        _link_photos(new_photos)
-    if new_weights is not None:
-        with replacing(WEIGHTS / new_weights.name) as scratch:
-            shutil.copyfile(new_weights, scratch)
+    for put in filter(None, (put_photographs, put_weights)):
+        put()
     with replacing(PARAMS) as scratch:
         shutil.copyfile(presets[name], scratch)
     print(f"params.yaml is now the preset {name}; next: make evaluate")
-
-
-def _photos_in_place(photos: Path) -> bool:
-    """Whether data/photos is ``photos``. Raises UserError if ``photos`` is no folder, or data/photos is not a link."""
-    if not photos.is_dir():
-        raise UserError(f"--photos {photos} is not a folder")
-    if PHOTOS.exists() and PHOTOS.samefile(photos):
-        return True
-    if PHOTOS.exists() and not PHOTOS.is_symlink():
-        raise UserError(f"{PHOTOS} is no link made by a preset; move it away first")
-    return False
-
-
-def _weights_in_place(weights: Path) -> bool:
-    """Whether data/weights has a copy. Raises UserError if ``weights`` is no file, or other weights have its name."""
-    if not weights.is_file():
-        raise UserError(f"--weights {weights} is not a file")
-    target = WEIGHTS / weights.name
-    if target.exists() and not filecmp.cmp(weights, target, shallow=False):
-        raise UserError(f"{target} differs from {weights} and would be lost; move it away first")
-    return target.exists()
-
-
-def _link_photos(photos: Path) -> None:
-    if PHOTOS.is_symlink():
-        print(f"{PHOTOS} led to {PHOTOS.readlink()}; now to {photos.resolve()}")
-        PHOTOS.unlink()
-    PHOTOS.parent.mkdir(parents=True, exist_ok=True)
-    PHOTOS.symlink_to(photos.resolve(), target_is_directory=True)
-
-
-def _committed() -> bool:
-    """Whether git holds params.yaml unchanged; False without a repository, or if git ignores the file."""
-    questions = (["ls-files", "--error-unmatch"], ["diff", "--quiet", "HEAD", "--"])
-    return all(
-        subprocess.run(["git", *question, str(PARAMS)], capture_output=True, check=False).returncode == 0
-        for question in questions
-    )
 
 
 def parser() -> argparse.ArgumentParser:

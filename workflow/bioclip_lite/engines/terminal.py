@@ -32,6 +32,7 @@ STEADY_SECONDS = 10.0  # of jobs before this run's own pace counts more than tha
 ROWS = 8  # running jobs shown at once
 TAIL = 10  # lines of a failed job's log
 LONGEST = 500  # characters of such a line
+WARNING_SECONDS = 5.0  # between two looks for warnings in the logs of running jobs
 QUIET_SECONDS = 60.0  # after which a log, as opposed to a terminal, names the jobs that still run
 CHATTER = (  # messages of Snakemake that are left out
     "Activating ",
@@ -72,6 +73,7 @@ class LogHandler(LogHandlerBase):
         self.usual: dict[str, float] = {}  # seconds of a job of each rule in earlier runs
         self.done = self.total = self.targets = self.failed = 0
         self.busy = self.taken = self.expected = 0.0  # seconds of finished jobs; of those with usual ones, now and then
+        self.warnings: set[str] = set()  # those of jobs that have been printed
         self.reasons: list[str] = []  # exceptions of jobs whose failure has not been printed
         self.began = self.printed = time.time()
         self.over = threading.Event()
@@ -173,12 +175,13 @@ class LogHandler(LogHandlerBase):
 
             self.live = Live(console=self.console, get_renderable=self._now, refresh_per_second=4, transient=True)
             self.live.start()
-        elif self.shows_jobs and not self.console and len(self.running) == self.done + 1 == 1:
+        if len(self.running) == self.done + 1 == 1:
             threading.Thread(target=self._tell_from_time_to_time, daemon=True).start()
 
     def _finish(self, record: Any) -> None:
         if not (job := self.running.pop(record.job_id, None)):
             return
+        self._warn(job)
         seconds = record.created - job.began
         self.done += 1
         self.left[job.rule] -= 1
@@ -280,11 +283,20 @@ class LogHandler(LogHandlerBase):
         return whole
 
     def _tell_from_time_to_time(self) -> None:
-        while not self.over.wait(QUIET_SECONDS / 4):
-            if time.time() - self.printed > QUIET_SECONDS:
+        while not self.over.wait(WARNING_SECONDS):
+            for job in list(self.running.values()):
+                self._warn(job)
+            if self.shows_jobs and not self.console and time.time() - self.printed > QUIET_SECONDS:
                 for job in islice(list(self.running.values()), ROWS):
                     words = f": {last}" if (last := last_words(job)) else ""
                     self._print(f"running  {job.label}, {duration(time.time() - job.began)}{words}")
+
+    def _warn(self, job: Job) -> None:
+        """Print the lines of a job's log that begin with "warning: ", once: what a person may want to stop it for."""
+        for line in _text(job.log or "").splitlines() if _is_new(job) else ():
+            if line.startswith("warning: ") and line not in self.warnings and not self.only_errors:
+                self.warnings.add(line)
+                self._print(line, "yellow")
 
     def _time_left(self, form: str) -> str:
         """Empty unless all that is left has run before."""
@@ -366,16 +378,23 @@ def tail(text: str) -> list[str]:
 
 def last_words(job: Job) -> str:
     """The last line of the log of a job that runs."""
-    path = Path(job.log or "")
+    if not _is_new(job):
+        return ""
     try:
-        if path.stat().st_mtime < job.began:  # of an earlier run
-            return ""
-        with path.open("rb") as file:
+        with Path(job.log or "").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 2000))
             lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _is_new(job: Job) -> bool:
+    """Whether the log of a job that runs is of this run, not of an earlier one."""
+    try:
+        return Path(job.log or "").stat().st_mtime >= job.began
+    except OSError:
+        return False
 
 
 def _label(record: Any) -> str:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import timm
@@ -343,6 +343,17 @@ def _fetch(repository: str, file: str, revision: str | None, what: str) -> Path 
         pass
     if constants.HF_HUB_OFFLINE:
         raise _unreachable(what, repository, file, revision, "HF_HUB_OFFLINE is set")
+    problem = _problem(repository, file, revision)
+    if isinstance(problem, EntryNotFoundError):
+        return None
+    if problem is not None:
+        why = f"{type(problem).__name__}: {str(problem).splitlines()[0]}"
+        raise _unreachable(what, repository, file, revision, why) from problem
+    return Path(hf_hub_download(repository, file, revision=revision))
+
+
+def _problem(repository: str, file: str, revision: str | None) -> Exception | None:
+    """Why a file cannot be had from the hub, found out within seconds; None if it can."""
     answer: list[Exception | None] = []
 
     def ask() -> None:
@@ -355,13 +366,15 @@ def _fetch(repository: str, file: str, revision: str | None, what: str) -> Path 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_SECONDS)
-    problem = answer[0] if answer else TimeoutError(f"no answer in {_SECONDS:.0f} s")
-    if isinstance(problem, EntryNotFoundError):
-        return None
-    if problem is not None:
-        why = f"{type(problem).__name__}: {str(problem).splitlines()[0]}"
-        raise _unreachable(what, repository, file, revision, why) from problem
-    return Path(hf_hub_download(repository, file, revision=revision))
+    return answer[0] if answer else TimeoutError(f"no answer in {_SECONDS:.0f} s")
+
+
+def whereabouts(repository: str) -> Literal["cache", "hub"] | None:
+    """Where the weights of a repository of the hub can be had: on this machine, from the hub, or nowhere (None)."""
+    if any(_cached(repository, name, None) for name in (*_TOWERS, *WEIGHTS)):
+        return "cache"
+    reachable = not constants.HF_HUB_OFFLINE and _problem(repository, _CARD, None) is None
+    return "hub" if reachable else None
 
 
 def _cached(repository: str, file: str, revision: str | None) -> bool:

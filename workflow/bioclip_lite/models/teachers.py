@@ -105,10 +105,12 @@ def save_teacher(
     licence: str | None,
     revision: str | None = None,
     tokenizer: Path | None = None,
+    allow_weak: bool = False,
 ) -> dict[str, Any]:
     """Write a teacher folder in open_clip's hub layout with ``preprocess.json``; returns its ``teacher.json``.
 
-    ``tokenizer`` is the folder with the ``tokenizer.json`` of the text tower, None for CLIP's tokenizer.
+    ``tokenizer`` is the folder with the ``tokenizer.json`` of the text tower, None for CLIP's tokenizer. ``allow_weak``
+    tells stage logits, which finds out what a published teacher knows, to go on with it whatever it is.
     """
     described = tokenizers.describe(config, tokenizer)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
@@ -119,7 +121,7 @@ def save_teacher(
         with (scratch / TEACHER_WEIGHTS).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         identified = json.dumps([sha256, config, preprocess, *([described] if tokenizer else [])], sort_keys=True)
-        about = {
+        about: dict[str, Any] = {
             "kind": kind,
             "name": name,
             "licence": licence,
@@ -127,6 +129,8 @@ def save_teacher(
             "weights_sha256": sha256,
             "identity": hashlib.sha256(identified.encode()).hexdigest(),
         }
+        if allow_weak:
+            about["allow_weak"] = True
         write_json(scratch / TEACHER_CONFIG, config)
         write_json(scratch / PREPROCESS_FILE, preprocess)
         write_json(scratch / tokenizers.FILE, described)

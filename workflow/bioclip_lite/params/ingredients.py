@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bioclip_lite.metrics import guessing
 from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
 from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_table
 
 LISTS, WEIGHTS = Path("data/lists"), Path("data/weights")
 
@@ -30,6 +32,19 @@ def check_sources(params: dict[str, Any]) -> None:
             raise UserError(f"{name} is {file}, but {WEIGHTS / file} does not exist; copy the weights there")
     for captioner in params["caption"]["captioners"]:
         _check_captioner(captioner)
+
+
+def warnings(params: dict[str, Any]) -> list[str]:
+    """What is allowed and yet likely to end badly, as far as stage index has found out what there is."""
+    taxa = Path("data/index/taxa.parquet")
+    teacher = params["teacher"]
+    if teacher["kind"] != "train" or Path("data/teacher/model").exists() or not taxa.exists():
+        return []
+    splits = teacher["train"]["splits"]
+    leaves = [row for row in read_table(taxa, ["leaf", *splits]).to_pylist() if row["leaf"]]
+    counts = [sum(row[split] for split in splits) for row in leaves]
+    few = guessing.few_photographs(sum(counts), sum(map(bool, counts))) if any(counts) else None
+    return [few] if few else []
 
 
 def _check_index(index: dict[str, Any]) -> None:

@@ -79,6 +79,7 @@ class LockedFeatures(TypedDict):
 class TrainedTeacher(TypedDict):
     kind: Literal["train"]
     captions: list[str]
+    allow_weak: bool
     seed: int
     train: sections.TeacherTrain
 
@@ -86,6 +87,7 @@ class TrainedTeacher(TypedDict):
 class LitTeacher(TypedDict):
     kind: Literal["lit"]
     captions: list[str]
+    allow_weak: bool
     seed: int
     lit: sections.TeacherLit
 
@@ -93,6 +95,7 @@ class LitTeacher(TypedDict):
 class PretrainedTeacher(TypedDict):
     kind: Literal["pretrained"]
     allow_research_only: bool
+    allow_weak: bool
     pretrained: sections.TeacherPretrained
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from bioclip_lite.metrics import guessing
 from bioclip_lite.models import embedding_checks, teachers
 from bioclip_lite.models.prompt_ensemble import described, embed_prompts
 from bioclip_lite.photographs import loading, views
@@ -156,13 +157,20 @@ def _caption(row: dict[str, Any], kind: str, columns: Sequence[str]) -> str:
 
 
 def _tune(data: Path, teacher: teachers.Teacher, teacher_name: str, text: np.ndarray) -> float:
-    """Tune the logit scale to the lowest cross entropy of the labels of split val; writes scale.json and scale.png."""
+    """Tune the logit scale to the lowest cross entropy of the labels of split val; writes scale.json and scale.png.
+
+    Raises UserError for a teacher that hardly knows these taxa, unless it may be weak.
+    """
     began = time.monotonic()
     folder, (leaves, below) = store.folder(data, teacher_name), label_space.leaves_below(data)
     embeddings, labels = _validation(data, teacher, folder)
     scales = logit_scale.grid(teacher.logit_scale)
     matrix = torch.from_numpy(text).to(machine.device())
-    nll, top1 = logit_scale.sweep(torch.from_numpy(embeddings), matrix, [below[taxon] for taxon in labels], scales)
+    leaves_of = [below[taxon] for taxon in labels]
+    nll, top1 = logit_scale.sweep(torch.from_numpy(embeddings), matrix, leaves_of, scales)
+    if not teacher.about.get("allow_weak"):
+        commonest = np.bincount(np.concatenate(leaves_of)).max() / len(labels)
+        guessing.refuse_weak(f"teacher {teacher.about['name']}", round(top1 * len(labels)), len(labels), commonest)
     curve = logit_scale.curve(scales, nll, teacher.logit_scale)
     curve |= {"n_images": len(labels), "n_classes": len(set(labels)), "label_space": len(leaves), "top1": top1}
     curve |= {"split": "val", "teacher": teacher.identity}

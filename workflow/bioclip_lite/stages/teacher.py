@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
+from bioclip_lite.metrics import guessing
 from bioclip_lite.models import hub, teachers, tokenizers
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.photographs.shards import shard_names
@@ -78,9 +79,9 @@ def _make(section: "jobs.OneTeacher", data: Path, name: str) -> None:
             return  # nothing is trained
         made = _pretrained(section["pretrained"], section["allow_research_only"], data, name)
     elif section["kind"] == "train":
-        made = _train(section["train"], section["captions"], section["seed"], data, name)
+        made = _train(section, data, name)
     else:
-        made = _lit(section["lit"], section["captions"], section["seed"], data, name)
+        made = _lit(section, data, name)
     if not distributed.first():
         return
     folder = data / "teacher" / name
@@ -97,6 +98,7 @@ def _make(section: "jobs.OneTeacher", data: Path, name: str) -> None:
         made.licence,
         made.revision,
         made.tokenizer,
+        section["allow_weak"],
     )
     write_table(
         (folder.parent if name == FIRST else folder) / "history.parquet",
@@ -120,8 +122,8 @@ def _pretrained(chosen: "sections.TeacherPretrained", allow_research_only: bool,
     return Made(model, published.config, [], *about)
 
 
-def _train(chosen: "sections.TeacherTrain", captions: Sequence[str], seed: int, data: Path, name: str) -> Made:
-    where = f"{_where(name)}.train"
+def _train(section: "jobs.TrainedTeacher", data: Path, name: str) -> Made:
+    chosen, captions, seed, where = section["train"], section["captions"], section["seed"], f"{_where(name)}.train"
     config = _config(chosen, chosen["embed_dim"], "", {}, preprocessing(chosen["image_size"]), where)
     machine.deterministic(seed, "teacher", "weights")
     model = teachers.build_clip(config)
@@ -132,18 +134,21 @@ def _train(chosen: "sections.TeacherTrain", captions: Sequence[str], seed: int, 
         _shards(data, chosen["splits"]),
         _shards(data, ["val"]),
         _options(chosen, captions, seed, ema=chosen["ema"]),
+        section["allow_weak"],
     )
     trainer.check_split(objective.size, f"{where}.batch_size")
-    taxa = len(set(objective.pairs.taxon_ids))
-    print(f"training on {len(objective.pairs.keys)} photographs of {taxa} taxa, {chosen['image_tower']}")
+    photographs, taxa = len(objective.pairs.keys), len(set(objective.pairs.taxon_ids))
+    print(f"training on {photographs} photographs of {taxa} taxa, {chosen['image_tower']}")
+    if distributed.first() and (few := guessing.few_photographs(photographs, taxa)):
+        print(f"warning: {few}", flush=True)
     with memory_format.channels_last(model.visual):
         history = _fit(objective, data, name)
     contrastive.settle(model)
     return Made(model, config, history, f"CLIP {chosen['image_tower']}")
 
 
-def _lit(chosen: "sections.TeacherLit", captions: Sequence[str], seed: int, data: Path, name: str) -> Made:
-    where = f"{_where(name)}.lit"
+def _lit(section: "jobs.LitTeacher", data: Path, name: str) -> Made:
+    chosen, captions, seed, where = section["lit"], section["captions"], section["seed"], f"{_where(name)}.lit"
     machine.deterministic(seed, "teacher", "weights")
     tower = locked_tower.tower(chosen, data / "weights", where)
     config = _config(chosen, tower.width, "none", chosen["image_tower_options"], tower.preprocess, where)
@@ -157,6 +162,7 @@ def _lit(chosen: "sections.TeacherLit", captions: Sequence[str], seed: int, data
         _shards(data, ["train"]),
         _shards(data, ["val"]),
         _options(chosen, captions, seed),
+        section["allow_weak"],
     )
     trainer.check_split(objective.size, f"{where}.batch_size")
     print(f"tuning a text tower to {chosen['image_tower']} on {len(objective.pairs.keys)} photographs")

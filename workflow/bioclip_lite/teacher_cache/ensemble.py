@@ -5,9 +5,9 @@ from typing import Any
 
 FIRST = "model"  # the teacher that the section itself describes, in whose space students answer
 _READ_BY_KIND = {
-    "train": ("kind", "captions", "seed", "train"),
-    "lit": ("kind", "captions", "seed", "lit"),
-    "pretrained": ("kind", "allow_research_only", "pretrained"),
+    "train": ("kind", "captions", "allow_weak", "seed", "train"),
+    "lit": ("kind", "captions", "allow_weak", "seed", "lit"),
+    "pretrained": ("kind", "allow_research_only", "allow_weak", "pretrained"),
 }
 
 

@@ -6,6 +6,7 @@ a batch, whichever process embedded them.
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import open_clip
 import torch
 from torch.nn import functional as F
 
+from bioclip_lite.metrics import guessing
 from bioclip_lite.models import teachers
 from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.shards import ShardSet
@@ -56,13 +58,17 @@ class ClipTraining(trainer.Objective):
         shards: Sequence[str],
         val_shards: Sequence[str],
         options: Options,
+        allow_weak: bool,
     ) -> None:
         """Move ``model`` to ``machine.device()``; train on the photographs of ``shards``, see ``shard_names``.
+
+        Args:
+            allow_weak: whether to go on where the teacher hardly knows the photographs of ``val_shards``.
 
         Raises:
             UserError: there are captions of other photographs.
         """
-        self.options, self.data, self.preprocess = options, data, preprocess
+        self.options, self.data, self.preprocess, self.allow_weak = options, data, preprocess, allow_weak
         self.model = model.to(machine.device())
         self.shards, self.val_shards = shards, val_shards
         self.images, self.val_images = (
@@ -102,6 +108,10 @@ class ClipTraining(trainer.Objective):
     def measure(self) -> dict[str, float]:
         return zero_shot(self.model, self.val_pairs, [embed(self.model, self.val_images, self.preprocess)])
 
+    def judge(self, history: trainer.History) -> None:
+        if not self.allow_weak:
+            refuse_weak(history, self.options.epochs, self.val_pairs.taxon_ids)
+
     def files(self) -> list[Path]:
         names = [*self.shards, *self.val_shards]
         photographs = [self.data / "shard" / f"{name}.tar" for name in names]
@@ -123,17 +133,19 @@ class LockedImageTuning(trainer.Objective):
         shards: Sequence[str],
         val_shards: Sequence[str],
         options: Options,
+        allow_weak: bool,
     ) -> None:
         """Move ``model`` to ``machine.device()``, in eval mode, and lock its image tower.
 
         Args:
             model: with the image tower of this identity.
             features: the folder of that tower's features; read instead of the photographs of ``shards``.
+            allow_weak: whether to go on where the teacher hardly knows the photographs of ``val_shards``.
 
         Raises:
             UserError: features are missing or of another tower, or there are captions of other photographs.
         """
-        self.options, self.data, self.folder = options, data, features
+        self.options, self.data, self.folder, self.allow_weak = options, data, features, allow_weak
         self.model = model.to(machine.device()).eval()
         self.model.visual.requires_grad_(False)
         self.shards, self.val_shards = shards, val_shards
@@ -166,6 +178,10 @@ class LockedImageTuning(trainer.Objective):
 
     def measure(self) -> dict[str, float]:
         return zero_shot(self.model, self.val_pairs, self.val_features.parts)
+
+    def judge(self, history: trainer.History) -> None:
+        if not self.allow_weak:
+            refuse_weak(history, self.options.epochs, self.val_pairs.taxon_ids)
 
     def files(self) -> list[Path]:
         names = [*self.shards, *self.val_shards]
@@ -292,3 +308,14 @@ def zero_shot(model: teachers.Clip, pairs: Pairs, features: Sequence[np.ndarray]
     text = F.normalize(encode_text(model, list(prompts.values())), dim=-1).cpu().numpy()
     best = np.concatenate([(part @ text.T).argmax(1) for part in features])
     return {"logit_scale": logit_scale(model).item(), "val_top1": float((best == truth).mean())}
+
+
+def refuse_weak(history: trainer.History, epochs: int, taxon_ids: Sequence[str]) -> None:
+    """Raise UserError if a teacher still hardly knows split val after half of its epochs (``guessing.is_weak``).
+
+    Before that, a good one may answer like a bad one. ``taxon_ids``: of the photographs of split val.
+    """
+    if 2 * len(history) >= epochs:
+        right = round(history[-1]["val_top1"] * len(taxon_ids))
+        commonest = max(Counter(taxon_ids).values()) / len(taxon_ids)
+        guessing.refuse_weak(f"after epoch {len(history)} of {epochs} this teacher", right, len(taxon_ids), commonest)

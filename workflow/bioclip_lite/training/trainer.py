@@ -65,6 +65,10 @@ class Objective(Protocol):
         """Figures on the validation split; called after each epoch with the model in eval mode."""
         ...
 
+    def judge(self, history: History) -> None:
+        """Raise UserError where it would be a waste to go on; called after each epoch, with a row for each so far."""
+        return
+
     def files(self) -> list[Path]:
         """All that the training reads."""
         ...
@@ -88,7 +92,7 @@ def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path 
         One row per epoch: epoch (1 ...), loss (mean), learning_rate (of the last step) and the measured figures.
 
     Raises:
-        UserError: the loss is no longer a finite number.
+        UserError: the loss is no longer a finite number, or the objective finds it a waste to go on.
         checkpoint.Stopped: training was asked to stop, and ``checkpoint_file`` is written.
     """
     name, options, steps = objective.name, objective.options, objective.steps
@@ -127,6 +131,11 @@ def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path 
                 _log(f"{name}: epoch {at.epoch} of {options.epochs}: {figures} ({seconds:.1f} s)")
                 for figure, value in row.items():
                     board.add_scalar(figure, value, at.epoch)
+                try:
+                    objective.judge(at.history)
+                except UserError:
+                    saver.after_step(at, end_of_epoch=True, stop=True)  # told to go on, training continues from here
+                    raise
     average.exchange()
     return at.history
 

@@ -12,6 +12,7 @@ SCRIPT = "bioclip-lite"
 # By purpose, in the order of the help. Each command is a module in ``commands`` with ``parser`` and ``main``.
 GROUPS = {
     "make a model": {
+        "init": "look at your photographs and this machine, and write a params.yaml for them",
         "preset": "put the parameters, photographs and weights of a real data set in place",
         "captioner": "train or fine-tune a CoCa that describes photographs",
         "plan": "estimate shards, jobs, bytes and hours for a larger collection",

@@ -111,6 +111,7 @@ class Teacher(TypedDict):
     kind: Literal["train", "lit", "pretrained"]
     captions: list[str]
     allow_research_only: bool
+    allow_weak: bool
     ensemble: list[dict[str, Any]]
     seed: int
     train: TeacherTrain
