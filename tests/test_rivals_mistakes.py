@@ -283,7 +283,7 @@ def test_9_the_web_model_is_what_node_says_of_the_jpegs(data: Path, monkeypatch:
 
 def test_10_an_architecture_without_weights_is_no_teacher(tmp_path: Path) -> None:
     params = {**lessons.TEACHER, "kind": "pretrained", "allow_research_only": False}
-    params["pretrained"] = {"model": "ViT-B-32", "weights": None, "revision": None}
+    params["pretrained"] = {"model": "ViT-B-32", "weights": None, "revision": None, "preprocess": None}
     with pytest.raises(UserError, match="only an architecture"):
         teacher.run(params, tmp_path)
     assert not (tmp_path / "teacher").exists()
@@ -337,7 +337,7 @@ def test_12_research_only_weights_are_refused_unless_asked_for(tmp_path: Path, m
     published = hub.Published("apple/MobileCLIP2-S0", {"model_cfg": {}}, tmp_path, "apple-amlr", "a" * 40)
     monkeypatch.setattr(hub, "find", lambda *_: published)
     params = {**lessons.TEACHER, "kind": "pretrained", "allow_research_only": False}
-    params["pretrained"] = {"model": "MobileCLIP2-S0", "weights": "dfndr2b", "revision": None}
+    params["pretrained"] = {"model": "MobileCLIP2-S0", "weights": "dfndr2b", "revision": None, "preprocess": None}
     params["ensemble"] = [{"name": "second", "seed": 1}]
     for job in (None, "model", "second"):
         with pytest.raises(UserError, match=r"apple-amlr, allows research only, .* inherits"):

@@ -87,7 +87,7 @@ def test_weights_for_research_only_are_refused_unless_asked_for(
     publish(tmp_path / "weights" / "mine", "open_clip_model.safetensors")
     (tmp_path / "weights" / "mine" / "README.md").write_text(f"---\n{head}\n---\n")
     chosen = {"model": "local-dir:mine", "weights": None, "revision": None, "preprocess": None}
-    params: Any = {"kind": "pretrained", "pretrained": chosen, "allow_research_only": False}
+    params: Any = {"kind": "pretrained", "pretrained": chosen, "allow_research_only": False, "allow_weak": False}
     if refused:
         with pytest.raises(UserError, match=r"allows research only, .* set teacher\.allow_research_only"):
             teacher.run(params, tmp_path)
@@ -237,13 +237,15 @@ def test_a_configuration_with_an_unknown_entry_is_told(tmp_path: Path) -> None:
 def test_a_siglip_is_a_teacher_with_its_own_tokenizer(tmp_path: Path) -> None:
     unigram(siglip(tmp_path / "weights" / "siglip"))
     chosen = {"model": "local-dir:siglip", "weights": None, "revision": None, "preprocess": None}
-    teacher.run({"kind": "pretrained", "pretrained": chosen, "allow_research_only": False}, tmp_path)
+    teacher.run(
+        {"kind": "pretrained", "pretrained": chosen, "allow_research_only": False, "allow_weak": False}, tmp_path
+    )
     loaded = teachers.load_teacher(tmp_path / "teacher" / "model")
     embedded = teachers.embed_texts(loaded, ["a photo of Bellis perennis.", "A photo of bellis perennis"])
     assert (embedded[0] == embedded[1]).all()  # its tokenizer takes neither capitals nor full stops
     assert loaded.preprocess["resize"] == "squash"
     (tmp_path / "weights" / "siglip" / "tokenizer.json").unlink()
-    assert teachers.load_teacher(tmp_path / "teacher" / "model").tokenizer(["x"]).shape == (1, 16)
+    assert teachers.load_teacher(tmp_path / "teacher" / "model").tokenizer(["x"]).shape == (1, 40)
 
 
 def test_a_missing_tokenizer_is_one_line_with_the_command_that_fetches_it(cache: Path, tmp_path: Path) -> None:

@@ -37,7 +37,13 @@ def params(kind: str, **changes: Any) -> Any:
 
 
 SPEC = preprocessing(32)
-FILES = {"open_clip_config.json", "open_clip_model.safetensors", "preprocess.json", "teacher.json"}
+FILES = {
+    "open_clip_config.json",
+    "open_clip_model.safetensors",
+    "preprocess.json",
+    "teacher.json",
+    "text_tokenizer.json",
+}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -295,12 +301,12 @@ def test_an_ensemble_is_a_folder_each_and_each_alone_gives_the_same(own: Path) -
 
 def test_each_teacher_of_an_ensemble_has_a_licence(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = teachers.build_clip(teacher._config(params("train")["train"], 8, "", {}, SPEC))
-    published = hub.Published("small", {"model_cfg": {}}, tmp_path / "w", "apple-amlr", "a" * 40)
+    published = hub.Published("small", {"model_cfg": {"text_cfg": {}}}, tmp_path / "w", "apple-amlr", "a" * 40)
     monkeypatch.setattr(hub, "find", lambda *_: published)
     monkeypatch.setattr(hub, "load", lambda *_: model)
     monkeypatch.setattr(teachers, "open_clip_preprocess", lambda *_: SPEC)
     chosen = {**params("train"), "allow_research_only": False}
-    chosen["pretrained"] = {"model": "small", "weights": None, "revision": None}
+    chosen["pretrained"] = {"model": "small", "weights": None, "revision": None, "preprocess": None}
     chosen["ensemble"] = [{"name": "second", "kind": "pretrained"}]
     with pytest.raises(UserError, match=r"^teacher\.ensemble\.second\.pretrained\.model: .*small, apple-amlr"):
         teacher.run(part(chosen, "second"), own, "second")
@@ -413,7 +419,7 @@ def test_a_teacher_that_gives_no_embeddings_is_refused_before_it_is_saved(
     monkeypatch.setattr(hub, "find", lambda *_: published)
     monkeypatch.setattr(hub, "load", lambda *_: made.model)
     says = {"nan": "1 of .* weights in visual.* are NaN", "zero": "zero", "constant": "same embedding"}[kind]
-    chosen = params("pretrained", revision=None) | {"allow_research_only": False}
+    chosen = params("pretrained", revision=None, preprocess=None) | {"allow_research_only": False}
     with pytest.raises(UserError, match=says) as refused:
         teacher.run(chosen, own)
     assert "some model" in str(refused.value)

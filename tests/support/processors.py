@@ -106,7 +106,7 @@ def tuned(data: Path) -> Tensors:
 
 def published(data: Path) -> Tensors:
     test_hub.publish(data / "weights" / "published", "open_clip_model.safetensors")
-    chosen = {"model": "local-dir:published", "weights": None, "revision": None}
+    chosen = {"model": "local-dir:published", "weights": None, "revision": None, "preprocess": None}
     teacher.run(section_of("pretrained", **chosen), data, "model")
     return answers(data)
 

@@ -1,6 +1,7 @@
 """A CLIP of a few thousand weights, and the folder in which hubs publish it."""
 
 import json
+import string
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def unigram(folder: Path) -> Path:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="<unk>")
-    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.train_from_iterator([*TEXTS, *string.ascii_lowercase], trainer)
     end = ("</s>", tokenizer.token_to_id("</s>"))
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[end])
     return written(
@@ -64,7 +65,13 @@ def written(folder: Path, tokenizer: Tokenizer, settings: dict[str, Any]) -> Pat
 def siglip(folder: Path) -> Path:
     """A sigmoid-trained model with its own tokenizer, in the form in which hubs publish SigLIP."""
     text = {**CONFIG["model_cfg"]["text_cfg"], "hf_tokenizer_name": "timm/small-SigLIP", "no_causal_mask": True}
-    text |= {"pool_type": "last", "proj_bias": True, "tokenizer_kwargs": {"clean": "canonicalize"}, "vocab_size": 200}
+    text |= {
+        "context_length": 40,
+        "pool_type": "last",
+        "proj_bias": True,
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+        "vocab_size": 200,
+    }
     model_cfg = {**CONFIG["model_cfg"], "text_cfg": text, "custom_text": True, "init_logit_bias": -10}
     config = {"model_cfg": model_cfg, "preprocess_cfg": {**CONFIG["preprocess_cfg"], "resize_mode": "squash"}}
     publish(folder, "open_clip_model.safetensors", config)
