@@ -209,7 +209,11 @@ def test_weights_of_a_named_architecture_may_lie_in_the_folder(trained: tuple, m
     weights = trained[0] / "weights"
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: {**TINY} if name == "coca_tiny" else None)
     (weights / "mine.safetensors").write_bytes((weights / "tiny" / "open_clip_model.safetensors").read_bytes())
-    found = coca.find({**NUCLEUS, "model": "coca_tiny", "weights": "mine.safetensors"}, weights)
+    named = {**NUCLEUS, "model": "coca_tiny", "weights": "mine.safetensors"}
+    with pytest.raises(UserError, match=r"state it in caption\.captioners, tiny\.preprocess"):
+        coca.find(named, weights)
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    found = coca.find({**named, "preprocess": preprocess}, weights)
     images = ShardSet(trained[0], "val")
     assert next(coca.describe(found, images, NUCLEUS, 0))[0].startswith("a photo of")
 

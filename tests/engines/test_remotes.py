@@ -140,7 +140,7 @@ def test_one_stage_is_pulled_alone(other: Path, thin_built: Path) -> None:
     assert (other / "data/provenance/prune.json").exists()
     sh(f"{PULL} data/convert", other)
     convert = {name for name in files(thin_built) if name.startswith("data/convert/")}
-    assert files(other) - before == prune | convert and len(convert) == 3
+    assert files(other) - before == prune | convert and len(convert) == 4
 
 
 def test_a_damaged_object_is_named_and_not_taken_over(

@@ -43,7 +43,7 @@ class Captioner:
 def find(chosen: dict[str, Any], weights: Path) -> Captioner:
     """The CoCa that an entry of caption.captioners names, on the device; ``weights`` is data/weights."""
     where = f"caption.captioners, {chosen['name']}"
-    published = hub.find(chosen["model"], chosen["weights"], weights, what=where)
+    published = hub.find(chosen["model"], chosen["weights"], weights, what=where, preprocess=chosen.get("preprocess"))
     config = copy.deepcopy(published.config)
     if "multimodal_cfg" not in config["model_cfg"]:
         raise UserError(f"{where}: {published.name} is no CoCa, it has no decoder; see open_clip.list_models()")

@@ -54,10 +54,18 @@ class Shard(TypedDict):
     max_side: int | None
 
 
+class CaptionCaptionersPreprocess(TypedDict):
+    mean: list[float]
+    std: list[float]
+    interpolation: Literal["bicubic", "bilinear"]
+    resize_mode: Literal["shortest", "squash"]
+
+
 class CaptionCaptioners(TypedDict):
     name: str
     model: str
     weights: str | None
+    preprocess: CaptionCaptionersPreprocess | None
     captions: int
     method: Literal["nucleus", "beam"]
     top_p: float
