@@ -38,7 +38,8 @@ export interface NativeBioClip extends BioClip {
 export async function loadBioClip(adapter: NativeAdapter, options: LoadOptions = {}): Promise<NativeBioClip> {
   const {backend, ...rest} = options;
   await tf.ready();
-  if (backend && !(await tf.setBackend(backend))) throw new BioClipError(`the backend ${backend} does not start here`);
+  if (backend && !(await tf.setBackend(backend)))
+    throw new BioClipError('backend', `the backend ${backend} does not start here`);
   const clip = await openBioClip((name) => adapter.readFile(name), rest);
   const open = async (jpeg: Uint8Array) => upright(await decode(adapter, jpeg), exifOrientation(jpeg));
   return {
@@ -54,10 +55,10 @@ export function useBioClip(adapter: NativeAdapter | null, options?: UseBioClipOp
 }
 
 async function decode(adapter: NativeAdapter, jpeg: Uint8Array): Promise<Pixels> {
-  if (jpeg[0] !== 0xff || jpeg[1] !== 0xd8) throw new BioClipError('the photograph is no JPEG file');
+  if (jpeg[0] !== 0xff || jpeg[1] !== 0xd8) throw new BioClipError('image', 'the photograph is no JPEG file');
   try {
     return await adapter.decodeJpeg(jpeg);
   } catch (error) {
-    throw new BioClipError(`the photograph cannot be decoded: ${(error as Error).message}`, null, error);
+    throw new BioClipError('image', `the photograph cannot be decoded: ${(error as Error).message}`, null, error);
   }
 }
