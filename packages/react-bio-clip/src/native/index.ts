@@ -12,8 +12,11 @@ import {BioClipError} from '../core/errors.js';
 import type {Answer, BioClip, CallOptions, ClassifyOptions, LoadOptions, Pixels} from '../core/types.js';
 import {useBioClipFrom} from '../react/useBioClipFrom.js';
 import type {UseBioClip, UseBioClipOptions} from '../react/useBioClipFrom.js';
+import {completeEngine} from './engine.js';
 import {exifOrientation, upright} from './orientation.js';
 
+export {BioClipError} from '../core/errors.js';
+export type {BioClipErrorCode} from '../core/errors.js';
 export type * from '../core/types.js';
 
 /** Functions of a device that this package calls. */
@@ -37,6 +40,7 @@ export interface NativeBioClip extends BioClip {
  */
 export async function loadBioClip(adapter: NativeAdapter, options: LoadOptions = {}): Promise<NativeBioClip> {
   const {backend, ...rest} = options;
+  completeEngine();
   await tf.ready();
   if (backend && !(await tf.setBackend(backend)))
     throw new BioClipError('backend', `the backend ${backend} does not start here`);
