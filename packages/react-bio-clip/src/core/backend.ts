@@ -63,15 +63,39 @@ async function prepareWasm(wasmPaths: LoadOptions['wasmPaths'], threads: number)
 
 /**
  * Start WebAssembly. Its threads get a function of the backend as text; if a bundler has renamed what that function
- * refers to, they fail, and the backend waits for them for ever.
+ * refers to, they fail, and the backend itself waits for them for ever.
  */
 async function startWasm(threads: number): Promise<string | null> {
   const isThreaded = tf.getBackend() !== 'wasm' && tf.env().getBool(THREADED);
-  const problem = await problemOf('wasm', isThreaded ? THREADS_LIMIT : START_LIMIT);
-  if (problem === null || !isThreaded) return problem;
+  if (!isThreaded) return problemOf('wasm', START_LIMIT);
+  const {failure, release} = failureOfThreads();
+  const problem = await Promise.race([problemOf('wasm', THREADS_LIMIT), failure]);
+  if (problem === null) {
+    release();
+    return null;
+  }
   console.warn(`react-bio-clip: ${threads} threads do not start here (${problem}); one is used`);
   tf.env().set(THREADED, false);
   return problemOf('wasm', START_LIMIT);
+}
+
+/**
+ * Wait for the failure of a thread, whose script is a blob: the browser tells of it, and the backend throws that event
+ * again. Neither goes further, or the page would take it for a failure of the worker in which the backend runs.
+ */
+function failureOfThreads(): {failure: Promise<string>; release: () => void} {
+  let release = () => {};
+  const failure = new Promise<string>((resolve) => {
+    const listener = (event: ErrorEvent) => {
+      const isTold = !event.error && event.filename.startsWith('blob:'); // an error of this script itself has `error`
+      if (!isTold && !(event.error instanceof ErrorEvent)) return;
+      event.preventDefault();
+      resolve(event.message);
+    };
+    globalThis.addEventListener('error', listener);
+    release = () => globalThis.removeEventListener('error', listener);
+  });
+  return {failure, release};
 }
 
 /** Why a backend does not start within `limit` milliseconds, or null if it does. */
