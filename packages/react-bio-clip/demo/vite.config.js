@@ -44,7 +44,10 @@ export default defineConfig(({mode}) => {
       assetsInlineLimit: single ? Number.MAX_SAFE_INTEGER : 0,
       cssCodeSplit: false,
       chunkSizeWarningLimit: 2000, // TensorFlow.js
-      rolldownOptions: {checks: {pluginTimings: false}, output: single ? {codeSplitting: false} : {}},
+      rolldownOptions: {
+        checks: {pluginTimings: false, moduleLevelDirective: false},
+        output: single ? {codeSplitting: false} : {},
+      },
     },
     preview: {headers: {'cache-control': 'no-cache'}},
   };

@@ -15,6 +15,7 @@ export const OPTIONS: LoadOptions = {
   wasmPaths: {
     [`${WASM}.wasm`]: absolute(plain),
     [`${WASM}-simd.wasm`]: absolute(simd),
+    [`${WASM}-threaded-simd.wasm`]: absolute(simd), // never loaded: the page uses one thread, but an entry must be there
   },
 };
 
