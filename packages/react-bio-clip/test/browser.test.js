@@ -381,7 +381,10 @@ test('threads that are asked for run where they start; elsewhere one runs, and t
 }, async () => {
   const one = await open(ALL);
   await ready(one);
-  const {probability} = await red(one);
+  const heard = [];
+  one.on('console', (message) => heard.push(message.text()));
+  const {probability} = await red(one, {threads: 2});
+  assert.match(heard.join('\n'), /2 threads do not start here \(the page is not cross-origin isolated\); one is used/);
   for (const by of [bundled, minified]) {
     const page = await open(ALL, {by, at: isolated, more: {'/worker.js': await by(WORKER)}});
     const said = [];

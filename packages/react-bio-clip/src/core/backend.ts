@@ -57,9 +57,14 @@ async function prepareWasm(wasmPaths: LoadOptions['wasmPaths'], threads: number)
     wasm.setWasmPaths(typeof wasmPaths === 'string' ? wasmFiles((name) => addressOf(wasmPaths, name)) : wasmPaths);
   }
   wasm.setThreadsCount(threads);
+  const isIsolated = globalThis.crossOriginIsolated === true;
+  if (threads > 1 && !isIsolated) warn(threads, 'the page is not cross-origin isolated');
   // By itself the backend takes threads wherever a page may have them.
-  tf.env().set(THREADED, threads > 1 && globalThis.crossOriginIsolated === true);
+  tf.env().set(THREADED, threads > 1 && isIsolated);
 }
+
+const warn = (threads: number, reason: string) =>
+  console.warn(`react-bio-clip: ${threads} threads do not start here (${reason}); one is used`);
 
 /**
  * Start WebAssembly. Its threads get a function of the backend as text; if a bundler has renamed what that function
@@ -74,7 +79,7 @@ async function startWasm(threads: number): Promise<string | null> {
     release();
     return null;
   }
-  console.warn(`react-bio-clip: ${threads} threads do not start here (${problem}); one is used`);
+  warn(threads, problem);
   tf.env().set(THREADED, false);
   return problemOf('wasm', START_LIMIT);
 }
