@@ -26,12 +26,12 @@ const job = JSON.parse(readFileSync(process.argv[2]));
 const ORT = path.join(job.ort, 'node_modules', 'onnxruntime-web', 'dist');
 
 const TENSORFLOW = `
-  import {getThreadsCount, setThreadsCount} from '@tensorflow/tfjs-backend-wasm';
+  import {getThreadsCount} from '@tensorflow/tfjs-backend-wasm';
   import {startBackend} from './dist/core/backend.js';
   import {downloadBundle, openDownload} from './dist/core/bundle.js';
   import {predict} from './dist/core/clip.js';
   import {originOf} from './dist/core/origin.js';
-  globalThis.runtime = {getThreadsCount, setThreadsCount, startBackend, downloadBundle, openDownload, predict, originOf};
+  globalThis.runtime = {getThreadsCount, startBackend, downloadBundle, openDownload, predict, originOf};
 `;
 const SCRIPTS = {
   wasm: TENSORFLOW,

@@ -15,9 +15,8 @@ function image() {
 }
 
 async function tensorflow() {
-  const {startBackend, predict, downloadBundle, openDownload, originOf, setThreadsCount} = globalThis.runtime;
-  setThreadsCount(threads);
-  const backend = startBackend({backend: parameters.get('backend'), wasmPaths: '/wasm/'});
+  const {startBackend, predict, downloadBundle, openDownload, originOf} = globalThis.runtime;
+  const backend = startBackend({backend: parameters.get('backend'), wasmPaths: '/wasm/', threads});
   const [download] = await Promise.all([downloadBundle(await originOf('/bundle/'), {}), backend]); // as loadBioClip does
   const bundle = await openDownload(download);
   const input = image();

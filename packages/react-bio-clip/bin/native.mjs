@@ -21,8 +21,10 @@ if (!bundle || !folder || process.argv.length > 4) {
 const HEAD = '// Written by bioclip-native';
 
 try {
+  const {checkFileName} = await import('../dist/core/names.js');
   const description = await readFile(path.join(bundle, 'bundle.json'), 'utf8');
   const names = Object.keys(JSON.parse(description).files).sort();
+  for (const name of names) checkFileName(name, 'bundle.json');
   const asset = (name) => (name.endsWith('.bin') ? name : `${name}.bin`);
   const there = [...names.map(asset), 'bundle.json', 'index.js'].find((name) => existsSync(path.join(folder, name)));
   const index = there && (await readFile(path.join(folder, 'index.js'), 'utf8').catch(() => ''));

@@ -9,8 +9,7 @@ const CACHE = PREFIX + PAGE.version;
 const START = new URL('./', self.location);
 
 self.addEventListener('install', (event) => {
-  const files = self.crossOriginIsolated ? [...PAGE.files, ...PAGE.threads] : PAGE.files;
-  const requests = files.map((file) => new Request(file, {cache: 'reload'}));
+  const requests = PAGE.files.map((file) => new Request(file, {cache: 'reload'}));
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(requests)));
 });
 

@@ -19,8 +19,7 @@ function serviceWorker() {
       const hash = createHash('sha256');
       for (const name of Object.keys(bundle).sort()) hash.update(name).update(bundle[name].code ?? bundle[name].source);
       for (const name of readdirSync(here('public')).sort()) hash.update(readFileSync(here(`public/${name}`)));
-      const threads = Object.keys(bundle).filter((name) => name.includes('wasm-threaded'));
-      const told = {version: hash.digest('hex').slice(0, 12), files, threads};
+      const told = {version: hash.digest('hex').slice(0, 12), files};
       const source = `const PAGE = ${JSON.stringify(told, null, 1)};\n\n${readFileSync(here('sw.js'), 'utf8')}`;
       this.emitFile({type: 'asset', fileName: 'sw.js', source});
     },
@@ -45,7 +44,10 @@ export default defineConfig(({mode}) => {
       assetsInlineLimit: single ? Number.MAX_SAFE_INTEGER : 0,
       cssCodeSplit: false,
       chunkSizeWarningLimit: 2000, // TensorFlow.js
-      rolldownOptions: {checks: {pluginTimings: false}, output: single ? {codeSplitting: false} : {}},
+      rolldownOptions: {
+        checks: {pluginTimings: false, moduleLevelDirective: false},
+        output: single ? {codeSplitting: false} : {},
+      },
     },
     preview: {headers: {'cache-control': 'no-cache'}},
   };

@@ -17,7 +17,7 @@ import {fileURLToPath, pathToFileURL} from 'node:url';
 import {chromium} from 'playwright-core';
 import sharp from 'sharp';
 
-import {findChromium} from '../bin/chromium.mjs';
+import {findChromium, serve} from '../bin/chromium.mjs';
 import {decode, loadFolder} from '../dist/core/node.js';
 
 const {BUNDLE, PHOTOS, SCREENSHOTS} = process.env;
@@ -339,6 +339,38 @@ test('it can be installed', async (t) => {
   const {installabilityErrors} = await session.send('Page.getInstallabilityErrors');
   const reasons = installabilityErrors.map(({errorId}) => errorId).filter((id) => id !== 'in-incognito'); // as tests are
   assert.deepEqual([errors, reasons], [[], []]);
+});
+
+test('a page that its server isolates answers too', async (t) => {
+  const site = path.join(folder, 'demo', 'site');
+  const content = async (name) => readFile(path.join(site, name === '/' ? 'index.html' : name));
+  const isolated = await serve(content, {isolated: true});
+  t.after(() => isolated.close());
+  const {page, complaints} = await visit(t, {}, isolated.url);
+  assert.equal(await page.evaluate(() => crossOriginIsolated), true);
+  await open(page, photos[0]);
+  await assertAnswer(await answerOn(page), photos[0]);
+  assert.deepEqual(complaints, []);
+});
+
+test('a server that takes questions and answers none holds up no visitor who has been here', async (t) => {
+  const {page, context} = await visit(t);
+  await context.addInitScript(() => {
+    navigator.storage.persist = async () => {
+      document.documentElement.dataset.persist = 'asked';
+      return true;
+    };
+  });
+  await page.reload();
+  await page.getByText('works offline from now on').waitFor();
+  await page.locator('html[data-persist=asked]').waitFor({state: 'attached'}); // the browser shall keep the model
+  await context.route('**/bundle.json', () => {});
+  await page.reload();
+  const began = Date.now();
+  await page.getByText('About this model').waitFor();
+  assert.ok(Date.now() - began < 5_000, `${Date.now() - began} ms`);
+  await open(page, photos[0]);
+  await assertAnswer(await answerOn(page), photos[0]);
 });
 
 test('after the first visit the server may be gone', async (t) => {

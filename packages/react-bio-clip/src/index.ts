@@ -6,6 +6,7 @@ import {openTextEncoder} from './core/text.js';
 import type {BioClip, BioClipText, LoadOptions, Source, TextLoadOptions, TextSource} from './core/types.js';
 
 export {BioClipError} from './core/errors.js';
+export type {BioClipErrorCode} from './core/errors.js';
 export {fetchReader} from './core/origin.js';
 export {preprocessImage, resizeAndCrop} from './core/preprocess.js';
 export {compareTexts} from './core/text.js';

@@ -1,7 +1,8 @@
 /** The package in a real browser: what Node lacks (elements, canvases, the Cache API, workers). */
 
 import assert from 'node:assert/strict';
-import {readFile} from 'node:fs/promises';
+import {createHash} from 'node:crypto';
+import {mkdtemp, readFile, rm, writeFile} from 'node:fs/promises';
 import {createRequire} from 'node:module';
 import path from 'node:path';
 import {after, before, test} from 'node:test';
@@ -9,6 +10,7 @@ import {fileURLToPath} from 'node:url';
 
 import {build} from 'esbuild';
 import sharp from 'sharp';
+import {build as viteBuild} from 'vite';
 
 import {findChromium, launchChromium, serve} from '../bin/chromium.mjs';
 import {makeBundle, makeText, plain} from './fixture.js';
@@ -27,15 +29,18 @@ const GREEN = await sharp(plain([20, 230, 30], 60, 40).data, {raw: {width: 60, h
 
 let browser;
 let server;
+let isolated; // the same, with the headers that give a page threads
 let site; // what the server has, by path
 before(async () => {
   if (SKIP) return;
   browser = await launchChromium();
-  server = await serve(async (name) => site[name] ?? null);
+  const content = async (name) => site[name] ?? null;
+  [server, isolated] = [await serve(content), await serve(content, {isolated: true})];
 });
 after(async () => {
   await browser?.close();
   server?.close();
+  isolated?.close();
 });
 
 /** A module that imports the package by its name, for a page. */
@@ -45,6 +50,25 @@ async function bundled(contents) {
   return outputFiles[0].contents;
 }
 
+/** The same, minified by Vite, which renames what esbuild does not. */
+async function minified(contents) {
+  const folder = await mkdtemp(path.join(PACKAGE, 'test', '.vite-')); // inside, where imports are found
+  try {
+    const input = path.join(folder, 'page.mjs');
+    await writeFile(input, contents);
+    const rolldownOptions = {input, output: {codeSplitting: false}};
+    const {output} = await viteBuild({
+      root: folder,
+      configFile: false,
+      logLevel: 'error',
+      build: {write: false, rolldownOptions},
+    });
+    return output[0].code;
+  } finally {
+    await rm(folder, {recursive: true});
+  }
+}
+
 async function files({bundle, text, files}, folder) {
   const listed = Object.entries(files).map(([name, bytes]) => [folder + name, Buffer.from(bytes)]);
   const manifest = text ? 'text.json' : 'bundle.json';
@@ -52,10 +76,10 @@ async function files({bundle, text, files}, folder) {
 }
 
 /** A page with the package as `bioclip` and the given script; errors of the page fail the test. */
-async function open(script, {html = '', bundle = makeBundle(), more = {}} = {}) {
+async function open(script, {html = '', bundle = makeBundle(), more = {}, at = server, by = bundled} = {}) {
   site = {
     '/': `<!doctype html>${html}<script type="module" src="/page.js"></script>`,
-    '/page.js': await bundled(script),
+    '/page.js': await by(script),
     '/green.jpg': GREEN,
     ...(await files(bundle, '/models/oaks/')),
     ...more,
@@ -68,7 +92,7 @@ async function open(script, {html = '', bundle = makeBundle(), more = {}} = {}) 
   const page = await context.newPage();
   page.errors = [];
   page.on('pageerror', (error) => page.errors.push(error.message));
-  await page.goto(server.url);
+  await page.goto(at.url);
   return page;
 }
 
@@ -196,13 +220,13 @@ test('a bundle that was loaded once loads without a connection; a new version re
   assert.deepEqual(await answer(), first);
   await page.context().setOffline(false);
 
-  // a new version whose files are not all there yet: refused, and the old one stays usable
+  // a new version whose files are not all there yet: the old one answers
   const newer = makeBundle({temperature: 9});
   const weights = Object.keys(newer.files).find((name) => name.startsWith('weights'));
   const renamed = weights.replace('weights', 'weights-new');
   newer.bundle.files[renamed] = newer.bundle.files[weights];
   site['/models/oaks/bundle.json'] = JSON.stringify(newer.bundle);
-  await assert.rejects(answer(), /weights-new-.*: HTTP status 404/);
+  assert.deepEqual(await answer(), first);
   await page.context().setOffline(true);
   assert.deepEqual(await answer(), first);
   await page.context().setOffline(false);
@@ -320,4 +344,145 @@ test('errors name what is missing', {skip: SKIP}, async () => {
   });
   assert.match(found[0], /no backend webgl here: import '@tensorflow\/tfjs-backend-webgl'/);
   assert.match(found[1], /backend wasm does not start/);
+});
+
+const red = (page, options = {}) =>
+  page.evaluate(async (options) => {
+    const began = performance.now();
+    const clip = await load(options);
+    const milliseconds = performance.now() - began;
+    const {taxa} = await clip.classify({data: new Uint8Array([255, 0, 0]), width: 1, height: 1});
+    clip.dispose();
+    return {milliseconds, probability: taxa[0].probability};
+  }, options);
+
+for (const [kind, by] of [
+  ['esbuild', bundled],
+  ['Vite, minified', minified],
+]) {
+  for (const where of ['plain', 'isolated']) {
+    test(`a page by ${kind} loads a model where it is ${where}, with one thread`, {skip: SKIP}, async () => {
+      const page = await open(ALL, {by, at: where === 'isolated' ? isolated : server});
+      const asked = [];
+      page.on('request', (request) => asked.push(new URL(request.url()).pathname));
+      await ready(page);
+      assert.equal(await page.evaluate(() => crossOriginIsolated), where === 'isolated');
+      assert.ok((await red(page)).probability > 0.9);
+      assert.deepEqual(
+        asked.filter((name) => name.startsWith('/wasm/')),
+        ['/wasm/tfjs-backend-wasm-simd.wasm'],
+      );
+    });
+  }
+}
+
+test('threads that are asked for run where they start; elsewhere one runs, and the console says so', {
+  skip: SKIP,
+}, async () => {
+  const one = await open(ALL);
+  await ready(one);
+  const heard = [];
+  one.on('console', (message) => heard.push(message.text()));
+  const {probability} = await red(one, {threads: 2});
+  assert.match(heard.join('\n'), /2 threads do not start here \(the page is not cross-origin isolated\); one is used/);
+  for (const by of [bundled, minified]) {
+    const page = await open(ALL, {by, at: isolated, more: {'/worker.js': await by(WORKER)}});
+    const said = [];
+    page.on('console', (message) => message.text().startsWith('react-bio-clip') && said.push(message.text()));
+    await ready(page);
+    const {milliseconds, ...answer} = await red(page, {threads: 2});
+    assert.equal(answer.probability, probability);
+    assert.ok(milliseconds < 10_000, `${milliseconds} ms`);
+    const threaded = await page.evaluate(() => tf.env().getBool('WASM_HAS_MULTITHREAD_SUPPORT'));
+    assert.equal(threaded, by === bundled);
+    const inWorker = await page.evaluate(async () => {
+      const worker = new Worker('/worker.js', {type: 'module'});
+      const clip = await bioclip.loadInWorker(worker, '/models/oaks', {wasmPaths: '/wasm/', threads: 2});
+      await new Promise((resolve) => setTimeout(resolve, 500)); // failures of the other threads
+      const {taxa} = await clip.classify({data: new Uint8Array([255, 0, 0]), width: 1, height: 1});
+      return taxa[0].probability;
+    });
+    assert.equal(inWorker, probability);
+    assert.equal(said.length, by === bundled ? 0 : 2);
+    for (const text of said) assert.match(text, /2 threads do not start here \(.+\); one is used/);
+  }
+});
+
+test('threads that stay silent are given up', {skip: SKIP}, async () => {
+  const page = await open(ALL, {at: isolated});
+  await ready(page);
+  await page.route('**/*threaded*', () => {}); // never answered
+  await page.clock.install();
+  const answer = red(page, {threads: 2});
+  const hurry = setInterval(() => page.clock.fastForward(10_000), 500);
+  assert.ok((await answer.finally(() => clearInterval(hurry))).probability > 0.9);
+});
+
+test('on a weak signal the stored copy answers at once, and what arrives late is for the next load', {
+  skip: SKIP,
+}, async () => {
+  const page = await open(ALL);
+  await ready(page);
+  const first = await red(page);
+
+  // a connection that takes the question and never answers
+  let release;
+  const late = new Promise((resolve) => {
+    release = resolve;
+  });
+  await page.route('**/bundle.json', async (route) => late.then(() => route.continue()));
+  const weak = await red(page);
+  assert.equal(weak.probability, first.probability);
+  assert.ok(weak.milliseconds > 1_500 && weak.milliseconds < 3_500, `${weak.milliseconds} ms`);
+
+  const newer = makeBundle({temperature: 9});
+  site['/models/oaks/bundle.json'] = JSON.stringify(newer.bundle);
+  release();
+  await page.waitForFunction(async () => {
+    const kept = await (await caches.open('react-bio-clip')).match('/models/oaks/bundle.json');
+    return (await kept.json()).temperature === 9;
+  });
+  await page.unroute('**/bundle.json');
+  await page.context().setOffline(true);
+  const second = await red(page);
+  assert.ok(second.probability < first.probability);
+  await page.context().setOffline(false);
+
+  // what a portal, a wrong address or a broken server answers
+  const answers = [
+    {status: 200, contentType: 'text/html', body: '<html>Accept our conditions</html>'},
+    {status: 404, body: ''},
+    {status: 503, body: ''},
+    {status: 200, body: '{"format": 99}'},
+  ];
+  for (const answer of answers) {
+    await page.route('**/bundle.json', (route) => route.fulfill(answer));
+    assert.equal((await red(page)).probability, second.probability);
+    await page.unroute('**/bundle.json');
+  }
+});
+
+test('a stored copy that has the hash asked for needs no network', {skip: SKIP}, async () => {
+  const page = await open(ALL);
+  await ready(page);
+  const first = await red(page);
+  const integrity = createHash('sha256').update(site['/models/oaks/bundle.json']).digest('hex');
+  const asked = [];
+  page.on('request', (request) => asked.push(request.url()));
+  assert.equal((await red(page, {integrity})).probability, first.probability);
+  assert.deepEqual(asked, []);
+  await assert.rejects(red(page, {integrity: '0'.repeat(64)}), /has SHA-256/);
+});
+
+test('a first load from a server that never answers ends', {skip: SKIP}, async () => {
+  const page = await open(ALL);
+  await ready(page);
+  await page.route('**/weights*', () => {}); // the manifest comes, the weights do not
+  await page.clock.install();
+  const error = page.evaluate(() => load().catch(({code, message, file}) => ({code, message, file})));
+  const hurry = setInterval(() => page.clock.fastForward(20_000), 500);
+  const {code, message, file} = await error.finally(() => clearInterval(hurry));
+  assert.equal(code, 'timeout');
+  assert.match(message, /weights.*: nothing arrived for 60 s/);
+  assert.match(file, /^weights/);
 });

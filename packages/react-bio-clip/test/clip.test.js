@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import {mkdtemp, rm} from 'node:fs/promises';
+import {createHash} from 'node:crypto';
 import {createServer} from 'node:http';
 import {tmpdir} from 'node:os';
 import path from 'node:path';
@@ -171,6 +172,7 @@ test('options that make no sense are named', async () => {
   await assert.rejects(clip.classify({}), /not an image/);
   await assert.rejects(clip.classify({data: new Uint8Array(5), width: 1, height: 1}), /1 x 1 pixels and 5 bytes/);
   await assert.rejects(clip.classify(tf.zeros([2, 2])), /the tensor has shape 2 x 2/);
+  await assert.rejects(load({threads: 0}), {code: 'argument', message: /threads is 0/});
   clip.dispose();
   await assert.rejects(load({backend: 'webgl'}), /no backend webgl here: import '@tensorflow\/tfjs-backend-webgl'/);
 });
@@ -194,6 +196,51 @@ test('a bundle that is damaged is refused, and the file is named', async () => {
   await assert.rejects(load({}, {...MADE, files: {}}), /is not among the files given/);
   const {bundle, files} = makeBundle({taxa: TAXA.slice(1)});
   await assert.rejects(load({}, {bundle, files}), /lists 3 taxa.*do not belong together/);
+});
+
+test('names of files stay in the folder, or none is read', async () => {
+  const [name, ...others] = Object.keys(MADE.bundle.files);
+  for (const strange of ['../x.bin', '/x.bin', 'a/b.bin', 'a\\b.bin', '..', '', 'x.bin?y', 'x bin', 'x\n']) {
+    const files = Object.fromEntries([strange, name, ...others].map((key) => [key, MADE.bundle.files[key] ?? {}]));
+    const read = readerOf({...MADE, bundle: {...MADE.bundle, files}});
+    const only = (asked) => (asked === 'bundle.json' ? read(asked) : assert.fail(`asked for ${asked}`));
+    await assert.rejects(load({}, only), (error) => {
+      assert.equal(error.code, 'bundle');
+      assert.ok(error.message.includes(JSON.stringify(strange)), error.message);
+      return true;
+    });
+  }
+  await assert.rejects(
+    load({}, {...MADE, bundle: {...MADE.bundle, model: {file: 'toString'}}}),
+    /does not list toString/,
+  );
+});
+
+test('a bundle.json that is not the one asked for is refused before its files are read', async () => {
+  const read = readerOf(MADE);
+  const integrity = createHash('sha256')
+    .update(await read('bundle.json'))
+    .digest('hex');
+  for (const same of [integrity, integrity.toUpperCase()]) (await load({integrity: same}, read)).dispose();
+  const only = (asked) => (asked === 'bundle.json' ? read(asked) : assert.fail(`asked for ${asked}`));
+  const other = integrity.replace(/^./, (digit) => (digit === '0' ? '1' : '0'));
+  await assert.rejects(load({integrity: other}, only), {code: 'integrity', file: 'bundle.json'});
+  await assert.rejects(load({integrity: 'sha256-AAAA'}, read), {code: 'argument'});
+  const text = makeText();
+  await assert.rejects(loadTextEncoder(readerOf(text), {integrity}), {code: 'integrity', file: 'text.json'});
+});
+
+test('a tensor of another scale or type is refused, one whose filter overshot is not', async () => {
+  const clip = await load();
+  const fill = (value, dtype) => tf.fill([4, 4, 3], value, dtype);
+  for (const tensor of [fill(200, 'float32'), fill(-1, 'float32'), fill(NaN, 'float32'), fill(65535, 'int32')]) {
+    await assert.rejects(clip.classify(tensor), {code: 'image', message: /^the tensor has the value/});
+  }
+  await assert.rejects(clip.classify(fill(1, 'bool')), {code: 'image', message: /type bool/});
+  const white = await clip.embed(fill(1, 'float32'));
+  assert.deepEqual(await clip.embed(fill(1.2, 'float32')), white);
+  assert.deepEqual(await clip.embed(fill(255, 'int32')), white);
+  clip.dispose();
 });
 
 test('without SubtleCrypto the hashes are checked as well', async () => {

@@ -150,6 +150,60 @@ test('an adapter of another kind needs two functions', async () => {
   clip.dispose();
 });
 
+test('files are read by expo-file-system where XMLHttpRequest may not', async (t) => {
+  const given = await bundled();
+  const request = globalThis.XMLHttpRequest;
+  t.after(() => {
+    globalThis.XMLHttpRequest = request;
+  });
+  globalThis.XMLHttpRequest = class {
+    open() {}
+    send() {
+      this.onerror(); // as Android answers for file: addresses
+    }
+  };
+  await assert.rejects(loadBioClip(expoAdapter(given)), {code: 'unreachable', message: /new File\(uri\).arrayBuffer/});
+  const clip = await loadBioClip(expoAdapter(given, {read: (uri) => readFile(new URL(uri))}));
+  assert.equal((await clip.classifyJpeg(await jpeg('#ff0000'))).answer.name, 'Morus bassanus');
+  clip.dispose();
+});
+
+test('an engine without atob, Buffer and a platform of TensorFlow.js loads a model', async (t) => {
+  const kept = {atob: globalThis.atob, Buffer: globalThis.Buffer, TextDecoder: globalThis.TextDecoder};
+  const {platform} = tf.env();
+  t.after(() => {
+    Object.assign(globalThis, kept);
+    tf.env().platform = platform;
+  });
+  const {bundle, files} = makeBundle();
+  const json = new TextEncoder().encode(JSON.stringify(bundle));
+  const decodeJpeg = () => ({data: new Uint8Array([0, 0, 255]), width: 1, height: 1});
+  const adapter = {readFile: async (name) => files[name] ?? json, decodeJpeg};
+  const start = new Uint8Array([0xff, 0xd8]);
+  const expected = await (await loadBioClip(adapter)).classifyJpeg(start);
+
+  Object.assign(globalThis, {atob: undefined, Buffer: undefined});
+  tf.env().platform = null;
+  const clip = await loadBioClip(adapter);
+  assert.deepEqual(await clip.classifyJpeg(start), expected);
+  for (const text of ['', 'a', 'ab', 'abc', 'Conv2D\xff']) assert.equal(globalThis.atob(btoa(text)), text);
+
+  globalThis.TextDecoder = undefined;
+  await assert.rejects(loadBioClip(adapter), {code: 'environment', message: /no TextDecoder/});
+});
+
+test('a bundle whose file names lead out of the folder is not copied', async () => {
+  const outside = path.join(folder, 'outside');
+  const made = makeBundle();
+  const [name] = Object.keys(made.files);
+  const {[name]: file, ...others} = made.bundle.files;
+  await writeBundle(outside, {bundle: {...made.bundle, files: {...others, '../escaped.bin': file}}, files: made.files});
+  await writeFile(path.join(folder, 'escaped.bin'), made.files[name]);
+  const target = path.join(folder, 'app', 'assets');
+  await assert.rejects(run(outside, target), ({code, stderr}) => code === 1 && stderr.includes('"../escaped.bin"'));
+  await assert.rejects(access(path.join(folder, 'app')));
+});
+
 test('bioclip-native explains itself', async () => {
   await assert.rejects(run(), ({code, stderr}) => code === 2 && /usage/.test(stderr));
   const isClear = ({code, stderr}) => code === 1 && /nowhere/.test(stderr) && !/ at /.test(stderr);

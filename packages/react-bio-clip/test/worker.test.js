@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import {before, test} from 'node:test';
+import {before, mock, test} from 'node:test';
 
 import {serve} from '../dist/core/worker-server.js';
 import {startNodeBackend} from '../dist/core/node.js';
@@ -55,11 +55,30 @@ test('errors, progress and cancelling go through', async () => {
   const [name] = Object.keys(bad.files);
   bad.files[name] = bad.files[name].map((b) => b ^ 1);
   await connected(
-    (_, load) => assert.rejects(load(), (error) => error.name === 'BioClipError' && error.file === name),
+    (_, load) =>
+      assert.rejects(
+        load(),
+        (error) => error.name === 'BioClipError' && error.file === name && error.code === 'damaged',
+      ),
     bad,
   );
   await connected(
     (_, load) => assert.rejects(load(), /cannot be sent to a worker/),
     () => null,
   );
+});
+
+test('a worker whose script does not answer is given up', async (t) => {
+  const {port1, port2} = new MessageChannel();
+  t.after(() => port1.close());
+  mock.timers.enable({apis: ['setTimeout']});
+  t.after(() => mock.timers.reset());
+  port2.start(); // a script without the import
+  const loading = assert.rejects(loadInWorker(port1, MADE), {
+    code: 'timeout',
+    message: /does its script import 'react-bio-clip\/worker'/,
+  });
+  await Promise.resolve();
+  mock.timers.tick(60_000);
+  await loading;
 });

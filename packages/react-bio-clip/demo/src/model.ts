@@ -1,7 +1,6 @@
 /** Loads the model: beside the page, it runs in a worker; within a page of one file, in the page itself. */
 
 import simd from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url';
-import threaded from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-threaded-simd.wasm?url';
 import plain from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm?url';
 import {loadBioClip, loadInWorker} from 'react-bio-clip';
 import type {LoadOptions, Source} from 'react-bio-clip';
@@ -12,12 +11,11 @@ const absolute = (url: string) => new URL(url, document.baseURI).href;
 const IS_ONE_FILE = import.meta.env.MODE === 'single';
 const WASM = 'tfjs-backend-wasm';
 
-// Threads need a server that isolates the page; in a page from a file their code would be 0.6 MB of waste.
 export const OPTIONS: LoadOptions = {
   wasmPaths: {
     [`${WASM}.wasm`]: absolute(plain),
     [`${WASM}-simd.wasm`]: absolute(simd),
-    [`${WASM}-threaded-simd.wasm`]: absolute(IS_ONE_FILE ? simd : threaded),
+    [`${WASM}-threaded-simd.wasm`]: absolute(simd), // never loaded: the page uses one thread, but an entry must be there
   },
 };
 

@@ -12,6 +12,10 @@ export function useOffline(loaded: boolean): string {
     serviceWorker.addEventListener('controllerchange', look);
     return () => serviceWorker.removeEventListener('controllerchange', look);
   }, []);
+  useEffect(() => {
+    // Or the browser may delete the model when another page needs room. Some browsers ask the visitor.
+    if (loaded && controlled) void navigator.storage?.persist?.();
+  }, [loaded, controlled]);
 
   if (location.protocol === 'file:') return 'This page is one file. It needs no network.';
   if (!('serviceWorker' in navigator))

@@ -3,7 +3,7 @@
 import type {GraphModel} from '@tensorflow/tfjs-converter';
 import type {io} from '@tensorflow/tfjs-core';
 
-import {modelArtifacts, openModel, readFiles, readInfo} from './folder.js';
+import {download, modelArtifacts, openModel} from './folder.js';
 import type {Download, Kind, ReadFolderOptions} from './folder.js';
 import type {Origin} from './origin.js';
 import {readTaxa, type Table} from './taxa.js';
@@ -30,22 +30,21 @@ export async function openBundle(origin: Origin, options: ReadFolderOptions = {}
 }
 
 /** Read all files of a bundle; needs no backend. */
-export async function downloadBundle(origin: Origin, options: ReadFolderOptions): Promise<Download<BundleInfo>> {
-  const {info, text} = await readInfo(origin, BUNDLE, options.signal);
-  return {origin, info, text, files: await readFiles(origin, BUNDLE.manifest, info, options)};
+export function downloadBundle(origin: Origin, options: ReadFolderOptions = {}): Promise<Download<BundleInfo>> {
+  return download(origin, BUNDLE, options);
 }
 
 /** Load downloaded files on the current TensorFlow.js backend. */
-export async function openDownload(download: Download<BundleInfo>, signal?: AbortSignal): Promise<Bundle> {
-  const {info, files} = download;
+export async function openDownload(found: Download<BundleInfo>, signal?: AbortSignal): Promise<Bundle> {
+  const {info, files} = found;
   const table = readTaxa(info, files.get(info.text.file));
   const tree = plantTree(info);
-  const model = await openModel(download, BUNDLE.manifest, signal);
+  const model = await openModel(found, BUNDLE.manifest, signal);
   return {info, model, table, tree};
 }
 
 /** Read the model of a bundle without loading it; bin/weights.mjs decodes its weights. */
 export async function readModel(origin: Origin): Promise<io.ModelArtifacts> {
-  const {info} = await readInfo(origin, BUNDLE);
-  return modelArtifacts(BUNDLE.manifest, info, await readFiles(origin, BUNDLE.manifest, info));
+  const {info, files} = await downloadBundle(origin);
+  return modelArtifacts(BUNDLE.manifest, info, files);
 }

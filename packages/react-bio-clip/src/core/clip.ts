@@ -2,23 +2,24 @@
 
 import {downloadBundle, openDownload, type Bundle} from './bundle.js';
 import {abortable, throwIfAborted} from './errors.js';
+import type {ReadFolderOptions} from './folder.js';
 import {readMeanwhile, run, turnsOf, unit} from './model.js';
 import {originOf} from './origin.js';
 import {pixelsOf} from './pixels.js';
 import {preprocessImage} from './preprocess.js';
 import {logits, softmax} from './taxa.js';
 import {answerOf, checkOptions} from './tree.js';
-import type {BioClip, CallOptions, ImageInput, LoadOptions, Pixels, Source} from './types.js';
+import type {BioClip, CallOptions, ImageInput, Pixels, Source} from './types.js';
 
 /** Load a bundle; read its files while TensorFlow.js sets up a backend. */
 export async function openBioClip(
   source: Source,
-  {signal, onProgress}: Pick<LoadOptions, 'signal' | 'onProgress'> = {},
+  options: ReadFolderOptions = {},
   backendSet: Promise<void> = Promise.resolve(),
 ): Promise<BioClip> {
-  const read = async () => downloadBundle(await originOf(source), {signal, onProgress});
-  const [download, backend] = await readMeanwhile(backendSet, read, signal);
-  return clipOf(await openDownload(download, signal), backend);
+  const read = async () => downloadBundle(await originOf(source), options);
+  const [download, backend] = await readMeanwhile(backendSet, read, options.signal);
+  return clipOf(await openDownload(download, options.signal), backend);
 }
 
 /** Run the model on one preprocessed image or on several in a row; returns embeddings, not normalised. */

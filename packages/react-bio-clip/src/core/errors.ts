@@ -1,10 +1,39 @@
-/** An unusable bundle or image. `file` names the file of the bundle concerned, or is null. */
+/** What kind of thing is wrong, for programs; messages are for people and may change. */
+export type BioClipErrorCode =
+  /** An argument or option of a call. */
+  | 'argument'
+  /** The TensorFlow.js backend. */
+  | 'backend'
+  /** The bundle: of another version, or its files do not belong together. */
+  | 'bundle'
+  /** A file that is not the one that the bundle lists. */
+  | 'damaged'
+  /** A model that was disposed of. */
+  | 'disposed'
+  /** Something that this application or engine lacks. */
+  | 'environment'
+  /** The image. */
+  | 'image'
+  /** A bundle.json that is not the one asked for. */
+  | 'integrity'
+  /** A text encoder of another teacher than the bundle's. */
+  | 'teacher'
+  /** Something that does not answer. */
+  | 'timeout'
+  /** A file that cannot be fetched or read. */
+  | 'unreachable'
+  /** The worker. */
+  | 'worker';
+
+/** An unusable bundle, image or environment. `file` names the file of the bundle concerned, or is null. */
 export class BioClipError extends Error {
+  readonly code: BioClipErrorCode;
   readonly file: string | null;
 
-  constructor(message: string, file: string | null = null, cause?: unknown) {
+  constructor(code: BioClipErrorCode, message: string, file: string | null = null, cause?: unknown) {
     super(message, {cause});
     this.name = 'BioClipError';
+    this.code = code;
     this.file = file;
   }
 }
@@ -28,4 +57,21 @@ export function abortable<T>(work: Promise<T>, signal?: AbortSignal): Promise<T>
     signal.addEventListener('abort', stop, {once: true});
     work.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
   });
+}
+
+/** Settle as `work` does, or reject with an error of code timeout after `limit` milliseconds. */
+export function within<T>(work: Promise<T>, limit: number, message: string, file: string | null = null): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new BioClipError('timeout', message, file)), limit);
+    work.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
+
+/** A controller that aborts when `signal` does, until `release`. Phones in use lack AbortSignal.any. */
+export function controllerUnder(signal?: AbortSignal): {controller: AbortController; release: () => void} {
+  const controller = new AbortController();
+  const forward = () => controller.abort(signal?.reason);
+  if (signal?.aborted) forward();
+  signal?.addEventListener('abort', forward);
+  return {controller, release: () => signal?.removeEventListener('abort', forward)};
 }

@@ -3,7 +3,8 @@
 import {loadGraphModel, type GraphModel} from '@tensorflow/tfjs-converter';
 import type {io} from '@tensorflow/tfjs-core';
 
-import {BioClipError, throwIfAborted} from './errors.js';
+import {abortable, BioClipError, controllerUnder, throwIfAborted, within} from './errors.js';
+import {checkFileName} from './names.js';
 import {concatenate, messageOf, progressOf, type Manifest, type Origin} from './origin.js';
 import {sha256} from './sha256.js';
 import type {LoadOptions, ReadOptions} from './types.js';
@@ -23,10 +24,12 @@ export interface Kind<Info extends Listing> {
   format: number;
   /** Names of the files that the manifest refers to; it must list them all. */
   uses(info: Info): (string | undefined)[];
+  /** Throws if it is not what the caller can use. */
+  check?(info: Info): void;
 }
 
 export type Files = Map<string, Uint8Array<ArrayBuffer>>;
-export type ReadFolderOptions = Pick<LoadOptions, 'signal' | 'onProgress'>;
+export type ReadFolderOptions = Pick<LoadOptions, 'signal' | 'onProgress' | 'integrity'>;
 
 /** The files of a folder, checked against their sizes and hashes. */
 export interface Download<Info> {
@@ -34,22 +37,119 @@ export interface Download<Info> {
   info: Info;
   text: Uint8Array<ArrayBuffer>;
   files: Files;
+  /** Whether all of it lies on the shelf already. */
+  isStored: boolean;
 }
 
-/** Read the manifest from the network; without a connection, the copy that the last complete load stored. */
-export async function readInfo<Info extends Listing>(origin: Origin, kind: Kind<Info>, signal?: AbortSignal) {
-  let text: Uint8Array<ArrayBuffer>;
+/** Milliseconds after which a stored copy answers; a newer version that arrives later is stored for the next load. */
+const GRACE = 2_000;
+
+/**
+ * Read a folder: its newest version, or the stored one where the newest fails or does not arrive in time. A stored copy
+ * that has the `integrity` asked for is the newest.
+ */
+export async function download<Info extends Listing>(
+  origin: Origin,
+  kind: Kind<Info>,
+  options: ReadFolderOptions = {},
+): Promise<Download<Info>> {
+  const {signal, integrity, onProgress} = options;
+  const began = Date.now();
+  const kept = await readKept(origin, kind, integrity);
+  if (!kept) return fetchFolder(origin, kind, options);
+  const found = integrity ? kept : await newest(origin, kind, kept, began + GRACE, signal);
+  onProgress?.({loaded: found.info.bytes, total: found.info.bytes});
+  return found;
+}
+
+/** The version in the folder, or `kept` if it does not arrive before the deadline. */
+async function newest<Info extends Listing>(
+  origin: Origin,
+  kind: Kind<Info>,
+  kept: Download<Info>,
+  deadline: number,
+  signal?: AbortSignal,
+): Promise<Download<Info>> {
+  const update = fetchFolder(origin, kind, {signal}, kept);
   try {
-    text = asBytes(await origin.read(kind.manifest, {signal}));
-  } catch (error) {
+    return await abortable(within(update, deadline - Date.now(), `${kind.manifest} is late`), signal);
+  } catch {
     throwIfAborted(signal);
-    const status = error instanceof BioClipError ? error.cause : undefined;
-    const gone = typeof status === 'number' && status < 500;
-    const kept = gone ? undefined : await origin.shelf?.get(kind.manifest);
-    if (!kept) throw error;
-    text = new Uint8Array(kept);
+    // No connection, the page of a portal, a folder that is being changed: no reason to fail, and the next load asks again.
+    update.then((late) => store(late, kind.manifest)).catch(() => {});
+    return kept;
   }
-  return {info: parseInfo(origin, kind, text), text};
+}
+
+/** Read what an earlier load stored; null if something is missing, damaged, or not what is asked for. */
+async function readKept<Info extends Listing>(
+  origin: Origin,
+  kind: Kind<Info>,
+  integrity?: string,
+): Promise<Download<Info> | null> {
+  const {shelf} = origin;
+  if (!shelf) return null;
+  try {
+    const text = new Uint8Array((await shelf.get(kind.manifest)) ?? []);
+    const info = await readInfo(origin, kind, text, integrity);
+    const read = Object.keys(info.files).map(async (name) => {
+      const bytes = new Uint8Array((await shelf.get(name)) ?? []);
+      const wrong = await damage(kind.manifest, info, name, bytes);
+      if (wrong !== null) throw new BioClipError('damaged', wrong, name);
+      return [name, bytes] as const;
+    });
+    return {origin, info, text, files: new Map(await Promise.all(read)), isStored: true};
+  } catch {
+    return null; // the folder itself will do, or state what is wrong
+  }
+}
+
+/** Read the version in the folder, file by file from the shelf where it has them; gives `kept` if that is the one. */
+async function fetchFolder<Info extends Listing>(
+  origin: Origin,
+  kind: Kind<Info>,
+  options: ReadFolderOptions,
+  kept?: Download<Info>,
+): Promise<Download<Info>> {
+  const text = asBytes(await origin.read(kind.manifest, {signal: options.signal}));
+  if (kept && text.length === kept.text.length && text.every((byte, i) => byte === kept.text[i])) return kept;
+  const info = await readInfo(origin, kind, text, options.integrity);
+  return {origin, info, text, files: await readFiles(origin, kind.manifest, info, options), isStored: false};
+}
+
+async function readInfo<Info extends Listing>(
+  origin: Origin,
+  kind: Kind<Info>,
+  text: Uint8Array<ArrayBuffer>,
+  integrity?: string,
+): Promise<Info> {
+  if (integrity !== undefined) await checkIntegrity(origin, kind.manifest, text, integrity);
+  const info = parseInfo(origin, kind, text);
+  kind.check?.(info);
+  return info;
+}
+
+async function checkIntegrity({where}: Origin, manifest: Manifest, text: Uint8Array<ArrayBuffer>, integrity: string) {
+  if (!/^[0-9a-f]{64}$/i.test(integrity)) {
+    throw new BioClipError(
+      'argument',
+      `integrity is ${integrity}, not a SHA-256 of 64 hexadecimal digits: sha256sum ${manifest} prints it`,
+    );
+  }
+  const found = await sha256(text);
+  if (found === integrity.toLowerCase()) return;
+  throw new BioClipError(
+    'integrity',
+    `${manifest} in ${where} has SHA-256 ${found}, not ${integrity}: it was changed, or published again`,
+    manifest,
+  );
+}
+
+/** Store the manifest for the next load, after its files, so that what is stored is always complete. */
+async function store<Info extends Listing>({origin, info, text, isStored}: Download<Info>, manifest: Manifest) {
+  if (isStored) return;
+  await origin.shelf?.put(manifest, text);
+  await origin.shelf?.keep([manifest, ...Object.keys(info.files)]);
 }
 
 function parseInfo<Info extends Listing>(
@@ -62,20 +162,23 @@ function parseInfo<Info extends Listing>(
     info = JSON.parse(new TextDecoder().decode(text));
   } catch (error) {
     throw new BioClipError(
+      'bundle',
       `${manifest} in ${where} is no JSON (${messageOf(error)}): is this the folder of a ${label}?`,
       manifest,
     );
   }
   if (info?.format !== format) {
     throw new BioClipError(
+      'bundle',
       `${manifest} in ${where} has format ${info?.format}; this version of react-bio-clip reads format ${format}: ` +
         `make the ${label} again with the pipeline of the same version`,
       manifest,
     );
   }
+  for (const name of Object.keys(info.files ?? {})) checkFileName(name, manifest);
   for (const name of uses(info)) {
-    if (name === undefined || !info.files?.[name])
-      throw new BioClipError(`${manifest} does not list ${name} among its files`, manifest);
+    if (name === undefined || !Object.hasOwn(info.files ?? {}, name))
+      throw new BioClipError('bundle', `${manifest} does not list ${name} among its files`, manifest);
   }
   return info;
 }
@@ -88,21 +191,18 @@ export async function readFiles(
   {signal, onProgress}: ReadFolderOptions = {},
 ): Promise<Files> {
   const onBytes = progressOf(info.bytes, onProgress);
-  const stop = new AbortController();
-  const forward = () => stop.abort(signal?.reason);
-  if (signal?.aborted) forward();
-  signal?.addEventListener('abort', forward);
+  const {controller, release} = controllerUnder(signal);
   try {
     const names = Object.keys(info.files);
-    const read = names.map((name) => readFile(origin, manifest, info, name, {signal: stop.signal, onBytes}));
+    const read = names.map((name) => readFile(origin, manifest, info, name, {signal: controller.signal, onBytes}));
     const contents = await Promise.all(read);
     return new Map(names.map((name, i) => [name, contents[i]]));
   } catch (error) {
-    stop.abort(error);
+    controller.abort(error);
     throwIfAborted(signal);
     throw error;
   } finally {
-    signal?.removeEventListener('abort', forward);
+    release();
   }
 }
 
@@ -123,7 +223,7 @@ async function readFile(origin: Origin, manifest: Manifest, info: Listing, name:
   };
   const bytes = asBytes(await origin.read(name, {...options, onBytes}));
   const wrong = await damage(manifest, info, name, bytes);
-  if (wrong !== null) throw new BioClipError(`${name} of ${origin.where} ${wrong}`, name);
+  if (wrong !== null) throw new BioClipError('damaged', `${name} of ${origin.where} ${wrong}`, name);
   if (counted === 0) options.onBytes?.(bytes.length); // this reader does not report progress
   await origin.shelf?.put(name, bytes);
   return bytes;
@@ -154,7 +254,8 @@ export function modelArtifacts(manifest: Manifest, info: Listing, files: Files):
     .flatMap((group) => group.paths)
     .map((name) => {
       const part = files.get(name);
-      if (!part) throw new BioClipError(`${info.model.file} needs ${name}, which ${manifest} does not list`, name);
+      if (!part)
+        throw new BioClipError('bundle', `${info.model.file} needs ${name}, which ${manifest} does not list`, name);
       return part;
     });
   return {
@@ -168,22 +269,25 @@ export function modelArtifacts(manifest: Manifest, info: Listing, files: Files):
 
 /** Load the model on the current TensorFlow.js backend, last: all other content of the files has been checked. */
 export async function openModel<Info extends Listing>(
-  {origin, info, text, files}: Download<Info>,
+  found: Download<Info>,
   manifest: Manifest,
   signal?: AbortSignal,
 ): Promise<GraphModel> {
+  const {info, files} = found;
   const artifacts = modelArtifacts(manifest, info, files);
   throwIfAborted(signal);
   let model: GraphModel;
   try {
     model = await loadGraphModel({load: async () => artifacts});
   } catch (error) {
-    throw new BioClipError(`${info.model.file}: TensorFlow.js refuses the model: ${messageOf(error)}`, info.model.file);
+    throw new BioClipError(
+      'bundle',
+      `${info.model.file}: TensorFlow.js refuses the model: ${messageOf(error)}`,
+      info.model.file,
+    );
   }
   if (signal?.aborted) model.dispose();
   throwIfAborted(signal);
-  // Only now, so that the copy for offline use is always complete.
-  await origin.shelf?.put(manifest, text);
-  await origin.shelf?.keep([manifest, ...Object.keys(info.files)]);
+  await store(found, manifest); // only now: this version is usable
   return model;
 }

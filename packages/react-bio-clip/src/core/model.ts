@@ -29,7 +29,10 @@ export async function run(model: GraphModel, input: Float32Array, shape: [number
 export function unit(vector: Float32Array): Float32Array {
   const norm = Math.sqrt(vector.reduce((sum, value) => sum + value * value, 0));
   if (!(norm > 0 && norm < Infinity)) {
-    throw new BioClipError(`the model gives no usable numbers on backend ${tf.getBackend()}; try another backend`);
+    throw new BioClipError(
+      'backend',
+      `the model gives no usable numbers on backend ${tf.getBackend()}; try another backend`,
+    );
   }
   return vector.map((value) => value / norm);
 }
@@ -49,7 +52,7 @@ export function turnsOf(model: GraphModel, backend: string, label: string): Turn
   let last: Promise<unknown> = Promise.resolve();
 
   function check(): void {
-    if (disposed) throw new BioClipError(`this ${label} has been disposed of; load it again`);
+    if (disposed) throw new BioClipError('disposed', `this ${label} has been disposed of; load it again`);
   }
 
   return {

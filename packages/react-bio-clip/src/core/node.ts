@@ -4,14 +4,11 @@ import {open, readFile} from 'node:fs/promises';
 import {createRequire} from 'node:module';
 import path from 'node:path';
 
-import {setThreadsCount} from '@tensorflow/tfjs-backend-wasm';
-import sharp from 'sharp';
-
 import {startBackend, wasmFiles} from './backend.js';
 import {openBundle, type Bundle} from './bundle.js';
 import {clipOf} from './clip.js';
 import {BioClipError} from './errors.js';
-import type {Origin} from './origin.js';
+import {messageOf, type Origin} from './origin.js';
 import type {BioClip, LoadOptions, Pixels} from './types.js';
 
 export interface ImageFile {
@@ -28,17 +25,21 @@ export function folderOrigin(folder: string): Origin {
     try {
       return await readFile(path.join(folder, name));
     } catch (error) {
-      throw new BioClipError(`${path.join(folder, name)} cannot be read: ${(error as Error).message}`, name, error);
+      throw new BioClipError(
+        'unreachable',
+        `${path.join(folder, name)} cannot be read: ${(error as Error).message}`,
+        name,
+        error,
+      );
     }
   };
   return {where: folder, read, shelf: null};
 }
 
-/** Set the backend `name`; WebAssembly gets one thread, so that times can be compared. */
+/** Set the backend `name`; WebAssembly has one thread in Node. */
 export async function startNodeBackend(name: string): Promise<void> {
   if (name === 'cpu') await import('@tensorflow/tfjs-backend-cpu');
   const wasm = createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm/package.json');
-  setThreadsCount(1);
   await startBackend({backend: name, wasmPaths: wasmFiles((file) => path.join(path.dirname(wasm), 'dist', file))});
 }
 
@@ -54,11 +55,22 @@ export async function loadFolder(folder: string, {backend = 'wasm', ...options}:
   return clipOf(await openBundle(folderOrigin(folder), options), backend);
 }
 
+/** The image decoder: not every application that classifies decodes files. */
+async function importSharp() {
+  try {
+    return (await import('sharp')).default;
+  } catch (error) {
+    const missing = `sharp, which decodes image files, cannot be imported: npm install sharp (${messageOf(error)})`;
+    throw new BioClipError('environment', missing, null, error);
+  }
+}
+
 /** Decode to upright RGB pixels as photographs/images.py does: ignore colour profiles, paint transparency white. */
 export async function decode(bytes: Uint8Array): Promise<Pixels> {
+  const sharp = await importSharp();
   const pipeline = sharp(bytes, {ignoreIcc: true, limitInputPixels: false}).autoOrient().toColourspace('srgb');
   const {data, info} = await pipeline.flatten({background: '#ffffff'}).raw().toBuffer({resolveWithObject: true});
-  if (info.channels !== 3) throw new BioClipError(`the image has ${info.channels} channels, not 3`);
+  if (info.channels !== 3) throw new BioClipError('image', `the image has ${info.channels} channels, not 3`);
   return {data, width: info.width, height: info.height};
 }
 

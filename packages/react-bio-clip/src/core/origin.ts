@@ -1,6 +1,6 @@
 /** Sources of a folder's files, and the cache that stores them for the next load. */
 
-import {BioClipError} from './errors.js';
+import {BioClipError, controllerUnder, within} from './errors.js';
 import type {Bundled, BundledText, Progress, Reader, ReadOptions, Source, TextSource} from './types.js';
 
 /** The file that lists the others of a folder. Its name is fixed; other names change with the content. */
@@ -23,6 +23,9 @@ export interface Origin {
 
 /** Cache names. Each manifest has its own: in a folder that holds both, neither deletes the other's files. */
 const CACHES: Record<Manifest, string> = {'bundle.json': 'react-bio-clip', 'text.json': 'react-bio-clip-text'};
+
+/** Milliseconds without a byte after which a server is given up. */
+const SILENCE = 60_000;
 
 export async function originOf(source: Source | TextSource, manifest: Manifest = 'bundle.json'): Promise<Origin> {
   if (typeof source === 'string' || source instanceof URL) {
@@ -69,31 +72,36 @@ export function fetchReader(url: string | URL): Reader {
 async function fetchFile(url: string, name: string, {signal, onBytes}: ReadOptions = {}): Promise<Uint8Array> {
   const cache = name in CACHES ? 'no-cache' : 'default'; // a fixed name may have new content
   const where = partsOf(url).path; // a signature is nobody else's business
-  let response: Response;
+  const {controller, release} = controllerUnder(signal);
+  const heard: Heard = (work) => within(work, SILENCE, `${where}: nothing arrived for ${SILENCE / 1000} s`, name);
+  const failed = (error: unknown, message: string) =>
+    signal?.aborted || error instanceof BioClipError ? error : new BioClipError('unreachable', message, name, error);
   try {
-    response = await fetch(url, {signal, cache});
-  } catch (error) {
-    if (signal?.aborted) throw error;
-    throw new BioClipError(`${where} cannot be fetched: ${messageOf(error)}`, name, error);
-  }
-  if (!response.ok) throw new BioClipError(`${where}: HTTP status ${response.status}`, name, response.status);
-  try {
-    return await readBody(response, onBytes);
-  } catch (error) {
-    if (signal?.aborted) throw error;
-    throw new BioClipError(`${where}: the download stopped (${messageOf(error)})`, name, error);
+    const response = await heard(fetch(url, {signal: controller.signal, cache})).catch((error) => {
+      throw failed(error, `${where} cannot be fetched: ${messageOf(error)}`);
+    });
+    if (!response.ok) throw new BioClipError('unreachable', `${where}: HTTP status ${response.status}`, name);
+    return await readBody(response, heard, onBytes).catch((error) => {
+      throw failed(error, `${where}: the download stopped (${messageOf(error)})`);
+    });
+  } finally {
+    release();
+    controller.abort(); // a server that is silent for too long is not waited for
   }
 }
 
-async function readBody(response: Response, onBytes?: (bytes: number) => void): Promise<Uint8Array<ArrayBuffer>> {
+/** Reject if the server stays silent for too long. */
+type Heard = <T>(work: Promise<T>) => Promise<T>;
+
+async function readBody(response: Response, heard: Heard, onBytes?: (bytes: number) => void) {
   if (!response.body) {
-    const bytes = new Uint8Array(await response.arrayBuffer()); // React Native has no streams
+    const bytes = new Uint8Array(await heard(response.arrayBuffer())); // React Native has no streams
     onBytes?.(bytes.length);
     return bytes;
   }
   const parts: Uint8Array[] = [];
   const reader = response.body.getReader();
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+  for (let part = await heard(reader.read()); !part.done; part = await heard(reader.read())) {
     parts.push(part.value);
     onBytes?.(part.value.length);
   }
@@ -117,7 +125,7 @@ function bundledReader(source: Bundled | BundledText): Reader {
     const manifest = manifests[name as Manifest];
     if (manifest) return new TextEncoder().encode(JSON.stringify(manifest));
     const file = files[name];
-    if (file === undefined) throw new BioClipError(`${name} is not among the files given`, name);
+    if (file === undefined) throw new BioClipError('unreachable', `${name} is not among the files given`, name);
     return typeof file === 'string' ? fetchFile(file, name, options) : file;
   };
 }

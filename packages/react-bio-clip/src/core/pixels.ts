@@ -8,13 +8,16 @@ import type {ImageInput, Pixels} from './types.js';
 /** Some phones refuse a larger canvas. The browser scales larger photographs down first. */
 const LARGEST_CANVAS = 16_777_216;
 
+/** The value of white in a tensor, by its type. */
+const WHITE: Partial<Record<string, number>> = {int32: 255, float32: 1};
+
 /** Copy the current pixels of an image: a video plays on, a canvas may be drawn over. */
 export async function pixelsOf(image: ImageInput): Promise<Pixels> {
   if (image instanceof Tensor) return tensorPixels(image);
   if (is(image, 'Blob')) {
     // Ignore colour profiles, as in training.
     const bitmap = await createImageBitmap(image, {colorSpaceConversion: 'none'}).catch((error) => {
-      throw new BioClipError(`the file cannot be decoded as an image (${error.message})`, null, error);
+      throw new BioClipError('image', `the file cannot be decoded as an image (${error.message})`, null, error);
     });
     const pixels = draw(bitmap, bitmap.width, bitmap.height);
     bitmap.close();
@@ -30,6 +33,7 @@ export async function pixelsOf(image: ImageInput): Promise<Pixels> {
   }
   if (isPixels(image)) return image;
   throw new BioClipError(
+    'image',
     'not an image: give an image, video or canvas element, ImageBitmap, ImageData, Blob, tensor or {data, width, height}',
   );
 }
@@ -56,7 +60,7 @@ function isPixels(value: unknown): value is Pixels {
 }
 
 function draw(image: CanvasImageSource, width: number, height: number): Pixels {
-  if (!(width > 0 && height > 0)) throw new BioClipError('the image has no pixels: has it been loaded?');
+  if (!(width > 0 && height > 0)) throw new BioClipError('image', 'the image has no pixels: has it been loaded?');
   const scale = Math.min(1, Math.sqrt(LARGEST_CANVAS / (width * height)));
   const [w, h] = [Math.max(1, Math.floor(width * scale)), Math.max(1, Math.floor(height * scale))];
   const context = canvasOf(w, h);
@@ -72,16 +76,29 @@ function canvasOf(width: number, height: number): CanvasRenderingContext2D | Off
     typeof OffscreenCanvas === 'undefined' ? document.createElement('canvas') : new OffscreenCanvas(width, height);
   [canvas.width, canvas.height] = [width, height];
   const context = canvas.getContext('2d', {willReadFrequently: true}) as CanvasRenderingContext2D | null;
-  if (!context) throw new BioClipError(`the browser has no canvas of ${width} x ${height} pixels`);
+  if (!context) throw new BioClipError('image', `the browser has no canvas of ${width} x ${height} pixels`);
   return context;
 }
 
 async function tensorPixels(image: Tensor): Promise<Pixels> {
   const [height, width, channels] = image.shape;
   if (image.rank !== 3 || (channels !== 3 && channels !== 4)) {
-    throw new BioClipError(`the tensor has shape ${image.shape.join(' x ')}; height x width x 3 or 4 expected`);
+    throw new BioClipError(
+      'image',
+      `the tensor has shape ${image.shape.join(' x ')}; height x width x 3 or 4 expected`,
+    );
   }
-  const scale = image.dtype === 'float32' ? 255 : 1;
+  const white = WHITE[image.dtype];
+  if (!white) throw new BioClipError('image', `the tensor has type ${image.dtype}; int32 or float32 expected`);
   const values = (await image.data()) as Float32Array | Int32Array;
-  return {data: Uint8ClampedArray.from(values, (value) => value * scale), width, height};
+  checkRange(values, image.dtype, white);
+  return {data: Uint8ClampedArray.from(values, (value) => (value * 255) / white), width, height};
+}
+
+/** Throw if the values are of another scale; a filter may have overshot black and white a little. */
+function checkRange(values: Float32Array | Int32Array, dtype: string, white: number): void {
+  const strange = values.find((value) => !(value >= -white / 2 && value <= 1.5 * white));
+  if (strange === undefined) return;
+  const hint = dtype === 'float32' ? ': divide values of 0..255 by 255, or cast them to int32' : '';
+  throw new BioClipError('image', `the tensor has the value ${strange}; ${dtype} must be in 0..${white}${hint}`);
 }

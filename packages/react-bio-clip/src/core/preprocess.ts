@@ -71,6 +71,7 @@ export function resize(
   const channels = image.data.length / (image.width * image.height);
   if (channels !== 3 && channels !== 4) {
     throw new BioClipError(
+      'image',
       `the image has ${image.width} x ${image.height} pixels and ${image.data.length} bytes; 3 or 4 per pixel expected`,
     );
   }
@@ -127,6 +128,7 @@ function roundHalfToEven(x: number): number {
 export function resizeAndCrop(image: Pixels, {size, resize: mode, interpolation, crop}: Preprocess): Uint8ClampedArray {
   if (!['shortest', 'squash'].includes(mode) || !(interpolation in FILTERS) || crop !== 'center') {
     throw new BioClipError(
+      'bundle',
       `bundle.json asks for preprocessing ${mode}, ${interpolation}, ${crop}, which this version does not support`,
       'bundle.json',
     );

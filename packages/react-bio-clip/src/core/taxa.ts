@@ -17,10 +17,15 @@ export function readTable(
   wanted: {rows: number; columns: number; because: string},
 ): Table {
   if (dtype !== 'int8') {
-    throw new BioClipError(`${file} holds numbers of type ${dtype}, which this version does not support`, file);
+    throw new BioClipError(
+      'bundle',
+      `${file} holds numbers of type ${dtype}, which this version does not support`,
+      file,
+    );
   }
   if (rows !== wanted.rows || columns !== wanted.columns || bytes?.length !== rows * (4 + columns)) {
     throw new BioClipError(
+      'bundle',
       `${file} has ${bytes?.length} bytes for ${rows} x ${columns} numbers; ${wanted.because}: they do not belong ` +
         'together',
       file,

@@ -3,7 +3,7 @@
 import type {GraphModel} from '@tensorflow/tfjs-converter';
 
 import {BioClipError, throwIfAborted} from './errors.js';
-import {openModel, readFiles, readInfo, type Download, type Kind, type ReadFolderOptions} from './folder.js';
+import {download, openModel, type Download, type Kind, type ReadFolderOptions} from './folder.js';
 import {readMeanwhile, run, turnsOf, unit} from './model.js';
 import {concatenate, originOf, type Origin} from './origin.js';
 import {readTable, softmax, type Table} from './taxa.js';
@@ -33,16 +33,17 @@ export async function openText(origin: Origin, options: ReadTextOptions = {}): P
   return openDownload(await downloadText(origin, options), options.signal);
 }
 
-async function downloadText(origin: Origin, options: ReadTextOptions): Promise<Download<TextInfo>> {
-  const {info, text} = await readInfo(origin, TEXT, options.signal);
-  if (options.for) checkTeacher(info, options.for); // before the large download
-  return {origin, info, text, files: await readFiles(origin, TEXT.manifest, info, options)};
+function downloadText(origin: Origin, options: ReadTextOptions): Promise<Download<TextInfo>> {
+  const {for: bundle} = options;
+  const check = (info: TextInfo) => bundle && checkTeacher(info, bundle); // before the large download
+  return download(origin, {...TEXT, check}, options);
 }
 
 function checkTeacher(info: TextInfo, bundle: BundleInfo): void {
   const teacher = bundle.provenance?.teacher_identity;
   if (teacher !== info.teacher_identity || bundle.embedding !== info.embedding) {
     throw new BioClipError(
+      'teacher',
       `the text encoder is of teacher ${info.teacher_identity} (${info.embedding} numbers), the bundle of teacher ` +
         `${teacher} (${bundle.embedding} numbers): their embeddings cannot be compared`,
       TEXT.manifest,
@@ -50,8 +51,8 @@ function checkTeacher(info: TextInfo, bundle: BundleInfo): void {
   }
 }
 
-async function openDownload(download: Download<TextInfo>, signal?: AbortSignal): Promise<TextModel> {
-  const {info, files} = download;
+async function openDownload(found: Download<TextInfo>, signal?: AbortSignal): Promise<TextModel> {
+  const {info, files} = found;
   const {tokens, context} = info;
   const {file} = info.merges;
   const tokenizer = tokenizerOf(new TextDecoder().decode(files.get(file)), file);
@@ -60,7 +61,7 @@ async function openDownload(download: Download<TextInfo>, signal?: AbortSignal):
   const because = `${file} makes ${rows} tokens and ${info.positions.file} has vectors of ${columns} numbers`;
   const bytes = concatenate(tokens.files.map((name) => files.get(name)!));
   const table = readTable({...tokens, file: tokens.files[0]}, bytes, {rows, columns, because});
-  return {info, tokenizer, positions, table, model: await openModel(download, TEXT.manifest, signal)};
+  return {info, tokenizer, positions, table, model: await openModel(found, TEXT.manifest, signal)};
 }
 
 /** Load a text encoder; read its files while TensorFlow.js sets up a backend. */
@@ -70,8 +71,8 @@ export async function openTextEncoder(
   backendSet: Promise<void> = Promise.resolve(),
 ): Promise<BioClipText> {
   const read = async () => downloadText(await originOf(source, TEXT.manifest), options);
-  const [download, backend] = await readMeanwhile(backendSet, read, options.signal);
-  return textOf(await openDownload(download, options.signal), backend);
+  const [found, backend] = await readMeanwhile(backendSet, read, options.signal);
+  return textOf(await openDownload(found, options.signal), backend);
 }
 
 /** The unit embedding of a text, given its tokens. */
@@ -85,6 +86,7 @@ export async function embedTokens({info, model, tokenizer, table, positions}: Te
   const output = await run(model, input, [1, context, 1, width]);
   if (output.length !== context * embedding) {
     throw new BioClipError(
+      'bundle',
       `${info.model.file} gives ${output.length} numbers for ${context} tokens, not ${embedding} for each`,
       info.model.file,
     );
@@ -104,7 +106,7 @@ function textOf(parts: TextModel, backend: string): BioClipText {
       check();
       throwIfAborted(signal);
       if (!Array.isArray(texts) || texts.some((text) => typeof text !== 'string')) {
-        throw new BioClipError('not a list of texts: give an array of strings');
+        throw new BioClipError('argument', 'not a list of texts: give an array of strings');
       }
       const vectors: Float32Array[] = [];
       for (const text of [...texts]) {
@@ -131,7 +133,10 @@ export function compareTexts(
 ): number[] {
   for (const vector of [embedding, ...vectors]) {
     if (vector.length !== length) {
-      throw new BioClipError(`the embedding has ${vector.length} numbers; those of this bundle have ${length}`);
+      throw new BioClipError(
+        'argument',
+        `the embedding has ${vector.length} numbers; those of this bundle have ${length}`,
+      );
     }
   }
   const cosine = (vector: Float32Array) => vector.reduce((sum, value, i) => sum + value * embedding[i], 0);

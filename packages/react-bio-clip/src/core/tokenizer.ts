@@ -31,7 +31,7 @@ export function tokenizerOf(merges: string, file = 'the merges'): Tokenizer {
     const [left, right, more] = line.split(' ');
     const [first, second] = [ids.get(left), ids.get(right)];
     if (first === undefined || second === undefined || more !== undefined) {
-      throw new BioClipError(`line ${rank + 1} of ${file} is no pair of earlier tokens: ${line}`, file);
+      throw new BioClipError('bundle', `line ${rank + 1} of ${file} is no pair of earlier tokens: ${line}`, file);
     }
     const token = 2 * 256 + rank;
     ids.set(left + right, token);

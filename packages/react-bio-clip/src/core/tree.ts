@@ -72,7 +72,11 @@ function branchesAt(rank: string, r: number, taxa: Taxon[]): Branch[] {
       return;
     }
     if (seen.has(key)) {
-      throw new BioClipError(`bundle.json: the taxa of ${rank} ${taxon.ranks[r]} are not side by side`, 'bundle.json');
+      throw new BioClipError(
+        'bundle',
+        `bundle.json: the taxa of ${rank} ${taxon.ranks[r]} are not side by side`,
+        'bundle.json',
+      );
     }
     seen.add(key);
     last = key;
@@ -185,12 +189,12 @@ export function answerOf(
 /** Throw a BioClipError for impossible options, instead of giving an empty answer. */
 export function checkOptions(info: BundleInfo, {topK, rank, minConfidence}: ClassifyOptions): void {
   if (topK !== undefined && !(Number.isInteger(topK) && topK > 0)) {
-    throw new BioClipError(`topK is ${topK}, not a positive whole number`);
+    throw new BioClipError('argument', `topK is ${topK}, not a positive whole number`);
   }
   if (rank !== undefined && !info.ranks.includes(rank)) {
-    throw new BioClipError(`rank is ${rank}; this bundle has the ranks ${info.ranks.join(', ')}`);
+    throw new BioClipError('argument', `rank is ${rank}; this bundle has the ranks ${info.ranks.join(', ')}`);
   }
   if (minConfidence !== undefined && !(minConfidence >= 0 && minConfidence <= 1)) {
-    throw new BioClipError(`minConfidence is ${minConfidence}, not a probability between 0 and 1`);
+    throw new BioClipError('argument', `minConfidence is ${minConfidence}, not a probability between 0 and 1`);
   }
 }

@@ -116,6 +116,13 @@ export interface LoadOptions {
   backend?: string;
   /** Location of the WebAssembly files, as for setWasmPaths: a prefix, whose query stays last, or an address for each. */
   wasmPaths?: string | Record<string, string>;
+  /**
+   * Threads of WebAssembly (default 1), in a cross-origin isolated page whose bundler leaves them working. If they do
+   * not start, one is used and the console says so. The first load of a page decides.
+   */
+  threads?: number;
+  /** SHA-256 of bundle.json or text.json, 64 hexadecimal digits: another file is refused. */
+  integrity?: string;
   onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
 }

@@ -1,11 +1,16 @@
-import {abortable, BioClipError, throwIfAborted} from './errors.js';
+import {abortable, BioClipError, throwIfAborted, within} from './errors.js';
 import {is, pixelsOf} from './pixels.js';
 import {checkOptions} from './tree.js';
 import type {Answer, BioClip, CallOptions, ClassifyOptions, ImageInput, LoadOptions, Source} from './types.js';
-import type {ImageRequest, Loaded, LoadRequest, Port, Reply} from './worker-protocol.js';
+import type {ErrorReply, ImageRequest, Loaded, LoadRequest, Port, Reply} from './worker-protocol.js';
 
 // biome-ignore lint/suspicious/noExplicitAny: each call has a type of answer of its own, which `ask` states
 type Waiting = {resolve: (value: any) => void; reject: (error: unknown) => void; options: LoadOptions};
+
+/** Milliseconds until the script of a worker has been fetched and answers, on a weak signal too. */
+const PATIENCE = 60_000;
+const SILENT =
+  "the worker has not answered for 60 s: does its script import 'react-bio-clip/worker', and can it be fetched?";
 
 /**
  * Load a bundle in a worker, so that neither loading nor inference holds up the page. The worker's script imports
@@ -13,14 +18,20 @@ type Waiting = {resolve: (value: any) => void; reject: (error: unknown) => void;
  * the caller terminates it.
  */
 export async function loadInWorker(worker: Port, source: Source, options: LoadOptions = {}): Promise<BioClip> {
-  if (typeof source === 'function') throw new BioClipError('a function cannot be sent to a worker: give an address');
+  if (typeof source === 'function')
+    throw new BioClipError('argument', 'a function cannot be sent to a worker: give an address');
   const waiting = new Map<number, Waiting>();
   let calls = 0;
   let broken: unknown = null;
+  let hear: (value?: unknown) => void;
+  const heard = new Promise((resolve) => {
+    hear = resolve;
+  });
 
   worker.addEventListener('message', ({data}: {data: Reply}) => {
+    hear();
     const call = waiting.get(data.call);
-    if (!call) return; // aborted
+    if (!call || 'received' in data) return; // aborted, or only told that it was heard
     if ('progress' in data) {
       call.options.onProgress?.(data.progress);
       return;
@@ -32,7 +43,7 @@ export async function loadInWorker(worker: Port, source: Source, options: LoadOp
   worker.start?.();
   if (typeof Worker !== 'undefined' && worker instanceof Worker) {
     worker.addEventListener('error', (event) => {
-      broken = new BioClipError(`the worker failed: ${event.message || 'its script cannot be loaded'}`);
+      broken = new BioClipError('worker', `the worker failed: ${event.message || 'its script cannot be loaded'}`);
       for (const {reject} of waiting.values()) reject(broken);
       waiting.clear();
     });
@@ -57,13 +68,16 @@ export async function loadInWorker(worker: Port, source: Source, options: LoadOp
     }
   }
 
-  const {backend, wasmPaths} = options;
+  const {backend, wasmPaths, threads, integrity} = options;
   const where = typeof source === 'string' || source instanceof URL ? absolute(source) : source;
-  const loaded = await ask<Loaded>({kind: 'load', source: where, options: {backend, wasmPaths}}, options);
+  const request: LoadRequest = {kind: 'load', source: where, options: {backend, wasmPaths, threads, integrity}};
+  const loading = ask<Loaded>(request, options);
+  await within(Promise.race([loading, heard]), PATIENCE, SILENT);
+  const loaded = await loading;
   let disposed = false;
 
   async function send<T>(kind: 'classify' | 'embed', image: ImageInput, given: ClassifyOptions): Promise<T> {
-    if (disposed) throw new BioClipError('this classifier has been disposed of; load it again');
+    if (disposed) throw new BioClipError('disposed', 'this classifier has been disposed of; load it again');
     const {signal, ...rest} = given;
     throwIfAborted(signal);
     const {content, transfer} = await sendable(image);
@@ -100,7 +114,7 @@ async function sendable(image: ImageInput): Promise<{content: ImageRequest['imag
     is(image, 'ImageBitmap');
   if (element) {
     const bitmap = await createImageBitmap(image).catch((error) => {
-      throw new BioClipError(`the image has no pixels: has it been loaded? (${error.message})`, null, error);
+      throw new BioClipError('image', `the image has no pixels: has it been loaded? (${error.message})`, null, error);
     });
     return {content: bitmap, transfer: [bitmap]};
   }
@@ -108,7 +122,7 @@ async function sendable(image: ImageInput): Promise<{content: ImageRequest['imag
   return {content: {data, width, height}, transfer: []};
 }
 
-function errorOf({message, name, file}: {message: string; name: string; file: string | null}): Error {
-  if (name === 'BioClipError') return new BioClipError(message, file);
+function errorOf({message, name, code, file}: ErrorReply): Error {
+  if (code) return new BioClipError(code, message, file);
   return Object.assign(new Error(message), {name});
 }

@@ -1,11 +1,12 @@
 /** Messages between page and worker. Every call has a number, which its replies repeat. */
 
-import type {Answer, BundleInfo, ClassifyOptions, Pixels, Progress, Bundled} from './types.js';
+import type {BioClipErrorCode} from './errors.js';
+import type {Answer, BundleInfo, Bundled, ClassifyOptions, LoadOptions, Pixels, Progress} from './types.js';
 
 export interface LoadRequest {
   kind: 'load';
   source: string | Bundled;
-  options: {backend?: string; wasmPaths?: string | Record<string, string>};
+  options: Pick<LoadOptions, 'backend' | 'wasmPaths' | 'threads' | 'integrity'>;
 }
 
 export interface ImageRequest {
@@ -21,10 +22,20 @@ export interface Loaded {
   backend: string;
 }
 
+/** An error as a message; `code` and `file` are null for an error that is no BioClipError. */
+export interface ErrorReply {
+  message: string;
+  name: string;
+  code: BioClipErrorCode | null;
+  file: string | null;
+}
+
+/** `received` tells at once that a script which answers is there; loading may take long. */
 export type Reply = {call: number} & (
+  | {received: true}
   | {progress: Progress}
   | {value: Loaded | Answer | Float32Array}
-  | {error: {message: string; name: string; file: string | null}}
+  | {error: ErrorReply}
 );
 
 /** A worker as its page sees it, a worker's own scope, or one end of a MessageChannel. */

@@ -16,12 +16,14 @@ export function serve(port: Port): void {
     const {call} = request;
     if (request.kind === 'load') {
       const {source, options} = request;
+      reply({call, received: true});
       clip?.dispose();
       const onProgress = (progress: Progress) => reply({call, progress});
-      clip = await openBioClip(source, {signal, onProgress}, startBackend({...options, signal}));
+      const all = {...options, signal, onProgress};
+      clip = await openBioClip(source, all, startBackend(all));
       reply({call, value: {info: clip.info, backend: clip.backend}});
     } else if (request.kind === 'classify' || request.kind === 'embed') {
-      if (!clip) throw new BioClipError('no bundle has been loaded in this worker');
+      if (!clip) throw new BioClipError('worker', 'no bundle has been loaded in this worker');
       const {image} = request;
       try {
         reply({call, value: await clip[request.kind](image, {...request.options, signal})});
@@ -47,8 +49,8 @@ export function serve(port: Port): void {
       await answer(request, stop.signal);
     } catch (error) {
       const {message, name} = error instanceof Error ? error : new Error(String(error));
-      const file = error instanceof BioClipError ? error.file : null;
-      reply({call: request.call, error: {message, name, file}});
+      const {code, file} = error instanceof BioClipError ? error : {code: null, file: null};
+      reply({call: request.call, error: {message, name, code, file}});
     } finally {
       running.delete(request.call);
     }

@@ -12,8 +12,11 @@ import {BioClipError} from '../core/errors.js';
 import type {Answer, BioClip, CallOptions, ClassifyOptions, LoadOptions, Pixels} from '../core/types.js';
 import {useBioClipFrom} from '../react/useBioClipFrom.js';
 import type {UseBioClip, UseBioClipOptions} from '../react/useBioClipFrom.js';
+import {completeEngine} from './engine.js';
 import {exifOrientation, upright} from './orientation.js';
 
+export {BioClipError} from '../core/errors.js';
+export type {BioClipErrorCode} from '../core/errors.js';
 export type * from '../core/types.js';
 
 /** Functions of a device that this package calls. */
@@ -37,8 +40,10 @@ export interface NativeBioClip extends BioClip {
  */
 export async function loadBioClip(adapter: NativeAdapter, options: LoadOptions = {}): Promise<NativeBioClip> {
   const {backend, ...rest} = options;
+  completeEngine();
   await tf.ready();
-  if (backend && !(await tf.setBackend(backend))) throw new BioClipError(`the backend ${backend} does not start here`);
+  if (backend && !(await tf.setBackend(backend)))
+    throw new BioClipError('backend', `the backend ${backend} does not start here`);
   const clip = await openBioClip((name) => adapter.readFile(name), rest);
   const open = async (jpeg: Uint8Array) => upright(await decode(adapter, jpeg), exifOrientation(jpeg));
   return {
@@ -54,10 +59,10 @@ export function useBioClip(adapter: NativeAdapter | null, options?: UseBioClipOp
 }
 
 async function decode(adapter: NativeAdapter, jpeg: Uint8Array): Promise<Pixels> {
-  if (jpeg[0] !== 0xff || jpeg[1] !== 0xd8) throw new BioClipError('the photograph is no JPEG file');
+  if (jpeg[0] !== 0xff || jpeg[1] !== 0xd8) throw new BioClipError('image', 'the photograph is no JPEG file');
   try {
     return await adapter.decodeJpeg(jpeg);
   } catch (error) {
-    throw new BioClipError(`the photograph cannot be decoded: ${(error as Error).message}`, null, error);
+    throw new BioClipError('image', `the photograph cannot be decoded: ${(error as Error).message}`, null, error);
   }
 }

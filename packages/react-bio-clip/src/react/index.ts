@@ -1,3 +1,5 @@
+'use client';
+
 /** React: hooks that load a model, and a camera that classifies with it. */
 
 export {BioClipCamera} from './BioClipCamera.js';
