@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from bioclip_lite.metrics import guessing
+from bioclip_lite.metrics.topk import places
 from bioclip_lite.models import teachers
 from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.shards import ShardSet
@@ -313,7 +314,9 @@ def embed(model: teachers.Clip, images: ShardSet, preprocess: dict[str, Any]) ->
 
 @torch.inference_mode()
 def zero_shot(model: teachers.Clip, pairs: Pairs, features: Sequence[np.ndarray]) -> dict[str, float]:
-    """val_top1: the share of photographs whose own caption (of the last text type) is the best of all; logit_scale.
+    """logit_scale; val_top1, val_top5: the shares of photographs whose own caption is the best, or among the five best.
+
+    The captions are those of the last text type.
 
     ``features``: the photographs' L2-normalised embeddings, float32 (n, D), in parts.
     """
@@ -321,8 +324,10 @@ def zero_shot(model: teachers.Clip, pairs: Pairs, features: Sequence[np.ndarray]
     number = {taxon: n for n, taxon in enumerate(prompts)}
     truth = np.array([number[taxon] for taxon in pairs.taxon_ids])
     text = F.normalize(encode_text(model, list(prompts.values())), dim=-1).cpu().numpy()
-    best = np.concatenate([(part @ text.T).argmax(1) for part in features])
-    return {"logit_scale": logit_scale(model).item(), "val_top1": float((best == truth).mean())}
+    own = np.split(truth, np.cumsum([len(part) for part in features])[:-1])
+    place = np.concatenate([places(part @ text.T, numbers) for part, numbers in zip(features, own, strict=True)])
+    shares = {f"val_top{k}": float((place < k).mean()) for k in (1, 5)}
+    return {"logit_scale": logit_scale(model).item(), **shares}
 
 
 def refuse_weak(history: trainer.History, epochs: int, taxon_ids: Sequence[str]) -> None:
