@@ -110,11 +110,9 @@ def ours(
         job="benchmark",
         preprocess=preprocessing(section["image_size"]),
         seed=0,
-        epochs=count,
-        batch_size=section["batch_size"],
-        learning_rate=section["learning_rate"],
         ema=section["ema"],
         weights=losses.Weights.of(section),
+        **trainer.chosen({**section, "epochs": count}),
     )
     objective = (distillation.Control if control else distillation.Distillation)(model, inner, options, train)
 
@@ -173,13 +171,7 @@ class Online(trainer.Objective):
 
 
 def online(data: Path, section: dict[str, Any], train: reader.CachedSplit, count: int, scratch: Path) -> list[float]:
-    options = trainer.Options(
-        seed=0,
-        epochs=count,
-        batch_size=section["batch_size"],
-        learning_rate=section["learning_rate"],
-        weight_decay=0.05,
-    )
+    options = trainer.Options(seed=0, **trainer.chosen({**section, "epochs": count}))
     objective = Online(data, section, train, options)
 
     def run(end: Any) -> None:

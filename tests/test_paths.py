@@ -44,12 +44,13 @@ FILES = {
     ("benchmarks/distill.py", "--out"): ([], "# Distilled students by loss"),
     ("benchmarks/int8.py", "--out"): ([], "# INT8 by way of rounding"),
     ("benchmarks/prune.py", "--out"): ([], "# Pruned students"),
+    ("benchmarks/warmup.py", "--out"): ([], "# Warm-up of teachers"),
     ("benchmarks/web.py", "--out"): (["--params", "absent.yaml"], "# The web model in a browser"),
 }
 # For each option that writes a folder: the rest of the command line.
 FOLDERS: dict[tuple[str, str], list[str]] = {("captioner", "--out"): [], ("relist", "--output"): ["list.txt"]}
 # Lines are added to these, behind what an earlier run has left.
-ROWS = {(f"benchmarks/{name}.py", "--rows") for name in ("distill", "list", "prune", "web")}
+ROWS = {(f"benchmarks/{name}.py", "--rows") for name in ("distill", "list", "prune", "warmup", "web")}
 # For each option that reads, or names the data folder: the rest of the command line. Of --data, stages and the other
 # commands have their own tests below.
 READ: dict[tuple[str, str], list[str]] = {
@@ -67,8 +68,8 @@ READ: dict[tuple[str, str], list[str]] = {
 }
 # The benchmarks only read these, or keep scratch copies of their own beneath.
 READ_BY_BENCHMARKS = {
-    *((f"benchmarks/{name}.py", "--data") for name in ("backoff", "distill", "epoch", "int8", "prune")),
-    *((f"benchmarks/{name}.py", "--params") for name in ("distill", "epoch", "int8", "prune", "web")),
+    *((f"benchmarks/{name}.py", "--data") for name in ("backoff", "distill", "epoch", "int8", "prune", "warmup")),
+    *((f"benchmarks/{name}.py", "--params") for name in ("distill", "epoch", "int8", "prune", "warmup", "web")),
     ("benchmarks/list.py", "--samples"),
     *(("benchmarks/int8.py", option) for option in ("--students", "--samples")),
     *(("benchmarks/data.py", option) for option in ("--photographs", "--img2dataset")),

@@ -15,7 +15,7 @@ from bioclip_lite.teacher_cache import reader, store
 from bioclip_lite.texts import text_types
 from bioclip_lite.training import checkpoint, distillation, losses
 from bioclip_lite.training.cached_batches import CachedBatches
-from bioclip_lite.training.validation import Validation
+from bioclip_lite.training.validation import Validation, predictor
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
 from support import lessons
@@ -107,7 +107,7 @@ def test_the_second_stage_starts_from_the_first_and_mixes_by_validation(tmp_path
     data = lessons.make_cache(lessons.make_data(tmp_path / "data"))
     distill.run(PARAMS, data, "student")
     single = contents(data / "distill" / "model")
-    two = {**PARAMS, "finetune": {"epochs": 2, "learning_rate": 0.001}}
+    two = {**PARAMS, "finetune": {"epochs": 2, "learning_rate": 0.001, "warm_up": 0.1}}
     distill.run(two, data, "student")
     assert contents(data / "distill" / "first") == single
     distill.run(two, data, "finetune")
@@ -123,9 +123,9 @@ def test_the_second_stage_starts_from_the_first_and_mixes_by_validation(tmp_path
     first = students.load_student(data / "distill" / "first")[0]
     model = students.load_student(data / "distill" / "model")[0]
     val = reader.CachedSplit(data, "val")
-    measured = Validation(model, data, val, preprocessing(32))()
+    measured = Validation(predictor(model, "auto"), data, val, preprocessing(32))()
     assert measured["val_nll"] == pytest.approx(curve[chosen["share"]]["val_nll"], rel=1e-4)
-    measured = Validation(first, data, val, preprocessing(32))()
+    measured = Validation(predictor(first, "auto"), data, val, preprocessing(32))()
     assert measured["val_nll"] == pytest.approx(curve[0.0]["val_nll"], rel=1e-4)
     with pytest.raises(UserError, match=r"no job 'finetune'; its jobs are student, control$"):
         distill.run(PARAMS, data, "finetune")

@@ -39,7 +39,13 @@ PARAMS: sections.Prune = {
     "round_to": 8,
     "epochs": 1,
     "batch_size": 8,
+    "accumulation": 1,
     "learning_rate": 0.001,
+    "warm_up": 0.1,
+    "weight_decay": 0.05,
+    "betas": [0.9, 0.98],
+    "eps": 1e-8,
+    "precision": "auto",
     "seed": 0,
 }
 

@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -341,7 +342,7 @@ def test_a_teacher_that_hardly_knows_the_taxa_stops_half_way_unless_it_may_be_we
             (0.0, r"^after epoch 2 of 4 this teacher names 0\.0% of split val right \(0 of 12 "),
             (1.0, ""),
         ):
-            measured = {"logit_scale": 1.0, "val_top1": right}
+            measured = {"logit_scale": 1.0, "val_top1": right, "val_top5": 1.0}
             monkeypatch.setattr(contrastive, "zero_shot", lambda *_, measured=measured: measured)
             chosen = {**params(kind, epochs=4), "allow_weak": False}
             if says:
@@ -354,6 +355,18 @@ def test_a_teacher_that_hardly_knows_the_taxa_stops_half_way_unless_it_may_be_we
                 teacher.run(chosen, own)
                 assert contents(own / "teacher" / "model") == expected
         monkeypatch.undo()
+
+
+def test_the_own_caption_is_looked_for_among_all_and_among_five(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = {f"taxon {number}": f"caption {number}" for number in range(8)}
+    texts = SimpleNamespace(prompts=lambda: [captions[taxon] for taxon in pairs.taxon_ids])
+    pairs: Any = SimpleNamespace(taxon_ids=[f"taxon {number}" for number in (*range(8), 7, 7)], texts=texts)
+    model: Any = SimpleNamespace(logit_scale=torch.tensor(0.0))
+    monkeypatch.setattr(contrastive, "encode_text", lambda model, found: torch.eye(8) if len(found) == 8 else None)
+    scores = np.tile(np.arange(8, dtype=np.float32), (10, 1))  # the last caption is the best one of all photographs
+    scores[0] = np.eye(8)[0]
+    found = contrastive.zero_shot(model, pairs, [scores[:3], scores[3:]])
+    assert found == {"logit_scale": 1.0, "val_top1": 4 / 10, "val_top5": 8 / 10}  # 0, and 7 three times; 3 to 6
 
 
 def test_too_few_photographs_are_a_warning(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from bioclip_lite.photographs import loading
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import teacher
-from bioclip_lite.training import distillation, memory_format
+from bioclip_lite.training import distillation, memory_format, trainer
 from bioclip_lite.utils import machine
 from models import test_hub
 from models.test_students import FAMILIES, FASTVIT
@@ -80,9 +80,7 @@ def student(name: str, options: dict[str, Any], size: int, data: Path) -> Tensor
             job="student",
             preprocess=preprocessing(size),
             seed=0,
-            epochs=1,
-            batch_size=12,
-            learning_rate=1e-6,
+            **trainer.chosen({**lessons.DISTILL, "epochs": 1, "batch_size": 12, "learning_rate": 1e-6}),
         )
         distillation.train(distillation.Distillation(model, data, settings))
     return found

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from bioclip_lite.models import students, teachers, text_towers
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.stages import distill, teacher
-from bioclip_lite.training import distillation, distributed, losses, text_distillation, trainer
+from bioclip_lite.training import accumulation, distillation, distributed, losses, text_distillation, trainer
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
@@ -167,9 +167,7 @@ def train(
         job="student",
         preprocess=preprocessing(64),
         seed=0,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=0.002,
+        **trainer.chosen({**lessons.DISTILL, "epochs": epochs, "batch_size": batch_size}),
         weights=losses.Weights(batch_affinity=1.0),
     )
     student: distillation.Student
@@ -208,6 +206,39 @@ def test_both_towers_of_two_processes_are_those_of_one(data: Path) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-4)
 
 
+def accumulate(normalised: bool) -> list[list[np.ndarray]]:
+    """Gradients and statistics by ``in_parts``, and by a plain pass over the same parts."""
+    found = []
+    for again in (True, False):
+        torch.manual_seed(0)
+        rows, target = torch.randn(10, 6, dtype=torch.float64), torch.randn(10, 4, dtype=torch.float64)
+        model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4) if normalised else nn.Identity()).double()
+        own = rows[distributed.part(10)]
+        with distributed.synchronised_norms():
+            if again:
+                out = accumulation.in_parts(model, model, own, 10, 2)
+            else:
+                out = torch.cat([model(part) for part in own.tensor_split(2)])
+        (distributed.gather(out, 10) @ target.T).log_softmax(-1).square().mean().backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        distributed.average(gradients)
+        found.append(arrays(*gradients, *model.buffers()))
+    return found
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_micro_batches_of_several_processes_normalise_together(normalised: bool) -> None:
+    (_, alone), (first, second) = accumulate(normalised), together(accumulate, normalised)
+    for parts, plain in (first, second):
+        assert len(parts) == len(plain) >= 2
+        for found, other, expected in zip(parts, first[0], plain, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-9)
+            np.testing.assert_array_equal(found, other)
+    if not normalised:  # other micro-batches have other statistics
+        for found, expected in zip(first[0], alone, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def teach(data: Path, params: dict[str, Any]) -> None:
     machine.autocast_helps = lambda _: False  # type: ignore[assignment]
     teacher.run(params, data)
@@ -236,8 +267,13 @@ def test_a_teacher_of_two_processes_is_that_of_one(kind: str, data: Path) -> Non
 def test_a_batch_smaller_than_the_processes_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "size", lambda: 8)
     with pytest.raises(UserError, match=r"test\.batch_size: a batch of 4 .* over 8 processes"):
-        trainer.check_split(4, "test.batch_size")
-    trainer.check_split(8, "test.batch_size")
+        trainer.check_split(4, 1, "test")
+    trainer.check_split(8, 1, "test")
+    trainer.check_split(16, 2, "test")
+    with pytest.raises(
+        UserError, match=r"test\.accumulation is 3, but a batch of 16 photographs gives 2 micro-batches"
+    ):
+        trainer.check_split(16, 3, "test")
 
 
 # How they start and end

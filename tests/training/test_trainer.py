@@ -46,8 +46,8 @@ def student(outputs: int = lessons.D) -> nn.Module:
 def options(**changes: Any) -> distillation.Options:
     """The options of a short distillation, with some of them changed; weights of losses by their names."""
     weights = {name: changes.pop(name) for name in losses.LOSSES if name in changes}
-    chosen: dict[str, Any] = {"stage": "distill", "job": "student", "seed": 0, "epochs": 2, "batch_size": 8}
-    chosen |= {"learning_rate": 0.002, "preprocess": preprocessing(32), "weights": losses.Weights(**weights)}
+    chosen: dict[str, Any] = {"stage": "distill", "job": "student", "seed": 0, **trainer.chosen(lessons.DISTILL)}
+    chosen |= {"preprocess": preprocessing(32), "weights": losses.Weights(**weights)}
     return distillation.Options(**{**chosen, **changes})
 
 
@@ -70,15 +70,70 @@ def test_batches_are_full_and_without_repetition(count: int, batch_size: int, se
     assert all(np.array_equal(a, b) for a, b in zip(plan, loading.batches(count, batch_size, seed), strict=True))
 
 
-@given(steps=st.integers(1, 500), peak=st.floats(1e-5, 1))
+@given(steps=st.integers(1, 500), peak=st.floats(1e-5, 1), data=st.data())
 @settings(max_examples=50, deadline=None)
-def test_the_learning_rate_rises_then_falls_and_is_never_zero(steps: int, peak: float) -> None:
-    rates = [trainer.learning_rate_at(step, steps, peak) for step in range(steps)]
+def test_the_learning_rate_rises_then_falls_and_is_never_zero(steps: int, peak: float, data: st.DataObject) -> None:
+    warm_up = data.draw(st.integers(1, steps))
+    rates = [trainer.learning_rate_at(step, steps, peak, warm_up) for step in range(steps)]
+    assert rates[warm_up - 1] == pytest.approx(peak)
     assert max(rates) <= peak * (1 + 1e-9)
     assert min(rates) > 0
     top = int(np.argmax(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "steps", "expected"),
+    [(0.1, 40, 4), (0.1, 4, 1), (0, 40, 1), (0.5, 40, 20), (1, 40, 1), (30, 40, 30), (30.0, 40, 30)],
+)
+def test_a_warm_up_is_a_share_or_a_number_of_steps(warm_up: float, steps: int, expected: int) -> None:
+    assert trainer.warm_up_steps(warm_up, steps) == expected
+
+
+def test_a_warm_up_that_never_ends_is_refused(data: Path) -> None:
+    total = 2 * steps(data)
+    message = (
+        f"distill student: warm_up is {total + 1} steps, but the training has {total} \\(2 epochs of {steps(data)}"
+    )
+    with pytest.raises(UserError, match=message):
+        distil(student(), data, warm_up=total + 1)
+    assert distil(student(), data, warm_up=total)[-1]["learning_rate"] == 0.002
+
+
+def test_the_optimizer_is_the_one_asked_for() -> None:
+    chosen = options(learning_rate=0.3, weight_decay=0.2, betas=(0.8, 0.95), eps=1e-6)
+    decaying, others = trainer.optimizer(student(), chosen).param_groups
+    for group in (decaying, others):
+        assert (group["lr"], group["betas"], group["eps"]) == (0.3, (0.8, 0.95), 1e-6)
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.2, 0.0)
+    assert all(parameter.ndim > 1 for parameter in decaying["params"])
+    assert all(parameter.ndim <= 1 for parameter in others["params"])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_student_learns_in_half_precision(precision: str, data: Path) -> None:
+    formats: set[torch.dtype] = set()
+    model, whole = student(), student()
+    convolution = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    convolution.register_forward_hook(lambda layer, inputs, out: formats.add(out.dtype))
+    chosen: dict[str, Any] = {"epochs": 25, "batch_size": 36, "learning_rate": 0.001}  # one step an epoch
+    history = distil(model, data, precision=precision, **chosen)
+    assert formats == {getattr(torch, precision)}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    expected = distil(whole, data, precision="float32", **chosen)
+    assert history[0]["loss"] == pytest.approx(expected[0]["loss"], rel=0.05)
+    assert history[-1]["loss"] < history[0]["loss"] / 3
+
+
+def test_gradients_beyond_float16_move_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step is left out and the scale halved, instead of a training that ends with NaN."""
+    scale = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scale(device, 1e30, enabled=enabled))
+    model = student()
+    distil(model, data, epochs=1, precision="float16")
+    before, after = dict(student().named_parameters()), dict(model.named_parameters())
+    assert all(torch.equal(before[name], value) for name, value in after.items())
 
 
 def test_cores_follow_snakemake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,12 +471,14 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     )
 
 
+@pytest.mark.parametrize("precision", ["auto", "float16"])  # which has a scale of gradients to go on with
 def test_a_run_stopped_after_every_step_ends_with_the_same_bytes(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    chosen: dict[str, Any] = {"ema": 0.9, "precision": precision}
     checkpoint_file = tmp_path / "partial" / "checkpoint"
     undisturbed = dropping()
-    history = distil(undisturbed, data, checkpoint_file=checkpoint_file, ema=0.9)
+    history = distil(undisturbed, data, checkpoint_file=checkpoint_file, **chosen)
     assert not checkpoint_file.exists()  # too quick to be worth one
     assert not same(undisturbed, dropping())
 
@@ -430,7 +487,7 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bytes(
     while True:
         model = dropping()
         try:
-            assert distil(model, data, checkpoint_file=checkpoint_file, ema=0.9) == history
+            assert distil(model, data, checkpoint_file=checkpoint_file, **chosen) == history
             break
         except checkpoint.Stopped as stop:
             stops.append(str(stop))
@@ -442,7 +499,7 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bytes(
     assert same(model, undisturbed)
     monkeypatch.setenv(checkpoint.END_TIME, str(int(time.time()) + 3600))
     checkpoint.remove(checkpoint_file)
-    assert distil(dropping(), data, checkpoint_file=checkpoint_file, ema=0.9) == history  # far enough away
+    assert distil(dropping(), data, checkpoint_file=checkpoint_file, **chosen) == history  # far enough away
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -527,6 +584,8 @@ def test_a_checkpoint_of_another_training_is_removed(
     assert "continues in epoch 1 of 1, after step 1" in stop_and_go_on()
     assert "is of other parameters; removed, training starts" in stop_and_go_on(learning_rate=0.001)
     assert "is of other parameters; removed" in stop_and_go_on(seed=1)
+    assert "is of other parameters; removed" in stop_and_go_on(warm_up=2)
+    assert "is of other parameters; removed" in stop_and_go_on(accumulation=2)
     assert "is of other initial weights; removed" in stop_and_go_on(other_weights)
     assert "is of other files; removed" in stop_and_go_on(other_targets)
     assert "cannot be read" in stop_and_go_on(torn)

@@ -251,6 +251,13 @@ def test_yaml_is_that_of_version_1_2(text: str, value: object, tmp_path: Path) -
     assert yaml_files.read(tmp_path / "params.yaml") == {"a": value}
 
 
+@pytest.mark.parametrize("value", [1e-8, 2.5e-8, 1e20, 0.1, 3.0, float("inf")])
+def test_a_number_that_we_write_is_one_in_both_versions(value: float, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(yaml_files.dump({"a": value}))
+    assert parse_yaml((tmp_path / "params.yaml").read_text()) == {"a": value}
+    assert yaml_files.read(tmp_path / "params.yaml") == {"a": value}
+
+
 def test_what_libyaml_reads_for_us_says_the_same_in_both_versions() -> None:
     for path in (checkout.ROOT / "dvc.yaml", SCHEMA_FILE, checkout.ROOT / "workflow/defaults.yaml"):
         assert parse_yaml(path.read_text("utf-8")) == load_yaml(path)

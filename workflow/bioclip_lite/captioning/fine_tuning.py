@@ -47,7 +47,10 @@ _SMALL: dict[str, Any] = {
 FILE = "captioner.json"  # how it was trained; tells a folder of ours from a CoCa that somebody fetched
 FILES = (FILE, hub.CONFIG, hub.WEIGHTS[0])
 _BATCH = 64
-_WEIGHT_DECAY = 0.05
+_OPTIMIZER: dict[str, Any] = {
+    **{"accumulation": 1, "precision": "auto", "warm_up": 0.1},
+    **{"weight_decay": 0.05, "betas": (0.9, 0.98), "eps": 1e-8},
+}
 # Captions mention colours, so a view keeps them.
 _VIEW: "AugmentedViews" = {
     "crop_scale": [0.6, 1.0],
@@ -77,7 +80,7 @@ class Captioning(trainer.Objective):
         self.model = model.to(machine.device())
         self.tokenizer = tokenizers.of_clip(config)
         self.coca_loss = CoCaLoss(options.caption_weight, options.contrastive_weight, pad_id=model.pad_id)
-        self.half = machine.autocast_helps(model)
+        self.dtype = machine.number_format(options.precision, model)
         self.shards, self.val_shards = _shards(data, ["pretrain", "train"]), _shards(data, ["val"])
         self.images, self.texts = _read(data, self.shards, options.captions)
         self.val_images, self.val_texts = _read(data, self.val_shards, options.captions)
@@ -118,7 +121,7 @@ class Captioning(trainer.Objective):
         """(contrastive, caption) loss of a batch, each times its weight."""
         model, device = self.model, machine.device()
         tokens = self.tokenizer(texts).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+        with machine.autocast(self.dtype):
             image, image_tokens = model._encode_image(pixels.to(device))
             text, text_tokens = model._encode_text(tokens)
             # The vocabulary is wide, and behind the end of a caption there is nothing to learn.
@@ -160,7 +163,7 @@ def train(
         epochs=epochs,
         batch_size=_BATCH,
         learning_rate=learning_rate,
-        weight_decay=_WEIGHT_DECAY,
+        **_OPTIMIZER,
         captions=tuple(types),
         caption_weight=2.0 if source is None else 1.0,
         contrastive_weight=1.0 if source is None else 0.0,

@@ -142,6 +142,7 @@ def _missing(where: str, names: list[str]) -> str:
 
 
 _ALLOWED: dict[str, Callable[[dict[str, Any]], str]] = {  # keyword of the schema -> what it allows, in words
+    "oneOf": lambda rules: _one_of(rules),
     "type": lambda rules: f"of type {_either(rules['type'])}",
     "enum": lambda rules: f"one of {', '.join(map(str, rules['enum']))}",
     "minimum": lambda rules: f"at least {rules['minimum']}",
@@ -160,6 +161,12 @@ _ALLOWED: dict[str, Callable[[dict[str, Any]], str]] = {  # keyword of the schem
 }
 
 
+def _one_of(rules: dict[str, Any]) -> str:
+    from bioclip_lite.params.reference import allowed  # here, because that module is run by its name too
+
+    return allowed(rules)
+
+
 def _either(types: str | list[str]) -> str:
     return types if isinstance(types, str) else " or ".join(types)
 
@@ -171,7 +178,7 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
     teachers = teacher_sections(params["teacher"])
     lines = [*_wrong_index(params["index"]), *_wrong_lists(params), *_wrong_teachers(params, teachers)]
     lines += [*_unknown_variants(params, teachers), *_wrong_text_encoder(params), *_wrong_species_lists(params)]
-    lines += _wrong_splits(params)
+    lines += [*_wrong_splits(params), *_wrong_accumulation(params, teachers)]
     lines += captions.problems(params["caption"], teachers[FIRST]["captions"])
     lines += captions.unknown(params["caption"], params["evaluate"]["retrieval"], "evaluate.retrieval")
     for name, teacher in teachers.items():
@@ -208,6 +215,20 @@ def _wrong_splits(params: dict[str, Any]) -> Iterator[str]:
             "distill.splits has unlabelled, but there are no such photographs: set index.unlabelled to keep and "
             "shard.counts.unlabelled to 1 or more"
         )
+
+
+def _wrong_accumulation(params: dict[str, Any], teachers: Mapping[str, Any]) -> Iterator[str]:
+    trained = {stage: params[stage] for stage in ("distill", "prune")}
+    for name, teacher in teachers.items():
+        if teacher["kind"] in ("train", "lit"):
+            above = "teacher" if name == FIRST else f"teacher.ensemble.{name}"
+            trained[f"{above}.{teacher['kind']}"] = teacher[teacher["kind"]]
+    for name, section in trained.items():
+        if section["accumulation"] > 1 and section["batch_size"] < 2 * section["accumulation"]:
+            yield (
+                f"{name}.accumulation is {section['accumulation']}, but a batch of {section['batch_size']} photographs "
+                f"gives {section['batch_size'] // 2} micro-batches of 2 at most; lower accumulation or raise batch_size"
+            )
 
 
 def _wrong_teachers(params: dict[str, Any], teachers: Mapping[str, Any]) -> Iterator[str]:

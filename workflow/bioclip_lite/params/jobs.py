@@ -142,8 +142,13 @@ class Control(TypedDict):
     allow_research_only: bool
     epochs: int
     batch_size: int
+    accumulation: int
     learning_rate: float
+    warm_up: float | int
     weight_decay: float
+    betas: list[float]
+    eps: float
+    precision: sections.TrainingPrecision
     ema: float
     seed: int
 
@@ -164,7 +169,11 @@ class Student(Control):
 
 class FinetunedStudent(TypedDict):
     batch_size: int
+    accumulation: int
     weight_decay: float
+    betas: list[float]
+    eps: float
+    precision: sections.TrainingPrecision
     finetune: sections.DistillFinetune
     seed: int
 

@@ -163,11 +163,8 @@ def _options(
         job="student" if student else "control",
         preprocess=preprocess,
         seed=params["seed"],
-        epochs=params["epochs"],
-        batch_size=params["batch_size"],
-        learning_rate=params["learning_rate"],
-        weight_decay=params["weight_decay"],
         ema=params["ema"],
+        **trainer.chosen(params),
     )
     if student is None:
         return options
@@ -204,11 +201,8 @@ def _finetune(params: "jobs.FinetunedStudent", data: Path) -> None:
         job="finetune",
         preprocess=preprocess,
         seed=params["seed"],
-        epochs=params["finetune"]["epochs"],
-        batch_size=params["batch_size"],
-        learning_rate=params["finetune"]["learning_rate"],
-        weight_decay=params["weight_decay"],
         weights=Weights(affinity=0.0, cosine=0.0, labels=1.0),
+        **trainer.chosen({**params, **params["finetune"]}),
     )
     checkpoint_file = checkpoint.path(data, "distill", "finetune")
     student = distillation.Distillation(model, data, options)

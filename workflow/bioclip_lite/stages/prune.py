@@ -151,10 +151,8 @@ def _recovered(
         job=f"student-{step}",
         preprocess=preprocess,
         seed=params["seed"],
-        epochs=epochs,
-        batch_size=params["batch_size"],
-        learning_rate=params["learning_rate"],
         teachers=tuple(teachers),
+        **trainer.chosen({**params, "epochs": epochs}),
     )
     student = distillation.Distillation(model, data, options, train)
     rows = _trained(student, _finished_file(data, step), last=step == params["steps"])
@@ -168,8 +166,7 @@ def _trained(student: distillation.Student, finished: Path, *, last: bool) -> tr
     if last:
         return distillation.train(student, checkpoint_file=checkpoint_file)
     identity = trainer.training_identity(student) if distributed.first() else {}
-    optimizer = trainer.optimizer(student.model, student.options.learning_rate, student.options.weight_decay)
-    state = checkpoint.State(student.model, optimizer)
+    state = checkpoint.State(student.model, trainer.optimizer(student.model, student.options))
     if distributed.agree(distributed.first() and checkpoint.usable(finished, identity)):
         rows = checkpoint.read(finished, state).history
         student.model.to("cpu").eval()

@@ -133,10 +133,10 @@ def _train(section: "jobs.TrainedTeacher", data: Path, name: str) -> Made:
         data,
         _shards(data, chosen["splits"]),
         _shards(data, ["val"]),
-        _options(chosen, captions, seed, ema=chosen["ema"]),
+        _options(chosen, captions, seed, chosen["ema"]),
         section["allow_weak"],
     )
-    trainer.check_split(objective.size, f"{where}.batch_size")
+    trainer.check_split(objective.size, chosen["accumulation"], where)
     photographs, taxa = len(objective.pairs.keys), len(set(objective.pairs.taxon_ids))
     print(f"training on {photographs} photographs of {taxa} taxa, {chosen['image_tower']}")
     if distributed.first() and (few := guessing.few_photographs(photographs, taxa)):
@@ -161,10 +161,10 @@ def _lit(section: "jobs.LitTeacher", data: Path, name: str) -> Made:
         data,
         _shards(data, ["train"]),
         _shards(data, ["val"]),
-        _options(chosen, captions, seed),
+        _options(chosen, captions, seed, 0.0),
         section["allow_weak"],
     )
-    trainer.check_split(objective.size, f"{where}.batch_size")
+    trainer.check_split(objective.size, chosen["accumulation"], where)
     print(f"tuning a text tower to {chosen['image_tower']} on {len(objective.pairs.keys)} photographs")
     history = _fit(objective, data, name)
     contrastive.settle(model)
@@ -172,16 +172,9 @@ def _lit(section: "jobs.LitTeacher", data: Path, name: str) -> Made:
 
 
 def _options(
-    chosen: "sections.TeacherTrain | sections.TeacherLit", captions: Sequence[str], seed: int, ema: float = 0.0
+    chosen: "sections.TeacherTrain | sections.TeacherLit", captions: Sequence[str], seed: int, ema: float
 ) -> contrastive.Options:
-    return contrastive.Options(
-        seed=seed,
-        epochs=chosen["epochs"],
-        batch_size=chosen["batch_size"],
-        learning_rate=chosen["learning_rate"],
-        ema=ema,
-        captions=tuple(captions),
-    )
+    return contrastive.Options(seed=seed, ema=ema, captions=tuple(captions), **trainer.chosen(chosen))
 
 
 def _fit(objective: trainer.Objective, data: Path, name: str) -> trainer.History:

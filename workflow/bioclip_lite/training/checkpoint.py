@@ -1,9 +1,9 @@
 """Stop and resume: training that is interrupted continues where it was, and ends with the same bytes.
 
-A checkpoint is a safetensors file (the model, the optimizer, the moving average) whose metadata hold the position and
-the training identity. It lies beside the outputs of its job, in a folder whose name begins with files.PARTIAL: no
-engine tracks it, and the ledger job of a complete stage removes it. Random numbers come from names, so there is no
-generator to save.
+A checkpoint is a safetensors file (the model, the optimizer, the moving average) whose metadata hold the position, the
+training identity and the scale of the gradients. It lies beside the outputs of its job, in a folder whose name begins
+with files.PARTIAL: no engine tracks it, and the ledger job of a complete stage removes it. Random numbers come from
+names, so there is no generator to save.
 """
 
 import hashlib
@@ -49,6 +49,7 @@ class State:
     model: nn.Module
     optim: torch.optim.Optimizer
     average: dict[str, torch.Tensor] = field(default_factory=dict)  # moving average, by name in the model
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))  # of gradients
 
 
 @dataclass
@@ -130,7 +131,8 @@ def write(path: Path, identity: dict[str, str], state: State, position: Position
     for number, moments in state.optim.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"identity": json.dumps(identity), "position": json.dumps(asdict(position))}
+    described = {"identity": identity, "position": asdict(position), "scaler": state.scaler.state_dict()}
+    metadata = {name: json.dumps(value) for name, value in described.items()}
     with replacing(path) as scratch:
         save_file(plain, scratch, metadata)
         with scratch.open("rb") as file:
@@ -158,6 +160,7 @@ def read(path: Path, state: State) -> Position:
     """Restore ``state``, in place, from a checkpoint that is ``usable``; returns its position."""
     with safe_open(path, "pt") as file:
         position = Position(**json.loads(file.metadata()["position"]))
+        state.scaler.load_state_dict(json.loads(file.metadata()["scaler"]))
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     weights = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
     state.model.load_state_dict(weights)

@@ -18,12 +18,13 @@ import torch
 from torch.nn import functional as F
 
 from bioclip_lite.metrics import guessing
+from bioclip_lite.metrics.topk import places
 from bioclip_lite.models import teachers
 from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.teacher_cache import locked_tower
 from bioclip_lite.texts.captions import Captions, files_of_captions
-from bioclip_lite.training import distributed, losses, trainer
+from bioclip_lite.training import accumulation, distributed, losses, trainer
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import generator
@@ -41,7 +42,6 @@ class Options(trainer.Options):
     """How a teacher is trained."""
 
     captions: tuple[str, ...]  # text types and captioners; each photograph's caption is of one, drawn by hash
-    weight_decay: float = 0.1
 
 
 class ClipTraining(trainer.Objective):
@@ -78,7 +78,7 @@ class ClipTraining(trainer.Objective):
             Pairs(data, names, images.keys, images.taxon_ids, options.captions, data / "shard")
             for names, images in ((shards, self.images), (val_shards, self.val_images))
         )
-        self.half = machine.autocast_helps(model.visual)
+        self.dtype = machine.number_format(options.precision, model.visual)
         self.size = min(options.batch_size, len(self.pairs.keys))
         self.steps = len(loading.batches(len(self.pairs.keys), self.size))
 
@@ -96,14 +96,17 @@ class ClipTraining(trainer.Objective):
 
     def loss(self, batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
         epoch, rows, pixels = batch
-        device = machine.device()
+        parts = self.options.accumulation
         texts, same = self.pairs.draw(self.options.seed, epoch, rows)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
-            image = self.model.encode_image(pixels.to(device))
-            text = _encode_part(self.model, texts)
-        image = distributed.gather(F.normalize(image.float(), dim=-1), self.size)
-        text = distributed.gather(F.normalize(text.float(), dim=-1), len(texts))
-        return losses.contrastive(image, text, same.to(device), logit_scale(self.model))
+        image = accumulation.in_parts(self.model.visual, self._see, pixels, self.size, parts)
+        text = _encode_part(self.model, texts, self.dtype, parts)
+        image = distributed.gather(F.normalize(image, dim=-1), self.size)
+        text = distributed.gather(F.normalize(text, dim=-1), len(texts))
+        return losses.contrastive(image, text, same.to(image.device), logit_scale(self.model))
+
+    def _see(self, pixels: torch.Tensor) -> torch.Tensor:
+        with machine.autocast(self.dtype):
+            return self.model.encode_image(pixels.to(machine.device())).float()
 
     def measure(self) -> dict[str, float]:
         return zero_shot(self.model, self.val_pairs, [embed(self.model, self.val_images, self.preprocess)])
@@ -148,6 +151,7 @@ class LockedImageTuning(trainer.Objective):
         self.options, self.data, self.folder, self.allow_weak = options, data, features, allow_weak
         self.model = model.to(machine.device()).eval()
         self.model.visual.requires_grad_(False)
+        self.dtype = machine.number_format(options.precision, model.text)
         self.shards, self.val_shards = shards, val_shards
         self.features, self.val_features = (
             locked_tower.Features(features, names, tower_identity) for names in (shards, val_shards)
@@ -172,7 +176,8 @@ class LockedImageTuning(trainer.Objective):
     def loss(self, batch: tuple[int, np.ndarray]) -> torch.Tensor:
         epoch, rows = batch
         texts, same = self.pairs.draw(self.options.seed, epoch, rows)
-        text = distributed.gather(F.normalize(_encode_part(self.model, texts), dim=-1), len(texts))
+        text = _encode_part(self.model, texts, self.dtype, self.options.accumulation)
+        text = distributed.gather(F.normalize(text, dim=-1), len(texts))
         image = torch.from_numpy(self.features.rows(rows)).to(text.device)
         return losses.contrastive(image, text, same.to(text.device), logit_scale(self.model))
 
@@ -246,16 +251,27 @@ def tokenizer() -> Callable[[list[str]], torch.Tensor]:
     return open_clip.SimpleTokenizer(context_length=CONTEXT)
 
 
+def _tokens(texts: Sequence[str]) -> torch.Tensor:
+    return torch.stack([_token_row(text) for text in texts])
+
+
 def encode_text(model: teachers.Clip, texts: Sequence[str]) -> torch.Tensor:
     """(t, D) embeddings, not normalised, of captions."""
-    rows = torch.stack([_token_row(text) for text in texts])
-    return teachers.encode_text(model, rows.to(model.logit_scale.device))
+    return teachers.encode_text(model, _tokens(texts).to(model.logit_scale.device))
 
 
-def _encode_part(model: teachers.Clip, texts: Sequence[str]) -> torch.Tensor:
-    """(n, D) embeddings of this process's part of the captions, which may be none of them."""
+def _encode_part(model: teachers.Clip, texts: Sequence[str], dtype: torch.dtype, parts: int) -> torch.Tensor:
+    """float32 (n, D) embeddings of this process's part of the captions, which may be none of them.
+
+    They are computed in ``dtype`` and in ``parts``, see ``accumulation.in_parts``.
+    """
     own = texts[distributed.part(len(texts))]
-    return encode_text(model, own or texts[:1])[: len(own)]
+
+    def read(tokens: torch.Tensor) -> torch.Tensor:
+        with machine.autocast(dtype):
+            return teachers.encode_text(model, tokens.to(model.logit_scale.device)).float()
+
+    return accumulation.in_parts(model.text, read, _tokens(own or texts[:1]), len(texts), parts)[: len(own)]
 
 
 def logit_scale(model: teachers.Clip) -> torch.Tensor:
@@ -298,7 +314,9 @@ def embed(model: teachers.Clip, images: ShardSet, preprocess: dict[str, Any]) ->
 
 @torch.inference_mode()
 def zero_shot(model: teachers.Clip, pairs: Pairs, features: Sequence[np.ndarray]) -> dict[str, float]:
-    """val_top1: the share of photographs whose own caption (of the last text type) is the best of all; logit_scale.
+    """logit_scale; val_top1, val_top5: the shares of photographs whose own caption is the best, or among the five best.
+
+    The captions are those of the last text type.
 
     ``features``: the photographs' L2-normalised embeddings, float32 (n, D), in parts.
     """
@@ -306,8 +324,10 @@ def zero_shot(model: teachers.Clip, pairs: Pairs, features: Sequence[np.ndarray]
     number = {taxon: n for n, taxon in enumerate(prompts)}
     truth = np.array([number[taxon] for taxon in pairs.taxon_ids])
     text = F.normalize(encode_text(model, list(prompts.values())), dim=-1).cpu().numpy()
-    best = np.concatenate([(part @ text.T).argmax(1) for part in features])
-    return {"logit_scale": logit_scale(model).item(), "val_top1": float((best == truth).mean())}
+    own = np.split(truth, np.cumsum([len(part) for part in features])[:-1])
+    place = np.concatenate([places(part @ text.T, numbers) for part, numbers in zip(features, own, strict=True)])
+    shares = {f"val_top{k}": float((place < k).mean()) for k in (1, 5)}
+    return {"logit_scale": logit_scale(model).item(), **shares}
 
 
 def refuse_weak(history: trainer.History, epochs: int, taxon_ids: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from bioclip_lite.taxa import label_space
 from bioclip_lite.teacher_cache.ensemble import FIRST
 from bioclip_lite.teacher_cache.reader import CachedSplit
-from bioclip_lite.training import distributed, losses, memory_format, trainer
+from bioclip_lite.training import accumulation, distributed, losses, memory_format, trainer
 from bioclip_lite.training.cached_batches import Batch, CachedBatches, check_caches, files_read
 from bioclip_lite.training.validation import Validation, predictor
 from bioclip_lite.utils import machine
@@ -25,7 +25,6 @@ class Options(trainer.Options):
     stage: str  # with seed, names the order of the photographs and their views
     job: str  # with stage, names the training
     preprocess: dict[str, Any]  # the student's; its size is the student's
-    weight_decay: float = 0.05
     splits: tuple[str, ...] = ("train",)  # whose photographs to learn from
     teachers: tuple[str, ...] = (FIRST,)  # whose caches to learn from, the first of them in whose space
     temperature: float = 1.0  # divides the logits in the losses that compare distributions
@@ -54,11 +53,11 @@ class Student(trainer.Objective):
         names = (options.seed, options.stage)
         self.photographs = CachedBatches(data, train, options.preprocess, options.batch_size, names)
         self.size, self.steps = self.photographs.size, self.photographs.steps
-        trainer.check_split(self.size, f"{options.stage}.batch_size")
+        trainer.check_split(self.size, options.accumulation, options.stage)
         self.taxa = train.taxa
-        self.predict = predictor(model)
+        self.predict = predictor(model, options.precision)
         self._check_outputs(len(self.photographs.leaves) if control else self.taxa[0].text.shape[1])
-        self.validation = Validation(model, data, val, options.preprocess, control=control)
+        self.validation = Validation(self.predict, data, val, options.preprocess, control=control)
 
     def _check_outputs(self, wanted: int) -> None:
         size = self.options.preprocess["size"]
@@ -73,6 +72,11 @@ class Student(trainer.Objective):
 
     def batches(self, epoch: int, step: int) -> Iterator[Batch]:
         return self.photographs.batches(epoch, step)
+
+    def outputs(self, batch: Batch) -> torch.Tensor:
+        """float32, the image tower's outputs of this process's photographs of a batch."""
+        parts = self.options.accumulation
+        return accumulation.in_parts(self.image_tower, self.predict, batch.pixels, self.size, parts)
 
     def measure(self) -> dict[str, float]:
         return self.validation()
@@ -107,7 +111,7 @@ class Distillation(Student):
         self.nodes = torch.from_numpy(label_space.rank_nodes(data)).to(device)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        return self.loss_of_photographs(self.predict(batch.pixels), batch)
+        return self.loss_of_photographs(self.outputs(batch), batch)
 
     def loss_of_photographs(self, embedding: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The losses of this process's photographs, from the student's (b, D) ``embedding`` of them."""
@@ -133,7 +137,7 @@ class Control(Student):
         super().__init__(model, data, options, train, control=True)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        logits = self.predict(batch.pixels)
+        logits = self.outputs(batch)
         share = distributed.share_of_loss(len(logits), self.size)
         return losses.taxon_nll(logits, self.photographs.under(batch.own)) * share
 

@@ -12,7 +12,7 @@ from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.teacher_cache.reader import CachedSplit
 from bioclip_lite.texts import text_types
-from bioclip_lite.training import distributed, losses
+from bioclip_lite.training import accumulation, distributed, losses
 from bioclip_lite.training.cached_batches import Batch
 from bioclip_lite.training.distillation import Distillation, Options
 from bioclip_lite.utils import machine
@@ -55,9 +55,12 @@ class TwoTowerDistillation(Distillation):
         self.text_tower = text_tower.to(machine.device())
         self.model = TwoTowers(model, self.text_tower)
         self.captions = TaxonCaptions(data, tokenizer)
+        # A text tower is small: it computes in float32 unless another format is asked for.
+        precision = "float32" if options.precision == "auto" else options.precision
+        self.text_format = machine.number_format(precision, self.text_tower)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        embedding = self.predict(batch.pixels)
+        embedding = self.outputs(batch)
         return self.loss_of_photographs(embedding, batch) + self._loss_of_captions(embedding, batch)
 
     def _loss_of_captions(self, embedding: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -70,7 +73,8 @@ class TwoTowerDistillation(Distillation):
         drawn = self.captions.draw(taxa, keys, options.seed, options.stage, "caption", batch.epoch)
         tokens, target = (x.to(machine.device()) for x in drawn)
         own = tokens[distributed.part(len(tokens))]  # may be none of them
-        text = self.text_tower(own if len(own) else tokens[:1]).float()[: len(own)]
+        rows, parts = own if len(own) else tokens[:1], options.accumulation
+        text = accumulation.in_parts(self.text_tower, self._read, rows, len(tokens), parts)[: len(own)]
         answers = losses.CaptionAnswers(
             embedding=distributed.gather(text, len(tokens)),
             target=target,
@@ -80,13 +84,17 @@ class TwoTowerDistillation(Distillation):
         )
         return losses.weighted_sum(answers, options.weights)
 
+    def _read(self, tokens: torch.Tensor) -> torch.Tensor:
+        with machine.autocast(self.text_format):
+            return self.text_tower(tokens).float()
+
     @torch.inference_mode()
     def measure(self) -> dict[str, float]:
         """The figures of ``Validation``, and val_text_top1: val_top1 with the student's own taxon matrix."""
         prompt = self.taxa[0].prompt.split()[0]  # the text type; templates may be named behind it
         text_type = prompt if prompt in self.captions.types else self.captions.types[-1]
         leaves, device = self.photographs.leaves, machine.device()
-        rows = [self.text_tower(self.captions.of([(text_type, leaf)])[0].to(device)).float() for leaf in leaves]
+        rows = [self._read(self.captions.of([(text_type, leaf)])[0].to(device)) for leaf in leaves]
         own_text = F.normalize(torch.cat(rows), dim=-1)
         return {**self.validation(), "val_text_top1": self.validation(own_text)["val_top1"]}
 

@@ -7,7 +7,7 @@ step, and continued (``checkpoint``). Several processes train as one does (``dis
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +19,13 @@ from torch import nn
 
 from bioclip_lite.training import checkpoint, distributed
 from bioclip_lite.training.moving_average import MovingAverage
+from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import digest
 
-_WARM_UP = 0.1  # share of the steps
 _MAX_NORM = 1.0  # of the gradient
+_WIDER = {"float16": ", or set precision to bfloat16 or float32, which hold larger numbers"}
 
 History = list[dict[str, float]]  # one row per epoch
 
@@ -39,9 +40,25 @@ class Options:
     seed: int
     epochs: int
     batch_size: int  # photographs, over all processes
+    accumulation: int  # micro-batches that a batch is embedded in, see accumulation.in_parts
     learning_rate: float  # of AdamW at its peak, see learning_rate_at
+    warm_up: float  # see warm_up_steps
     weight_decay: float
+    betas: tuple[float, float]  # of AdamW, as eps
+    eps: float
+    precision: str  # of the forward pass, see machine.number_format
     ema: float = 0.0  # decay of MovingAverage; 0: no average
+
+
+_OF_SECTION = (
+    *("epochs", "batch_size", "accumulation", "learning_rate", "warm_up"),
+    *("weight_decay", "betas", "eps", "precision"),
+)
+
+
+def chosen(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``Options`` that every section of params.yaml about a training gives, by name."""
+    return {name: section[name] for name in _OF_SECTION} | {"betas": tuple(section["betas"])}
 
 
 class Objective(Protocol):
@@ -92,15 +109,19 @@ def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path 
         One row per epoch: epoch (1 ...), loss (mean), learning_rate (of the last step) and the measured figures.
 
     Raises:
-        UserError: the loss is no longer a finite number, or the objective finds it a waste to go on.
+        UserError: the warm-up is longer than the training, the loss is no longer a finite number, or the objective
+            finds it a waste to go on.
         checkpoint.Stopped: training was asked to stop, and ``checkpoint_file`` is written.
     """
     name, options, steps = objective.name, objective.options, objective.steps
-    optim = optimizer(objective.model, options.learning_rate, options.weight_decay)
+    _check_warm_up(objective)
+    optim = optimizer(objective.model, options)
+    # Gradients in float16 are scaled, so that small ones do not become 0.
+    scaler = torch.amp.GradScaler(machine.device().type, enabled=options.precision == "float16")
     identity = training_identity(objective) if checkpoint_file and distributed.first() else {}
     distributed.share(objective.model.state_dict().values())
     average = MovingAverage(objective.model, options.ema)
-    state = checkpoint.State(objective.model, optim, average.tensors)
+    state = checkpoint.State(objective.model, optim, average.tensors, scaler)
     with checkpoint.Saver(checkpoint_file, identity, state) as saver:
         at = saver.resume()
         new = at == checkpoint.Position()
@@ -112,7 +133,7 @@ def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path 
                 objective.train_mode()
                 for batch in _remaining_batches(objective, at):
                     number = at.epoch * steps + at.step
-                    loss, stop = _step(objective, optim, batch, at, saver)
+                    loss, stop = _step(objective, state, batch, at, saver)
                     average.follow(number)
                     at.loss += loss
                     at.step += 1
@@ -151,19 +172,26 @@ def training_identity(objective: Objective) -> dict[str, str]:
     return checkpoint.training_identity(objective.model, modules, objective.files(), parameters)
 
 
-def optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+def optimizer(model: nn.Module, options: Options) -> torch.optim.AdamW:
     """AdamW (arXiv 1711.05101); biases, norms and scales do not decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, eps=options.eps, fused=True)
 
 
-def learning_rate_at(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over the first tenth of the steps, then half a cosine down to zero."""
-    warm_up = max(1, round(_WARM_UP * steps))
+def warm_up_steps(warm_up: float, steps: int) -> int:
+    """The steps of the warm-up: ``warm_up`` is a share of all ``steps`` below 1, and a number of steps from 1 on.
+
+    The first step is always one of them; alone it takes the peak learning rate, so that there is no warm-up.
+    """
+    return max(1, round(warm_up * steps)) if warm_up < 1 else int(warm_up)
+
+
+def learning_rate_at(step: int, steps: int, peak: float, warm_up: int) -> float:
+    """Linear warm-up over the first ``warm_up`` of all ``steps``, then half a cosine down to zero."""
     if step < warm_up:
         return peak * (step + 1) / warm_up
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
@@ -171,24 +199,36 @@ def learning_rate_at(step: int, steps: int, peak: float) -> float:
 
 def _learning_rate(objective: Objective, epoch: int, step: int) -> float:
     options, steps = objective.options, objective.steps
-    return learning_rate_at(epoch * steps + step, options.epochs * steps, options.learning_rate)
+    total = options.epochs * steps
+    warm_up = warm_up_steps(options.warm_up, total)
+    return learning_rate_at(epoch * steps + step, total, options.learning_rate, warm_up)
+
+
+def _check_warm_up(objective: Objective) -> None:
+    options, steps = objective.options, objective.steps
+    total = options.epochs * steps
+    if total and (warm_up := warm_up_steps(options.warm_up, total)) > total:
+        raise UserError(
+            f"{objective.name}: warm_up is {warm_up} steps, but the training has {total} ({options.epochs} epochs of "
+            f"{steps}), so it would never reach learning_rate; ask for at most {total}, or for a share such as 0.1"
+        )
 
 
 def _step(
     objective: Objective,
-    optim: torch.optim.Optimizer,
+    state: checkpoint.State,
     batch: Any,
     at: checkpoint.Position,
     saver: checkpoint.Saver,
 ) -> tuple[float, bool]:
     """Move the model by one batch; (its loss over all processes, whether any of them has a reason to stop)."""
-    options = objective.options
+    options, optim, scaler = objective.options, state.optim, state.scaler
     # Networks with dropout draw from torch: by name, so that a continued run draws the same.
     torch.manual_seed(digest(options.seed, objective.name, at.epoch, at.step, distributed.rank()) % 2**63)
     with distributed.synchronised_norms():
         loss = objective.loss(batch)
     optim.zero_grad(set_to_none=True)
-    loss.backward()
+    scaler.scale(loss).backward()
     parameters = [p for group in optim.param_groups for p in group["params"]]
     loss = loss.detach()
     stop = torch.full_like(loss, saver.must_stop())
@@ -196,12 +236,14 @@ def _step(
     if not torch.isfinite(loss):
         raise UserError(
             f"{objective.name}: the loss is {loss.item()} in epoch {at.epoch + 1}: training has diverged; lower "
-            f"learning_rate"
+            f"learning_rate{_WIDER.get(options.precision, '')}"
         )
+    scaler.unscale_(optim)
     nn.utils.clip_grad_norm_(parameters, _MAX_NORM)
     for group in optim.param_groups:
         group["lr"] = _learning_rate(objective, at.epoch, at.step)
-    optim.step()
+    scaler.step(optim)  # leaves out a step whose gradients are beyond float16
+    scaler.update()
     return loss.item(), bool(stop > 0)
 
 
@@ -229,12 +271,24 @@ def _remaining_batches(objective: Objective, at: checkpoint.Position) -> Iterabl
     return progress(batches, objective.steps - at.step, description, objective.size)
 
 
-def check_split(batch_size: int, where: str) -> None:
-    """Raise UserError if a batch of ``batch_size`` has no photograph for one of the processes."""
+def check_split(batch_size: int, accumulation: int, where: str) -> None:
+    """Raise UserError if a batch of ``batch_size`` has too few photographs for all processes and micro-batches.
+
+    Every process needs a photograph of each of the ``accumulation`` micro-batches, and batch normalisation two in all.
+    ``where``: the section's name in messages.
+    """
     if batch_size < distributed.size():
         raise UserError(
-            f"{where}: a batch of {batch_size} photographs cannot be split over {distributed.size()} processes; ask "
-            f"for at most {batch_size} (--processes, or snakemake --set-resources <rule>:processes={batch_size})"
+            f"{where}.batch_size: a batch of {batch_size} photographs cannot be split over {distributed.size()} "
+            f"processes; ask for at most {batch_size} (--processes, or snakemake --set-resources "
+            f"<rule>:processes={batch_size})"
+        )
+    most = batch_size // max(2, distributed.size())
+    if accumulation > max(1, most):
+        raise UserError(
+            f"{where}.accumulation is {accumulation}, but a batch of {batch_size} photographs gives {max(1, most)} "
+            f"micro-batches at most: each needs 2 photographs, and one for every process; lower accumulation or raise "
+            f"batch_size"
         )
 
 

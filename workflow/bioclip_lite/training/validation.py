@@ -17,7 +17,7 @@ from bioclip_lite.utils import machine
 
 
 class Validation:
-    """Figures of ``model``, in eval mode on ``machine.device()``, on split val, shared among the processes.
+    """Figures of a model, in eval mode on ``machine.device()``, on split val, shared among the processes.
 
     val_top1: share of photographs whose taxon is the best of all leaves, without those labelled above the leaves;
     val_nll: losses.taxon_nll, in nats; val_agreement: share whose best leaf is also the first teacher's; and, without
@@ -25,10 +25,16 @@ class Validation:
     """
 
     def __init__(
-        self, model: nn.Module, data: Path, val: CachedSplit, preprocess: dict[str, Any], *, control: bool = False
+        self,
+        predict: Callable[[torch.Tensor], torch.Tensor],
+        data: Path,
+        val: CachedSplit,
+        preprocess: dict[str, Any],
+        *,
+        control: bool = False,
     ) -> None:
-        """``model``: float32 (b, 3, size, size) to embeddings (b, D), or to logits (b, C) if it is a ``control``."""
-        self.predict = predictor(model)
+        """``predict``: a ``predictor``, of embeddings (b, D), or of logits (b, C) if it is a ``control``."""
+        self.predict = predict
         self.val, self.control = val, control
         self.text = torch.from_numpy(val.taxa[0].text).to(machine.device())
         leaves, self.below = label_space.leaves_below(data)
@@ -65,12 +71,12 @@ class Validation:
         return torch.tensor([right, nll, agreed, cosine, labelled], dtype=torch.float64)
 
 
-def predictor(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The model's float32 outputs of pixels on any device, computed in bfloat16 where that is faster."""
-    device, half = machine.device(), machine.autocast_helps(model)
+def predictor(model: nn.Module, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model's float32 outputs of pixels on any device, computed in a ``machine.number_format``."""
+    device, dtype = machine.device(), machine.number_format(precision, model)
 
     def predict(pixels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with machine.autocast(dtype):
             return model(pixels.to(device)).float()
 
     return predict

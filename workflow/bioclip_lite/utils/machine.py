@@ -1,6 +1,7 @@
 """The machine: device, cores, worker processes, determinism, number formats."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -48,3 +49,19 @@ def autocast_helps(model: nn.Module) -> bool:
     depthwise = any(isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels for m in model.modules())
     supported = torch.cpu._is_avx512_bf16_supported() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return supported and not depthwise
+
+
+def number_format(precision: str, model: nn.Module) -> torch.dtype:
+    """The format of the matrix products and convolutions of ``model`` in training.
+
+    ``precision`` is a name of torch's, or "auto": bfloat16 where that is faster, see ``autocast_helps``.
+    """
+    if precision == "auto":
+        return torch.bfloat16 if autocast_helps(model) else torch.float32
+    dtype: torch.dtype = getattr(torch, precision)
+    return dtype
+
+
+def autocast(dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Within it networks in float32 compute in ``dtype`` what they can."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device().type, dtype)

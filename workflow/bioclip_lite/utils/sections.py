@@ -8,6 +8,7 @@ Import this module for type checking only, so that it is no code input of a job.
 
 from typing import Any, Literal, TypedDict
 
+TrainingPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 TextType = Literal["sci", "com", "taxon", "taxonTag", "sci_com", "taxon_com", "taxonTag_com", "lit"]
 Column = Literal["common_name", "supercategory", "kingdom", "phylum", "class", "order", "family", "genus", "species"]
 
@@ -90,7 +91,13 @@ class TeacherTrain(TypedDict):
     text_layers: int
     epochs: int
     batch_size: int
+    accumulation: int
     learning_rate: float
+    warm_up: float | int
+    weight_decay: float
+    betas: list[float]
+    eps: float
+    precision: TrainingPrecision
     ema: float
 
 
@@ -105,7 +112,13 @@ class TeacherLit(TypedDict):
     text_layers: int
     epochs: int
     batch_size: int
+    accumulation: int
     learning_rate: float
+    warm_up: float | int
+    weight_decay: float
+    betas: list[float]
+    eps: float
+    precision: TrainingPrecision
 
 
 class TeacherPretrained(TypedDict):
@@ -149,6 +162,7 @@ class DistillTextTower(TypedDict):
 class DistillFinetune(TypedDict):
     epochs: int
     learning_rate: float
+    warm_up: float | int
 
 
 class Distill(TypedDict):
@@ -160,8 +174,13 @@ class Distill(TypedDict):
     allow_research_only: bool
     epochs: int
     batch_size: int
+    accumulation: int
     learning_rate: float
+    warm_up: float | int
     weight_decay: float
+    betas: list[float]
+    eps: float
+    precision: TrainingPrecision
     affinity: float
     temperature: float
     splits: list[Literal["train", "unlabelled"]]
@@ -182,7 +201,13 @@ class Prune(TypedDict):
     round_to: int
     epochs: int
     batch_size: int
+    accumulation: int
     learning_rate: float
+    warm_up: float | int
+    weight_decay: float
+    betas: list[float]
+    eps: float
+    precision: TrainingPrecision
     seed: int
 
 

@@ -82,8 +82,20 @@ def dump_flow(value: Any) -> str:
 
 def _dump(value: Any, flow: bool) -> str:
     from ruamel.yaml import YAML
+    from ruamel.yaml.representer import SafeRepresenter
 
+    class Representer(SafeRepresenter):
+        """Of numbers that YAML 1.1 reads as numbers too: 1.0e-08, not 1e-08."""
+
+        def represent_float(self, data: float) -> Any:
+            node = super().represent_float(data)
+            if "." not in node.value:
+                node.value = node.value.replace("e", ".0e")
+            return node
+
+    Representer.add_representer(float, Representer.represent_float)
     yaml: Any = YAML(typ="safe", pure=True)
+    yaml.Representer = Representer
     yaml.default_flow_style = flow
     yaml.sort_base_mapping_type_on_output = False
     yaml.width = 4096 if flow else 100
