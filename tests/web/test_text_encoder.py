@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 
 from bioclip_lite.graph import execution
-from bioclip_lite.models import teachers, text_towers
+from bioclip_lite.models import teachers, text_towers, tokenizers
 from bioclip_lite.stages import convert
 from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
@@ -151,9 +151,8 @@ def test_a_tokenizer_that_splits_otherwise_is_refused(data: Path, tmp_path: Path
     for name in ("index", "shard"):
         (tmp_path / name).symlink_to(data / name)
     subprocess.run(["cp", "-r", data / "teacher", tmp_path], check=True)
-    config = read_json(file := tmp_path / "teacher" / "model" / teachers.TEACHER_CONFIG)
-    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"clean": "canonicalize"}  # as SigLIP: no punctuation
-    write_json(file, config)
+    described = read_json(file := tmp_path / "teacher" / "model" / tokenizers.FILE)
+    write_json(file, {**described, "options": {"clean": "canonicalize"}})  # as SigLIP: no punctuation
     with pytest.raises(UserError, match="tokenizer of this tower splits"):
         convert.run(PARAMS, tmp_path, "text")
     assert not (tmp_path / "convert" / "text").exists()

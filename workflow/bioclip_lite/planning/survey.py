@@ -150,9 +150,7 @@ def look(index: Any, found: Survey, max_side: int, seconds: float = LOOK_SECONDS
             break
         try:
             content = source.read(index, locator)
-            inspected, (width, height, _, _) = _timed(
-                lambda content=content: images.inspect(content, index["min_side"])
-            )
+            inspected, (width, height, *_) = _timed(lambda content=content: images.inspect(content, index["min_side"]))
             took, packed = _timed(lambda content=content: images.to_jpeg(content, max_side))
         except images.BadImage as bad:
             unusable[bad.reason] += 1
