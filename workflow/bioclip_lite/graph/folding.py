@@ -72,9 +72,10 @@ def _fold_affine(node: Node, nodes: list[Node], weights: Weights, output: str) -
     """
     (source,) = node["inputs"]
     scale, shift = weights[node["weight"]], weights[node["bias"]]
-    before = _sum_of_layers(source, nodes)
+    before = _layers_before(source, nodes)
     if before and source != output:
-        _fold_into_outputs(before, weights, scale, shift)
+        for layers, channels in before:
+            _fold_into_outputs(layers, weights, scale[channels], shift[channels])
     else:
         output = _push_down(node, nodes, output)
         (source,) = node["inputs"]
@@ -87,6 +88,24 @@ def _fold_affine(node: Node, nodes: list[Node], weights: Weights, output: str) -
     nodes.remove(node)
     _rename(nodes, node["name"], source)
     return source if output == node["name"] else output
+
+
+def _layers_before(name: str, nodes: list[Node]) -> list[tuple[list[Node], slice]]:
+    """The layers whose sum ``name`` is, or those of each part that it is concatenated from, and the part's channels.
+
+    [] if it is anything else or has several readers.
+    """
+    producer = next(node for node in nodes if node["name"] == name)
+    if producer["op"] != "concat" or sum(node["inputs"].count(name) for node in nodes) != 1:
+        layers = _sum_of_layers(name, nodes)
+        return [(layers, slice(None))] if layers else []
+    parts: list[tuple[list[Node], slice]] = []
+    start = 0
+    for part in producer["inputs"]:
+        count = next(node["shape"][0] for node in nodes if node["name"] == part)
+        parts.append((_sum_of_layers(part, nodes), slice(start, start + count)))
+        start += count
+    return parts if all(layers for layers, _ in parts) else []
 
 
 def _sum_of_layers(name: str, nodes: list[Node]) -> list[Node]:

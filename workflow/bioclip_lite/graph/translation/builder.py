@@ -85,7 +85,7 @@ class Builder:
 
 def traced_shape(node: Any) -> list[int]:
     """Shape of an fx node in PyTorch's order, without the batch; [] for a value that is not one tensor."""
-    return list(getattr(node.meta.get("tensor_meta"), "shape", [0])[1:])
+    return list(node.meta.get("shape", [0])[1:])
 
 
 def graph_shape(shape: list[int], layout: str) -> list[int]:

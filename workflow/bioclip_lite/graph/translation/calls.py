@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from bioclip_lite.graph import tracing
+from bioclip_lite.graph import twins
 from bioclip_lite.graph.translation.builder import POSITIONS, Builder, Value, flat, graph_shape, traced_shape
 
 Handler = Callable[[Builder, fx.Node], Value | None]
+
+SPLITS = (torch.split, torch.chunk, "split", "chunk")  # give several tensors
 
 _ACTIVATIONS: dict[Any, str] = {
     F.relu: "relu",
@@ -114,21 +116,78 @@ def _mean(builder: Builder, node: fx.Node) -> Value | None:
 
 
 def _item(builder: Builder, node: fx.Node) -> Value | None:
-    """x[:, i] and x[:, i:j] of tokens."""
-    value, index = builder.values[node.args[0]], node.args[1]
-    if value.layout != "NC" or not isinstance(index, tuple) or len(index) != 2 or index[0] != slice(None):
+    """A part of several, or of the channels or tokens of one."""
+    source, index = node.args
+    if source not in builder.values:
         return None
-    chosen, (channels, count, _) = index[1], builder.shape_of(value)
-    if isinstance(chosen, int):
-        start = [chosen % count, 0]
+    if "shapes" in source.meta:
+        return _part(builder, node, source, cast(int, index))
+    value = builder.values[source]
+    places = _expanded(index, 1 + len(value.layout))
+    if places is None:
+        return None
+    chosen = {axis: place for axis, place in enumerate(places) if place != slice(None)}
+    if not chosen:
+        return value
+    (axis, place), *others = chosen.items()
+    if others or axis == 0:
+        return None
+    if value.layout[axis - 1] == "C":
+        return _of_channels(builder, node, value, place)
+    return _of_tokens(builder, node, value, place) if value.layout == "NC" else None
+
+
+def _expanded(index: Any, axes: int) -> list[Any] | None:
+    """One place per axis for an index with or without an ellipsis; None if it adds axes."""
+    places = list(index) if isinstance(index, tuple) else [index]
+    if any(place is None or isinstance(place, fx.Node) for place in places):
+        return None
+    at = places.index(...) if ... in places else len(places)
+    rest = places[at + 1 :]
+    return [*places[:at], *[slice(None)] * (axes - at - len(rest)), *rest]
+
+
+def _part(builder: Builder, node: fx.Node, source: fx.Node, number: int) -> Value | None:
+    """One part of a split along the channels."""
+    value = builder.values[source]
+    axis = source.args[2] if len(source.args) > 2 else source.kwargs.get("dim", 0)
+    if type(axis) is not int or type(number) is not int or value.layout[axis % (1 + len(value.layout)) - 1] != "C":
+        return None
+    sizes = [shape[axis] for shape in source.meta["shapes"]]
+    number %= len(sizes)
+    return sliced(builder, node.name, value, sum(sizes[:number]), sizes[number])
+
+
+def sliced(builder: Builder, name: str, value: Value, start: int, count: int) -> Value:
+    """``count`` channels from ``start`` on."""
+    shape = builder.shape_of(value)
+    if count == shape[0]:
+        return value
+    return Value(builder.emit("slice", name, [value.name], [count, *shape[1:]], start=start), value.layout)
+
+
+def _of_channels(builder: Builder, node: fx.Node, value: Value, place: Any) -> Value | None:
+    chosen = _contiguous(place, builder.shape_of(value)[0])
+    return sliced(builder, node.name, value, chosen[0], len(chosen)) if chosen else None
+
+
+def _contiguous(place: Any, count: int) -> range | None:
+    """What a slice selects of ``count``; None if it is no slice, or one with gaps or with nothing in it."""
+    chosen = range(count)[place] if isinstance(place, slice) else None
+    return chosen if chosen and chosen.step == 1 else None
+
+
+def _of_tokens(builder: Builder, node: fx.Node, value: Value, place: Any) -> Value | None:
+    """x[:, i] and x[:, i:j] of tokens."""
+    channels, count, _ = builder.shape_of(value)
+    if isinstance(place, int):
+        start = [place % count, 0]
         name = builder.emit("crop", f"{node.name}_token", [value.name], [channels, 1, 1], start=start)
         return Value(builder.emit("flatten", node.name, [name], [channels]), "C")
-    if not isinstance(chosen, slice) or not all(n is None or type(n) is int for n in (chosen.start, chosen.stop)):
+    chosen = _contiguous(place, count)
+    if chosen is None:
         return None
-    first, stop, step = chosen.indices(count)
-    if step != 1:
-        return None
-    return Value(builder.emit("crop", node.name, [value.name], [channels, stop - first, 1], start=[first, 0]), "NC")
+    return Value(builder.emit("crop", node.name, [value.name], [channels, len(chosen), 1], start=[chosen[0], 0]), "NC")
 
 
 def _attention(builder: Builder, node: fx.Node) -> Value | None:
@@ -175,17 +234,16 @@ def _cropped(builder: Builder, node: fx.Node) -> Value:
 
 
 CALLS: dict[Any, Handler] = {
-    **dict.fromkeys(("contiguous", "clone", F.dropout), _same),
+    **dict.fromkeys(("contiguous", "clone", "float", "type_as", F.dropout), _same),
     **dict.fromkeys(_ACTIVATIONS, _activation),
     **dict.fromkeys(("transpose", torch.transpose), _transposed),
     **dict.fromkeys(("permute", torch.permute), _permuted),
     **dict.fromkeys(("reshape", "view", "flatten", torch.flatten, torch.reshape), reshaped),
     **dict.fromkeys(("mean", torch.mean), _mean),
-    operator.getitem: _item,
-    tracing.mixed_heads: _attention,
-    tracing.mixed_queries: _multi_query,
-    tracing.padded: _padded,
-    tracing.cropped: _cropped,
+    twins.mixed_heads: _attention,
+    twins.mixed_queries: _multi_query,
+    twins.padded: _padded,
+    twins.cropped: _cropped,
 }
 
 
@@ -193,11 +251,16 @@ CALLS: dict[Any, Handler] = {
 
 
 def _concatenated(builder: Builder, node: fx.Node) -> Value | None:
-    """Class token and registers before the tokens: zeros before them, and the sum with the tokens' values."""
+    """Channels beside channels; or class token and registers before the tokens.
+
+    The latter are zeros before the tokens, and the sum with the values of class token and registers.
+    """
     if not node.args or not isinstance(node.args[0], list | tuple):
         return None
     *before, last = node.args[0]
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    if all(part in builder.values for part in node.args[0]):
+        return _joined(builder, node, [builder.values[part] for part in node.args[0]], cast(int, axis))
     if last not in builder.values or builder.values[last].layout != "NC" or axis not in (1, -2):
         return None
     if not before or any(part not in builder.parameters for part in before):
@@ -208,6 +271,20 @@ def _concatenated(builder: Builder, node: fx.Node) -> Value | None:
     array = torch.zeros(shape, dtype=torch.float64)
     array[:, : tokens.shape[1], 0] = tokens
     return builder.shifted(node.name, Value(padded, "NC"), array)
+
+
+def _joined(builder: Builder, node: fx.Node, values: list[Value], axis: int) -> Value | None:
+    layout = values[0].layout
+    if any(value.layout != layout for value in values) or layout[axis % (1 + len(layout)) - 1] != "C":
+        return None
+    return concatenated(builder, node.name, values)
+
+
+def concatenated(builder: Builder, name: str, values: list[Value]) -> Value:
+    """The channels of all ``values``, which have one layout and one size."""
+    shapes = [builder.shape_of(value) for value in values]
+    shape = [sum(channels for channels, *_ in shapes), *shapes[0][1:]]
+    return Value(builder.emit("concat", name, [value.name for value in values], shape), values[0].layout)
 
 
 def _sum(builder: Builder, node: fx.Node) -> Value | None:
@@ -294,6 +371,7 @@ def _combined(builder: Builder, op: str, node: fx.Node, value: Value, other: Val
 
 
 MIXED: dict[Any, Handler] = {
+    operator.getitem: _item,
     **dict.fromkeys((torch.cat, torch.concat), _concatenated),
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _sum),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _product),

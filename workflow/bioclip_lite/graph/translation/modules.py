@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from bioclip_lite.graph import tracing
 from bioclip_lite.graph.translation.builder import Builder, Value, graph_shape, traced_shape
-from bioclip_lite.graph.translation.calls import reshaped
+from bioclip_lite.graph.translation.calls import concatenated, reshaped, sliced
 
 Handler = Callable[[Builder, fx.Node, Any], Value | None]
 
@@ -75,7 +75,7 @@ def _linear(builder: Builder, node: fx.Node, module: nn.Linear) -> Value:
 
 
 def _convolution(builder: Builder, node: fx.Node, module: nn.Conv2d) -> Value | None:
-    if module.groups not in (1, module.in_channels) or module.padding_mode != "zeros":
+    if module.padding_mode != "zeros":
         return None
     sizes = traced_shape(node.args[0])[1:]
     geometry = {
@@ -83,10 +83,27 @@ def _convolution(builder: Builder, node: fx.Node, module: nn.Conv2d) -> Value | 
         "pads": [pad for side in range(2) for pad in _pads(module, side, sizes[side])],
         "dilations": list(module.dilation),
     }
+    if module.groups not in (1, module.in_channels):
+        return _grouped(builder, node, module, geometry)
     arrays = builder.store_layer(str(node.target), module.weight, module.bias)
     op = "conv" if module.groups == 1 else "depthwise"
     name = builder.values[node.args[0]].name
     return Value(builder.emit(op, node.name, [name], traced_shape(node), **geometry, **arrays), "CHW")
+
+
+def _grouped(builder: Builder, node: fx.Node, module: nn.Conv2d, geometry: dict[str, Any]) -> Value:
+    """One convolution per group: TensorFlow.js has none with groups."""
+    value, sizes = builder.values[node.args[0]], traced_shape(node)[1:]
+    biases = [None] * module.groups if module.bias is None else module.bias.chunk(module.groups)
+    parts = []
+    for group, (weight, bias) in enumerate(zip(module.weight.chunk(module.groups), biases, strict=True)):
+        inputs = weight.shape[1]
+        source = sliced(builder, f"{node.name}_of_{group}", value, group * inputs, inputs)
+        arrays = builder.store_layer(f"{node.target}.group{group}", weight, bias)
+        shape = [len(weight), *sizes]
+        part = builder.emit("conv", f"{node.name}_group_{group}", [source.name], shape, **geometry, **arrays)
+        parts.append(Value(part, "CHW"))
+    return concatenated(builder, node.name, parts)
 
 
 def _pads(module: nn.Conv2d, side: int, size: int) -> list[int]:
