@@ -4,6 +4,8 @@ add: two inputs of equal shape.
 multiply: two inputs of equal shape, or the second, a gate, (batch, channels, 1, 1).
 shift: adds the array ``shift`` (channels, height, width): class token, position embedding.
 normalize: (x - mean) / sqrt(variance + ``eps``) over the channels of each position.
+normalize_image: the same over all channels and positions.
+unit_length: each position divided by the length of its channels.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from bioclip_lite.graph.onnx_file import OnnxFile
+
+_SHORTEST = 1e-12  # length that is divided by, as in torch.nn.functional.normalize
 
 
 def _add_channels(groups: ChannelGroups, node: Node, left: list[int], right: list[int]) -> list[int]:
@@ -57,12 +61,42 @@ def _normalize_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
 
 
 def _normalize_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, x: str) -> str:
-    name = node["name"]
-    centred = file.add("Sub", [x, file.add("ReduceMean", [x], f"{name} mean", axes=[1])], f"{name} centred")
+    """Over the channels, or over the whole image."""
+    name, axes = node["name"], [1] if node["op"] == "normalize" else [1, 2, 3]
+    centred = file.add("Sub", [x, file.add("ReduceMean", [x], f"{name} mean", axes=axes)], f"{name} centred")
     squares = file.add("Mul", [centred, centred], f"{name} squares")
-    variance = file.add("ReduceMean", [squares], f"{name} variance", axes=[1])
+    variance = file.add("ReduceMean", [squares], f"{name} variance", axes=axes)
     above = file.add("Add", [variance, file.number(node["eps"])], f"{name} eps")
     return file.add("Div", [centred, file.add("Sqrt", [above], f"{name} deviation")], name)
+
+
+def _normalize_image_pytorch(node: Node, arrays: Arrays, x: "torch.Tensor") -> "torch.Tensor":
+    import torch.nn.functional as F
+
+    return F.layer_norm(x, x.shape[1:], eps=node["eps"])
+
+
+def _normalize_image_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
+    centred = x - tf.reduce_mean(x, [1, 2, 3], keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), [1, 2, 3], keepdims=True)
+    return centred * tf.math.rsqrt(variance + np.float32(node["eps"]))
+
+
+def _unit_pytorch(node: Node, arrays: Arrays, x: "torch.Tensor") -> "torch.Tensor":
+    import torch.nn.functional as F
+
+    return F.normalize(x, dim=1)
+
+
+def _unit_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
+    squares = tf.reduce_sum(tf.square(x), -1, keepdims=True)
+    return x * tf.math.rsqrt(tf.maximum(squares, np.float32(_SHORTEST**2)))
+
+
+def _unit_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, x: str) -> str:
+    length = file.add("ReduceL2", [x], f"{node['name']} length", axes=[1])
+    divisor = file.add("Max", [length, file.number(_SHORTEST)], f"{node['name']} divisor")
+    return file.add("Div", [x, divisor], node["name"])
 
 
 OPERATIONS = {
@@ -92,6 +126,20 @@ OPERATIONS = {
         pytorch=_normalize_pytorch,
         tensorflow=_normalize_tensorflow,
         onnx=_normalize_onnx,
+        macs=no_macs,
+        channels=fixed_channels,
+    ),
+    "normalize_image": Operation(
+        pytorch=_normalize_image_pytorch,
+        tensorflow=_normalize_image_tensorflow,
+        onnx=_normalize_onnx,
+        macs=no_macs,
+        channels=fixed_channels,
+    ),
+    "unit_length": Operation(
+        pytorch=_unit_pytorch,
+        tensorflow=_unit_tensorflow,
+        onnx=_unit_onnx,
         macs=no_macs,
         channels=fixed_channels,
     ),
