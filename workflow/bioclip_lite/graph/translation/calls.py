@@ -200,8 +200,7 @@ def _attention(builder: Builder, node: fx.Node) -> Value | None:
     if window and window != height:
         attributes["window"] = window
     if positions in builder.parameters:  # an absent mask is not
-        attributes["positions"] = f"{builder.free_name(node.name, 'positions')}.positions"
-        builder.weights[attributes["positions"]] = builder.parameters[positions].numpy().copy()
+        attributes["positions"] = builder.store_positions(node.name, builder.parameters[positions])
     shape = [channels // 3, height, width]
     return Value(builder.emit("attention", node.name, [value.name], shape, **attributes), value.layout)
 
@@ -213,6 +212,86 @@ def _multi_query(builder: Builder, node: fx.Node) -> Value | None:
         return None
     names = [value.name for value in values]
     return Value(builder.emit("multi_query", node.name, names, traced_shape(node), heads=heads), "CHW")
+
+
+def _cross_attention(builder: Builder, node: fx.Node) -> Value | None:
+    *sources, heads, positions = node.args
+    values = [builder.values.get(source) for source in sources]
+    if any(value is None or value.layout not in ("NC", "CHW") or value.layout != values[0].layout for value in values):
+        return None
+    layout = values[0].layout
+    attributes: dict[str, Any] = {"heads": heads}
+    if positions in builder.parameters:
+        attributes["positions"] = builder.store_positions(node.name, builder.parameters[positions])
+    names, shape = [value.name for value in values], graph_shape(traced_shape(node), layout)
+    return Value(builder.emit("cross_attention", node.name, names, shape, **attributes), layout)
+
+
+def _linear_attention(builder: Builder, node: fx.Node) -> Value:
+    source, heads, eps = node.args
+    attributes = {"heads": heads, "eps": eps}
+    names = [builder.values[source].name]
+    return Value(builder.emit("linear_attention", node.name, names, traced_shape(node), **attributes), "CHW")
+
+
+def _channel_attention(builder: Builder, node: fx.Node) -> Value:
+    source, heads, temperature = node.args
+    attributes = {"heads": heads, "positions": builder.store_positions(node.name, builder.parameters[temperature])}
+    names, shape = [builder.values[source].name], graph_shape(traced_shape(node), "NC")
+    return Value(builder.emit("channel_attention", node.name, names, shape, **attributes), "NC")
+
+
+def _weighted_sum(builder: Builder, node: fx.Node) -> Value | None:
+    values, scores = (builder.values[source] for source in node.args[:2])
+    if values.layout != scores.layout or values.layout not in ("NC", "CHW"):
+        return None
+    shape = [builder.shape_of(values)[0], 1, 1]
+    name = builder.emit("weighted_sum", node.name, [values.name, scores.name], shape, weights=node.args[2])
+    return Value(name, values.layout)
+
+
+def _partitioned(builder: Builder, node: fx.Node) -> Value:
+    source, side, strided = node.args
+    value, shape = builder.values[source], traced_shape(node)
+    if shape == builder.shape_of(value):
+        return value
+    return Value(builder.emit("partition", node.name, [value.name], shape, side=list(side), strided=strided), "CHW")
+
+
+def _merged(builder: Builder, node: fx.Node) -> Value:
+    source, _, side, strided = node.args
+    value, shape = builder.values[source], traced_shape(node)
+    if shape == builder.shape_of(value):
+        return value
+    return Value(builder.emit("merge", node.name, [value.name], shape, side=list(side), strided=strided), "CHW")
+
+
+def _rolled(builder: Builder, node: fx.Node) -> Value | None:
+    value, shifts, axes = builder.values[node.args[0]], node.args[1], node.args[2]
+    if value.layout != "HWC" or axes != (1, 2):
+        return None
+    shape = builder.shape_of(value)
+    return Value(builder.emit("roll", node.name, [value.name], shape, shifts=list(shifts)), "HWC")
+
+
+def _space_to_depth(builder: Builder, node: fx.Node) -> Value:
+    shape = graph_shape(traced_shape(node), "HWC")
+    return Value(builder.emit("space_to_depth", node.name, [builder.values[node.args[0]].name], shape), "HWC")
+
+
+def _unit_length(builder: Builder, node: fx.Node) -> Value | None:
+    value = builder.values[node.args[0]]
+    axis = node.kwargs.get("dim", 1)
+    if len(node.args) > 1 or set(node.kwargs) - {"dim"} or value.layout[axis % (1 + len(value.layout)) - 1] != "C":
+        return None
+    return Value(builder.emit("unit_length", node.name, [value.name], builder.shape_of(value)), value.layout)
+
+
+def _linear(builder: Builder, node: fx.Node) -> Value | None:
+    source, weight, *bias = node.args
+    if weight not in builder.parameters or any(b is not None for b in bias) or node.kwargs.get("bias") is not None:
+        return None
+    return builder.linear(node.name, node, builder.parameters[weight], None)
 
 
 def _padded(builder: Builder, node: fx.Node) -> Value:
@@ -242,6 +321,15 @@ CALLS: dict[Any, Handler] = {
     **dict.fromkeys(("mean", torch.mean), _mean),
     twins.mixed_heads: _attention,
     twins.mixed_queries: _multi_query,
+    twins.linear_attention: _linear_attention,
+    twins.channel_attention: _channel_attention,
+    twins.weighted_sum: _weighted_sum,
+    twins.partitioned: _partitioned,
+    twins.merged: _merged,
+    twins.space_to_depth: _space_to_depth,
+    torch.roll: _rolled,
+    F.normalize: _unit_length,
+    F.linear: _linear,
     twins.padded: _padded,
     twins.cropped: _cropped,
 }
@@ -372,6 +460,7 @@ def _combined(builder: Builder, op: str, node: fx.Node, value: Value, other: Val
 
 MIXED: dict[Any, Handler] = {
     operator.getitem: _item,
+    twins.cross_attention: _cross_attention,
     **dict.fromkeys((torch.cat, torch.concat), _concatenated),
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _sum),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _product),

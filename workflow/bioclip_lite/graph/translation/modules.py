@@ -7,11 +7,21 @@ of the module, or None where the graph has nothing for its options.
 from collections.abc import Callable
 from typing import Any
 
-from timm.layers import BatchNormAct2d, Conv2dSame, DropPath, LayerNorm, LayerNorm2d, LayerNorm2dFp32, LayerNormFp32
+from timm.layers import (
+    BatchNormAct2d,
+    Conv2dSame,
+    DropPath,
+    GroupNorm1,
+    LayerNorm,
+    LayerNorm2d,
+    LayerNorm2dFp32,
+    LayerNormFp32,
+)
 from timm.layers import Linear as TimmLinear
 from timm.layers.activations import GELU as TimmGELU
 from timm.layers.activations import GELUTanh, HardSigmoid, HardSwish, QuickGELU, Sigmoid, Swish
 from timm.layers.padding import get_same_padding
+from timm.models.metaformer import LayerNorm2dNoBias
 from torch import fx, nn
 
 from bioclip_lite.graph import tracing
@@ -36,7 +46,7 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Hardsigmoid: "hard_sigmoid",
     HardSigmoid: "hard_sigmoid",
 }
-LEAVES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d, nn.LayerNorm, *_ACTIVATIONS)  # not traced into
+LEAVES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d, nn.LayerNorm, nn.GroupNorm, *_ACTIVATIONS)  # not traced into
 _PASS_THROUGH = (nn.Identity, nn.Dropout, DropPath)
 
 
@@ -63,15 +73,7 @@ def _activated(builder: Builder, name: str, value: Value, module: nn.Module) -> 
 
 
 def _linear(builder: Builder, node: fx.Node, module: nn.Linear) -> Value:
-    """On the channels of positions a linear layer is a 1 x 1 convolution."""
-    value = builder.values[node.args[0]]
-    if value.layout == "C":
-        arrays = builder.store_layer(str(node.target), module.weight, module.bias)
-        return Value(builder.emit("linear", node.name, [value.name], traced_shape(node), **arrays), "C")
-    arrays = builder.store_layer(str(node.target), module.weight[:, :, None, None], module.bias)
-    geometry = {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1]}
-    shape = graph_shape(traced_shape(node), value.layout)
-    return Value(builder.emit("conv", node.name, [value.name], shape, **geometry, **arrays), value.layout)
+    return builder.linear(str(node.target), node, module.weight, module.bias)
 
 
 def _convolution(builder: Builder, node: fx.Node, module: nn.Conv2d) -> Value | None:
@@ -141,6 +143,15 @@ def _layer_norm(builder: Builder, node: fx.Node, module: nn.LayerNorm) -> Value 
     return builder.affine(node.name, plain, module.weight, module.bias) if module.elementwise_affine else plain
 
 
+def _group_norm(builder: Builder, node: fx.Node, module: nn.GroupNorm) -> Value | None:
+    value = builder.values[node.args[0]]
+    if module.num_groups != 1:
+        return None
+    shape = builder.shape_of(value)
+    plain = Value(builder.emit("normalize_image", f"{node.name}_plain", [value.name], shape, eps=module.eps), "CHW")
+    return builder.affine(node.name, plain, module.weight, module.bias) if module.affine else plain
+
+
 def _flatten(builder: Builder, node: fx.Node, module: nn.Flatten) -> Value | None:
     return reshaped(builder, node) if module.start_dim == 1 else None
 
@@ -197,6 +208,9 @@ MODULES: dict[type[nn.Module], tuple[Handler, tuple[str, ...]]] = {
     LayerNormFp32: (_layer_norm, _CHANNELS_LAST),
     LayerNorm2d: (_layer_norm, _IMAGE),
     LayerNorm2dFp32: (_layer_norm, _IMAGE),
+    nn.GroupNorm: (_group_norm, _IMAGE),
+    GroupNorm1: (_group_norm, _IMAGE),
+    LayerNorm2dNoBias: (_layer_norm, _IMAGE),
     nn.BatchNorm1d: (_batch_norm, ("C", "CHW")),
     nn.BatchNorm2d: (_batch_norm, ("C", "CHW")),
     BatchNormAct2d: (_batch_norm, ("C", "CHW")),
