@@ -73,6 +73,7 @@ EXAMPLES = {
         for function in ACTIVATIONS
     },
     "add": Example("add", [IMAGE, IMAGE], IMAGE),
+    "subtract": Example("subtract", [IMAGE, IMAGE], IMAGE),
     "multiply": Example("multiply", [IMAGE, IMAGE], IMAGE),
     "multiply, gate": Example("multiply", [IMAGE, [6, 1, 1]], IMAGE),
     "shift": Example("shift", [IMAGE], IMAGE, {"shift": (6, 8, 4)}),
@@ -105,6 +106,9 @@ EXAMPLES = {
         "max_pool", [IMAGE], [6, 4, 2], attributes={"kernel": [3, 3], "strides": [2, 2], "pads": [1, 0, 0, 1]}
     ),
     "average_pool": Example("average_pool", [[6, 7, 4]], [6, 4, 2], attributes={"kernel": [2, 2], "strides": [2, 2]}),
+    "average_pool, same": Example(
+        "average_pool", [IMAGE], IMAGE, attributes={"kernel": [3, 5], "strides": [1, 1], "pads": [1, 1, 2, 2]}
+    ),
     "mean": Example("mean", [IMAGE], [6, 1, 1]),
     "pad": Example("pad", [IMAGE], [6, 9, 9], attributes={"pads": [1, 0, 2, 3]}),
     "crop": Example("crop", [IMAGE], [6, 5, 2], attributes={"start": [2, 1]}),

@@ -11,7 +11,7 @@ from bioclip_lite.graph.translation.modules import LEAVES
 from bioclip_lite.graph.translation.translate import SUPPORTED, translate
 from bioclip_lite.utils.errors import UserError
 
-_COMMUTING = ("crop", "reshape", "mean", "flatten")  # with a scale and a shift per channel
+_COMMUTING = ("crop", "reshape", "mean", "flatten", "partition", "merge", "roll")  # with a scale and a shift per channel
 _GELU = 0.5**0.5
 
 
@@ -81,7 +81,7 @@ def _fold_affine(node: Node, nodes: list[Node], weights: Weights, output: str) -
         (source,) = node["inputs"]
         consumers = _consumers(nodes, node["name"])
         if not consumers or node["name"] == output or not all(_takes_affine(after, shift) for after in consumers):
-            _make_layer(node, weights)
+            _make_layer(node, nodes, weights)
             return output
         for consumer in consumers:
             _fold_into_input(consumer, weights, scale, shift)
@@ -166,15 +166,19 @@ def _fold_into_input(layer: Node, weights: Weights, scale: np.ndarray, shift: np
     weights[layer["weight"]] = weight * scale.reshape(form)
 
 
-def _make_layer(node: Node, weights: Weights) -> None:
-    """Turn an affine node into a layer of its own, in place."""
-    scale = weights[node["weight"]]
-    if len(node["shape"]) == 1:
-        weights[node["weight"]] = np.diag(scale)
-        node.update(op="linear")
-    else:
-        weights[node["weight"]] = scale.reshape(-1, 1, 1, 1)
-        node.update(op="depthwise", strides=[1, 1], pads=[0] * 4, dilations=[1, 1])
+def _make_layer(node: Node, nodes: list[Node], weights: Weights) -> None:
+    """Turn an affine node into a layer of its own, in place: a 1 x 1 depthwise convolution."""
+    weights[node["weight"]] = weights[node["weight"]].reshape(-1, 1, 1, 1)
+    layer = {**node, "op": "depthwise", "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
+    if len(node["shape"]) > 1:
+        node.update(layer)
+        return
+    name, shape = node["name"], [*node["shape"], 1, 1]
+    image = {"op": "reshape", "name": f"{name}_image", "inputs": node["inputs"], "shape": shape}
+    layer |= {"name": f"{name}_layer", "inputs": [image["name"]], "shape": shape}
+    flat = {"op": "flatten", "name": name, "inputs": [layer["name"]], "shape": node["shape"]}
+    at = nodes.index(node)
+    nodes[at : at + 1] = [image, layer, flat]
 
 
 def _merge_shifts(nodes: list[Node], weights: Weights) -> None:

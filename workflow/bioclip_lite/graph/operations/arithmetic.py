@@ -1,6 +1,6 @@
 """Sums, products and normalisation.
 
-add: two inputs of equal shape.
+add, subtract: two inputs of equal shape.
 multiply: two inputs of equal shape, or the second, a gate, (batch, channels, 1, 1).
 shift: adds the array ``shift`` (channels, height, width): class token, position embedding.
 normalize: (x - mean) / sqrt(variance + ``eps``) over the channels of each position.
@@ -25,7 +25,7 @@ _SHORTEST = 1e-12  # length that is divided by, as in torch.nn.functional.normal
 
 
 def _add_channels(groups: ChannelGroups, node: Node, left: list[int], right: list[int]) -> list[int]:
-    """Both terms of a sum have one factor."""
+    """Both terms of a sum or difference have one factor."""
     for one, other in zip(left, right, strict=True):
         groups.join(one, other)
     return left
@@ -104,6 +104,13 @@ OPERATIONS = {
         pytorch=lambda node, arrays, x, y: x + y,
         tensorflow=lambda tf, node, arrays, x, y: x + y,
         onnx=lambda file, node, arrays, shapes, x, y: file.add("Add", [x, y], node["name"]),
+        macs=no_macs,
+        channels=_add_channels,
+    ),
+    "subtract": Operation(
+        pytorch=lambda node, arrays, x, y: x - y,
+        tensorflow=lambda tf, node, arrays, x, y: x - y,
+        onnx=lambda file, node, arrays, shapes, x, y: file.add("Sub", [x, y], node["name"]),
         macs=no_macs,
         channels=_add_channels,
     ),

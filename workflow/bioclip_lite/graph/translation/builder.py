@@ -85,6 +85,11 @@ class Builder:
         """factor * x."""
         return self.affine(name, source, torch.full((self.shape_of(source)[0],), factor, dtype=torch.float64))
 
+    def moved(self, name: str, source: Value, amount: torch.Tensor) -> Value:
+        """x + amount, one number."""
+        ones = torch.ones(self.shape_of(source)[0], dtype=torch.float64)
+        return self.affine(name, source, ones, ones * amount.flatten())
+
     def shifted(self, name: str, source: Value, array: torch.Tensor) -> Value:
         """The sum with an array in the graph's order, float64 (channels, height, width)."""
         key = f"{self.free_name(name, 'shift')}.shift"

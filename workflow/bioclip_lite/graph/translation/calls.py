@@ -281,8 +281,10 @@ def _space_to_depth(builder: Builder, node: fx.Node) -> Value:
 
 def _unit_length(builder: Builder, node: fx.Node) -> Value | None:
     value = builder.values[node.args[0]]
-    axis = node.kwargs.get("dim", 1)
-    if len(node.args) > 1 or set(node.kwargs) - {"dim"} or value.layout[axis % (1 + len(value.layout)) - 1] != "C":
+    norm, axis, shortest = (node.kwargs.get(key, default) for key, default in (("p", 2), ("dim", 1), ("eps", 1e-12)))
+    if len(node.args) > 1 or norm != 2 or shortest != 1e-12 or type(axis) is not int:
+        return None
+    if value.layout[axis % (1 + len(value.layout)) - 1] != "C":
         return None
     return Value(builder.emit("unit_length", node.name, [value.name], builder.shape_of(value)), value.layout)
 
@@ -291,7 +293,22 @@ def _linear(builder: Builder, node: fx.Node) -> Value | None:
     source, weight, *bias = node.args
     if weight not in builder.parameters or any(b is not None for b in bias) or node.kwargs.get("bias") is not None:
         return None
+    if builder.values[source].layout[-1] != "C":
+        return None
     return builder.linear(node.name, node, builder.parameters[weight], None)
+
+
+def _zeros_around(builder: Builder, node: fx.Node) -> Value | None:
+    """F.pad of height and width."""
+    value, amounts = builder.values[node.args[0]], cast(list[int], node.args[1])
+    mode, filling = (node.kwargs.get(key, default) for key, default in (("mode", "constant"), ("value", None)))
+    if value.layout != "CHW" or len(node.args) > 2 or len(amounts) != 4 or mode != "constant" or filling:
+        return None
+    left, right, above, below = amounts
+    if min(amounts) < 0:
+        return None
+    pads = [above, below, left, right]
+    return Value(builder.emit("pad", node.name, [value.name], traced_shape(node), pads=pads), "CHW")
 
 
 def _padded(builder: Builder, node: fx.Node) -> Value:
@@ -330,6 +347,7 @@ CALLS: dict[Any, Handler] = {
     torch.roll: _rolled,
     F.normalize: _unit_length,
     F.linear: _linear,
+    F.pad: _zeros_around,
     twins.padded: _padded,
     twins.cropped: _cropped,
 }
@@ -380,7 +398,7 @@ def _sum(builder: Builder, node: fx.Node) -> Value | None:
     if value is None:
         return None
     if isinstance(other, int | float):
-        return value if other == 0 else None
+        return value if other == 0 else builder.moved(node.name, value, torch.tensor(float(other)))
     if other in builder.parameters:
         return _sum_with_parameter(builder, node, value, builder.parameters[other])
     if other not in builder.values:
@@ -392,11 +410,22 @@ def _sum(builder: Builder, node: fx.Node) -> Value | None:
 
 
 def _sum_with_parameter(builder: Builder, node: fx.Node, value: Value, parameter: torch.Tensor) -> Value | None:
-    """A position embedding, (1, tokens, channels)."""
+    """A position embedding, (1, tokens, channels), or one number."""
     shape = builder.shape_of(value)
+    if parameter.numel() == 1:
+        return builder.moved(node.name, value, parameter)
     if value.layout != "NC" or list(parameter.shape) != [1, shape[1], shape[0]]:
         return None
     return builder.shifted(node.name, value, parameter[0].T[:, :, None])
+
+
+def _difference(builder: Builder, node: fx.Node) -> Value | None:
+    values = [builder.values.get(argument) for argument in node.args if isinstance(argument, fx.Node)]
+    if len(values) != 2 or node.kwargs or any(value is None for value in values):
+        return None
+    first, second = cast(list[Value], values)
+    same = builder.shape_of(first) == builder.shape_of(second)
+    return _combined(builder, "subtract", node, first, second) if same else None
 
 
 def _product(builder: Builder, node: fx.Node) -> Value | None:
@@ -413,8 +442,10 @@ def _product(builder: Builder, node: fx.Node) -> Value | None:
 
 
 def _product_with_parameter(builder: Builder, node: fx.Node, value: Value, parameter: torch.Tensor) -> Value | None:
-    """One factor per channel."""
+    """One factor per channel, or one for all."""
     channels = builder.shape_of(value)[0]
+    if parameter.numel() == 1:
+        return builder.scaled(node.name, value, float(parameter))
     if parameter.numel() != channels:
         return None
     along_channels = parameter.shape[-1] == channels if value.layout[-1] == "C" else parameter.shape[-2:] == (1, 1)
@@ -463,6 +494,7 @@ MIXED: dict[Any, Handler] = {
     twins.cross_attention: _cross_attention,
     **dict.fromkeys((torch.cat, torch.concat), _concatenated),
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _sum),
+    **dict.fromkeys((operator.sub, torch.sub, "sub"), _difference),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _product),
     **dict.fromkeys((operator.truediv, torch.div, "div"), _quotient),
 }
