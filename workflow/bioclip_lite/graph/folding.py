@@ -11,7 +11,15 @@ from bioclip_lite.graph.translation.modules import LEAVES
 from bioclip_lite.graph.translation.translate import SUPPORTED, translate
 from bioclip_lite.utils.errors import UserError
 
-_COMMUTING = ("crop", "reshape", "mean", "flatten", "partition", "merge", "roll")  # with a scale and a shift per channel
+_COMMUTING = (
+    "crop",
+    "reshape",
+    "mean",
+    "flatten",
+    "partition",
+    "merge",
+    "roll",
+)  # with a scale and a shift per channel
 _GELU = 0.5**0.5
 
 

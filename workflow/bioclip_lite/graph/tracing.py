@@ -99,7 +99,11 @@ class _Tracer(fx.Tracer):
         if isinstance(value, torch.Tensor):
             symbol.node.meta["shape"] = list(value.shape)
             return symbol
-        if not isinstance(value, list | tuple) or not all(isinstance(part, torch.Tensor) for part in value) or not value:
+        if (
+            not isinstance(value, list | tuple)
+            or not all(isinstance(part, torch.Tensor) for part in value)
+            or not value
+        ):
             return value
         symbol.node.meta["shapes"] = [list(part.shape) for part in value]
         return symbol

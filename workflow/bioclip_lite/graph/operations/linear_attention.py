@@ -65,9 +65,7 @@ def _linear_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, x
 def _thirds(file: "OnnxFile", name: str, x: str, size: int, axis: int = 2) -> list[str]:
     """Queries, keys and values, ``size`` each along an axis."""
     return [
-        file.add(
-            "Slice", [x, file.shape(i * size), file.shape((i + 1) * size), file.shape(axis)], f"{name} {label}"
-        )
+        file.add("Slice", [x, file.shape(i * size), file.shape((i + 1) * size), file.shape(axis)], f"{name} {label}")
         for i, label in enumerate(("queries", "keys", "values"))
     ]
 

@@ -27,7 +27,9 @@ _IMAGE = {False: [0, 3, 1, 4, 2, 5], True: [0, 3, 4, 1, 5, 2]}
 def _split(node: Node, height: int, width: int) -> list[int]:
     """a, b, c, d."""
     (down, across), strided = node["side"], node["strided"]
-    return [down, height // down, across, width // across] if strided else [height // down, down, width // across, across]
+    return (
+        [down, height // down, across, width // across] if strided else [height // down, down, width // across, across]
+    )
 
 
 def _partition_pytorch(node: Node, arrays: Arrays, x: "torch.Tensor") -> "torch.Tensor":

@@ -150,7 +150,7 @@ def _expanded(index: Any, axes: int) -> list[Any] | None:
 def _part(builder: Builder, node: fx.Node, source: fx.Node, number: int) -> Value | None:
     """One part of a split along the channels."""
     value = builder.values[source]
-    axis = source.args[2] if len(source.args) > 2 else source.kwargs.get("dim", 0)
+    axis = _argument(source, 2, "dim") or 0
     if type(axis) is not int or type(number) is not int or value.layout[axis % (1 + len(value.layout)) - 1] != "C":
         return None
     sizes = [shape[axis] for shape in source.meta["shapes"]]
@@ -266,8 +266,13 @@ def _merged(builder: Builder, node: fx.Node) -> Value:
     return Value(builder.emit("merge", node.name, [value.name], shape, side=list(side), strided=strided), "CHW")
 
 
+def _argument(node: fx.Node, place: int, name: str) -> Any:
+    """An argument that may be given by its place or by its name; None if it is not given."""
+    return node.args[place] if len(node.args) > place else node.kwargs.get(name)
+
+
 def _rolled(builder: Builder, node: fx.Node) -> Value | None:
-    value, shifts, axes = builder.values[node.args[0]], node.args[1], node.args[2]
+    value, shifts, axes = builder.values[node.args[0]], _argument(node, 1, "shifts"), _argument(node, 2, "dims")
     if value.layout != "HWC" or axes != (1, 2):
         return None
     shape = builder.shape_of(value)
@@ -290,10 +295,8 @@ def _unit_length(builder: Builder, node: fx.Node) -> Value | None:
 
 
 def _linear(builder: Builder, node: fx.Node) -> Value | None:
-    source, weight, *bias = node.args
-    if weight not in builder.parameters or any(b is not None for b in bias) or node.kwargs.get("bias") is not None:
-        return None
-    if builder.values[source].layout[-1] != "C":
+    weight, bias = _argument(node, 1, "weight"), _argument(node, 2, "bias")
+    if weight not in builder.parameters or bias is not None or builder.values[node.args[0]].layout[-1] != "C":
         return None
     return builder.linear(node.name, node, builder.parameters[weight], None)
 
@@ -301,8 +304,8 @@ def _linear(builder: Builder, node: fx.Node) -> Value | None:
 def _zeros_around(builder: Builder, node: fx.Node) -> Value | None:
     """F.pad of height and width."""
     value, amounts = builder.values[node.args[0]], cast(list[int], node.args[1])
-    mode, filling = (node.kwargs.get(key, default) for key, default in (("mode", "constant"), ("value", None)))
-    if value.layout != "CHW" or len(node.args) > 2 or len(amounts) != 4 or mode != "constant" or filling:
+    mode, filling = _argument(node, 2, "mode") or "constant", _argument(node, 3, "value")
+    if value.layout != "CHW" or len(amounts) != 4 or mode != "constant" or filling:
         return None
     left, right, above, below = amounts
     if min(amounts) < 0:

@@ -25,7 +25,7 @@ from timm.models.metaformer import LayerNorm2dNoBias
 from torch import fx, nn
 
 from bioclip_lite.graph import tracing
-from bioclip_lite.graph.translation.builder import Builder, Value, graph_shape, traced_shape
+from bioclip_lite.graph.translation.builder import Builder, Value, traced_shape
 from bioclip_lite.graph.translation.calls import concatenated, reshaped, sliced
 
 Handler = Callable[[Builder, fx.Node, Any], Value | None]
@@ -46,7 +46,15 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Hardsigmoid: "hard_sigmoid",
     HardSigmoid: "hard_sigmoid",
 }
-LEAVES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d, nn.LayerNorm, nn.GroupNorm, *_ACTIVATIONS)  # not traced into
+LEAVES = (
+    nn.Conv2d,
+    nn.Linear,
+    nn.BatchNorm2d,
+    nn.BatchNorm1d,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    *_ACTIVATIONS,
+)  # not traced into
 _PASS_THROUGH = (nn.Identity, nn.Dropout, DropPath)
 
 

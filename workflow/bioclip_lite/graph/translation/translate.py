@@ -9,10 +9,12 @@ from bioclip_lite.graph.translation.calls import SPLITS, translate_call
 from bioclip_lite.graph.translation.modules import translate_module
 from bioclip_lite.utils.errors import UserError
 
-SUPPORTED = (
-    "fastvit_* and MobileCLIP's towers, mobilenetv4_*, mobilenetv2_*, mobilenetv3_*, efficientnet_*, repvit_*, "
-    "mobileone_*, tiny_vit_*, vit_* and deit_*, convnext*, resnet*"
+FAMILIES = (  # of timm.models, those that phones use and the best known others; benchmarks/students.md has all
+    *("fastvit", "byobnet", "repvit", "efficientnet", "mobilenetv3", "ghostnet", "mobilevit", "edgenext"),
+    *("efficientvit_mit", "efficientvit_msra", "efficientformer", "swiftformer", "shvit", "tiny_vit", "starnet"),
+    *("convnext", "resnet", "regnet", "densenet", "pvt_v2", "vision_transformer", "deit", "swin_transformer"),
 )
+SUPPORTED = f"of timm's families these work: {', '.join(FAMILIES)}; docs/students.md tells of all"
 _LOST = "lost"  # the layout of the value of an operation that has no handler
 _SHOWN = 3  # places of an operation that a message names
 
