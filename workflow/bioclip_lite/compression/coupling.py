@@ -107,8 +107,8 @@ def _all_groups(model: nn.Module, size: int) -> tuple[list[Group], list[str]]:
     for name, module in model.named_modules():
         if isinstance(module, CascadedGroupAttention):  # torch-pruning would walk for hours
             raise UserError(
-                f"the student cannot be pruned: the heads of {name} pass their channels on to one another, in more ways "
-                f"than can be followed; take another student or prune nothing (prune.budget: {{macs: 1}})"
+                f"the student cannot be pruned: the heads of {name} pass their channels on to one another, in more "
+                f"ways than can be followed; take another student or prune nothing (prune.budget: {{macs: 1}})"
             )
     scales = [p for name, p in model.named_parameters() if _is_scale(name, p)]
     try:

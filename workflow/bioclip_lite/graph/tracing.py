@@ -8,7 +8,7 @@ is written anew in ``twins``.
 import copy
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import DropPath, LayerScale, LayerScale2d
@@ -56,6 +56,8 @@ def _first_line(error: Exception) -> str:
 class _Symbol(fx.Proxy):
     """A tensor, or several, of which all but the content is known."""
 
+    tracer: "_Tracer"
+
     def __getattr__(self, k: str) -> Any:
         return getattr(self.tracer.values[self.node], k) if k in _KNOWN else super().__getattr__(k)
 
@@ -63,7 +65,7 @@ class _Symbol(fx.Proxy):
         return len(self.tracer.values[self.node])
 
     def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self)))
+        return (operator.getitem(cast(Any, self), i) for i in range(len(self)))
 
 
 class _Tracer(fx.Tracer):
@@ -93,7 +95,7 @@ class _Tracer(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
         """A symbol, or the value itself where it holds no tensor."""
         symbol = super().create_proxy(kind, target, args, kwargs, *rest, **options)
-        inputs, named = fx.node.map_aggregate((args, kwargs), self._value_of)  # type: ignore[misc,arg-type]
+        inputs, named = fx.node.map_aggregate((args, kwargs), self._value_of)
         value = self._computed(kind, target, inputs, named)
         self.values[symbol.node] = value
         if isinstance(value, torch.Tensor):

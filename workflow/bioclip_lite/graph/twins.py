@@ -4,8 +4,8 @@ The functions at the top are such nodes: fx records their call and does not look
 """
 
 import types
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -74,13 +74,13 @@ def weighted_sum(values: torch.Tensor, scores: torch.Tensor, weights: str) -> to
     return values[:, :1] * 1.0 if values.ndim == 3 else values[:, :, :1, :1] * 1.0
 
 
-def partitioned(x: torch.Tensor, side: tuple[int, int], strided: bool) -> torch.Tensor:
+def partitioned(x: torch.Tensor, side: Sequence[int], strided: bool) -> torch.Tensor:
     """The windows of images (batch, c, h, w) as images; gives only the right shape."""
     windows = x.shape[2] * x.shape[3] // (side[0] * side[1])
     return x.new_zeros(len(x) * windows, x.shape[1], *side)
 
 
-def merged(x: torch.Tensor, size: tuple[int, int], side: tuple[int, int], strided: bool) -> torch.Tensor:
+def merged(x: torch.Tensor, size: Sequence[int], side: Sequence[int], strided: bool) -> torch.Tensor:
     """The images whose windows ``partitioned`` made; gives only the right shape."""
     windows = size[0] * size[1] // (side[0] * side[1])
     return x.new_zeros(len(x) // windows, x.shape[1], *size)
@@ -107,7 +107,7 @@ def simplify(module: nn.Module) -> None:
         if isinstance(module, kind):
             twin = prepare(module)
             if twin is not None:
-                module.forward = types.MethodType(twin, module)  # type: ignore[method-assign]
+                module.forward = types.MethodType(twin, module)
             return
 
 
@@ -170,7 +170,7 @@ def _prepare_lite_mla(module: Any) -> Twin | None:
 def _prepare_mobile_vit_v2(module: Any) -> Twin:
     for part in module.transformer.modules():
         if isinstance(part, LinearSelfAttention):
-            part.patch_size = module.patch_size  # type: ignore[assignment]
+            part.patch_size = module.patch_size
     return _mobile_vit_v2_block
 
 
@@ -324,7 +324,7 @@ def _mobile_vit_v2_block(self: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _linear_self_attention(self: Any, x: torch.Tensor, x_prev: torch.Tensor | None = None) -> torch.Tensor:
-    side = _strides(x, self.patch_size)
+    side = cast(Sequence[int], _strides(x, self.patch_size))  # the block has made sure
     parts = partitioned(self.qkv_proj(x), side, True)
     query, key, value = parts.split([1, self.embed_dim, self.embed_dim], dim=1)
     mixed = F.relu(value) * weighted_sum(key, query, "softmax")

@@ -2,12 +2,12 @@
 
 linear_attention: the input (batch, heads * 3 * d, height, width) holds queries, keys and values of each head in turn.
     With q and k after ReLU the answer is q (k^T v) / (q sum(k) + ``eps``) (EfficientViT, Cai et al., arXiv 2205.14756).
-channel_attention: the input (batch, 3 * heads * d, ...) holds queries, keys and values; each channel attends to those of
-    its head. Queries and keys have unit length over the positions; their products are multiplied by ``positions``
+channel_attention: the input (batch, 3 * heads * d, ...) holds queries, keys and values; each channel attends to those
+    of its head. Queries and keys have unit length over the positions; their products are multiplied by ``positions``
     (heads, 1, 1), the temperature, before the softmax (XCiT, El-Nouby et al., arXiv 2106.09681).
-weighted_sum: inputs values (batch, channels, height, width) and scores (batch, 1, ...): the sum over the positions, 1 x 1,
-    with the softmax of the scores as weights (``weights`` "softmax": MobileViTv2, Mehta et al., arXiv 2206.02680), or
-    with the scores divided by their length ("unit": SwiftFormer, Shaker et al., arXiv 2303.15446).
+weighted_sum: inputs values (batch, channels, height, width) and scores (batch, 1, ...): the sum over the positions,
+    1 x 1, with the softmax of the scores as weights (``weights`` "softmax": MobileViTv2, Mehta et al., arXiv
+    2206.02680), or with the scores divided by their length ("unit": SwiftFormer, Shaker et al., arXiv 2303.15446).
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,9 +1,11 @@
 """Windows of an image, which are computed as images of their own, and other moves of positions.
 
-partition: (batch, channels, height, width) to (batch * windows, channels, *``side``), row by row. A window is a rectangle
-    of neighbours, or with ``strided`` every n-th position in both directions, n being the size divided by ``side``.
+partition: (batch, channels, height, width) to (batch * windows, channels, *``side``), row by row. A window is a
+    rectangle of neighbours, or with ``strided`` every n-th position in both directions, n being the size divided by
+    ``side``.
 merge: the windows of ``partition`` with the same ``side`` and ``strided`` as one image again.
-roll: positions moved down and to the right by ``shifts`` (rows, columns); what leaves the image enters on the other side.
+roll: positions moved down and to the right by ``shifts`` (rows, columns); what leaves the image enters on the
+    other side.
 space_to_depth: squares of 2 x 2 positions as one with four times the channels, first the left column of the square,
     then the right one, each from top to bottom.
 """

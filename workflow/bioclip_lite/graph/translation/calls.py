@@ -118,7 +118,7 @@ def _mean(builder: Builder, node: fx.Node) -> Value | None:
 def _item(builder: Builder, node: fx.Node) -> Value | None:
     """A part of several, or of the channels or tokens of one."""
     source, index = node.args
-    if source not in builder.values:
+    if not isinstance(source, fx.Node) or source not in builder.values:
         return None
     if "shapes" in source.meta:
         return _part(builder, node, source, cast(int, index))
@@ -216,8 +216,10 @@ def _multi_query(builder: Builder, node: fx.Node) -> Value | None:
 
 def _cross_attention(builder: Builder, node: fx.Node) -> Value | None:
     *sources, heads, positions = node.args
-    values = [builder.values.get(source) for source in sources]
-    if any(value is None or value.layout not in ("NC", "CHW") or value.layout != values[0].layout for value in values):
+    if any(source not in builder.values for source in sources):
+        return None
+    values = [builder.values[source] for source in sources]
+    if any(value.layout not in ("NC", "CHW") or value.layout != values[0].layout for value in values):
         return None
     layout = values[0].layout
     attributes: dict[str, Any] = {"heads": heads}
@@ -255,7 +257,9 @@ def _partitioned(builder: Builder, node: fx.Node) -> Value:
     value, shape = builder.values[source], traced_shape(node)
     if shape == builder.shape_of(value):
         return value
-    return Value(builder.emit("partition", node.name, [value.name], shape, side=list(side), strided=strided), "CHW")
+    return Value(
+        builder.emit("partition", node.name, [value.name], shape, side=list(cast(Any, side)), strided=strided), "CHW"
+    )
 
 
 def _merged(builder: Builder, node: fx.Node) -> Value:
@@ -263,7 +267,9 @@ def _merged(builder: Builder, node: fx.Node) -> Value:
     value, shape = builder.values[source], traced_shape(node)
     if shape == builder.shape_of(value):
         return value
-    return Value(builder.emit("merge", node.name, [value.name], shape, side=list(side), strided=strided), "CHW")
+    return Value(
+        builder.emit("merge", node.name, [value.name], shape, side=list(cast(Any, side)), strided=strided), "CHW"
+    )
 
 
 def _argument(node: fx.Node, place: int, name: str) -> Any:

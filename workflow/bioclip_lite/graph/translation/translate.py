@@ -56,7 +56,7 @@ def _add_input(builder: Builder, node: fx.Node) -> None:
 
 def _of_parameters(builder: Builder, node: fx.Node) -> torch.Tensor:
     """What a model computes of its parameters alone is a parameter too."""
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), builder.parameters.__getitem__)  # type: ignore[misc]
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), builder.parameters.__getitem__)
     with torch.no_grad():
         if node.op == "call_module":
             return builder.modules[str(node.target)](*args, **kwargs)
