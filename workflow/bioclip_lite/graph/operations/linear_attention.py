@@ -91,8 +91,9 @@ def _channel_pytorch(node: Node, arrays: Arrays, x: "torch.Tensor") -> "torch.Te
     heads, (channels, height, width) = node["heads"], node["shape"]
     q, k, v = x.reshape(-1, 3, heads, channels // heads, height * width).unbind(1)  # (batch, heads, d, positions)
     scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
-    shares = (scores * torch.from_numpy(arrays["positions"])).softmax(dim=-1)
-    return (shares @ v).reshape(-1, *node["shape"])
+    if "positions" in arrays:
+        scores = scores * torch.from_numpy(arrays["positions"])
+    return (scores.softmax(dim=-1) @ v).reshape(-1, *node["shape"])
 
 
 def _channel_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
@@ -100,8 +101,10 @@ def _channel_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
     x = tf.transpose(tf.reshape(x, [-1, height * width, 3 * heads, channels // heads]), [0, 2, 1, 3])
     q, k, v = tf.split(x, 3, axis=1)  # (batch, heads, positions, d)
     q, k = (y * tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(y), 2, keepdims=True), _LEAST)) for y in (q, k))
-    shares = tf.nn.softmax(tf.matmul(q, k, transpose_a=True) * tf.constant(arrays["positions"]))
-    mixed = tf.transpose(tf.matmul(v, shares, transpose_b=True), [0, 2, 1, 3])
+    scores = tf.matmul(q, k, transpose_a=True)
+    if "positions" in arrays:
+        scores = scores * tf.constant(arrays["positions"])
+    mixed = tf.transpose(tf.matmul(v, tf.nn.softmax(scores), transpose_b=True), [0, 2, 1, 3])
     return tf.reshape(mixed, [-1, height, width, channels])
 
 
@@ -112,7 +115,8 @@ def _channel_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, 
     q, k, v = _thirds(file, name, x, heads, axis=1)
     q, k = _unit_onnx(file, f"{name} asked", q, -1), _unit_onnx(file, f"{name} keyed", k, -1)
     scores = file.add("MatMul", [q, file.add("Transpose", [k], f"{name} turned", perm=[0, 1, 3, 2])], f"{name} scores")
-    scores = file.add("Mul", [scores, file.constant(node["positions"], arrays["positions"])], f"{name} tempered")
+    if "positions" in arrays:
+        scores = file.add("Mul", [scores, file.constant(node["positions"], arrays["positions"])], f"{name} tempered")
     x = file.add("MatMul", [file.add("Softmax", [scores], f"{name} shares", axis=-1), v], f"{name} mixed")
     return file.add("Reshape", [x, file.shape(-1, *node["shape"])], name)
 

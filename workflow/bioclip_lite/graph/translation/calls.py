@@ -238,7 +238,9 @@ def _linear_attention(builder: Builder, node: fx.Node) -> Value:
 
 def _channel_attention(builder: Builder, node: fx.Node) -> Value:
     source, heads, temperature = node.args
-    attributes = {"heads": heads, "positions": builder.store_positions(node.name, builder.parameters[temperature])}
+    attributes: dict[str, Any] = {"heads": heads}
+    if (builder.parameters[temperature] != 1).any():  # the converter drops a product with ones
+        attributes["positions"] = builder.store_positions(node.name, builder.parameters[temperature])
     names, shape = [builder.values[source].name], graph_shape(traced_shape(node), "NC")
     return Value(builder.emit("channel_attention", node.name, names, shape, **attributes), "NC")
 
