@@ -46,7 +46,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
     "efficientvit of MIT": ("efficientvit_b0", {}, 64),
     "efficientvit of Microsoft": ("efficientvit_m0", {}, 224),
     "edgenext": ("edgenext_xx_small", {}, 64),
-    "efficientformer": ("efficientformer_l1", {}, 224),
     "pvt": ("pvt_v2_b0", {}, 64),
     "shvit": ("shvit_s1", {}, 64),
     "swiftformer": ("swiftformer_xs", {}, 64),

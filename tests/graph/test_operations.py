@@ -105,9 +105,6 @@ EXAMPLES = {
         "max_pool", [IMAGE], [6, 4, 2], attributes={"kernel": [3, 3], "strides": [2, 2], "pads": [1, 0, 0, 1]}
     ),
     "average_pool": Example("average_pool", [[6, 7, 4]], [6, 4, 2], attributes={"kernel": [2, 2], "strides": [2, 2]}),
-    "average_pool, same": Example(
-        "average_pool", [IMAGE], IMAGE, attributes={"kernel": [3, 5], "strides": [1, 1], "pads": [1, 1, 2, 2]}
-    ),
     "mean": Example("mean", [IMAGE], [6, 1, 1]),
     "pad": Example("pad", [IMAGE], [6, 9, 9], attributes={"pads": [1, 0, 2, 3]}),
     "crop": Example("crop", [IMAGE], [6, 5, 2], attributes={"start": [2, 1]}),

@@ -19,7 +19,6 @@ from timm.layers.activations import QuickGELU
 from timm.layers.attention import Attention as TokenAttention
 from timm.layers.attention2d import MultiQueryAttention2d
 from timm.models.edgenext import CrossCovarianceAttn
-from timm.models.efficientformer import Pooling
 from timm.models.efficientvit_mit import LiteMLA
 from timm.models.mobilevit import MobileVitV2Block
 from timm.models.shvit import SHSA
@@ -402,7 +401,6 @@ class PhoneOperations(nn.Module):
         self.single = SHSA(16, qk_dim=4, pdim=8)
         self.patches = MobileVitV2Block(16, 16, patch_size=2, transformer_dim=8, transformer_depth=1)
         self.summary = EfficientAdditiveAttention(16, 16)
-        self.pool = Pooling()
         self.channels = CrossCovarianceAttn(16, 2)
         self.shifted = SwinTransformerBlock(16, (8, 8), num_heads=2, window_size=4, shift_size=2)
         self.merging = PatchMerging(16)
@@ -414,7 +412,7 @@ class PhoneOperations(nn.Module):
         x = x + self.single(x)
         x = x + self.patches(x)
         x = x + self.summary(x)
-        x = x + self.pool(x)
+        x = x - self.grouped(x)
         x = x + self.channels(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
         return self.head(self.merging(self.shifted(x.permute(0, 2, 3, 1))).mean((1, 2)))
 

@@ -1,8 +1,7 @@
 """Pooling: one value from those of a window.
 
 max_pool: kernel, strides, pads.
-average_pool: kernel, strides; a window over the edge averages what is inside. With ``pads``, as far as odd windows
-    that move by one position hang over, the output is as large as the input.
+average_pool: kernel, strides; a window over the edge averages what is inside.
 mean: over height and width, which stay as 1 x 1.
 """
 
@@ -42,8 +41,7 @@ def _max_pool_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes,
 def _average_pool_pytorch(node: Node, arrays: Arrays, x: "torch.Tensor") -> "torch.Tensor":
     import torch.nn.functional as F
 
-    top, _, left, _ = node.get("pads", [0] * 4)
-    return F.avg_pool2d(x, node["kernel"], node["strides"], (top, left), ceil_mode=True, count_include_pad=False)
+    return F.avg_pool2d(x, node["kernel"], node["strides"], ceil_mode=True, count_include_pad=False)
 
 
 def _average_pool_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
@@ -53,8 +51,6 @@ def _average_pool_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any
 
 def _average_pool_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, x: str) -> str:
     geometry = {"kernel_shape": node["kernel"], "strides": node["strides"]}
-    if "pads" in node:
-        return file.add("AveragePool", [x], node["name"], **geometry, pads=onnx_pads(node))
     return file.add("AveragePool", [x], node["name"], **geometry, ceil_mode=1)
 
 

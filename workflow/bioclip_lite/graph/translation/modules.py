@@ -184,20 +184,17 @@ def _max_pool(builder: Builder, node: fx.Node, module: nn.MaxPool2d) -> Value | 
 
 
 def _average_pool(builder: Builder, node: fx.Node, module: nn.AvgPool2d) -> Value | None:
-    kernel, strides, padding = _pair(module.kernel_size), _pair(module.stride), _pair(module.padding)
-    # around odd windows that move by one, TensorFlow's "SAME" is as much as this
-    same = strides == [1, 1] and kernel == [2 * pad + 1 for pad in padding] and not module.count_include_pad
-    if (any(padding) and not same) or module.divisor_override:
+    # TensorFlow.js counts padded zeros in WebAssembly
+    if _pair(module.padding) != [0, 0] or module.divisor_override:
         return None
+    kernel, strides = _pair(module.kernel_size), _pair(module.stride)
     before, after = traced_shape(node.args[0])[1:], traced_shape(node)[1:]
     overhang = [(out - 1) * s + k > n for k, s, n, out in zip(kernel, strides, before, after, strict=True)]
     # TensorFlow centres a window that is too large; for 2 x 2 windows side by side that is PyTorch's ceil_mode
     centred = kernel + strides == [2] * 4 and all(o or n % 2 == 0 for o, n in zip(overhang, before, strict=True))
-    if any(overhang) and not centred and not any(padding):
+    if any(overhang) and not centred:
         return None
     geometry = {"kernel": kernel, "strides": strides}
-    if any(padding):
-        geometry["pads"] = [pad for pad in padding for _ in range(2)]
     name = builder.values[node.args[0]].name
     return Value(builder.emit("average_pool", node.name, [name], traced_shape(node), **geometry), "CHW")
 
