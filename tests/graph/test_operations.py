@@ -73,12 +73,10 @@ EXAMPLES = {
         for function in ACTIVATIONS
     },
     "add": Example("add", [IMAGE, IMAGE], IMAGE),
-    "subtract": Example("subtract", [IMAGE, IMAGE], IMAGE),
     "multiply": Example("multiply", [IMAGE, IMAGE], IMAGE),
     "multiply, gate": Example("multiply", [IMAGE, [6, 1, 1]], IMAGE),
     "shift": Example("shift", [IMAGE], IMAGE, {"shift": (6, 8, 4)}),
     "normalize_image": Example("normalize_image", [IMAGE], IMAGE, attributes={"eps": 1e-3}),
-    "unit_length": Example("unit_length", [IMAGE], IMAGE),
     "normalize": Example("normalize", [IMAGE], IMAGE, attributes={"eps": 1e-3}),
     "attention": Example("attention", [[12, 8, 4]], [4, 8, 4], attributes={"heads": 2}),
     "attention, windows": Example(

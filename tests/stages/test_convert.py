@@ -22,7 +22,6 @@ from timm.models.edgenext import CrossCovarianceAttn
 from timm.models.efficientvit_mit import LiteMLA
 from timm.models.mobilevit import MobileVitV2Block
 from timm.models.shvit import SHSA
-from timm.models.swiftformer import EfficientAdditiveAttention
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from timm.models.tiny_vit import TinyVitBlock
 from torch import nn
@@ -400,7 +399,6 @@ class PhoneOperations(nn.Module):
         self.memory = LiteMLA(16, 16, dim=8)
         self.single = SHSA(16, qk_dim=4, pdim=8)
         self.patches = MobileVitV2Block(16, 16, patch_size=2, transformer_dim=8, transformer_depth=1)
-        self.summary = EfficientAdditiveAttention(16, 16)
         self.channels = CrossCovarianceAttn(16, 2)
         self.shifted = SwinTransformerBlock(16, (8, 8), num_heads=2, window_size=4, shift_size=2)
         self.merging = PatchMerging(16)
@@ -411,8 +409,6 @@ class PhoneOperations(nn.Module):
         x = x + self.memory(x)
         x = x + self.single(x)
         x = x + self.patches(x)
-        x = x + self.summary(x)
-        x = x - self.grouped(x)
         x = x + self.channels(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
         return self.head(self.merging(self.shifted(x.permute(0, 2, 3, 1))).mean((1, 2)))
 

@@ -19,7 +19,6 @@ from timm.models.fastvit import Attention as FastVitAttention
 from timm.models.mobilevit import LinearSelfAttention, MobileVitBlock, MobileVitV2Block
 from timm.models.pvt_v2 import Attention as PvtAttention
 from timm.models.shvit import SHSA
-from timm.models.swiftformer import EfficientAdditiveAttention
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from timm.models.tiny_vit import TinyVitBlock
 from torch import fx, nn
@@ -290,14 +289,6 @@ def _cross_covariance(self: Any, x: torch.Tensor) -> torch.Tensor:
     return self.proj(channel_attention(self.qkv(x), self.num_heads, self.temperature))
 
 
-def _additive_attention(self: Any, x: torch.Tensor) -> torch.Tensor:
-    tokens = x.flatten(2).permute(0, 2, 1)
-    query, key = F.normalize(self.to_query(tokens), dim=-1), F.normalize(self.to_key(tokens), dim=-1)
-    summary = weighted_sum(query, F.linear(query, self.w_g.T), "unit")  # whose length hides the scale factor
-    mixed = self.final(self.proj(summary * key) + query)
-    return mixed.permute(0, 2, 1).reshape(len(x), -1, *x.shape[2:])
-
-
 def _strides(x: torch.Tensor, patch: tuple[int, int]) -> tuple[int, int] | None:
     """Height and width of the images that hold one pixel of each patch; None if the patches do not fit."""
     (height, width), (down, across) = x.shape[2:], patch
@@ -365,7 +356,6 @@ _PREPARED: dict[type[nn.Module], Callable[[Any], Twin | None]] = {
     SHSA: lambda module: _single_head_attention,
     LiteMLA: _prepare_lite_mla,
     CrossCovarianceAttn: lambda module: _cross_covariance,
-    EfficientAdditiveAttention: lambda module: _additive_attention,
     MobileVitBlock: lambda module: _mobile_vit_block,
     MobileVitV2Block: _prepare_mobile_vit_v2,
     LinearSelfAttention: lambda module: _linear_self_attention,

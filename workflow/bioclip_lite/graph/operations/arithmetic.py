@@ -1,11 +1,10 @@
 """Sums, products and normalisation.
 
-add, subtract: two inputs of equal shape.
+add: two inputs of equal shape.
 multiply: two inputs of equal shape, or the second, a gate, (batch, channels, 1, 1).
 shift: adds the array ``shift`` (channels, height, width): class token, position embedding.
 normalize: (x - mean) / sqrt(variance + ``eps``) over the channels of each position.
 normalize_image: the same over all channels and positions.
-unit_length: each position divided by the length of its channels.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,9 @@ if TYPE_CHECKING:
 
     from bioclip_lite.graph.onnx_file import OnnxFile
 
-_SHORTEST = 1e-12  # length that is divided by, as in torch.nn.functional.normalize
-
 
 def _add_channels(groups: ChannelGroups, node: Node, left: list[int], right: list[int]) -> list[int]:
-    """Both terms of a sum or difference have one factor."""
+    """Both terms of a sum have one factor."""
     for one, other in zip(left, right, strict=True):
         groups.join(one, other)
     return left
@@ -82,35 +79,11 @@ def _normalize_image_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> 
     return centred * tf.math.rsqrt(variance + np.float32(node["eps"]))
 
 
-def _unit_pytorch(node: Node, arrays: Arrays, x: "torch.Tensor") -> "torch.Tensor":
-    import torch.nn.functional as F
-
-    return F.normalize(x, dim=1)
-
-
-def _unit_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
-    squares = tf.reduce_sum(tf.square(x), -1, keepdims=True)
-    return x * tf.math.rsqrt(tf.maximum(squares, np.float32(_SHORTEST**2)))
-
-
-def _unit_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, x: str) -> str:
-    length = file.add("ReduceL2", [x], f"{node['name']} length", axes=[1])
-    divisor = file.add("Max", [length, file.number(_SHORTEST)], f"{node['name']} divisor")
-    return file.add("Div", [x, divisor], node["name"])
-
-
 OPERATIONS = {
     "add": Operation(
         pytorch=lambda node, arrays, x, y: x + y,
         tensorflow=lambda tf, node, arrays, x, y: x + y,
         onnx=lambda file, node, arrays, shapes, x, y: file.add("Add", [x, y], node["name"]),
-        macs=no_macs,
-        channels=_add_channels,
-    ),
-    "subtract": Operation(
-        pytorch=lambda node, arrays, x, y: x - y,
-        tensorflow=lambda tf, node, arrays, x, y: x - y,
-        onnx=lambda file, node, arrays, shapes, x, y: file.add("Sub", [x, y], node["name"]),
         macs=no_macs,
         channels=_add_channels,
     ),
@@ -140,13 +113,6 @@ OPERATIONS = {
         pytorch=_normalize_image_pytorch,
         tensorflow=_normalize_image_tensorflow,
         onnx=_normalize_onnx,
-        macs=no_macs,
-        channels=fixed_channels,
-    ),
-    "unit_length": Operation(
-        pytorch=_unit_pytorch,
-        tensorflow=_unit_tensorflow,
-        onnx=_unit_onnx,
         macs=no_macs,
         channels=fixed_channels,
     ),

@@ -292,16 +292,6 @@ def _space_to_depth(builder: Builder, node: fx.Node) -> Value:
     return Value(builder.emit("space_to_depth", node.name, [builder.values[node.args[0]].name], shape), "HWC")
 
 
-def _unit_length(builder: Builder, node: fx.Node) -> Value | None:
-    value = builder.values[node.args[0]]
-    norm, axis, shortest = (node.kwargs.get(key, default) for key, default in (("p", 2), ("dim", 1), ("eps", 1e-12)))
-    if len(node.args) > 1 or norm != 2 or shortest != 1e-12 or type(axis) is not int:
-        return None
-    if value.layout[axis % (1 + len(value.layout)) - 1] != "C":
-        return None
-    return Value(builder.emit("unit_length", node.name, [value.name], builder.shape_of(value)), value.layout)
-
-
 def _linear(builder: Builder, node: fx.Node) -> Value | None:
     weight, bias = _argument(node, 1, "weight"), _argument(node, 2, "bias")
     if weight not in builder.parameters or bias is not None or builder.values[node.args[0]].layout[-1] != "C":
@@ -356,7 +346,6 @@ CALLS: dict[Any, Handler] = {
     twins.merged: _merged,
     twins.space_to_depth: _space_to_depth,
     torch.roll: _rolled,
-    F.normalize: _unit_length,
     F.linear: _linear,
     F.pad: _zeros_around,
     twins.padded: _padded,
@@ -435,8 +424,9 @@ def _difference(builder: Builder, node: fx.Node) -> Value | None:
     if len(values) != 2 or node.kwargs or any(value is None for value in values):
         return None
     first, second = cast(list[Value], values)
-    same = builder.shape_of(first) == builder.shape_of(second)
-    return _combined(builder, "subtract", node, first, second) if same else None
+    if builder.shape_of(first) != builder.shape_of(second):
+        return None
+    return _combined(builder, "add", node, first, builder.scaled(f"{node.name}_minus", second, -1.0))
 
 
 def _product(builder: Builder, node: fx.Node) -> Value | None:

@@ -11,7 +11,7 @@ from bioclip_lite.utils.errors import UserError
 
 FAMILIES = (  # of timm.models, those that phones use and the best known others; benchmarks/students.md has all
     *("fastvit", "byobnet", "repvit", "efficientnet", "mobilenetv3", "ghostnet", "mobilevit", "edgenext"),
-    *("efficientvit_mit", "efficientvit_msra", "swiftformer", "shvit", "tiny_vit", "starnet"),
+    *("efficientvit_mit", "efficientvit_msra", "shvit", "tiny_vit", "starnet"),
     *("convnext", "resnet", "regnet", "densenet", "pvt_v2", "vision_transformer", "deit", "swin_transformer"),
 )
 SUPPORTED = f"of timm's families these work: {', '.join(FAMILIES)}; docs/students.md tells of all"
