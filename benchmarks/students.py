@@ -78,6 +78,8 @@ def _why_not(model: str) -> str:
             return ""
         except UserError as error:
             reason = str(error)
+        except Exception as error:  # of the model's own code: another row, not the end of the table
+            reason = f"fails with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return reason
 
 

@@ -12,8 +12,10 @@ from torch import nn
 
 from bioclip_lite.graph import execution, folding
 from bioclip_lite.graph.nodes import Graph
+from bioclip_lite.graph.translation.translate import FAMILIES as FAMILIES_OF_TIMM
 from bioclip_lite.models import costs
 from bioclip_lite.utils.errors import UserError
+from support.checkout import ROOT
 from support.fake_data import STUDENTS, images, largest_relative_difference, lively, student
 
 
@@ -38,6 +40,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
     "vit, registers": ("vit_tiny_patch16_224", {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.1}, 48),
     "deit, distilled": ("deit_tiny_distilled_patch16_224", {}, 48),
     "convnext": ("convnext_atto", {}, 64),
+    "ghostnet": ("ghostnet_050", {}, 64),
+    "grouped convolutions": ("regnetx_002", {}, 64),
+    "densenet": ("densenet121", {"growth_rate": 8}, 64),
+    "efficientvit of MIT": ("efficientvit_b0", {}, 64),
+    "efficientvit of Microsoft": ("efficientvit_m0", {}, 224),
+    "edgenext": ("edgenext_xx_small", {}, 64),
+    "pvt": ("pvt_v2_b0", {}, 64),
+    "shvit": ("shvit_s1", {}, 64),
+    "mobilevit": ("mobilevit_xxs", {}, 64),
+    "mobilevit, second version": ("mobilevitv2_050", {}, 64),
+    "swin": ("swin_tiny_patch4_window7_224", {"depths": (2, 2), "num_heads": (3, 6), "embed_dim": 48}, 112),
+    "hgnet": ("hgnetv2_b0", {}, 64),
 }
 
 
@@ -49,9 +63,10 @@ def family(which: str) -> tuple[nn.Module, int]:
     for parameter_name, parameter in model.named_parameters():
         if parameter.ndim != 2 and parameter.shape[-2:] != (1, 1) and "weight" not in parameter_name:
             parameter.data += 0.2 * torch.randn(parameter.shape, generator=random)
-        if "attention_biases" in parameter_name:
+        if "attention_biases" in parameter_name or "bias_table" in parameter_name:
             parameter.data.normal_(generator=random)
-    return model, size
+    model.train()
+    return model.eval(), size  # without the attention biases that some remember
 
 
 @pytest.mark.parametrize("which", FAMILIES)
@@ -108,7 +123,18 @@ def test_the_graph_is_json_and_the_model_is_unchanged() -> None:
 
 @pytest.mark.parametrize(
     "which",
-    ["fastvit_t8", "mobilenetv4", "mobilenetv2, asymmetric padding", "resnet", "vit", "tiny_vit, windows", "repvit"],
+    [
+        *(
+            "fastvit_t8",
+            "mobilenetv4",
+            "mobilenetv2, asymmetric padding",
+            "resnet",
+            "vit",
+            "tiny_vit, windows",
+            "repvit",
+        ),
+        *("ghostnet", "grouped convolutions", "efficientvit of Microsoft", "mobilevit", "mobilevit, second version"),
+    ],
 )
 def test_multiply_accumulates_are_those_of_the_model(which: str) -> None:
     model, size = family(which)
@@ -125,6 +151,18 @@ class Small(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.layers(x).mean((2, 3)))
+
+
+def test_a_factor_behind_the_last_pooling_is_one_number_per_channel() -> None:
+    torch.manual_seed(1)
+    norm = nn.LayerNorm(4)
+    nn.init.normal_(norm.weight)
+    parts = [nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), norm, nn.GELU(), nn.Linear(4, 5)]
+    model = nn.Sequential(*parts)
+    folded, weights = folding.fold(model, 8)
+    assert sum(array.size for array in weights.values()) == sum(p.numel() for p in model.parameters())
+    pixels = images(2, 8)
+    assert largest_relative_difference(execution.run(folded, weights, pixels), exact(model.eval(), pixels)) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -194,13 +232,11 @@ def test_a_module_used_twice_is_folded_twice() -> None:
     ("name", "size", "named"),
     [
         ("vit_pe_core_tiny_patch16_384", 384, ["reshape() in blocks.0.attn, blocks.1.attn, blocks.2.attn and "]),
-        ("swin_tiny_patch4_window7_224", 224, ["roll() in layers.0.blocks.1"]),
-        ("vit_base_patch16_siglip_224", 224, ["Linear in attn_pool.q", "reshape() in attn_pool"]),
-        (
-            "resnext26ts",
-            64,
-            ["Conv2d with 2 groups in stages.0.0.conv2_kxk.conv", "Conv2d with 16 groups in stages.3."],
-        ),
+        ("swinv2_cr_tiny_224", 224, ["pad() in stages.0.blocks.0"]),
+        ("gmlp_ti16_224", 224, ["Linear in blocks.0.mlp_channels.gate.proj"]),  # it mixes positions
+        ("mobilevit_xxs", 224, ["interpolate() in stages.4.1"]),
+        ("vit_base_patch16_siglip_224", 224, ["reshape() in attn_pool"]),
+        ("nf_regnet_b0", 64, ["ScaledStdConv2d with "]),
     ],
 )
 def test_all_that_cannot_be_shipped_is_named(name: str, size: int, named: list[str]) -> None:
@@ -217,3 +253,13 @@ def test_a_model_that_cannot_be_traced_is_named() -> None:
 
     with pytest.raises(UserError, match=r"layers\.1 \(Capricious\)"):
         folding.fold(Small(nn.Conv2d(3, 4, 1), Capricious()), 8)
+
+
+def test_the_families_of_a_refusal_are_those_of_the_table() -> None:
+    table = (ROOT / "benchmarks" / "students.md").read_text(encoding="utf-8")
+    able = {line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if "| yes |" in line}
+    assert len(able) >= len(FAMILIES_OF_TIMM) and set(FAMILIES_OF_TIMM) <= able
+    refused = {line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if "| no |" in line}
+    guide = (ROOT / "docs" / "students.md").read_text(encoding="utf-8")
+    assert f"{len(able)} of {len(able | refused)} families" in guide
+    assert all(f"`{family}`" in guide for family in able)

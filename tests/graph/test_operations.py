@@ -29,13 +29,18 @@ CONVERTER = ROOT / ".venv-convert" / "bin" / "python"
 
 @dataclass(frozen=True)
 class Example:
-    """A node: ``sizes`` are the shapes of its inputs, ``arrays`` those of its arrays by key."""
+    """A node: ``sizes`` are the shapes of its inputs, ``arrays`` those of its arrays by key.
+
+    ``batches``: that of the inputs and that of the output. ``least``: the smallest of the inputs, in windows.
+    """
 
     op: str
     sizes: list[list[int]]
     shape: list[int]
     arrays: dict[str, tuple[int, ...]] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
+    batches: tuple[int, int] = (BATCH, BATCH)
+    least: int = 1
 
     @property
     def node(self) -> dict[str, Any]:
@@ -47,9 +52,9 @@ class Example:
         random = np.random.default_rng(1)
         return {f"node.{key}": random.normal(size=size).astype(np.float32) for key, size in self.arrays.items()}
 
-    def inputs(self, batch: int = BATCH) -> list[torch.Tensor]:
+    def inputs(self, batch: int | None = None) -> list[torch.Tensor]:
         random = torch.Generator().manual_seed(2)
-        return [2 * torch.randn(batch, *size, generator=random) for size in self.sizes]
+        return [2 * torch.randn(batch or self.batches[0], *size, generator=random) for size in self.sizes]
 
 
 PLAIN = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
@@ -71,12 +76,29 @@ EXAMPLES = {
     "multiply": Example("multiply", [IMAGE, IMAGE], IMAGE),
     "multiply, gate": Example("multiply", [IMAGE, [6, 1, 1]], IMAGE),
     "shift": Example("shift", [IMAGE], IMAGE, {"shift": (6, 8, 4)}),
+    "normalize_image": Example("normalize_image", [IMAGE], IMAGE, attributes={"eps": 1e-3}),
     "normalize": Example("normalize", [IMAGE], IMAGE, attributes={"eps": 1e-3}),
     "attention": Example("attention", [[12, 8, 4]], [4, 8, 4], attributes={"heads": 2}),
     "attention, windows": Example(
         "attention", [[12, 8, 4]], [4, 8, 4], {"positions": (2, 4, 4)}, {"heads": 2, "window": 2}
     ),
     "multi_query": Example("multi_query", [IMAGE, [3, 2, 2], [5, 2, 2]], [10, 8, 4], attributes={"heads": 2}),
+    "attention, shifted windows": Example(
+        "attention", [[12, 2, 2]], [4, 2, 2], {"positions": (BATCH, 2, 4, 4)}, {"heads": 2}, least=BATCH
+    ),
+    "cross_attention": Example(
+        "cross_attention", [IMAGE, [6, 2, 2], [10, 2, 2]], [10, 8, 4], {"positions": (2, 32, 4)}, {"heads": 2}
+    ),
+    "cross_attention, no positions": Example(
+        "cross_attention", [IMAGE, [6, 3, 2], [4, 3, 2]], [4, 8, 4], attributes={"heads": 2}
+    ),
+    "linear_attention": Example("linear_attention", [[12, 8, 4]], [4, 8, 4], attributes={"heads": 2, "eps": 1e-3}),
+    "channel_attention": Example(
+        "channel_attention", [[18, 8, 4]], IMAGE, {"positions": (2, 1, 1)}, attributes={"heads": 2}
+    ),
+    "channel_attention, no temperature": Example("channel_attention", [[18, 8, 4]], IMAGE, attributes={"heads": 2}),
+    "weighted_sum, softmax": Example("weighted_sum", [IMAGE, [1, 8, 4]], [6, 1, 1], attributes={"weights": "softmax"}),
+    "weighted_sum, unit": Example("weighted_sum", [IMAGE, [1, 8, 4]], [6, 1, 1], attributes={"weights": "unit"}),
     "max_pool": Example(
         "max_pool", [IMAGE], [6, 4, 2], attributes={"kernel": [3, 3], "strides": [2, 2], "pads": [1, 0, 0, 1]}
     ),
@@ -86,6 +108,21 @@ EXAMPLES = {
     "crop": Example("crop", [IMAGE], [6, 5, 2], attributes={"start": [2, 1]}),
     "reshape": Example("reshape", [IMAGE], [6, 16, 2]),
     "flatten": Example("flatten", [[6, 1, 1]], [6]),
+    "slice": Example("slice", [IMAGE], [3, 8, 4], attributes={"start": 2}),
+    "slice, no image": Example("slice", [[6]], [3], attributes={"start": 2}),
+    "concat": Example("concat", [IMAGE, [2, 8, 4], IMAGE], [14, 8, 4]),
+    "concat, no image": Example("concat", [[6], [2]], [8]),
+    "roll": Example("roll", [IMAGE], IMAGE, attributes={"shifts": [-3, 1]}),
+    "space_to_depth": Example("space_to_depth", [IMAGE], [24, 4, 2]),
+    **{
+        f"{op}, {'strided' if strided else 'neighbours'}": Example(op, [before], after, {}, windows, batches, least)
+        for strided in (False, True)
+        for windows in ({"side": [4, 2], "strided": strided},)
+        for op, before, after, batches, least in (
+            ("partition", IMAGE, [6, 4, 2], (2, 8), 1),
+            ("merge", [6, 4, 2], IMAGE, (8, 2), 4),
+        )
+    },
 }
 
 
@@ -112,7 +149,7 @@ def test_every_operation_and_activation_is_tried() -> None:
 
 def test_pytorch_gives_the_shape_that_the_node_states(example: Example) -> None:
     values = in_pytorch(example)
-    assert values.shape == (BATCH, *example.shape)
+    assert values.shape == (example.batches[1], *example.shape)
     assert values.std() > 0.1
 
 
@@ -128,7 +165,7 @@ def test_onnx_computes_what_pytorch_computes(example: Example) -> None:
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *size])
         for name, size in zip(node["inputs"], example.sizes, strict=True)
     ]
-    target = helper.make_tensor_value_info("node", TensorProto.FLOAT, ["batch", *example.shape])
+    target = helper.make_tensor_value_info("node", TensorProto.FLOAT, ["answers", *example.shape])
     body = helper.make_graph(file.nodes, "node", sources, [target], list(file.constants.values()))
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
@@ -164,10 +201,10 @@ def test_tensorflow_computes_what_pytorch_computes(case: str, tensorflow_outputs
 
 
 def test_multiply_accumulates_are_those_that_pytorch_counts(example: Example) -> None:
-    node, weights, inputs = example.node, example.weights(), example.inputs(batch=1)
+    node, weights, inputs = example.node, example.weights(), example.inputs(batch=example.least)
     arrays = {key: weights[node[key]] for key in example.arrays}
     counted = costs.macs(lambda x: execution.execute(node, weights, x, *inputs[1:]), inputs[0])
-    assert operation_of(node).macs(node, arrays, example.sizes) == counted
+    assert operation_of(node).macs(node, arrays, example.sizes) * example.least == counted
 
 
 def test_factors_of_channels_pass_as_the_groups_say(example: Example) -> None:

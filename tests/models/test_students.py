@@ -24,6 +24,7 @@ FAMILIES: list[tuple[str, dict[str, Any], bool]] = [
     ("fastvit_mci2", FASTVIT, True),
     ("fastvit_mci3", {"embed_dims": [8, 16, 32, 64, 64], "layers": [1, 1, 1, 1, 1]}, True),
     ("MobileCLIP-S1", FASTVIT, True),
+    ("MobileCLIP-S0", FASTVIT, True),
     ("MobileCLIP2-S0", FASTVIT, True),
     ("MobileCLIP2-B", {"embed_dim": 768, "depth": 1}, False),
     ("mobilenetv4_conv_small_035", {}, False),
@@ -96,6 +97,10 @@ def test_models_for_one_size_of_images_are_made_for_ours() -> None:
 def test_the_name_of_a_clip_stands_for_its_image_tower() -> None:
     tower, arguments = students.timm_model("MobileCLIP2-S0")
     assert (tower, arguments) == ("fastvit_mci0", {"global_pool": "avg", "drop_path_rate": 0.0})
+    assert students.timm_model("MobileCLIP-S0") == (
+        tower,
+        arguments,
+    )  # open_clip has its image tower only as this one's
     assert students.timm_model("MobileCLIP-B")[1]["global_pool"] == "token"
     torch.manual_seed(0)
     student = students.build_student(spec("MobileCLIP2-S0", FASTVIT))
@@ -109,6 +114,7 @@ def test_the_name_of_a_clip_stands_for_its_image_tower() -> None:
     ("name", "says"),
     [
         ("fastvit_t9", "did you mean: fastvit_t8"),
+        ("mobileclip-s0", "did you mean: MobileCLIP-S0"),
         ("mobileclip2-s0", "did you mean: MobileCLIP2-S0"),
         ("fastvit_t8.apple_in2k", "did you mean: fastvit_t8.apple_dist_in1k, fastvit_t8.apple_in1k$"),
         ("hf-hub:timm/fastvit_t8", "neither timm .* nor open_clip .* has a model"),

@@ -18,6 +18,11 @@ from timm.layers import LayerNorm
 from timm.layers.activations import QuickGELU
 from timm.layers.attention import Attention as TokenAttention
 from timm.layers.attention2d import MultiQueryAttention2d
+from timm.models.edgenext import CrossCovarianceAttn
+from timm.models.efficientvit_mit import LiteMLA
+from timm.models.mobilevit import MobileVitV2Block
+from timm.models.shvit import SHSA
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from timm.models.tiny_vit import TinyVitBlock
 from torch import nn
 
@@ -384,6 +389,39 @@ class AllOperations(nn.Module):
         return self.head((x[:, 0] + x[:, 1:].mean(dim=1)) / 2)
 
 
+class PhoneOperations(nn.Module):
+    """What phone families and Swin have besides, for images of 33 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 5, stride=4), nn.BatchNorm2d(16), nn.GELU())
+        self.grouped = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=4), nn.BatchNorm2d(16), nn.ReLU())
+        self.memory = LiteMLA(16, 16, dim=8)
+        self.single = SHSA(16, qk_dim=4, pdim=8)
+        self.patches = MobileVitV2Block(16, 16, patch_size=2, transformer_dim=8, transformer_depth=1)
+        self.channels = CrossCovarianceAttn(16, 2)
+        self.shifted = SwinTransformerBlock(16, (8, 8), num_heads=2, window_size=4, shift_size=2)
+        self.merging = PatchMerging(16)
+        self.head = nn.Linear(32, lessons.D)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.grouped(self.stem(x))
+        x = x + self.memory(x)
+        x = x + self.single(x)
+        x = x + self.patches(x)
+        x = x + self.channels(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+        return self.head(self.merging(self.shifted(x.permute(0, 2, 3, 1))).mean((1, 2)))
+
+
+def phone_operations() -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(4)
+    model = PhoneOperations()
+    model.shifted.attn.relative_position_bias_table.data.normal_()
+    model.channels.temperature.data.uniform_(1, 3)
+    lively(model, 33)
+    return model, model
+
+
 def all_operations() -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(3)
     model = AllOperations()
@@ -408,7 +446,7 @@ def in_onnxruntime(model: nn.Module, pixels: torch.Tensor, path: Path) -> np.nda
     return units
 
 
-@pytest.mark.parametrize("make", [all_operations, fastvit])
+@pytest.mark.parametrize("make", [all_operations, phone_operations, fastvit])
 def test_node_computes_what_another_converter_and_runtime_make_of_the_model(
     data: Path, tmp_path: Path, make: Callable[[], tuple[nn.Module, nn.Module]]
 ) -> None:
@@ -440,7 +478,9 @@ def test_node_computes_what_another_converter_and_runtime_make_of_the_model(
 
 
 def test_every_operation_is_tried(data: Path) -> None:
-    tried = [folding.fold(deployed, 33)[0]["nodes"] for _, deployed in (all_operations(), fastvit())]
+    tried = [
+        folding.fold(deployed, 33)[0]["nodes"] for _, deployed in (all_operations(), phone_operations(), fastvit())
+    ]
     nodes = [node for nodes in tried for node in nodes]
     assert {node["op"] for node in nodes} == set(OPERATIONS) > {"conv", "shift", "multi_query", "flatten"}
     assert {node["function"] for node in nodes if "function" in node} == set(ACTIVATIONS)

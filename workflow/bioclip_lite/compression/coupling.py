@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch_pruning as tp
 from timm.layers import Attention as ViTAttention
+from timm.models.efficientvit_msra import CascadedGroupAttention
 from timm.models.fastvit import Attention as FastViTAttention
 from timm.models.tiny_vit import Attention as TinyViTAttention
 from torch import nn
@@ -103,6 +104,12 @@ def _all_groups(model: nn.Module, size: int) -> tuple[list[Group], list[str]]:
     model = copy.deepcopy(model).eval().requires_grad_(True)  # torch-pruning marks the modules it has seen
     names = {module: name for name, module in model.named_modules()}
     attentions = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
+    for name, module in model.named_modules():
+        if isinstance(module, CascadedGroupAttention):  # torch-pruning would walk for hours
+            raise UserError(
+                f"the student cannot be pruned: the heads of {name} pass their channels on to one another, in more "
+                f"ways than can be followed; take another student or prune nothing (prune.budget: {{macs: 1}})"
+            )
     scales = [p for name, p in model.named_parameters() if _is_scale(name, p)]
     try:
         last = _last_layer(model, size)

@@ -1,6 +1,7 @@
 """The graph in PyTorch, and its multiply-accumulates."""
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 import torch
@@ -30,7 +31,12 @@ def execute(node: Node, weights: Mapping[str, np.ndarray], *inputs: torch.Tensor
 def macs(graph: Graph, weights: Mapping[str, np.ndarray]) -> int:
     """Multiply-accumulates of one image: convolutions, linear layers and attention's two products."""
     shapes = shapes_of(graph)
-    return sum(
-        operation_of(node).macs(node, arrays_of(node, weights), [shapes[name] for name in node["inputs"]])
-        for node in graph["nodes"]
-    )
+    windows = {graph["input"]["name"]: 1}  # of one image, which are computed as images
+    total = 0
+    for node in graph["nodes"]:
+        sizes = [shapes[name] for name in node["inputs"]]
+        windows[node["name"]] = windows[node["inputs"][0]]
+        if node["op"] in ("partition", "merge"):
+            windows[node["name"]] = windows[node["name"]] * prod(sizes[0]) // prod(node["shape"])
+        total += windows[node["name"]] * operation_of(node).macs(node, arrays_of(node, weights), sizes)
+    return total

@@ -11,7 +11,15 @@ from bioclip_lite.graph.translation.modules import LEAVES
 from bioclip_lite.graph.translation.translate import SUPPORTED, translate
 from bioclip_lite.utils.errors import UserError
 
-_COMMUTING = ("crop", "reshape", "mean", "flatten")  # with a scale and a shift per channel
+_COMMUTING = (
+    "crop",
+    "reshape",
+    "mean",
+    "flatten",
+    "partition",
+    "merge",
+    "roll",
+)  # with a scale and a shift per channel
 _GELU = 0.5**0.5
 
 
@@ -72,21 +80,40 @@ def _fold_affine(node: Node, nodes: list[Node], weights: Weights, output: str) -
     """
     (source,) = node["inputs"]
     scale, shift = weights[node["weight"]], weights[node["bias"]]
-    before = _sum_of_layers(source, nodes)
+    before = _layers_before(source, nodes)
     if before and source != output:
-        _fold_into_outputs(before, weights, scale, shift)
+        for layers, channels in before:
+            _fold_into_outputs(layers, weights, scale[channels], shift[channels])
     else:
         output = _push_down(node, nodes, output)
         (source,) = node["inputs"]
         consumers = _consumers(nodes, node["name"])
         if not consumers or node["name"] == output or not all(_takes_affine(after, shift) for after in consumers):
-            _make_layer(node, weights)
+            _make_layer(node, nodes, weights)
             return output
         for consumer in consumers:
             _fold_into_input(consumer, weights, scale, shift)
     nodes.remove(node)
     _rename(nodes, node["name"], source)
     return source if output == node["name"] else output
+
+
+def _layers_before(name: str, nodes: list[Node]) -> list[tuple[list[Node], slice]]:
+    """The layers whose sum ``name`` is, or those of each part that it is concatenated from, and the part's channels.
+
+    [] if it is anything else or has several readers.
+    """
+    producer = next(node for node in nodes if node["name"] == name)
+    if producer["op"] != "concat" or sum(node["inputs"].count(name) for node in nodes) != 1:
+        layers = _sum_of_layers(name, nodes)
+        return [(layers, slice(None))] if layers else []
+    parts: list[tuple[list[Node], slice]] = []
+    start = 0
+    for part in producer["inputs"]:
+        count = next(node["shape"][0] for node in nodes if node["name"] == part)
+        parts.append((_sum_of_layers(part, nodes), slice(start, start + count)))
+        start += count
+    return parts if all(layers for layers, _ in parts) else []
 
 
 def _sum_of_layers(name: str, nodes: list[Node]) -> list[Node]:
@@ -147,15 +174,19 @@ def _fold_into_input(layer: Node, weights: Weights, scale: np.ndarray, shift: np
     weights[layer["weight"]] = weight * scale.reshape(form)
 
 
-def _make_layer(node: Node, weights: Weights) -> None:
-    """Turn an affine node into a layer of its own, in place."""
-    scale = weights[node["weight"]]
-    if len(node["shape"]) == 1:
-        weights[node["weight"]] = np.diag(scale)
-        node.update(op="linear")
-    else:
-        weights[node["weight"]] = scale.reshape(-1, 1, 1, 1)
-        node.update(op="depthwise", strides=[1, 1], pads=[0] * 4, dilations=[1, 1])
+def _make_layer(node: Node, nodes: list[Node], weights: Weights) -> None:
+    """Turn an affine node into a layer of its own, in place: a 1 x 1 depthwise convolution."""
+    weights[node["weight"]] = weights[node["weight"]].reshape(-1, 1, 1, 1)
+    layer = {**node, "op": "depthwise", "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
+    if len(node["shape"]) > 1:
+        node.update(layer)
+        return
+    name, shape = node["name"], [*node["shape"], 1, 1]
+    image = {"op": "reshape", "name": f"{name}_image", "inputs": node["inputs"], "shape": shape}
+    layer |= {"name": f"{name}_layer", "inputs": [image["name"]], "shape": shape}
+    flat = {"op": "flatten", "name": name, "inputs": [layer["name"]], "shape": node["shape"]}
+    at = nodes.index(node)
+    nodes[at : at + 1] = [image, layer, flat]
 
 
 def _merge_shifts(nodes: list[Node], weights: Weights) -> None:

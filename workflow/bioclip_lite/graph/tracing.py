@@ -1,28 +1,25 @@
 """Trace a timm model as an fx graph of tensors.
 
-fx follows the operations of ``forward`` with symbols in place of tensors, so it cannot follow a module that inspects
-sizes while it runs. timm's attention modules do. Each gets a plain twin of its forward here, equivalent but written in
-terms of ``mixed_heads`` and ``mixed_queries``, which are translated as one node.
+fx follows the operations of ``forward`` with symbols in place of tensors. The symbols here know their shapes, so a
+module may inspect sizes while it runs. What no operation of the graph computes, as attention by its single products,
+is written anew in ``twins``.
 """
 
-import types
-from collections.abc import Callable
-from typing import Any
+import copy
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath, LayerScale, LayerScale2d
-from timm.layers.attention import Attention as TokenAttention
-from timm.layers.attention2d import Attention2d, MultiQueryAttention2d
-from timm.models.fastvit import Attention as FastVitAttention
 from timm.models.fastvit import LayerScale2d as FastVitScale
-from timm.models.tiny_vit import TinyVitBlock
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
-from bioclip_lite.utils.errors import UserError
+from bioclip_lite.graph.twins import simplify
 
 LAYER_SCALES = (LayerScale, LayerScale2d, FastVitScale)
+_KNOWN = ("shape", "ndim", "dtype", "device")  # of a tensor without content
+_CONSTANT = "traced_output"  # name of a buffer
 
 
 class Untraceable(Exception):
@@ -30,26 +27,25 @@ class Untraceable(Exception):
 
 
 def traced(model: nn.Module, size: int, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
-    """Trace ``model`` (float64, eval; changed in place) on one image; each node of the result has its shape.
+    """Trace ``model`` (float64, eval; changed in place) on one image; in its ``meta`` each node has its "shape",
+    or the "shapes" of several tensors.
 
     ``leaves`` are module classes that count as one operation. Raises Untraceable.
     """
     for module in model.modules():
-        _simplify(module)
-    tracer = _Tracer(leaves)
-    try:
-        graph_module = fx.GraphModule(model, tracer.trace(model))
-    except Exception as error:  # timm's forward may raise anything when its arguments are symbols
-        where = tracer.failed_in or type(model).__name__
-        raise Untraceable(f"{where} chooses its operations while it runs ({_first_line(error)})") from error
-    graph_module.graph.eliminate_dead_code()
+        simplify(module)
+    shapes_only = copy.deepcopy(model).to("meta")
+    tracer = _Tracer(leaves, model, torch.zeros(1, 3, size, size, dtype=torch.float64, device="meta"))
     try:
         with torch.no_grad():
-            ShapeProp(graph_module).propagate(torch.zeros(1, 3, size, size, dtype=torch.float64))
-    except UserError:
-        raise
-    except Exception as error:
-        raise Untraceable(f"{type(model).__name__} fails on images of {size} pixels ({_first_line(error)})") from error
+            graph_module = fx.GraphModule(shapes_only, tracer.trace(shapes_only))
+    except Exception as error:  # timm's forward may raise anything when its arguments are symbols
+        where = tracer.failed_in or type(model).__name__
+        raise Untraceable(
+            f"{where} cannot be followed on an image of {size} pixels, of which only the size is known while it is "
+            f"traced ({_first_line(error)})"
+        ) from error
+    graph_module.graph.eliminate_dead_code()
     return graph_module.graph
 
 
@@ -57,130 +53,102 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-class _Tracer(fx.Tracer):
-    """Does not trace into leaves, and records the module in which tracing failed."""
+class _Symbol(fx.Proxy):
+    """A tensor, or several, of which all but the content is known."""
 
-    def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
+    tracer: "_Tracer"
+
+    def __getattr__(self, k: str) -> Any:
+        return getattr(self.tracer.values[self.node], k) if k in _KNOWN else super().__getattr__(k)
+
+    def __len__(self) -> int:
+        return len(self.tracer.values[self.node])
+
+    def __iter__(self) -> Iterator[Any]:
+        return (operator.getitem(cast(Any, self), i) for i in range(len(self)))
+
+
+class _Tracer(fx.Tracer):
+    """Follow symbols of known shapes, so that sizes are plain numbers and a module may choose by them.
+
+    Computes every operation beside its symbol on the device "meta", which has shapes and no content. A module that is
+    called without a symbol depends on its parameters alone: it is computed with those of ``model``, and its output is a
+    buffer from then on. Does not trace into leaves, and records the module in which tracing failed.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, leaves: tuple[type[nn.Module], ...], model: nn.Module, image: torch.Tensor) -> None:
         super().__init__()
         self.leaves = (*leaves, *LAYER_SCALES, DropPath)
+        self.model, self.image = model, image
+        self.values: dict[fx.Node, Any] = {}
+        self.computes = False  # rather than records
         self.failed_in = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
 
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Symbol(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
+        """A symbol, or the value itself where it holds no tensor."""
+        symbol = super().create_proxy(kind, target, args, kwargs, *rest, **options)
+        inputs, named = fx.node.map_aggregate((args, kwargs), self._value_of)
+        value = self._computed(kind, target, inputs, named)
+        self.values[symbol.node] = value
+        if isinstance(value, torch.Tensor):
+            symbol.node.meta["shape"] = list(value.shape)
+            return symbol
+        if (
+            not isinstance(value, list | tuple)
+            or not all(isinstance(part, torch.Tensor) for part in value)
+            or not value
+        ):
+            return value
+        symbol.node.meta["shapes"] = [list(part.shape) for part in value]
+        return symbol
+
+    def _value_of(self, argument: Any) -> Any:
+        return self.values[argument.node] if isinstance(argument, fx.Proxy) else argument
+
+    def _computed(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
+        if kind == "placeholder":  # a further argument of forward has its default
+            return self.image if len(self.values) == 0 else (args or (None,))[0]
+        self.computes = True
         try:
-            return super().call_module(m, forward, args, kwargs)
+            if kind == "get_attr":
+                return operator.attrgetter(target)(self.root)
+            if kind == "call_module":
+                return self.root.get_submodule(target)(*args, **kwargs)
+            return getattr(args[0], target)(*args[1:], **kwargs) if kind == "call_method" else target(*args, **kwargs)
+        finally:
+            self.computes = False
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self.computes else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self.computes:
+            return forward(*args, **kwargs)
+        symbols: list[Any] = []
+        fx.node.map_aggregate((args, kwargs), lambda a: symbols.append(a) if isinstance(a, fx.Proxy) else None)
+        try:
+            return super().call_module(m, forward, args, kwargs) if symbols else self._constant(m, args, kwargs)
         except Exception:
             self.failed_in = self.failed_in or f"{self.path_of_module(m)} ({type(m).__name__})"
             raise
 
-
-# Operations that fx records as one node
-
-
-def mixed_heads(qkv: torch.Tensor, heads: int, window: int, positions: torch.Tensor | None) -> torch.Tensor:
-    """Attention of (batch, ..., 3 * heads * d) with scaled queries, within windows of an image; ``window`` 0: none.
-
-    Gives only the right shape; the graph computes the values.
-    """
-    return qkv[..., : qkv.shape[-1] // 3] * 1.0
-
-
-def mixed_queries(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
-    """Attention of (batch, heads * d, h, w) to (batch, d, ...) and (batch, d', ...); gives only the right shape."""
-    return q.new_zeros(len(q), heads * v.shape[1], *q.shape[2:])
-
-
-def padded(x: torch.Tensor, side: int) -> torch.Tensor:
-    """Pad (batch, h, w, c) with zeros below and to the right, to multiples of ``side``."""
-    return F.pad(x, (0, 0, 0, -x.shape[2] % side, 0, -x.shape[1] % side))
-
-
-def cropped(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Crop (batch, h, w, c) to its upper left, as large as ``like``."""
-    return x[:, : like.shape[1], : like.shape[2]]
-
-
-for _name in ("mixed_heads", "mixed_queries", "padded", "cropped"):
-    fx.wrap(_name)
-
-
-# Twins
-
-
-def _simplify(module: nn.Module) -> None:
-    """Replace the forward of an attention module by its traceable twin and scale its queries, in place."""
-    if isinstance(module, FastVitAttention | TokenAttention):
-        unusual = (getattr(module, name, None) for name in ("q_norm", "k_norm", "norm", "gate"))
-        if any(part is not None and not isinstance(part, nn.Identity) for part in unusual):
-            return  # tracing then reports each of its operations
-        # 1/sqrt(d) of the architecture: a pruned head was trained with this scale
-        _scale(module.qkv, module.num_heads * module.head_dim, module.scale)
-        twin = _fastvit_attention if isinstance(module, FastVitAttention) else _token_attention
-    elif isinstance(module, Attention2d) and not module.head_first:
-        _scale(module.qkv, module.qkv.out_channels // 3, module.dim_head**-0.5)
-        twin = _attention_2d
-    elif isinstance(module, MultiQueryAttention2d):
-        _scale(module.query.proj, module.query.proj.out_channels, module.scale)  # type: ignore[arg-type,union-attr]
-        twin = _multi_query
-    elif isinstance(module, TinyVitBlock):
-        attention = module.attn
-        _regroup(attention)
-        _scale(attention.qkv, attention.proj.in_features, attention.scale)
-        offsets = attention.get_buffer("attention_bias_idxs")
-        table = attention.get_parameter("attention_biases").detach()[:, offsets]
-        attention.register_buffer("positions", table)
-        twin = _tiny_vit_block
-    else:
-        return
-    module.forward = types.MethodType(twin, module)  # type: ignore[method-assign]
-
-
-def _regroup(attention: Any) -> None:
-    """Reorder from queries, keys and values of each head to all queries, all keys, all values, of one width, in place.
-
-    Pruning may leave keys and values of different widths; zeros in the narrower ones change nothing.
-    """
-    heads, key, value = attention.num_heads, attention.key_dim, attention.val_dim
-    width = max(key, value)
-    for parameter in (attention.qkv.weight, attention.qkv.bias):
-        parts = parameter.data.reshape(heads, 2 * key + value, -1).split([key, key, value], dim=1)
-        wide = [F.pad(part, (0, 0, 0, width - part.shape[1])) for part in parts]
-        parameter.data = torch.cat(wide).reshape(3 * heads * width, *parameter.shape[1:])
-    columns = attention.proj.weight.data.reshape(-1, heads, value)
-    attention.proj.weight.data = F.pad(columns, (0, width - value)).reshape(-1, heads * width)
-    attention.qkv.out_features, attention.proj.in_features = 3 * heads * width, heads * width
-
-
-def _scale(layer: Any, rows: int, factor: float) -> None:
-    for parameter in (layer.weight, layer.bias):
-        if parameter is not None:
-            parameter.data[:rows] *= factor
-
-
-def _fastvit_attention(self: Any, x: torch.Tensor) -> torch.Tensor:
-    mixed = mixed_heads(self.qkv(x.permute(0, 2, 3, 1)), self.num_heads, 0, None)
-    return self.proj(mixed).permute(0, 3, 1, 2)
-
-
-def _token_attention(self: Any, x: torch.Tensor, attn_mask: Any = None, is_causal: bool = False) -> torch.Tensor:
-    return self.proj(mixed_heads(self.qkv(x), self.num_heads, 0, attn_mask))
-
-
-def _attention_2d(self: Any, x: torch.Tensor, attn_mask: Any = None) -> torch.Tensor:
-    mixed = mixed_heads(self.qkv(x).permute(0, 2, 3, 1), self.num_heads, 0, attn_mask)
-    return self.proj(mixed.permute(0, 3, 1, 2))
-
-
-def _multi_query(self: Any, x: torch.Tensor, attn_mask: Any = None) -> torch.Tensor:
-    return self.output(mixed_queries(self.query(x), self.key(x), self.value(x), self.num_heads))
-
-
-def _tiny_vit_block(self: Any, x: torch.Tensor) -> torch.Tensor:
-    attention = self.attn
-    inner = attention.qkv(attention.norm(padded(x, self.window_size)))
-    mixed = attention.proj(mixed_heads(inner, attention.num_heads, self.window_size, attention.positions))
-    x = x + cropped(mixed, x)
-    x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    return x + self.mlp(x)
+    def _constant(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """The output of a module as a buffer of ``model``."""
+        path = self.path_of_module(module)
+        exact = self.model.get_submodule(path)
+        self.computes = True
+        try:
+            output = exact(*args, **kwargs)
+        finally:
+            self.computes = False
+        exact.register_buffer(_CONSTANT, output)
+        module.register_buffer(_CONSTANT, output.to("meta"))
+        return self.create_proxy("get_attr", f"{path}.{_CONSTANT}", (), {})

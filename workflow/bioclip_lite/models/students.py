@@ -29,6 +29,8 @@ from bioclip_lite.utils.files import read_json, replacing_folder, require, write
 WEIGHTS_FILE = "model.safetensors"
 SPEC_FILE = "student.json"
 _HISTORY = "history.parquet"  # of the training, which the stage puts beside some models
+# Image towers by the names of models that open_clip does not have: (timm model, arguments of timm.create_model)
+_TOWERS = {"MobileCLIP-S0": ("fastvit_mci0", {"global_pool": "avg", "drop_path_rate": 0.0})}
 _IN_CLIP = "visual.trunk."  # how the names of a timm image tower begin in the weights of an open_clip model
 
 
@@ -65,8 +67,9 @@ def build_student(spec: dict[str, Any]) -> nn.Module:
     """The architecture of ``spec`` with random weights, before pruning; draws from torch's random numbers.
 
     Maps float32 (batch, 3, image_size, image_size) to float32 (batch, outputs), an embedding that is not normalised.
-    The name of an open_clip model with a timm image tower (MobileCLIP2-S0 ...) stands for that tower; its projection is
-    a linear last layer. Models that are made for one size of images (ViT) are made for this one.
+    The name of an open_clip model with a timm image tower (MobileCLIP2-S0 ...), or MobileCLIP-S0, stands for that
+    tower; its projection is a linear last layer. Models that are made for one size of images (ViT) are made for this
+    one.
     Options are timm's. ``act_layer`` may be a name (relu, silu, gelu ...) for every model; ``mlp_kernel`` is the side
     of the depthwise convolutions in FastViT's MLPs, 7 unless it is given. Both decide how fast a browser is.
     Raises UserError if neither library knows the architecture, or timm an option.
@@ -114,6 +117,9 @@ def timm_model(name: str) -> tuple[str, dict[str, Any]]:
     """
     if timm.is_model(name) and ("." not in name or name in _tagged(name)):
         return name, {}
+    if name in _TOWERS:
+        tower, arguments = _TOWERS[name]
+        return tower, dict(arguments)
     if name not in open_clip.list_models():
         raise UserError(
             f"distill.student: neither timm {timm.__version__} nor open_clip {open_clip.__version__} has a model "
@@ -146,7 +152,7 @@ def _nearest(name: str) -> list[str]:
     clips = [
         other for other in open_clip.list_models() if _can_be_student(open_clip.get_model_config(other)["vision_cfg"])
     ]
-    names = {other.lower(): other for other in [*timm.list_models(), *clips]}
+    names = {other.lower(): other for other in [*timm.list_models(), *clips, *_TOWERS]}
     return [names[other] for other in difflib.get_close_matches(name.lower(), names, n=5)]
 
 

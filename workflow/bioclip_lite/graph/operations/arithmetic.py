@@ -4,6 +4,7 @@ add: two inputs of equal shape.
 multiply: two inputs of equal shape, or the second, a gate, (batch, channels, 1, 1).
 shift: adds the array ``shift`` (channels, height, width): class token, position embedding.
 normalize: (x - mean) / sqrt(variance + ``eps``) over the channels of each position.
+normalize_image: the same over all channels and positions.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -57,12 +58,25 @@ def _normalize_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
 
 
 def _normalize_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, x: str) -> str:
-    name = node["name"]
-    centred = file.add("Sub", [x, file.add("ReduceMean", [x], f"{name} mean", axes=[1])], f"{name} centred")
+    """Over the channels, or over the whole image."""
+    name, axes = node["name"], [1] if node["op"] == "normalize" else [1, 2, 3]
+    centred = file.add("Sub", [x, file.add("ReduceMean", [x], f"{name} mean", axes=axes)], f"{name} centred")
     squares = file.add("Mul", [centred, centred], f"{name} squares")
-    variance = file.add("ReduceMean", [squares], f"{name} variance", axes=[1])
+    variance = file.add("ReduceMean", [squares], f"{name} variance", axes=axes)
     above = file.add("Add", [variance, file.number(node["eps"])], f"{name} eps")
     return file.add("Div", [centred, file.add("Sqrt", [above], f"{name} deviation")], name)
+
+
+def _normalize_image_pytorch(node: Node, arrays: Arrays, x: "torch.Tensor") -> "torch.Tensor":
+    import torch.nn.functional as F
+
+    return F.layer_norm(x, x.shape[1:], eps=node["eps"])
+
+
+def _normalize_image_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
+    centred = x - tf.reduce_mean(x, [1, 2, 3], keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), [1, 2, 3], keepdims=True)
+    return centred * tf.math.rsqrt(variance + np.float32(node["eps"]))
 
 
 OPERATIONS = {
@@ -91,6 +105,13 @@ OPERATIONS = {
     "normalize": Operation(
         pytorch=_normalize_pytorch,
         tensorflow=_normalize_tensorflow,
+        onnx=_normalize_onnx,
+        macs=no_macs,
+        channels=fixed_channels,
+    ),
+    "normalize_image": Operation(
+        pytorch=_normalize_image_pytorch,
+        tensorflow=_normalize_image_tensorflow,
         onnx=_normalize_onnx,
         macs=no_macs,
         channels=fixed_channels,

@@ -2,9 +2,11 @@
 
 attention: the input (batch, 3 * heads * d, height, width) holds queries, keys and values. With ``window`` each square
     of that side attends to itself alone. ``positions``, an array (heads, n, n) for n positions (query, key), is added
-    before the softmax.
+    before the softmax; where it is (windows, heads, n, n), the batch holds that many windows of each image in turn.
 multi_query: inputs queries (batch, heads * d, height, width), keys (batch, d, ...), values (batch, d', ...): all heads
     share the keys and values.
+cross_attention: inputs queries (batch, heads * d, height, width), keys (batch, heads * d, ...), values
+    (batch, heads * d', ...), head by head; ``positions`` (heads, queries, keys) is added before the softmax.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,8 @@ def _attention_pytorch(node: Node, arrays: Arrays, x: "torch.Tensor") -> "torch.
     q, k, v = windows.reshape(-1, 3, heads, c // (3 * heads), down * across).unbind(1)  # (windows, heads, d, positions)
     scores = q.transpose(-2, -1) @ k
     if "positions" in arrays:
-        scores = scores + torch.from_numpy(arrays["positions"])
+        positions = torch.from_numpy(arrays["positions"])
+        scores = (scores.unflatten(0, (-1, *positions.shape[:-3])) + positions).reshape(scores.shape)
     mixed = (v @ scores.softmax(dim=-1).transpose(-2, -1)).reshape(b, h // down, w // across, c // 3, down, across)
     return mixed.permute(0, 3, 1, 4, 2, 5).reshape(b, c // 3, h, w)
 
@@ -47,11 +50,20 @@ def _attention_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
     q, k, v = tf.split(x, 3, axis=1)
     scores = tf.matmul(q, k, transpose_b=True)
     if "positions" in arrays:
-        scores = scores + tf.constant(arrays["positions"])
+        scores = _placed_tensorflow(tf, scores, arrays["positions"])
     mixed = tf.transpose(tf.matmul(tf.nn.softmax(scores), v), [0, 2, 1, 3])
     if side:
         mixed = tf.transpose(tf.reshape(mixed, [-1, width // side, side, side * inner]), [0, 2, 1, 3])
     return tf.reshape(mixed, [-1, height, width, inner])
+
+
+def _placed_tensorflow(tf: Any, scores: Any, positions: np.ndarray) -> Any:
+    """Add ``positions`` to (batch, heads, n, n); those of the windows of an image lie beside the heads."""
+    if positions.ndim == 3:
+        return scores + tf.constant(positions)
+    heads, *sides = positions.shape[1:]
+    placed = tf.reshape(scores, [-1, len(positions) * heads, *sides]) + tf.constant(positions.reshape(-1, *sides))
+    return tf.reshape(placed, [-1, heads, *sides])
 
 
 def _attention_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, x: str) -> str:
@@ -72,14 +84,23 @@ def _attention_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes
     )
     scores = file.add("MatMul", [file.add("Transpose", [q], f"{name} asked", perm=[0, 1, 3, 2]), k], f"{name} scores")
     if "positions" in arrays:
-        positions = file.constant(node["positions"], arrays["positions"][None])
-        scores = file.add("Add", [scores, positions], f"{name} placed")
+        scores = _placed_onnx(file, node, scores, arrays["positions"])
     shares = file.add("Softmax", [scores], f"{name} shares", axis=-1)
     shares = file.add("Transpose", [shares], f"{name} given", perm=[0, 1, 3, 2])
     x = file.add("MatMul", [v, shares], f"{name} mixed")
     x = reshape(x, "parted", -1, rows, columns, inner, down, across)
     x = file.add("Transpose", [x], f"{name} joined", perm=[0, 3, 1, 4, 2, 5])
     return file.add("Reshape", [x, file.shape(-1, *node["shape"])], name)
+
+
+def _placed_onnx(file: "OnnxFile", node: Node, scores: str, positions: np.ndarray) -> str:
+    name, (heads, *sides) = node["name"], positions.shape[-3:]
+    constant = file.constant(node["positions"], positions.reshape(1, -1, *sides))
+    if positions.ndim == 3:
+        return file.add("Add", [scores, constant], f"{name} placed")
+    beside = file.add("Reshape", [scores, file.shape(-1, len(positions) * heads, *sides)], f"{name} beside")
+    placed = file.add("Add", [beside, constant], f"{name} placed")
+    return file.add("Reshape", [placed, file.shape(-1, heads, *sides)], f"{name} by window")
 
 
 def _attention_macs(node: Node, arrays: Arrays, shapes: Shapes) -> int:
@@ -148,6 +169,60 @@ def _multi_query_channels(
     return values * (node["shape"][0] // len(values))
 
 
+def _cross_pytorch(
+    node: Node, arrays: Arrays, q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor"
+) -> "torch.Tensor":
+    import torch
+
+    q, k, v = (x.flatten(2).unflatten(1, (node["heads"], -1)) for x in (q, k, v))  # (batch, heads, d, positions)
+    scores = q.transpose(2, 3) @ k
+    if "positions" in arrays:
+        scores = scores + torch.from_numpy(arrays["positions"])
+    return (v @ scores.softmax(dim=-1).transpose(2, 3)).reshape(-1, *node["shape"])
+
+
+def _cross_tensorflow(tf: Any, node: Node, arrays: Arrays, *inputs: Any) -> Any:
+    channels, height, width = node["shape"]
+    q, k, v = (_by_head(tf, x, node["heads"]) for x in inputs)
+    scores = tf.matmul(q, k, transpose_b=True)
+    if "positions" in arrays:
+        scores = scores + tf.constant(arrays["positions"])
+    mixed = tf.transpose(tf.matmul(tf.nn.softmax(scores), v), [0, 2, 1, 3])
+    return tf.reshape(mixed, [-1, height, width, channels])
+
+
+def _by_head(tf: Any, x: Any, heads: int) -> Any:
+    """(batch, heads, positions, d)."""
+    return tf.transpose(tf.reshape(x, [-1, x.shape[1] * x.shape[2], heads, x.shape[3] // heads]), [0, 2, 1, 3])
+
+
+def _cross_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, *inputs: str) -> str:
+    name, heads = node["name"], node["heads"]
+    q, k, v = (
+        file.add("Reshape", [x, file.shape(-1, heads, shape[0] // heads, int(np.prod(shape[1:])))], f"{name} {label}")
+        for x, shape, label in zip(inputs, shapes, ("queries", "keys", "values"), strict=True)
+    )
+    scores = file.add("MatMul", [file.add("Transpose", [q], f"{name} asked", perm=[0, 1, 3, 2]), k], f"{name} scores")
+    if "positions" in arrays:
+        scores = _placed_onnx(file, node, scores, arrays["positions"])
+    shares = file.add("Softmax", [scores], f"{name} shares", axis=-1)
+    shares = file.add("Transpose", [shares], f"{name} given", perm=[0, 1, 3, 2])
+    return file.add("Reshape", [file.add("MatMul", [v, shares], f"{name} mixed"), file.shape(-1, *node["shape"])], name)
+
+
+def _cross_macs(node: Node, arrays: Arrays, shapes: Shapes) -> int:
+    (asking, height, width), (_, *sides), (answering, *_) = shapes
+    return int(height * width * np.prod(sides, dtype=int) * (asking + answering))
+
+
+def _cross_channels(
+    groups: ChannelGroups, node: Node, queries: list[int], keys: list[int], values: list[int]
+) -> list[int]:
+    """The factors of values pass."""
+    groups.fix(queries + keys)
+    return values
+
+
 OPERATIONS = {
     "attention": Operation(
         pytorch=_attention_pytorch,
@@ -162,5 +237,12 @@ OPERATIONS = {
         onnx=_multi_query_onnx,
         macs=_multi_query_macs,
         channels=_multi_query_channels,
+    ),
+    "cross_attention": Operation(
+        pytorch=_cross_pytorch,
+        tensorflow=_cross_tensorflow,
+        onnx=_cross_onnx,
+        macs=_cross_macs,
+        channels=_cross_channels,
     ),
 }

@@ -4,10 +4,13 @@ pad: pads, with zeros.
 crop: ``start`` (row, column) of the part that stays; ``shape`` gives its size.
 reshape: the same positions, row by row, in another height and width.
 flatten: (batch, channels, 1, 1) to (batch, channels).
+slice: the channels from ``start`` on; ``shape`` gives their number.
+concat: the channels of all inputs, one after the other.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from bioclip_lite.graph.channel_groups import ChannelGroups
 from bioclip_lite.graph.nodes import Node
 from bioclip_lite.graph.operations.operation import Arrays, Operation, Shapes, no_macs, onnx_pads, same_channels
 
@@ -59,6 +62,26 @@ def _reshape_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, 
     return file.add("Reshape", [x, file.shape(-1, *node["shape"])], node["name"])
 
 
+def _slice_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
+    before = [0] * len(node["shape"])
+    return tf.slice(x, [*before, node["start"]], [-1] * len(before) + [node["shape"][0]])
+
+
+def _slice_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, x: str) -> str:
+    start, end = file.shape(node["start"]), file.shape(node["start"] + node["shape"][0])
+    return file.add("Slice", [x, start, end, file.shape(1)], node["name"])
+
+
+def _slice_channels(groups: ChannelGroups, node: Node, channels: list[int]) -> list[int]:
+    return channels[node["start"] : node["start"] + node["shape"][0]]
+
+
+def _concat_pytorch(node: Node, arrays: Arrays, *inputs: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    return torch.cat(inputs, dim=1)
+
+
 OPERATIONS = {
     "pad": Operation(
         pytorch=_pad_pytorch,
@@ -87,5 +110,19 @@ OPERATIONS = {
         onnx=lambda file, node, arrays, shapes, x: file.add("Flatten", [x], node["name"]),
         macs=no_macs,
         channels=same_channels,
+    ),
+    "slice": Operation(
+        pytorch=lambda node, arrays, x: x[:, node["start"] : node["start"] + node["shape"][0]],
+        tensorflow=_slice_tensorflow,
+        onnx=_slice_onnx,
+        macs=no_macs,
+        channels=_slice_channels,
+    ),
+    "concat": Operation(
+        pytorch=_concat_pytorch,
+        tensorflow=lambda tf, node, arrays, *inputs: tf.concat(inputs, -1),
+        onnx=lambda file, node, arrays, shapes, *inputs: file.add("Concat", list(inputs), node["name"], axis=1),
+        macs=no_macs,
+        channels=lambda groups, node, *inputs: [channel for channels in inputs for channel in channels],
     ),
 }

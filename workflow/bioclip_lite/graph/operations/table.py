@@ -1,7 +1,16 @@
 """All operations by name."""
 
 from bioclip_lite.graph.nodes import Node
-from bioclip_lite.graph.operations import activations, arithmetic, attention, layers, pooling, shaping
+from bioclip_lite.graph.operations import (
+    activations,
+    arithmetic,
+    attention,
+    layers,
+    linear_attention,
+    pooling,
+    shaping,
+    windows,
+)
 from bioclip_lite.graph.operations.operation import Operation
 
 OPERATIONS: dict[str, Operation] = {
@@ -9,8 +18,10 @@ OPERATIONS: dict[str, Operation] = {
     **activations.OPERATIONS,
     **arithmetic.OPERATIONS,
     **attention.OPERATIONS,
+    **linear_attention.OPERATIONS,
     **pooling.OPERATIONS,
     **shaping.OPERATIONS,
+    **windows.OPERATIONS,
 }
 
 

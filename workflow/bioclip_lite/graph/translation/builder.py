@@ -54,10 +54,27 @@ class Builder:
         self.weights[f"{unique}.bias"] = np.zeros(len(array)) if bias is None else bias.detach().numpy().copy()
         return {"weight": f"{unique}.weight", "bias": f"{unique}.bias"}
 
+    def store_positions(self, name: str, positions: torch.Tensor) -> str:
+        """Store what attention adds to its scores, or multiplies them with; returns the name of the array."""
+        key = f"{self.free_name(name, 'positions')}.positions"
+        self.weights[key] = positions.numpy().copy()
+        return key
+
     def free_name(self, layer: str, key: str) -> str:
         """A name without an array ``key`` yet: a module that is called twice is folded twice, so it needs two."""
         names = (layer, *(f"{layer}.{count}" for count in range(1, 1 + len(self.weights))))
         return next(name for name in names if f"{name}.{key}" not in self.weights)
+
+    def linear(self, layer: str, node: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> Value:
+        """The linear layer of a traced call; on the channels of positions it is a 1 x 1 convolution."""
+        value = self.values[node.args[0]]
+        if value.layout == "C":
+            arrays = self.store_layer(layer, weight, bias)
+            return Value(self.emit("linear", node.name, [value.name], traced_shape(node), **arrays), "C")
+        arrays = self.store_layer(layer, weight[:, :, None, None], bias)
+        geometry = {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1]}
+        shape = graph_shape(traced_shape(node), value.layout)
+        return Value(self.emit("conv", node.name, [value.name], shape, **geometry, **arrays), value.layout)
 
     def affine(self, name: str, source: Value, scale: torch.Tensor, shift: torch.Tensor | None = None) -> Value:
         """scale * x + shift, both per channel."""
@@ -67,6 +84,11 @@ class Builder:
     def scaled(self, name: str, source: Value, factor: float) -> Value:
         """factor * x."""
         return self.affine(name, source, torch.full((self.shape_of(source)[0],), factor, dtype=torch.float64))
+
+    def moved(self, name: str, source: Value, amount: torch.Tensor) -> Value:
+        """x + amount, one number."""
+        ones = torch.ones(self.shape_of(source)[0], dtype=torch.float64)
+        return self.affine(name, source, ones, ones * amount.flatten())
 
     def shifted(self, name: str, source: Value, array: torch.Tensor) -> Value:
         """The sum with an array in the graph's order, float64 (channels, height, width)."""
@@ -85,7 +107,7 @@ class Builder:
 
 def traced_shape(node: Any) -> list[int]:
     """Shape of an fx node in PyTorch's order, without the batch; [] for a value that is not one tensor."""
-    return list(getattr(node.meta.get("tensor_meta"), "shape", [0])[1:])
+    return list(node.meta.get("shape", [0])[1:])
 
 
 def graph_shape(shape: list[int], layout: str) -> list[int]:

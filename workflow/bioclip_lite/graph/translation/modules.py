@@ -7,16 +7,26 @@ of the module, or None where the graph has nothing for its options.
 from collections.abc import Callable
 from typing import Any
 
-from timm.layers import BatchNormAct2d, Conv2dSame, DropPath, LayerNorm, LayerNorm2d, LayerNorm2dFp32, LayerNormFp32
+from timm.layers import (
+    BatchNormAct2d,
+    Conv2dSame,
+    DropPath,
+    GroupNorm1,
+    LayerNorm,
+    LayerNorm2d,
+    LayerNorm2dFp32,
+    LayerNormFp32,
+)
 from timm.layers import Linear as TimmLinear
 from timm.layers.activations import GELU as TimmGELU
 from timm.layers.activations import GELUTanh, HardSigmoid, HardSwish, QuickGELU, Sigmoid, Swish
 from timm.layers.padding import get_same_padding
+from timm.models.metaformer import LayerNorm2dNoBias
 from torch import fx, nn
 
 from bioclip_lite.graph import tracing
-from bioclip_lite.graph.translation.builder import Builder, Value, graph_shape, traced_shape
-from bioclip_lite.graph.translation.calls import reshaped
+from bioclip_lite.graph.translation.builder import Builder, Value, traced_shape
+from bioclip_lite.graph.translation.calls import concatenated, reshaped, sliced
 
 Handler = Callable[[Builder, fx.Node, Any], Value | None]
 
@@ -36,7 +46,15 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Hardsigmoid: "hard_sigmoid",
     HardSigmoid: "hard_sigmoid",
 }
-LEAVES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d, nn.LayerNorm, *_ACTIVATIONS)  # not traced into
+LEAVES = (
+    nn.Conv2d,
+    nn.Linear,
+    nn.BatchNorm2d,
+    nn.BatchNorm1d,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    *_ACTIVATIONS,
+)  # not traced into
 _PASS_THROUGH = (nn.Identity, nn.Dropout, DropPath)
 
 
@@ -63,19 +81,11 @@ def _activated(builder: Builder, name: str, value: Value, module: nn.Module) -> 
 
 
 def _linear(builder: Builder, node: fx.Node, module: nn.Linear) -> Value:
-    """On the channels of positions a linear layer is a 1 x 1 convolution."""
-    value = builder.values[node.args[0]]
-    if value.layout == "C":
-        arrays = builder.store_layer(str(node.target), module.weight, module.bias)
-        return Value(builder.emit("linear", node.name, [value.name], traced_shape(node), **arrays), "C")
-    arrays = builder.store_layer(str(node.target), module.weight[:, :, None, None], module.bias)
-    geometry = {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1]}
-    shape = graph_shape(traced_shape(node), value.layout)
-    return Value(builder.emit("conv", node.name, [value.name], shape, **geometry, **arrays), value.layout)
+    return builder.linear(str(node.target), node, module.weight, module.bias)
 
 
 def _convolution(builder: Builder, node: fx.Node, module: nn.Conv2d) -> Value | None:
-    if module.groups not in (1, module.in_channels) or module.padding_mode != "zeros":
+    if module.padding_mode != "zeros":
         return None
     sizes = traced_shape(node.args[0])[1:]
     geometry = {
@@ -83,10 +93,27 @@ def _convolution(builder: Builder, node: fx.Node, module: nn.Conv2d) -> Value | 
         "pads": [pad for side in range(2) for pad in _pads(module, side, sizes[side])],
         "dilations": list(module.dilation),
     }
+    if module.groups not in (1, module.in_channels):
+        return _grouped(builder, node, module, geometry)
     arrays = builder.store_layer(str(node.target), module.weight, module.bias)
     op = "conv" if module.groups == 1 else "depthwise"
     name = builder.values[node.args[0]].name
     return Value(builder.emit(op, node.name, [name], traced_shape(node), **geometry, **arrays), "CHW")
+
+
+def _grouped(builder: Builder, node: fx.Node, module: nn.Conv2d, geometry: dict[str, Any]) -> Value:
+    """One convolution per group: TensorFlow.js has none with groups."""
+    value, sizes = builder.values[node.args[0]], traced_shape(node)[1:]
+    biases = [None] * module.groups if module.bias is None else module.bias.chunk(module.groups)
+    parts = []
+    for group, (weight, bias) in enumerate(zip(module.weight.chunk(module.groups), biases, strict=True)):
+        inputs = weight.shape[1]
+        source = sliced(builder, f"{node.name}_of_{group}", value, group * inputs, inputs)
+        arrays = builder.store_layer(f"{node.target}.group{group}", weight, bias)
+        shape = [len(weight), *sizes]
+        part = builder.emit("conv", f"{node.name}_group_{group}", [source.name], shape, **geometry, **arrays)
+        parts.append(Value(part, "CHW"))
+    return concatenated(builder, node.name, parts)
 
 
 def _pads(module: nn.Conv2d, side: int, size: int) -> list[int]:
@@ -124,6 +151,15 @@ def _layer_norm(builder: Builder, node: fx.Node, module: nn.LayerNorm) -> Value 
     return builder.affine(node.name, plain, module.weight, module.bias) if module.elementwise_affine else plain
 
 
+def _group_norm(builder: Builder, node: fx.Node, module: nn.GroupNorm) -> Value | None:
+    value = builder.values[node.args[0]]
+    if module.num_groups != 1:
+        return None
+    shape = builder.shape_of(value)
+    plain = Value(builder.emit("normalize_image", f"{node.name}_plain", [value.name], shape, eps=module.eps), "CHW")
+    return builder.affine(node.name, plain, module.weight, module.bias) if module.affine else plain
+
+
 def _flatten(builder: Builder, node: fx.Node, module: nn.Flatten) -> Value | None:
     return reshaped(builder, node) if module.start_dim == 1 else None
 
@@ -148,6 +184,7 @@ def _max_pool(builder: Builder, node: fx.Node, module: nn.MaxPool2d) -> Value | 
 
 
 def _average_pool(builder: Builder, node: fx.Node, module: nn.AvgPool2d) -> Value | None:
+    # TensorFlow.js counts padded zeros in WebAssembly
     if _pair(module.padding) != [0, 0] or module.divisor_override:
         return None
     kernel, strides = _pair(module.kernel_size), _pair(module.stride)
@@ -173,13 +210,16 @@ _CHANNELS_LAST = ("NC", "HWC", "C")
 # class: (handler, layouts of the input that it takes). A subclass may compute anything else, so it needs an own entry.
 MODULES: dict[type[nn.Module], tuple[Handler, tuple[str, ...]]] = {
     **dict.fromkeys(_ACTIVATIONS, (_activation, _ANY)),
-    nn.Linear: (_linear, _ANY),
-    TimmLinear: (_linear, _ANY),
+    nn.Linear: (_linear, _CHANNELS_LAST),
+    TimmLinear: (_linear, _CHANNELS_LAST),
     nn.LayerNorm: (_layer_norm, _CHANNELS_LAST),
     LayerNorm: (_layer_norm, _CHANNELS_LAST),
     LayerNormFp32: (_layer_norm, _CHANNELS_LAST),
     LayerNorm2d: (_layer_norm, _IMAGE),
     LayerNorm2dFp32: (_layer_norm, _IMAGE),
+    nn.GroupNorm: (_group_norm, _IMAGE),
+    GroupNorm1: (_group_norm, _IMAGE),
+    LayerNorm2dNoBias: (_layer_norm, _IMAGE),
     nn.BatchNorm1d: (_batch_norm, ("C", "CHW")),
     nn.BatchNorm2d: (_batch_norm, ("C", "CHW")),
     BatchNormAct2d: (_batch_norm, ("C", "CHW")),

@@ -4,17 +4,18 @@ import torch
 from torch import fx, nn
 
 from bioclip_lite.graph.nodes import Node, Weights
-from bioclip_lite.graph.translation.builder import Builder, Value, flat, graph_shape, traced_shape
-from bioclip_lite.graph.translation.calls import translate_call
+from bioclip_lite.graph.translation.builder import Builder, Value, graph_shape, traced_shape
+from bioclip_lite.graph.translation.calls import SPLITS, translate_call
 from bioclip_lite.graph.translation.modules import translate_module
 from bioclip_lite.utils.errors import UserError
 
-SUPPORTED = (
-    "fastvit_* and MobileCLIP's towers, mobilenetv4_*, mobilenetv2_*, mobilenetv3_*, efficientnet_*, repvit_*, "
-    "mobileone_*, tiny_vit_*, vit_* and deit_*, convnext*, resnet*"
+FAMILIES = (  # of timm.models, those that phones use and the best known others; benchmarks/students.md has all
+    *("fastvit", "byobnet", "repvit", "efficientnet", "mobilenetv3", "ghostnet", "mobilevit", "edgenext"),
+    *("efficientvit_mit", "efficientvit_msra", "shvit", "tiny_vit", "starnet"),
+    *("convnext", "resnet", "regnet", "densenet", "pvt_v2", "vision_transformer", "deit", "swin_transformer"),
 )
+SUPPORTED = f"of timm's families these work: {', '.join(FAMILIES)}; docs/students.md tells of all"
 _LOST = "lost"  # the layout of the value of an operation that has no handler
-_OF_PARAMETERS = ("expand", "reshape", "view")
 _SHOWN = 3  # places of an operation that a message names
 
 
@@ -24,17 +25,17 @@ def translate(model: nn.Module, trace: fx.Graph) -> tuple[list[Node], Weights]:
     Raises UserError that lists every operation without a node in the graph, and the module it stands in.
     """
     builder = Builder(model)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     unsupported: dict[str, list[str]] = {}  # operation to the modules it stands in
     for node in trace.nodes:
         if node.op == "placeholder":
             _add_input(builder, node)
         elif node.op == "get_attr" and str(node.target) in tensors:
             builder.parameters[node] = tensors[str(node.target)].detach()
-        elif not traced_shape(node) and node.op != "output":
-            continue  # Python's own: sizes, comparisons, assertions
-        elif node.op == "call_method" and node.args[0] in builder.parameters and node.target in _OF_PARAMETERS:
-            builder.parameters[node] = _changed_parameter(builder, node)
+        elif node.all_input_nodes and all(source in builder.parameters for source in node.all_input_nodes):
+            builder.parameters[node] = _of_parameters(builder, node)
+        elif node.target in SPLITS and node.args[0] in builder.values:
+            builder.values[node] = builder.values[node.args[0]]  # the parts are taken from it
         else:
             _add(builder, node, unsupported)
     if unsupported:
@@ -53,13 +54,14 @@ def _add_input(builder: Builder, node: fx.Node) -> None:
         builder.values[node] = Value(builder.emit("input", node.name, [], traced_shape(node)), "CHW")
 
 
-def _changed_parameter(builder: Builder, node: fx.Node) -> torch.Tensor:
-    """A parameter in another form; expanding over the batch, which is traced with one image, changes nothing."""
-    parameter = builder.parameters[node.args[0]]
-    if node.target == "expand":
-        return parameter
-    sizes = flat(node.args[1:])
-    return parameter.reshape(sizes) if all(isinstance(size, int) for size in sizes) else parameter
+def _of_parameters(builder: Builder, node: fx.Node) -> torch.Tensor:
+    """What a model computes of its parameters alone is a parameter too."""
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), builder.parameters.__getitem__)
+    with torch.no_grad():
+        if node.op == "call_module":
+            return builder.modules[str(node.target)](*args, **kwargs)
+        function = getattr(args[0], node.target) if isinstance(node.target, str) else node.target
+        return function(*(args[1:] if isinstance(node.target, str) else args), **kwargs)
 
 
 def _add(builder: Builder, node: fx.Node, unsupported: dict[str, list[str]]) -> None:
