@@ -97,7 +97,7 @@ EXAMPLES = {
         "channel_attention", [[18, 8, 4]], IMAGE, {"positions": (2, 1, 1)}, attributes={"heads": 2}
     ),
     "channel_attention, no temperature": Example("channel_attention", [[18, 8, 4]], IMAGE, attributes={"heads": 2}),
-    "weighted_sum, softmax": Example("weighted_sum", [IMAGE, [1, 8, 4]], [6, 1, 1], attributes={"weights": "softmax"}),
+    "weighted_sum": Example("weighted_sum", [IMAGE, [1, 8, 4]], [6, 1, 1]),
     "weighted_sum, unit": Example("weighted_sum", [IMAGE, [1, 8, 4]], [6, 1, 1], attributes={"weights": "unit"}),
     "max_pool": Example(
         "max_pool", [IMAGE], [6, 4, 2], attributes={"kernel": [3, 3], "strides": [2, 2], "pads": [1, 0, 0, 1]}

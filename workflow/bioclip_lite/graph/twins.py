@@ -68,7 +68,7 @@ def channel_attention(qkv: torch.Tensor, heads: int, temperature: torch.Tensor) 
     return qkv[..., : qkv.shape[-1] // 3] * 1.0
 
 
-def weighted_sum(values: torch.Tensor, scores: torch.Tensor, weights: str) -> torch.Tensor:
+def weighted_sum(values: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """The sum over the positions of tokens or of an image, with weights by ``scores``; gives only the right shape."""
     return values[:, :1] * 1.0 if values.ndim == 3 else values[:, :, :1, :1] * 1.0
 
@@ -318,7 +318,7 @@ def _linear_self_attention(self: Any, x: torch.Tensor, x_prev: torch.Tensor | No
     side = cast(Sequence[int], _strides(x, self.patch_size))  # the block has made sure
     parts = partitioned(self.qkv_proj(x), side, True)
     query, key, value = parts.split([1, self.embed_dim, self.embed_dim], dim=1)
-    mixed = F.relu(value) * weighted_sum(key, query, "softmax")
+    mixed = F.relu(value) * weighted_sum(key, query)
     return self.out_proj(merged(mixed, x.shape[2:], side, True))
 
 

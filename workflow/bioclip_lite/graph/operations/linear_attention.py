@@ -6,8 +6,7 @@ channel_attention: the input (batch, 3 * heads * d, ...) holds queries, keys and
     of its head. Queries and keys have unit length over the positions; their products are multiplied by ``positions``
     (heads, 1, 1), the temperature, before the softmax (XCiT, El-Nouby et al., arXiv 2106.09681).
 weighted_sum: inputs values (batch, channels, height, width) and scores (batch, 1, ...): the sum over the positions,
-    1 x 1, with the softmax of the scores as weights (``weights`` "softmax": MobileViTv2, Mehta et al., arXiv
-    2206.02680), or with the scores divided by their length ("unit": SwiftFormer, Shaker et al., arXiv 2303.15446).
+    1 x 1, with the softmax of the scores as weights (MobileViTv2, Mehta et al., arXiv 2206.02680).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -144,21 +143,12 @@ def _channel_channels(groups: ChannelGroups, node: Node, channels: list[int]) ->
 
 
 def _weighted_pytorch(node: Node, arrays: Arrays, x: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
-    import torch.nn.functional as F
-
-    scores = scores.flatten(2)
-    weights = scores.softmax(dim=-1) if node["weights"] == "softmax" else F.normalize(scores, dim=-1)
-    return (x.flatten(2) * weights).sum(-1)[:, :, None, None]
+    return (x.flatten(2) * scores.flatten(2).softmax(dim=-1)).sum(-1)[:, :, None, None]
 
 
 def _weighted_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any, scores: Any) -> Any:
     positions = x.shape[1] * x.shape[2]
-    scores = tf.reshape(scores, [-1, 1, positions])
-    if node["weights"] == "softmax":
-        weights = tf.nn.softmax(scores)
-    else:
-        squares = tf.reduce_sum(tf.square(scores), -1, keepdims=True)
-        weights = scores * tf.math.rsqrt(tf.maximum(squares, _LEAST))
+    weights = tf.nn.softmax(tf.reshape(scores, [-1, 1, positions]))
     total = tf.matmul(weights, tf.reshape(x, [-1, positions, x.shape[3]]))
     return tf.reshape(total, [-1, 1, 1, x.shape[3]])
 
@@ -166,10 +156,7 @@ def _weighted_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any, scores: An
 def _weighted_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, x: str, scores: str) -> str:
     name, (channels, *_) = node["name"], node["shape"]
     scores = file.add("Reshape", [scores, file.shape(-1, 1, int(np.prod(shapes[0][1:])))], f"{name} row")
-    if node["weights"] == "softmax":
-        weights = file.add("Softmax", [scores], f"{name} weights", axis=-1)
-    else:
-        weights = _unit_onnx(file, f"{name} weights", scores, -1)
+    weights = file.add("Softmax", [scores], f"{name} weights", axis=-1)
     x = file.add("Reshape", [x, file.shape(-1, channels, int(np.prod(shapes[0][1:])))], f"{name} rows")
     total = file.add("ReduceSum", [file.add("Mul", [x, weights], f"{name} parts"), file.shape(2)], f"{name} total")
     return file.add("Reshape", [total, file.shape(-1, channels, 1, 1)], name)

@@ -250,7 +250,7 @@ def _weighted_sum(builder: Builder, node: fx.Node) -> Value | None:
     if values.layout != scores.layout or values.layout not in ("NC", "CHW"):
         return None
     shape = [builder.shape_of(values)[0], 1, 1]
-    name = builder.emit("weighted_sum", node.name, [values.name, scores.name], shape, weights=node.args[2])
+    name = builder.emit("weighted_sum", node.name, [values.name, scores.name], shape)
     return Value(name, values.layout)
 
 

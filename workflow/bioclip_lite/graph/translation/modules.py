@@ -184,7 +184,7 @@ def _max_pool(builder: Builder, node: fx.Node, module: nn.MaxPool2d) -> Value | 
 
 
 def _average_pool(builder: Builder, node: fx.Node, module: nn.AvgPool2d) -> Value | None:
-    # TensorFlow.js counts padded zeros in WebAssembly
+    # Padding is not translated: PyTorch counts its zeros, TensorFlow does not.
     if _pair(module.padding) != [0, 0] or module.divisor_override:
         return None
     kernel, strides = _pair(module.kernel_size), _pair(module.stride)
