@@ -16,12 +16,17 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import clevercsv
-import duckdb
-import pandas
-from dwca.read import DwCAReader
-
 from bioclip_lite.sources import archive, darwincore, delimited, rows
+
+try:
+    import clevercsv
+    import duckdb
+    import pandas
+    from dwca.read import DwCAReader
+except ImportError as error:  # they are not among the locked packages
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
 
 OUTPUT = Path(__file__).with_suffix(".md")
 HEADER = ["file", "genus", "species", "note"]
@@ -242,6 +247,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     number = parser.parse_args().rows
+    if MISSING:
+        parser.exit(1, f"{MISSING}: pip install clevercsv duckdb python-dwca-reader pandas\n")
     out = [
         "# Readers of tables and of Darwin Core archives",
         "",

@@ -1,6 +1,6 @@
 """Which of timm's families of image models can be students: build the smallest model of each and fold it for the web.
 
-    python benchmarks/students.py --output benchmarks/students.md
+    python benchmarks/students.py
 
 A family is a module of timm.models. A model with random weights is traced and folded as stage distill does before it
 trains, so "yes" means that pruning, INT8 and the conversion to TensorFlow.js know all of its operations.
@@ -21,6 +21,7 @@ from bioclip_lite.graph import folding
 from bioclip_lite.models import students
 from bioclip_lite.utils.errors import UserError
 
+OUTPUT = Path(__file__).with_suffix(".md")
 _TRIED = 24  # names of a family whose parameters are counted, the shortest ones
 _LARGEST = 60e6  # parameters of a model that is traced
 _SIZES = (224, 256)  # pixels; some families take one of them only
@@ -37,12 +38,11 @@ class Row(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
     parser.add_argument("--families", nargs="*", default=timm.list_modules(), help="modules of timm.models")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = list(_rows(args.families))
-    args.output.write_text(_page(rows), encoding="utf-8")
+    OUTPUT.write_text(_page(rows), encoding="utf-8")
 
 
 def _rows(families: list[str]) -> Iterator[Row]:
@@ -88,7 +88,7 @@ def _page(rows: list[Row]) -> str:
     lines = [
         "# Students among timm's families",
         "",
-        f"timm {timm.__version__}; `python benchmarks/students.py --output benchmarks/students.md`. The smallest model "
+        f"timm {timm.__version__}; `python benchmarks/students.py`. The smallest model "
         f"of each family with random weights: {len(able)} of {len(rows)} families can be students.",
         "",
         "| family | smallest model | M parameters | student | reason |",

@@ -71,6 +71,7 @@ READ_BY_BENCHMARKS = {
     *((f"benchmarks/{name}.py", "--data") for name in ("backoff", "distill", "epoch", "int8", "prune", "warmup")),
     *((f"benchmarks/{name}.py", "--params") for name in ("distill", "epoch", "int8", "prune", "warmup", "web")),
     ("benchmarks/list.py", "--samples"),
+    ("benchmarks/taxonomy.py", "--duckdb"),
     *(("benchmarks/int8.py", option) for option in ("--students", "--samples")),
     *(("benchmarks/data.py", option) for option in ("--photographs", "--img2dataset")),
 }

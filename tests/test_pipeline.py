@@ -15,7 +15,7 @@ import webdataset
 from safetensors.numpy import load_file
 
 from bioclip_lite.engines import dvc_yaml, stage_code
-from bioclip_lite.sources.sample import SPLITS
+from bioclip_lite.sources.sample import LABELLED
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.stage_names import STAGES
 from support import checkout
@@ -71,7 +71,7 @@ def test_listed_species_without_photographs_reach_the_web_model(built: Path) -> 
     assert {name for name, row in taxa.items() if row["listed"]} == names
     for name in names:
         row, relatives = taxa[name], [other for other in taxa.values() if other["genus"] == taxa[name]["genus"]]
-        assert row["leaf"] and not any(row[split] for split in SPLITS)
+        assert row["leaf"] and not any(row[split] for split in LABELLED)
         assert any(other["train"] and all(other[rank] == row[rank] for rank in RANKS[:6]) for other in relatives)
         assert shipped[name]["id"] == row["taxon_id"]
     assert taxa["Davara nocata"]["kingdom"] == "Thopozoa" and taxa["Davara nocata"]["finest_rank"] == "genus"

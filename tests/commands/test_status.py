@@ -147,5 +147,6 @@ def test_it_wants_a_checkout(
 def test_a_folder_without_git_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a zip from GitHub has it; DVC would only say that it is no repository."""
     monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").touch()
     with pytest.raises(UserError, match="is no git repository, but DVC needs one"):
         status.stages(remote=False)

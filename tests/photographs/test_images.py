@@ -103,7 +103,7 @@ def test_orientation_is_applied_once_in_every_format(kind: str, orientation: int
     content = encoded(PHOTO, kind, exif=exif.tobytes())  # HEIF and AVIF get a turn of their own besides
     upright = np.asarray(PHOTO.transpose(turn), float)
     for image in (decode(content), decode(to_jpeg(content))):
-        assert np.abs(np.asarray(image, float) - upright).mean() < 4
+        assert np.abs(np.asarray(image, float) - upright).mean() < 8  # of lossy formats; unturned it is above 30
     assert inspect(content, 16)[:2] == upright.shape[1::-1]
 
 
@@ -196,8 +196,11 @@ def test_a_jpeg_that_lacks_its_last_bytes_is_shown_as_viewers_do(options: dict[s
     assert decode(to_jpeg(content, 100)).size == (100, 75)
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("options", "share"),  # the last scan of a progressive file, which may be missing, is above a fifth of it
+    [(options, share) for options in ({}, {"subsampling": 0}) for share in (0.2, 0.5, 0.9)]
+    + [({"progressive": True}, share) for share in (0.5, 0.9)],
+)
 def test_a_part_of_a_jpeg_is_refused(options: dict[str, Any], share: float) -> None:
     reserved = bytes(round(share * len(encoded(LARGE, quality=90, **options))))  # space that a download never filled
     for content in (lost(options, share), lost(options, share) + reserved):
@@ -283,7 +286,7 @@ def dng(thumbnail: Image.Image) -> bytes:
         (b"\n<!DOCTYPE html><html><body>404</body></html>", "not an image", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "not an image", "git lfs pull"),
         (encoded(LARGE, "HEIF")[:-300], "truncated", "end of file"),
-        (encoded(LARGE, "AVIF")[:-300], "truncated", "Truncated"),
+        (encoded(LARGE, "AVIF")[:-300], "damaged", "no picture in it"),
     ],
 )
 def test_what_is_not_read_is_called_by_its_name(content: bytes, reason: str, said: str) -> None:

@@ -597,8 +597,8 @@ def test_listed_species_without_photographs_are_leaves(tmp_path: Path, capsys: p
     assert {taxon for taxon, t in taxa.items() if t["leaf"]} == leaves and taxa.keys() - leaves == {"Bellis"}
     annua = taxa["Bellis annua"]
     assert tuple(annua[rank] for rank in taxonomy.RANKS) == (*DAISY[:6], "annua") and annua["rank"] == "species"
-    assert [annua[split] for split in SPLITS] == [0] * len(SPLITS) and sum(
-        taxa["Bellis perennis"][s] for s in SPLITS
+    assert [annua[split] for split in LABELLED] == [0] * len(LABELLED) and sum(
+        taxa["Bellis perennis"][s] for s in LABELLED
     ) == 3
     assert dict(annua["common_names"]) == {"de": "Einjähriges Gänseblümchen"} and annua["common_name"] is None
     assert taxa["Bellis perennis"]["common_name"] == "daisy"  # of the photographs
@@ -649,7 +649,7 @@ def test_photographs_may_all_be_of_a_genus_above_listed_species(tmp_path: Path) 
     write_folder(tmp_path / "source", [row(f"{i}.jpg", genus) for i in range(6)])
     name = put_list(tmp_path, "scientific_name\nBellis\nBellis perennis\nBellis annua\n")
     index.run(folder_params(tmp_path / "source", species_list=name), tmp_path / "data")
-    taxa = {t["species"]: (t["leaf"], sum(t[split] for split in SPLITS)) for t in table(tmp_path / "data", "taxa")}
+    taxa = {t["species"]: (t["leaf"], sum(t[split] for split in LABELLED)) for t in table(tmp_path / "data", "taxa")}
     assert taxa == {None: (False, 6), "annua": (True, 0), "perennis": (True, 0)}
 
 
@@ -662,7 +662,7 @@ def test_names_that_give_no_taxon_are_named_where_one_class_is_left(tmp_path: Pa
 def test_a_listed_species_whose_photographs_are_all_damaged_stays_a_leaf(tmp_path: Path) -> None:
     rows = [row(f"{i}.jpg", (*DAISY[:6], "annua"), content=b"no picture") for i in range(2)]
     data = indexed(tmp_path, rows, species_list=put_list(tmp_path, "Bellis annua\nMorus alba\n"))
-    taxa = {t["species"]: (t["leaf"], sum(t[split] for split in SPLITS)) for t in table(data, "taxa")}
+    taxa = {t["species"]: (t["leaf"], sum(t[split] for split in LABELLED)) for t in table(data, "taxa")}
     assert taxa == {"annua": (True, 0), "alba": (True, 3)}
 
 

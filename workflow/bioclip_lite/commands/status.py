@@ -56,6 +56,8 @@ def stages(remote: bool) -> Status:
         UserError: this is not the root of a checkout, or one of the engines fails.
     """
     root = Path.cwd()
+    if not Path("dvc.yaml").exists():
+        raise UserError(f"{root} has no dvc.yaml; run this in the root of the repository")
     if not any((folder / ".git").exists() for folder in (root, *root.parents)):
         raise UserError(f"{root} is no git repository, but DVC needs one to say what has changed; git clone it")
     dvc_stages.cache_clear()

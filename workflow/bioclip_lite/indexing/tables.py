@@ -169,8 +169,9 @@ def _write_samples(
             taxon_id, names_by_rank = ids[taxon], labels.paths[taxon]
         unsigned = None if phash is None else phash % (1 << 64)
         own = dict(json.loads(others or "[]"))
-        others = [*own.items(), *((word, name) for word, name in called[taxon].items() if word and word not in own)]
-        common_name = common_name or called[taxon].get("")
+        of_list = {} if taxon is None else called[taxon]
+        others = [*own.items(), *((word, name) for word, name in of_list.items() if word and word not in own)]
+        common_name = common_name or of_list.get("")
         return (
             *(key, locator, split, taxon_id, group, *names_by_rank, common_name, licence, owner, width, height),
             *(bool(clean), md5.hex(), others, verbatim, unsigned, *texts),

@@ -75,7 +75,7 @@ def _without_photographs(
     matches: Sequence[names.Match],
     where: Mapping[str, Sequence[str]],
 ) -> list[taxonomy.Path]:
-    used = database.execute("SELECT DISTINCT taxon FROM photograph WHERE NOT gone")
+    used = database.execute("SELECT DISTINCT taxon FROM photograph WHERE NOT gone AND taxon NOT NULL")
     return listed_taxa.without_photographs(matches, {paths[taxon] for (taxon,) in used}, where)
 
 
