@@ -287,7 +287,6 @@ Read with it:
 - What listed taxa without photographs cost the others is the step from the second row of a pair to the first.
 - The text tower was tuned on these few photographs, so it has met no word of a species that was left out but those it
   shares with relatives. A published CLIP model has read of far more species; it was not measured here.
-- A run before the label space took up listed species without any photograph has the photographed species alone.
 """
 
 
