@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bioclip_lite.engines import dvc_lock, snakemake_records
-from bioclip_lite.engines.dvc_yaml import dvc_stages, files_in, inputs, ledger_path, parameter, within
+from bioclip_lite.engines.dvc_yaml import STAMP, dvc_stages, files_in, inputs, ledger_path, parameter, within
 from bioclip_lite.engines.hashes import Hashes
 from bioclip_lite.engines.records import DEFINITION, Records
 from bioclip_lite.utils.errors import UserError
@@ -155,12 +155,33 @@ def _remove_orphans(stage: str, outs: list[str], jobs: dict[str, dict[str, Any]]
     """Remove what killed jobs have left, and outputs of earlier runs that no job makes any more."""
     for folder in [folder for out in outs for folder in Path(out).rglob(PARTIAL + "*")]:
         shutil.rmtree(folder, ignore_errors=True)  # left behind by a killed job
+    of_folders = _files_of_folders()
     for path in [file for out in outs if out not in jobs for file in files_in(out)]:
         if path in jobs or any(str(folder) in jobs for folder in Path(path).parents):
             continue
-        if not snakemake_records.read(path):
+        if not snakemake_records.read(path) and path not in of_folders:
             raise UserError(f"{path} is in an output folder of stage {stage}, but no rule makes it; move it elsewhere")
         os.remove(path)
+    for path, folder in of_folders.items():
+        if folder not in jobs and not os.path.exists(path):
+            _remove_empty(Path(path).parent, outs)
+
+
+def _files_of_folders() -> dict[str, str]:
+    """File -> the output that it is part of, of outputs that are folders, as the last ledgers have them."""
+    ledgers = load_ledgers()
+    return {os.path.join(out, name): out for out, job in ledgers.items() for name in job.get("files") or ()}
+
+
+def _remove_empty(folder: Path, outs: list[str]) -> None:
+    """Remove a folder below ``outs`` that holds nothing but Snakemake's stamp, and those above it that are empty then."""
+    while folder.is_dir() and any(Path(out) in folder.parents for out in outs) and not list(files_in(str(folder))):
+        (folder / STAMP).unlink(missing_ok=True)
+        try:
+            folder.rmdir()
+        except OSError:  # it holds folders
+            return
+        folder = folder.parent
 
 
 def mark_uncommitted(stage: str) -> None:
