@@ -155,33 +155,23 @@ def _remove_orphans(stage: str, outs: list[str], jobs: dict[str, dict[str, Any]]
     """Remove what killed jobs have left, and outputs of earlier runs that no job makes any more."""
     for folder in [folder for out in outs for folder in Path(out).rglob(PARTIAL + "*")]:
         shutil.rmtree(folder, ignore_errors=True)  # left behind by a killed job
-    of_folders = _files_of_folders()
     for path in [file for out in outs if out not in jobs for file in files_in(out)]:
-        if path in jobs or any(str(folder) in jobs for folder in Path(path).parents):
+        folders = [folder for folder in Path(path).parents if within(str(folder), outs)]
+        if path in jobs or any(str(folder) in jobs for folder in folders):
             continue
-        if not snakemake_records.read(path) and path not in of_folders:
+        if not any(map(snakemake_records.read, (path, *map(str, folders)))):  # an output may be a folder
             raise UserError(f"{path} is in an output folder of stage {stage}, but no rule makes it; move it elsewhere")
         os.remove(path)
-    for path, folder in of_folders.items():
-        if folder not in jobs and not os.path.exists(path):
-            _remove_empty(Path(path).parent, outs)
+        _remove_empty(folders)
 
 
-def _files_of_folders() -> dict[str, str]:
-    """File -> the output that it is part of, of outputs that are folders, as the last ledgers have them."""
-    ledgers = load_ledgers()
-    return {os.path.join(out, name): out for out, job in ledgers.items() for name in job.get("files") or ()}
-
-
-def _remove_empty(folder: Path, outs: list[str]) -> None:
-    """Remove a folder below ``outs`` that holds nothing but Snakemake's stamp, and those above it that are empty then."""
-    while folder.is_dir() and any(Path(out) in folder.parents for out in outs) and not list(files_in(str(folder))):
-        (folder / STAMP).unlink(missing_ok=True)
-        try:
-            folder.rmdir()
-        except OSError:  # it holds folders
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, inner ones first, as long as they hold nothing but Snakemake's stamp."""
+    for folder in folders:
+        if {entry.name for entry in folder.iterdir()} - {STAMP}:
             return
-        folder = folder.parent
+        (folder / STAMP).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def mark_uncommitted(stage: str) -> None:
