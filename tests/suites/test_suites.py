@@ -385,7 +385,7 @@ def test_unseen_species_keep_their_ranks(tmp_path: Path, ask: Callable[..., dict
     for i, name in enumerate(LATIN):
         put(root / "Aves" / f"{i}.jpg", photo(i))
         path = ["Animalia", "Chordata", "Aves", f"Order{i}", "Family", *name.split()]
-        lines.append([i, name, "/work/x/00000.tar", *path, "bird", f"/arboretum_rare_combined/Aves/{i}.jpg"])
+        lines.append([i, name, "/scratch/x/00000.tar", *path, "bird", f"/arboretum_rare_combined/Aves/{i}.jpg"])
     write_csv(root / "BioTrove-Unseen.csv", header, lines)
     found = ask(root, format="biotrove", prompt="taxon")
     assert values(found)["top1"] == 1 and found["variants"]["teacher"]["top1"]["label_space"] == len(LATIN)
