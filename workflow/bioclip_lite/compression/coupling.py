@@ -27,7 +27,7 @@ from timm.models.tiny_vit import Attention as TinyViTAttention
 from torch import nn
 
 from bioclip_lite.models.prunable import reshape
-from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.errors import UserError, first_line
 
 Attention = FastViTAttention | ViTAttention | TinyViTAttention
 _TOLERANCE = 1e-3  # of the largest output, between cutting and silencing; float32 leaves some 1e-6
@@ -124,7 +124,7 @@ def _all_groups(model: nn.Module, size: int) -> tuple[list[Group], list[str]]:
     except Exception as error:  # of the model's own code, or where torch-pruning meets something it does not know
         raise UserError(
             f"the student cannot be pruned: its channels cannot be followed through {_where(error, names)} "
-            f"({_first_line(error)}); take another student or prune nothing (prune.budget: {{macs: 1}})"
+            f"({first_line(error)}); take another student or prune nothing (prune.budget: {{macs: 1}})"
         ) from error
 
     groups, whole = [], []
@@ -142,10 +142,6 @@ def _all_groups(model: nn.Module, size: int) -> tuple[list[Group], list[str]]:
         except _FixedWidth as why:
             whole.append(f"heads of {name} ({why})")
     return groups, whole
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _where(error: Exception, names: dict[nn.Module, str]) -> str:
@@ -320,7 +316,7 @@ def _unsound(model: nn.Module, groups: list[Group], images: torch.Tensor) -> str
         with _following(smaller, at), torch.no_grad():
             found, expected = smaller(images), silent(images)
     except Exception as error:  # a model's own code may raise anything when a width is not what it expects
-        return f"it does not fit {at[-1] if at else 'the model'}: {_first_line(error)}"
+        return f"it does not fit {at[-1] if at else 'the model'}: {first_line(error)}"
     difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
     return "" if difference < _TOLERANCE else "an operation mixes it with other channels"
 

@@ -16,6 +16,7 @@ from timm.models.fastvit import LayerScale2d as FastVitScale
 from torch import fx, nn
 
 from bioclip_lite.graph.twins import simplify
+from bioclip_lite.utils.errors import first_line
 
 LAYER_SCALES = (LayerScale, LayerScale2d, FastVitScale)
 _KNOWN = ("shape", "ndim", "dtype", "device")  # of a tensor without content
@@ -43,14 +44,10 @@ def traced(model: nn.Module, size: int, leaves: tuple[type[nn.Module], ...]) -> 
         where = tracer.failed_in or type(model).__name__
         raise Untraceable(
             f"{where} cannot be followed on an image of {size} pixels, of which only the size is known while it is "
-            f"traced ({_first_line(error)})"
+            f"traced ({first_line(error)})"
         ) from error
     graph_module.graph.eliminate_dead_code()
     return graph_module.graph
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Symbol(fx.Proxy):

@@ -119,7 +119,7 @@ def _below(leaves: Iterable[taxonomy.Path]) -> dict[taxonomy.Path, list[taxonomy
     for leaf in leaves:
         for rank, name in enumerate(leaf):
             if name:
-                below[(*leaf[: rank + 1], *[None] * (len(RANKS) - rank - 1))].append(leaf)
+                below[names.padded(leaf, rank)].append(leaf)
     return below
 
 

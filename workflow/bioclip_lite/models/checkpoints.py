@@ -21,7 +21,7 @@ from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.errors import UserError, first_line
 
 State = dict[str, torch.Tensor]
 
@@ -100,11 +100,7 @@ def _load_pickled(path: Path) -> Any:
                 f"{path} is a TorchScript archive; load it with torch.jit.load and save its state_dict(), or take the "
                 f"same weights by their tag in open_clip (for OpenAI's CLIP: weights openai)"
             ) from error
-        raise UserError(f"{path} cannot be read ({_first_line(error)}); is the file complete?") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(f"{path} cannot be read ({first_line(error)[:120]}); is the file complete?") from error
 
 
 def _refused(message: str) -> str | None:

@@ -22,7 +22,7 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from bioclip_lite.models import architectures, checkpoints, tokenizers
-from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.errors import UserError, first_line
 from bioclip_lite.utils.files import read_json
 
 CONFIG = "open_clip_config.json"
@@ -347,7 +347,7 @@ def _fetch(repository: str, file: str, revision: str | None, what: str) -> Path 
     if isinstance(problem, EntryNotFoundError):
         return None
     if problem is not None:
-        why = f"{type(problem).__name__}: {str(problem).splitlines()[0]}"
+        why = f"{type(problem).__name__}: {first_line(problem)}"
         raise _unreachable(what, repository, file, revision, why) from problem
     return Path(hf_hub_download(repository, file, revision=revision))
 

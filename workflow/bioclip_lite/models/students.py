@@ -23,7 +23,7 @@ from torch import nn
 from bioclip_lite.models.prunable import PRUNABLE, reshape, shapes
 from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.photographs.preprocess import read_preprocess
-from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.errors import UserError, first_line
 from bioclip_lite.utils.files import read_json, replacing_folder, require, write_json
 
 WEIGHTS_FILE = "model.safetensors"
@@ -195,7 +195,7 @@ def load_student(folder: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, A
         reshape(model, spec["shapes"], state)
     except (RuntimeError, KeyError) as error:
         raise UserError(
-            f"{folder}: {WEIGHTS_FILE} does not fit {SPEC_FILE} ({str(error).splitlines()[0]}); both are written "
+            f"{folder}: {WEIGHTS_FILE} does not fit {SPEC_FILE} ({first_line(error)}); both are written "
             f"together, so one was replaced: make the folder again"
         ) from error
     return model.eval(), spec, preprocess

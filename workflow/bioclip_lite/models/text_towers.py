@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bioclip_lite.models import students, tokenizers
-from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.errors import UserError, first_line
 from bioclip_lite.utils.files import read_json, replacing_folder, require, write_json
 
 SPEC_FILE = "text.json"
@@ -104,7 +104,7 @@ def load_text(folder: str | os.PathLike[str]) -> tuple[nn.Module, open_clip.Simp
         tower.load_state_dict(load_file(require(folder / WEIGHTS_FILE)))
     except RuntimeError as error:
         raise UserError(
-            f"{folder}: {WEIGHTS_FILE} does not fit {SPEC_FILE} ({str(error).splitlines()[0]}); both are written "
+            f"{folder}: {WEIGHTS_FILE} does not fit {SPEC_FILE} ({first_line(error)}); both are written "
             f"together, so one was replaced: make the folder again"
         ) from error
     return tower.eval(), tokenizer(about["tower"]), about

@@ -1,13 +1,13 @@
 """The label space as arrays: leaves, the nodes above them, and the node of each photograph's label."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from bioclip_lite.taxa.taxonomy import RANKS, label_rank, nodes_at
+from bioclip_lite.taxa.taxonomy import RANKS, label_rank, lineage, nodes_at
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
@@ -65,24 +65,19 @@ def _finest_ranks(taxa: pa.Table, leaves: Sequence[TaxonPath]) -> np.ndarray:
     """``finest_rank`` of the leaves: the highest that the list gives for the leaf or for a taxon above it."""
     stated = {end: RANKS.index(rank) for end, rank in _stated(taxa, "finest_rank").items()}
     lowest = len(RANKS) - 1
-    return np.array([min(stated.get(end, lowest) for end in _ends(path)) for path in leaves], dtype=np.int8)
+    return np.array([min(stated.get(end, lowest) for end in lineage(path)) for path in leaves], dtype=np.int8)
 
 
 def _notes(taxa: pa.Table, leaves: Sequence[TaxonPath]) -> list[str | None]:
     """``notes`` of the leaves: that of the leaf itself, or of the lowest taxon above it that has one."""
     stated = _stated(taxa, "note")
-    return [next((stated[end] for end in _ends(path) if end in stated), None) for path in leaves]
+    return [next((stated[end] for end in lineage(path) if end in stated), None) for path in leaves]
 
 
 def _stated(taxa: pa.Table, column: str) -> dict[TaxonPath, str]:
     """What a column says, by the path down to the taxon's own rank; nothing in a table of a run without a list."""
     values = taxa[column].to_pylist() if column in taxa.column_names else [None] * taxa.num_rows
-    return {next(_ends(path)): value for path, value in zip(_paths(taxa), values, strict=True) if value}
-
-
-def _ends(path: TaxonPath) -> Iterator[TaxonPath]:
-    """The path down to each of its ranks, its own first and the kingdom last."""
-    return (path[:length] for length in range(label_rank(path) + 1, 0, -1))
+    return {next(lineage(path)): value for path, value in zip(_paths(taxa), values, strict=True) if value}
 
 
 def truth_of(taxon_ids: Sequence[str], labels: Labels) -> Truth:
@@ -131,11 +126,11 @@ def leaves_below(data: Path) -> tuple[list[str], dict[str, np.ndarray]]:
         if not row["leaf"]:
             continue
         path = tuple(row[rank] for rank in RANKS)
-        for length in range(1, label_rank(path) + 2):
-            below.setdefault(path[:length], []).append(len(leaves))
+        for node in lineage(path):
+            below.setdefault(node, []).append(len(leaves))
         leaves.append(row["taxon_id"])
     paths = {row["taxon_id"]: tuple(row[rank] for rank in RANKS) for row in table}
-    return leaves, {taxon: np.array(below[path[: label_rank(path) + 1]], np.int64) for taxon, path in paths.items()}
+    return leaves, {taxon: np.array(below[next(lineage(path))], np.int64) for taxon, path in paths.items()}
 
 
 def under(taxa: Sequence[str], below: Mapping[str, np.ndarray], leaves: int) -> np.ndarray:

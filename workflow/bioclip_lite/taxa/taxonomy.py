@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -316,6 +316,11 @@ def is_ancestor(above: Path, below: Path) -> bool:
     return r < label_rank(below) and below[: r + 1] == above[: r + 1]
 
 
+def lineage(path: Path) -> Iterator[Path]:
+    """The path down to each of its ranks: its own first, the kingdom last. Nothing for a path without names."""
+    return (path[:length] for length in range(label_rank(path) + 1, 0, -1))
+
+
 def label_space(paths: Iterable[Path]) -> list[Path]:
     """The leaves: the distinct paths that are not an ancestor of another one, in tree order.
 
@@ -324,7 +329,7 @@ def label_space(paths: Iterable[Path]) -> list[Path]:
     """
     distinct = set(paths)
     inner = {p[: r + 1] for p in distinct for r in range(label_rank(p)) if p[r]}
-    leaves = [p for p in distinct if p[: label_rank(p) + 1] not in inner]
+    leaves = [p for p in distinct if next(lineage(p), ()) not in inner]
     return sorted(leaves, key=lambda p: tuple(name or "" for name in p))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from bioclip_lite.metrics import calibration
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
-from bioclip_lite.taxa.taxonomy import label_rank
+from bioclip_lite.taxa.taxonomy import lineage
 from bioclip_lite.teacher_cache.store import map_tensors, write_tensors
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import drawn
@@ -119,24 +119,21 @@ def under(labels: Sequence[TaxonPath], leaves: Iterable[TaxonPath], others: Iter
     That is a leaf or a taxon below it; and a taxon above leaves, such as a genus, if none of ``others``, the taxa of
     the model that are no leaves of this list, lies below it: the photograph could be one of them.
     """
-    listed = {_own(leaf) for leaf in leaves}
-    above, elsewhere = _prefixes(listed), _prefixes(_own(other) for other in others)
+    leaves = list(leaves)
+    listed = {next(lineage(leaf)) for leaf in leaves}
+    above, elsewhere = nodes_of(leaves), nodes_of(others)
 
     def certain(label: TaxonPath) -> bool:
-        own = _own(label)
-        below_a_leaf = any(own[:length] in listed for length in range(1, len(own) + 1))
-        return below_a_leaf or (own in above and own not in elsewhere)
+        own = next(lineage(label), ())
+        return any(node in listed for node in lineage(label)) or (own in above and own not in elsewhere)
 
     certain_of = {label: certain(label) for label in set(labels)}
     return [row for row, label in enumerate(labels) if certain_of[label]]
 
 
-def _own(path: TaxonPath) -> TaxonPath:
-    return path[: label_rank(path) + 1]
-
-
-def _prefixes(paths: Iterable[TaxonPath]) -> set[TaxonPath]:
-    return {path[:length] for path in paths for length in range(1, len(path) + 1)}
+def nodes_of(paths: Iterable[TaxonPath]) -> set[TaxonPath]:
+    """All nodes that the paths are or lie below, each down to its own rank."""
+    return {node for path in paths for node in lineage(path)}
 
 
 def too_few(observations: int) -> bool:

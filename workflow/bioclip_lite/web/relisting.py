@@ -17,7 +17,7 @@ from bioclip_lite.indexing import placing
 from bioclip_lite.indexing.names import padded
 from bioclip_lite.metrics import calibration
 from bioclip_lite.models import identified, prompt_ensemble, teachers
-from bioclip_lite.taxa.taxonomy import RANKS, label_rank, scientific_name
+from bioclip_lite.taxa.taxonomy import RANKS, label_rank, lineage, scientific_name
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.texts import text_types
@@ -82,7 +82,7 @@ def relist(
     if new:
         vectors |= dict(zip(new, _embedded(parent, list(new.values()), teacher()), strict=True))
     vectors = {path: vectors[path] for path in placed.leaves}
-    learned = _learned(known)
+    learned = confidence.nodes_of(path for path, count in known.photographs.items() if count)
     remarks = {path: _remark(path, parent, placed, learned) for path in placed.leaves}
     table = _with_rows(bundle.table_of(vectors, names_of, remarks, known.photographs, budget), parent, rows)
     certainty, promise = _certainty(parent, table, placed.leaves, photographs)
@@ -215,8 +215,8 @@ def _coverage(photographs: int, observations: int, leaves: list[TaxonPath], with
 
 def _without_photographs(leaves: list[TaxonPath], labels: list[TaxonPath]) -> list[TaxonPath]:
     """The leaves that no label is, or lies below."""
-    seen = {label[:length] for label in labels for length in range(1, len(RANKS) + 1)}
-    return [leaf for leaf in leaves if _own(leaf) not in seen]
+    seen = confidence.nodes_of(labels)
+    return [leaf for leaf in leaves if next(lineage(leaf)) not in seen]
 
 
 def summary(relisted: Relisted) -> str:
@@ -280,14 +280,4 @@ def _remark(path: TaxonPath, parent: Parent, placed: placing.Placed, learned: Co
     of_bundle = parent.entries.get(path, {})
     finest = [line.finest_rank for line in lines if line.finest_rank] or [of_bundle.get("finest_rank", RANKS[-1])]
     note = next((line.note for line in lines if line.note), of_bundle.get("note"))
-    return bundle.Remark(_own(path) not in learned, min(map(RANKS.index, finest)), note)
-
-
-def _learned(known: Known) -> set[TaxonPath]:
-    """All nodes that have photographs which the model learned from."""
-    seen = [_own(path) for path, count in known.photographs.items() if count]
-    return {path[:length] for path in seen for length in range(1, len(path) + 1)}
-
-
-def _own(path: TaxonPath) -> TaxonPath:
-    return path[: label_rank(path) + 1]
+    return bundle.Remark(next(lineage(path)) not in learned, min(map(RANKS.index, finest)), note)
