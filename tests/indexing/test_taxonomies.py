@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bioclip_lite.indexing.names import Entry, Label, Meaning
+from bioclip_lite.indexing.names import Entry, Label, Meaning, entry_path
 from bioclip_lite.indexing.taxonomies import settle, usages
 from bioclip_lite.indexing.taxonomies.lookup import Found, Query, find_all
 from bioclip_lite.stages import index
@@ -282,10 +282,17 @@ def test_the_synonyms_of_the_user_go_before_those_of_the_taxonomy(tmp_path: Path
 def test_a_line_that_may_be_a_common_name_stays_one(tmp_path: Path) -> None:
     path = put(tmp_path / "taxonomy", coldp())
     lines = [Entry(name, NOTHING, name, ()) for name in ("Northern gannet", "Daisy", "Sulidae", "Morus")]
-    with settle.opened(path, map(settle.path_of_entry, lines)) as book:
+    with settle.opened(path, map(entry_path, lines)) as book:
         settled, _ = settle.settle_entries(book, lines)
     assert settled[:2] == lines[:2] and settled[3] == lines[3]
     assert settled[2].path == (*GANNET[:5], None, None)
+
+
+def test_a_name_without_a_certain_rank_is_not_the_family_beside_it(tmp_path: Path) -> None:
+    path = put(tmp_path / "taxonomy", coldp())
+    line = Entry("Sulinae", (*NOTHING[:4], "Sulidae", None, None), "Sulinae", ())
+    with settle.opened(path, [entry_path(line)]) as book:
+        assert settle.settle_entries(book, [line])[0] == [line]
 
 
 def test_what_the_taxonomy_tells_apart_is_no_homonym(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def _asked(
 ) -> Iterator[taxonomy.Path]:
     """The taxa that a taxonomy may be asked for."""
     yield from (label.path for label in given)
-    yield from map(settle.path_of_entry, entries)
+    yield from map(names.entry_path, entries)
     for several in accepted.values():
         yield from (taxonomy.make_path({"species": name}) for name in several)
 

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bioclip_lite.indexing.names import Entry, Label, Meaning
+from bioclip_lite.indexing.names import Entry, Label, Meaning, entry_path
 from bioclip_lite.indexing.taxonomies import usages
 from bioclip_lite.indexing.taxonomies.forms import Description, tables_of
 from bioclip_lite.indexing.taxonomies.lookup import Find, Found, Query, find_all, finder, unknown_genera
@@ -80,7 +80,7 @@ def settle_entries(book: Taxonomy, entries: Sequence[Entry]) -> tuple[list[Entry
     Returns:
         The lines, and how many of them were found how. A line that may mean several taxa stays as it is.
     """
-    queries = [_query(path_of_entry(entry), entry.name) for entry in entries]
+    queries = [_query(entry_path(entry), entry.name) for entry in entries]
     found = find_all(book.find, [query for query in queries if taxonomy.label_rank(query.path) >= 0])
     meant = [found.get(query) or _of_one_word(book.find, entry) for entry, query in zip(entries, queries, strict=True)]
     called = book.common_names(one for one in meant if one)
@@ -153,14 +153,6 @@ def add_common_names(database: sqlite3.Connection, names: Sequence[dict[str, str
         "UPDATE photograph SET common_names = merged(label, common_names), "
         "common_name = coalesce(common_name, english(label))"
     )
-
-
-def path_of_entry(entry: Entry) -> taxonomy.Path:
-    """The path that a line of a list states: by its columns of ranks, or by a name with an epithet."""
-    name = taxonomy.parse_name(entry.name or "")
-    if taxonomy.label_rank(entry.path) >= 0 or not (name.genus and name.epithet):
-        return entry.path
-    return (*_NOTHING[:5], name.genus, name.epithet)
 
 
 def _query(path: taxonomy.Path, written: str | None) -> Query:
