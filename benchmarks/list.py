@@ -1,4 +1,4 @@
-"""What listed species are worth of which no photograph was learned from.
+"""Measure the answers for listed species of which no photograph was learned from.
 
     PYTHONPATH=workflow python benchmarks/list.py [--samples FOLDER] [--weights NAME ...] [--draws 3] [--rows FILE]
         [--epochs 4]

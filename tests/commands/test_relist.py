@@ -159,7 +159,7 @@ def test_accuracy_is_told_of_test_photographs_in_the_list(tmp_path: Path, capsys
     assert answered(-embeddings) is None  # another model's
 
 
-# What goes wrong
+# Mistakes of users
 
 
 def test_nothing_of_others_is_replaced(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

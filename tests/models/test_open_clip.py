@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import torch
 
-from bioclip_lite.models import hub
+from bioclip_lite.models import checkpoints, hub
 from bioclip_lite.stages import index, shard
 from support.photographs import folder_params, garden
 
@@ -50,5 +50,6 @@ def test_open_clip_trains_on_the_shards(tmp_path: Path, monkeypatch: pytest.Monk
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
     folder = tmp_path / "logs/trial/checkpoints"
     model = hub.load(hub.find("tiny", "epoch_2.pt", folder, preprocess=preprocess))
-    trained = torch.load(folder / "epoch_2.pt", weights_only=False)["state_dict"]
+    with torch.serialization.safe_globals(checkpoints._PLAIN):
+        trained = torch.load(folder / "epoch_2.pt", weights_only=True)["state_dict"]
     assert all(torch.equal(model.state_dict()[name.removeprefix("module.")], value) for name, value in trained.items())

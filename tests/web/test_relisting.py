@@ -186,7 +186,7 @@ def test_a_model_that_is_wrong_promises_nothing(parent: Parent) -> None:
     assert relisted.report["promise"]["why_not"].startswith("at no threshold")
 
 
-# What goes wrong
+# Mistakes of users
 
 
 def test_a_prompt_that_this_version_cannot_write(tmp_path: Path, teacher: teachers.Teacher) -> None:

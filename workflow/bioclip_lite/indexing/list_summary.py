@@ -1,4 +1,4 @@
-"""What became of a species list, for the report and the log of the index."""
+"""Summarize the matches of a species list, for the report and the log of the index."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

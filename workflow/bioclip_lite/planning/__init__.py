@@ -1,1 +1,1 @@
-"""What a first run of the pipeline should be: look at photographs and machine, measure, choose."""
+"""Plan a first run of the pipeline: look at photographs and machine, measure, choose."""

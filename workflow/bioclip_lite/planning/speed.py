@@ -1,4 +1,4 @@
-"""What this machine takes for a photograph, measured in seconds on networks with random weights.
+"""Measure the seconds that this machine takes for a photograph, on networks with random weights.
 
 On a CPU these are seconds of one processor, whatever else the machine is doing; on a GPU they are what the clock says.
 """

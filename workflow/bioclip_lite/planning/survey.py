@@ -1,4 +1,4 @@
-"""What a source holds, as far as it shows without stage index: names are read, and a few photographs are opened."""
+"""Survey a source as far as it shows without stage index: read its names, and open a few photographs."""
 
 import heapq
 import time

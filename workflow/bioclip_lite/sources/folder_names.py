@@ -1,4 +1,4 @@
-"""What the names of the folders that photographs lie in say of their taxa.
+"""Read taxa from the names of the folders that photographs lie in.
 
 A folder is called "Genus epithet", "Genus_epithet", "Genus", by another rank that shows in its ending ("Asteraceae"),
 or by seven ranks as in iNaturalist 2021 ("00012_Animalia_..._Genus_epithet"). A number before it ("001.Morus alba")

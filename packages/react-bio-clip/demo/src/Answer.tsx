@@ -14,14 +14,14 @@ interface Props {
   level: number | null;
 }
 
-/** What is named first: the answer, or the best guess of a model without thresholds. */
+/** The candidate of the headline: the answer, or the best guess of a model without thresholds. */
 const named = ({answer, taxa}: Answer, level: number | null) => answer ?? (level === null ? taxa[0] : null);
 
 export function Name({of}: {of: Named}): ReactNode {
   return isItalic(of.rank) ? <i lang="la">{scientific(of)}</i> : <span lang="la">{scientific(of)}</span>;
 }
 
-/** What must be known of an answer besides its name and its probability. */
+/** Remarks on an answer besides its name and its probability. */
 function remarks({isFinest, note, zeroShot}: Candidate): string[] {
   return [
     ...(isFinest ? ['not told apart here'] : []),

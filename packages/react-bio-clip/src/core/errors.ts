@@ -1,4 +1,4 @@
-/** What kind of thing is wrong, for programs; messages are for people and may change. */
+/** The kind of fault, for programs; messages are for people and may change. */
 export type BioClipErrorCode =
   /** An argument or option of a call. */
   | 'argument'

@@ -174,7 +174,7 @@ export interface Candidate extends Node {
   zeroShot: boolean;
   /** The most probable taxon below it is not named below this rank. */
   isFinest: boolean;
-  /** What the species list says of that taxon, if this node is as fine as it may be named; else null. */
+  /** The note of the species list on that taxon, if this node is as fine as it may be named; else null. */
   note: string | null;
 }
 

@@ -37,7 +37,7 @@ export function completeEngine(): void {
   if (!tf.env().platform) tf.env().setPlatform('react-native', PLATFORM);
 }
 
-/** What `atob` does: a character for each byte. */
+/** Decode Base64 as `atob` does: a character for each byte. */
 function decodeBase64(text: string): string {
   let result = '';
   let [bits, count] = [0, 0];
