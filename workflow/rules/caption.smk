@@ -72,7 +72,7 @@ rule record_caption:
         "logs/caption/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.engines.ledger caption {input} > {log} 2>&1"
+        "printf '%s\\n' {input:q} | python -m bioclip_lite.engines.ledger caption > {log} 2>&1"
 
 
 rule caption:

@@ -94,7 +94,7 @@ rule record_convert:
         "logs/convert/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.engines.ledger convert {input} > {log} 2>&1"
+        "printf '%s\\n' {input:q} | python -m bioclip_lite.engines.ledger convert > {log} 2>&1"
 
 
 rule convert:

@@ -88,7 +88,7 @@ rule record_distill:
         "logs/distill/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.engines.ledger distill {input} > {log} 2>&1"
+        "printf '%s\\n' {input:q} | python -m bioclip_lite.engines.ledger distill > {log} 2>&1"
 
 
 rule distill:

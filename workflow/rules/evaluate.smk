@@ -164,7 +164,7 @@ rule record_evaluate:
         "logs/evaluate/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.engines.ledger evaluate {input} > {log} 2>&1"
+        "printf '%s\\n' {input:q} | python -m bioclip_lite.engines.ledger evaluate > {log} 2>&1"
 
 
 rule evaluate:

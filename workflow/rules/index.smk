@@ -36,7 +36,7 @@ rule record_index:
         "logs/index/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.engines.ledger index {input} > {log} 2>&1"
+        "printf '%s\\n' {input:q} | python -m bioclip_lite.engines.ledger index > {log} 2>&1"
 
 
 rule index:

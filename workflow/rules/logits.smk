@@ -111,7 +111,7 @@ rule record_logits:
         "logs/logits/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.engines.ledger logits {input} > {log} 2>&1"
+        "printf '%s\\n' {input:q} | python -m bioclip_lite.engines.ledger logits > {log} 2>&1"
 
 
 rule logits:

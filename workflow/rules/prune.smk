@@ -29,7 +29,7 @@ rule record_prune:
         "logs/prune/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.engines.ledger prune {input} > {log} 2>&1"
+        "printf '%s\\n' {input:q} | python -m bioclip_lite.engines.ledger prune > {log} 2>&1"
 
 
 rule prune:

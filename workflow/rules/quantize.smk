@@ -31,7 +31,7 @@ rule record_quantize:
         "logs/quantize/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.engines.ledger quantize {input} > {log} 2>&1"
+        "printf '%s\\n' {input:q} | python -m bioclip_lite.engines.ledger quantize > {log} 2>&1"
 
 
 rule quantize:

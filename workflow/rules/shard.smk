@@ -63,7 +63,7 @@ rule record_shard:
         "logs/shard/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.engines.ledger shard {input} > {log} 2>&1"
+        "printf '%s\\n' {input:q} | python -m bioclip_lite.engines.ledger shard > {log} 2>&1"
 
 
 rule shard:

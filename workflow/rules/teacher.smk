@@ -82,7 +82,7 @@ rule record_teacher:
         "logs/teacher/ledger.log",
     localrule: True
     shell:
-        "python -m bioclip_lite.engines.ledger teacher {input} > {log} 2>&1"
+        "printf '%s\\n' {input:q} | python -m bioclip_lite.engines.ledger teacher > {log} 2>&1"
 
 
 rule teacher:

@@ -1,6 +1,7 @@
 """Ledgers record, by content, what made every output of a stage.
 
-``python -m bioclip_lite.engines.ledger STAGE OUTPUT...``, the last job of every stage, writes one.
+``python -m bioclip_lite.engines.ledger STAGE``, the last job of every stage, writes one. It reads the paths of the
+outputs, one per line, from standard input: a command line has no room for those of 45,000 shards.
 """
 
 import hashlib
@@ -190,6 +191,6 @@ def locked_ledgers() -> dict[str, str | None]:
 
 if __name__ == "__main__":
     try:
-        write_ledger(sys.argv[1], sys.argv[2:])
+        write_ledger(sys.argv[1], sys.stdin.read().splitlines())
     except UserError as error:
         sys.exit(f"{sys.argv[1]}: {error}")
