@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = ("taxon_id", "common_name", "common_names", "group", "licence", "attribution")
 JOBS = ("manifests", "sizes", "{shard}")  # job_names
 _NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}")
-_BATCH, _BLOCK = 4096, 16_000  # rows in memory at a time: while they are read, and while manifests are written
+_BATCH, _BLOCK = 131_072, 100_000  # rows in memory at a time: while they are read, and while manifests are written
+_FILES = 512  # scratch files open at a time; most systems allow a process 1,024
 _OF_SOME = ("supercategory", "caption")  # in the description of a photograph whose source states them
 _MANIFEST = ("key", "locator", "md5", "width", "height", "clean", *_DESCRIPTION, *_OF_SOME, *taxonomy.RANKS)
 
@@ -92,26 +94,34 @@ def _write_manifests(data: Path, counts: Mapping[str, int]) -> None:
         images.update(batch["split"].to_pylist())
     _check(images, counts)
     wanted = {name: number for number, name in enumerate(names(counts))}
-    blocks = min(len(wanted), 1 + images.total() // _BLOCK)
+    blocks = min(len(wanted), 1 + images.total() // _BLOCK, _FILES)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, str(block)) for block in range(blocks)]
-        with ExitStack() as stack:
-            schema = pq.read_schema(path)
-            schema = pa.schema([*map(schema.field, _MANIFEST), pa.field("shard", pa.int32())], schema.metadata)
-            writers = [stack.enter_context(pq.ParquetWriter(file, schema)) for file in files]
-            for batch in pq.ParquetFile(path).iter_batches(_BATCH):
-                rows = zip(batch["split"].to_pylist(), batch["group"].to_pylist(), strict=True)
-                numbers = [wanted[f"{split}-{shard_number(group, counts[split]):05d}"] for split, group in rows]
-                batch = batch.select(_MANIFEST).append_column("shard", pa.array(numbers, pa.int32()))
-                block_of = [number % blocks for number in numbers]
-                for block in set(block_of):
-                    writers[block].write_batch(batch.filter(pc.equal(pa.array(block_of), block)).cast(schema))
+        _deal(path, files, wanted, counts)
         for block, file in enumerate(files):
             table = pq.read_table(file)
             for name, number in wanted.items():
                 if number % blocks == block:
                     _write_manifest(data, name, table.filter(pc.equal(table["shard"], number)), counts)
     print(f"shard: {len(wanted)} manifests, {images.total()} photographs")
+
+
+def _deal(path: Path, files: list[Path], wanted: Mapping[str, int], counts: Mapping[str, int]) -> None:
+    """Append each row of the table ``path`` to the scratch file of its shard, with the shard's number."""
+    schema = pq.read_schema(path)
+    schema = pa.schema([*map(schema.field, _MANIFEST), pa.field("shard", pa.int32())], schema.metadata)
+    with ExitStack() as stack:
+        writers = [stack.enter_context(pq.ParquetWriter(file, schema)) for file in files]
+        for batch in pq.ParquetFile(path).iter_batches(_BATCH):
+            rows = zip(batch["split"].to_pylist(), batch["group"].to_pylist(), strict=True)
+            numbers = [wanted[f"{split}-{shard_number(group, counts[split]):05d}"] for split, group in rows]
+            batch = batch.select(_MANIFEST).append_column("shard", pa.array(numbers, pa.int32())).cast(schema)
+            file_of = np.array(numbers) % len(files)
+            order = np.argsort(file_of, kind="stable")
+            ends = np.cumsum(np.bincount(file_of, minlength=len(files)))
+            for writer, part in zip(writers, np.split(order, ends[:-1]), strict=True):
+                if len(part):
+                    writer.write_batch(batch.take(pa.array(part)))
 
 
 def _write_manifest(data: Path, name: str, listed: pa.Table, counts: Mapping[str, int]) -> None:
