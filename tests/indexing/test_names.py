@@ -122,6 +122,21 @@ def test_one_species_more_or_less_completely_given_is_one_taxon(known: Index, tm
     assert len(found.nodes) == 2
 
 
+def test_many_taxa_under_one_common_name_take_time_linear_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, rank_of = 0, taxonomy.label_rank
+
+    def counted(path: taxonomy.Path) -> int:
+        nonlocal calls
+        calls += 1
+        return rank_of(path)
+
+    monkeypatch.setattr(taxonomy, "label_rank", counted)
+    paths = [(*SPARROW[:5], "Passer", f"number{n}") for n in range(1000)]
+    assert names.one_taxon([*paths, (*SPARROW[:6], None)]) == [(*SPARROW[:6], None)]
+    assert names.one_taxon(paths) == []
+    assert calls < 10 * len(paths)
+
+
 def test_plain_text_with_comments_authors_with_commas_and_blank_lines(tmp_path: Path) -> None:
     entries = listed(tmp_path, "\ufeff# birds\n\nMorus bassanus (Linnaeus, 1758)\n  Bellis   perennis \n")
     assert [entry.name for entry in entries] == ["Morus bassanus (Linnaeus, 1758)", "Bellis perennis"]

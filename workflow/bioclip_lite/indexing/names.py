@@ -324,7 +324,8 @@ def one_taxon(paths: Collection[taxonomy.Path]) -> list[taxonomy.Path]:
 
     Taxa below one of the others count as that one.
     """
-    tops = [p for p in paths if not any(taxonomy.is_ancestor(other, p) for other in paths)]
+    nodes = {p[: taxonomy.label_rank(p) + 1] for p in paths}
+    tops = [p for p in paths if not any(p[:length] in nodes for length in range(taxonomy.label_rank(p) + 1))]
     ranks = {taxonomy.label_rank(p) for p in tops}
     names = {taxonomy.scientific_name(p) for p in tops}
     # Comparing all pairs would be slow and is not needed: a homonym differs from the first or from a path like it.
