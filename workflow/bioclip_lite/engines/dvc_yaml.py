@@ -61,11 +61,12 @@ def inputs(stage: str) -> list[str]:
 
 
 def sources() -> Iterator[str]:
-    """Files that stages need and no stage makes."""
+    """Files that stages need and no stage makes; the folder of the photographs, which may be millions, as a whole."""
     made = [out for stage in dvc_stages().values() for out in stage["outs"]]
+    photographs = parameter("index.path")
     for path in sorted({path for stage in dvc_stages() for path in inputs(stage)}):
         if not within(path, made):
-            yield from files_in(path)
+            yield from [path] if path == photographs and os.path.exists(path) else files_in(path)
 
 
 def within(path: str, places: Iterable[str]) -> str | None:
@@ -76,6 +77,11 @@ def within(path: str, places: Iterable[str]) -> str | None:
 def files_in(path: str) -> Iterator[str]:
     if os.path.isdir(path):
         for folder, _, names in os.walk(path):
-            yield from (os.path.join(folder, name) for name in names if name not in (STAMP, ".gitignore"))
+            yield from (os.path.join(folder, name) for name in names if is_content(name))
     elif os.path.exists(path):
         yield path
+
+
+def is_content(name: str) -> bool:
+    """Whether a file of this name in a folder counts as content of the folder."""
+    return name not in (STAMP, ".gitignore")
