@@ -21,12 +21,13 @@ rule train_student:
     resources:
         mem_mb=8000,
         runtime=2880,
+        nodes=1,
         processes=1,
         gpu=0,
     params:
         section=section("distill", "student"),
     shell:
-        "python -m bioclip_lite distill student --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
+        "python -m bioclip_lite distill student --section {params.section:q} --nodes {resources.nodes} --processes {resources.processes} > {log} 2>&1"
 
 
 if config["distill"]["finetune"]["epochs"]:
@@ -46,12 +47,13 @@ if config["distill"]["finetune"]["epochs"]:
         resources:
             mem_mb=8000,
             runtime=1440,
+            nodes=1,
             processes=1,
             gpu=0,
         params:
             section=section("distill", "finetune"),
         shell:
-            "python -m bioclip_lite distill finetune --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
+            "python -m bioclip_lite distill finetune --section {params.section:q} --nodes {resources.nodes} --processes {resources.processes} > {log} 2>&1"
 
 
 # The control of every claim about distillation: the same student, images, views and steps, but labels for a teacher.
@@ -69,12 +71,13 @@ rule train_control:
     resources:
         mem_mb=8000,
         runtime=2880,
+        nodes=1,
         processes=1,
         gpu=0,
     params:
         section=section("distill", "control"),
     shell:
-        "python -m bioclip_lite distill control --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
+        "python -m bioclip_lite distill control --section {params.section:q} --nodes {resources.nodes} --processes {resources.processes} > {log} 2>&1"
 
 
 rule record_distill:
