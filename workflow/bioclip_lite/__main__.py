@@ -92,6 +92,7 @@ def _train_together(run: Callable[[], None], arguments: "argparse.Namespace") ->
         count = getattr(arguments, option)
         if count < 1 or (count > 1 and arguments.stage not in TRAINING):
             raise UserError(f"--{option} {count}: this stage runs with 1, {', '.join(TRAINING)} with 1 or more")
+    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # for torch, which reads it first; lost processes are told of once
     from bioclip_lite.training import distributed, nodes
     from bioclip_lite.utils import machine
 

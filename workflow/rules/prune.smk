@@ -18,7 +18,8 @@ rule prune_student:
     params:
         section=section("prune"),
     shell:
-        "python -m bioclip_lite prune --section {params.section:q} --nodes {resources.nodes} --processes {resources.processes} > {log} 2>&1"
+        "python -m bioclip_lite prune --section {params.section:q} --nodes {resources.nodes} "
+        "--processes {resources.processes} > {log} 2>&1"
 
 
 rule record_prune:

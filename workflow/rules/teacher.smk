@@ -11,6 +11,7 @@ rule embed_locked:
         "data/teacher/features/{teacher}/{shard}.safetensors",
     log:
         "logs/teacher/features/{teacher}/{shard}.log",
+    threads: cores_of_a_gpu
     resources:
         mem_mb=4000,
         runtime=240,
@@ -43,8 +44,8 @@ rule make_teacher:
     params:
         section=section("teacher", FIRST),
     shell:
-        "python -m bioclip_lite teacher model --section {params.section:q} --nodes {resources.nodes} --processes {resources.processes} "
-        "> {log} 2>&1"
+        "python -m bioclip_lite teacher model --section {params.section:q} --nodes {resources.nodes} "
+        "--processes {resources.processes} > {log} 2>&1"
 
 
 # The others of an ensemble.

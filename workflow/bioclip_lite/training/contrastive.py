@@ -294,7 +294,7 @@ def settle(model: teachers.Clip) -> None:
 
 @torch.inference_mode()
 def embed(model: teachers.Clip, images: ShardSet, preprocess: dict[str, Any]) -> Iterator[np.ndarray]:
-    """L2-normalised float32 (b, D) embeddings of plain views of this process's ``part`` of the photographs, in order."""
+    """L2-normalised float32 (b, D) embeddings of plain views of this process's ``part`` of photographs, in order."""
     for pixels in loading.plain_pixels(images, preprocess, rows=distributed.part(len(images))):
         yield teachers.embed_images(model, pixels.to(machine.device())).cpu().numpy()
 

@@ -29,12 +29,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import elastic_launch
 from torch.distributed.run import config_from_args, parse_args
-from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules._functions import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -210,9 +210,7 @@ def _batch_norm(
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     if x.is_cuda:
-        return SyncBatchNorm.apply(
-            x, weight, bias, running_mean, running_var, eps, momentum, dist.group.WORLD, size()
-        )
+        return SyncBatchNorm.apply(x, weight, bias, running_mean, running_var, eps, momentum, dist.group.WORLD, size())
     normal, mean, variance, count = _Normalise.apply(x, eps)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
@@ -259,9 +257,7 @@ class _Normalise(torch.autograd.Function):
 # Start
 
 
-def launch(
-    stage: str, processes: int, nodes: int, meeting: str | None, threads: int, arguments: Sequence[str]
-) -> int:
+def launch(stage: str, processes: int, nodes: int, meeting: str | None, threads: int, arguments: Sequence[str]) -> int:
     """Run ``python -m bioclip_lite`` with ``arguments`` in several processes under torchrun; the exit status.
 
     Each gets ``threads`` threads. SIGTERM and SIGUSR1 ask all of them to stop at the same step. A message to the user
@@ -288,7 +284,6 @@ def launch(
             _FOLDER: folder,
             _PARENT: str(os.getpid()),
             "OMP_NUM_THREADS": str(threads),
-            "TORCH_CPP_LOG_LEVEL": "ERROR",  # a peer that is gone is told below, once
         }
         if nodes == 1:
             os.environ["GLOO_SOCKET_IFNAME"] = _loopback()
@@ -308,14 +303,14 @@ def launch(
                     return _explain(stage, Path(folder), processes * nodes, error)
                 killed = f"process {which + 1} of {processes} was ended by {first.signal_name()}"
                 print(f"{stage}: {killed}; all start again from the last checkpoint", file=sys.stderr, flush=True)
-                for path in Path(folder).glob("[mt]*-*"):  # messages of the others about it
+                for path in Path(folder).glob("[lmt]*-*"):  # messages of the others about it
                     path.unlink()
             except SignalException as error:
                 return 128 + error.sigval
             except RendezvousError as error:
                 raise UserError(
-                    f"{nodes} nodes were to meet at {config.rdzv_endpoint}, but this one did not find the others: start "
-                    f"the same command on all of them within 10 minutes, with a host and port that each reaches"
+                    f"{nodes} nodes were to meet at {config.rdzv_endpoint}, but this one did not find the others: "
+                    f"start the same command on all of them within 10 minutes, with a host and port that each reaches"
                 ) from error
     raise AssertionError("unreachable")
 
@@ -357,9 +352,15 @@ def work(job: Callable[[], None]) -> int:
         return status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except Exception:
-        (folder / f"traceback-{number}").write_text(traceback.format_exc(), encoding="utf-8")
+    except Exception as error:
+        kind = "lost" if _is_lost_peer(error) else "traceback"
+        (folder / f"{kind}-{number}").write_text(traceback.format_exc(), encoding="utf-8")
         return 1
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """Whether a process fails only because another one has ended."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 def _die_with_parent() -> None:
@@ -380,6 +381,13 @@ def _explain(stage: str, folder: Path, processes: int, error: ChildFailedError) 
         if failure.exitcode < 0:
             print(f"{stage}: process {number + 1} of {processes} {in_words(failure.exitcode)}", file=sys.stderr)
             return 128 - failure.exitcode  # as a shell would, so that Snakemake's user learns of the signal
-    for path in sorted(folder.glob("traceback-*"), key=lambda path: path.stat().st_mtime_ns)[:1]:
-        print(path.read_text(encoding="utf-8"), file=sys.stderr)
+    faults = [sorted(folder.glob(kind), key=lambda path: path.stat().st_mtime_ns) for kind in ("traceback-*", "lost-*")]
+    if faults[0]:
+        print(faults[0][0].read_text(encoding="utf-8"), file=sys.stderr)
+    elif faults[1]:
+        print(
+            f"{stage}: a process on another node has ended, and that node's output says why; run the same command on "
+            f"all nodes again: training goes on from the last checkpoint",
+            file=sys.stderr,
+        )
     return 1

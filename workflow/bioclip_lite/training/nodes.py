@@ -1,7 +1,7 @@
 """Several computers that train together: where they meet, and what torchrun is told on each.
 
-The same command runs once on every node, and starts torchrun there. The torchruns meet at an address of one of them. In a
-SLURM job this module has ``srun`` start the command, and the address is that of the job's first node.
+The same command runs once on every node, and starts torchrun there. The torchruns meet at an address of one of them.
+In a SLURM job this module has ``srun`` start the command, and the address is that of the job's first node.
 """
 
 import os
@@ -70,7 +70,7 @@ def _address_towards(host: str, port: int) -> str:
         try:
             route.connect((host, port))  # sends nothing
         except OSError as error:
-            raise UserError(f"the nodes were to meet at {host}:{port}, which this one does not reach: {error}") from error
+            raise UserError(f"the nodes meet at {host}:{port}, which this one does not reach: {error}") from error
         return str(route.getsockname()[0])
 
 

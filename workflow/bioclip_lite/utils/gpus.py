@@ -26,14 +26,14 @@ def visible() -> list[str]:
     """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES has for them."""
     if (listed := os.environ.get(VISIBLE)) is not None:
         return [name for part in listed.split(",") if (name := part.strip()) not in ("", "-1")]
-    devices = [match[1] for path in Path("/dev").glob("nvidia*") if (match := re.fullmatch(r"nvidia(\d+)", path.name))]
+    devices = [path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
     return [str(number) for number in range(len(devices))]
 
 
 def take(count: int = 1) -> None:
     """Choose ``count`` of the visible GPUs for this process and those it starts, unless that is done.
 
-    Leaves the choice to others where there is none: with fewer GPUs than ``count`` or exactly as many, and within SLURM.
+    Leaves it to others where there is no choice: with ``count`` GPUs or fewer, and within SLURM.
     """
     names = visible()
     if _TAKEN in os.environ or "SLURM_JOB_ID" in os.environ or len(names) <= count:
