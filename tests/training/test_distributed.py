@@ -154,7 +154,7 @@ def test_gradients_are_the_mean_over_the_processes_and_none_where_nothing_was_co
             if expected is None:
                 assert found is None and other is None
             else:
-                np.testing.assert_allclose(found, expected, rtol=1e-9)
+                np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
                 np.testing.assert_array_equal(found, other)
 
 
