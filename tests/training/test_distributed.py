@@ -447,7 +447,7 @@ def two_nodes() -> Iterator[tuple[list[list[str]], str]]:
                 subprocess.run(command.split(), check=True, capture_output=True)
             except (OSError, subprocess.CalledProcessError) as error:
                 pytest.skip(f"{command}: {error}; network namespaces need iproute2 and root")
-        network = ["env", "GLOO_SOCKET_IFNAME=eth7"]
+        network = ["env", "GLOO_SOCKET_IFNAME=eth7", "OMP_NUM_THREADS=1"]  # as many threads as two processes have
         yield [["ip", "netns", "exec", name, *network] for name in names], "10.213.0.1:29400"
     finally:
         for name in names:
