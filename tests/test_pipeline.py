@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -205,3 +206,14 @@ def provenance_view(folder: Path) -> dict[str, dict[str, list[str]]]:
     finally:
         os.chdir(here)
         dvc_yaml.dvc_stages.cache_clear()
+
+
+def test_jobs_that_embed_on_gpus_share_the_cores(tmp_path: Path) -> None:
+    folder = checkout.new(tmp_path / "new")
+    for visible, expected in (("", set()), ("0,1", {"4"})):  # one thread is not told of
+        output = sh(
+            f"CUDA_VISIBLE_DEVICES={visible} snakemake --workflow-profile none --cores 8 --dry-run -- logits", folder
+        )
+        jobs = [job for job in output.split("\nrule ") if job.startswith("embed_shard:")]
+        assert len(jobs) > 1
+        assert {found for job in jobs for found in re.findall(r"^    threads: (\d+)$", job, re.MULTILINE)} == expected

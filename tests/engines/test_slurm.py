@@ -1,6 +1,8 @@
 """The profile for clusters, on a real SLURM of one node: jobs go through sbatch, and make what a local run makes."""
 
+import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import yaml
 
 from bioclip_lite.engines import forkserver
-from support import checkout, slurm
+from support import checkout, lessons, slurm
 from support.checkout import artifacts, changed, planned, repro, set_parameter, sh
 
 pytestmark = pytest.mark.pipeline
@@ -119,6 +121,16 @@ def test_slurm_makes_what_a_local_run_makes(built_there: Path, thin_built: Path)
         ("rule_predict", "COMPLETED"): 9,
         ("rule_write_report", "COMPLETED"): 1,
     }
+
+
+def test_a_training_of_two_nodes_starts_as_two_tasks(cluster: None, tmp_path: Path) -> None:
+    data = lessons.make_cache(lessons.make_data(tmp_path / "data"))
+    command = ["python", "-m", "bioclip_lite", "distill", "student", "--section", json.dumps(lessons.DISTILL)]
+    command += ["--data", str(data), "--nodes", "2", "--processes", "1"]
+    environment = f"PYTHONPATH={checkout.ROOT / 'workflow'} OMP_NUM_THREADS=1 GLOO_SOCKET_IFNAME=lo"
+    output = sh(f"{environment} srun --ntasks=2 --kill-on-bad-exit=1 --time=5 {shlex.join(command)}", tmp_path)
+    assert output.count("epoch 2 of 2") == output.count("student: written to") == 1  # by one of the tasks
+    assert (data / "distill" / "model" / "model.safetensors").exists()
 
 
 def test_dvc_submits_only_what_it_must(built_there: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,6 +110,65 @@ def test_batch_statistics_are_those_of_all_samples(momentum: float | None) -> No
     for one, a, b in zip(alone[3:], left[3:], right[3:], strict=True):
         np.testing.assert_allclose(a, one, rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(a, b)
+
+
+class Towers(nn.Module):
+    """Two towers, of which a batch may leave out the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.see, self.read = nn.Linear(6, 4), nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
+
+
+def learn() -> list[list[np.ndarray | None]]:
+    """Gradients, statistics and loss of batches with the second tower and without it, in micro-batches or at once."""
+    torch.manual_seed(distributed.rank())  # the weights of the first process count
+    towers = Towers().double()
+    found = []
+
+    def loss(batch: tuple[torch.Tensor, bool, int]) -> torch.Tensor:
+        rows, both, parts = batch
+        own = rows[distributed.part(7)]
+        out = accumulation.in_parts(towers.see, towers.see, own, 7, parts)
+        if both:
+            out = out + accumulation.in_parts(towers.read, towers.read, own, 7, 1)
+        return out.square().sum(1).mean() * distributed.share_of_loss(len(own), 7)
+
+    loss_of = distributed.replicated(towers, loss)
+    for both, parts in ((True, 1), (False, 2), (True, 3)):
+        torch.manual_seed(parts)
+        towers.zero_grad(set_to_none=True)
+        value = loss_of((torch.randn(7, 6, dtype=torch.float64), both, parts))
+        value.backward()
+        distributed.average([value := value.detach()])
+        gradients = [p.grad for p in towers.parameters()]
+        found.append([None if x is None else x.numpy().copy() for x in (*gradients, *towers.buffers(), value)])
+    return found
+
+
+def test_gradients_are_the_mean_over_the_processes_and_none_where_nothing_was_computed() -> None:
+    (alone,), (left, right) = together(learn, processes=1), together(learn)
+    assert [sum(x is None for x in batch) for batch in alone] == [0, 4, 0]
+    for one, a, b in zip(alone, left, right, strict=True):
+        for expected, found, other in zip(one, a, b, strict=True):
+            if expected is None:
+                assert found is None and other is None
+            else:
+                np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+                np.testing.assert_array_equal(found, other)
+
+
+def test_on_a_gpu_batch_normalisation_is_that_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(distributed.SyncBatchNorm, "apply", lambda *arguments: called.append(arguments))
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    x, (mean, variance, weight, bias) = torch.ones(4, 3, 2, 2), torch.ones(4, 3)
+    there = SimpleNamespace(is_cuda=True)
+    distributed._batch_norm(there, mean, variance, weight, bias, True, 0.1, 1e-5)  # type: ignore[arg-type]
+    assert called == [(there, weight, bias, mean, variance, 1e-5, 0.1, dist.group.WORLD, 2)]
+    expected = F.batch_norm(x, mean, variance, weight, bias)
+    torch.testing.assert_close(distributed._batch_norm(x, mean, variance, weight, bias), expected)
+    assert len(called) == 1  # in eval mode nothing is exchanged
 
 
 def contrast(captions: int) -> list[np.ndarray]:
@@ -279,9 +339,12 @@ def test_a_batch_smaller_than_the_processes_is_refused(data: Path, monkeypatch: 
 # How they start and end
 
 
-def start(folder: Path, **changes: Any) -> subprocess.Popen[str]:
+def start(
+    folder: Path, how: Sequence[str] = ("--processes", "2"), within: Sequence[str] = (), **changes: Any
+) -> subprocess.Popen[str]:
+    """A training with options ``how``; ``within``: a command that starts it elsewhere."""
     section = json.dumps({**lessons.DISTILL, "epochs": 4, **changes})
-    command = [sys.executable, "-m", "bioclip_lite", "distill", "student", "--section", section, "--processes", "2"]
+    command = [*within, sys.executable, "-m", "bioclip_lite", "distill", "student", "--section", section, *how]
     environment = checkout.ENVIRONMENT | {"PYTHONPATH": str(checkout.ROOT / "workflow"), "OMP_NUM_THREADS": "2"}
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -305,7 +368,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, b
 
 def start_until_second_epoch(data: Path) -> subprocess.Popen[str]:
     """Start a training, and return when its first epoch has ended."""
-    process = start(data)
+    return until_second_epoch(start(data))
+
+
+def until_second_epoch(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
     assert process.stdout is not None
     while "epoch 1 of 4" not in process.stdout.readline():
         assert process.poll() is None
@@ -340,6 +406,65 @@ def test_a_killed_process_is_survived(trained: tuple[Path, dict[str, bytes]]) ->
     assert err == "distill: process 2 of 2 was ended by SIGKILL; all start again from the last checkpoint\n"
     assert out.count("epoch 4 of 4") == 1
     assert contents(data / "distill") == undisturbed
+
+
+def test_two_nodes_stop_together_and_go_on_as_two_processes(trained: tuple[Path, dict[str, bytes]]) -> None:
+    data, undisturbed = trained
+    shutil.rmtree(data / "distill")
+    with two_nodes() as (commands, address):
+        how = ["--nodes", "2", "--meet", address]
+        prints, other = (start(data, how, within) for within in commands)
+        # The nodes have their numbers by their addresses, so which of them prints is known.
+        until_second_epoch(prints)
+        other.send_signal(signal.SIGTERM)
+        for node in (prints, other):
+            _, err = node.communicate()
+            assert node.returncode == 75
+            # Slow computers show progress before it.
+            assert err.splitlines()[-1].startswith("distill: distill student: stopped as asked at epoch 2 of 4, step ")
+        assert list(contents(data / "distill")) == [".partial-student/checkpoint.safetensors"]
+
+        both = [start(data, how, within) for within in commands]
+        ended = [node.communicate() for node in both]
+    assert [node.returncode for node in both] == [0, 0], ended
+    assert "".join(out for out, _ in ended).count("epoch 4 of 4") == 1
+    assert contents(data / "distill") == undisturbed
+
+
+@contextmanager
+def two_nodes() -> Iterator[tuple[list[list[str]], str]]:
+    """What starts a command on each of two hosts of one network (namespaces of this computer), and where they meet."""
+    names = [f"bioclip{os.getpid()}{letter}" for letter in "ab"]
+    make = [
+        *(f"ip netns add {name}" for name in names),
+        f"ip -n {names[0]} link add eth7 type veth peer name eth7 netns {names[1]}",
+        *(f"ip -n {name} address add 10.213.0.{number}/24 dev eth7" for number, name in enumerate(names, 1)),
+        *(f"ip -n {name} link set {interface} up" for name in names for interface in ("lo", "eth7")),
+    ]
+    try:
+        for command in make:
+            try:
+                subprocess.run(command.split(), check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                pytest.skip(f"{command}: {error}; network namespaces need iproute2 and root")
+        network = ["env", "GLOO_SOCKET_IFNAME=eth7", "OMP_NUM_THREADS=1"]  # as many threads as two processes have
+        yield [["ip", "netns", "exec", name, *network] for name in names], "10.213.0.1:29400"
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def test_a_node_says_that_another_has_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = SimpleNamespace(failures={0: SimpleNamespace(exitcode=1)})
+    lost = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [10.0.0.2]:28328.")
+    assert distributed._is_lost_peer(lost)
+    assert not distributed._is_lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    (tmp_path / "lost-0").write_text("Traceback ...")
+    assert distributed._explain("distill", tmp_path, 2, error) == 1  # type: ignore[arg-type]
+    assert capsys.readouterr().err.startswith("distill: a process on another node has ended, and that node's output")
+    (tmp_path / "traceback-1").write_text("Traceback of its own")
+    assert distributed._explain("distill", tmp_path, 2, error) == 1  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "Traceback of its own\n"
 
 
 def test_a_mistake_that_one_process_finds_is_told_once(data: Path) -> None:

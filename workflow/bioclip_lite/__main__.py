@@ -72,7 +72,7 @@ def _run_stage(arguments: "argparse.Namespace") -> int:
             flush=True,
         )
 
-    if arguments.processes != 1:
+    if (arguments.processes, arguments.nodes) != (1, 1):
         return _train_together(run, arguments)
     run()
     return 0
@@ -88,17 +88,21 @@ def _train_together(run: Callable[[], None], arguments: "argparse.Namespace") ->
     """Launch the training processes, or be one of them."""
     from bioclip_lite.utils.command_line import TRAINING
 
-    if arguments.stage not in TRAINING or arguments.processes < 1:
-        raise UserError(
-            f"--processes {arguments.processes}: this stage runs with 1, {', '.join(TRAINING)} with 1 or more"
-        )
-    from bioclip_lite.training import distributed
+    for option in ("processes", "nodes"):
+        count = getattr(arguments, option)
+        if count < 1 or (count > 1 and arguments.stage not in TRAINING):
+            raise UserError(f"--{option} {count}: this stage runs with 1, {', '.join(TRAINING)} with 1 or more")
+    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # for torch, which reads it first; lost processes are told of once
+    from bioclip_lite.training import distributed, nodes
     from bioclip_lite.utils import machine
 
     if distributed.launched():
         return distributed.work(run)
+    nodes.start_by_slurm(arguments.nodes, arguments.meet, machine.cores(), sys.argv[1:])
     threads = max(1, machine.cores() // arguments.processes)
-    return distributed.launch(arguments.stage, arguments.processes, threads, sys.argv[1:])
+    return distributed.launch(
+        arguments.stage, arguments.processes, arguments.nodes, arguments.meet, threads, sys.argv[1:]
+    )
 
 
 if __name__ == "__main__":

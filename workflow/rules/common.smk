@@ -23,7 +23,7 @@ from bioclip_lite.engines.dvc_yaml import ledger_path
 from bioclip_lite.engines.stage_code import code  # a change in what these files mean runs the job again
 from bioclip_lite.engines.sync import sync
 from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
-from bioclip_lite.utils import job_names
+from bioclip_lite.utils import gpus, job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.stage_names import STAGES
 from bioclip_lite.evaluation.variant_names import further_teacher, variants
@@ -89,6 +89,18 @@ def half_of_the_cores(wildcards):
     cores = workflow.resource_settings.cores
     here = workflow.is_main_process and workflow.local_exec and cores
     return max(1, min(8, cores // 2)) if here else 8
+
+
+def cores_of_a_gpu(wildcards):
+    """Threads of jobs that embed a shard on a GPU, which waits for decoded photographs: as many as leave one job to each
+    GPU, at most 8.
+
+    Without a GPU one core embeds a shard, and there are as many shards at once as cores. A job on a cluster has what its
+    profile says.
+    """
+    cores, count = workflow.resource_settings.cores, len(gpus.visible())
+    here = workflow.is_main_process and workflow.local_exec and cores
+    return max(1, min(8, cores // count)) if here and count else 1
 
 
 def weights(name):

@@ -4,7 +4,8 @@ DISTILLED = expand("data/distill/model/{file}", file=STUDENT)
 TEXT_TOWER = expand("data/distill/text/{file}", file=["text.json", "model.safetensors"])
 
 
-# Several processes train as one: --set-resources train_student:processes=4 train_student:gpu=4 gives each a GPU.
+# Several processes train as one: --set-resources train_student:processes=4 train_student:gpu=4 gives each a GPU. They
+# are processes on each of `nodes`, see docs/working-together.md.
 rule train_student:
     input:
         code("distill"),
@@ -21,12 +22,14 @@ rule train_student:
     resources:
         mem_mb=8000,
         runtime=2880,
+        nodes=1,
         processes=1,
         gpu=0,
     params:
         section=section("distill", "student"),
     shell:
-        "python -m bioclip_lite distill student --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
+        "python -m bioclip_lite distill student --section {params.section:q} --nodes {resources.nodes} "
+        "--processes {resources.processes} > {log} 2>&1"
 
 
 if config["distill"]["finetune"]["epochs"]:
@@ -46,12 +49,14 @@ if config["distill"]["finetune"]["epochs"]:
         resources:
             mem_mb=8000,
             runtime=1440,
+            nodes=1,
             processes=1,
             gpu=0,
         params:
             section=section("distill", "finetune"),
         shell:
-            "python -m bioclip_lite distill finetune --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
+            "python -m bioclip_lite distill finetune --section {params.section:q} --nodes {resources.nodes} "
+            "--processes {resources.processes} > {log} 2>&1"
 
 
 # The control of every claim about distillation: the same student, images, views and steps, but labels for a teacher.
@@ -69,12 +74,14 @@ rule train_control:
     resources:
         mem_mb=8000,
         runtime=2880,
+        nodes=1,
         processes=1,
         gpu=0,
     params:
         section=section("distill", "control"),
     shell:
-        "python -m bioclip_lite distill control --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
+        "python -m bioclip_lite distill control --section {params.section:q} --nodes {resources.nodes} "
+        "--processes {resources.processes} > {log} 2>&1"
 
 
 rule record_distill:

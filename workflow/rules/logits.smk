@@ -42,6 +42,7 @@ rule embed_shard:
         "data/logits/{cache}{shard}.safetensors",
     log:
         "logs/logits/{cache}{shard}.log",
+    threads: cores_of_a_gpu
     resources:
         mem_mb=4000,
         runtime=240,

@@ -12,12 +12,14 @@ rule prune_student:
     resources:
         mem_mb=8000,
         runtime=1440,
+        nodes=1,
         processes=1,
         gpu=0,
     params:
         section=section("prune"),
     shell:
-        "python -m bioclip_lite prune --section {params.section:q} --processes {resources.processes} > {log} 2>&1"
+        "python -m bioclip_lite prune --section {params.section:q} --nodes {resources.nodes} "
+        "--processes {resources.processes} > {log} 2>&1"
 
 
 rule record_prune:

@@ -11,6 +11,7 @@ rule embed_locked:
         "data/teacher/features/{teacher}/{shard}.safetensors",
     log:
         "logs/teacher/features/{teacher}/{shard}.log",
+    threads: cores_of_a_gpu
     resources:
         mem_mb=4000,
         runtime=240,
@@ -37,13 +38,14 @@ rule make_teacher:
     resources:
         mem_mb=8000,
         runtime=1440,
+        nodes=1,
         processes=1,
         gpu=0,
     params:
         section=section("teacher", FIRST),
     shell:
-        "python -m bioclip_lite teacher model --section {params.section:q} --processes {resources.processes} "
-        "> {log} 2>&1"
+        "python -m bioclip_lite teacher model --section {params.section:q} --nodes {resources.nodes} "
+        "--processes {resources.processes} > {log} 2>&1"
 
 
 # The others of an ensemble.
@@ -62,13 +64,14 @@ rule make_further_teacher:
     resources:
         mem_mb=8000,
         runtime=1440,
+        nodes=1,
         processes=1,
         gpu=0,
     params:
         section=lambda wildcards: section("teacher", wildcards.teacher),
     shell:
         "python -m bioclip_lite teacher {wildcards.teacher} --section {params.section:q} "
-        "--processes {resources.processes} > {log} 2>&1"
+        "--nodes {resources.nodes} --processes {resources.processes} > {log} 2>&1"
 
 
 rule record_teacher:

@@ -44,7 +44,7 @@ class Machine(NamedTuple):
 def here() -> Machine:
     """The machine of this process."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    gpu = torch.cuda.get_device_name() if machine.has_gpu() else None
     return Machine(len(os.sched_getaffinity(0)), memory, shutil.disk_usage(Path.cwd()).free, gpu)
 
 
@@ -63,7 +63,7 @@ def view_seconds(photograph: bytes) -> float:
 def embedding_seconds(tower: str) -> float:
     """To embed a photograph of 224 pixels with a timm image tower, on the GPU if there is one."""
     torch.set_num_threads(1)
-    device, batch = machine.device(), _BATCH_ON_A_GPU if torch.cuda.is_available() else _BATCH
+    device, batch = machine.device(), _BATCH_ON_A_GPU if machine.has_gpu() else _BATCH
     model = timm.create_model(tower, pretrained=False, num_classes=0).eval().to(device)
     pixels = torch.randn(batch, 3, 224, 224, device=device)
 
@@ -112,7 +112,7 @@ def step_seconds(student: str, options: dict[str, Any], image_size: int, batch: 
 
 def _seconds(work: Callable[[], None]) -> float:
     """The median of repetitions after a first one, which is slower."""
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    clock = time.perf_counter if machine.has_gpu() else time.process_time
     work()
     took: list[float] = []
     while len(took) < _LEAST or sum(took) < _SECONDS:

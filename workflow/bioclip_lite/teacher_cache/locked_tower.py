@@ -123,7 +123,7 @@ class Features:
             self.parts.append(np.asarray(features))
         self._starts = np.cumsum([0, *map(len, self.parts)])
 
-    def rows(self, numbers: np.ndarray) -> np.ndarray:
+    def rows(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         """Features of the photographs of these numbers: float32 (b, D)."""
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
         return np.stack([self.parts[s][i - self._starts[s]] for s, i in zip(shards, numbers, strict=True)])

@@ -251,4 +251,6 @@ class Saver:
         if stop or self.clock - self.written > limit:
             if self.path and distributed.first():
                 write(self.path, self.identity, self.state, position)
+            if stop:
+                distributed.wait()  # torchrun ends all processes soon after the first has ended
             self.written = time.monotonic()

@@ -7,7 +7,7 @@ a batch, whichever process embedded them.
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,7 @@ class ClipTraining(trainer.Objective):
             return self.model.encode_image(pixels.to(machine.device())).float()
 
     def measure(self) -> dict[str, float]:
-        return zero_shot(self.model, self.val_pairs, [embed(self.model, self.val_images, self.preprocess)])
+        return zero_shot(self.model, self.val_pairs, embed(self.model, self.val_images, self.preprocess))
 
     def judge(self, history: trainer.History) -> None:
         if not self.allow_weak:
@@ -182,7 +182,8 @@ class LockedImageTuning(trainer.Objective):
         return losses.contrastive(image, text, same.to(text.device), logit_scale(self.model))
 
     def measure(self) -> dict[str, float]:
-        return zero_shot(self.model, self.val_pairs, self.val_features.parts)
+        rows = range(len(self.val_pairs.keys))[distributed.part(len(self.val_pairs.keys))]
+        return zero_shot(self.model, self.val_pairs, map(self.val_features.rows, loading.chunks(rows)))
 
     def judge(self, history: trainer.History) -> None:
         if not self.allow_weak:
@@ -292,42 +293,31 @@ def settle(model: teachers.Clip) -> None:
 
 
 @torch.inference_mode()
-def embed(model: teachers.Clip, images: ShardSet, preprocess: dict[str, Any]) -> np.ndarray:
-    """L2-normalised float32 (n, D) embeddings of plain views, mapped to a temporary file.
-
-    Several processes embed a part each, into one file.
-    """
-    device = machine.device()
-    size = preprocess["size"]
-    width = teachers.embed_images(model, torch.zeros(1, 3, size, size, device=device)).shape[1]
-    own = distributed.part(len(images))
-    with distributed.common_file(4 * width * len(images)) as path:
-        rows = np.memmap(path, np.float32, "r+", shape=(len(images), width))  # outlives the name of the file
-        start = own.start
-        for pixels in loading.plain_pixels(images, preprocess, rows=own):
-            part = teachers.embed_images(model, pixels.to(device)).cpu().numpy()
-            rows[start : start + len(part)] = part
-            start += len(part)
-        distributed.wait()
-    return rows
+def embed(model: teachers.Clip, images: ShardSet, preprocess: dict[str, Any]) -> Iterator[np.ndarray]:
+    """L2-normalised float32 (b, D) embeddings of plain views of this process's ``part`` of photographs, in order."""
+    for pixels in loading.plain_pixels(images, preprocess, rows=distributed.part(len(images))):
+        yield teachers.embed_images(model, pixels.to(machine.device())).cpu().numpy()
 
 
 @torch.inference_mode()
-def zero_shot(model: teachers.Clip, pairs: Pairs, features: Sequence[np.ndarray]) -> dict[str, float]:
+def zero_shot(model: teachers.Clip, pairs: Pairs, features: Iterable[np.ndarray]) -> dict[str, float]:
     """logit_scale; val_top1, val_top5: the shares of photographs whose own caption is the best, or among the five best.
 
     The captions are those of the last text type.
 
-    ``features``: the photographs' L2-normalised embeddings, float32 (n, D), in parts.
+    ``features``: L2-normalised embeddings of this process's ``part`` of the photographs, in order, float32 (b, D) each.
     """
     prompts = dict(zip(pairs.taxon_ids, pairs.texts.prompts(), strict=True))
     number = {taxon: n for n, taxon in enumerate(prompts)}
-    truth = np.array([number[taxon] for taxon in pairs.taxon_ids])
+    truth = np.array([number[taxon] for taxon in pairs.taxon_ids])[distributed.part(len(pairs.taxon_ids))]
     text = F.normalize(encode_text(model, list(prompts.values())), dim=-1).cpu().numpy()
-    own = np.split(truth, np.cumsum([len(part) for part in features])[:-1])
-    place = np.concatenate([places(part @ text.T, numbers) for part, numbers in zip(features, own, strict=True)])
-    shares = {f"val_top{k}": float((place < k).mean()) for k in (1, 5)}
-    return {"logit_scale": logit_scale(model).item(), **shares}
+    among, start = torch.zeros(2, dtype=torch.float64), 0
+    for rows in features:
+        place = places(rows @ text.T, truth[start : start + len(rows)])
+        among += torch.tensor([(place < k).sum() for k in (1, 5)])
+        start += len(rows)
+    shares = (distributed.add(among) / len(pairs.taxon_ids)).tolist()
+    return {"logit_scale": logit_scale(model).item(), **dict(zip(("val_top1", "val_top5"), shares, strict=True))}
 
 
 def refuse_weak(history: trainer.History, epochs: int, taxon_ids: Sequence[str]) -> None:

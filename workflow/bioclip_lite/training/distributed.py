@@ -1,11 +1,12 @@
-"""Train with several processes on one computer: split the batches, exchange gradients, start and end together.
+"""Train with several processes, on one computer or on several: split the batches, start and end together.
 
 ``python -m bioclip_lite distill --processes 4`` starts itself four times under torchrun (``launch``, ``work``): one
-process per GPU, or several on the CPU. Each process takes a part of every batch. The rule that makes the result that of
-one process: a process computes a loss such that the *mean* over the processes is the loss of the whole batch, and
-``average`` takes the mean of the gradients. Losses and statistics of the whole batch go through ``gather``
-(contrastive losses) and ``synchronised_norms`` (batch statistics), both with their gradients. What is left is the order
-of additions: equal to rounding, not to the bit. Networks that draw random numbers (dropout) draw others per process.
+process per GPU, or several on the CPU; with ``--nodes 2`` the same happens on two computers (``nodes``). Each process
+takes a part of every batch. The rule that makes the result that of one process: a process computes a loss such that the
+*mean* over the processes is the loss of the whole batch, and ``replicated`` takes the mean of the gradients. Losses and
+statistics of the whole batch go through ``gather`` (contrastive losses) and ``synchronised_norms`` (batch statistics),
+both with their gradients. What is left is the order of additions: equal to rounding, not to the bit. Networks that draw
+random numbers (dropout) draw others per process.
 
 Without ``launch`` every function here does nothing, as a single process should.
 """
@@ -19,22 +20,28 @@ import socket
 import sys
 import tempfile
 import traceback
-import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.elastic.rendezvous.api import RendezvousError
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
 from torch.nn import functional as F
+from torch.nn.modules._functions import SyncBatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
+from bioclip_lite.training.nodes import torchrun
+from bioclip_lite.utils import gpus, machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.exit_status import in_words
 
@@ -132,17 +139,41 @@ class _Gather(torch.autograd.Function):
         return gradients[0][part(ctx.total)] * size(), None
 
 
-@contextmanager
-def common_file(size: int) -> Iterator[Path]:
-    """A file of ``size`` bytes that all processes may open and write; its name is gone afterwards."""
-    with nullcontext(os.environ[_FOLDER]) if launched() else tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "common")
-        path.touch()
-        os.truncate(path, size)
-        yield path
-        wait()
-        path.unlink(missing_ok=True)
-        wait()
+# Gradients
+
+
+def replicated(model: nn.Module, loss: Callable[[Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
+    """``loss``, after whose backward pass the gradients of ``model`` are the mean over the processes, in all of them.
+
+    Those of the last layers travel while those of the first are computed (DistributedDataParallel). The processes start
+    from the parameters and statistics of the first one; batch normalisation takes the statistics of all samples.
+
+    Args:
+        model: with all parameters that ``loss`` computes with.
+        loss: this process's loss of a batch, a scalar.
+    """
+    if size() == 1:
+        return loss
+    return DistributedDataParallel(
+        _Loss(model, loss),
+        forward_sync_buffers=False,  # they are equal: statistics are those of all samples
+        # A batch without captions leaves the text tower out. Without this the groups in which gradients travel, and so
+        # the order of additions, would also change after the first step of a run, be it new or continued.
+        find_unused_parameters=True,
+        gradient_as_bucket_view=True,
+    )
+
+
+class _Loss(nn.Module):
+    """The forward pass that DistributedDataParallel wraps."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[Any], torch.Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: Any) -> torch.Tensor:
+        with synchronised_norms():
+            return self.loss(batch)
 
 
 # Batch normalisation
@@ -151,8 +182,9 @@ def common_file(size: int) -> Iterator[Path]:
 def synchronised_norms() -> AbstractContextManager[Any]:
     """Within it batch normalisation in training mode takes the statistics of all processes' samples.
 
-    torch.nn.SyncBatchNorm works on GPUs only, and exchanging the layers of a timm model loses the activations that its
-    normalisations hold. So the function they all call is exchanged, on any device.
+    The function that all normalisations call is exchanged: by that of torch.nn.SyncBatchNorm on GPUs, and by
+    ``_Normalise`` on CPUs, which PyTorch has nothing for. To exchange the layers would also exchange the modules that
+    are saved, converted and pruned later.
     """
     return _SynchronisedNorms() if size() > 1 else nullcontext()
 
@@ -177,6 +209,8 @@ def _batch_norm(
     """As torch.nn.functional.batch_norm for x (b, C, ...), over the samples of all processes when ``training``."""
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    if x.is_cuda:
+        return SyncBatchNorm.apply(x, weight, bias, running_mean, running_var, eps, momentum, dist.group.WORLD, size())
     normal, mean, variance, count = _Normalise.apply(x, eps)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
@@ -223,57 +257,67 @@ class _Normalise(torch.autograd.Function):
 # Start
 
 
-def launch(stage: str, processes: int, threads: int, arguments: list[str]) -> int:
+def launch(stage: str, processes: int, nodes: int, meeting: str | None, threads: int, arguments: Sequence[str]) -> int:
     """Run ``python -m bioclip_lite`` with ``arguments`` in several processes under torchrun; the exit status.
 
     Each gets ``threads`` threads. SIGTERM and SIGUSR1 ask all of them to stop at the same step. A message to the user
-    is printed once. If one of them is killed, all start again, where the last checkpoint is.
+    is printed once on each node. If one of them is killed, all start again, where the last checkpoint is; on several
+    nodes the command has to run again, since each of them sees its own processes only.
+
+    Args:
+        processes: on each of the nodes.
+        nodes: computers on which this command runs.
+        meeting: see ``torchrun``.
+
+    Raises:
+        UserError: there are too few GPUs, or the nodes do not find each other.
     """
-    gpus = torch.cuda.device_count()
-    if gpus and processes > gpus:
+    gpus.take(processes)
+    present = torch.cuda.device_count()
+    if present and processes > present:
         raise UserError(
-            f"--processes is {processes}, but this job has {gpus} GPUs, and each process needs its own; ask for "
-            f"{gpus} processes, or in a cluster for more GPUs (snakemake --set-resources <rule>:gpu={processes})"
+            f"--processes is {processes}, but this job has {present} GPUs, and each process needs its own; ask for "
+            f"{present} processes, or in a cluster for more GPUs (snakemake --set-resources <rule>:gpu={processes})"
         )
     with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as folder:
-        loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
         os.environ |= {
             _FOLDER: folder,
             _PARENT: str(os.getpid()),
             "OMP_NUM_THREADS": str(threads),
-            "GLOO_SOCKET_IFNAME": loopback,
-            "TORCH_CPP_LOG_LEVEL": "ERROR",  # a peer that is gone is told below, once
         }
+        if nodes == 1:
+            os.environ["GLOO_SOCKET_IFNAME"] = _loopback()
         logging.disable(logging.CRITICAL)
         # torchrun would pass SIGTERM on and kill after 30 seconds, and it sends SIGTERM itself when a process failed.
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, lambda *_: Path(folder, "stop").touch())
-        for again in reversed(range(1 + _RESTARTS)):
-            config = LaunchConfig(
-                min_nodes=1,
-                max_nodes=1,
-                nproc_per_node=processes,
-                run_id=uuid.uuid4().hex,
-                rdzv_backend="c10d",
-                rdzv_endpoint="localhost:0",
-                local_addr="localhost",
-                max_restarts=0,  # would also repeat errors that only the user can correct
-                signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
-            )
+        for again in reversed(range(1 + (_RESTARTS if nodes == 1 else 0))):
+            options = [*torchrun(processes, nodes, meeting), "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT"]
+            config, python, command = config_from_args(parse_args([*options, "-m", "bioclip_lite", *arguments]))
             try:
-                elastic_launch(config, sys.executable)("-m", "bioclip_lite", *arguments)
+                elastic_launch(config, python)(*command)
                 return 0
             except ChildFailedError as error:
                 which, first = error.get_first_failure()
                 if -first.exitcode not in _FATAL or not again or Path(folder, "stop").exists():
-                    return _explain(stage, Path(folder), processes, error)
+                    return _explain(stage, Path(folder), processes * nodes, error)
                 killed = f"process {which + 1} of {processes} was ended by {first.signal_name()}"
                 print(f"{stage}: {killed}; all start again from the last checkpoint", file=sys.stderr, flush=True)
-                for path in Path(folder).glob("[mt]*-*"):  # messages of the others about it
+                for path in Path(folder).glob("[lmt]*-*"):  # messages of the others about it
                     path.unlink()
             except SignalException as error:
                 return 128 + error.sigval
+            except RendezvousError as error:
+                raise UserError(
+                    f"{nodes} nodes were to meet at {config.rdzv_endpoint}, but this one did not find the others: "
+                    f"start the same command on all of them within 10 minutes, with a host and port that each reaches"
+                ) from error
     raise AssertionError("unreachable")
+
+
+def _loopback() -> str:
+    """The interface through which processes of one computer talk to each other."""
+    return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
 
 
 def launched() -> bool:
@@ -294,7 +338,7 @@ def work(job: Callable[[], None]) -> int:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         warnings.simplefilter("ignore")
     try:
-        gpu = torch.cuda.is_available()
+        gpu = machine.has_gpu()
         if gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=_TIMEOUT)
@@ -308,9 +352,15 @@ def work(job: Callable[[], None]) -> int:
         return status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except Exception:
-        (folder / f"traceback-{number}").write_text(traceback.format_exc(), encoding="utf-8")
+    except Exception as error:
+        kind = "lost" if _is_lost_peer(error) else "traceback"
+        (folder / f"{kind}-{number}").write_text(traceback.format_exc(), encoding="utf-8")
         return 1
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """Whether a process fails only because another one has ended."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 def _die_with_parent() -> None:
@@ -331,6 +381,13 @@ def _explain(stage: str, folder: Path, processes: int, error: ChildFailedError) 
         if failure.exitcode < 0:
             print(f"{stage}: process {number + 1} of {processes} {in_words(failure.exitcode)}", file=sys.stderr)
             return 128 - failure.exitcode  # as a shell would, so that Snakemake's user learns of the signal
-    for path in sorted(folder.glob("traceback-*"), key=lambda path: path.stat().st_mtime_ns)[:1]:
-        print(path.read_text(encoding="utf-8"), file=sys.stderr)
+    faults = [sorted(folder.glob(kind), key=lambda path: path.stat().st_mtime_ns) for kind in ("traceback-*", "lost-*")]
+    if faults[0]:
+        print(faults[0][0].read_text(encoding="utf-8"), file=sys.stderr)
+    elif faults[1]:
+        print(
+            f"{stage}: a process on another node has ended, and that node's output says why; run the same command on "
+            f"all nodes again: training goes on from the last checkpoint",
+            file=sys.stderr,
+        )
     return 1

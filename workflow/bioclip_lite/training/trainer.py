@@ -7,7 +7,7 @@ step, and continued (``checkpoint``). Several processes train as one does (``dis
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,7 +119,7 @@ def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path 
     # Gradients in float16 are scaled, so that small ones do not become 0.
     scaler = torch.amp.GradScaler(machine.device().type, enabled=options.precision == "float16")
     identity = training_identity(objective) if checkpoint_file and distributed.first() else {}
-    distributed.share(objective.model.state_dict().values())
+    loss_of = distributed.replicated(objective.model, objective.loss)
     average = MovingAverage(objective.model, options.ema)
     state = checkpoint.State(objective.model, optim, average.tensors, scaler)
     with checkpoint.Saver(checkpoint_file, identity, state) as saver:
@@ -133,7 +133,7 @@ def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path 
                 objective.train_mode()
                 for batch in _remaining_batches(objective, at):
                     number = at.epoch * steps + at.step
-                    loss, stop = _step(objective, state, batch, at, saver)
+                    loss, stop = _step(objective, loss_of, state, batch, at, saver)
                     average.follow(number)
                     at.loss += loss
                     at.step += 1
@@ -216,6 +216,7 @@ def _check_warm_up(objective: Objective) -> None:
 
 def _step(
     objective: Objective,
+    loss_of: Callable[[Any], torch.Tensor],
     state: checkpoint.State,
     batch: Any,
     at: checkpoint.Position,
@@ -225,14 +226,13 @@ def _step(
     options, optim, scaler = objective.options, state.optim, state.scaler
     # Networks with dropout draw from torch: by name, so that a continued run draws the same.
     torch.manual_seed(digest(options.seed, objective.name, at.epoch, at.step, distributed.rank()) % 2**63)
-    with distributed.synchronised_norms():
-        loss = objective.loss(batch)
+    loss = loss_of(batch)
     optim.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
     parameters = [p for group in optim.param_groups for p in group["params"]]
     loss = loss.detach()
     stop = torch.full_like(loss, saver.must_stop())
-    distributed.average([*(p.grad for p in parameters if p.grad is not None), loss, stop])
+    distributed.average([loss, stop])
     if not torch.isfinite(loss):
         raise UserError(
             f"{objective.name}: the loss is {loss.item()} in epoch {at.epoch + 1}: training has diverged; lower "

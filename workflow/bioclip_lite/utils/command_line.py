@@ -87,3 +87,14 @@ def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help=f"training processes, one per GPU or sharing the cores; for {', '.join(TRAINING)} (default: 1)",
     )
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        default=1,
+        help="computers that run this command at the same time, with --processes on each (default: 1)",
+    )
+    parser.add_argument(
+        "--meet",
+        metavar="HOST:PORT",
+        help="where the --nodes find each other: a host among them and a port free there (default: SLURM's first node)",
+    )

@@ -6,13 +6,20 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
+from bioclip_lite.utils import gpus
 from bioclip_lite.utils.randomness import digest
 
 _CORES_PER_WORKER = 4  # on a CPU: about a fifth of the work is decoding, the rest training
 
 
+def has_gpu() -> bool:
+    """Whether this process computes on a GPU; it chooses one when it is first asked, see ``gpus``."""
+    gpus.take()
+    return torch.cuda.is_available()
+
+
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if has_gpu() else "cpu")
 
 
 def cores() -> int:
@@ -23,7 +30,7 @@ def cores() -> int:
 
 def workers() -> int:
     """Processes that decode images beside this one; 0 decodes in this one."""
-    return cores() if torch.cuda.is_available() else cores() // _CORES_PER_WORKER
+    return cores() if has_gpu() else cores() // _CORES_PER_WORKER
 
 
 def deterministic(*names: object) -> None:
@@ -44,7 +51,7 @@ def autocast_helps(model: nn.Module) -> bool:
     processor and oneDNN have to have it: oneDNN may be held back by ONEDNN_MAX_CPU_ISA, and without it a convolution
     takes 20 times as long.
     """
-    if torch.cuda.is_available():
+    if has_gpu():
         return True
     depthwise = any(isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels for m in model.modules())
     supported = torch.cpu._is_avx512_bf16_supported() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
