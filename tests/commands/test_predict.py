@@ -12,14 +12,16 @@ from bioclip_lite.commands import predict
 from bioclip_lite.evaluation import predictions
 from bioclip_lite.photographs.images import decode
 from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.predicting import models
+from bioclip_lite.predicting.files import image_files
 from bioclip_lite.stages import evaluate
-from bioclip_lite.taxa.label_space import Labels, read_labels
+from bioclip_lite.taxa.label_space import read_labels
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json
 from bioclip_lite.web import javascript
 from evaluation.test_variants import save_student
-from support.fake_evaluation import PARAMS, write_data, write_list
+from support.fake_evaluation import PARAMS, write_data
 from support.photographs import encoded
 
 PYBIOCLIP = "file_name,kingdom,phylum,class,order,family,genus,species_epithet,species,common_name,score"
@@ -50,7 +52,7 @@ def photographs(tmp_path: Path, data: Path) -> dict[str, Path]:
 
 
 def table(text: str) -> list[dict[str, str]]:
-    assert text.splitlines()[0] == f"{PYBIOCLIP},zero_shot,note"
+    assert text.splitlines()[0] == f"{PYBIOCLIP},zero_shot,note,rank,threshold,model,model_sha256,error"
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -144,7 +146,7 @@ def test_the_web_model_answers_in_batches_and_in_order(
     data: Path, photographs: dict[str, Path], node: list[list[Path]], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(predict, "_BATCH_IN_NODE", 5)
+    monkeypatch.setattr(models, "_BATCH_IN_NODE", 5)
     folder = str(next(iter(photographs.values())).parent)
     assert predict.main([folder, "--variant", "tfjs", "--k", "4", "--data", str(data)]) == 0
     rows = table(capsys.readouterr().out)
@@ -202,50 +204,6 @@ def test_without_node_nothing_is_begun(
     assert capsys.readouterr().err == "predict: node is not installed\n" and not output.exists()
 
 
-# ---- answers
-
-
-def test_answers_by_hand(data: Path) -> None:
-    labels: Labels = read_labels(data)
-    assert labels.node_of_leaf[5].tolist() == [0, 0, 1, 2]  # a genus of two species and two of one
-    probabilities = np.array([[0.3, 0.25, 0.4, 0.05]])
-    best, second = predict.answers(["a"], probabilities, labels, "genus", 2, None)
-    assert (best["genus"], best["score"], second["score"]) == (labels.leaves[0][5], "0.55", "0.4")
-    assert "species" not in best and "common_name" not in best
-    limits = dict.fromkeys(RANKS) | {"species": 0.5, "genus": 0.5}
-    (row,) = predict.answers(["a"], probabilities, labels, "species", 5, limits)
-    assert row == best
-    assert list(predict.answers(["a"], probabilities, labels, "species", 5, limits | {"genus": 0.6})) == [
-        {"file_name": "a"}
-    ]
-
-
-def test_taxa_that_the_list_does_not_tell_apart_are_named_together(data: Path) -> None:
-    leaves = read_labels(data).leaves
-    genus = (*leaves[0][:6], None)
-    write_list(data, {leaves[0]: "genus", leaves[1]: "genus"}, {leaves[0]: "needs the spores"}, [leaves[3]])
-    labels = read_labels(data)
-    assert labels.finest_rank.tolist() == [5, 5, 6, 6] and labels.zero_shot.tolist() == [False, False, False, True]
-    probabilities = np.array([[0.3, 0.25, 0.4, 0.05]])
-    best, second, third = predict.answers(["a"], probabilities, labels, "species", 5, None)
-    assert (best["genus"], best["score"]) == (genus[5], "0.55") and "species" not in best
-    assert best["note"] == "not told apart below the genus: needs the spores" and not best["zero_shot"]
-    assert (second["species_epithet"], second["score"], second["note"]) == (leaves[2][6], "0.4", "")
-    assert (third["species_epithet"], third["zero_shot"]) == (leaves[3][6], "yes")
-    (row,) = predict.answers(["a"], probabilities, labels, "species", 5, dict.fromkeys(RANKS, 0.5))
-    assert row == best
-    surer = np.array([[0.97, 0.01, 0.01, 0.01]])
-    (row,) = predict.answers(["a"], surer, labels, "species", 5, dict.fromkeys(RANKS, 0.9))
-    assert (row["genus"], row["score"]) == (genus[5], "0.98") and "species" not in row
-    # one sister is told apart: the genus of the other is as probable as both
-    write_list(data, {leaves[0]: "genus"}, {}, [])
-    best, second, third, _ = predict.answers(
-        ["a"], np.array([[0.5, 0.3, 0.1, 0.1]]), read_labels(data), "species", 5, None
-    )
-    assert (best["genus"], best["score"], best["note"]) == (genus[5], "0.8", "not told apart below the genus")
-    assert (second["species_epithet"], second["score"]) == (leaves[1][6], "0.3")
-
-
 # ---- files
 
 
@@ -256,11 +214,11 @@ def test_files_folders_patterns_and_lists(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     b, a, c, notes = (tmp_path / name for name in names)
     none = io.StringIO()
-    assert predict.image_files([str(tmp_path / "trip")], none) == ([a, b, c], {".txt": 1})
-    assert predict.image_files([str(tmp_path / "trip/*.png"), str(tmp_path / "trip")], none).images == [a, b, c]
-    assert predict.image_files([str(tmp_path / "**" / "*.jpeg")], none).images == [c]
-    assert predict.image_files([str(notes)], none).images == [notes]  # named by the user: let the decoder judge
-    assert predict.image_files(["-"], io.StringIO(f"{c}\n\n{a}\n{c}\n")).images == [c, a]
+    assert image_files([str(tmp_path / "trip")], none) == ([a, b, c], {".txt": 1})
+    assert image_files([str(tmp_path / "trip/*.png"), str(tmp_path / "trip")], none).images == [a, b, c]
+    assert image_files([str(tmp_path / "**" / "*.jpeg")], none).images == [c]
+    assert image_files([str(notes)], none).images == [notes]  # named by the user: let the decoder judge
+    assert image_files(["-"], io.StringIO(f"{c}\n\n{a}\n{c}\n")).images == [c, a]
 
 
 def test_a_folder_with_the_signs_of_patterns_is_meant_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,9 +227,9 @@ def test_a_folder_with_the_signs_of_patterns_is_meant_itself(tmp_path: Path, mon
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     for pattern in ("trip[2023]/*.png", str(tmp_path / "trip[2023]" / "*.png")):
-        assert [file.name for file in predict.image_files([pattern], io.StringIO()).images] == ["a.png"]
-    assert predict.image_files(["trip[2023]/why?/*"], io.StringIO()).images == [Path("trip[2023]/why?/b.png")]
-    assert predict.image_files(["trip[0-9]/*"], io.StringIO()).images == [Path("trip2/c.png")]
+        assert [file.name for file in image_files([pattern], io.StringIO()).images] == ["a.png"]
+    assert image_files(["trip[2023]/why?/*"], io.StringIO()).images == [Path("trip[2023]/why?/b.png")]
+    assert image_files(["trip[0-9]/*"], io.StringIO()).images == [Path("trip2/c.png")]
 
 
 def test_hidden_and_system_files_are_left_out(tmp_path: Path) -> None:
@@ -287,9 +245,9 @@ def test_hidden_and_system_files_are_left_out(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     a = tmp_path / "a.png"
-    assert predict.image_files([str(tmp_path)], io.StringIO()) == ([a], {".cr2": 1, ".mov": 1})
-    assert predict.image_files([str(tmp_path / "**" / "*.png")], io.StringIO()).images == [a]
-    assert predict.image_files([str(tmp_path / ".thumbnails" / "*.png")], io.StringIO()).images  # named by the user
+    assert image_files([str(tmp_path)], io.StringIO()) == ([a], {".cr2": 1, ".mov": 1})
+    assert image_files([str(tmp_path / "**" / "*.png")], io.StringIO()).images == [a]
+    assert image_files([str(tmp_path / ".thumbnails" / "*.png")], io.StringIO()).images  # named by the user
 
 
 def test_camera_files_and_a_name_that_is_not_utf8(
@@ -330,4 +288,4 @@ def test_node_gets_what_it_can_find_and_read(data: Path, photographs: dict[str, 
 def test_what_stands_for_nothing_is_named(tmp_path: Path) -> None:
     for name, why in ((str(tmp_path), "holds no image"), ("nowhere/*.jpg", "no such file, folder or match")):
         with pytest.raises(UserError, match=why):
-            predict.image_files([name], io.StringIO())
+            image_files([name], io.StringIO())
