@@ -175,8 +175,8 @@ def _degrees(parts: Any, reference: object, references: str, most: int) -> float
     """Signed degrees from degrees, minutes and seconds, and their direction; None unless it is a place."""
     try:
         degrees, minutes, seconds = (float(part) for part in parts)
-        sign = (1, -1)[references.index(str(reference).strip("\0 ").upper())]
-    except (TypeError, ValueError, ZeroDivisionError):
+        sign = dict(zip(references, (1, -1), strict=True))[str(reference).strip("\0 ").upper()]
+    except (TypeError, ValueError, KeyError, ZeroDivisionError):
         return None
     value = sign * (degrees + minutes / 60 + seconds / 3600)
     return round(value, 7) if abs(value) <= most else None  # NaN, which 0/0 is read as, compares false
