@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -307,7 +308,7 @@ def test_a_telephone_with_many_pixels_is_read_and_a_bomb_is_not(monkeypatch: pyt
 # ---- time and place
 
 
-def taken(time: object = None, offset: object = None, place: dict[int, object] | None = None) -> Capture:
+def taken(time: object = None, offset: object = None, place: Mapping[int, object] | None = None) -> Capture:
     exif = Image.Exif()
     exif[0x0132] = "2030:01:01 00:00:00"  # when the file was changed
     exif.get_ifd(0x8769).update({tag: value for tag, value in ((0x9003, time), (0x9011, offset)) if value})
@@ -338,5 +339,5 @@ def test_a_time_that_is_none(time: str) -> None:
         {1: "N", 2: (TiffImagePlugin.IFDRational(0, 0), 0.0, 0.0), 3: "E", 4: (13.0, 0.0, 0.0)},
     ],
 )
-def test_a_place_that_is_none(place: dict[int, object]) -> None:
+def test_a_place_that_is_none(place: Mapping[int, object]) -> None:
     assert taken(place=place)[3:] == (None, None)

@@ -126,7 +126,7 @@ def test_what_is_not_written_stays_as_it_was(ask: xmp.Ask, photograph: Path) -> 
     with pytest.raises(xmp.NotWritten, match="it is a link to"):
         xmp.write(ask, answered(link, answer(FOX)), ORIGIN, True, "run")
     with pytest.raises(xmp.NotWritten, match="it has changed since"):
-        xmp.write(ask, known | {"sha256": HASH}, ORIGIN, True, "run")  # type: ignore[typeddict-item]
+        xmp.write(ask, known | {"sha256": HASH}, ORIGIN, True, "run")
     broken = photograph.with_name(photograph.name + ".xmp")
     broken.write_text("<x:xmpmeta>, and no end")
     assert not xmp.is_answered(ask, photograph, False, "run")

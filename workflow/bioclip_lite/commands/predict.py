@@ -25,17 +25,19 @@ from bioclip_lite.predicting import camtrap, csv_table, darwin_core, megadetecto
 from bioclip_lite.predicting.files import counted, image_files
 from bioclip_lite.predicting.origin import Origin, below, root_of
 from bioclip_lite.predicting.records import Question, Record
+from bioclip_lite.sources import places
 from bioclip_lite.taxa.label_space import Labels, read_labels
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import check_folder, check_output, read_json, replacing, require, write_json
+from bioclip_lite.utils.files import check_folder, check_output, read_json, replacing, require
 from bioclip_lite.utils.progress import progress
 
 FORMATS = ("csv", "camtrap-dp", "darwin-core", "megadetector", "parquet", "xmp")
 _ON_OUTPUT = ("csv", "megadetector")  # what standard output can take
 _ONE_ANSWER = ("camtrap-dp", "darwin-core", "xmp")  # that hold the answer to a photograph, or that it is unknown
-_LOG = "bioclip-lite predict"
+_PROGRAM = "bioclip-lite predict"
+LOG = f'{{\n "program": "{_PROGRAM}",'  # how a log begins
 
 
 def parser() -> argparse.ArgumentParser:
@@ -150,7 +152,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.output:
         _check_output(options.format, options.output)
     if options.log:
-        check_output(options.log, _is_log)
+        check_output(options.log, lambda path: _begins(path, LOG))
 
 
 def _check_output(form: str, output: Path) -> None:
@@ -167,13 +169,6 @@ def _check_output(form: str, output: Path) -> None:
 def _begins(path: Path, text: str) -> bool:
     with path.open("rb") as file:
         return file.read(len(text)) == text.encode()
-
-
-def _is_log(path: Path) -> bool:
-    try:
-        return bool(read_json(path)["program"] == _LOG)
-    except (ValueError, TypeError, KeyError):
-        return False
 
 
 def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
@@ -325,19 +320,18 @@ def _write_xmp(options: argparse.Namespace, run: _Run) -> _Done:
 
 def _write_log(options: argparse.Namespace, run: _Run, done: _Done, arguments: list[str]) -> None:
     packages = ("numpy", "pillow", "pillow-heif", "pyarrow", "torch")
-    write_json(
-        options.log,
-        {
-            "program": _LOG,
-            "arguments": arguments,
-            "settings": run.settings,
-            "model": run.origin.model,
-            "model_sha256": run.origin.sha256,
-            "versions": {"python": sys.version.split()[0], **{name: version(name) for name in packages}},
-            "photographs": len(run.files),
-            "without_answer": done.failed,
-            "left_out": done.left_out,
-            "began": run.origin.began,
-            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    )
+    log = {
+        "program": _PROGRAM,
+        "arguments": [places.shown(argument) for argument in arguments],
+        "settings": run.settings,
+        "model": run.origin.model,
+        "model_sha256": run.origin.sha256,
+        "versions": {"python": sys.version.split()[0], **{name: version(name) for name in packages}},
+        "photographs": len(run.files),
+        "without_answer": done.failed,
+        "left_out": done.left_out,
+        "began": run.origin.began,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with _text(options.log) as file:
+        file.write(json.dumps(log, indent=1, ensure_ascii=False) + "\n")

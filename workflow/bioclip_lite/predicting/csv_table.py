@@ -37,12 +37,13 @@ def _rows(record: Record, origin: Origin, exif: bool) -> Iterator[dict[str, Any]
         time = f"{record['time']}{record['offset'] or ''}" if record["time"] else None
         row |= {"time": time, "latitude": record["latitude"], "longitude": record["longitude"]}
     for answer in record["answers"]:
-        yield row | _of_answer(answer)
+        yield row | of_answer(answer)
     if not record["answers"]:
         yield row
 
 
-def _of_answer(answer: Answer) -> dict[str, Any]:
+def of_answer(answer: Answer) -> dict[str, Any]:
+    """Columns of an answer; those that do not apply are missing or empty."""
     species = {"species_epithet": answer["path"][-1], "species": answer["scientific_name"]}
     return {
         **dict(zip(RANKS[:-1], answer["path"], strict=False)),
