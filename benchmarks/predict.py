@@ -137,9 +137,11 @@ def memory(files: Sequence[Path], data: Path) -> tuple[float, float]:
 
 
 def largest(files: Sequence[Path], data: Path) -> float:
+    # Not ru_maxrss: Linux hands that of the parent, which has made the photographs, on to the child.
     code = (
-        "import resource, sys; from bioclip_lite.commands import predict; status = predict.main(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+        "import sys; from pathlib import Path; from bioclip_lite.commands import predict; "
+        "status = predict.main(sys.argv[1:]); text = Path('/proc/self/status').read_text(); "
+        "print(next(line.split()[1] for line in text.splitlines() if line.startswith('VmHWM'))); sys.exit(status)"
     )
     arguments = ["-", *OPTIONS, "--data", str(data), "--output", str(data / "more.csv")]
     listed = "\n".join(map(str, files))
