@@ -14,7 +14,7 @@ FLOORS = (
     {"compression", "indexing", "teacher_cache"},
     {"training", "web"},
     {"captioning", "evaluation"},
-    {"params", "planning", "report"},
+    {"params", "planning", "predicting", "report"},
     {"commands", "stages", "suites", "__main__"},
 )
 WITH_NAMES = {"params"}  # whose ``__init__`` hands on the names of its modules

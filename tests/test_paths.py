@@ -25,6 +25,7 @@ from bioclip_lite import __main__ as cli
 from bioclip_lite.captioning import fine_tuning
 from bioclip_lite.commands import compare, init, predict
 from bioclip_lite.photographs import shards
+from bioclip_lite.predicting import csv_table
 from bioclip_lite.stages import shard
 from bioclip_lite.utils.command_line import COMMANDS
 from bioclip_lite.utils.errors import UserError
@@ -38,7 +39,8 @@ Situation = Callable[[Path], Path]  # makes it in an empty folder; returns the p
 
 # For each option that writes a file: the rest of the command line, and the first line of what it writes.
 FILES = {
-    ("predict", "--output"): (["x.png"], ",".join(predict.COLUMNS)),
+    ("predict", "--output"): (["x.png"], ",".join(csv_table.COLUMNS)),
+    ("predict", "--log"): (["x.png"], predict.LOG),
     ("compare", "--csv"): (["HEAD"], ",".join(compare.COLUMNS)),
     ("init", "--output"): (["absent"], init.first_line(b"more\n")),
     ("benchmarks/distill.py", "--out"): ([], "# Distilled students by loss"),
@@ -51,12 +53,14 @@ FILES = {
 FOLDERS: dict[tuple[str, str], list[str]] = {("captioner", "--out"): [], ("relist", "--output"): ["list.txt"]}
 # Lines are added to these, behind what an earlier run has left.
 ROWS = {(f"benchmarks/{name}.py", "--rows") for name in ("distill", "list", "prune", "warmup", "web")}
+CAMERAS = ("--format", "camtrap-dp", "--utc-offset", "+02:00", "--output", "new")
 # For each option that reads, or names the data folder: the rest of the command line. Of --data, stages and the other
 # commands have their own tests below.
 READ: dict[tuple[str, str], list[str]] = {
     ("captioner", "--data"): ["--out", "new"],
     ("captioner", "--from"): ["--out", "new"],
     ("predict", "--data"): ["x.png"],
+    **{("predict", option): ["x.png", *CAMERAS] for option in ("--deployments", "--package")},
     **{("relist", option): ["x.png", "--output", "new"] for option in ("--bundle", "--calibration", "--data")},
     ("verify-cache", "--data"): [],
     ("stage", "--params"): ["shard"],

@@ -1,25 +1,38 @@
 """The command that names photographs: pybioclip's columns, any rank, back-off, and files however they are given."""
 
 import csv
+import hashlib
 import io
+import itertools
+import json
 import os
+import re
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from dwca.read import DwCAReader
+from PIL import Image
 
 from bioclip_lite.commands import predict
 from bioclip_lite.evaluation import predictions
 from bioclip_lite.photographs.images import decode
 from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.predicting import models
 from bioclip_lite.stages import evaluate
-from bioclip_lite.taxa.label_space import Labels, read_labels
+from bioclip_lite.taxa.label_space import read_labels
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import write_json
+from bioclip_lite.utils.files import PARTIAL, write_json
 from bioclip_lite.web import javascript
 from evaluation.test_variants import save_student
-from support.fake_evaluation import PARAMS, write_data, write_list
+from predicting.test_formats import check_camtrap, check_megadetector
+from predicting.test_xmp import needs_exiftool
+from support.fake_evaluation import PARAMS, write_data
 from support.photographs import encoded
 
 PYBIOCLIP = "file_name,kingdom,phylum,class,order,family,genus,species_epithet,species,common_name,score"
@@ -50,7 +63,7 @@ def photographs(tmp_path: Path, data: Path) -> dict[str, Path]:
 
 
 def table(text: str) -> list[dict[str, str]]:
-    assert text.splitlines()[0] == f"{PYBIOCLIP},zero_shot,note"
+    assert text.splitlines()[0] == f"{PYBIOCLIP},zero_shot,note,rank,threshold,model,model_sha256,error"
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -85,10 +98,13 @@ def test_an_output_file_and_an_unreadable_photograph(
     for _ in range(2):  # the second replaces the table of the first
         assert predict.main([str(tmp_path / "photos"), *options]) == 1
     rows = table(output.read_text())
-    assert [row["file_name"] for row in rows] == sorted(map(str, photographs.values()))
-    assert all(row["kingdom"] and not row["phylum"] and not row["species"] for row in rows)
+    assert [row["file_name"] for row in rows] == sorted(map(str, [bad, *photographs.values()]))
+    assert rows[0]["error"].startswith("not an image: ") and not rows[0]["kingdom"] and not rows[0]["score"]
+    assert all(row["kingdom"] and not row["phylum"] and not row["species"] for row in rows[1:])
+    assert {(row["rank"], row["threshold"], row["error"]) for row in rows[1:]} == {("kingdom", "0.5", "")}
+    assert [file.name for file in output.parent.iterdir()] == ["names.csv"]
     said = capsys.readouterr().err
-    assert f"{bad} is left out: not an image" in said and "1 of 13 files left out" in said
+    assert f"{bad} has no answer: not an image" in said and "1 of 13 files are without an answer" in said
 
 
 def test_a_variant_that_was_not_evaluated_is_refused(
@@ -144,7 +160,7 @@ def test_the_web_model_answers_in_batches_and_in_order(
     data: Path, photographs: dict[str, Path], node: list[list[Path]], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(predict, "_BATCH_IN_NODE", 5)
+    monkeypatch.setattr(models, "_BATCH_IN_NODE", 5)
     folder = str(next(iter(photographs.values())).parent)
     assert predict.main([folder, "--variant", "tfjs", "--k", "4", "--data", str(data)]) == 0
     rows = table(capsys.readouterr().out)
@@ -167,9 +183,12 @@ def test_a_photograph_that_stops_node_is_left_out_alone(
     (folder / "broken.jpg").write_bytes(next(iter(photographs.values())).read_bytes())
     assert predict.main([str(folder), "--variant", "tfjs", "--k", "1", "--data", str(data)]) == 1
     found = capsys.readouterr()
-    assert [row["file_name"] for row in table(found.out)] == sorted(map(str, photographs.values()))
-    assert f"{folder / 'broken.jpg'} is left out: broken.jpg: cannot be decoded" in found.err
-    assert "1 of 13 files left out" in found.err
+    rows = table(found.out)
+    assert [row["file_name"] for row in rows] == sorted(map(str, [folder / "broken.jpg", *photographs.values()]))
+    assert rows[0]["error"].startswith("broken.jpg: cannot be decoded") and not rows[0]["score"]
+    assert all(row["score"] and not row["error"] for row in rows[1:])
+    assert f"{folder / 'broken.jpg'} has no answer: broken.jpg: cannot be decoded" in found.err
+    assert "1 of 13 files are without an answer" in found.err
 
 
 def test_formats_that_node_does_not_read_are_handed_over_as_png(
@@ -202,94 +221,7 @@ def test_without_node_nothing_is_begun(
     assert capsys.readouterr().err == "predict: node is not installed\n" and not output.exists()
 
 
-# ---- answers
-
-
-def test_answers_by_hand(data: Path) -> None:
-    labels: Labels = read_labels(data)
-    assert labels.node_of_leaf[5].tolist() == [0, 0, 1, 2]  # a genus of two species and two of one
-    probabilities = np.array([[0.3, 0.25, 0.4, 0.05]])
-    best, second = predict.answers(["a"], probabilities, labels, "genus", 2, None)
-    assert (best["genus"], best["score"], second["score"]) == (labels.leaves[0][5], "0.55", "0.4")
-    assert "species" not in best and "common_name" not in best
-    limits = dict.fromkeys(RANKS) | {"species": 0.5, "genus": 0.5}
-    (row,) = predict.answers(["a"], probabilities, labels, "species", 5, limits)
-    assert row == best
-    assert list(predict.answers(["a"], probabilities, labels, "species", 5, limits | {"genus": 0.6})) == [
-        {"file_name": "a"}
-    ]
-
-
-def test_taxa_that_the_list_does_not_tell_apart_are_named_together(data: Path) -> None:
-    leaves = read_labels(data).leaves
-    genus = (*leaves[0][:6], None)
-    write_list(data, {leaves[0]: "genus", leaves[1]: "genus"}, {leaves[0]: "needs the spores"}, [leaves[3]])
-    labels = read_labels(data)
-    assert labels.finest_rank.tolist() == [5, 5, 6, 6] and labels.zero_shot.tolist() == [False, False, False, True]
-    probabilities = np.array([[0.3, 0.25, 0.4, 0.05]])
-    best, second, third = predict.answers(["a"], probabilities, labels, "species", 5, None)
-    assert (best["genus"], best["score"]) == (genus[5], "0.55") and "species" not in best
-    assert best["note"] == "not told apart below the genus: needs the spores" and not best["zero_shot"]
-    assert (second["species_epithet"], second["score"], second["note"]) == (leaves[2][6], "0.4", "")
-    assert (third["species_epithet"], third["zero_shot"]) == (leaves[3][6], "yes")
-    (row,) = predict.answers(["a"], probabilities, labels, "species", 5, dict.fromkeys(RANKS, 0.5))
-    assert row == best
-    surer = np.array([[0.97, 0.01, 0.01, 0.01]])
-    (row,) = predict.answers(["a"], surer, labels, "species", 5, dict.fromkeys(RANKS, 0.9))
-    assert (row["genus"], row["score"]) == (genus[5], "0.98") and "species" not in row
-    # one sister is told apart: the genus of the other is as probable as both
-    write_list(data, {leaves[0]: "genus"}, {}, [])
-    best, second, third, _ = predict.answers(
-        ["a"], np.array([[0.5, 0.3, 0.1, 0.1]]), read_labels(data), "species", 5, None
-    )
-    assert (best["genus"], best["score"], best["note"]) == (genus[5], "0.8", "not told apart below the genus")
-    assert (second["species_epithet"], second["score"]) == (leaves[1][6], "0.3")
-
-
 # ---- files
-
-
-def test_files_folders_patterns_and_lists(tmp_path: Path) -> None:
-    (tmp_path / "trip" / "day").mkdir(parents=True)
-    names = ["trip/b.JPG", "trip/a.png", "trip/day/c.jpeg", "trip/notes.txt"]
-    for name in names:
-        (tmp_path / name).touch()
-    b, a, c, notes = (tmp_path / name for name in names)
-    none = io.StringIO()
-    assert predict.image_files([str(tmp_path / "trip")], none) == ([a, b, c], {".txt": 1})
-    assert predict.image_files([str(tmp_path / "trip/*.png"), str(tmp_path / "trip")], none).images == [a, b, c]
-    assert predict.image_files([str(tmp_path / "**" / "*.jpeg")], none).images == [c]
-    assert predict.image_files([str(notes)], none).images == [notes]  # named by the user: let the decoder judge
-    assert predict.image_files(["-"], io.StringIO(f"{c}\n\n{a}\n{c}\n")).images == [c, a]
-
-
-def test_a_folder_with_the_signs_of_patterns_is_meant_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("trip[2023]/a.png", "trip[2023]/why?/b.png", "trip2/c.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    monkeypatch.chdir(tmp_path)
-    for pattern in ("trip[2023]/*.png", str(tmp_path / "trip[2023]" / "*.png")):
-        assert [file.name for file in predict.image_files([pattern], io.StringIO()).images] == ["a.png"]
-    assert predict.image_files(["trip[2023]/why?/*"], io.StringIO()).images == [Path("trip[2023]/why?/b.png")]
-    assert predict.image_files(["trip[0-9]/*"], io.StringIO()).images == [Path("trip2/c.png")]
-
-
-def test_hidden_and_system_files_are_left_out(tmp_path: Path) -> None:
-    for name in (
-        "a.png",
-        "._a.png",
-        "@eaDir/a.png",
-        ".thumbnails/b.png",
-        "day/__MACOSX/c.png",
-        "IMG_1.CR2",
-        "IMG_1.MOV",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    a = tmp_path / "a.png"
-    assert predict.image_files([str(tmp_path)], io.StringIO()) == ([a], {".cr2": 1, ".mov": 1})
-    assert predict.image_files([str(tmp_path / "**" / "*.png")], io.StringIO()).images == [a]
-    assert predict.image_files([str(tmp_path / ".thumbnails" / "*.png")], io.StringIO()).images  # named by the user
 
 
 def test_camera_files_and_a_name_that_is_not_utf8(
@@ -327,7 +259,188 @@ def test_node_gets_what_it_can_find_and_read(data: Path, photographs: dict[str, 
     assert {file.name for file in photographs.values()} <= asked
 
 
-def test_what_stands_for_nothing_is_named(tmp_path: Path) -> None:
-    for name, why in ((str(tmp_path), "holds no image"), ("nowhere/*.jpg", "no such file, folder or match")):
-        with pytest.raises(UserError, match=why):
-            predict.image_files([name], io.StringIO())
+# ---- an end, and the same command again
+
+
+def ended(arguments: list[str], rename: int, after: bool) -> bool:
+    """Run predict in a process that is killed before or after its nth rename; whether it came to that."""
+    process = os.fork()
+    if process == 0:  # pragma: no cover
+        count = 0
+
+        def killing(change: Callable[..., None]) -> Callable[..., None]:
+            def renamed(*names: Any) -> None:
+                nonlocal count
+                count += 1
+                if count == rename and not after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                change(*names)
+                if count == rename:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            return renamed
+
+        os.replace, os.rename = killing(os.replace), killing(os.rename)
+        os._exit(predict.main(arguments))
+    return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+
+
+def test_a_run_that_is_killed_goes_on_and_loses_nothing(
+    data: Path, photographs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(models, "_BATCH", 5)
+    (tmp_path / "photos" / "bad.jpg").write_bytes(b"no image")
+
+    def arguments(output: Path) -> list[str]:
+        return [str(tmp_path / "photos"), "--variant", "control", "--data", str(data), "--output", str(output)]
+
+    assert predict.main(arguments(tmp_path / "whole" / "names.csv")) == 1
+    expected = (tmp_path / "whole" / "names.csv").read_text()
+    answered = []
+    # the file of the settings, their folder, three parts, the output
+    for rename, after in [(1, True), (2, True), *itertools.product(range(3, 7), (False, True))]:
+        output = tmp_path / f"{rename}{after}" / "names.csv"
+        assert ended(arguments(output), rename, after)
+        assert output.exists() == ((rename, after) == (6, True))
+        capsys.readouterr()
+        assert predict.main(arguments(output)) == 1
+        said = re.search(r"(\d+) of 13 photographs were answered before", capsys.readouterr().err)
+        answered.append(int(said[1]) if said else 0)
+        assert output.read_text() == expected
+        left = {file.name for file in output.parent.iterdir() if not file.name.startswith(PARTIAL)}
+        assert left == {"names.csv"}
+    assert answered == [0, 0, 0, 5, 5, 10, 10, 13, 13, 13]
+    assert not ended(arguments(tmp_path / "last" / "names.csv"), 7, False)
+
+
+def test_what_changed_since_an_end_is_answered_again(
+    data: Path, photographs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(models, "_BATCH", 5)
+    first, second, *others = photographs.values()
+    output = tmp_path / "names.csv"
+    arguments = [str(first.parent), "--variant", "control", "--k", "1", "--data", str(data), "--output", str(output)]
+    assert ended(arguments, 6, False)
+    first.unlink()
+    second.write_bytes(b"no image any more")
+    assert predict.main(arguments) == 1
+    assert "10 of 11 photographs were answered before" in capsys.readouterr().err
+    rows = {row["file_name"]: row["error"] for row in table(output.read_text())}
+    assert rows.keys() == set(map(str, [second, *others])) and rows[str(second)].startswith("not an image")
+    assert ended(arguments, 4, False)
+    assert predict.main([*arguments, "--rank", "genus"]) == 1
+    assert "is of a run with another rank: it begins anew" in capsys.readouterr().err
+    assert {row["rank"] for row in table(output.read_text()) if not row["error"]} == {"genus"}
+    folder = output.with_name("names.csv.unfinished")
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    assert predict.main(arguments) == 1
+    assert "thesis.txt, which was not written by this command" in capsys.readouterr().err
+    assert (folder / "thesis.txt").read_text() == "mine"
+
+
+# ---- the forms of the output
+
+
+@pytest.fixture
+def trip(photographs: dict[str, Path]) -> list[Path]:
+    """The photographs, with time and place, and one that cannot be read."""
+    for minute, file in enumerate(photographs.values()):
+        exif = Image.Exif()
+        exif.get_ifd(0x8769)[0x9003] = f"2026:04:01 06:{minute:02d}:00"
+        exif.get_ifd(0x8825).update({1: "N", 2: (47.0, 22.0, 30.0), 3: "W", 4: (8.0, 30.0, 0.0)})
+        image = Image.open(file)
+        image.save(file, exif=exif, quality="keep")
+    bad = next(iter(photographs.values())).with_name("bad.jpg")
+    bad.write_bytes(b"no image")
+    return [bad, *photographs.values()]
+
+
+def test_all_forms_say_the_same(data: Path, trip: list[Path], tmp_path: Path) -> None:
+    def ask(form: str, output: str, *more: str) -> Path:
+        options = ["--variant", "control", "--data", str(data), "--format", form, "--output", str(tmp_path / output)]
+        for _ in range(2):  # the second replaces the output of the first
+            assert predict.main([str(trip[0].parent), *options, *more]) == 1
+        return tmp_path / output
+
+    log = tmp_path / "log.json"
+    text = ask("csv", "names.csv", "--back-off", "--exif", "--log", str(log)).read_text()
+    rows = {Path(row["file_name"]).name: row for row in csv.DictReader(io.StringIO(text))}
+    assert rows.pop("bad.jpg")["error"]
+    assert {(row["latitude"], row["longitude"]) for row in rows.values()} == {("47.375", "-8.5")}
+    assert [row["time"] for row in rows.values()][:2] == ["2026-04-01T06:00:00", "2026-04-01T06:01:00"]
+    digest = hashlib.sha256((data / "distill" / "control" / "model.safetensors").read_bytes()).hexdigest()
+    assert {row["model_sha256"] for row in rows.values()} == {digest}
+    tables = check_camtrap(ask("camtrap-dp", "package", "--utc-offset", "+02:00"))
+    camtrap = {row["mediaID"]: row["scientificName"] for row in tables["observations"]}
+    with DwCAReader(str(ask("darwin-core", "names.zip"))) as archive:
+        term = "http://rs.tdwg.org/dwc/terms/scientificName"
+        names = [row.data[term] for row in archive]
+        files = [row.extensions[0].data["http://purl.org/dc/terms/identifier"] for row in archive]
+    found = json.loads(ask("megadetector", "names.json", "--back-off").read_text("utf-8"))
+    check_megadetector(found)
+    taxa = found["classification_categories"]
+    boxes = {image["file"]: image["detections"][0]["classifications"][0] for image in found["images"][1:]}
+    known = pq.read_table(ask("parquet", "names.parquet", "--back-off")).to_pylist()
+    assert known[0]["error"] and all(sum(row["probabilities"]) == pytest.approx(1) for row in known[1:])
+    answers = {Path(row["file_name"]).name: row["answers"][0] for row in known[1:]}
+    kingdoms = {name: row["kingdom"] for name, row in rows.items()}
+    assert set(kingdoms.values()) == {"Animalia"} and len(kingdoms) == 12
+    assert kingdoms == camtrap == dict(zip(files, names, strict=True))
+    assert kingdoms == {name: taxa[number] for name, (number, _) in boxes.items()}
+    assert kingdoms == {name: answer["scientific_name"] for name, answer in answers.items()}
+    said = json.loads(log.read_text("utf-8"))
+    assert (said["photographs"], said["without_answer"], said["model_sha256"]) == (13, 1, digest)
+    assert said["settings"]["thresholds"]["kingdom"] == 0.5 and said["settings"]["temperature"] == 2.0
+    assert said["versions"].keys() >= {"python", "torch", "pillow"} and "--exif" in said["arguments"]
+
+
+@needs_exiftool
+def test_xmp_is_written_once(data: Path, trip: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    bad, first, *_ = trip
+    content = first.read_bytes()
+    options = ["--variant", "control", "--data", str(data), "--format", "xmp", "--threshold", "0.999"]
+    assert predict.main([*map(str, trip[:4]), *options]) == 1
+    sidecars = [file.with_name(f"{file.name}.xmp") for file in trip[1:4]]
+    assert sorted(first.parent.glob("*.xmp")) == sorted(sidecars) and first.read_bytes() == content
+    assert all("bioclip-lite|" in file.read_text("utf-8") for file in sidecars)
+    before = [file.stat() for file in sidecars]
+    capsys.readouterr()
+    assert predict.main([*map(str, trip[:4]), *options]) == 1
+    said = capsys.readouterr().err
+    assert "3 of 4 photographs were answered before" in said and f"{bad} has no answer" in said
+    assert [file.stat() for file in sidecars] == before
+    assert predict.main([str(first), *options, "--in-place"]) == 0
+    assert b"bioclip-lite|" in first.read_bytes()
+
+
+def test_a_threshold_of_ones_own(data: Path, photographs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    file = next(iter(photographs.values()))
+    options = [str(file), "--variant", "control", "--data", str(data), "--rank", "genus"]
+    for threshold, said in (("0.01", ("genus", "0.01")), ("0.9999", ("", ""))):
+        assert predict.main([*options, "--threshold", threshold]) == 0
+        (row,) = table(capsys.readouterr().out)
+        assert (row["rank"], row["threshold"]) == said
+
+
+def test_arguments_that_contradict_one_another(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine.parquet"
+    mine.write_bytes(b"PAR1, and all my work")
+    for options, problem in (
+        (["--threshold", "1.5"], "--threshold 1.5: a probability above 0"),
+        (["--utc-offset", "+02:00"], "--utc-offset is for --format camtrap-dp, not for csv"),
+        (["--format", "parquet", "--exif"], "--exif is for --format csv"),
+        (["--format", "camtrap-dp", "--output", "x"], "needs --utc-offset"),
+        (["--format", "camtrap-dp", "--output", "x", "--utc-offset", "CET"], "needs --utc-offset"),
+        (["--format", "xmp", "--output", "x"], "leave out --output"),
+        (["--format", "darwin-core"], "--format darwin-core needs --output"),
+        (["--format", "parquet", "--output", str(mine)], f"{mine} is there already, was not written by this command"),
+        (["--format", "darwin-core", "--output", str(mine)], f"{mine} is there already"),
+        (["--format", "megadetector", "--output", str(mine)], f"{mine} is there already"),
+        (["--log", str(mine)], f"{mine} is there already"),
+    ):
+        assert predict.main(["photos", "--data", str(data), *options]) == 1
+        assert problem in capsys.readouterr().err
+    assert mine.read_bytes() == b"PAR1, and all my work"

@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, TiffImagePlugin
 
-from bioclip_lite.photographs.images import BadImage, decode, inspect, is_plain_jpeg, to_jpeg
+from bioclip_lite.photographs.images import BadImage, Capture, capture, decode, inspect, is_plain_jpeg, to_jpeg
 from support.photographs import encoded, picture
 
 PHOTO = picture("photo", size=(48, 32))
@@ -302,3 +303,41 @@ def test_a_telephone_with_many_pixels_is_read_and_a_bomb_is_not(monkeypatch: pyt
     assert decode(to_jpeg(content, 300)).size == (300, 225)
     with pytest.raises(BadImage, match="too large"):
         inspect(encoded(many, "PNG", compress_level=1), 16)
+
+
+# ---- time and place
+
+
+def taken(time: object = None, offset: object = None, place: Mapping[int, object] | None = None) -> Capture:
+    exif = Image.Exif()
+    exif[0x0132] = "2030:01:01 00:00:00"  # when the file was changed
+    exif.get_ifd(0x8769).update({tag: value for tag, value in ((0x9003, time), (0x9011, offset)) if value})
+    exif.get_ifd(0x8825).update(place or {})
+    return capture(encoded(PHOTO, exif=exif))
+
+
+def test_time_and_place_are_read_from_exif() -> None:
+    place = {1: "S", 2: (52.0, 31.0, 12.0), 3: "W", 4: (13.0, 30.0, 0.0)}
+    assert taken("2026:04:01 06:30:00", "+02:00", place) == Capture(
+        "image/jpeg", "2026-04-01T06:30:00", "+02:00", -52.52, -13.5
+    )
+    assert capture(encoded(PHOTO, "PNG")) == Capture("image/png", None, None, None, None)
+
+
+@pytest.mark.parametrize("time", ["0000:00:00 00:00:00", "    :  :     :  :  ", "2026:02:30 00:00:00", "yesterday"])
+def test_a_time_that_is_none(time: str) -> None:
+    assert taken(time, "CET") == Capture("image/jpeg", None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {1: "N", 2: (52.0, 31.0, 12.0)},  # half of it
+        {1: "N", 2: (152.0, 0.0, 0.0), 3: "E", 4: (13.0, 0.0, 0.0)},
+        {1: "", 2: (52.0, 0.0, 0.0), 3: "E", 4: (13.0, 0.0, 0.0)},
+        {1: "N", 2: (52.0,), 3: "E", 4: (13.0, 0.0, 0.0)},
+        {1: "N", 2: (TiffImagePlugin.IFDRational(0, 0), 0.0, 0.0), 3: "E", 4: (13.0, 0.0, 0.0)},
+    ],
+)
+def test_a_place_that_is_none(place: Mapping[int, object]) -> None:
+    assert taken(place=place)[3:] == (None, None)

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bioclip_lite.commands import predict
+from bioclip_lite.predicting import csv_table
+from bioclip_lite.predicting.answers import Answer, answers
 from bioclip_lite.taxa.label_space import Labels, read_labels
 from bioclip_lite.taxa.taxonomy import RANKS, label_space, scientific_name, taxon_id
 from bioclip_lite.teacher_cache import store
@@ -77,23 +78,25 @@ def test_python_and_javascript_give_the_same_answers(tmp_path: Path, seed: int) 
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     thresholds = dict.fromkeys(RANKS, 0.6)
     info = {"ranks": RANKS, "taxa": taxa, "thresholds": {"level": 0.95, "ranks": thresholds}}
-    names = [str(row) for row in range(len(probabilities))]
     found = in_node(info, probabilities, {"topK": 3})
-    backed_off = predict.answers(names, probabilities, labels, "species", 1, thresholds)
+    backed_off = answers(probabilities, labels, "species", 1, thresholds)
     marks = set()
-    for there, here in zip(found, backed_off, strict=True):
-        assert said(there["answer"]) == without_file(here)
+    for there, here in zip(found, map(row_of, backed_off), strict=True):
+        assert said(there["answer"]) == here
         marks |= {bool(here.get(mark)) for mark in ("note", "zero_shot")} | {there["answer"] is None}
     assert marks == {True, False}
     for rank in ("species", "genus", "family"):
         found = in_node(info, probabilities, {"topK": 3, "rank": rank})
-        rows = predict.answers(names, probabilities, labels, rank, 3, None)
+        rows = [row_of([answer]) for three in answers(probabilities, labels, rank, 3, None) for answer in three]
         candidates = [said(candidate) for answer in found for candidate in answer["taxa"]]
-        assert candidates == [without_file(row) for row in rows]
+        assert candidates == rows
 
 
-def without_file(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "file_name"}
+def row_of(found: list[Answer]) -> dict[str, Any]:
+    """The row of a table that tells of the answer, but for how it was found; empty without one."""
+    row = csv_table.of_answer(found[0]) if found else {}
+    told = ("score", "zero_shot", "note")
+    return {name: value for name, value in row.items() if name not in ("rank", "threshold") and (value or name in told)}
 
 
 def said(candidate: dict[str, Any] | None) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def said(candidate: dict[str, Any] | None) -> dict[str, Any]:
     path = (*candidate["path"], *[None] * (7 - len(candidate["path"])))
     row = {rank: name for rank, name in zip(RANKS[:-1], path, strict=False) if name}
     if candidate["rank"] == "species":
-        row |= {"species_epithet": path[6], "species": scientific_name(path), "common_name": ""}
+        row |= {"species_epithet": path[6], "species": scientific_name(path)}
     told = f"not told apart below the {candidate['rank']}" if candidate["isFinest"] else ""
     return row | {
         "score": f"{candidate['probability']:.6g}",

@@ -1,53 +1,51 @@
-"""``python -m bioclip_lite predict IMAGES...``: classify photographs, as CSV with the columns of pybioclip first.
+"""``python -m bioclip_lite predict IMAGES...``: classify photographs, in the forms that ecologists work with.
 
-The two columns after those say whether an answer is a taxon of which no photograph was learned from, and what the
-species list says of it.
-
-Probabilities use the temperature, and back-off the thresholds, that stage evaluate fitted for the variant.
---variant tfjs runs the web model as it ships, in Node, with its own decoder and resampler.
+CSV has the columns of pybioclip first. Probabilities use the temperature, and back-off the thresholds, that stage
+evaluate fitted for the variant. --variant tfjs runs the web model as it ships, in Node, with its own decoder and
+resampler.
 """
 
 import argparse
-import csv
-import glob
+import hashlib
 import io
+import json
 import sys
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-import numpy as np
-import torch
-from PIL import Image
-
+from bioclip_lite import __version__
 from bioclip_lite.commands.common import command
-from bioclip_lite.evaluation import variants, web_variants
-from bioclip_lite.metrics import calibration
-from bioclip_lite.metrics.ranks import capped, softmax, sum_up, uncapped
-from bioclip_lite.photographs.images import READ, BadImage, decode, is_plain_jpeg
-from bioclip_lite.photographs.preprocess import preprocess
+from bioclip_lite.evaluation import variants
+from bioclip_lite.photographs.images import OFFSET
+from bioclip_lite.predicting import camtrap, csv_table, darwin_core, megadetector, models, parquet, parts, records, xmp
+from bioclip_lite.predicting.files import counted, image_files
+from bioclip_lite.predicting.origin import Origin, below, root_of
+from bioclip_lite.predicting.records import Question, Record
 from bioclip_lite.sources import places
 from bioclip_lite.taxa.label_space import Labels, read_labels
-from bioclip_lite.taxa.taxonomy import RANKS, label_rank, scientific_name
+from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import check_file, read_json, replacing, require
+from bioclip_lite.utils.files import check_folder, check_output, read_json, replacing, require
 from bioclip_lite.utils.progress import progress
 
-# Those of pybioclip, then what the training and the species list say of the answer.
-COLUMNS = ("file_name", *RANKS[:-1], "species_epithet", "species", "common_name", "score", "zero_shot", "note")
-WEB = "tfjs"
-_BATCH = 32
-_BATCH_IN_NODE = 128  # Node starts anew for each, which takes a second
+FORMATS = ("csv", "camtrap-dp", "darwin-core", "megadetector", "parquet", "xmp")
+_ON_OUTPUT = ("csv", "megadetector")  # what standard output can take
+_ONE_ANSWER = ("camtrap-dp", "darwin-core", "xmp")  # that hold the answer to a photograph, or that it is unknown
+_PROGRAM = "bioclip-lite predict"
+LOG = f'{{\n "program": "{_PROGRAM}",'  # how a log begins
 
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(
         "predict",
-        "Name what photographs show, as CSV with the columns of pybioclip. Probabilities use the temperature, and "
-        "--back-off the thresholds, that stage evaluate fitted for the model.",
+        "Name what photographs show, as CSV with the columns of pybioclip or in another form. Probabilities use the "
+        "temperature, and --back-off the thresholds, that stage evaluate fitted for the model. With --output, the same "
+        "command goes on where it was ended.",
     )
     parser.add_argument(
         "images",
@@ -56,9 +54,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--variant",
-        choices=(*variants.IN_PYTORCH, WEB),
+        choices=(*variants.IN_PYTORCH, models.WEB),
         default="int8",
-        help=f"model to ask (default: int8, in PyTorch; {WEB}: the web model with its own decoder, in Node)",
+        help=f"model to ask (default: int8, in PyTorch; {models.WEB}: the web model with its own decoder, in Node)",
     )
     parser.add_argument("--rank", choices=RANKS, default="species", help="rank of the answers (default: species)")
     parser.add_argument("--k", type=int, default=5, help="answers per photograph (default: 5)")
@@ -67,7 +65,32 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="give one answer per photograph, at the lowest rank that is certain enough, or none",
     )
-    parser.add_argument("--output", type=Path, help="CSV file to write (default: standard output)")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="probability that is certain enough, in place of those of stage evaluate; back off from --rank upwards",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="csv",
+        help=f"form of the output (default: csv); {', '.join(_ONE_ANSWER)} back off",
+    )
+    parser.add_argument("--output", type=Path, help="file to write, folder for camtrap-dp (default: standard output)")
+    parser.add_argument("--exif", action="store_true", help="csv: add when and where a photograph was taken")
+    parser.add_argument(
+        "--utc-offset", help="camtrap-dp: of the cameras' clocks where EXIF does not state it, such as +02:00"
+    )
+    parser.add_argument(
+        "--deployments", type=Path, help="camtrap-dp: table of deployments (default: folders, and EXIF positions)"
+    )
+    parser.add_argument(
+        "--package", type=Path, help="camtrap-dp: JSON with entries of datapackage.json, such as project"
+    )
+    parser.add_argument(
+        "--in-place", action="store_true", help="xmp: write into the photographs, not into files beside them"
+    )
+    parser.add_argument("--log", type=Path, help="JSON file for settings, hashes, versions and counts")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
     return parser
 
@@ -75,258 +98,240 @@ def parser() -> argparse.ArgumentParser:
 @command("predict")
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    if options.k < 1:
-        raise UserError(f"--k {options.k}: at least one answer is needed")
-    if options.output:
-        check_file(options.output, ",".join(COLUMNS))
+    _check(options)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # as the names of files on the command line are read
     found = image_files(options.images, sys.stdin)
     if found.others:
-        print(f"predict: not read: {_counted(found.others)}; export photographs among them as JPEG", file=sys.stderr)
-    files = found.images
+        _tell(f"not read: {counted(found.others)}; export photographs among them, or frames of films, as JPEG")
+    run = _prepare(options, found.images)
+    done = _write_xmp(options, run) if options.format == "xmp" else _write_output(options, run)
+    if done.failed or done.left_out:
+        _tell(f"{done.failed + len(done.left_out)} of {len(found.images)} files are without an answer, see above")
+    if options.log:
+        _write_log(options, run, done, list(sys.argv[1:] if argv is None else argv))
+    return 1 if done.failed or done.left_out else 0
+
+
+class _Run(NamedTuple):
+    """All that is settled before the first photograph is read."""
+
+    files: list[Path]
+    labels: Labels
+    question: Question
+    origin: Origin
+    settings: dict[str, Any]  # that answers depend on
+    camera: camtrap.Camera | None
+
+
+class _Done(NamedTuple):
+    failed: int  # photographs that could not be read
+    left_out: dict[str, str]  # photographs that the form of the output cannot hold, with the reasons
+
+
+def _tell(text: str) -> None:
+    print(f"predict: {text}", file=sys.stderr)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise UserError for arguments that contradict one another, or outputs that would replace a file of others."""
+    if options.k < 1:
+        raise UserError(f"--k {options.k}: at least one answer is needed")
+    if options.threshold is not None and not 0 < options.threshold <= 1:
+        raise UserError(f"--threshold {options.threshold}: a probability above 0 and up to 1 is needed")
+    only = {"exif": "csv", "utc_offset": "camtrap-dp", "deployments": "camtrap-dp", "package": "camtrap-dp"}
+    for name, form in (only | {"in_place": "xmp"}).items():
+        if getattr(options, name) and options.format != form:
+            raise UserError(f"--{name.replace('_', '-')} is for --format {form}, not for {options.format}")
+    if options.format == "camtrap-dp" and not OFFSET.fullmatch(options.utc_offset or ""):
+        raise UserError("--format camtrap-dp needs --utc-offset, of the cameras' clocks from UTC, such as +02:00")
+    if options.format == "xmp" and options.output:
+        raise UserError("--format xmp writes beside each photograph, or into it (--in-place); leave out --output")
+    if options.format not in (*_ON_OUTPUT, "xmp") and not options.output:
+        raise UserError(f"--format {options.format} needs --output")
+    if options.output:
+        _check_output(options.format, options.output)
+    if options.log:
+        check_output(options.log, lambda path: _begins(path, LOG))
+
+
+def _check_output(form: str, output: Path) -> None:
+    if form == "csv":
+        check_output(output, lambda path: _begins(path, ",".join(csv_table.COLUMNS)))
+    elif form == "megadetector":
+        check_output(output, lambda path: _begins(path, megadetector.BEGINNING))
+    elif form == "camtrap-dp":
+        check_folder(output, camtrap.FILES)
+    else:
+        check_output(output, {"parquet": parquet.is_ours, "darwin-core": darwin_core.is_ours}[form])
+
+
+def _begins(path: Path, text: str) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(text)) == text.encode()
+
+
+def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
     labels = read_labels(options.data)
-    evaluated = read_json(require(options.data / "evaluate" / "metrics.json"))["variants"]
-    if options.variant not in evaluated:
+    measured = _measured(options.data, options.variant)
+    thresholds = _thresholds(options, measured)
+    question = Question(
+        temperature=measured["calibration"]["temperature"],
+        rank=options.rank,
+        k=options.k,
+        thresholds=thresholds,
+        embeddings=options.format == "parquet",
+        probabilities=options.format == "parquet" and len(labels.ids) <= parquet.MOST_TAXA,
+    )
+    if options.format == "parquet" and not question.probabilities:
+        _tell(f"probabilities of all {len(labels.ids)} taxa are not written, only those of up to {parquet.MOST_TAXA}")
+    hashes = models.hashes(options.data, options.variant)
+    origin = Origin(
+        model=f"bioclip-lite {__version__} {options.variant}",
+        sha256=next(iter(hashes.values())),
+        thresholds=thresholds,
+        began=datetime.now(UTC).isoformat(timespec="seconds"),
+        root=root_of(files),
+    )
+    settings = {"version": __version__, "variant": options.variant, "files": hashes, **question._asdict()}
+    camera = None
+    if options.format == "camtrap-dp":
+        folders = {camtrap.deployment_of(below(file, origin.root), origin.root) for file in files}
+        camera = camtrap.read_camera(options.utc_offset, options.deployments, options.package, folders)
+    return _Run(files, labels, question, origin, settings, camera)
+
+
+def _measured(data: Path, variant: str) -> dict[str, Any]:
+    """What stage evaluate found out about a variant."""
+    evaluated: dict[str, Any] = read_json(require(data / "evaluate" / "metrics.json"))["variants"]
+    if variant not in evaluated:
         raise UserError(
-            f"{options.variant} was not evaluated, so it has no fitted temperature: name it in evaluate.also "
+            f"{variant} was not evaluated, so it has no fitted temperature: name it in evaluate.also "
             f"of params.yaml and run stage evaluate, or take one of {', '.join(evaluated)}"
         )
-    measured = evaluated[options.variant]
-    thresholds = measured["back_off"]["thresholds"] if options.back_off else None
-    if thresholds is not None and all(limit is None for limit in thresholds.values()):
+    measured: dict[str, Any] = evaluated[variant]
+    return measured
+
+
+def _thresholds(options: argparse.Namespace, measured: dict[str, Any]) -> dict[str, float | None] | None:
+    """Thresholds by rank; None where each photograph has --k answers."""
+    if options.threshold is not None:
+        lowest = RANKS.index(options.rank)
+        return {rank: options.threshold if at <= lowest else None for at, rank in enumerate(RANKS)}
+    if not options.back_off and options.format not in _ONE_ANSWER:
+        return None
+    thresholds: dict[str, float | None] = measured["back_off"]["thresholds"]
+    if all(limit is None for limit in thresholds.values()):
         raise UserError(
             f"{options.variant} has no thresholds to back off with: on split calibration no threshold is correct "
-            "often enough, or there are too few photographs (data/evaluate/report.html); leave out --back-off, or "
-            "raise index.split.calibration in params.yaml"
+            "often enough, or there are too few photographs (data/evaluate/report.html); leave out --back-off, give a "
+            "--threshold of your own, or raise index.split.calibration in params.yaml"
         )
-    answered = _in_node if options.variant == WEB else _in_pytorch
-    unread: list[str] = []
-    rows = (
-        row
-        for names, logits in answered(options.data, options.variant, labels, files, unread)
-        for row in answers(
-            names,
-            softmax(logits / measured["calibration"]["temperature"]),
-            labels,
-            options.rank,
-            options.k,
-            thresholds,
-        )
-    )
-    if options.output:
-        with replacing(options.output) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
-            _write(file, rows)
+    return thresholds
+
+
+def _asked(options: argparse.Namespace, run: _Run, files: Iterable[Path], count: int) -> Iterator[list[Record]]:
+    """Yield the records of the files by batches; tells of each file that cannot be read."""
+    with models.opened(options.data, options.variant, run.labels) as model:
+        batches = records.batches(files, model, run.labels, run.question)
+        total = -(-count // model.batch)
+        for batch in progress(batches, total, f"predict: batches of {model.batch} photographs", model.batch):
+            for record in batch:
+                if record["error"] is not None:
+                    _tell(f"{record['file_name']} has no answer: {record['error']}")
+            yield batch
+
+
+def _write_output(options: argparse.Namespace, run: _Run) -> _Done:
+    if not options.output:
+        failed = 0
+
+        def answered() -> Iterator[Record]:
+            nonlocal failed
+            for batch in _asked(options, run, run.files, len(run.files)):
+                failed += sum(record["error"] is not None for record in batch)
+                yield from batch
+
+        _write(options, run, answered)
+        return _Done(failed, {})
+    folder = parts.folder_of(options.output)
+    left = parts.begin(folder, run.settings, run.files)
+    if len(left) < len(run.files):
+        _tell(f"{len(run.files) - len(left)} of {len(run.files)} photographs were answered before, and are kept")
+    if left:
+        for batch in _asked(options, run, left, len(left)):
+            parts.add(folder, batch)
+    left_out = _write(options, run, lambda: parts.read(folder))
+    for name, reason in left_out.items():
+        _tell(f"{name} is left out: {reason}")
+    _, failed = parts.counts(folder)
+    parts.remove(folder)
+    return _Done(failed, left_out)
+
+
+def _write(options: argparse.Namespace, run: _Run, answered: Callable[[], Iterator[Record]]) -> dict[str, str]:
+    """Write the output from all records; returns the photographs that it cannot hold, with the reasons."""
+    if options.format == "camtrap-dp":
+        assert run.camera
+        return camtrap.write(options.output, answered, run.origin, run.camera)
+    if options.format == "darwin-core":
+        darwin_core.write(options.output, answered, run.origin)
+    elif options.format == "parquet":
+        parquet.write(options.output, answered(), run.origin, run.labels.ids)
     else:
-        _write(sys.stdout, rows)
-    if unread:
-        print(f"predict: {len(unread)} of {len(files)} files left out, see above", file=sys.stderr)
-    return 1 if unread else 0
+        with _text(options.output) as file:
+            if options.format == "csv":
+                csv_table.write(file, answered(), run.origin, options.exif)
+            else:
+                megadetector.write(file, answered(), run.origin)
+    return {}
 
 
-class Found(NamedTuple):
-    """The files that the arguments of the command stand for."""
-
-    images: list[Path]
-    others: Counter[str]  # endings of further files in folders, which do not look like photographs that are read
-
-
-def image_files(names: Sequence[str], listed: TextIO) -> Found:
-    """Find the files that arguments stand for, each once, in their order; a folder's sorted, with those of its folders.
-
-    Hidden and system files and folders in a folder, or among the matches of a pattern, are left out.
-
-    Args:
-        names: files, folders, patterns; "-" stands for the lines of ``listed``.
-
-    Raises:
-        UserError: a name stands for nothing.
-    """
-    images: dict[Path, None] = {}
-    others: Counter[str] = Counter()
-    for name in names:
-        some = [line for line in listed.read().splitlines() if line.strip()] if name == "-" else [name]
-        for one in some:
-            here, besides = _found(one)
-            if not here:
-                nothing = "there is no such file, folder or match"
-                if Path(one).is_dir():
-                    nothing = f"the folder holds no image{f', but {_counted(besides)}' if besides else ''}"
-                raise UserError(f"{places.shown(one)}: {nothing}; images end in {', '.join(sorted(READ))}")
-            images |= dict.fromkeys(here)
-            others += besides
-    return Found(list(images), others)
-
-
-def _found(name: str) -> tuple[list[Path], Counter[str]]:
-    """The images that one argument stands for, and the endings of the other files of a folder."""
-    path = Path(name)
-    if path.is_file():
-        return [path], Counter()
-    if not path.is_dir():
-        return _matches(name), Counter()
-    files = [path / file for file in places.files_in(path)]
-    images = [file for file in files if file.suffix.lower() in READ]
-    return sorted(images), Counter(file.suffix.lower() for file in files if file.suffix.lower() not in READ)
-
-
-def _matches(pattern: str) -> list[Path]:
-    """The files that match; folders that are called as they are spelt ("trip[2023]") are meant themselves."""
-    literal, parts = Path(), Path(pattern).parts
-    while parts and (literal / parts[0]).is_dir():
-        literal, parts = literal / parts[0], parts[1:]
-    matches = glob.glob(str(Path(*parts)), root_dir=literal, recursive=True)
-    return sorted(literal / match for match in matches if (literal / match).is_file() and not places.hidden(match))
-
-
-def _counted(endings: Counter[str]) -> str:
-    """ "2 .cr2, 1 without ending"."""
-    named = ((number, places.shown(ending) or "without ending") for ending, number in sorted(endings.items()))
-    return ", ".join(f"{number} {ending}" for number, ending in named)
-
-
-def answers(
-    names: Sequence[str],
-    probabilities: np.ndarray,
-    labels: Labels,
-    rank: str,
-    k: int,
-    thresholds: calibration.Thresholds | None,
-) -> Iterator[dict[str, Any]]:
-    """Rows of the table, by COLUMNS.
-
-    Args:
-        names: n file names.
-        probabilities: float64 [n, C].
-        labels: taxa of the columns.
-        rank, k: the k most probable nodes at this rank, the best first. Taxa whose ``finest_rank`` is higher give way
-            to their node at that one; its score is the probability of all taxa below it, as everywhere.
-        thresholds: instead of those the one answer with back-off; without an answer only the file name is filled.
-    """
-    named = capped(labels.node_of_leaf, labels.finest_rank)
-    if thresholds is not None:
-        share, node = calibration.best_nodes(probabilities, named)
-        where = calibration.lowest(share, thresholds)
-        for number, name in enumerate(names):
-            at = int(where[number])
-            row = _row(at, int(node[number, at]), named[at], probabilities[number], labels) if at >= 0 else {}
-            yield {"file_name": name, **row}
+@contextmanager
+def _text(output: Path | None) -> Iterator[TextIO]:
+    """Open the output, which replaces an earlier one when it is complete, or standard output."""
+    if output is None:
+        yield sys.stdout
         return
-    at = RANKS.index(rank)
-    numbers = np.unique(named[at][named[at] >= 0])
-    for name, leaves, summed in zip(names, probabilities, sum_up(probabilities, named[at]), strict=True):
-        for place in np.argsort(-summed, kind="stable")[:k]:
-            yield {"file_name": name, **_row(at, int(numbers[place]), named[at], leaves, labels)}
+    with replacing(output) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+        yield file
 
 
-def _row(at: int, number: int, named: np.ndarray, probabilities: np.ndarray, labels: Labels) -> dict[str, Any]:
-    """What a row says of a node: the one of this number among the names of the leaves at a rank, int [C] (``capped``).
-
-    Args:
-        probabilities: float64 [C], of one photograph.
-    """
-    rank, node = uncapped(number, at, len(labels.ids))
-    path = (*labels.nodes[rank][node], *[None] * (len(RANKS) - rank - 1))
-    below = np.flatnonzero(labels.node_of_leaf[rank] == node)
-    row: dict[str, Any] = {"score": f"{probabilities[below].sum():.6g}"}
-    row |= {rank: value for rank, value in zip(RANKS[:-1], path, strict=False) if value}
-    if path[-1]:
-        common = labels.common_names[below[0]] or ""
-        row |= {"species_epithet": path[-1], "species": scientific_name(path), "common_name": common}
-    best = int(np.where(named == number, probabilities, -1).argmax())
-    return row | {"zero_shot": "yes" if labels.zero_shot[below].all() else "", "note": _note(rank, best, labels)}
-
-
-def _note(rank: int, leaf: int, labels: Labels) -> str:
-    """What the list says of the most probable leaf of an answer, if the answer is as fine as it may be."""
-    taxon, note = labels.leaves[leaf], labels.notes[leaf]
-    if rank != label_rank(taxon[: labels.finest_rank[leaf] + 1]):
-        return ""
-    capped_at = f"not told apart below the {RANKS[rank]}" if rank < label_rank(taxon) else ""
-    return ": ".join(part for part in (capped_at, note) if part)
+def _write_xmp(options: argparse.Namespace, run: _Run) -> _Done:
+    """Write the answer to each photograph as soon as it is there; those that have it already are not asked again."""
+    name = hashlib.sha256(json.dumps(run.settings, sort_keys=True).encode()).hexdigest()
+    left_out: dict[str, str] = {}
+    failed = 0
+    with xmp.exiftool() as ask:
+        left = [file for file in run.files if not xmp.is_answered(ask, file, options.in_place, name)]
+        if len(left) < len(run.files):
+            _tell(f"{len(run.files) - len(left)} of {len(run.files)} photographs were answered before, and are kept")
+        for record in (record for batch in _asked(options, run, left, len(left)) for record in batch):
+            if record["error"] is not None:
+                failed += 1
+                continue
+            try:
+                xmp.write(ask, record, run.origin, options.in_place, name)
+            except (xmp.NotWritten, OSError) as error:
+                left_out[record["file_name"]] = str(error)
+                _tell(f"{record['file_name']} is left as it was: {error}")
+    return _Done(failed, left_out)
 
 
-def _in_pytorch(
-    data: Path, variant: str, labels: Labels, files: Sequence[Path], unread: list[str]
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield names of photographs and their logits, float32 [rows, C]; files that are left out are reported and
-    added to ``unread``."""
-    prepared, logits = variants.load(data, variant, labels)
-    for batch in _batches(files, _BATCH):
-        read = [(str(file), preprocess(image, prepared)) for file, image in _decoded(batch, unread)]
-        if read:
-            yield [name for name, _ in read], logits(torch.from_numpy(np.stack([pixels for _, pixels in read])))
-
-
-def _in_node(
-    data: Path, variant: str, labels: Labels, files: Sequence[Path], unread: list[str]
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """As ``_in_pytorch``, of the web model, which decodes and scales the files itself."""
-    logits = web_variants.for_files(data, labels)
-    with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as scratch:
-        blank = Path(scratch) / "blank.png"
-        Image.new("RGB", (8, 8)).save(blank)
-        logits([blank])  # a later failure is caused by a photograph
-        for batch in _batches(files, _BATCH_IN_NODE):
-            ready = {str(file): _for_node(file, image, Path(scratch)) for file, image in _decoded(batch, unread)}
-            yield from _halved(logits, ready, unread)
-            for file in Path(scratch).iterdir():
-                file.unlink()
-
-
-def _halved(
-    logits: Callable[[Sequence[Path]], np.ndarray], ready: Mapping[str, Path], unread: list[str]
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """The answers to files by name; where one stops the rest, those before and after it on their own."""
-    names = list(ready)
-    if not names:
-        return
-    try:
-        yield names, logits([ready[name] for name in names])
-    except UserError as error:
-        if len(names) == 1:
-            _leave_out(names[0], error, unread)
-            return
-        for part in (names[: len(names) // 2], names[len(names) // 2 :]):
-            yield from _halved(logits, {name: ready[name] for name in part}, unread)
-
-
-def _for_node(file: Path, image: Image.Image, scratch: Path) -> Path:
-    """The file itself if Node finds and reads it; otherwise its image decoded by Python, as PNG."""
-    content = file.read_bytes()
-    plain = content[:4] == b"\x89PNG" or (content[:4], content[8:12]) == (b"RIFF", b"WEBP") or is_plain_jpeg(content)
-    if plain and places.writable(str(file)):
-        return file
-    copy = scratch / f"{len(list(scratch.iterdir()))}.png"
-    image.save(copy)
-    return copy
-
-
-def _batches(files: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
-    starts = range(0, len(files), size)
-    for start in progress(starts, len(starts), f"predict: batches of {size} photographs", size):
-        yield files[start : start + size]
-
-
-def _decoded(files: Sequence[Path], unread: list[str]) -> Iterator[tuple[Path, Image.Image]]:
-    """The photographs that can be read, one at a time."""
-    for file in files:
-        try:
-            image = decode(file.read_bytes())
-        except (BadImage, OSError) as error:
-            _leave_out(str(file), error, unread)
-            continue
-        yield file, image
-
-
-def _leave_out(name: str, error: Exception, unread: list[str]) -> None:
-    print(f"predict: {places.shown(name)} is left out: {error}", file=sys.stderr)
-    unread.append(name)
-
-
-def _write(file: TextIO, rows: Iterator[dict[str, Any]]) -> None:
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({**row, "file_name": places.shown(row["file_name"])})
-        file.flush()
+def _write_log(options: argparse.Namespace, run: _Run, done: _Done, arguments: list[str]) -> None:
+    packages = ("numpy", "pillow", "pillow-heif", "pyarrow", "torch")
+    log = {
+        "program": _PROGRAM,
+        "arguments": [places.shown(argument) for argument in arguments],
+        "settings": run.settings,
+        "model": run.origin.model,
+        "model_sha256": run.origin.sha256,
+        "versions": {"python": sys.version.split()[0], **{name: version(name) for name in packages}},
+        "photographs": len(run.files),
+        "without_answer": done.failed,
+        "left_out": done.left_out,
+        "began": run.origin.began,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with _text(options.log) as file:
+        file.write(json.dumps(log, indent=1, ensure_ascii=False) + "\n")

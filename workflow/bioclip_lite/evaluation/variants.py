@@ -184,12 +184,12 @@ def answers(variant: str, params: "Latency", data: Path, splits: Splits, labels:
     return further(name, params, data, splits, labels) if name else _ANSWERS[variant](params, data, splits, labels)
 
 
-def load(data: Path, variant: str, labels: Labels) -> tuple[dict[str, Any], Callable[[torch.Tensor], np.ndarray]]:
+def load(data: Path, variant: str, labels: Labels) -> tuple[dict[str, Any], Callable[[torch.Tensor], Block]]:
     """A variant that runs in PyTorch, for photographs of the user's own.
 
     Returns:
-        (its preprocessing; a function from pixels (b, 3, size, size) to logits float32 [b, C], in the order of
-        ``labels``).
+        (its preprocessing; a function from pixels (b, 3, size, size) to its answers, logits in the order of
+        ``labels``; control has no embeddings).
 
     Raises:
         UserError: the variant is not one of IN_PYTORCH, or a part of it is missing or does not fit.
@@ -198,10 +198,19 @@ def load(data: Path, variant: str, labels: Labels) -> tuple[dict[str, Any], Call
         raise UserError(f"{variant} is no variant that runs here; those are {', '.join(IN_PYTORCH)}")
     if variant == "control":
         model, _, prepared = _student(data / "distill" / "control")
-        return prepared, lambda pixels: _inferred(model, pixels)
+        return prepared, lambda pixels: Block(_inferred(model, pixels))
     taxa = _taxa(data, labels)
     prepared, embed = embedder(data, variant, taxa)
-    return prepared, lambda pixels: _answer(embed(pixels), taxa).logits
+    return prepared, lambda pixels: _answer(embed(pixels), taxa)
+
+
+def weights_file(data: Path, variant: str) -> Path:
+    """The file whose bytes a variant of IN_PYTORCH computes with. Raises UserError if it is missing."""
+    if variant == "teacher":
+        return require(data / "teacher" / FIRST / teachers.TEACHER_WEIGHTS)
+    if variant == "int8":
+        return require(data / "quantize" / "model" / quantized.WEIGHTS_FILE)
+    return require(data / _FOLDERS.get(variant, "distill/control") / students.WEIGHTS_FILE)
 
 
 def embedder(data: Path, variant: str, taxa: store.Taxa) -> tuple[dict[str, Any], Callable[[torch.Tensor], np.ndarray]]:

@@ -9,7 +9,8 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import numpy as np
 import pillow_heif
@@ -20,6 +21,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # _LARGEST counts
 # Without thumbnails, which Pillow's draft() would take for the photograph.
 pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+
+OFFSET = re.compile(r"[+-](0\d|1[0-4]):[0-5]\d")  # of a clock from UTC
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF", "JPEG2000")  # JPEG includes MPO
 # Endings of the names of photographs that are read, in lower case.
@@ -34,6 +37,9 @@ _MISSING = 0.05  # share of the rows that a JPEG file may lack at its end
 _GLANCE = 64  # pixels of the shorter side that perceptual hashes can do with
 _MOST_DAMAGED = 10_000_000  # pixels of a damaged file that is decoded
 _ORIENTATION = 0x0112  # EXIF tag
+_EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
+_TIME, _TIME_DIGITIZED = 0x9003, 0x9004  # EXIF tags: when it was taken, and made digital
+_OFFSET = 0x9011  # EXIF tag: of _TIME from UTC
 _SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706  # TIFF tags
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -90,6 +96,16 @@ class Inspected(NamedTuple):
     truncated: bool  # a JPEG file that lacks its last bytes, of which enough is there
 
 
+class Capture(NamedTuple):
+    """What the header of a photograph says of its taking; None where it says nothing, or nothing possible."""
+
+    media_type: str
+    time: str | None  # ISO 8601, of the camera's clock, without an offset from UTC
+    offset: str | None  # of the clock from UTC, "+02:00"
+    latitude: float | None  # degrees, WGS 84
+    longitude: float | None
+
+
 def decode(data: bytes, side: int | None = None) -> Image.Image:
     """The photograph in a file: fully decoded, turned as its EXIF orientation says, mode RGB.
 
@@ -124,6 +140,46 @@ def inspect(data: bytes, min_side: int) -> Inspected:
         width, height = height, width
     image = _upright(image)
     return Inspected(width, height, image if image.mode == "L" else _rgb(image), clean, truncated)
+
+
+def capture(data: bytes) -> Capture:
+    """Read time and place of the taking from EXIF. Pixels are not decoded. Raises BadImage.
+
+    Broken EXIF data count as none. A time when the file was changed is none of its taking.
+    """
+    image = _open(data)
+    media_type = "image/jpeg" if image.format in _JPEG else Image.MIME[str(image.format)]
+    try:
+        exif = image.getexif()
+        about, place = exif.get_ifd(_EXIF_IFD), exif.get_ifd(_GPS_IFD)
+    except Exception:  # a photograph with broken EXIF data is still a photograph
+        return Capture(media_type, None, None, None, None)
+    time = _time(about.get(_TIME)) or _time(about.get(_TIME_DIGITIZED))
+    offset = str(about.get(_OFFSET, "")).strip("\0 ")
+    latitude = _degrees(place.get(2), place.get(1), "NS", 90)
+    longitude = _degrees(place.get(4), place.get(3), "EW", 180)
+    if latitude is None or longitude is None:
+        latitude = longitude = None
+    return Capture(media_type, time, offset if OFFSET.fullmatch(offset) else None, latitude, longitude)
+
+
+def _time(value: object) -> str | None:
+    """ISO 8601 from "2024:05:01 10:00:00"; None where a camera writes zeros or blanks."""
+    try:
+        return datetime.strptime(str(value).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
+    except ValueError:
+        return None
+
+
+def _degrees(parts: Any, reference: object, references: str, most: int) -> float | None:
+    """Signed degrees from degrees, minutes and seconds, and their direction; None unless it is a place."""
+    try:
+        degrees, minutes, seconds = (float(part) for part in parts)
+        sign = dict(zip(references, (1, -1), strict=True))[str(reference).strip("\0 ").upper()]
+    except (TypeError, ValueError, KeyError, ZeroDivisionError):
+        return None
+    value = sign * (degrees + minutes / 60 + seconds / 3600)
+    return round(value, 7) if abs(value) <= most else None  # NaN, which 0/0 is read as, compares false
 
 
 def to_jpeg(data: bytes, max_side: int | None = None) -> bytes:

@@ -28,7 +28,7 @@ GROUPS = {
         "pull": "fetch artifacts from a remote, and name what is damaged there",
     },
     "use a model": {
-        "predict": "name what photographs show, as CSV",
+        "predict": "name what photographs show, in the forms of ecologists",
         "relist": "make a bundle for another species list, without training",
         "completion": "print a completion script for bash, zsh or fish",
     },

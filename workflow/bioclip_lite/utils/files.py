@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -95,17 +95,32 @@ def check_file(path: str | os.PathLike[str], first_line: str) -> None:
     Raises:
         UserError: ``path`` is a folder, a device, another file or a link to nothing, or lies where no file can be made.
     """
+    line = first_line.encode()
+
+    def ours(path: Path) -> bool:
+        with path.open("rb") as file:
+            return file.read(len(line) + 1) in (line, line + b"\n")
+
+    check_output(path, ours)
+
+
+def check_output(path: str | os.PathLike[str], ours: Callable[[Path], bool]) -> None:
+    """Check, before any work, that the file a user names can be written without loss.
+
+    Args:
+        ours: whether a file that is there already is an earlier output, which is replaced. So is an empty file.
+
+    Raises:
+        UserError: as ``check_file``.
+    """
     path = Path(path)
     _check_link(path)
     _check_file(path)
-    if path.exists() and path.stat().st_size:
-        line = first_line.encode()
-        with path.open("rb") as file:
-            if file.read(len(line) + 1) not in (line, line + b"\n"):
-                raise UserError(
-                    f"{path} is there already, was not written by this command, and would be lost; name another file, "
-                    "or move it away first"
-                )
+    if path.exists() and path.stat().st_size and not ours(path):
+        raise UserError(
+            f"{path} is there already, was not written by this command, and would be lost; name another file, "
+            "or move it away first"
+        )
 
 
 def check_folder(path: str | os.PathLike[str], names: Sequence[str]) -> None:

@@ -1,0 +1,181 @@
+"""Records: what is known of each photograph after a model was asked, from which all outputs are made."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from bioclip_lite.metrics import calibration
+from bioclip_lite.metrics.ranks import softmax
+from bioclip_lite.photographs.images import BadImage, Capture, capture, decode
+from bioclip_lite.predicting.answers import Answer, answers
+from bioclip_lite.predicting.models import Model, Said
+from bioclip_lite.sources import places
+from bioclip_lite.taxa.label_space import Labels
+from bioclip_lite.utils.machine import cores
+
+_AHEAD = 2  # photographs per core that are read before the model takes them
+_NOTHING = Capture("", None, None, None, None)
+SCHEMA = pa.schema(
+    {
+        "file": pa.binary(),
+        "file_name": pa.string(),
+        "size": pa.int64(),
+        "modified": pa.int64(),
+        "sha256": pa.string(),
+        "error": pa.string(),
+        "media_type": pa.string(),
+        "time": pa.string(),
+        "offset": pa.string(),
+        "latitude": pa.float64(),
+        "longitude": pa.float64(),
+        "answers": pa.list_(
+            pa.struct(
+                {
+                    "rank": pa.string(),
+                    "path": pa.list_(pa.string()),
+                    "scientific_name": pa.string(),
+                    "common_name": pa.string(),
+                    "score": pa.float64(),
+                    "threshold": pa.float64(),
+                    "zero_shot": pa.bool_(),
+                    "note": pa.string(),
+                }
+            )
+        ),
+        "embedding": pa.list_(pa.float32()),
+        "probabilities": pa.list_(pa.float32()),
+    }
+)
+
+
+class Record(TypedDict):
+    """One photograph. Fields of a photograph that cannot be read are None but for the first four and ``error``."""
+
+    file: bytes  # its path as the system spells it
+    file_name: str  # its path as text
+    size: int  # bytes; -1 where there is no file
+    modified: int  # nanoseconds since 1970; -1 where there is no file
+    sha256: str | None  # of the content of the file
+    error: str | None  # why there is no answer; None where a model was asked
+    media_type: str | None
+    time: str | None  # when it was taken, ISO 8601, of the camera's clock
+    offset: str | None  # of that clock from UTC
+    latitude: float | None  # degrees
+    longitude: float | None
+    answers: list[Answer]
+    embedding: list[float] | None
+    probabilities: list[float] | None  # of all leaves
+
+
+class Question(NamedTuple):
+    """What is asked of every photograph."""
+
+    temperature: float
+    rank: str
+    k: int
+    thresholds: calibration.Thresholds | None
+    embeddings: bool  # whether records hold them
+    probabilities: bool  # whether records hold those of all leaves
+
+
+class _Read(NamedTuple):
+    record: Record  # without answers
+    ready: Any  # what ``Model.prepare`` returned; None if the file cannot be read
+
+
+def path_of(record: Record) -> Path:
+    """The path of a photograph as it was given."""
+    return Path(os.fsdecode(record["file"]))
+
+
+def state(file: Path) -> tuple[int, int]:
+    """Size and time of change of a file, by which one that was answered is known again; (-1, -1) if it is missing."""
+    try:
+        about = file.stat()
+    except (OSError, ValueError):
+        return -1, -1
+    return about.st_size, about.st_mtime_ns
+
+
+def batches(files: Iterable[Path], model: Model, labels: Labels, question: Question) -> Iterator[list[Record]]:
+    """Yield the records of the photographs, in their order, by batches of the model.
+
+    Threads read and prepare some photographs ahead on all cores; no more than those are in memory.
+    """
+    read = _read_ahead(files, model.prepare)
+    while batch := list(islice(read, model.batch)):
+        ready = [photograph.ready for photograph in batch if photograph.record["error"] is None]
+        said = iter(model.ask(ready) if ready else [])
+        records = [photograph.record for photograph in batch]
+        _answer([(record, next(said)) for record in records if record["error"] is None], labels, question)
+        yield records
+
+
+def _answer(pairs: Sequence[tuple[Record, Said | str]], labels: Labels, question: Question) -> None:
+    """Write into records what a model said of them."""
+    for record, reason in pairs:
+        record["error"] = reason if isinstance(reason, str) else None
+    answered = [(record, said) for record, said in pairs if not isinstance(said, str)]
+    if not answered:
+        return
+    probabilities = softmax(np.stack([said.logits for _, said in answered]) / question.temperature)
+    found = answers(probabilities, labels, question.rank, question.k, question.thresholds)
+    for (record, said), row, best in zip(answered, probabilities, found, strict=True):
+        record["answers"] = best
+        if question.embeddings and said.embedding is not None:
+            record["embedding"] = said.embedding.tolist()
+        if question.probabilities:
+            record["probabilities"] = row.tolist()
+
+
+def _read_ahead(files: Iterable[Path], prepare: Callable[[Path, bytes, Image.Image], Any]) -> Iterator[_Read]:
+    waiting: deque[Future[_Read]] = deque()
+    with ThreadPoolExecutor(cores()) as pool:
+        try:
+            for file in files:
+                waiting.append(pool.submit(_read, file, prepare))
+                if len(waiting) > _AHEAD * cores():
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read(file: Path, prepare: Callable[[Path, bytes, Image.Image], Any]) -> _Read:
+    size, modified = state(file)
+    try:
+        if size < 0:
+            raise FileNotFoundError("there is no such file")
+        content = file.read_bytes()
+        image = decode(content)
+        about, digest = capture(content), hashlib.sha256(content).hexdigest()
+        return _Read(_record(file, size, modified, about, digest, None), prepare(file, content, image))
+    except (BadImage, OSError) as error:
+        return _Read(_record(file, size, modified, _NOTHING, None, str(error)), None)
+
+
+def _record(
+    file: Path, size: int, modified: int, about: Capture, digest: str | None, error: str | None
+) -> Record:  # fmt: skip
+    return {
+        "file": os.fsencode(file),
+        "file_name": places.shown(str(file)),
+        "size": size,
+        "modified": modified,
+        "sha256": digest,
+        "error": error,
+        **{**about._asdict(), "media_type": about.media_type or None},  # type: ignore[typeddict-item]
+        "answers": [],
+        "embedding": None,
+        "probabilities": None,
+    }
