@@ -195,18 +195,18 @@ def test_the_control_learns_from_labels_alone(data: Path, own: Path) -> None:
 def test_the_target_is_the_embedding_of_the_view_shown(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = reader.CachedSplit(data, "train")
     shown: list[bytes] = []
-    original = loading.Replays.batches
+    original = loading.Lessons.batches
 
-    def spy(self: loading.Replays, plan: Any) -> Any:
-        for items, pixels in zip(plan, original(self, plan), strict=True):
-            if len(self.images) == len(cached.images):
+    def spy(self: loading.Lessons, plan: Any, about: Any) -> Any:
+        for items, (pixels, beside) in zip(plan, original(self, plan, about), strict=True):
+            if len(self.replays.images) == len(cached.images):
                 for (i, k), image in zip(items, pixels.numpy(), strict=True):
-                    row = cached.view(i, k)
-                    np.testing.assert_array_equal(image, views.reapply(cached.images.image(i), row, self.preprocess))
+                    row, preprocess = cached.view(i, k), self.replays.preprocess
+                    np.testing.assert_array_equal(image, views.reapply(cached.images.image(i), row, preprocess))
                     shown.append(row.tobytes())
-            yield pixels
+            yield pixels, beside
 
-    monkeypatch.setattr(loading.Replays, "batches", spy)
+    monkeypatch.setattr(loading.Lessons, "batches", spy)
     asked: list[bytes] = []
     target = reader.CachedSplit.target
 

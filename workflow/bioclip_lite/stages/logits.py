@@ -1,5 +1,6 @@
 """Stage logits: cache each teacher's embeddings of K replayable views of every photograph, of taxa and of captions."""
 
+import functools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -289,12 +290,15 @@ def _embed_shard(
         "views": views.VERSION,
         "precision": params["precision"],
     }
+    format_ = machine.embedding_format(params["forward_precision"])
+    if format_ != "float32":
+        identity["forward_precision"] = format_
     path = store.folder(data, teacher_name) / f"{name}.safetensors"
     batches = [(where, k) for k in range(count) for where in _batches(images.keys)]
     reusable = _earlier(path, params, identity)
     new = [batch for batch in batches if _content(digests, rows, *batch) not in reusable]
     plan = [[(i, rows[i, k]) for i in range(where.start, where.stop)] for where, k in new]
-    embedded = _embed(teacher, loading.load(loading.Views(images, teacher.preprocess), plan))
+    embedded = _embed(teacher, loading.Views(images, teacher.preprocess).batches(plan), format_)
     done = sum(map(len, plan))
     job = _job(teacher_name, name)
     answers = iter(progress(embedded, len(new), f"{job}, batches of views", done // max(1, len(new))))
@@ -366,7 +370,10 @@ def _earlier(
     }
 
 
-def _embed(teacher: teachers.Teacher, batches: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
-    device = machine.device()
+def _embed(teacher: teachers.Teacher, batches: Iterator[torch.Tensor], precision: str) -> Iterator[np.ndarray]:
+    """Embeddings of each batch; while a GPU computes them, the next batch is on its way."""
+    embed = machine.within_memory(functools.partial(teachers.embed_images, teacher.model))
     for pixels in batches:
-        yield teachers.embed_images(teacher.model, pixels.to(device)).cpu().numpy()
+        with machine.embedding_in(precision):
+            embedded = embed(pixels)
+        yield embedded.cpu().numpy()
