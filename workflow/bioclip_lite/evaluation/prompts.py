@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from bioclip_lite.evaluation.predictions import Extra
 from bioclip_lite.evaluation.variants import teacher_of
@@ -19,6 +18,7 @@ from bioclip_lite.photographs.shards import ShardSet, shard_names
 from bioclip_lite.taxa.label_space import Labels
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.texts import text_types
+from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
 from bioclip_lite.utils.randomness import digest, drawn
@@ -44,7 +44,7 @@ def texts_of(params: "TeacherVariant", data: Path, split: str, labels: Labels) -
     """
     taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
     teacher = teacher_of(data, taxa)
-    teacher.model.to("cuda" if torch.cuda.is_available() else "cpu")  # some thousands of texts
+    teacher.model.to(machine.device())  # some thousands of texts
     found = {"prompts": _prompts(params, split, labels, taxa, teacher)}
     for name in params["retrieval"]:
         found[f"captions {name}"] = _captions(data, split, name, teacher)

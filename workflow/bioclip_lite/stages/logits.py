@@ -166,7 +166,7 @@ def _tune(data: Path, teacher: teachers.Teacher, teacher_name: str, text: np.nda
     folder, (leaves, below) = store.folder(data, teacher_name), label_space.leaves_below(data)
     embeddings, labels = _validation(data, teacher, folder)
     scales = logit_scale.grid(teacher.logit_scale)
-    matrix = torch.from_numpy(text).to(machine.device())
+    matrix = machine.moved(torch.from_numpy(text))
     leaves_of = [below[taxon] for taxon in labels]
     nll, top1 = logit_scale.sweep(torch.from_numpy(embeddings), matrix, leaves_of, scales)
     if not teacher.about.get("allow_weak"):

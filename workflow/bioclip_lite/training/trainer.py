@@ -134,7 +134,8 @@ def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path 
                 objective.train_mode()
                 unread: list[torch.Tensor] = []
                 for batch in _remaining_batches(objective, at):
-                    unread.append(_step(objective, state, batch, at))
+                    with _memory_explained(objective):
+                        unread.append(_step(objective, state, batch, at))
                     average.follow(at.epoch * steps + at.step)
                     at.step += 1
                     stop = distributed.agree(saver.must_stop())
@@ -238,6 +239,19 @@ def _step(objective: Objective, state: checkpoint.State, batch: Any, at: checkpo
     scaler.step(optim)  # leaves out a step whose gradients are beyond float16
     scaler.update()
     return loss
+
+
+@contextmanager
+def _memory_explained(objective: Objective) -> Iterator[None]:
+    """Raise UserError where a GPU has no memory for a step."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        options = objective.options
+        raise UserError(
+            f"{objective.name}: the GPU's memory does not hold a batch of {options.batch_size} photographs in "
+            f"{options.accumulation} micro-batches; raise accumulation, which changes the least, or lower batch_size"
+        ) from error
 
 
 def _read(objective: Objective, unread: list[torch.Tensor], at: checkpoint.Position, board: SummaryWriter) -> None:

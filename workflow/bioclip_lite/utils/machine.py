@@ -10,6 +10,7 @@ from torch import nn
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import digest
 
+_ON_A_GPU = "float16"  # of "auto", see ``embedding_format``: nearer to float32 than bfloat16 (benchmarks/gpu.md)
 _CORES_PER_WORKER = 4  # on a CPU: about a fifth of the work is decoding, the rest training
 
 
@@ -79,7 +80,7 @@ def autocast(dtype: torch.dtype) -> AbstractContextManager[object]:
 
 
 def embedding_format(precision: str) -> str:
-    """The ``embedding_in`` of a ``precision``, which may be "auto": float32 on a CPU, elsewhere as ``_ON_A_GPU``."""
+    """The ``embedding_in`` of a ``precision``, which may be "auto": float32 on a CPU, float16 on a GPU."""
     if precision != "auto":
         return precision
     return "float32" if device().type == "cpu" else _ON_A_GPU
