@@ -34,7 +34,7 @@ _aten = torch.ops.aten
 _AUTOCAST, _CASTS = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
 _READ = {torch.bool: False, torch.float32: 1.0, torch.float64: 1.0}  # what each number is, by its type; integers: 1
 
-Waits = Counter[str]  # file:line of the package, and what it did
+Waits = Counter[str]  # "file:line function", of this package, and what it did there
 
 
 class _Backend:
@@ -132,7 +132,9 @@ class _Watch(TorchDispatchMode):
             self._note(first.device.type != "cpu", "reads a number")
             return _READ.get(first.dtype, 1)
         if operation.overloadpacket in (_aten.to, _aten._to_copy, _aten.copy_):
-            given = dict(zip((argument.name for argument in operation._schema.arguments), arguments, strict=False)) | named
+            given = (
+                dict(zip((argument.name for argument in operation._schema.arguments), arguments, strict=False)) | named
+            )
             values, to = given.get("src", first), first.device if "src" in given else given.get("device")
             self._copied(values, torch.device(to or values.device), given.get("non_blocking", False))
         result = operation(*arguments, **named)
@@ -149,6 +151,7 @@ class _Watch(TorchDispatchMode):
     def _note(self, waits: bool, what: str) -> None:
         if waits:
             frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(_PACKAGE)]
-            place = Path(frames[-1].filename).relative_to(_PACKAGE) if frames else "elsewhere"
-            function = frames[-1].name if frames else ""
-            self.waits[f"{place} {function} {what}"] += 1
+            place = "elsewhere"
+            if frames:
+                place = f"{Path(frames[-1].filename).relative_to(_PACKAGE)}:{frames[-1].lineno} {frames[-1].name}"
+            self.waits[f"{place} {what}"] += 1

@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -74,13 +75,20 @@ def test_the_made_up_gpu_refuses_and_counts(found: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", EXPECTED)
 def test_a_gpu_is_waited_for_only_where_its_numbers_are_needed(case: str, found: dict[str, Any]) -> None:
     assert found[case]["error"] is None, found[case]["error"]
-    waits = {place: count for place, count in found[case]["waits"].items() if place not in MOVING_A_MODEL}
-    assert waits == EXPECTED[case]
+    waits: Counter[str] = Counter()
+    for place, count in found[case]["waits"].items():
+        waits[re.sub(r":\d+ ", " ", place)] += count
+    for place in MOVING_A_MODEL:
+        waits.pop(place, None)
+    assert waits == EXPECTED[case], found[case]["waits"]
 
 
 def test_pixels_are_the_same_numbers_on_whatever_device() -> None:
     every = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-    for mean, std in (((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.3, 1 / 3))):
+    for mean, std in (
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.3, 1 / 3)),
+    ):
         spec = preprocessing(16, mean, std)
         found = loading.normalised(torch.from_numpy(every), spec)
         assert found.dtype == torch.float32 and found.is_contiguous()

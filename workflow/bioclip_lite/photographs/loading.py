@@ -120,7 +120,7 @@ class Lessons:
     def batches(
         self, plan: Sequence[Sequence[tuple[int, int]]], about: Sequence[Any]
     ) -> Iterator[tuple[torch.Tensor, Any]]:
-        """(float32 (b, 3, size, size) on ``machine.device()``, what is beside it) for each list of items in ``plan``."""
+        """(float32 (b, 3, size, size) on ``machine.device()``, what is beside it) for each list of items."""
         lacking = [[item for item in batch if item not in self.kept] for batch in plan]
         made = self._loader.batches(list(zip(lacking, about, strict=True)))
         for batch, items, (pictures, beside) in zip(plan, lacking, made, strict=True):

@@ -309,7 +309,9 @@ def _embed_shard(
     for where, k in batches:
         part_of = reusable.get(_content(digests, rows, where, k))
         if part_of is None:
-            part_of = store.encode(_checked(next(answers), images.keys[where], maker), params["precision"])
+            part_of = store.encode(
+                _checked(next(answers), images.keys[where], f"{maker}, seen in {format_}"), params["precision"]
+            )
         for part, values in part_of.items():
             encoded[part][where, k] = values
     if len(images) >= _ENOUGH:

@@ -243,9 +243,7 @@ def _drawn(pairs: Pairs, seed: int, batch: tuple[int, np.ndarray]) -> Matches:
 class FeaturePairs(Dataset[tuple[torch.Tensor, Matches]]):
     """Features of photographs, and their captions: item (epoch, rows) is both for the photographs of these numbers."""
 
-    def __init__(
-        self, features: locked_tower.Features, captions: Callable[[tuple[int, np.ndarray]], Matches]
-    ) -> None:
+    def __init__(self, features: locked_tower.Features, captions: Callable[[tuple[int, np.ndarray]], Matches]) -> None:
         self.features, self.captions = features, captions
 
     def __getitem__(self, batch: tuple[int, np.ndarray]) -> tuple[torch.Tensor, Matches]:

@@ -71,7 +71,8 @@ def fit_head(
     For a network that starts from foreign weights: a random last layer would send large gradients through good features
     and spoil them before it fits (linear probing before fine-tuning, arXiv 2202.10054). Targets are the teacher's
     embeddings of the plain views of split "train", or for the ``control`` logits that single out the leaves of each
-    taxon. The model is on ``machine.device()``. Only sums over the photographs are kept, so memory does not grow with their number.
+    taxon. The model is on ``machine.device()``. Only sums over the photographs are kept, so memory does not grow with
+    their number.
     """
     leaves, below = label_space.leaves_below(data)
     sums = {head: _Sums(head) for head in heads(model).values()}

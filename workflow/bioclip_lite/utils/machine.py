@@ -121,8 +121,8 @@ def within_memory(encode: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[t
             except torch.OutOfMemoryError as error:
                 if parts > 1 or len(rows) == 1:
                     raise UserError(
-                        f"the GPU's memory does not hold {-(-len(rows) // parts)} photographs and the network; end other "
-                        "programs on this GPU, or take a smaller network"
+                        f"the GPU's memory does not hold {-(-len(rows) // parts)} photographs and the network; end "
+                        "other programs on this GPU, or take a smaller network"
                     ) from error
             parts = 2  # outside of the block that holds the error, and with it what was computed
             print(f"the GPU's memory does not hold {len(rows)} photographs at once; batches are halved from here on")
