@@ -30,17 +30,25 @@ from bioclip_lite.training import losses, memory_format, trainer
 from bioclip_lite.utils import machine
 
 FORMATS = ("float32", "tf32", "bfloat16", "float16")
-FULL = {
+FULL: dict[str, Any] = {
     **{"matrix": 8192, "teacher": "ViT-B-16", "student": "fastvit_t8", "pixels": 224, "batch": 128, "seconds": 8.0},
     **{"taxa": 10_000, "photographs": 2048, "side": (500, 375), "captions": 4096},
 }
-TINY = {
+TINY: dict[str, Any] = {
     **{"matrix": 128, "teacher": "ViT-B-32", "student": "mobilenetv4_conv_small_035", "pixels": 32, "batch": 4},
     **{"seconds": 0.2, "taxa": 10, "photographs": 8, "side": (50, 37), "captions": 8},
 }
 OPTIONS = trainer.Options(
-    **{"seed": 0, "epochs": 1, "batch_size": 1, "accumulation": 1, "learning_rate": 1e-3, "warm_up": 0.1},
-    **{"weight_decay": 0.05, "betas": (0.9, 0.98), "eps": 1e-8, "precision": "auto"},
+    seed=0,
+    epochs=1,
+    batch_size=1,
+    accumulation=1,
+    learning_rate=1e-3,
+    warm_up=0.1,
+    weight_decay=0.05,
+    betas=(0.9, 0.98),
+    eps=1e-8,
+    precision="auto",
 )
 Row = tuple[str, str, float, float]  # what, number format, rows a second, multiply-accumulates of a row
 

@@ -57,10 +57,10 @@ def install() -> None:
     _AUTOCAST.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for name in ("conv2d", "linear", "matmul", "scaled_dot_product_attention"):
         _CASTS.impl(name, _cast(getattr(_aten, name).default), "AutocastPrivateUse1")
-    nn.Module._apply = _apply  # type: ignore[method-assign]
+    nn.Module._apply = _apply  # type: ignore
     for module in (students, teachers):
         module.load_file = _with_content(load_file)  # type: ignore[attr-defined]
-    torch.Tensor.pin_memory = _pin  # type: ignore[method-assign]
+    torch.Tensor.pin_memory = _pin  # type: ignore
     FakeTensor.numpy, FakeTensor.tolist = _numpy, lambda tensor: _numpy(tensor.cpu()).tolist()  # type: ignore
     machine.device = lambda: torch.device("gpu", 0)
 
@@ -127,7 +127,7 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
         named = named or {}
-        first = arguments[0] if arguments else None
+        first: Any = arguments[0] if arguments else None
         if operation.overloadpacket in (_aten._local_scalar_dense, _aten.item, _aten.is_nonzero):
             self._note(first.device.type != "cpu", "reads a number")
             return _READ.get(first.dtype, 1)

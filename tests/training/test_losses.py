@@ -143,7 +143,8 @@ def photographs(b: int = 4, leaves: int = 6) -> losses.PhotographAnswers:
         logit_scales=[20.0],
         temperature=2.0,
         nodes=torch.arange(leaves)[None] // 2,
-        leaves=lambda: F.one_hot(torch.arange(b), leaves).bool(),
+        node_counts=[leaves // 2],
+        under=F.one_hot(torch.arange(b), leaves).bool(),
     )
 
 

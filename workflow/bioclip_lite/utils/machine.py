@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -93,7 +94,7 @@ def embedding_in(precision: str) -> Iterator[None]:
     float32 is that of IEEE 754 here. Elsewhere PyTorch lets convolutions on a GPU round to tf32, which has its exponent
     and the mantissa of float16. A CPU has no tf32 and computes in float32.
     """
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     half = precision in ("bfloat16", "float16")
     for backend in backends:
