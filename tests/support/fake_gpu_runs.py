@@ -130,7 +130,7 @@ def texts(data: Path) -> Work:
 
 
 def features(data: Path) -> Work:
-    locked = locked_tower.tower(lessons.TEACHER["lit"], data / "weights", "teacher.lit")  # type: ignore[arg-type]
+    locked = locked_tower.tower(lessons.TEACHER["lit"], data / "weights", "teacher.lit")
     return partial(locked_tower.embed, locked, data / "shard" / "val-00000.tar", data / "features.safetensors")
 
 

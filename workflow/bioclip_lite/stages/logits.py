@@ -306,12 +306,11 @@ def _embed_shard(
     blank = store.encode(np.empty((0, count, width), np.float32), params["precision"])
     encoded = {part: np.empty((len(images), *none.shape[1:]), none.dtype) for part, none in blank.items()}
     maker = f"{_maker(data, teacher_name)}, shard {name}"
+    maker += "" if format_ == "float32" else f", seen in {format_}"
     for where, k in batches:
         part_of = reusable.get(_content(digests, rows, where, k))
         if part_of is None:
-            part_of = store.encode(
-                _checked(next(answers), images.keys[where], f"{maker}, seen in {format_}"), params["precision"]
-            )
+            part_of = store.encode(_checked(next(answers), images.keys[where], maker), params["precision"])
         for part, values in part_of.items():
             encoded[part][where, k] = values
     if len(images) >= _ENOUGH:
