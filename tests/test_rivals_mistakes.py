@@ -86,7 +86,7 @@ def test_1_one_preprocessing_for_teacher_cache_student_and_evaluation(data: Path
     travelled = read_preprocess(tmp_path / "model")
     assert travelled == spec
     expected = preprocess(photographs.image(0), travelled)
-    cached = loading.Views(photographs, travelled)[0, views.plain_view(2)]
+    (cached,) = next(loading.Views(photographs, travelled).batches([[(0, views.plain_view(2))]]))
     measured = next(loading.plain_pixels(photographs, travelled))[0]
     np.testing.assert_array_equal(cached.numpy(), expected)
     np.testing.assert_array_equal(measured.numpy(), expected)

@@ -36,6 +36,7 @@ VIEWS: sections.Logits = {
     "templates": "plain",
     "logit_scale": "given",
     "precision": "float16",
+    "forward_precision": "auto",
     "seed": 0,
 }
 D = 16

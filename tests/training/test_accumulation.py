@@ -24,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def student(data: Path, outputs: int) -> tuple[nn.Module, distillation.Options]:
+def student(data: Path, outputs: int, **changes: Any) -> tuple[nn.Module, distillation.Options]:
     torch.manual_seed(0)
     model = students.build_student(students.student_spec("mobilenetv4_conv_small_035", {}, outputs, 32))
     weights = losses.Weights(batch_affinity=1.0)
@@ -35,21 +35,21 @@ def student(data: Path, outputs: int) -> tuple[nn.Module, distillation.Options]:
         "weights": weights,
         "seed": 0,
     }
-    return model, distillation.Options(**named, **trainer.chosen(lessons.DISTILL))
+    return model, distillation.Options(**{**named, **trainer.chosen(lessons.DISTILL), **changes})
 
 
-def distilled(data: Path) -> trainer.Objective:
-    model, options = student(data, lessons.D)
+def distilled(data: Path, **changes: Any) -> trainer.Objective:
+    model, options = student(data, lessons.D, **changes)
     return distillation.Distillation(model, data, options)
 
 
-def controlled(data: Path) -> trainer.Objective:
-    model, options = student(data, 5)
+def controlled(data: Path, **changes: Any) -> trainer.Objective:
+    model, options = student(data, 5, **changes)
     return distillation.Control(model, data, options)
 
 
-def two_towers(data: Path) -> trainer.Objective:
-    model, options = student(data, lessons.D)
+def two_towers(data: Path, **changes: Any) -> trainer.Objective:
+    model, options = student(data, lessons.D, **changes)
     arguments: dict[str, Any] = {"kind": "transformer", "width": 64, "layers": 2, "outputs": lessons.D}
     arguments |= {"context": 64, "student": None}
     tower, tokenizer = text_towers.build(**arguments), text_towers.tokenizer(arguments)
@@ -63,21 +63,22 @@ def clip(section: dict[str, Any], embed_dim: int, projection: str) -> tuple[teac
     return teachers.build_clip(config), teachers.open_clip_preprocess(config, "the teacher")
 
 
-def trained(data: Path) -> trainer.Objective:
+def trained(data: Path, **changes: Any) -> trainer.Objective:
     section = lessons.TEACHER["train"]
     model, preprocess = clip(section, lessons.D, "")
-    options = contrastive.Options(seed=0, captions=("sci", "taxon_com"), **trainer.chosen(section))
+    options = contrastive.Options(seed=0, captions=("sci", "taxon_com"), **{**trainer.chosen(section), **changes})
     return contrastive.ClipTraining(model, preprocess, data, ["train-00000"], ["val-00000"], options, True)
 
 
-def tuned(data: Path) -> trainer.Objective:
+def tuned(data: Path, **changes: Any) -> trainer.Objective:
     section = lessons.TEACHER["lit"]
     model, preprocess = clip(section, 1280, "none")
     locked = locked_tower.Tower(model.visual.trunk.eval(), preprocess, 1280, "tower")
     folder = data / "teacher" / "features" / "model"
     for shard in ("train-00000", "val-00000"):
-        locked_tower.embed(locked, data / "shard" / f"{shard}.tar", folder / f"{shard}.safetensors")
-    options = contrastive.Options(seed=0, captions=("sci", "taxon_com"), **trainer.chosen(section))
+        if not (folder / f"{shard}.safetensors").exists():
+            locked_tower.embed(locked, data / "shard" / f"{shard}.tar", folder / f"{shard}.safetensors")
+    options = contrastive.Options(seed=0, captions=("sci", "taxon_com"), **{**trainer.chosen(section), **changes})
     shards = (["train-00000"], ["val-00000"])
     return contrastive.LockedImageTuning(model, "tower", folder, data, *shards, options, True)
 

@@ -76,19 +76,19 @@ def test_rank_affinity_is_the_divergence_of_summed_probabilities(seed: int) -> N
     p = torch.stack([target.exp()[:, nodes[1] == n].sum(1) for n in range(3)], 1)
     log_q = torch.stack([logits.log_softmax(-1)[:, nodes[1] == n].logsumexp(1) for n in range(3)], 1)
     expected = F.kl_div(log_q, p, reduction="batchmean") / 2  # at the root both are sure
-    torch.testing.assert_close(losses.rank_affinity(logits, target, nodes), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(losses.rank_affinity(logits, target, nodes, [1, 3]), expected, rtol=1e-3, atol=1e-5)
     leaves = torch.arange(8)[None]
     torch.testing.assert_close(
-        losses.rank_affinity(logits, target, leaves), losses.affinity(logits, target), rtol=1e-3, atol=1e-4
+        losses.rank_affinity(logits, target, leaves, [8]), losses.affinity(logits, target), rtol=1e-3, atol=1e-4
     )
     # A teacher that knows the genus and no more is met by a student that knows the genus.
-    assert losses.rank_affinity(logits, target, nodes) <= losses.affinity(logits, target) + 1e-4
+    assert losses.rank_affinity(logits, target, nodes, [1, 3]) <= losses.affinity(logits, target) + 1e-4
 
 
 def test_rank_affinity_has_gradients_where_probabilities_vanish() -> None:
     logits = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
     target = torch.tensor([[-150.0, 0.0, -150.0]]).log_softmax(-1)
-    losses.rank_affinity(logits, target, torch.tensor([[0, 0, 1]])).backward()
+    losses.rank_affinity(logits, target, torch.tensor([[0, 0, 1]]), [2]).backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 
@@ -143,7 +143,8 @@ def photographs(b: int = 4, leaves: int = 6) -> losses.PhotographAnswers:
         logit_scales=[20.0],
         temperature=2.0,
         nodes=torch.arange(leaves)[None] // 2,
-        leaves=lambda: F.one_hot(torch.arange(b), leaves).bool(),
+        node_counts=[leaves // 2],
+        under=F.one_hot(torch.arange(b), leaves).bool(),
     )
 
 

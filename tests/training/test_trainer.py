@@ -1,3 +1,4 @@
+import math
 import os
 import shutil
 import signal
@@ -195,18 +196,18 @@ def test_the_control_learns_from_labels_alone(data: Path, own: Path) -> None:
 def test_the_target_is_the_embedding_of_the_view_shown(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = reader.CachedSplit(data, "train")
     shown: list[bytes] = []
-    original = loading.Replays.batches
+    original = loading.Lessons.batches
 
-    def spy(self: loading.Replays, plan: Any) -> Any:
-        for items, pixels in zip(plan, original(self, plan), strict=True):
-            if len(self.images) == len(cached.images):
+    def spy(self: loading.Lessons, plan: Any, about: Any) -> Any:
+        for items, (pixels, beside) in zip(plan, original(self, plan, about), strict=True):
+            if len(self.replays.images) == len(cached.images):
                 for (i, k), image in zip(items, pixels.numpy(), strict=True):
-                    row = cached.view(i, k)
-                    np.testing.assert_array_equal(image, views.reapply(cached.images.image(i), row, self.preprocess))
+                    row, preprocess = cached.view(i, k), self.replays.preprocess
+                    np.testing.assert_array_equal(image, views.reapply(cached.images.image(i), row, preprocess))
                     shown.append(row.tobytes())
-            yield pixels
+            yield pixels, beside
 
-    monkeypatch.setattr(loading.Replays, "batches", spy)
+    monkeypatch.setattr(loading.Lessons, "batches", spy)
     asked: list[bytes] = []
     target = reader.CachedSplit.target
 
@@ -284,8 +285,36 @@ def test_divergence_is_an_error(data: Path) -> None:
     model = student()
     with torch.no_grad():
         next(model.parameters())[0] = torch.nan
-    with pytest.raises(UserError, match="lower learning_rate"):
+    expected = f"the loss is nan in epoch 1, steps 1 to {steps(data)} of {steps(data)}: .*lower learning_rate"
+    with pytest.raises(UserError, match=expected):
         distil(model, data)
+
+
+def test_weights_that_are_no_numbers_are_never_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the step that spoils them is finite, and the checkpoint of before stays."""
+    monkeypatch.setattr(checkpoint, "_SECONDS_WITHIN_EPOCH", -1.0)
+    path, rate = tmp_path / "checkpoint.safetensors", trainer._learning_rate
+    kept: list[bytes] = []
+
+    def spoiling(objective: trainer.Objective, epoch: int, step: int) -> float:
+        kept[step:] = [path.read_bytes()] if path.exists() else [b""]
+        return rate(objective, epoch, step) if step < 2 else math.inf
+
+    monkeypatch.setattr(trainer, "_learning_rate", spoiling)
+    with pytest.raises(UserError, match="weights are no longer finite numbers in epoch 1, steps 3 to 3"):
+        distil(student(), data, checkpoint_file=path)
+    assert path.read_bytes() == kept[2] != kept[1]
+
+
+def test_memory_that_is_short_names_what_helps(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(distillation.Distillation, "loss", full)
+    with pytest.raises(UserError, match="batch of 8 photographs in 2 micro-batches; raise accumulation"):
+        distil(student(), data, batch_size=8, accumulation=2)
 
 
 def second_teacher(data: Path, *, other_views: bool = False) -> None:

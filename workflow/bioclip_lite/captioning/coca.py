@@ -67,7 +67,7 @@ def describe(captioner: Captioner, images: ShardSet, chosen: dict[str, Any], see
     start = 0
     for pixels in loading.plain_pixels(images, captioner.preprocess, _IMAGES[device.type]):
         with torch.inference_mode(), _precision(device):
-            _, seen = captioner.model._encode_image(pixels.to(device))
+            _, seen = captioner.model._encode_image(pixels)
             step = functools.partial(_next_logits, captioner.model, seen)
             rows = torch.arange(len(pixels), device=device)
             if chosen["method"] == "beam":

@@ -93,7 +93,7 @@ class Captioning(trainer.Objective):
         keys = self.texts.keys
         plan = loading.batches(len(keys), self.size, self.name, "order", epoch)[step:]
         items = [[(i, views.draw(generator(self.name, "view", epoch, keys[i]), _VIEW)) for i in rows] for rows in plan]
-        pixels = loading.load(loading.Views(self.images, self.preprocess), items)
+        pixels = loading.Views(self.images, self.preprocess).batches(items)
         return ((epoch, rows, x) for rows, x in zip(plan, pixels, strict=True))
 
     def loss(self, batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
@@ -122,7 +122,7 @@ class Captioning(trainer.Objective):
         model, device = self.model, machine.device()
         tokens = self.tokenizer(texts).to(device)
         with machine.autocast(self.dtype):
-            image, image_tokens = model._encode_image(pixels.to(device))
+            image, image_tokens = model._encode_image(pixels)
             text, text_tokens = model._encode_text(tokens)
             # The vocabulary is wide, and behind the end of a caption there is nothing to learn.
             length = int((tokens != model.pad_id).sum(1).max())

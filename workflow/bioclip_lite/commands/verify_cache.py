@@ -81,8 +81,8 @@ def _verify(data: Path, count: int, teacher_name: str) -> list[Finding]:
             [(i, shard.views[i, view]) for i, view in mine[start : start + _BATCH]]
             for start in range(0, len(mine), _BATCH)
         ]
-        pixels = loading.load(loading.Views(images, teacher.preprocess), plan)
-        now = torch.cat([teachers.embed_images(teacher.model, x.to(machine.device())).float().cpu() for x in pixels])
+        pixels = loading.Views(images, teacher.preprocess).batches(plan)
+        now = torch.cat([teachers.embed_images(teacher.model, x).cpu() for x in pixels])
         # Compare in the precision of the cache: int8 loses more if one number of an embedding is large.
         expected = store.decode(**store.encode(now.numpy(), "float16" if shard.scales is None else "int8"))
         place = name if teacher_name == FIRST else f"{teacher_name}/{name}"

@@ -143,6 +143,9 @@ def worth(
     hessian: sum over the weights that read the unit of half the square of the weight x the mean square of its gradient,
         along random directions as above: the diagonal of the Gauss-Newton matrix (Optimal Brain Damage, LeCun 1990).
     magnitude: sum of squares of all weights that are cut with the unit (arXiv 2301.12900). Needs no photographs.
+
+    Computed on the CPU, one photograph at a time: stage prune asks for 128 photographs whatever the data, which take
+    13 s with fastvit_t8 at 224 pixels.
     """
     if importance == "magnitude":
         layers: dict[str, Any] = dict(model.named_modules())

@@ -19,11 +19,13 @@ from bioclip_lite.evaluation.variant_names import further_teacher
 from bioclip_lite.evaluation.web_variants import Splits, chromium, columns, tfjs
 from bioclip_lite.graph import execution
 from bioclip_lite.models import costs, students, teachers
-from bioclip_lite.photographs.preprocess import preprocess, read_preprocess
+from bioclip_lite.photographs import loading
+from bioclip_lite.photographs.preprocess import read_preprocess
 from bioclip_lite.photographs.shards import ShardSet, shard_names, shard_paths
 from bioclip_lite.taxa.label_space import Labels
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.teacher_cache.ensemble import FIRST
+from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, require
 from bioclip_lite.utils.progress import progress
@@ -124,6 +126,7 @@ def _distilled(params: "Latency", data: Path, splits: Splits, labels: Labels, va
     model, spec, prepared = _student(folder)
     _check_teacher(folder, spec, taxa)
     known = _costs(params, model, prepared, folder / students.WEIGHTS_FILE) | costs.of_table(costs.array(taxa.text))
+    model.to(machine.device())  # after its time on the CPU was taken
     return _run(data, splits, model, prepared, lambda outputs: _answer(outputs, taxa), known)
 
 
@@ -145,7 +148,7 @@ def control(params: "Latency", data: Path, splits: Splits, labels: Labels) -> An
             "run stage distill again"
         )
     known = _costs(params, model, prepared, folder / students.WEIGHTS_FILE)
-    return _run(data, splits, model, prepared, Block, known)
+    return _run(data, splits, model.to(machine.device()), prepared, Block, known)
 
 
 def int8(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
@@ -157,7 +160,7 @@ def int8(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answe
     prepared = read_preprocess(folder)
 
     def forward(images: torch.Tensor) -> torch.Tensor:
-        return execution.run(nodes, weights, images)
+        return execution.run(nodes, weights, images.cpu())  # its weights are read anew at each node: a GPU would wait
 
     known = {
         "params": sum(array.size for array in weights.values()),
@@ -283,17 +286,18 @@ def _run(
     answer: Callable[[np.ndarray], Block],
     known_costs: dict[str, Any],
 ) -> Answers:
-    """Run the model on all photographs batch by batch; ``answer`` is given its outputs [rows, D]."""
+    """Run a model on all photographs, batch by batch; ``answer`` is given its outputs [rows, D].
+
+    ``forward`` is given photographs on ``machine.device()``.
+    """
     shards = ShardSet.of(*_paths(data, splits))
 
     def blocks() -> Iterator[Block]:
-        starts = range(0, len(shards), _BATCH)
-        for start in progress(starts, len(starts), f"evaluate: batches of {_BATCH} photographs"):
-            rows = range(start, min(start + _BATCH, len(shards)))
-            images = torch.from_numpy(np.stack([preprocess(shards.image(row), prepared) for row in rows]))
-            with torch.inference_mode():
+        batches = loading.plain_pixels(shards, prepared, _BATCH)
+        for images in progress(batches, -(-len(shards) // _BATCH), f"evaluate: batches of {_BATCH} photographs"):
+            with torch.inference_mode(), machine.embedding_in("float32"):  # as it ships
                 outputs = forward(images)
-            yield answer(outputs.numpy())
+            yield answer(outputs.cpu().numpy())
 
     return Answers(shards.keys, blocks(), known_costs)
 

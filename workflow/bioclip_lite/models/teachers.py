@@ -26,6 +26,7 @@ from torch import nn
 from bioclip_lite.models import embedding_checks, tokenizers
 from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.photographs.preprocess import preprocessing, read_preprocess
+from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, replacing_folder, require, write_json
 from bioclip_lite.utils.randomness import generator
@@ -159,24 +160,36 @@ def embed_images(model: Clip, pixels: torch.Tensor) -> torch.Tensor:
     return nn.functional.normalize(model.encode_image(pixels).float(), dim=-1)
 
 
-def encode_text(model: Clip, tokens: torch.Tensor) -> torch.Tensor:
-    """(t, D) embeddings, not normalised, of int64 ``tokens`` (t, context).
+def cut(model: Clip, tokens: torch.Tensor) -> torch.Tensor:
+    """int64 ``tokens`` (t, context), on the CPU, without what the text tower of ``model`` need not read: (t, length).
 
     A causal text tower reads no further than the longest text: the padding behind a caption changes nothing but the
     time, and captions fill about half of the context.
     """
-    text = getattr(model, "text", None)
-    if not (isinstance(text, TextTransformer) and text.pool_type == "argmax" and text.cls_emb is None):
+    if _causal(model) is None:
+        return tokens
+    return tokens[:, : int(tokens.argmax(1).max()) + 1]  # where a text ends; a "!" in it may have the number of padding
+
+
+def encode_text(model: Clip, tokens: torch.Tensor) -> torch.Tensor:
+    """(t, D) embeddings, not normalised, of int64 ``tokens`` (t, length), whole or ``cut``, on the model's device."""
+    text = _causal(model)
+    if text is None:
         return model.encode_text(tokens)
-    mask = text.attn_mask
-    if mask is None:  # attention in both directions
-        return model.encode_text(tokens)
-    length = int(tokens.argmax(1).max()) + 1  # where a text ends; a "!" in it may have the number of padding
+    mask, length = text.attn_mask, tokens.shape[1]
     text.attn_mask = mask[:length, :length]
     try:
-        return model.encode_text(tokens[:, :length])
+        return model.encode_text(tokens)
     finally:
         text.attn_mask = mask
+
+
+def _causal(model: Clip) -> Any:
+    """The text tower of ``model`` if no token in it sees those behind it, else None."""
+    text = getattr(model, "text", None)
+    if not (isinstance(text, TextTransformer) and text.pool_type == "argmax" and text.cls_emb is None):
+        return None
+    return None if text.attn_mask is None else text
 
 
 @torch.inference_mode()
@@ -185,7 +198,7 @@ def embed_texts(teacher: Teacher, texts: Sequence[str], batch_size: int = 256) -
     device = next(teacher.model.parameters()).device
     parts = []
     for start in range(0, len(texts), batch_size):
-        tokens = teacher.tokenizer(list(texts[start : start + batch_size])).to(device)
+        tokens = machine.moved(cut(teacher.model, teacher.tokenizer(list(texts[start : start + batch_size]))), device)
         parts.append(nn.functional.normalize(encode_text(teacher.model, tokens).float(), dim=-1).cpu().numpy())
     return np.concatenate(parts)
 
@@ -209,7 +222,7 @@ def check_sound(model: Clip, tokenizer: Tokenize, size: int, maker: str) -> None
     device = next(model.parameters()).device
     drawn = np.stack([generator("teacher", "probe", k).normal(size=(3, 4, 4)) for k in range(len(_PROBES))])
     pictures = nn.functional.interpolate(torch.from_numpy(drawn.astype(np.float32)), size=(size, size))
-    tokens = tokenizer(list(_PROBES)).to(device)
+    tokens = cut(model, tokenizer(list(_PROBES))).to(device)
     model.eval()
     for outputs, names, what in (
         (model.encode_image(pictures.to(device)), [f"picture {k}" for k in range(len(_PROBES))], "pictures"),

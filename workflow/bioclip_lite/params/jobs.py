@@ -123,6 +123,7 @@ class CachedViews(AugmentedViews):
 
     views: int
     precision: Literal["float16", "int8"]
+    forward_precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"]
     seed: int
 
 

@@ -1,5 +1,6 @@
 """Batches of photographs under their views, decoded in parallel."""
 
+import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,9 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bioclip_lite.photographs import views
-from bioclip_lite.photographs.preprocess import to_array
 from bioclip_lite.photographs.shards import ShardSet
-from bioclip_lite.utils.machine import workers
+from bioclip_lite.utils import machine
 from bioclip_lite.utils.randomness import generator
 
 _EVAL_BATCH = 128
@@ -42,54 +42,119 @@ class Kept(dict[Any, Any]):
             self[name] = picture
 
 
+def normalised(pictures: torch.Tensor, preprocess: dict[str, Any]) -> torch.Tensor:
+    """``to_array`` of 8-bit RGB ``pictures`` (b, size, size, 3), computed on ``machine.device()``: the same numbers.
+
+    They travel there as bytes, a quarter of what float32 takes.
+    """
+    device = machine.device()
+    values = machine.moved(pictures, device).permute(0, 3, 1, 2).contiguous().float()
+    white, mean, std = _colours(tuple(preprocess["mean"]), tuple(preprocess["std"]), device)
+    return values.div_(white).sub_(mean).div_(std)
+
+
+@functools.lru_cache(maxsize=8)
+def _colours(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """255, mean and std as float32 tensors: by a number, a GPU would multiply with its inverse, which is rounded."""
+    white = torch.full((1, 1, 1), 255.0)
+    columns = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (mean, std))
+    return tuple(machine.moved(values, device) for values in (white, *columns))
+
+
 class Views(Dataset[torch.Tensor]):
     """Photographs of a split under views: item (i, row) is photograph i seen as ``row`` of ``views``."""
 
     def __init__(self, images: ShardSet, preprocess: dict[str, Any]) -> None:
         self.images, self.preprocess = images, preprocess
-        self.decoded = Kept(0 if workers() else _BYTES_KEPT)  # workers end with the epoch, and all that they keep
+        self.decoded = Kept(0 if machine.workers() else _BYTES_KEPT)  # each of the workers would keep as much
 
     def __getitem__(self, item: tuple[int, np.ndarray]) -> torch.Tensor:
+        """8-bit RGB, (size, size, 3)."""
         i, row = item
         image = self.decoded.get(i)
         if image is None:
             image = self.images.image(i)
             self.decoded.keep(i, image, 3 * image.width * image.height)
-        return torch.from_numpy(views.reapply(image, row, self.preprocess))
+        return torch.from_numpy(np.array(views.replay(image, row, self.preprocess)))
+
+    def batches(self, plan: Sequence[Sequence[tuple[int, np.ndarray]]]) -> Iterator[torch.Tensor]:
+        """float32 (b, 3, size, size) on ``machine.device()`` for each list of items in ``plan``."""
+        return (normalised(pictures, self.preprocess) for pictures in load(self, plan))
 
 
-class Replays(Dataset[np.ndarray]):
+class WithBeside(Dataset[tuple[torch.Tensor, Any]]):
+    """Pictures of a batch, and what it needs beside them: item (items, about) is both, from the items and ``about``."""
+
+    def __init__(self, pictures: Dataset[torch.Tensor], beside: Callable[[Any], Any]) -> None:
+        self.pictures, self.beside = pictures, beside
+
+    def __getitem__(self, asked: tuple[Sequence[Any], Any]) -> tuple[torch.Tensor, Any]:
+        items, about = asked
+        made = [self.pictures[item] for item in items]
+        return torch.stack(made) if made else torch.empty(0), self.beside(about)
+
+
+class Replays(Dataset[torch.Tensor]):
     """Photographs under views that come again in later epochs: item (i, k) is photograph i in its view number k.
 
-    ``row`` gives the row of ``views`` for i and k. What an epoch has shown is not decoded and replayed again.
+    ``row`` gives the row of ``views`` for i and k.
     """
 
     def __init__(self, images: ShardSet, preprocess: dict[str, Any], row: Callable[[int, int], np.ndarray]) -> None:
         self.images, self.preprocess, self.row = images, preprocess, row
-        self.kept = Kept(_BYTES_KEPT)
 
-    def __getitem__(self, item: tuple[int, int]) -> np.ndarray:
+    def __getitem__(self, item: tuple[int, int]) -> torch.Tensor:
         """8-bit RGB, (size, size, 3)."""
         i, k = item
-        return np.array(views.replay(self.images.image(i), self.row(i, k), self.preprocess))
+        return torch.from_numpy(np.array(views.replay(self.images.image(i), self.row(i, k), self.preprocess)))
 
-    def batches(self, plan: Sequence[Sequence[tuple[int, int]]]) -> Iterator[torch.Tensor]:
-        """float32 (b, 3, size, size) for each list of items in ``plan``."""
+
+class Lessons:
+    """Batches of ``Replays`` with what each needs beside its pixels. What was shown before is not decoded again."""
+
+    def __init__(self, replays: Replays, beside: Callable[[Any], Any]) -> None:
+        """``beside`` makes tensors, in any tuples, of what ``batches`` is told about a batch."""
+        self.replays, self.kept = replays, Kept(_BYTES_KEPT)
+        self._loader = Loader(WithBeside(replays, beside))
+
+    def batches(
+        self, plan: Sequence[Sequence[tuple[int, int]]], about: Sequence[Any]
+    ) -> Iterator[tuple[torch.Tensor, Any]]:
+        """(float32 (b, 3, size, size) on ``machine.device()``, what is beside it) for each list of items."""
         lacking = [[item for item in batch if item not in self.kept] for batch in plan]
-        made = load(self, [items for items in lacking if items])
-        for batch, items in zip(plan, lacking, strict=True):
-            new = dict(zip(items, next(made).numpy(), strict=True)) if items else {}
+        made = self._loader.batches(list(zip(lacking, about, strict=True)))
+        for batch, items, (pictures, beside) in zip(plan, lacking, made, strict=True):
+            new = dict(zip(items, pictures, strict=True))
             for item, picture in new.items():
                 self.kept.keep(item, picture, picture.nbytes)
-            pictures = (new[item] if item in new else self.kept[item] for item in batch)
-            yield torch.from_numpy(np.stack([to_array(picture, self.preprocess) for picture in pictures]))
+            if len(items) < len(batch):
+                pictures = torch.stack([new[item] if item in new else self.kept[item] for item in batch])
+            yield normalised(pictures, self.replays.preprocess), beside
+
+
+class Loader:
+    """Loads batches, each of which is one item of a dataset, by ``workers()`` that live as long as this object."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._plan: list[Any] = []
+        self._loader = _loader(dataset, sampler=self._plan, batch_size=None, persistent_workers=machine.workers() > 0)
+
+    def batches(self, plan: Sequence[Any]) -> Iterator[Any]:
+        """The items of the dataset that ``plan`` names, in its order."""
+        self._plan[:] = plan
+        return iter(self._loader)
 
 
 def load(dataset: Dataset[Any], plan: Sequence[Sequence[Any]]) -> Iterator[Any]:
     """Batches of a dataset, in the order of ``plan`` (one list of items per batch), decoded by ``workers()``."""
+    return iter(_loader(dataset, batch_sampler=plan))
+
+
+def _loader(dataset: Dataset[Any], **how: Any) -> DataLoader[Any]:
     own = torch.Generator()  # the loader would otherwise draw from torch's, which belongs to the model
-    return iter(
-        DataLoader(dataset, batch_sampler=plan, num_workers=workers(), generator=own, worker_init_fn=_deaf)  # type: ignore[arg-type]
+    pinned = machine.device().type == "cuda"
+    return DataLoader(
+        dataset, num_workers=machine.workers(), generator=own, worker_init_fn=_deaf, pin_memory=pinned, **how
     )
 
 
@@ -102,10 +167,10 @@ def _deaf(_: int) -> None:
 def plain_pixels(
     images: ShardSet, preprocess: dict[str, Any], batch_size: int = _EVAL_BATCH, rows: slice = slice(None)
 ) -> Iterator[torch.Tensor]:
-    """Photographs of a split, all or ``rows``, in order, without augmentation: float32 (b, 3, size, size)."""
+    """Photographs of a split, all or ``rows``, in order, plain: float32 (b, 3, size, size) on ``machine.device()``."""
     row = views.plain_view(0)
     plan = [[(i, row) for i in some] for some in chunks(range(len(images))[rows], batch_size)]
-    return load(Views(images, preprocess), plan)
+    return Views(images, preprocess).batches(plan)
 
 
 def plain_row(i: int, k: int) -> np.ndarray:

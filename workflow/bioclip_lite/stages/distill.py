@@ -150,7 +150,7 @@ def _check(model: nn.Module, student: distillation.Student) -> None:
     images, maker = student.validation.val.images, f"distill: the {student.options.job}"
     (pixels,) = loading.plain_pixels(images, student.options.preprocess, _CHECKED, slice(_CHECKED))
     with torch.inference_mode():
-        answers = model(pixels).float().numpy()
+        answers = model(pixels.cpu()).float().numpy()
     embedding_checks.check_finite(answers, images.keys[:_CHECKED], maker)
     embedding_checks.check_varied(answers, "photographs", maker)
 
@@ -187,6 +187,7 @@ def _start_from(
 ) -> None:
     """Load weights from a file, in place; fit a last layer that the file lacks to the features of the others."""
     random = students.load_initial_weights(model, path)
+    model.to(machine.device())
     print(f"initial weights from {path}; random: {', '.join(random) or 'none'}")
     warm_start.measure_batch_norms(model, loading.plain_pixels(train.images, preprocess))
     if {f"{head}.{part}" for head in warm_start.heads(model) for part in ("weight", "bias")} & set(random):

@@ -1,5 +1,6 @@
 """Stage logits: cache each teacher's embeddings of K replayable views of every photograph, of taxa and of captions."""
 
+import functools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -165,7 +166,7 @@ def _tune(data: Path, teacher: teachers.Teacher, teacher_name: str, text: np.nda
     folder, (leaves, below) = store.folder(data, teacher_name), label_space.leaves_below(data)
     embeddings, labels = _validation(data, teacher, folder)
     scales = logit_scale.grid(teacher.logit_scale)
-    matrix = torch.from_numpy(text).to(machine.device())
+    matrix = machine.moved(torch.from_numpy(text))
     leaves_of = [below[taxon] for taxon in labels]
     nll, top1 = logit_scale.sweep(torch.from_numpy(embeddings), matrix, leaves_of, scales)
     if not teacher.about.get("allow_weak"):
@@ -289,12 +290,15 @@ def _embed_shard(
         "views": views.VERSION,
         "precision": params["precision"],
     }
+    format_ = machine.embedding_format(params["forward_precision"])
+    if format_ != "float32":
+        identity["forward_precision"] = format_
     path = store.folder(data, teacher_name) / f"{name}.safetensors"
     batches = [(where, k) for k in range(count) for where in _batches(images.keys)]
     reusable = _earlier(path, params, identity)
     new = [batch for batch in batches if _content(digests, rows, *batch) not in reusable]
     plan = [[(i, rows[i, k]) for i in range(where.start, where.stop)] for where, k in new]
-    embedded = _embed(teacher, loading.load(loading.Views(images, teacher.preprocess), plan))
+    embedded = _embed(teacher, loading.Views(images, teacher.preprocess).batches(plan), format_)
     done = sum(map(len, plan))
     job = _job(teacher_name, name)
     answers = iter(progress(embedded, len(new), f"{job}, batches of views", done // max(1, len(new))))
@@ -302,6 +306,7 @@ def _embed_shard(
     blank = store.encode(np.empty((0, count, width), np.float32), params["precision"])
     encoded = {part: np.empty((len(images), *none.shape[1:]), none.dtype) for part, none in blank.items()}
     maker = f"{_maker(data, teacher_name)}, shard {name}"
+    maker += "" if format_ == "float32" else f", seen in {format_}"
     for where, k in batches:
         part_of = reusable.get(_content(digests, rows, where, k))
         if part_of is None:
@@ -366,7 +371,10 @@ def _earlier(
     }
 
 
-def _embed(teacher: teachers.Teacher, batches: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
-    device = machine.device()
+def _embed(teacher: teachers.Teacher, batches: Iterator[torch.Tensor], precision: str) -> Iterator[np.ndarray]:
+    """Embeddings of each batch; while a GPU computes them, the next batch is on its way."""
+    embed = machine.within_memory(functools.partial(teachers.embed_images, teacher.model))
     for pixels in batches:
-        yield teachers.embed_images(teacher.model, pixels.to(device)).cpu().numpy()
+        with machine.embedding_in(precision):
+            embedded = embed(pixels)
+        yield embedded.cpu().numpy()

@@ -76,15 +76,15 @@ def tower(chosen: "LockedTower", folder: Path, where: str) -> Tower:
 def embed(locked: Tower, tar: Path, path: Path) -> int:
     """Write the features of one shard, of plain views, to ``path``; returns the number of photographs."""
     torch.set_num_threads(machine.cores())
-    device = machine.device()
-    locked.model.to(device)
+    locked.model.to(machine.device())
+    see = machine.within_memory(locked.model)
     images = ShardSet.of(tar)
     features = np.empty((len(images), locked.width), np.float32)
     batches = loading.plain_pixels(images, locked.preprocess, _BATCH)
     stop = 0
     for pixels in progress(batches, -(-len(images) // _BATCH), f"{path.stem}, batches of photographs", _BATCH):
         start, stop = stop, stop + len(pixels)
-        features[start:stop] = F.normalize(locked.model(pixels.to(device)).float(), dim=-1).cpu().numpy()
+        features[start:stop] = F.normalize(see(pixels).float(), dim=-1).cpu().numpy()
     metadata = {
         "identity": locked.identity,
         "keys": json.dumps(images.keys),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from bioclip_lite.utils import machine
 from bioclip_lite.utils.progress import progress
 
 LOWEST, HIGHEST, STEPS = 1.0, 200.0, 41
@@ -39,28 +40,30 @@ def sweep(
         (losses.taxon_nll of the logits at each scale, in nats, float64 (S,); share of the photographs whose best leaf
         is one of their label's, which is the same at every scale).
     """
-    total, right = np.zeros(len(scales)), 0
+    total = torch.zeros(len(scales), dtype=torch.float64, device=text.device)
+    right = torch.zeros((), dtype=torch.int64, device=text.device)
     rows = max(1, min(len(embeddings), _NUMBERS_AT_ONCE // len(text)))
     buffer = text.new_empty(rows, len(text))
     starts = range(0, len(embeddings), rows)
     for start in progress(starts, len(starts), f"logit scale, batches of {rows} photographs"):
-        cosine = F.normalize(embeddings[start : start + rows].to(text.device), dim=-1) @ text.T
+        cosine = F.normalize(machine.moved(embeddings[start : start + rows], text.device), dim=-1) @ text.T
         mine = leaves[start : start + rows]
         # The leaves of each label side by side, the last one repeated; the repetitions have no share in the sum.
         width = max(map(len, mine))
         own = np.stack([np.pad(numbers, (0, width - len(numbers)), "edge") for numbers in mine])
-        counts = torch.tensor([len(numbers) for numbers in mine], device=text.device)
-        absent = torch.arange(width, device=text.device) >= counts[:, None]
-        under = cosine.gather(1, torch.from_numpy(own).to(text.device)).masked_fill(absent, -torch.inf)
+        counts = torch.tensor([len(numbers) for numbers in mine])
+        absent = torch.arange(width) >= counts[:, None]
+        places, absent = machine.moved(torch.from_numpy(own), text.device), machine.moved(absent, text.device)
+        under = cosine.gather(1, places).masked_fill(absent, -torch.inf)
         best = cosine.amax(1)
-        right += int((under.amax(1) == best).sum())
+        right += (under.amax(1) == best).sum()
         # Differences to the best: what is summed lies in (0, 1], and nothing overflows.
         cosine.sub_(best[:, None])
         under.sub_(best[:, None])
         for s, scale in enumerate(scales):
             every = torch.mul(cosine, scale, out=buffer[: len(mine)]).exp_().sum(1).log_()
-            total[s] += (every - (scale * under).logsumexp(1)).double().sum().item()
-    return total / len(embeddings), right / len(embeddings)
+            total[s] += (every - (scale * under).logsumexp(1)).double().sum()
+    return total.cpu().numpy() / len(embeddings), right.item() / len(embeddings)
 
 
 def curve(scales: list[float], nll: np.ndarray, given: float) -> dict[str, Any]:

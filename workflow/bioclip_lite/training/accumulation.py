@@ -15,7 +15,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from bioclip_lite.training import distributed
-from bioclip_lite.utils import machine
 
 
 def in_parts(
@@ -27,14 +26,14 @@ def in_parts(
 
     Args:
         model: what ``encode`` computes with.
-        rows: (b, ...) this process's part of the batch.
+        rows: (b, ...) this process's part of the batch, on the model's device: what dropout draws there is drawn again
+            only for arguments that are there.
         total: rows of the whole batch, over all processes; if they are too few, so are the parts.
     """
     parts = max(1, min(parts, total // distributed.size()))  # as many in every process: they normalise together
     if parts == 1:
         return encode(rows)
-    # On the device already: what dropout draws there is drawn again only for arguments that are there.
-    own = rows.to(machine.device()).tensor_split(parts)
+    own = rows.tensor_split(parts)
     contexts = partial(_first_and_again, model)
     return torch.cat([checkpoint(encode, part, use_reentrant=False, context_fn=contexts) for part in own])
 

@@ -1,6 +1,6 @@
 """Batches of the photographs that a student learns from, under the views that the teacher cache has of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import digest
 
+Captions = tuple[torch.Tensor, torch.Tensor]  # distinct ones: tokens, int64 (t, context); embeddings, float32 (t, D)
 Views = list[tuple[int, int]]  # photograph i of the split, in its view k
 
 
@@ -25,14 +26,46 @@ Views = list[tuple[int, int]]  # photograph i of the split, in its view k
 class Batch:
     """A batch as one process gets it."""
 
-    epoch: int
     views: Views  # of the whole batch, b in all
     part: slice  # of them, this process's
-    pixels: torch.Tensor  # float32, of the part only
+    pixels: torch.Tensor  # float32, of the part only, as ``targets`` and ``under`` on ``machine.device()``
+    targets: Sequence[torch.Tensor]  # (b, D), the embeddings of each teacher; of the part only without ``captions``
+    under: torch.Tensor | None  # bool (part, C), the leaves under each photograph's taxon, if labels are asked for
+    captions: Captions | None  # of the whole batch, if they are asked for and any photograph has a label
 
     @property
-    def own(self) -> Views:
-        return self.views[self.part]
+    def own_targets(self) -> list[torch.Tensor]:
+        """(part, D): the embeddings of each teacher of this process's part."""
+        return [target[self.part] if len(target) == len(self.views) else target for target in self.targets]
+
+
+class Taught:
+    """What photographs are taught beside their pixels, in tensors that the workers of a loader make."""
+
+    def __init__(self, split: CachedSplit, data: Path, *, labels: bool) -> None:
+        """``labels``: whether the masks of labels are asked for."""
+        self.split, self.labels = split, labels
+        self.leaves, below = label_space.leaves_below(data)
+        # What has no label may be any leaf, so that it adds nothing to a loss over labels: -log(1).
+        self.below: dict[Any, np.ndarray] = {**below, None: np.arange(len(self.leaves))}
+        self.captions: Callable[[int, Views], Captions | None] | None = None  # of the photographs of an epoch
+
+    def __call__(self, asked: tuple[int, Views, slice]) -> tuple[list[torch.Tensor], torch.Tensor | None, Any]:
+        """As in ``Batch``: targets, under, captions; of an epoch, the views of a batch and this process's part."""
+        epoch, views, part = asked
+        shown = views if self.captions else views[part]
+        targets = [self.targets(shown, teacher) for teacher in range(len(self.split.taxa))]
+        under = self.under(views[part]) if self.labels else None
+        return targets, under, self.captions(epoch, views) if self.captions else None
+
+    def targets(self, views: Views, teacher: int = 0) -> torch.Tensor:
+        """(b, D): a teacher's embeddings, by its number."""
+        return torch.from_numpy(np.stack([self.split.target(i, k, teacher) for i, k in views]))
+
+    def under(self, views: Views) -> torch.Tensor:
+        """bool (b, C): the leaves under each photograph's taxon."""
+        taxa = [self.split.images.taxon_ids[i] for i, _ in views]
+        return torch.from_numpy(label_space.under(taxa, self.below, len(self.leaves)))
 
 
 class CachedBatches:
@@ -49,38 +82,31 @@ class CachedBatches:
         preprocess: dict[str, Any],
         batch_size: int,
         names: tuple[object, ...],
+        *,
+        labels: bool,
     ) -> None:
-        """``names``: the seed and the stage, of the random numbers; ``preprocess``: the student's."""
+        """``names``: the seed and the stage, of the random numbers; ``preprocess``: the student's; see ``Taught``."""
         if len(train.images) < 2:
             raise UserError(f"split train has {len(train.images)} photographs; training needs at least 2")
         self.data, self.train, self.batch_size, self.names = data, train, batch_size, names
         self.size = min(batch_size, len(train.images))
         self.steps = len(loading.batches(len(train.images), batch_size))
-        self.leaves, below = label_space.leaves_below(data)
-        # What has no label may be any leaf, so that it adds nothing to a loss over labels: -log(1).
-        self.below: dict[Any, np.ndarray] = {**below, None: np.arange(len(self.leaves))}
+        self.taught = Taught(train, data, labels=labels)
         self._first_view = [digest(*names, "view", key) for key in train.images.keys]
-        self._replays = loading.Replays(train.images, preprocess, train.view)
+        self._lessons = loading.Lessons(loading.Replays(train.images, preprocess, train.view), self.taught)
 
     def batches(self, epoch: int, step: int) -> Iterator[Batch]:
         """The batches of an epoch from a step on, in an order of the epoch's own."""
         part = distributed.part(self.size)
         order = loading.batches(len(self.train.images), self.batch_size, *self.names, "order", epoch)
         plan = [[(int(i), self._view(i, epoch)) for i in rows] for rows in order[step:]]
-        for views, pixels in zip(plan, self._replays.batches([views[part] for views in plan]), strict=True):
-            yield Batch(epoch, views, part, pixels)
+        own, about = [views[part] for views in plan], [(epoch, views, part) for views in plan]
+        for views, (pixels, (targets, under, captions)) in zip(plan, self._lessons.batches(own, about), strict=True):
+            moved = [machine.moved(target) for target in targets]
+            yield Batch(views, part, pixels, moved, None if under is None else machine.moved(under), captions)
 
     def _view(self, i: int, epoch: int) -> int:
         return (self._first_view[i] + epoch) % self.train.view_count
-
-    def targets(self, views: Views, teacher: int = 0) -> torch.Tensor:
-        """(b, D): a teacher's embeddings, by its number."""
-        return torch.from_numpy(np.stack([self.train.target(i, k, teacher) for i, k in views])).to(machine.device())
-
-    def under(self, views: Views) -> torch.Tensor:
-        """bool (b, C): the leaves under each photograph's taxon."""
-        taxa = [self.train.images.taxon_ids[i] for i, _ in views]
-        return torch.from_numpy(label_space.under(taxa, self.below, len(self.leaves))).to(machine.device())
 
 
 def files_read(data: Path, splits: Sequence[str], teachers: Sequence[str]) -> list[Path]:

@@ -244,13 +244,13 @@ class Saver:
             return True
         return False
 
-    def after_step(self, position: Position, *, end_of_epoch: bool, stop: bool) -> None:
-        """Write the checkpoint if training stops here, or if the last one is too old."""
-        self.stop_clock()
+    def due(self, *, end_of_epoch: bool) -> bool:
+        """Whether the last checkpoint is too old."""
         limit = _SECONDS_AT_END_OF_EPOCH if end_of_epoch else _SECONDS_WITHIN_EPOCH
-        if stop or self.clock - self.written > limit:
-            if self.path and distributed.first():
-                write(self.path, self.identity, self.state, position)
-            if stop:
-                distributed.wait()  # torchrun ends all processes soon after the first has ended
-            self.written = time.monotonic()
+        return self.clock - self.written > limit
+
+    def write(self, position: Position) -> None:
+        """Write the checkpoint."""
+        if self.path and distributed.first():
+            write(self.path, self.identity, self.state, position)
+        self.written = time.monotonic()

@@ -16,6 +16,7 @@ import numpy as np
 import open_clip
 import torch
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 from bioclip_lite.metrics import guessing
 from bioclip_lite.metrics.topk import places
@@ -31,6 +32,8 @@ from bioclip_lite.utils.randomness import generator
 
 if TYPE_CHECKING:
     from bioclip_lite.params import jobs
+
+Matches = tuple[torch.Tensor, torch.Tensor]  # tokens of t distinct captions, int64; bool (b, t), see ``matches``
 
 CONTEXT = 64  # tokens; the longest caption of iNaturalist 2021 has 54
 _MAX_LOGIT_SCALE = 100.0  # CLIP's bound (arXiv 2103.00020)
@@ -81,32 +84,33 @@ class ClipTraining(trainer.Objective):
         self.dtype = machine.number_format(options.precision, model.visual)
         self.size = min(options.batch_size, len(self.pairs.keys))
         self.steps = len(loading.batches(len(self.pairs.keys), self.size))
+        pictures = loading.Views(self.images, preprocess)
+        self.loader = loading.Loader(loading.WithBeside(pictures, self.pairs.drawn(options.seed)))
 
-    def batches(self, epoch: int, step: int) -> Iterator[tuple[int, np.ndarray, torch.Tensor]]:
-        """(epoch, rows of the photographs of the batch, float32 pixels of this process's part of them)."""
+    def batches(self, epoch: int, step: int) -> Iterator[tuple[torch.Tensor, Matches]]:
+        """(float32 pixels of this process's part of the photographs of a batch, the captions of all of them)."""
         seed, name, keys = self.options.seed, self.name, self.pairs.keys
         plan = loading.batches(len(keys), self.size, seed, name, "order", epoch)[step:]
 
         def view(i: int) -> tuple[int, np.ndarray]:
             return i, views.draw(generator(seed, name, "view", epoch, keys[i]), _AUGMENTATION)
 
-        own = [[view(i) for i in rows[distributed.part(self.size)]] for rows in plan]
-        pixels = loading.load(loading.Views(self.images, self.preprocess), own)
-        return ((epoch, rows, x) for rows, x in zip(plan, pixels, strict=True))
+        asked = [([view(i) for i in rows[distributed.part(self.size)]], (epoch, rows)) for rows in plan]
+        made = self.loader.batches(asked)
+        return ((loading.normalised(pictures, self.preprocess), captions) for pictures, captions in made)
 
-    def loss(self, batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
-        epoch, rows, pixels = batch
+    def loss(self, batch: tuple[torch.Tensor, Matches]) -> torch.Tensor:
+        pixels, (tokens, same) = batch
         parts = self.options.accumulation
-        texts, same = self.pairs.draw(self.options.seed, epoch, rows)
         image = accumulation.in_parts(self.model.visual, self._see, pixels, self.size, parts)
-        text = _encode_part(self.model, texts, self.dtype, parts)
+        text = _encode_part(self.model, tokens, self.dtype, parts)
         image = distributed.gather(F.normalize(image, dim=-1), self.size)
-        text = distributed.gather(F.normalize(text, dim=-1), len(texts))
-        return losses.contrastive(image, text, same.to(image.device), logit_scale(self.model))
+        text = distributed.gather(F.normalize(text, dim=-1), len(tokens))
+        return losses.contrastive(image, text, machine.moved(same), logit_scale(self.model))
 
     def _see(self, pixels: torch.Tensor) -> torch.Tensor:
         with machine.autocast(self.dtype):
-            return self.model.encode_image(pixels.to(machine.device())).float()
+            return self.model.encode_image(pixels).float()
 
     def measure(self) -> dict[str, float]:
         return zero_shot(self.model, self.val_pairs, embed(self.model, self.val_images, self.preprocess))
@@ -162,24 +166,23 @@ class LockedImageTuning(trainer.Objective):
         )
         self.size = min(options.batch_size, len(self.pairs.keys))
         self.steps = len(loading.batches(len(self.pairs.keys), self.size))
+        self.loader = loading.Loader(FeaturePairs(self.features, self.pairs.drawn(options.seed)))
 
     def train_mode(self) -> None:
         """The image tower stays in eval mode: its batch statistics are part of it."""
         self.model.text.train()
 
-    def batches(self, epoch: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
-        """(epoch, rows of the photographs of the batch)."""
+    def batches(self, epoch: int, step: int) -> Iterator[tuple[torch.Tensor, Matches]]:
+        """(features of the photographs of a batch, float32 (b, D); their captions)."""
         options = self.options
         plan = loading.batches(len(self.pairs.keys), self.size, options.seed, self.name, "order", epoch)
-        return ((epoch, rows) for rows in plan[step:])
+        return self.loader.batches([(epoch, rows) for rows in plan[step:]])
 
-    def loss(self, batch: tuple[int, np.ndarray]) -> torch.Tensor:
-        epoch, rows = batch
-        texts, same = self.pairs.draw(self.options.seed, epoch, rows)
-        text = _encode_part(self.model, texts, self.dtype, self.options.accumulation)
-        text = distributed.gather(F.normalize(text, dim=-1), len(texts))
-        image = torch.from_numpy(self.features.rows(rows)).to(text.device)
-        return losses.contrastive(image, text, same.to(text.device), logit_scale(self.model))
+    def loss(self, batch: tuple[torch.Tensor, Matches]) -> torch.Tensor:
+        features, (tokens, same) = batch
+        text = _encode_part(self.model, tokens, self.dtype, self.options.accumulation)
+        text = distributed.gather(F.normalize(text, dim=-1), len(tokens))
+        return losses.contrastive(machine.moved(features), text, machine.moved(same), logit_scale(self.model))
 
     def measure(self) -> dict[str, float]:
         rows = range(len(self.val_pairs.keys))[distributed.part(len(self.val_pairs.keys))]
@@ -228,6 +231,25 @@ class Pairs:
         texts = [self.texts.draw(seed, epoch, int(i)) for i in rows]
         return matches(texts, [self.taxon_ids[i] for i in rows])
 
+    def drawn(self, seed: int) -> Callable[[tuple[int, np.ndarray]], Matches]:
+        """A function that a loader's workers call: (epoch, rows of photographs) to the captions ``draw`` gives them."""
+        return functools.partial(_drawn, self, seed)
+
+
+def _drawn(pairs: Pairs, seed: int, batch: tuple[int, np.ndarray]) -> Matches:
+    texts, same = pairs.draw(seed, *batch)
+    return tokens_of(texts), same
+
+
+class FeaturePairs(Dataset[tuple[torch.Tensor, Matches]]):
+    """Features of photographs, and their captions: item (epoch, rows) is both for the photographs of these numbers."""
+
+    def __init__(self, features: locked_tower.Features, captions: Callable[[tuple[int, np.ndarray]], Matches]) -> None:
+        self.features, self.captions = features, captions
+
+    def __getitem__(self, batch: tuple[int, np.ndarray]) -> tuple[torch.Tensor, Matches]:
+        return torch.from_numpy(self.features.rows(batch[1])), self.captions(batch)
+
 
 def matches(texts: Sequence[str], taxa: Sequence[str]) -> tuple[list[str], torch.Tensor]:
     """(distinct texts, bool (b, t)): a text matches all photographs of every taxon it was drawn for."""
@@ -252,27 +274,29 @@ def tokenizer() -> Callable[[list[str]], torch.Tensor]:
     return open_clip.SimpleTokenizer(context_length=CONTEXT)
 
 
-def _tokens(texts: Sequence[str]) -> torch.Tensor:
+def tokens_of(texts: Sequence[str]) -> torch.Tensor:
+    """int64 (t, CONTEXT)."""
     return torch.stack([_token_row(text) for text in texts])
 
 
 def encode_text(model: teachers.Clip, texts: Sequence[str]) -> torch.Tensor:
     """(t, D) embeddings, not normalised, of captions."""
-    return teachers.encode_text(model, _tokens(texts).to(model.logit_scale.device))
+    return teachers.encode_text(model, machine.moved(teachers.cut(model, tokens_of(texts)), model.logit_scale.device))
 
 
-def _encode_part(model: teachers.Clip, texts: Sequence[str], dtype: torch.dtype, parts: int) -> torch.Tensor:
-    """float32 (n, D) embeddings of this process's part of the captions, which may be none of them.
+def _encode_part(model: teachers.Clip, tokens: torch.Tensor, dtype: torch.dtype, parts: int) -> torch.Tensor:
+    """float32 (n, D) embeddings of this process's part of the captions (t, CONTEXT), which may be none of them.
 
     They are computed in ``dtype`` and in ``parts``, see ``accumulation.in_parts``.
     """
-    own = texts[distributed.part(len(texts))]
+    own = tokens[distributed.part(len(tokens))]
 
     def read(tokens: torch.Tensor) -> torch.Tensor:
         with machine.autocast(dtype):
-            return teachers.encode_text(model, tokens.to(model.logit_scale.device)).float()
+            return teachers.encode_text(model, tokens).float()
 
-    return accumulation.in_parts(model.text, read, _tokens(own or texts[:1]), len(texts), parts)[: len(own)]
+    rows = machine.moved(teachers.cut(model, own if len(own) else tokens[:1]))
+    return accumulation.in_parts(model.text, read, rows, len(tokens), parts)[: len(own)]
 
 
 def logit_scale(model: teachers.Clip) -> torch.Tensor:
@@ -296,7 +320,7 @@ def settle(model: teachers.Clip) -> None:
 def embed(model: teachers.Clip, images: ShardSet, preprocess: dict[str, Any]) -> Iterator[np.ndarray]:
     """L2-normalised float32 (b, D) embeddings of plain views of this process's ``part`` of photographs, in order."""
     for pixels in loading.plain_pixels(images, preprocess, rows=distributed.part(len(images))):
-        yield teachers.embed_images(model, pixels.to(machine.device())).cpu().numpy()
+        yield teachers.embed_images(model, pixels).cpu().numpy()
 
 
 @torch.inference_mode()

@@ -51,19 +51,20 @@ class Student(trainer.Objective):
         val = CachedSplit(data, "val", options.teachers)
         check_caches(data, train, val, options.teachers)
         names = (options.seed, options.stage)
-        self.photographs = CachedBatches(data, train, options.preprocess, options.batch_size, names)
+        labels = control or bool(options.weights.labels)
+        self.photographs = CachedBatches(data, train, options.preprocess, options.batch_size, names, labels=labels)
         self.size, self.steps = self.photographs.size, self.photographs.steps
         trainer.check_split(self.size, options.accumulation, options.stage)
         self.taxa = train.taxa
         self.predict = predictor(model, options.precision)
-        self._check_outputs(len(self.photographs.leaves) if control else self.taxa[0].text.shape[1])
+        self._check_outputs(len(self.photographs.taught.leaves) if control else self.taxa[0].text.shape[1])
         self.validation = Validation(self.predict, data, val, options.preprocess, control=control)
 
     def _check_outputs(self, wanted: int) -> None:
         size = self.options.preprocess["size"]
         with torch.inference_mode():
             self.image_tower.eval()
-            width = self.predict(torch.zeros(1, 3, size, size)).shape[1]
+            width = self.predict(torch.zeros(1, 3, size, size, device=machine.device())).shape[1]
         if width != wanted:
             raise UserError(
                 f"the model gives {width} numbers, the cache in {self.data}/logits asks for {wanted}; the student "
@@ -108,7 +109,8 @@ class Distillation(Student):
         device = machine.device()
         self.texts = [torch.from_numpy(taxa.text).to(device) for taxa in self.taxa]
         self.logit_scales = [taxa.logit_scale for taxa in self.taxa]
-        self.nodes = torch.from_numpy(label_space.rank_nodes(data)).to(device)
+        nodes = label_space.rank_nodes(data)
+        self.nodes, self.node_counts = torch.from_numpy(nodes).to(device), (nodes.max(1) + 1).tolist()
 
     def loss(self, batch: Batch) -> torch.Tensor:
         return self.loss_of_photographs(self.outputs(batch), batch)
@@ -118,12 +120,13 @@ class Distillation(Student):
         answers = losses.PhotographAnswers(
             embedding=embedding,
             logits=losses.taxon_logits(embedding, self.texts[0], self.logit_scales[0]),
-            targets=[self.photographs.targets(batch.own, teacher) for teacher in range(len(self.texts))],
+            targets=batch.own_targets,
             texts=self.texts,
             logit_scales=self.logit_scales,
             temperature=self.options.temperature,
             nodes=self.nodes,
-            leaves=lambda: self.photographs.under(batch.own),
+            node_counts=self.node_counts,
+            under=batch.under,
         )
         share = distributed.share_of_loss(len(embedding), self.size)
         return losses.weighted_sum(answers, self.options.weights) * share
@@ -139,7 +142,8 @@ class Control(Student):
     def loss(self, batch: Batch) -> torch.Tensor:
         logits = self.outputs(batch)
         share = distributed.share_of_loss(len(logits), self.size)
-        return losses.taxon_nll(logits, self.photographs.under(batch.own)) * share
+        assert batch.under is not None
+        return losses.taxon_nll(logits, batch.under) * share
 
 
 def train(student: Student, *, checkpoint_file: Path | None = None) -> trainer.History:

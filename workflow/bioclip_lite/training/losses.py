@@ -63,7 +63,9 @@ def affinity(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return F.kl_div(logits.log_softmax(-1), target, reduction="batchmean", log_target=True)
 
 
-def rank_affinity(logits: torch.Tensor, target: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
+def rank_affinity(
+    logits: torch.Tensor, target: torch.Tensor, nodes: torch.Tensor, counts: Sequence[int]
+) -> torch.Tensor:
     """``affinity`` of the distributions over genera, families ..., averaged over those ranks.
 
     Probabilities add up the tree, so a rank's distribution is that of the leaves summed by node.
@@ -71,16 +73,18 @@ def rank_affinity(logits: torch.Tensor, target: torch.Tensor, nodes: torch.Tenso
     Args:
         logits, target: as in ``affinity``.
         nodes: int64 (ranks, C), the number of each leaf's node at each rank, from 0.
+        counts: how many nodes each rank has.
     """
     own = logits.log_softmax(-1)
-    each = [affinity(_summed(own, node), _summed(target, node)) for node in nodes]
+    ranks = zip(nodes, counts, strict=True)
+    each = [affinity(_summed(own, node, count), _summed(target, node, count)) for node, count in ranks]
     return torch.stack(each).mean()
 
 
-def _summed(log_p: torch.Tensor, node: torch.Tensor) -> torch.Tensor:
-    """(b, nodes) logarithms of the sums by ``node`` (C,) of probabilities, given as logarithms (b, C)."""
+def _summed(log_p: torch.Tensor, node: torch.Tensor, count: int) -> torch.Tensor:
+    """(b, count) logarithms of the sums by ``node`` (C,) of probabilities, given as logarithms (b, C)."""
     index = node.expand_as(log_p)
-    low = log_p.new_full((len(log_p), int(node.max()) + 1), -torch.inf)
+    low = log_p.new_full((len(log_p), count), -torch.inf)
     highest = low.scatter_reduce(1, index, log_p.detach(), "amax")  # so that no sum underflows
     parts = (log_p - highest.gather(1, index)).exp()
     return torch.zeros_like(low).scatter_add(1, index, parts).log() + highest
@@ -160,7 +164,8 @@ class PhotographAnswers:
     logit_scales: Sequence[float]  # K
     temperature: float
     nodes: torch.Tensor  # int64 (ranks, C), the number of each leaf's node at each rank
-    leaves: Callable[[], torch.Tensor]  # bool (b, C), the leaves under each photograph's taxon
+    node_counts: Sequence[int]  # how many nodes each rank has
+    under: torch.Tensor | None  # bool (b, C), the leaves under each photograph's taxon, where the loss of labels counts
 
     @property
     def softened(self) -> torch.Tensor:
@@ -209,8 +214,8 @@ class Loss(Generic[Answers]):
 LOSSES: dict[str, Loss[Any]] = {
     "cosine": Loss(PhotographAnswers, lambda x: cosine(x.embedding, x.targets[0])),
     "affinity": Loss(PhotographAnswers, lambda x: affinity(x.softened, x.agreed)),
-    "ranks": Loss(PhotographAnswers, lambda x: rank_affinity(x.softened, x.agreed, x.nodes)),
-    "labels": Loss(PhotographAnswers, lambda x: taxon_nll(x.logits, x.leaves())),
+    "ranks": Loss(PhotographAnswers, lambda x: rank_affinity(x.softened, x.agreed, x.nodes, x.node_counts)),
+    "labels": Loss(PhotographAnswers, lambda x: taxon_nll(x.logits, x.under)),
     "batch_affinity": Loss(
         CaptionAnswers,
         lambda x: batch_affinity(x.image, x.text, x.image_target, x.target, x.logit_scale, x.logit_scale),

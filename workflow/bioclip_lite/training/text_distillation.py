@@ -13,7 +13,7 @@ from bioclip_lite.teacher_cache import store
 from bioclip_lite.teacher_cache.reader import CachedSplit
 from bioclip_lite.texts import text_types
 from bioclip_lite.training import accumulation, distributed, losses
-from bioclip_lite.training.cached_batches import Batch
+from bioclip_lite.training.cached_batches import Batch, Captions, Views
 from bioclip_lite.training.distillation import Distillation, Options
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
@@ -55,6 +55,7 @@ class TwoTowerDistillation(Distillation):
         self.text_tower = text_tower.to(machine.device())
         self.model = TwoTowers(model, self.text_tower)
         self.captions = TaxonCaptions(data, tokenizer)
+        self.photographs.taught.captions = DrawnCaptions(self.captions, self.photographs.train, options)
         # A text tower is small: it computes in float32 unless another format is asked for.
         precision = "float32" if options.precision == "auto" else options.precision
         self.text_format = machine.number_format(precision, self.text_tower)
@@ -65,13 +66,10 @@ class TwoTowerDistillation(Distillation):
 
     def _loss_of_captions(self, embedding: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The losses of the whole batch, the same in all processes, which embed a part of its captions each."""
-        options, images = self.options, self.photographs.train.images
-        labelled = [i for i, _ in batch.views if images.taxon_ids[i] is not None]
-        if not labelled:
+        if batch.captions is None:
             return 0 * embedding.sum()
-        keys, taxa = ([names[i] for i in labelled] for names in (images.keys, images.taxon_ids))
-        drawn = self.captions.draw(taxa, keys, options.seed, options.stage, "caption", batch.epoch)
-        tokens, target = (x.to(machine.device()) for x in drawn)
+        options = self.options
+        tokens, target = map(machine.moved, batch.captions)
         own = tokens[distributed.part(len(tokens))]  # may be none of them
         rows, parts = own if len(own) else tokens[:1], options.accumulation
         text = accumulation.in_parts(self.text_tower, self._read, rows, len(tokens), parts)[: len(own)]
@@ -79,7 +77,7 @@ class TwoTowerDistillation(Distillation):
             embedding=distributed.gather(text, len(tokens)),
             target=target,
             image=distributed.gather(F.normalize(embedding, dim=-1), self.size),
-            image_target=F.normalize(self.photographs.targets(batch.views), dim=-1),
+            image_target=F.normalize(batch.targets[0], dim=-1),
             logit_scale=self.logit_scales[0],
         )
         return losses.weighted_sum(answers, options.weights)
@@ -93,13 +91,28 @@ class TwoTowerDistillation(Distillation):
         """The figures of ``Validation``, and val_text_top1: val_top1 with the student's own taxon matrix."""
         prompt = self.taxa[0].prompt.split()[0]  # the text type; templates may be named behind it
         text_type = prompt if prompt in self.captions.types else self.captions.types[-1]
-        leaves, device = self.photographs.leaves, machine.device()
-        rows = [self._read(self.captions.of([(text_type, leaf)])[0].to(device)) for leaf in leaves]
+        leaves = self.photographs.taught.leaves
+        rows = [self._read(machine.moved(self.captions.of([(text_type, leaf)])[0])) for leaf in leaves]
         own_text = F.normalize(torch.cat(rows), dim=-1)
         return {**self.validation(), "val_text_top1": self.validation(own_text)["val_top1"]}
 
     def files(self) -> list[Path]:
         return [*super().files(), store.folder(self.data) / "texts.safetensors"]
+
+
+class DrawnCaptions:
+    """The captions of the photographs of a batch that have a label, in text types drawn by hash."""
+
+    def __init__(self, captions: "TaxonCaptions", split: CachedSplit, options: Options) -> None:
+        self.captions, self.images, self.names = captions, split.images, (options.seed, options.stage, "caption")
+
+    def __call__(self, epoch: int, views: Views) -> Captions | None:
+        """See ``TaxonCaptions.draw``; None if no photograph has a label."""
+        labelled = [i for i, _ in views if self.images.taxon_ids[i] is not None]
+        if not labelled:
+            return None
+        keys, taxa = ([names[i] for i in labelled] for names in (self.images.keys, self.images.taxon_ids))
+        return self.captions.draw(taxa, keys, *self.names, epoch)
 
 
 class TaxonCaptions:
@@ -122,7 +135,7 @@ class TaxonCaptions:
         self.tokenizer = tokenizer
         self.tokens: dict[str, torch.Tensor] = {}
 
-    def of(self, captions: Sequence[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def of(self, captions: Sequence[tuple[str, str]]) -> Captions:
         """(tokens int64 (t, context), the teacher's embeddings float32 (t, D)) of pairs of text type and taxon."""
         texts = [text_types.caption(*self.names[taxon], text_type) for text_type, taxon in captions]
         new = [text for text in dict.fromkeys(texts) if text not in self.tokens]
@@ -133,7 +146,7 @@ class TaxonCaptions:
         embeddings = torch.from_numpy(np.stack(rows).astype(np.float32))
         return torch.stack([self.tokens[text] for text in texts]), embeddings
 
-    def draw(self, taxa: Sequence[str], keys: Sequence[str], *names: object) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(self, taxa: Sequence[str], keys: Sequence[str], *names: object) -> Captions:
         """``of`` the distinct captions of some photographs, whose text types are drawn by a hash of names and key."""
         drawn = [self.types[digest(*names, key) % len(self.types)] for key in keys]
         return self.of(list(dict.fromkeys(zip(drawn, taxa, strict=True))))

@@ -25,6 +25,7 @@ from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import digest
 
 _MAX_NORM = 1.0  # of the gradient
+_STEPS_UNREAD = 50  # a GPU computes ahead of this process, which waits for it only to read the losses of so many steps
 _WIDER = {"float16": ", or set precision to bfloat16 or float32, which hold larger numbers"}
 
 History = list[dict[str, float]]  # one row per epoch
@@ -131,15 +132,21 @@ def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path 
             while at.epoch < options.epochs:
                 began = saver.start_clock()
                 objective.train_mode()
+                unread: list[torch.Tensor] = []
                 for batch in _remaining_batches(objective, at):
-                    number = at.epoch * steps + at.step
-                    loss, stop = _step(objective, loss_of, state, batch, at, saver)
-                    average.follow(number)
-                    at.loss += loss
+                    with _memory_explained(objective):
+                        unread.append(_step(objective, loss_of, state, batch, at))
+                    average.follow(at.epoch * steps + at.step)
                     at.step += 1
-                    board.add_scalar("loss_of_step", loss, number)
-                    saver.after_step(at, end_of_epoch=at.step == steps, stop=stop)
+                    stop = distributed.agree(saver.must_stop())
+                    saver.stop_clock()
+                    write = stop or saver.due(end_of_epoch=at.step == steps)
+                    if write or at.step == steps or len(unread) == _STEPS_UNREAD:
+                        _read(objective, unread, at, board)
+                    if write:
+                        saver.write(at)
                     if stop:
+                        distributed.wait()  # torchrun ends all processes soon after the first has ended
                         raise checkpoint.Stopped(
                             f"{name}: stopped {saver.reason} at epoch {at.epoch + 1} of {options.epochs}, step "
                             f"{at.step} of {steps}; run the same command again to continue"
@@ -155,7 +162,7 @@ def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path 
                 try:
                     objective.judge(at.history)
                 except UserError:
-                    saver.after_step(at, end_of_epoch=True, stop=True)  # told to go on, training continues from here
+                    saver.write(at)  # told to go on, training continues from here
                     raise
     average.exchange()
     return at.history
@@ -220,9 +227,8 @@ def _step(
     state: checkpoint.State,
     batch: Any,
     at: checkpoint.Position,
-    saver: checkpoint.Saver,
-) -> tuple[float, bool]:
-    """Move the model by one batch; (its loss over all processes, whether any of them has a reason to stop)."""
+) -> torch.Tensor:
+    """Move the model by one batch; its loss over all processes, a scalar that nobody has waited for."""
     options, optim, scaler = objective.options, state.optim, state.scaler
     # Networks with dropout draw from torch: by name, so that a continued run draws the same.
     torch.manual_seed(digest(options.seed, objective.name, at.epoch, at.step, distributed.rank()) % 2**63)
@@ -231,20 +237,51 @@ def _step(
     scaler.scale(loss).backward()
     parameters = [p for group in optim.param_groups for p in group["params"]]
     loss = loss.detach()
-    stop = torch.full_like(loss, saver.must_stop())
-    distributed.average([loss, stop])
-    if not torch.isfinite(loss):
-        raise UserError(
-            f"{objective.name}: the loss is {loss.item()} in epoch {at.epoch + 1}: training has diverged; lower "
-            f"learning_rate{_WIDER.get(options.precision, '')}"
-        )
+    distributed.average([loss])
     scaler.unscale_(optim)
     nn.utils.clip_grad_norm_(parameters, _MAX_NORM)
     for group in optim.param_groups:
         group["lr"] = _learning_rate(objective, at.epoch, at.step)
     scaler.step(optim)  # leaves out a step whose gradients are beyond float16
     scaler.update()
-    return loss.item(), bool(stop > 0)
+    return loss
+
+
+@contextmanager
+def _memory_explained(objective: Objective) -> Iterator[None]:
+    """Raise UserError where a GPU has no memory for a step."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        options = objective.options
+        raise UserError(
+            f"{objective.name}: the GPU's memory does not hold a batch of {options.batch_size} photographs in "
+            f"{options.accumulation} micro-batches; raise accumulation, which changes the least, or lower batch_size"
+        ) from error
+
+
+def _read(objective: Objective, unread: list[torch.Tensor], at: checkpoint.Position, board: SummaryWriter) -> None:
+    """Wait for the losses of the last steps, add them up in ``at`` and log them; empties ``unread``.
+
+    Raises:
+        UserError: a loss, or a weight after these steps, is not a finite number.
+    """
+    floats = [x for x in objective.model.state_dict().values() if x.is_floating_point()]
+    sound = torch.stack([x.isfinite().all() for x in floats]).all()
+    *values, finite = torch.stack([*unread, sound.to(unread[0])]).tolist()
+    first = at.step - len(values)
+    unread.clear()
+    wrong = next((number for number, loss in enumerate(values) if not math.isfinite(loss)), None)
+    if wrong is not None or not finite:
+        where = f"epoch {at.epoch + 1}, steps {first + 1} to {at.step} of {objective.steps}"
+        what = "weights are no longer finite numbers" if wrong is None else f"the loss is {values[wrong]}"
+        raise UserError(
+            f"{objective.name}: {what} in {where}: training has diverged; lower "
+            f"learning_rate{_WIDER.get(objective.options.precision, '')}"
+        )
+    for step, loss in enumerate(values, first):
+        at.loss += loss
+        board.add_scalar("loss_of_step", loss, at.epoch * objective.steps + step)
 
 
 def _measured(objective: Objective, average: MovingAverage, at: checkpoint.Position) -> dict[str, float]:

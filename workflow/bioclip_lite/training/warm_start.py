@@ -1,5 +1,6 @@
 """Start a student from foreign weights: measure its batch statistics and fit its last layer to the targets."""
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from bioclip_lite.photographs import loading
 from bioclip_lite.taxa import label_space
 from bioclip_lite.teacher_cache.reader import CachedSplit
+from bioclip_lite.utils import machine
 
 _RIDGE = 1.0  # in units of the features' mean variance
 _PROBE_LOGIT = 10.0
@@ -20,13 +22,16 @@ _PROBE_LOGIT = 10.0
 def measure_batch_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     """Give every batch normalisation the statistics of ``batches`` (b, 3, size, size); its function stays the same.
 
+    The batches are on the model's device, as ``loading`` gives them for ``machine.device()``.
+
     Weights that come from an inference format (TFLite) have their normalisations folded into the convolutions: mean 0
     and variance 1 that no data have. In eval mode the network is right, in training mode, which normalises by the
     batch, it is noise. Here scale and shift take up the difference: gamma' = gamma sigma / s,
     beta' = beta + gamma (mu - m) / s, for statistics m, s before and mu, sigma measured.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    sums = {norm: torch.zeros(3, norm.num_features).double() for norm in norms}  # count, sum, sum of squares
+    # Count, sum, sum of squares.
+    sums = {norm: norm.weight.new_zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
 
     def add(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         x = inputs[0].double().transpose(0, 1).flatten(1)
@@ -66,7 +71,8 @@ def fit_head(
     For a network that starts from foreign weights: a random last layer would send large gradients through good features
     and spoil them before it fits (linear probing before fine-tuning, arXiv 2202.10054). Targets are the teacher's
     embeddings of the plain views of split "train", or for the ``control`` logits that single out the leaves of each
-    taxon. Only sums over the photographs are kept, so memory does not grow with their number.
+    taxon. The model is on ``machine.device()``. Only sums over the photographs are kept, so memory does not grow with
+    their number.
     """
     leaves, below = label_space.leaves_below(data)
     sums = {head: _Sums(head) for head in heads(model).values()}
@@ -82,9 +88,9 @@ def fit_head(
         rows = range(start, start + len(pixels))
         if control:
             under = label_space.under([train.images.taxon_ids[i] for i in rows], below, len(leaves))
-            y = _PROBE_LOGIT * torch.from_numpy(under).double()
+            y = _PROBE_LOGIT * machine.moved(torch.from_numpy(under)).double()
         else:
-            y = torch.from_numpy(np.stack([train.target(i, 0) for i in rows])).double()
+            y = machine.moved(torch.from_numpy(np.stack([train.target(i, 0) for i in rows]))).double()
         for head, own in sums.items():
             own.add(read[head], y)
         start += len(pixels)
@@ -101,9 +107,10 @@ class _Sums:
 
     def __init__(self, layer: nn.Linear) -> None:
         self.n = 0
-        self.x, self.y = torch.zeros(layer.in_features).double(), torch.zeros(layer.out_features).double()
-        self.xx = torch.zeros(layer.in_features, layer.in_features).double()
-        self.xy = torch.zeros(layer.in_features, layer.out_features).double()
+        zeros = functools.partial(layer.weight.new_zeros, dtype=torch.float64)
+        self.x, self.y = zeros(layer.in_features), zeros(layer.out_features)
+        self.xx = zeros(layer.in_features, layer.in_features)
+        self.xy = zeros(layer.in_features, layer.out_features)
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         self.n += len(x)
@@ -113,6 +120,6 @@ class _Sums:
         """(weight (out, in), bias (out,))."""
         x, y = self.x / self.n, self.y / self.n
         covariance = self.xx / self.n - torch.outer(x, x)
-        ridge = _RIDGE * covariance.diagonal().mean() * torch.eye(len(x)).double()
+        ridge = _RIDGE * covariance.diagonal().mean() * torch.eye(len(x), dtype=x.dtype, device=x.device)
         weight = torch.linalg.solve(covariance + ridge, self.xy / self.n - torch.outer(x, y)).T
         return weight, y - weight @ x

@@ -1,14 +1,18 @@
 """The machine: device, cores, worker processes, determinism, number formats."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
 
 from bioclip_lite.utils import gpus
+from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import digest
 
+_ON_A_GPU = "float16"  # of "auto", see ``embedding_format``: nearer to float32 than bfloat16 (benchmarks/gpu.md)
 _CORES_PER_WORKER = 4  # on a CPU: about a fifth of the work is decoding, the rest training
 
 
@@ -20,6 +24,15 @@ def has_gpu() -> bool:
 
 def device() -> torch.device:
     return torch.device("cuda" if has_gpu() else "cpu")
+
+
+def moved(values: torch.Tensor, to: torch.device | None = None) -> torch.Tensor:
+    """``values`` on a device, ``device()`` unless another is named, without waiting for what a GPU has to do before.
+
+    Only what lies in pinned memory is copied while this process goes on.
+    """
+    to = to or device()
+    return values if values.device.type == to.type else values.pin_memory().to(to, non_blocking=True)
 
 
 def cores() -> int:
@@ -72,3 +85,54 @@ def number_format(precision: str, model: nn.Module) -> torch.dtype:
 def autocast(dtype: torch.dtype) -> AbstractContextManager[object]:
     """Within it networks in float32 compute in ``dtype`` what they can."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device().type, dtype)
+
+
+def embedding_format(precision: str) -> str:
+    """The ``embedding_in`` of a ``precision``, which may be "auto": float32 on a CPU, float16 on a GPU."""
+    if precision != "auto":
+        return precision
+    return "float32" if device().type == "cpu" else _ON_A_GPU
+
+
+@contextmanager
+def embedding_in(precision: str) -> Iterator[None]:
+    """Within it networks in float32 compute in float32, tf32, bfloat16 or float16 what they can.
+
+    float32 is that of IEEE 754 here. Elsewhere PyTorch lets convolutions on a GPU round to tf32, which has its exponent
+    and the mantissa of float16. A CPU has no tf32 and computes in float32.
+    """
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    half = precision in ("bfloat16", "float16")
+    for backend in backends:
+        backend.allow_tf32 = precision == "tf32"
+    try:
+        with torch.autocast(device().type, getattr(torch, precision)) if half else nullcontext():
+            yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
+
+
+def within_memory(encode: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``encode``, which embeds rows (b, ...), with batches halved from the first one on that a GPU has no memory for.
+
+    It then raises UserError if half of a batch is too large as well.
+    """
+    parts = 1
+
+    def encoded(rows: torch.Tensor) -> torch.Tensor:
+        nonlocal parts
+        while True:
+            try:
+                return torch.cat([encode(part) for part in rows.split(-(-len(rows) // parts))])
+            except torch.OutOfMemoryError as error:
+                if parts > 1 or len(rows) == 1:
+                    raise UserError(
+                        f"the GPU's memory does not hold {-(-len(rows) // parts)} photographs and the network; end "
+                        "other programs on this GPU, or take a smaller network"
+                    ) from error
+            parts = 2  # outside of the block that holds the error, and with it what was computed
+            print(f"the GPU's memory does not hold {len(rows)} photographs at once; batches are halved from here on")
+
+    return encoded

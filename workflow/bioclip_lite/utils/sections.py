@@ -149,6 +149,7 @@ class Logits(TypedDict):
     templates: Literal["plain", "openai"]
     logit_scale: Literal["given", "tuned"]
     precision: Literal["float16", "int8"]
+    forward_precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"]
     seed: int
 
 
