@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bioclip_lite.commands import why
-from bioclip_lite.models import hub, students, teachers
+from bioclip_lite.models import hub, students, teachers, tokenizers
 from bioclip_lite.params import of_job
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing
 from bioclip_lite.photographs.shards import ShardSet, shard_names
@@ -105,7 +105,7 @@ def test_lit_tunes_the_text_and_leaves_the_image_tower_alone(own: Path) -> None:
     # What it was tuned to is what it says of photographs.
     for split in ("train", "val"):
         shards = [path.stem for path in sorted((own / "teacher" / "features" / "model").glob(f"{split}-*"))]
-        identity = locked_tower.tower(params("lit")["lit"], own / "weights", "x").identity
+        identity = locked_tower.tower(params("lit")["lit"], own / "weights", "x", False).identity
         features = locked_tower.Features(own / "teacher" / "features" / "model", shards, identity)
         images = ShardSet(own, split)
         assert (features.keys, features.taxon_ids) == (images.keys, images.taxon_ids)
@@ -127,7 +127,7 @@ def test_features_are_jobs_and_tuning_reads_no_photographs(own: Path, tmp_path: 
     shutil.rmtree(own / "teacher")
     # As Snakemake calls them: of the section only what decides.
     reads = ("image_tower", "image_tower_options", "weights", "image_size", "mean", "std")
-    section = {"lit": {name: params("lit")["lit"][name] for name in reads}}
+    section = {"allow_research_only": False, "lit": {name: params("lit")["lit"][name] for name in reads}}
     for job in jobs_of(own):
         teacher.run(section, own, job)
     for path in (own / "shard").glob("*.tar"):
@@ -193,7 +193,7 @@ def test_locked_is_what_open_clip_calls_locked(own: Path, monkeypatch: pytest.Mo
     ours: Any = seen.value.model
 
     chosen = params("lit")["lit"]
-    tower = locked_tower.tower(chosen, own / "weights", "x")
+    tower = locked_tower.tower(chosen, own / "weights", "x", False)
     theirs = teachers.build_clip(
         teacher._config(chosen, tower.width, "none", chosen["image_tower_options"], tower.preprocess)
     )
@@ -362,10 +362,10 @@ def test_the_own_caption_is_looked_for_among_all_and_among_five(monkeypatch: pyt
     texts = SimpleNamespace(prompts=lambda: [captions[taxon] for taxon in pairs.taxon_ids])
     pairs: Any = SimpleNamespace(taxon_ids=[f"taxon {number}" for number in (*range(8), 7, 7)], texts=texts)
     model: Any = SimpleNamespace(logit_scale=torch.tensor(0.0))
-    monkeypatch.setattr(contrastive, "encode_text", lambda model, found: torch.eye(8) if len(found) == 8 else None)
+    monkeypatch.setattr(contrastive, "encode_text", lambda model, _, found: torch.eye(8) if len(found) == 8 else None)
     scores = np.tile(np.arange(8, dtype=np.float32), (10, 1))  # the last caption is the best one of all photographs
     scores[0] = np.eye(8)[0]
-    found = contrastive.zero_shot(model, pairs, [scores[:3], scores[3:]])
+    found = contrastive.zero_shot(model, list, pairs, [scores[:3], scores[3:]])  # type: ignore[arg-type]
     assert found == {"logit_scale": 1.0, "val_top1": 4 / 10, "val_top5": 8 / 10}  # 0, and 7 three times; 3 to 6
 
 
@@ -464,14 +464,15 @@ def test_a_caption_is_drawn_by_key_and_epoch(data: Path) -> None:
 def test_cut_captions_are_embedded_as_whole_ones(data: Path) -> None:
     torch.manual_seed(0)
     chosen = lessons.TEACHER["train"]
-    model = teachers.build_clip(teacher._config(chosen, 8, "", {}, SPEC)).eval()
+    config = teacher._config(chosen, 8, "", {}, SPEC)
+    model, tokenize = teachers.build_clip(config).eval(), tokenizers.of_clip(config)
     texts = ["a photo of Morus alba.", "a photo of Plantae Tracheophyta Magnoliopsida Rosales Moraceae Morus nigra."]
     with torch.inference_mode():
-        whole = model.encode_text(contrastive.tokenizer()(texts))
-        np.testing.assert_allclose(contrastive.encode_text(model, texts).numpy(), whole.numpy(), atol=1e-5)
+        whole = model.encode_text(tokenize(texts))
+        np.testing.assert_allclose(contrastive.encode_text(model, tokenize, texts).numpy(), whole.numpy(), atol=1e-5)
         assert model.text.attn_mask.shape == (64, 64)
         # "!" before other punctuation is token 0, as padding is.
-        tokens = contrastive.tokenizer()(["a photo of Morus nigra !% !("])
+        tokens = tokenize(["a photo of Morus nigra !% !("])
         assert (tokens[0, : tokens[0].argmax()] == 0).any()
         np.testing.assert_allclose(
             teachers.encode_text(model, tokens).numpy(), model.encode_text(tokens).numpy(), atol=1e-5

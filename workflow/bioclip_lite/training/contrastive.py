@@ -7,13 +7,12 @@ a batch, whichever process embedded them.
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import open_clip
 import torch
 from torch.nn import functional as F
 
@@ -53,6 +52,7 @@ class ClipTraining(trainer.Objective):
     def __init__(
         self,
         model: teachers.Clip,
+        tokenizer: teachers.Tokenize,
         preprocess: dict[str, Any],
         data: Path,
         shards: Sequence[str],
@@ -63,12 +63,14 @@ class ClipTraining(trainer.Objective):
         """Move ``model`` to ``machine.device()``; train on the photographs of ``shards``, see ``shard_names``.
 
         Args:
+            tokenizer: of the model's text tower.
             allow_weak: whether to go on where the teacher hardly knows the photographs of ``val_shards``.
 
         Raises:
             UserError: there are captions of other photographs.
         """
         self.options, self.data, self.preprocess, self.allow_weak = options, data, preprocess, allow_weak
+        self.tokenize = remembering(tokenizer)
         self.model = model.to(machine.device())
         self.shards, self.val_shards = shards, val_shards
         self.images, self.val_images = (
@@ -99,7 +101,7 @@ class ClipTraining(trainer.Objective):
         parts = self.options.accumulation
         texts, same = self.pairs.draw(self.options.seed, epoch, rows)
         image = accumulation.in_parts(self.model.visual, self._see, pixels, self.size, parts)
-        text = _encode_part(self.model, texts, self.dtype, parts)
+        text = _encode_part(self.model, self.tokenize, texts, self.dtype, parts)
         image = distributed.gather(F.normalize(image, dim=-1), self.size)
         text = distributed.gather(F.normalize(text, dim=-1), len(texts))
         return losses.contrastive(image, text, same.to(image.device), logit_scale(self.model))
@@ -109,7 +111,8 @@ class ClipTraining(trainer.Objective):
             return self.model.encode_image(pixels.to(machine.device())).float()
 
     def measure(self) -> dict[str, float]:
-        return zero_shot(self.model, self.val_pairs, [embed(self.model, self.val_images, self.preprocess)])
+        features = [embed(self.model, self.val_images, self.preprocess)]
+        return zero_shot(self.model, self.tokenize, self.val_pairs, features)
 
     def judge(self, history: trainer.History) -> None:
         if not self.allow_weak:
@@ -130,6 +133,7 @@ class LockedImageTuning(trainer.Objective):
     def __init__(
         self,
         model: teachers.Clip,
+        tokenizer: teachers.Tokenize,
         tower_identity: str,
         features: Path,
         data: Path,
@@ -142,6 +146,7 @@ class LockedImageTuning(trainer.Objective):
 
         Args:
             model: with the image tower of this identity.
+            tokenizer: of the model's text tower.
             features: the folder of that tower's features; read instead of the photographs of ``shards``.
             allow_weak: whether to go on where the teacher hardly knows the photographs of ``val_shards``.
 
@@ -149,6 +154,7 @@ class LockedImageTuning(trainer.Objective):
             UserError: features are missing or of another tower, or there are captions of other photographs.
         """
         self.options, self.data, self.folder, self.allow_weak = options, data, features, allow_weak
+        self.tokenize = remembering(tokenizer)
         self.model = model.to(machine.device()).eval()
         self.model.visual.requires_grad_(False)
         self.dtype = machine.number_format(options.precision, model.text)
@@ -176,13 +182,13 @@ class LockedImageTuning(trainer.Objective):
     def loss(self, batch: tuple[int, np.ndarray]) -> torch.Tensor:
         epoch, rows = batch
         texts, same = self.pairs.draw(self.options.seed, epoch, rows)
-        text = _encode_part(self.model, texts, self.dtype, self.options.accumulation)
+        text = _encode_part(self.model, self.tokenize, texts, self.dtype, self.options.accumulation)
         text = distributed.gather(F.normalize(text, dim=-1), len(texts))
         image = torch.from_numpy(self.features.rows(rows)).to(text.device)
         return losses.contrastive(image, text, same.to(text.device), logit_scale(self.model))
 
     def measure(self) -> dict[str, float]:
-        return zero_shot(self.model, self.val_pairs, self.val_features.parts)
+        return zero_shot(self.model, self.tokenize, self.val_pairs, self.val_features.parts)
 
     def judge(self, history: trainer.History) -> None:
         if not self.allow_weak:
@@ -240,27 +246,20 @@ def matches(texts: Sequence[str], taxa: Sequence[str]) -> tuple[list[str], torch
 # Model
 
 
-@functools.lru_cache(maxsize=65536)
-def _token_row(text: str) -> torch.Tensor:
-    return tokenizer()([text])[0]
+def remembering(tokenizer: teachers.Tokenize) -> teachers.Tokenize:
+    """Make a tokenizer that gives the same int64 (t, context), and splits a caption that it has met no second time."""
+    row = functools.lru_cache(maxsize=65536)(lambda text: tokenizer([text])[0])
+    return lambda texts: torch.stack([row(text) for text in texts])
 
 
-@functools.cache
-def tokenizer() -> Callable[[list[str]], torch.Tensor]:
-    """Of the teachers that are trained here: texts to int64 (t, CONTEXT)."""
-    return open_clip.SimpleTokenizer(context_length=CONTEXT)
-
-
-def _tokens(texts: Sequence[str]) -> torch.Tensor:
-    return torch.stack([_token_row(text) for text in texts])
-
-
-def encode_text(model: teachers.Clip, texts: Sequence[str]) -> torch.Tensor:
+def encode_text(model: teachers.Clip, tokenize: teachers.Tokenize, texts: Sequence[str]) -> torch.Tensor:
     """(t, D) embeddings, not normalised, of captions."""
-    return teachers.encode_text(model, _tokens(texts).to(model.logit_scale.device))
+    return teachers.encode_text(model, tokenize(list(texts)).to(model.logit_scale.device))
 
 
-def _encode_part(model: teachers.Clip, texts: Sequence[str], dtype: torch.dtype, parts: int) -> torch.Tensor:
+def _encode_part(
+    model: teachers.Clip, tokenize: teachers.Tokenize, texts: Sequence[str], dtype: torch.dtype, parts: int
+) -> torch.Tensor:
     """float32 (n, D) embeddings of this process's part of the captions, which may be none of them.
 
     They are computed in ``dtype`` and in ``parts``, see ``accumulation.in_parts``.
@@ -271,7 +270,8 @@ def _encode_part(model: teachers.Clip, texts: Sequence[str], dtype: torch.dtype,
         with machine.autocast(dtype):
             return teachers.encode_text(model, tokens.to(model.logit_scale.device)).float()
 
-    return accumulation.in_parts(model.text, read, _tokens(own or texts[:1]), len(texts), parts)[: len(own)]
+    tokens = tokenize(list(own or texts[:1]))
+    return accumulation.in_parts(model.text, read, tokens, len(texts), parts)[: len(own)]
 
 
 def logit_scale(model: teachers.Clip) -> torch.Tensor:
@@ -313,7 +313,9 @@ def embed(model: teachers.Clip, images: ShardSet, preprocess: dict[str, Any]) ->
 
 
 @torch.inference_mode()
-def zero_shot(model: teachers.Clip, pairs: Pairs, features: Sequence[np.ndarray]) -> dict[str, float]:
+def zero_shot(
+    model: teachers.Clip, tokenize: teachers.Tokenize, pairs: Pairs, features: Sequence[np.ndarray]
+) -> dict[str, float]:
     """logit_scale; val_top1, val_top5: the shares of photographs whose own caption is the best, or among the five best.
 
     The captions are those of the last text type.
@@ -323,7 +325,7 @@ def zero_shot(model: teachers.Clip, pairs: Pairs, features: Sequence[np.ndarray]
     prompts = dict(zip(pairs.taxon_ids, pairs.texts.prompts(), strict=True))
     number = {taxon: n for n, taxon in enumerate(prompts)}
     truth = np.array([number[taxon] for taxon in pairs.taxon_ids])
-    text = F.normalize(encode_text(model, list(prompts.values())), dim=-1).cpu().numpy()
+    text = F.normalize(encode_text(model, tokenize, list(prompts.values())), dim=-1).cpu().numpy()
     own = np.split(truth, np.cumsum([len(part) for part in features])[:-1])
     place = np.concatenate([places(part @ text.T, numbers) for part, numbers in zip(features, own, strict=True)])
     shares = {f"val_top{k}": float((place < k).mean()) for k in (1, 5)}
