@@ -21,7 +21,7 @@ import torch
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from bioclip_lite.models import architectures, checkpoints, tokenizers
+from bioclip_lite.models import architectures, checkpoints, mobileclip, teachers, tokenizers
 from bioclip_lite.utils.errors import UserError, first_line
 from bioclip_lite.utils.files import read_json
 
@@ -189,6 +189,11 @@ def load(published: Published, what: str = "teacher.pretrained") -> Any:
         UserError: the weights cannot be read, or are of another architecture.
     """
     state = checkpoints.read_state(published.weights)
+    if "bioclip_lite" in published.config:
+        model = teachers.build_clip(published.config)
+        with checkpoints.naming(published.weights, published.name):
+            model.load_state_dict(mobileclip.converted(state, model))
+        return model
     with tempfile.TemporaryDirectory() as scratch, checkpoints.naming(published.weights, published.name):
         Path(scratch, CONFIG).write_text(json.dumps(published.config), encoding="utf-8")
         torch.save(state, Path(scratch, "open_clip_pytorch_model.bin"))
@@ -201,7 +206,7 @@ def _from_hub(repository: str, weights: str | None, revision: str | None, what: 
     if weights and (architecture := architectures.named_in(weights)):
         print(f"{repository}: {weights} is of the architecture {architecture} by its name")
         preprocess = config["preprocess_cfg"] if config else architectures.preprocess_of(architecture, what)
-        config = {"model_cfg": open_clip.get_model_config(architecture), "preprocess_cfg": preprocess}
+        config = {**_config_of(architecture), "preprocess_cfg": preprocess}
     if config is None:
         raise UserError(f"{what}.model: {repository} has no {CONFIG}; it is not an open_clip model")
     names = [weights] if weights else WEIGHTS
@@ -233,8 +238,13 @@ def _from_file(model: str, weights: str, folder: Path, preprocess: dict[str, Any
     """Weights in data/weights; where nothing is asked for, preprocessed as the architecture's published weights are."""
     whole = preprocess is not None and set(preprocess) == set(architectures.PREPROCESS)
     stated = {} if whole else architectures.preprocess_of(model, what)
-    config = {"model_cfg": open_clip.get_model_config(model), "preprocess_cfg": stated}
+    config = {**_config_of(model), "preprocess_cfg": stated}
     return Published(f"{model} ({weights})", config, folder / weights, None)
+
+
+def _config_of(architecture: str) -> dict[str, Any]:
+    """The configuration of an architecture that exists."""
+    return architectures.config_of(architecture) or {}
 
 
 def _architecture(file: str, what: str) -> str:
@@ -304,9 +314,9 @@ def _built_in(
     preprocess: dict[str, Any] | None,
     what: str,
 ) -> Published:
-    model_cfg = open_clip.get_model_config(model)
+    config = architectures.config_of(model)
     tags = open_clip.list_pretrained_tags_by_model(model)
-    if model_cfg is None:
+    if config is None:
         raise UserError(
             f"{what}.model: open_clip has no model {model!r}, and there is no file {folder / model}; give a name of "
             f"open_clip.list_models(), a file in {folder}, hf-hub:organisation/name or local-dir:folder"
@@ -325,8 +335,8 @@ def _built_in(
             f"{what}.weights: no file {file}, and {weights!r} is no tag of {model}; tags: {', '.join(tags) or 'none'}"
         )
     if tag.get("quick_gelu"):  # the weights decide; with another activation they give wrong numbers, silently
-        model_cfg["quick_gelu"] = True
-    config = {"model_cfg": model_cfg, "preprocess_cfg": {k: v for k, v in tag.items() if k not in ("url", "hf_hub")}}
+        config["model_cfg"]["quick_gelu"] = True
+    config["preprocess_cfg"] = {key: value for key, value in tag.items() if key not in ("url", "hf_hub")}
     repository, _, name = tag["hf_hub"].rpartition("/")
     # A safe file of the same name is preferred to a pickled one.
     names = [Path(name).with_suffix(".safetensors").name, name] if name else list(WEIGHTS)

@@ -23,7 +23,7 @@ from open_clip.transformer import TextTransformer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bioclip_lite.models import embedding_checks, tokenizers
+from bioclip_lite.models import embedding_checks, text_towers, tokenizers
 from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.photographs.preprocess import preprocessing, read_preprocess
 from bioclip_lite.utils.errors import UserError
@@ -60,8 +60,8 @@ def build_clip(config: dict[str, Any]) -> CustomTextCLIP:
     """An open_clip model with random weights; ``config`` as in ``open_clip_config.json``.
 
     ``config["bioclip_lite"]`` has what open_clip's own configuration cannot express: ``image_tower_options``, further
-    arguments of timm.create_model for a timm image tower, and ``text_quick_gelu``, whether the text tower has OpenAI's
-    GELU where the image tower has the other one.
+    arguments of timm.create_model for a timm image tower; ``text_quick_gelu``, whether the text tower has OpenAI's
+    GELU where the image tower has the other one; and ``text_mixer``, that it is that of MobileCLIP-S0.
     """
     model_cfg = {key: value for key, value in config["model_cfg"].items() if key != "custom_text"}
     vision, extra, tower = model_cfg["vision_cfg"], config["bioclip_lite"], None
@@ -72,7 +72,9 @@ def build_clip(config: dict[str, Any]) -> CustomTextCLIP:
     model = CustomTextCLIP(**copy.deepcopy(model_cfg))
     if tower is not None:
         model.visual.trunk = tower
-    if "text_quick_gelu" in extra:
+    if "text_mixer" in extra:
+        model.text = text_towers.of_mobileclip(model_cfg["text_cfg"], model_cfg["embed_dim"])
+    elif "text_quick_gelu" in extra:
         model.text = _build_text_tower(
             model_cfg["embed_dim"], copy.deepcopy(model_cfg["text_cfg"]), extra["text_quick_gelu"]
         )

@@ -10,7 +10,7 @@ from bioclip_lite.utils.errors import UserError
 if TYPE_CHECKING:
     from bioclip_lite.utils.sections import TeacherLitTextTower
 
-_PROJECTION = "text_projection"  # how the names of the last layer of open_clip's text towers begin
+_PROJECTION = ("text_projection", "projection.")  # how the names of the last layer of text towers begin
 
 
 class Untuned(NamedTuple):
@@ -87,18 +87,26 @@ def _published_text(
 def _config(plain: dict[str, Any], image: hub.Published | None, text: hub.Published | None) -> dict[str, Any]:
     """``plain`` with the towers of published models instead of its own."""
     model_cfg, extra = {**plain["model_cfg"]}, {**plain["bioclip_lite"]}
-    quick = False
     if image is not None:
         own = image.config["model_cfg"]
-        quick = own.get("quick_gelu", False)
-        model_cfg |= {"vision_cfg": {**own["vision_cfg"], "timm_model_pretrained": False}, "quick_gelu": quick}
-        del extra["image_tower_options"]
-    reads_quickly = text is not None and text.config["model_cfg"].get("quick_gelu", False)
+        model_cfg["vision_cfg"] = {**own["vision_cfg"], "timm_model_pretrained": False}
+        model_cfg["quick_gelu"] = own.get("quick_gelu", False)
+        extra = _beyond(image, "image_tower_options")
+    reads_quickly = False
     if text is not None:
         model_cfg["text_cfg"] = text.config["model_cfg"]["text_cfg"]
-    if reads_quickly != quick:
+        reads_quickly = text.config["model_cfg"].get("quick_gelu", False)
+        extra |= _beyond(text, "text_mixer")
+        reads_quickly = _beyond(text, "text_quick_gelu").get("text_quick_gelu", reads_quickly)
+    if reads_quickly != model_cfg.get("quick_gelu", False):
         extra["text_quick_gelu"] = reads_quickly
     return {**plain, "model_cfg": model_cfg, "bioclip_lite": extra}
+
+
+def _beyond(published: hub.Published, key: str) -> dict[str, Any]:
+    """An entry that open_clip's configuration lacks (``teachers.build_clip``), if the model has it."""
+    stated = published.config.get("bioclip_lite", {})
+    return {key: stated[key]} if key in stated else {}
 
 
 def _start_from(text: Any, other: Any) -> None:

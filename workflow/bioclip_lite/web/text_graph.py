@@ -26,7 +26,7 @@ _QUICK = 1.702  # of OpenAI's GELU, x sigmoid(1.702 x)
 
 def hides_padding(tower: Any) -> bool:
     """Whether the graph of a text tower takes a further channel, which says where the text is."""
-    return isinstance(tower, MixerText)
+    return isinstance(tower, MixerText) and tower.hides_padding
 
 
 def fold_text(tower: Any) -> tuple[Graph, Weights]:
@@ -36,30 +36,38 @@ def fold_text(tower: Any) -> tuple[Graph, Weights]:
     ``ln_final``, ``text_projection`` and ``attn_mask``: a TextTransformer or a CLIP.
     Raises UserError for any other part.
     """
-    return _fold_mixer(tower) if hides_padding(tower) else _fold_open_clip(tower)
+    return _fold_mixer(tower) if isinstance(tower, MixerText) else _fold_open_clip(tower)
 
 
 def _fold_mixer(tower: MixerText) -> tuple[Graph, Weights]:
     context, width = tower.positional_embedding.shape
     file = _File(context)
-    tokens = file.add("input", "tokens", [], width + 1)
-    x = file.add("slice", "embedded", [tokens], width, start=0)
-    seen = file.add("slice", "seen", [tokens], 1, start=width)
-    for number, block in enumerate(students.reparameterize(tower).blocks):
+    x, seen = _tokens(file, width, tower.hides_padding)
+    merged: Any = students.reparameterize(tower)
+    for number, block in enumerate(merged.blocks):
         x = (_mixer_block if isinstance(block, MixerBlock) else _attention_block)(file, str(number), x, seen, block)
     x = file.layer("projection", file.norm("norm", x, tower.norm), tower.projection)
     return merge(file.nodes, file.weights, x)
 
 
-def _mixer_block(file: "_File", name: str, x: str, seen: str, block: MixerBlock) -> str:
+def _tokens(file: "_File", width: int, hides: bool) -> tuple[str, list[str]]:
+    """(The embedded tokens, [which of them are text] if the graph is told)."""
+    tokens = file.add("input", "tokens", [], width + hides)
+    if not hides:
+        return tokens, []
+    x = file.add("slice", "embedded", [tokens], width, start=0)
+    return x, [file.add("slice", "seen", [tokens], 1, start=width)]
+
+
+def _mixer_block(file: "_File", name: str, x: str, seen: list[str], block: MixerBlock) -> str:
     x = _mixed(file, f"{name}.mixer", x, seen, block.mixer)
     inner = _mixed(file, f"{name}.mixer_within", x, seen, block.mixer_within)
     return file.sum(f"{name}.fed", x, _fed_forward(file, name, inner, *block.feed_forward))
 
 
-def _attention_block(file: "_File", name: str, x: str, seen: str, block: AttentionBlock) -> str:
+def _attention_block(file: "_File", name: str, x: str, seen: list[str], block: AttentionBlock) -> str:
     asked = file.norm(f"{name}.norm_1", x, block.norm)
-    x = file.sum(f"{name}.attended", x, _attention(file, f"{name}.attention", asked, block.attention, seen))
+    x = file.sum(f"{name}.attended", x, _attention(file, f"{name}.attention", asked, block.attention, *seen))
     norm, *layers = block.feed_forward
     return file.sum(f"{name}.fed", x, _fed_forward(file, name, file.norm(f"{name}.norm_2", x, norm), *layers))
 
@@ -70,11 +78,12 @@ def _fed_forward(file: "_File", name: str, x: str, up: nn.Module, activation: nn
     )
 
 
-def _mixed(file: "_File", name: str, x: str, seen: str, mixer: TokenMixer) -> str:
+def _mixed(file: "_File", name: str, x: str, seen: list[str], mixer: TokenMixer) -> str:
     """A merged convolution along the text, to which padding is zeros."""
     width, _, side = mixer.conv.weight.shape
-    shown = file.add("multiply", f"{name}.text", [x, seen], width)
-    file.weights |= {f"{name}.weight": _array(mixer.conv.weight)[..., None], f"{name}.bias": _array(mixer.conv.bias)}
+    shown = file.add("multiply", f"{name}.text", [x, *seen], width) if seen else x
+    conv: Any = mixer.conv
+    file.weights |= {f"{name}.weight": _array(conv.weight)[..., None], f"{name}.bias": _array(conv.bias)}
     geometry = {"strides": [1, 1], "pads": [side // 2, side // 2, 0, 0], "dilations": [1, 1]}
     return file.add("depthwise", name, [shown], width, **geometry, weight=f"{name}.weight", bias=f"{name}.bias")
 
