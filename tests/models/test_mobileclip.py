@@ -43,15 +43,21 @@ def test_apples_checkpoint_computes_what_its_own_branches_do(tmp_path: Path, mon
     torch.testing.assert_close(found[torch.arange(3), :, tokens.argmax(1)], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_lacks_a_tensor_or_has_others_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     apple_clip.smaller(monkeypatch)
     for name in (
+        "",
         "text_encoder.transformer.1.pre_norm_ffn.4.bias",
         "text_encoder.transformer.0.layer_scale",
         "image_encoder.model.head.proj",
     ):
         state = apple_clip.checkpoint()
-        del state[name]
+        if name:
+            del state[name]
+        else:
+            state["text_encoder.transformer.1.another.weight"] = torch.zeros(1)
         torch.save(state, tmp_path / "mobileclip_s0.pt")
         with pytest.raises(UserError, match=r"cannot load it as MobileCLIP-S0 \(mobileclip_s0\.pt\)"):
             hub.load(hub.find("mobileclip_s0.pt", None, tmp_path))

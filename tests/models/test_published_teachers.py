@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from bioclip_lite.models import students
 from bioclip_lite.stages import distill, logits, teacher
 from bioclip_lite.teacher_cache import store
-from support import apple_clip, lessons
+from support import lessons
 from support.small_clip import CONFIG, siglip, small, unigram
 
 BIOTROVE = "biotroveclip-vit-b-16-from-openai-epoch-40.pt"
@@ -57,14 +57,7 @@ def mobileclip(weights: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     return {"model": "MobileCLIP2-S4.safetensors", "weights": None}
 
 
-def apples(weights: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """MobileCLIP-S0, in small, in Apple's own layout."""
-    apple_clip.smaller(monkeypatch)
-    torch.save(apple_clip.checkpoint(), weights / "mobileclip_s0.pt")
-    return {"model": "MobileCLIP-S0", "weights": "mobileclip_s0.pt"}
-
-
-@pytest.mark.parametrize("publish", [biotrove, trained, sigmoid, mobileclip, apples])
+@pytest.mark.parametrize("publish", [biotrove, trained, sigmoid, mobileclip])
 def test_a_published_file_becomes_a_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, publish: Publish) -> None:
     data = lessons.make_data(tmp_path / "data")
     (data / "weights").mkdir()

@@ -47,18 +47,23 @@ def converted(state: State, model: Any) -> State:
     if not mixers:
         return state
     image = {f"visual.trunk.{name}": tensor for name, tensor in checkpoint_filter_fn(state, model.visual.trunk).items()}
-    own = {new: text[old] for old, new in _OUTSIDE.items() if old in text}
-    own["positional_embedding"] = text["positional_embedding.pos_embed.pos_embed"][0, 0]
-    own["projection.weight"] = text["projection_layer"].T
-    for name, tensor in text.items():
-        _, _, rest = name.partition("transformer.")
-        number, _, inner = rest.partition(".")
-        if inner in _IN_ATTENTION:
-            own[f"blocks.{number}.{_IN_ATTENTION[inner]}"] = tensor
+    own = {
+        "positional_embedding": text.pop("positional_embedding.pos_embed.pos_embed")[0, 0],
+        "projection.weight": text.pop("projection_layer").T,
+    }
     for number in mixers:
-        block = {name.removeprefix(f"transformer.{number}."): tensor for name, tensor in text.items()}
+        place = f"transformer.{number}."
+        block = {name.removeprefix(place): text.pop(name) for name in list(text) if name.startswith(place)}
         own |= {f"blocks.{number}.{name}": tensor for name, tensor in _mixer_block(block).items()}
+    own |= {_renamed(name): tensor for name, tensor in text.items()}
     return {**image, **{f"text.{name}": tensor for name, tensor in own.items()}, "logit_scale": state["logit_scale"]}
+
+
+def _renamed(name: str) -> str:
+    """Our name of a tensor outside of the mixers' blocks; an unknown name as it is, which no model has."""
+    _, _, rest = name.partition("transformer.")
+    number, _, inner = rest.partition(".")
+    return f"blocks.{number}.{_IN_ATTENTION[inner]}" if inner in _IN_ATTENTION else _OUTSIDE.get(name, name)
 
 
 def _mixer_block(block: State) -> State:
