@@ -75,10 +75,12 @@ EXAMPLES = {
     "add": Example("add", [IMAGE, IMAGE], IMAGE),
     "multiply": Example("multiply", [IMAGE, IMAGE], IMAGE),
     "multiply, gate": Example("multiply", [IMAGE, [6, 1, 1]], IMAGE),
+    "multiply, positions": Example("multiply", [IMAGE, [1, 8, 4]], IMAGE),
     "shift": Example("shift", [IMAGE], IMAGE, {"shift": (6, 8, 4)}),
     "normalize_image": Example("normalize_image", [IMAGE], IMAGE, attributes={"eps": 1e-3}),
     "normalize": Example("normalize", [IMAGE], IMAGE, attributes={"eps": 1e-3}),
     "attention": Example("attention", [[12, 8, 4]], [4, 8, 4], attributes={"heads": 2}),
+    "attention, seen": Example("attention", [[12, 8, 4], [1, 8, 4]], [4, 8, 4], attributes={"heads": 2}),
     "attention, windows": Example(
         "attention", [[12, 8, 4]], [4, 8, 4], {"positions": (2, 4, 4)}, {"heads": 2, "window": 2}
     ),

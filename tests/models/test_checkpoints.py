@@ -151,6 +151,7 @@ def test_code_is_not_run(tmp_path: Path) -> None:
         ("RemoteCLIP-ViT-B-32.pt", "ViT-B-32"),
         ("MobileCLIP2-S4.safetensors", "MobileCLIP2-S4"),
         ("mobileclip2_s0.pt", "MobileCLIP2-S0"),
+        ("mobileclip_s0.pt", "MobileCLIP-S0"),
         ("ViT-B-16-SigLIP-256.bin", "ViT-B-16-SigLIP-256"),
         ("epoch_40.pt", None),
         ("vit-b-161.pt", None),

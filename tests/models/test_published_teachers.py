@@ -36,18 +36,28 @@ def sigmoid(weights: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"model": "local-dir:siglip", "weights": None}
 
 
+def trained(weights: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What open_clip_train wrote after some epochs; an architecture is named beside it."""
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16", CONFIG["model_cfg"])
+    state = {f"module.{name}": tensor for name, tensor in small().state_dict().items()}
+    torch.save({"epoch": 3, "name": "x", "state_dict": state, "optimizer": {}}, weights / "epoch_3.pt")
+    return {"model": "ViT-B-16", "weights": "epoch_3.pt", "preprocess": CONFIG["preprocess_cfg"]}
+
+
 def mobileclip(weights: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """MobileCLIP2's own image tower, a FastViT, with a small text tower."""
-    config = open_clip.get_model_config("MobileCLIP2-S0")
+    """MobileCLIP2-S4, in small: a FastViT that ends in the embedding, and text towers that look both ways."""
+    config = open_clip.get_model_config("MobileCLIP2-S4")
+    config["vision_cfg"] |= {"timm_model_name": "fastvit_t8", "image_size": 64}
     config["text_cfg"] |= {"width": 64, "heads": 1, "layers": 1}
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "MobileCLIP2-S0", config)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "MobileCLIP2-S4", config)
     torch.manual_seed(0)
-    model = open_clip.create_model("MobileCLIP2-S0")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights / "m.safetensors")
-    return {"model": "MobileCLIP2-S0", "weights": "m.safetensors"}
+    model = open_clip.create_model("MobileCLIP2-S4")
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, weights / "MobileCLIP2-S4.safetensors")
+    return {"model": "MobileCLIP2-S4.safetensors", "weights": None}
 
 
-@pytest.mark.parametrize("publish", [biotrove, sigmoid, mobileclip])
+@pytest.mark.parametrize("publish", [biotrove, trained, sigmoid, mobileclip])
 def test_a_published_file_becomes_a_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, publish: Publish) -> None:
     data = lessons.make_data(tmp_path / "data")
     (data / "weights").mkdir()

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
+from open_clip.model import CLIP
+from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bioclip_lite.commands import why
-from bioclip_lite.models import hub, students, teachers
+from bioclip_lite.models import hub, students, teachers, tokenizers
 from bioclip_lite.params import of_job
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing
 from bioclip_lite.photographs.shards import ShardSet, shard_names
@@ -23,6 +26,7 @@ from bioclip_lite.training import contrastive, losses, trainer
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
 from support import checkout, lessons, thin
+from support.small_clip import CONFIG, publish, siglip, unigram
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +109,7 @@ def test_lit_tunes_the_text_and_leaves_the_image_tower_alone(own: Path) -> None:
     # What it was tuned to is what it says of photographs.
     for split in ("train", "val"):
         shards = [path.stem for path in sorted((own / "teacher" / "features" / "model").glob(f"{split}-*"))]
-        identity = locked_tower.tower(params("lit")["lit"], own / "weights", "x").identity
+        identity = locked_tower.tower(params("lit")["lit"], own / "weights", "x", False).identity
         features = locked_tower.Features(own / "teacher" / "features" / "model", shards, identity)
         images = ShardSet(own, split)
         assert (features.keys, features.taxon_ids) == (images.keys, images.taxon_ids)
@@ -127,7 +131,7 @@ def test_features_are_jobs_and_tuning_reads_no_photographs(own: Path, tmp_path: 
     shutil.rmtree(own / "teacher")
     # As Snakemake calls them: of the section only what decides.
     reads = ("image_tower", "image_tower_options", "weights", "image_size", "mean", "std")
-    section = {"lit": {name: params("lit")["lit"][name] for name in reads}}
+    section = {"allow_research_only": False, "lit": {name: params("lit")["lit"][name] for name in reads}}
     for job in jobs_of(own):
         teacher.run(section, own, job)
     for path in (own / "shard").glob("*.tar"):
@@ -193,7 +197,7 @@ def test_locked_is_what_open_clip_calls_locked(own: Path, monkeypatch: pytest.Mo
     ours: Any = seen.value.model
 
     chosen = params("lit")["lit"]
-    tower = locked_tower.tower(chosen, own / "weights", "x")
+    tower = locked_tower.tower(chosen, own / "weights", "x", False)
     theirs = teachers.build_clip(
         teacher._config(chosen, tower.width, "none", chosen["image_tower_options"], tower.preprocess)
     )
@@ -364,10 +368,10 @@ def test_the_own_caption_is_looked_for_among_all_and_among_five(monkeypatch: pyt
     texts = SimpleNamespace(prompts=lambda: [captions[taxon] for taxon in pairs.taxon_ids])
     pairs: Any = SimpleNamespace(taxon_ids=[f"taxon {number}" for number in (*range(8), 7, 7)], texts=texts)
     model: Any = SimpleNamespace(logit_scale=torch.tensor(0.0))
-    monkeypatch.setattr(contrastive, "encode_text", lambda model, found: torch.eye(8) if len(found) == 8 else None)
+    monkeypatch.setattr(contrastive, "encode_text", lambda model, _, found: torch.eye(8) if len(found) == 8 else None)
     scores = np.tile(np.arange(8, dtype=np.float32), (10, 1))  # the last caption is the best one of all photographs
     scores[0] = np.eye(8)[0]
-    found = contrastive.zero_shot(model, pairs, [scores[:3], scores[3:]])
+    found = contrastive.zero_shot(model, list, pairs, [scores[:3], scores[3:]])  # type: ignore[arg-type]
     assert found == {"logit_scale": 1.0, "val_top1": 4 / 10, "val_top5": 8 / 10}  # 0, and 7 three times; 3 to 6
 
 
@@ -466,14 +470,15 @@ def test_a_caption_is_drawn_by_key_and_epoch(data: Path) -> None:
 def test_cut_captions_are_embedded_as_whole_ones(data: Path) -> None:
     torch.manual_seed(0)
     chosen = lessons.TEACHER["train"]
-    model = teachers.build_clip(teacher._config(chosen, 8, "", {}, SPEC)).eval()
+    config = teacher._config(chosen, 8, "", {}, SPEC)
+    model, tokenize = teachers.build_clip(config).eval(), tokenizers.of_clip(config)
     texts = ["a photo of Morus alba.", "a photo of Plantae Tracheophyta Magnoliopsida Rosales Moraceae Morus nigra."]
     with torch.inference_mode():
-        whole = model.encode_text(contrastive.tokenizer()(texts))
-        np.testing.assert_allclose(contrastive.encode_text(model, texts).numpy(), whole.numpy(), atol=1e-5)
+        whole = model.encode_text(tokenize(texts))
+        np.testing.assert_allclose(contrastive.encode_text(model, tokenize, texts).numpy(), whole.numpy(), atol=1e-5)
         assert model.text.attn_mask.shape == (64, 64)
         # "!" before other punctuation is token 0, as padding is.
-        tokens = contrastive.tokenizer()(["a photo of Morus nigra !% !("])
+        tokens = tokenize(["a photo of Morus nigra !% !("])
         assert (tokens[0, : tokens[0].argmax()] == 0).any()
         np.testing.assert_allclose(
             teachers.encode_text(model, tokens).numpy(), model.encode_text(tokens).numpy(), atol=1e-5
@@ -484,6 +489,123 @@ def test_cut_captions_are_embedded_as_whole_ones(data: Path) -> None:
 def test_unknown_jobs_are_named(job: str) -> None:
     with pytest.raises(UserError, match=rf"no job '{job}'; its jobs are model, features/"):
         part(params("train"), job)
+
+
+# Towers of published models
+
+
+def plain_clip(weights: Path) -> dict[str, Any]:
+    publish(weights / "plain", "open_clip_pytorch_model.bin")
+    return {"model": "local-dir:plain"}
+
+
+def quick_clip(weights: Path) -> dict[str, Any]:
+    """With OpenAI's GELU, another width and QuickGELU, and in the space of 12 numbers."""
+    model_cfg = {**CONFIG["model_cfg"], "embed_dim": 12, "quick_gelu": True}
+    folder = publish(weights / "quick", "open_clip_model.safetensors", {**CONFIG, "model_cfg": model_cfg})
+    torch.manual_seed(3)
+    save_file(CLIP(**model_cfg).state_dict(), folder / "open_clip_model.safetensors")
+    return {"model": f"local-dir:{folder}"}
+
+
+def sigmoid_clip(weights: Path) -> dict[str, Any]:
+    unigram(siglip(weights / "siglip"))
+    return {"model": "local-dir:siglip"}
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (plain_clip, None),
+        (plain_clip, "own"),
+        (sigmoid_clip, "own"),
+        (quick_clip, "own"),
+        (quick_clip, plain_clip),
+        (plain_clip, sigmoid_clip),
+        ("mobilenetv2_050", quick_clip),
+    ],
+)
+def test_lit_takes_towers_of_published_models(own: Path, image: Any, text: Any) -> None:
+    weights = own / "weights"
+    chosen: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-9}  # so the start is what is saved
+    chosen["image_tower"] = image if isinstance(image, str) else image(weights)
+    chosen["text_tower"] = text(weights) if callable(text) else text
+    teacher.run(params("lit", **chosen), own)
+    made = teachers.load_teacher(own / "teacher" / "model")
+    pixels = torch.rand(2, 3, made.preprocess["size"], made.preprocess["size"])
+
+    def original(named: Any) -> tuple[Any, Any]:
+        found = hub.find(named["model"], None, weights)
+        return hub.load(found), tokenizers.build(tokenizers.describe(found.config, found.tokenizer))
+
+    if not isinstance(image, str):
+        clip, _ = original(chosen["image_tower"])
+        assert torch.equal(teachers.embed_images(made.model, pixels), teachers.embed_images(clip.eval(), pixels))
+        assert made.preprocess["mean"] == [0.4] * 3
+        assert made.preprocess["resize"] == ("squash" if image is sigmoid_clip else "shortest")
+    captions = ["a photo of Morus alba.", "Bellis perennis"]
+    if text is not None:
+        clip, tokenize = original(chosen["image_tower" if text == "own" else "text_tower"])
+        assert torch.equal(made.tokenizer(captions), tokenize(captions))
+        tower = getattr(clip, "text", clip)
+        state, own_state = tower.state_dict(), made.model.text.state_dict()
+        same = {name for name, tensor in own_state.items() if tensor.shape == state[name].shape}
+        started = {name for name in same if torch.allclose(own_state[name], state[name], atol=1e-6)}
+        projection = {name for name in own_state if name.startswith("text_projection")}
+        anew = set() if text == "own" else {name for name in projection if not name.endswith("bias")}
+        assert started == set(own_state) - anew
+        if text == "own":
+            assert made.logit_scale == pytest.approx(min(clip.logit_scale.exp().item(), 100), rel=1e-5)
+            tokens = made.tokenizer(captions)
+            expected = torch.nn.functional.normalize(clip.eval().encode_text(tokens), dim=-1).detach().numpy()
+            np.testing.assert_allclose(teachers.embed_texts(made, captions), expected, atol=1e-5)
+    quick = quick_clip if text == "own" and image is quick_clip else text
+    activations = {type(module) for module in made.model.text.modules()}
+    assert (QuickGELU in activations) == (quick is quick_clip)
+    widths = made.model.encode_image(pixels).shape[1], teachers.embed_texts(made, captions).shape[1]
+    assert widths[0] == widths[1]
+    assert made.about["licence"] == (None if isinstance(image, str) and text is None else "mit")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"text_tower": "own"}, r"lit\.text_tower is own, but the image tower mobilenetv2_050 .* is of timm"),
+        ({"image_tower": {"model": "local-dir:none"}}, r"^teacher\.lit\.image_tower\.model: no folder"),
+        ({"text_tower": {"model": "local-dir:none"}}, r"^teacher\.lit\.text_tower\.model: no folder"),
+        ({"text_tower": {"model": "local-dir:apple"}}, r"^teacher\.lit\.text_tower\.model: .* allows research only"),
+        ({"image_tower": {"model": "local-dir:apple"}}, r"^teacher\.lit\.image_tower\.model: .* allows research only"),
+        ({"image_tower": {"model": "local-dir:coca"}}, r"image_tower\.model: coca is a CoCa, whose image tower"),
+        ({"mean": None}, r"^teacher\.lit\.mean is null, but nothing is published of tower\.safetensors"),
+    ],
+)
+def test_towers_that_cannot_be_taken_are_refused(own: Path, changes: dict[str, Any], says: str) -> None:
+    publish(own / "weights" / "apple", "open_clip_model.safetensors")
+    (own / "weights" / "apple" / "README.md").write_text("---\nlicense: apple-amlr\n---\n")
+    coca = {**CONFIG, "model_cfg": {**CONFIG["model_cfg"], "multimodal_cfg": {}}}
+    publish(own / "weights" / "coca", "open_clip_model.safetensors", coca)
+    with pytest.raises(UserError, match=says):
+        teacher.run(params("lit", **changes), own)
+    assert not (own / "teacher" / "model").exists()
+
+
+def test_a_timm_tower_of_the_hub_is_prepared_as_it_was_trained(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(own / "hub"))
+    repository = own / "hub" / "models--timm--mobilenetv2_050.lamb_in1k"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    (own / "weights" / "tower.safetensors").rename(snapshot / "model.safetensors")
+    (snapshot / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    chosen = params("lit", image_tower="mobilenetv2_050.lamb_in1k", weights="pretrained", epochs=1)
+    with pytest.raises(UserError, match=r"lit\.mean is \[0\.5, 0\.5, 0\.5\], but hf-hub:timm/.* set .* to null"):
+        teacher.run(chosen, own)
+    chosen["lit"] |= {"mean": None, "std": None}
+    teacher.run(chosen, own)
+    made = teachers.load_teacher(own / "teacher" / "model")
+    assert made.preprocess["mean"] == [0.485, 0.456, 0.406] and made.preprocess["interpolation"] == "bicubic"
+    assert (made.about["licence"], made.about["revision"]) == ("apache-2.0", "a" * 40)
 
 
 # The graph

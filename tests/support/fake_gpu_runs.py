@@ -130,7 +130,7 @@ def texts(data: Path) -> Work:
 
 
 def features(data: Path) -> Work:
-    locked = locked_tower.tower(lessons.TEACHER["lit"], data / "weights", "teacher.lit")
+    locked = locked_tower.tower(lessons.TEACHER["lit"], data / "weights", "teacher.lit", False)
     return partial(locked_tower.embed, locked, data / "shard" / "val-00000.tar", data / "features.safetensors")
 
 

@@ -70,6 +70,7 @@ DISTILL: sections.Distill = {
 TEACHER: dict[str, Any] = {
     "kind": "train",
     "captions": ["sci", "taxon_com"],
+    "allow_research_only": False,
     "allow_weak": True,
     "ensemble": [],
     "seed": 0,
@@ -93,6 +94,7 @@ TEACHER: dict[str, Any] = {
     },
     "lit": {
         "image_tower": "mobilenetv2_050",
+        "text_tower": None,
         "image_tower_options": {"pad_type": "same"},
         "weights": "tower.safetensors",
         "image_size": 32,

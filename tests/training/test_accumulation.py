@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bioclip_lite.models import students, teachers, text_towers
+from bioclip_lite.models import students, teachers, text_towers, tokenizers
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.stages import teacher
 from bioclip_lite.teacher_cache import locked_tower
@@ -56,31 +56,31 @@ def two_towers(data: Path, **changes: Any) -> trainer.Objective:
     return text_distillation.TwoTowerDistillation(model, tower, tokenizer, data, options)
 
 
-def clip(section: dict[str, Any], embed_dim: int, projection: str) -> tuple[teachers.Clip, dict[str, Any]]:
+def clip(section: dict[str, Any], embed_dim: int, projection: str) -> tuple[teachers.Clip, Any, dict[str, Any]]:
     options = section.get("image_tower_options", {})
     config = teacher._config(section, embed_dim, projection, options, preprocessing(32))  # type: ignore[arg-type]
     torch.manual_seed(0)
-    return teachers.build_clip(config), teachers.open_clip_preprocess(config, "the teacher")
+    return teachers.build_clip(config), tokenizers.of_clip(config), teachers.open_clip_preprocess(config, "the teacher")
 
 
 def trained(data: Path, **changes: Any) -> trainer.Objective:
     section = lessons.TEACHER["train"]
-    model, preprocess = clip(section, lessons.D, "")
+    model, tokenizer, preprocess = clip(section, lessons.D, "")
     options = contrastive.Options(seed=0, captions=("sci", "taxon_com"), **{**trainer.chosen(section), **changes})
-    return contrastive.ClipTraining(model, preprocess, data, ["train-00000"], ["val-00000"], options, True)
+    return contrastive.ClipTraining(model, tokenizer, preprocess, data, ["train-00000"], ["val-00000"], options, True)
 
 
 def tuned(data: Path, **changes: Any) -> trainer.Objective:
     section = lessons.TEACHER["lit"]
-    model, preprocess = clip(section, 1280, "none")
-    locked = locked_tower.Tower(model.visual.trunk.eval(), preprocess, 1280, "tower")
+    model, tokenizer, preprocess = clip(section, 1280, "none")
+    locked = locked_tower.Tower(model.visual.trunk.eval(), preprocess, 1280, "tower", "a tower")
     folder = data / "teacher" / "features" / "model"
     for shard in ("train-00000", "val-00000"):
         if not (folder / f"{shard}.safetensors").exists():
             locked_tower.embed(locked, data / "shard" / f"{shard}.tar", folder / f"{shard}.safetensors")
     options = contrastive.Options(seed=0, captions=("sci", "taxon_com"), **{**trainer.chosen(section), **changes})
     shards = (["train-00000"], ["val-00000"])
-    return contrastive.LockedImageTuning(model, "tower", folder, data, *shards, options, True)
+    return contrastive.LockedImageTuning(model, tokenizer, "tower", folder, data, *shards, options, True)
 
 
 OBJECTIVES = pytest.mark.parametrize("build", [distilled, controlled, two_towers, trained, tuned])

@@ -157,11 +157,26 @@ def described(captioners, *splits):
 
 def captioner_files(wildcards):
     """The files of a captioner in data/weights."""
-    captioner = CAPTIONERS[wildcards.captioner]
-    kind, _, folder = captioner["model"].partition(":")
+    return published_files(CAPTIONERS[wildcards.captioner])
+
+
+def published_files(chosen):
+    """The files on this machine, outside the hub's cache, of an open_clip model that parameters name."""
+    kind, _, folder = chosen["model"].partition(":")
     if kind == "local-dir":
         return [str(path) for path in sorted(Path("data/weights", folder).glob("open_clip_*"))]
-    return weights(captioner["weights"])
+    return [*weights(chosen["model"]), *weights(chosen.get("weights"))]
+
+
+def locked_files(lit):
+    """The files of the image tower of a LiT teacher."""
+    tower = lit["image_tower"]
+    return weights(lit["weights"]) if isinstance(tower, str) else published_files(tower)
+
+
+def tuned_files(lit):
+    """The files of the text tower that a LiT teacher starts from."""
+    return published_files(lit["text_tower"]) if isinstance(lit["text_tower"], dict) else []
 
 
 def teacher_files(wildcards):
@@ -175,7 +190,7 @@ def teacher_inputs(wildcards):
     teacher = TEACHERS[name]
     kind = teacher["kind"]
     if kind == "pretrained":
-        return weights(teacher["pretrained"]["weights"])
+        return published_files(teacher["pretrained"])
     splits = [*(split for split in teacher["train"]["splits"] if split in SPLITS), "val"]
     if kind == "lit":
         splits = ["train", "val"]
@@ -185,7 +200,7 @@ def teacher_inputs(wildcards):
         "data/shard/sizes.json",
     ]
     if kind == "lit":
-        return [*features(name), *texts, *weights(teacher["lit"]["weights"])]
+        return [*features(name), *texts, *locked_files(teacher["lit"]), *tuned_files(teacher["lit"])]
     return [*expand("data/shard/{shard}.tar", shard=shards(*splits)), *texts, "data/index/taxa.parquet"]
 
 

@@ -5,7 +5,7 @@ FURTHER = [teacher for teacher in TEACHERS if teacher != "model"]
 rule embed_locked:
     input:
         code("teacher"),
-        lambda wildcards: weights(TEACHERS[wildcards.teacher]["lit"]["weights"]),
+        lambda wildcards: locked_files(TEACHERS[wildcards.teacher]["lit"]),
         tar=listed("data/shard/{shard}.tar"),
     output:
         "data/teacher/features/{teacher}/{shard}.safetensors",

@@ -188,12 +188,13 @@ function textModel(weights) {
  * {text: text.json, files: name -> bytes, embed: tokens -> the embedding that is expected}; `changes` overwrite entries
  * of text.json.
  */
-export function makeText(changes = {}) {
+export function makeText(changes = {}, {hides = false} = {}) {
   const {files, add, listed} = shop();
   const size = 512 + MERGES.length + 2;
+  const width = hides ? WIDTH - 1 : WIDTH; // the model takes a further number
   const scale = Float32Array.from({length: size}, (_, i) => (1 + (i % 3)) / 256);
-  const rows = Int8Array.from({length: size * WIDTH}, (_, i) => ((i * 89) % 255) - 127);
-  const positions = Float32Array.from({length: CONTEXT * WIDTH}, (_, i) => ((i * 5) % 11) / 8);
+  const rows = Int8Array.from({length: size * width}, (_, i) => ((i * 89) % 255) - 127);
+  const positions = Float32Array.from({length: CONTEXT * width}, (_, i) => ((i * 5) % 11) / 8);
   const matrix = Float32Array.of(1, 0, 0.5, 0, 1, -0.5, 0.25, 0, 1, -1, 0.5, 0);
   const table = Buffer.concat([Buffer.from(scale.buffer), Buffer.from(rows.buffer)]);
   const tokens = [table.subarray(0, 3001), table.subarray(3001)].map((part, i) => add(`tokens-${i}`, part, 'bin'));
@@ -208,10 +209,11 @@ export function makeText(changes = {}) {
       macs: 72,
       parameters: 12,
     },
-    tokens: {files: tokens, rows: size, columns: WIDTH, dtype: 'int8'},
+    tokens: {files: tokens, rows: size, columns: width, dtype: 'int8'},
     positions: {file: add('positions', Buffer.from(positions.buffer), 'bin')},
     merges: {file: add('merges', Buffer.from(MERGES.map((line) => `${line}\n`).join('')), 'txt')},
     context: CONTEXT,
+    ...(hides && {hides_padding: true}),
     embedding: 3,
     teacher_identity: 'tiny',
     licences: {},
@@ -220,8 +222,9 @@ export function makeText(changes = {}) {
     ...changes,
   };
   const embed = (row) => {
-    const place = (i, c) => scale[row[i]] * rows[row[i] * WIDTH + c] + positions[i * WIDTH + c];
     const end = row.indexOf(size - 1);
+    const place = (i, c) =>
+      c < width ? scale[row[i]] * rows[row[i] * width + c] + positions[i * width + c] : Number(i <= end);
     const sum = Array.from(
       {length: WIDTH},
       (_, c) => place(end, c) + row.reduce((all, __, i) => all + place(i, c), 0) / CONTEXT,

@@ -106,6 +106,15 @@ test('texts in, unit vectors out, from the place of the end', async () => {
   encoder.dispose();
 });
 
+test('a model that hides padding is told where the text ends', async () => {
+  const made = makeText({}, {hides: true});
+  const encoder = await load({}, made);
+  const texts = ['', 'abc', 'a b c a b c a b c', 'a <end_of_text> c'];
+  const vectors = await encoder.embed(texts);
+  for (const [i, vector] of vectors.entries()) close(vector, made.embed(TOKENIZER.tokenize(texts[i], CONTEXT)));
+  encoder.dispose();
+});
+
 test('two hundred texts leave no memory behind, and dispose gives back what load took', async () => {
   const empty = tf.memory();
   const encoder = await load();

@@ -1,5 +1,6 @@
-"""open_clip's architectures: the one that a weights file is named after, and the preprocessing that goes with it."""
+"""The architectures of open_clip, and MobileCLIP-S0: by the name of a weights file, and with their preprocessing."""
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,42 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from bioclip_lite.utils.errors import UserError
 
+# What open_clip lacks. "bioclip_lite" is what its configuration cannot express, see ``teachers.build_clip``.
+OWN: dict[str, dict[str, Any]] = {
+    "MobileCLIP-S0": {
+        "model_cfg": {
+            "embed_dim": 512,
+            "vision_cfg": {
+                "timm_model_name": "fastvit_mci0",
+                "timm_pool": "avg",
+                "timm_proj": None,
+                "timm_drop_path": 0.0,
+                "image_size": 256,
+            },
+            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 6},
+            "custom_text": True,
+        },
+        "bioclip_lite": {"text_mixer": True},
+    }
+}
+_PREPROCESS_OF_OWN = {"mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bilinear", "resize_mode": "shortest"}
+
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 _QUICK = "-quickgelu"
 # Weights that open_clip trains on with QuickGELU, whatever architecture is named: OpenAI's, and MetaCLIP's by its tags.
 _BEGAN_WITH_QUICK_GELU = re.compile(r"from[-_](openai|metaclip)")
+
+
+def names() -> list[str]:
+    return [*open_clip.list_models(), *OWN]
+
+
+def config_of(name: str) -> dict[str, Any] | None:
+    """The content of an ``open_clip_config.json`` without preprocessing; None if there is no such architecture."""
+    if name in OWN:
+        return copy.deepcopy(OWN[name])
+    model_cfg = open_clip.get_model_config(name)
+    return None if model_cfg is None else {"model_cfg": model_cfg}
 
 
 def named_in(file: str) -> str | None:
@@ -21,12 +54,12 @@ def named_in(file: str) -> str | None:
     "biotroveclip-vit-l-14-from-metaclip-epoch-12.pt" was trained from MetaCLIP's weights, which have QuickGELU.
     """
     stem = _plain(Path(file).stem)
-    inside = [name for name in open_clip.list_models() if re.search(rf"(^|-){re.escape(_plain(name))}(-|$)", stem)]
+    inside = [name for name in names() if re.search(rf"(^|-){re.escape(_plain(name))}(-|$)", stem)]
     if not inside:
         return None
     longest = max(inside, key=lambda name: (len(name), name))
     quick = longest + _QUICK
-    return quick if _BEGAN_WITH_QUICK_GELU.search(stem) and quick in open_clip.list_models() else longest
+    return quick if _BEGAN_WITH_QUICK_GELU.search(stem) and quick in names() else longest
 
 
 def _plain(name: str) -> str:
@@ -39,6 +72,8 @@ def preprocess_of(model: str, what: str) -> dict[str, Any]:
     Raises:
         UserError: there are none, or they differ; the message names ``<what>.preprocess``.
     """
+    if model in OWN:
+        return copy.deepcopy(_PREPROCESS_OF_OWN)
     by_tag = {tag: _stated(open_clip.get_pretrained_cfg(model, tag)) for tag in _tags(model)}
     different: list[dict[str, Any]] = []
     for stated in by_tag.values():

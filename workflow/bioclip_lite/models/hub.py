@@ -21,7 +21,7 @@ import torch
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from bioclip_lite.models import architectures, checkpoints, tokenizers
+from bioclip_lite.models import architectures, checkpoints, mobileclip, teachers, tokenizers
 from bioclip_lite.utils.errors import UserError, first_line
 from bioclip_lite.utils.files import read_json
 
@@ -60,6 +60,7 @@ class Weights:
     revision: str | None = None  # the commit of the hub's repository
     mean: Sequence[float] | None = None  # of the pixels it was trained on, 0 to 1, per channel; None: not known
     std: Sequence[float] | None = None
+    interpolation: str | None = None  # by which they were made as large as the input
 
     def about(self) -> dict[str, Any]:
         """What ``student.json`` says about them; the SHA-256 is that of the file."""
@@ -91,6 +92,18 @@ def find(
     Raises:
         UserError: not found, and within seconds if the hub does not answer; or its preprocessing is not known.
     """
+    return with_tokenizer(locate(model, weights, folder, revision, what, preprocess), folder, revision, what)
+
+
+def locate(
+    model: str,
+    weights: str | None,
+    folder: Path,
+    revision: str | None = None,
+    what: str = "teacher.pretrained",
+    preprocess: dict[str, Any] | None = None,
+) -> Published:
+    """Locate an open_clip model whose image tower alone is wanted: as ``find``, but it needs no tokenizer."""
     if model.startswith("hf-hub:"):
         found = _from_hub(model.removeprefix("hf-hub:"), weights, revision, what)
     elif model.startswith("local-dir:"):
@@ -100,18 +113,29 @@ def find(
     else:
         found = _built_in(model, weights, folder, revision, preprocess, what)
     stated = {**found.config.get("preprocess_cfg", {}), **(preprocess or {})}
-    found = replace(found, config={**found.config, "preprocess_cfg": stated})
+    _refuse_transformers(found, what)
+    return replace(found, config={**found.config, "preprocess_cfg": stated})
+
+
+def with_tokenizer(found: Published, folder: Path, revision: str | None, what: str) -> Published:
+    """What ``locate`` found, with the folder of its tokenizer; the arguments and errors are those of ``find``."""
     return replace(found, tokenizer=_tokenizer_folder(found, folder, revision, what))
+
+
+def with_custom_text(found: Published) -> Published:
+    """The same model, to be loaded with a text tower that is a module of its own (open_clip's CustomTextCLIP)."""
+    model_cfg = {**found.config["model_cfg"], "custom_text": True}
+    return replace(found, config={**found.config, "model_cfg": model_cfg})
 
 
 def find_weights(
     weights: str, student: str, folder: Path, allow_research_only: bool, what: str = "distill.weights"
 ) -> Weights:
-    """Locate the initial weights of a student.
+    """Locate the weights of a timm model: a student's initial ones, or those of an image tower.
 
     Args:
         weights: a file in ``folder``; "hf-hub:organisation/name", with "@revision" for a branch, tag or commit; or
-            "pretrained" for those that the student's name stands for in timm (fastvit_t8.apple_in1k) or open_clip.
+            "pretrained" for those that the name stands for in timm (fastvit_t8.apple_in1k) or open_clip.
         student: a name as distill.student.
         folder: data/weights.
         allow_research_only: whether weights may be used whose licence allows nothing else. Of a file in ``folder`` no
@@ -123,7 +147,7 @@ def find_weights(
     """
     if weights != "pretrained" and not weights.startswith("hf-hub:"):
         if not (folder / weights).is_file():
-            raise UserError(f"{what}: {folder / weights} does not exist; copy the file there, or set {what} to null")
+            raise UserError(f"{what}: {folder / weights} does not exist; copy the file there, or name other weights")
         return Weights(folder / weights, weights)
     place = weights.removeprefix("hf-hub:") if weights != "pretrained" else _repository_of(student, what)
     repository, _, wanted = place.partition("@")
@@ -140,7 +164,8 @@ def find_weights(
         if licence is None:  # a cache that another program filled has no model card
             licence = _licence(_fetch(repository, _CARD, revision, what))
         refuse_research_only(f"hf-hub:{repository}", licence, what)
-    return Weights(path, f"hf-hub:{repository}", licence, _commit(path), known.get("mean"), known.get("std"))
+    seen = (known.get(name) for name in ("mean", "std", "interpolation"))
+    return Weights(path, f"hf-hub:{repository}", licence, _commit(path), *seen)
 
 
 def research_only(licence: str | None) -> bool:
@@ -164,6 +189,11 @@ def load(published: Published, what: str = "teacher.pretrained") -> Any:
         UserError: the weights cannot be read, or are of another architecture.
     """
     state = checkpoints.read_state(published.weights)
+    if "bioclip_lite" in published.config:
+        model = teachers.build_clip(published.config)
+        with checkpoints.naming(published.weights, published.name):
+            model.load_state_dict(mobileclip.converted(state, model))
+        return model
     with tempfile.TemporaryDirectory() as scratch, checkpoints.naming(published.weights, published.name):
         Path(scratch, CONFIG).write_text(json.dumps(published.config), encoding="utf-8")
         torch.save(state, Path(scratch, "open_clip_pytorch_model.bin"))
@@ -176,7 +206,7 @@ def _from_hub(repository: str, weights: str | None, revision: str | None, what: 
     if weights and (architecture := architectures.named_in(weights)):
         print(f"{repository}: {weights} is of the architecture {architecture} by its name")
         preprocess = config["preprocess_cfg"] if config else architectures.preprocess_of(architecture, what)
-        config = {"model_cfg": open_clip.get_model_config(architecture), "preprocess_cfg": preprocess}
+        config = {**_config_of(architecture), "preprocess_cfg": preprocess}
     if config is None:
         raise UserError(f"{what}.model: {repository} has no {CONFIG}; it is not an open_clip model")
     names = [weights] if weights else WEIGHTS
@@ -208,8 +238,13 @@ def _from_file(model: str, weights: str, folder: Path, preprocess: dict[str, Any
     """Weights in data/weights; where nothing is asked for, preprocessed as the architecture's published weights are."""
     whole = preprocess is not None and set(preprocess) == set(architectures.PREPROCESS)
     stated = {} if whole else architectures.preprocess_of(model, what)
-    config = {"model_cfg": open_clip.get_model_config(model), "preprocess_cfg": stated}
+    config = {**_config_of(model), "preprocess_cfg": stated}
     return Published(f"{model} ({weights})", config, folder / weights, None)
+
+
+def _config_of(architecture: str) -> dict[str, Any]:
+    """The configuration of an architecture that exists."""
+    return architectures.config_of(architecture) or {}
 
 
 def _architecture(file: str, what: str) -> str:
@@ -239,20 +274,22 @@ def _holds_tokenizer(place: Path) -> Path | None:
     return place if (place / tokenizers.SOURCE).is_file() else None
 
 
+def _refuse_transformers(found: Published, what: str) -> None:
+    name = found.config["model_cfg"]["text_cfg"].get("hf_model_name")
+    if name:
+        raise UserError(
+            f"{what}.model: the text tower of {found.name}, {name}, comes from the library transformers, which is not "
+            f"supported; choose a model with open_clip's own text tower (BioCLIP, BioCLIP 2, BioTrove-CLIP, SigLIP ...)"
+        )
+
+
 def _tokenizer_folder(found: Published, folder: Path, revision: str | None, what: str) -> Path | None:
     """The folder with the ``tokenizer.json`` that a text tower needs; None if it reads CLIP's tokens.
 
     It is looked for beside a local model, in data/weights under the tokenizer's name, beside weights of the hub, and in
     the hub's repository that the configuration names.
     """
-    text = found.config["model_cfg"]["text_cfg"]
-    if text.get("hf_model_name"):
-        raise UserError(
-            f"{what}.model: the text tower of {found.name}, {text['hf_model_name']}, comes from the library "
-            f"transformers, which is not supported; choose a model with open_clip's own text tower (BioCLIP, "
-            f"BioCLIP 2, BioTrove-CLIP, SigLIP ...)"
-        )
-    name = text.get("hf_tokenizer_name")
+    name = found.config["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
     if not name or found.tokenizer:
         return found.tokenizer if name else None
     local = [folder / name, folder / name.replace("/", "--"), folder / name.rpartition("/")[2]]
@@ -277,9 +314,9 @@ def _built_in(
     preprocess: dict[str, Any] | None,
     what: str,
 ) -> Published:
-    model_cfg = open_clip.get_model_config(model)
+    config = architectures.config_of(model)
     tags = open_clip.list_pretrained_tags_by_model(model)
-    if model_cfg is None:
+    if config is None:
         raise UserError(
             f"{what}.model: open_clip has no model {model!r}, and there is no file {folder / model}; give a name of "
             f"open_clip.list_models(), a file in {folder}, hf-hub:organisation/name or local-dir:folder"
@@ -298,8 +335,8 @@ def _built_in(
             f"{what}.weights: no file {file}, and {weights!r} is no tag of {model}; tags: {', '.join(tags) or 'none'}"
         )
     if tag.get("quick_gelu"):  # the weights decide; with another activation they give wrong numbers, silently
-        model_cfg["quick_gelu"] = True
-    config = {"model_cfg": model_cfg, "preprocess_cfg": {k: v for k, v in tag.items() if k not in ("url", "hf_hub")}}
+        config["model_cfg"]["quick_gelu"] = True
+    config["preprocess_cfg"] = {key: value for key, value in tag.items() if key not in ("url", "hf_hub")}
     repository, _, name = tag["hf_hub"].rpartition("/")
     # A safe file of the same name is preferred to a pickled one.
     names = [Path(name).with_suffix(".safetensors").name, name] if name else list(WEIGHTS)
@@ -409,7 +446,7 @@ def _repository_of(student: str, what: str) -> str:
         place = open_clip.get_pretrained_cfg(student, tag).get("hf_hub")
         if place:
             return _repository(place)
-    raise UserError(f"{what}: neither timm nor open_clip has published weights of {student}; set {what} to null")
+    raise UserError(f"{what}: neither timm nor open_clip has published weights of {student}; name a file")
 
 
 def _published_settings(repository: str) -> dict[str, Any]:

@@ -17,13 +17,13 @@ import numpy as np
 import open_clip
 import timm
 import torch
-from open_clip.model import CustomTextCLIP
+from open_clip.model import CustomTextCLIP, _build_text_tower
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from open_clip.transformer import TextTransformer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bioclip_lite.models import embedding_checks, tokenizers
+from bioclip_lite.models import embedding_checks, text_towers, tokenizers
 from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.photographs.preprocess import preprocessing, read_preprocess
 from bioclip_lite.utils import machine
@@ -58,17 +58,27 @@ class Teacher:
 
 
 def build_clip(config: dict[str, Any]) -> CustomTextCLIP:
-    """An open_clip model with a timm image tower and random weights; ``config`` as in ``open_clip_config.json``.
+    """An open_clip model with random weights; ``config`` as in ``open_clip_config.json``.
 
-    ``config["bioclip_lite"]["image_tower_options"]`` are further arguments of timm.create_model, which open_clip's
-    own configuration cannot express.
+    ``config["bioclip_lite"]`` has what open_clip's own configuration cannot express: ``image_tower_options``, further
+    arguments of timm.create_model for a timm image tower; ``text_quick_gelu``, whether the text tower has OpenAI's
+    GELU where the image tower has the other one; and ``text_mixer``, that it is that of MobileCLIP-S0.
     """
     model_cfg = {key: value for key, value in config["model_cfg"].items() if key != "custom_text"}
-    vision, options = model_cfg["vision_cfg"], config["bioclip_lite"]["image_tower_options"]
-    # With "timm_proj" empty the projection is the network's own last layer.
-    tower = image_tower(vision["timm_model_name"], options, model_cfg["embed_dim"] if vision["timm_proj"] == "" else 0)
+    vision, extra, tower = model_cfg["vision_cfg"], config["bioclip_lite"], None
+    if "image_tower_options" in extra:
+        # With "timm_proj" empty the projection is the network's own last layer.
+        outputs = model_cfg["embed_dim"] if vision["timm_proj"] == "" else 0
+        tower = image_tower(vision["timm_model_name"], extra["image_tower_options"], outputs)
     model = CustomTextCLIP(**copy.deepcopy(model_cfg))
-    model.visual.trunk = tower
+    if tower is not None:
+        model.visual.trunk = tower
+    if "text_mixer" in extra:
+        model.text = text_towers.of_mobileclip(model_cfg["text_cfg"], model_cfg["embed_dim"])
+    elif "text_quick_gelu" in extra:
+        model.text = _build_text_tower(
+            model_cfg["embed_dim"], copy.deepcopy(model_cfg["text_cfg"]), extra["text_quick_gelu"]
+        )
     return model
 
 

@@ -69,6 +69,16 @@ def build(
     raise UserError(f"distill.text_tower.kind is {kind!r}; kinds are transformer, mixer, own")
 
 
+def of_mobileclip(text_cfg: dict[str, Any], outputs: int) -> "MixerText":
+    """The text tower of MobileCLIP-S0 with random weights: a merged mixer to which padding is text, in eval mode.
+
+    ``text_cfg``: width, layers and context_length, as in ``open_clip_config.json``.
+    """
+    tower = MixerText(text_cfg["width"], text_cfg["layers"], outputs, text_cfg["context_length"], hides_padding=False)
+    merged: MixerText = students.reparameterize(tower)  # type: ignore[assignment]
+    return merged
+
+
 def tokenizer(arguments: dict[str, Any]) -> open_clip.SimpleTokenizer:
     """Of the tower that ``build(**arguments)`` makes: list of str to int64 (b, context)."""
     own = arguments["kind"] == "own"
@@ -128,10 +138,14 @@ def _open_clip_config(student: str | None) -> dict[str, Any]:
 
 
 class MixerText(nn.Module):
-    """Tokens, convolutions, attention, convolutions; see the head of this file."""
+    """Tokens, convolutions, attention, convolutions; see the head of this file.
 
-    def __init__(self, width: int, layers: int, outputs: int, context: int) -> None:
+    Unless it ``hides_padding``, what follows the end of a text is text to it, as in Apple's own tower.
+    """
+
+    def __init__(self, width: int, layers: int, outputs: int, context: int, hides_padding: bool = True) -> None:
         super().__init__()
+        self.hides_padding = hides_padding
         self.token_embedding = nn.Embedding(_VOCABULARY, width)
         self.positional_embedding = nn.Parameter(torch.empty(context, width))
         between = [AttentionBlock(width, layers) for _ in range(layers - 2)]
@@ -145,8 +159,10 @@ class MixerText(nn.Module):
     def forward(self, text: torch.Tensor) -> torch.Tensor:
         """int64 (b, context) to float32 (b, outputs)."""
         ends = text.argmax(-1)  # the token for the end has the highest number
-        text = text[:, : int(ends.max()) + 1]  # padding would only take time
-        valid = torch.arange(text.shape[1], device=text.device) <= ends[:, None]
+        if self.hides_padding:
+            text = text[:, : int(ends.max()) + 1]  # padding would only take time
+        last = ends if self.hides_padding else torch.full_like(ends, text.shape[1])
+        valid = torch.arange(text.shape[1], device=text.device) <= last[:, None]
         x = self.token_embedding(text) + self.positional_embedding[: text.shape[1]]
         for block in self.blocks:
             x = block(x, valid)

@@ -75,14 +75,15 @@ def _check_suites(suites: list[dict[str, Any]]) -> None:
 
 
 def _weights(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(Parameter, file in data/weights) of all weights that are not downloaded."""
-    initial = params["distill"]["weights"]
-    if initial and initial != "pretrained" and not initial.startswith("hf-hub:"):
-        yield "distill.weights", initial
+    """(Parameter, file in data/weights) of all weights of timm models that are not downloaded."""
+    named = {"distill.weights": params["distill"]["weights"]}
     for name, teacher in teacher_sections(params["teacher"]).items():
-        if teacher["kind"] == "lit":
+        if teacher["kind"] == "lit" and isinstance(teacher["lit"]["image_tower"], str):
             section = "teacher" if name == FIRST else f"teacher.ensemble.{name}"
-            yield f"{section}.lit.weights", teacher["lit"]["weights"]
+            named[f"{section}.lit.weights"] = teacher["lit"]["weights"]
+    for parameter, file in named.items():
+        if file and file != "pretrained" and not file.startswith("hf-hub:"):
+            yield parameter, file
 
 
 def _check_captioner(captioner: dict[str, Any]) -> None:

@@ -62,17 +62,18 @@ class Descriptions(TypedDict):
 class LockedTower(TypedDict):
     """The image tower of a LiT teacher."""
 
-    image_tower: str
+    image_tower: str | sections.TeacherLitImageTower
     image_tower_options: dict[str, Any]
     weights: str
     image_size: int
-    mean: list[float]
-    std: list[float]
+    mean: list[float] | None
+    std: list[float] | None
 
 
 class LockedFeatures(TypedDict):
     """The features of a locked image tower; the text tower changes none of them."""
 
+    allow_research_only: bool
     lit: LockedTower
 
 
@@ -86,6 +87,7 @@ class TrainedTeacher(TypedDict):
 
 class LitTeacher(TypedDict):
     kind: Literal["lit"]
+    allow_research_only: bool
     captions: list[str]
     allow_weak: bool
     seed: int
@@ -272,7 +274,8 @@ def _of_teacher(section: Section, fields: Fields) -> Section:
 
 
 def _of_features(section: Section, fields: Fields) -> Section:
-    return {"lit": _part(teacher_sections(section)[fields["teacher"]]["lit"], LockedTower)}
+    own = teacher_sections(section)[fields["teacher"]]
+    return {**_part(own, LockedFeatures), "lit": _part(own["lit"], LockedTower)}
 
 
 def _of_student(section: Section, fields: Fields) -> Section:

@@ -65,7 +65,7 @@ def types_module() -> str:
     return (
         f'"""The types of all sections of parameters, generated from {SOURCE}\n'
         f'({COMMAND}).\n\nImport this module for type checking only, so that it is no code input of a job.\n"""\n\n'
-        "# fmt: off\n\nfrom typing import Any, Literal, TypedDict\n\n"
+        "# fmt: off\n\nfrom typing import Any, Literal, NotRequired, TypedDict\n\n"
         + "".join(f"{name} = {_type_of(part, name, {})}\n" for name, part in _named_choices().items())
         + "".join(f"\n\n{text}" for text in classes.values())
     )
@@ -104,7 +104,7 @@ def _type_of_kind(kind: str, part: Part, name: str, classes: dict[str, str]) -> 
 
 
 def _type_of_mapping(part: Part, name: str, classes: dict[str, str]) -> str:
-    """A TypedDict if all keys are always there, and a dict otherwise or if all values are of one type.
+    """A TypedDict if it is known which keys are there, and a dict otherwise or if all values are of one type.
 
     Code reads mappings of one type, such as shares per split, with variable keys.
     """
@@ -115,11 +115,21 @@ def _type_of_mapping(part: Part, name: str, classes: dict[str, str]) -> str:
         and ("default" not in part or "required" in part)
         and (len(types) == 1 or len({*types.values()}) > 1)
     ):
-        lines = [f"    {key}: {kind}\n" for key, kind in types.items()]
+        lines = [
+            f"    {key}: {f'NotRequired[{kind}]' if _may_be_left_out(part, key) else kind}\n"
+            for key, kind in types.items()
+        ]
         classes[name] = f"class {name}(TypedDict):\n{''.join(lines)}"
         return name
     kinds = {*types.values(), *([_type_of(more, name, classes)] if more else [])}
     return f"dict[str, {kinds.pop() if len(kinds) == 1 and 'required' not in part else 'Any'}]"
+
+
+def _may_be_left_out(part: Part, key: str) -> bool:
+    """Whether a mapping may lack a key, because others are required and nothing completes it."""
+    value = resolved(part["properties"][key])
+    completed = "default" in value or value.get("type") == "object"
+    return "required" in part and key not in part["required"] and not completed
 
 
 # docs/parameters.md

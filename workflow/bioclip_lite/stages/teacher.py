@@ -16,7 +16,7 @@ from bioclip_lite.metrics import guessing
 from bioclip_lite.models import hub, teachers, tokenizers
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.photographs.shards import shard_names
-from bioclip_lite.teacher_cache import locked_tower
+from bioclip_lite.teacher_cache import locked_tower, tuned_tower
 from bioclip_lite.teacher_cache.ensemble import FIRST, own_parameters, teacher_sections
 from bioclip_lite.training import checkpoint, contrastive, distributed, memory_format, trainer
 from bioclip_lite.utils import job_names, machine
@@ -55,17 +55,18 @@ def run(params: Any, data: Path, job: str | None = None) -> None:
     """
     if job is None:
         for name, teacher in teacher_sections(params).items():
-            if teacher["kind"] == "lit":
+            own = own_parameters(teacher)
+            if own["kind"] == "lit":
                 shards = _shards(data, ["train", "val"])
-                _embed(teacher["lit"], data, name, shards[distributed.rank() :: distributed.size()])
+                _embed(own, data, name, shards[distributed.rank() :: distributed.size()])
                 distributed.wait()
-            _make(own_parameters(teacher), data, name)
+            _make(own, data, name)
         return
     form, fields = job_names.parse("teacher", job, JOBS)
     if form == "{teacher}":
         _make(params, data, job)
     elif distributed.first():
-        _embed(params["lit"], data, fields["teacher"], [fields["shard"]])
+        _embed(params, data, fields["teacher"], [fields["shard"]])
 
 
 def _where(name: str) -> str:
@@ -129,6 +130,7 @@ def _train(section: "jobs.TrainedTeacher", data: Path, name: str) -> Made:
     model = teachers.build_clip(config)
     objective = contrastive.ClipTraining(
         model,
+        tokenizers.of_clip(config),
         teachers.open_clip_preprocess(config, "the teacher"),
         data,
         _shards(data, chosen["splits"]),
@@ -150,12 +152,13 @@ def _train(section: "jobs.TrainedTeacher", data: Path, name: str) -> Made:
 def _lit(section: "jobs.LitTeacher", data: Path, name: str) -> Made:
     chosen, captions, seed, where = section["lit"], section["captions"], section["seed"], f"{_where(name)}.lit"
     machine.deterministic(seed, "teacher", "weights")
-    tower = locked_tower.tower(chosen, data / "weights", where)
-    config = _config(chosen, tower.width, "none", chosen["image_tower_options"], tower.preprocess, where)
-    model = teachers.build_clip(config)
-    model.visual.trunk = tower.model
+    accepted, folder = section["allow_research_only"], data / "weights"
+    tower = locked_tower.tower(chosen, folder, where, accepted)
+    plain = _config(chosen, tower.width, "none", chosen["image_tower_options"], tower.preprocess, where)
+    made = tuned_tower.untuned(tower, chosen["text_tower"], plain, folder, where, accepted)
     objective = contrastive.LockedImageTuning(
-        model,
+        made.model,
+        tokenizers.build(tokenizers.describe(made.config, made.tokenizer)),
         tower.identity,
         _features_folder(data, name),
         data,
@@ -165,10 +168,10 @@ def _lit(section: "jobs.LitTeacher", data: Path, name: str) -> Made:
         section["allow_weak"],
     )
     trainer.check_split(objective.size, chosen["accumulation"], where)
-    print(f"tuning a text tower to {chosen['image_tower']} on {len(objective.pairs.keys)} photographs")
+    print(f"tuning a text tower to the image tower {tower.title} on {len(objective.pairs.keys)} photographs")
     history = _fit(objective, data, name)
-    contrastive.settle(model)
-    return Made(model, config, history, f"LiT {chosen['image_tower']} {chosen['weights']}")
+    contrastive.settle(made.model)
+    return Made(made.model, made.config, history, f"LiT {made.title}", made.licence, tower.revision, made.tokenizer)
 
 
 def _options(
@@ -186,9 +189,10 @@ def _checkpoint(data: Path, name: str) -> Path:
     return checkpoint.path(data, "teacher", name)
 
 
-def _embed(chosen: "jobs.LockedTower", data: Path, name: str, shards: Sequence[str]) -> None:
+def _embed(section: "jobs.LockedFeatures", data: Path, name: str, shards: Sequence[str]) -> None:
     """Write the features of some shards by the locked image tower of a LiT teacher."""
-    tower = locked_tower.tower(chosen, data / "weights", f"{_where(name)}.lit")
+    accepted = section["allow_research_only"]
+    tower = locked_tower.tower(section["lit"], data / "weights", f"{_where(name)}.lit", accepted)
     for shard in shards:
         began = time.monotonic()
         path = _features_folder(data, name) / f"{shard}.safetensors"

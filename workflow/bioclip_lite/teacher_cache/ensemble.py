@@ -6,7 +6,7 @@ from typing import Any
 FIRST = "model"  # the teacher that the section itself describes, in whose space students answer
 _READ_BY_KIND = {
     "train": ("kind", "captions", "allow_weak", "seed", "train"),
-    "lit": ("kind", "captions", "allow_weak", "seed", "lit"),
+    "lit": ("kind", "allow_research_only", "captions", "allow_weak", "seed", "lit"),
     "pretrained": ("kind", "allow_research_only", "allow_weak", "pretrained"),
 }
 

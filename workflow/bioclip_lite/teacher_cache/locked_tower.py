@@ -7,17 +7,17 @@ of a locked tower nor its batch statistics, so its features stay valid.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bioclip_lite.models import students, teachers
+from bioclip_lite.models import hub, students, teachers
 from bioclip_lite.photographs import loading
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.photographs.shards import ShardSet
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bioclip_lite.params.jobs import LockedTower
 
 _BATCH = 128
+_COLOURS: tuple[Literal["mean", "std"], ...] = ("mean", "std")
 
 
 @dataclass(frozen=True)
@@ -41,35 +42,95 @@ class Tower:
     preprocess: dict[str, Any]
     width: int
     identity: str  # SHA-256 over weights, architecture and preprocessing: equal identities give equal features
+    title: str
+    licence: str | None = None
+    revision: str | None = None  # the commit of the hub's repository
+    published: hub.Published | None = None  # the open_clip model that the tower is from
+    clip: teachers.Clip = None  # that model with its weights
 
 
-def tower(chosen: "LockedTower", folder: Path, where: str) -> Tower:
+def tower(chosen: "LockedTower", folder: Path, where: str, allow_research_only: bool) -> Tower:
     """The tower that a section ``lit`` names, on the CPU.
+
+    That of an open_clip model ends in the model's projection, so that it answers in the space of the model's own text
+    tower; a timm model ends in its pooled features.
 
     Args:
         chosen: image_tower, image_tower_options, weights, image_size, mean, std.
         folder: data/weights.
         where: the section's name in messages, e.g. "teacher.lit".
+        allow_research_only: whether weights may be used whose licence allows nothing else.
 
     Raises:
-        UserError: there are no such weights, or they are not those of the whole tower.
+        UserError: there are no such weights, they are not those of the whole tower, how their photographs were prepared
+            is not known, or their licence is not accepted.
     """
-    path = folder / chosen["weights"]
-    if not path.is_file():
-        raise UserError(f"{where}.weights: {path} does not exist; copy the image tower's safetensors there")
-    model = teachers.image_tower(chosen["image_tower"], chosen["image_tower_options"])
-    missing = students.load_initial_weights(model, path)
+    name = chosen["image_tower"]
+    if isinstance(name, str):
+        return _of_timm(name, chosen, folder, where, allow_research_only)
+    return _of_open_clip(stated(name), folder, f"{where}.image_tower", allow_research_only)
+
+
+def stated(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the name of an open_clip model in a section ``lit``: model, weights, preprocess, revision."""
+    return {"weights": None, "preprocess": None, "revision": None, **model}
+
+
+def _of_timm(name: str, chosen: "LockedTower", folder: Path, where: str, allow_research_only: bool) -> Tower:
+    model = teachers.image_tower(name, chosen["image_tower_options"])
+    weights = hub.find_weights(chosen["weights"], name, folder, allow_research_only, f"{where}.weights")
+    missing = students.load_initial_weights(model, weights.path)
     if missing:
-        raise UserError(f"{where}.weights: {path} lacks {len(missing)} tensors of the tower, e.g. {missing[0]}")
+        raise UserError(f"{where}.weights: {weights.path} lacks {len(missing)} tensors of the tower, e.g. {missing[0]}")
+    mean, std = (_colour(key, chosen[key], weights, where) for key in _COLOURS)
+    resampling = weights.interpolation or "bicubic"
+    preprocess = preprocessing(chosen["image_size"], mean, std, interpolation=resampling)
     model.requires_grad_(False).eval()
-    preprocess = preprocessing(chosen["image_size"], chosen["mean"], chosen["std"])
-    with torch.inference_mode():
-        width = model(torch.zeros(1, 3, preprocess["size"], preprocess["size"])).shape[1]
+    identity = _identity(weights.path, name, chosen["image_tower_options"], preprocess)
+    about = f"{name} {chosen['weights']}", weights.licence, weights.revision
+    return Tower(model, preprocess, _width(model, preprocess), identity, *about)
+
+
+def _colour(key: Literal["mean", "std"], given: list[float] | None, weights: hub.Weights, where: str) -> list[float]:
+    """Mean or standard deviation: what is published about the weights, which may be stated too, or what is stated."""
+    published = getattr(weights, key)
+    if given is None and published is None:
+        raise UserError(
+            f"{where}.{key} is null, but nothing is published of {weights.origin}; state the {key} of the pixels that "
+            f"it was trained on, from 0 to 1, e.g. [0.5, 0.5, 0.5]"
+        )
+    if given is not None and published is not None and not np.allclose(given, published, atol=1e-3):
+        raise UserError(
+            f"{where}.{key} is {given}, but {weights.origin} was trained with {[*published]}; set {where}.{key} to null"
+        )
+    return list(published if given is None else given)
+
+
+def _of_open_clip(model: dict[str, Any], folder: Path, where: str, allow_research_only: bool) -> Tower:
+    found = hub.locate(model["model"], model["weights"], folder, model["revision"], where, model["preprocess"])
+    published = hub.with_custom_text(found)
+    if "multimodal_cfg" in published.config["model_cfg"]:
+        raise UserError(f"{where}.model: {published.name} is a CoCa, whose image tower is not supported; choose a CLIP")
+    if not allow_research_only:
+        hub.refuse_research_only(published.name, published.licence, f"{where}.model")
+    clip = hub.load(published, where)
+    visual = clip.visual.requires_grad_(False).eval()
+    preprocess = teachers.open_clip_preprocess(published.config, where)
+    identity = _identity(published.weights, published.config["model_cfg"], {}, preprocess)
+    about = published.name, published.licence, published.revision
+    return Tower(visual, preprocess, _width(visual, preprocess), identity, *about, published=published, clip=clip)
+
+
+@torch.inference_mode()
+def _width(model: nn.Module, preprocess: dict[str, Any]) -> int:
+    return int(model(torch.zeros(1, 3, preprocess["size"], preprocess["size"])).shape[1])
+
+
+def _identity(path: Path, architecture: Any, options: dict[str, Any], preprocess: dict[str, Any]) -> str:
     with path.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
-    identified = [weights, chosen["image_tower"], chosen["image_tower_options"], preprocess]
-    identity = hashlib.sha256(json.dumps(identified, sort_keys=True).encode()).hexdigest()
-    return Tower(model, preprocess, width, identity)
+    identified = [weights, architecture, options, preprocess]
+    return hashlib.sha256(json.dumps(identified, sort_keys=True).encode()).hexdigest()
 
 
 @torch.inference_mode()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import open_clip
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -56,6 +55,7 @@ class ClipTraining(trainer.Objective):
     def __init__(
         self,
         model: teachers.Clip,
+        tokenizer: teachers.Tokenize,
         preprocess: dict[str, Any],
         data: Path,
         shards: Sequence[str],
@@ -66,12 +66,14 @@ class ClipTraining(trainer.Objective):
         """Move ``model`` to ``machine.device()``; train on the photographs of ``shards``, see ``shard_names``.
 
         Args:
+            tokenizer: of the model's text tower.
             allow_weak: whether to go on where the teacher hardly knows the photographs of ``val_shards``.
 
         Raises:
             UserError: there are captions of other photographs.
         """
         self.options, self.data, self.preprocess, self.allow_weak = options, data, preprocess, allow_weak
+        self.tokenize = remembering(tokenizer)
         self.model = model.to(machine.device())
         self.shards, self.val_shards = shards, val_shards
         self.images, self.val_images = (
@@ -85,7 +87,7 @@ class ClipTraining(trainer.Objective):
         self.size = min(options.batch_size, len(self.pairs.keys))
         self.steps = len(loading.batches(len(self.pairs.keys), self.size))
         pictures = loading.Views(self.images, preprocess)
-        self.loader = loading.Loader(loading.WithBeside(pictures, self.pairs.drawn(options.seed)))
+        self.loader = loading.Loader(loading.WithBeside(pictures, self.pairs.drawn(options.seed, self.tokenize)))
 
     def batches(self, epoch: int, step: int) -> Iterator[tuple[torch.Tensor, Matches]]:
         """(float32 pixels of this process's part of the photographs of a batch, the captions of all of them)."""
@@ -113,7 +115,8 @@ class ClipTraining(trainer.Objective):
             return self.model.encode_image(pixels).float()
 
     def measure(self) -> dict[str, float]:
-        return zero_shot(self.model, self.val_pairs, embed(self.model, self.val_images, self.preprocess))
+        features = embed(self.model, self.val_images, self.preprocess)
+        return zero_shot(self.model, self.tokenize, self.val_pairs, features)
 
     def judge(self, history: trainer.History) -> None:
         if not self.allow_weak:
@@ -134,6 +137,7 @@ class LockedImageTuning(trainer.Objective):
     def __init__(
         self,
         model: teachers.Clip,
+        tokenizer: teachers.Tokenize,
         tower_identity: str,
         features: Path,
         data: Path,
@@ -146,6 +150,7 @@ class LockedImageTuning(trainer.Objective):
 
         Args:
             model: with the image tower of this identity.
+            tokenizer: of the model's text tower.
             features: the folder of that tower's features; read instead of the photographs of ``shards``.
             allow_weak: whether to go on where the teacher hardly knows the photographs of ``val_shards``.
 
@@ -153,6 +158,7 @@ class LockedImageTuning(trainer.Objective):
             UserError: features are missing or of another tower, or there are captions of other photographs.
         """
         self.options, self.data, self.folder, self.allow_weak = options, data, features, allow_weak
+        self.tokenize = remembering(tokenizer)
         self.model = model.to(machine.device()).eval()
         self.model.visual.requires_grad_(False)
         self.dtype = machine.number_format(options.precision, model.text)
@@ -166,7 +172,7 @@ class LockedImageTuning(trainer.Objective):
         )
         self.size = min(options.batch_size, len(self.pairs.keys))
         self.steps = len(loading.batches(len(self.pairs.keys), self.size))
-        self.loader = loading.Loader(FeaturePairs(self.features, self.pairs.drawn(options.seed)))
+        self.loader = loading.Loader(FeaturePairs(self.features, self.pairs.drawn(options.seed, self.tokenize)))
 
     def train_mode(self) -> None:
         """The image tower stays in eval mode: its batch statistics are part of it."""
@@ -186,7 +192,8 @@ class LockedImageTuning(trainer.Objective):
 
     def measure(self) -> dict[str, float]:
         rows = range(len(self.val_pairs.keys))[distributed.part(len(self.val_pairs.keys))]
-        return zero_shot(self.model, self.val_pairs, map(self.val_features.rows, loading.chunks(rows)))
+        features = map(self.val_features.rows, loading.chunks(rows))
+        return zero_shot(self.model, self.tokenize, self.val_pairs, features)
 
     def judge(self, history: trainer.History) -> None:
         if not self.allow_weak:
@@ -231,14 +238,14 @@ class Pairs:
         texts = [self.texts.draw(seed, epoch, int(i)) for i in rows]
         return matches(texts, [self.taxon_ids[i] for i in rows])
 
-    def drawn(self, seed: int) -> Callable[[tuple[int, np.ndarray]], Matches]:
+    def drawn(self, seed: int, tokenize: teachers.Tokenize) -> Callable[[tuple[int, np.ndarray]], Matches]:
         """A function that a loader's workers call: (epoch, rows of photographs) to the captions ``draw`` gives them."""
-        return functools.partial(_drawn, self, seed)
+        return functools.partial(_drawn, self, seed, tokenize)
 
 
-def _drawn(pairs: Pairs, seed: int, batch: tuple[int, np.ndarray]) -> Matches:
+def _drawn(pairs: Pairs, seed: int, tokenize: teachers.Tokenize, batch: tuple[int, np.ndarray]) -> Matches:
     texts, same = pairs.draw(seed, *batch)
-    return tokens_of(texts), same
+    return tokenize(texts), same
 
 
 class FeaturePairs(Dataset[tuple[torch.Tensor, Matches]]):
@@ -263,29 +270,20 @@ def matches(texts: Sequence[str], taxa: Sequence[str]) -> tuple[list[str], torch
 # Model
 
 
-@functools.lru_cache(maxsize=65536)
-def _token_row(text: str) -> torch.Tensor:
-    return tokenizer()([text])[0]
+def remembering(tokenizer: teachers.Tokenize) -> teachers.Tokenize:
+    """Make a tokenizer that gives the same int64 (t, context), and splits a caption that it has met no second time."""
+    row = functools.lru_cache(maxsize=65536)(lambda text: tokenizer([text])[0])
+    return lambda texts: torch.stack([row(text) for text in texts])
 
 
-@functools.cache
-def tokenizer() -> Callable[[list[str]], torch.Tensor]:
-    """Of the teachers that are trained here: texts to int64 (t, CONTEXT)."""
-    return open_clip.SimpleTokenizer(context_length=CONTEXT)
-
-
-def tokens_of(texts: Sequence[str]) -> torch.Tensor:
-    """int64 (t, CONTEXT)."""
-    return torch.stack([_token_row(text) for text in texts])
-
-
-def encode_text(model: teachers.Clip, texts: Sequence[str]) -> torch.Tensor:
+def encode_text(model: teachers.Clip, tokenize: teachers.Tokenize, texts: Sequence[str]) -> torch.Tensor:
     """(t, D) embeddings, not normalised, of captions."""
-    return teachers.encode_text(model, machine.moved(teachers.cut(model, tokens_of(texts)), model.logit_scale.device))
+    tokens = teachers.cut(model, tokenize(list(texts)))
+    return teachers.encode_text(model, machine.moved(tokens, model.logit_scale.device))
 
 
 def _encode_part(model: teachers.Clip, tokens: torch.Tensor, dtype: torch.dtype, parts: int) -> torch.Tensor:
-    """float32 (n, D) embeddings of this process's part of the captions (t, CONTEXT), which may be none of them.
+    """float32 (n, D) embeddings of this process's part of the captions (t, context), which may be none of them.
 
     They are computed in ``dtype`` and in ``parts``, see ``accumulation.in_parts``.
     """
@@ -324,7 +322,9 @@ def embed(model: teachers.Clip, images: ShardSet, preprocess: dict[str, Any]) ->
 
 
 @torch.inference_mode()
-def zero_shot(model: teachers.Clip, pairs: Pairs, features: Iterable[np.ndarray]) -> dict[str, float]:
+def zero_shot(
+    model: teachers.Clip, tokenize: teachers.Tokenize, pairs: Pairs, features: Iterable[np.ndarray]
+) -> dict[str, float]:
     """logit_scale; val_top1, val_top5: the shares of photographs whose own caption is the best, or among the five best.
 
     The captions are those of the last text type.
@@ -334,7 +334,7 @@ def zero_shot(model: teachers.Clip, pairs: Pairs, features: Iterable[np.ndarray]
     prompts = dict(zip(pairs.taxon_ids, pairs.texts.prompts(), strict=True))
     number = {taxon: n for n, taxon in enumerate(prompts)}
     truth = np.array([number[taxon] for taxon in pairs.taxon_ids])[distributed.part(len(pairs.taxon_ids))]
-    text = F.normalize(encode_text(model, list(prompts.values())), dim=-1).cpu().numpy()
+    text = F.normalize(encode_text(model, tokenize, list(prompts.values())), dim=-1).cpu().numpy()
     among, start = torch.zeros(2, dtype=torch.float64), 0
     for rows in features:
         place = places(rows @ text.T, truth[start : start + len(rows)])

@@ -6,7 +6,7 @@ Import this module for type checking only, so that it is no code input of a job.
 
 # fmt: off
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 TrainingPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 TextType = Literal["sci", "com", "taxon", "taxonTag", "sci_com", "taxon_com", "taxonTag_com", "lit"]
@@ -66,7 +66,7 @@ class CaptionCaptioners(TypedDict):
     name: str
     model: str
     weights: str | None
-    preprocess: CaptionCaptionersPreprocess | None
+    preprocess: NotRequired[CaptionCaptionersPreprocess | None]
     captions: int
     method: Literal["nucleus", "beam"]
     top_p: float
@@ -101,13 +101,42 @@ class TeacherTrain(TypedDict):
     ema: float
 
 
+class TeacherLitImageTowerPreprocess(TypedDict):
+    mean: list[float]
+    std: list[float]
+    interpolation: Literal["bicubic", "bilinear"]
+    resize_mode: Literal["shortest", "squash"]
+
+
+class TeacherLitImageTower(TypedDict):
+    model: str
+    weights: NotRequired[str | None]
+    preprocess: NotRequired[TeacherLitImageTowerPreprocess | None]
+    revision: NotRequired[str | None]
+
+
+class TeacherLitTextTowerPreprocess(TypedDict):
+    mean: list[float]
+    std: list[float]
+    interpolation: Literal["bicubic", "bilinear"]
+    resize_mode: Literal["shortest", "squash"]
+
+
+class TeacherLitTextTower(TypedDict):
+    model: str
+    weights: NotRequired[str | None]
+    preprocess: NotRequired[TeacherLitTextTowerPreprocess | None]
+    revision: NotRequired[str | None]
+
+
 class TeacherLit(TypedDict):
-    image_tower: str
+    image_tower: str | TeacherLitImageTower
     image_tower_options: dict[str, Any]
     weights: str
     image_size: int
-    mean: list[float]
-    std: list[float]
+    mean: list[float] | None
+    std: list[float] | None
+    text_tower: Literal["own"] | TeacherLitTextTower | None
     text_width: int
     text_layers: int
     epochs: int

@@ -29,7 +29,7 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, replacing_folder, require, write_json
 from bioclip_lite.utils.randomness import drawn
 from bioclip_lite.web import bundle, javascript, tfjs
-from bioclip_lite.web.text_graph import fold_text
+from bioclip_lite.web.text_graph import fold_text, hides_padding
 
 if TYPE_CHECKING:
     from bioclip_lite.params.jobs import TextEncoder
@@ -73,15 +73,17 @@ def write(params: "TextEncoder", data: Path) -> None:
     positions = reader.tower.positional_embedding.detach().float().numpy()
     embedding = store.decode(rows["embeddings"], rows["scales"])
     captions = _captions(data)
-    inputs = _inputs(_packed(reader.tokenizer, captions), embedding, positions)
+    packed, hides = _packed(reader.tokenizer, captions), hides_padding(reader.tower)
+    inputs = _inputs(packed, torch.full((len(packed),), packed.shape[1] - 1), embedding, positions, hides)
     budget = max(_BYTES_PER_PARAMETER, least_bytes_per_parameter(folded, weights))
     quantized_tower = quantize(folded, weights, inputs, budget, _REPAIR)
     rounded = quantized_tower.rounded
 
     texts = [*(captions[i] for i in drawn(captions, _COMPARED, "text encoder")), *_AWKWARD]
     tokens = reader.tokenizer(texts)
-    at_end = (torch.arange(len(texts)), slice(None), tokens.argmax(1))  # the token for the end has the highest number
-    outputs = execution.run(folded, rounded.weights, _inputs(tokens, embedding, positions))[..., 0][at_end]
+    ends = tokens.argmax(1)  # the token for the end has the highest number
+    everywhere = execution.run(folded, rounded.weights, _inputs(tokens, ends, embedding, positions, hides))
+    outputs = everywhere[torch.arange(len(texts)), :, ends, 0]
     expected, exact = (normalize(values, dim=1).numpy() for values in (outputs, _exact(reader, tokens)))
     target = data / "convert" / "text"
     with replacing_folder(target, (FILE, bundle.HASHED)) as folder, tempfile.TemporaryDirectory() as scratch:
@@ -161,9 +163,18 @@ def _packed(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
     return torch.tensor([[tokenizer.sot_token_id, *joined[n : n + length]] for n in range(0, needed, length)])
 
 
-def _inputs(tokens: torch.Tensor, embedding: np.ndarray, positions: np.ndarray) -> torch.Tensor:
-    """Inputs of the graph: float32 (n, width, context, 1)."""
-    return torch.from_numpy(embedding[tokens.numpy()] + positions).permute(0, 2, 1)[..., None].contiguous()
+def _inputs(
+    tokens: torch.Tensor, ends: torch.Tensor, embedding: np.ndarray, positions: np.ndarray, hides: bool
+) -> torch.Tensor:
+    """Inputs of the graph: float32 (n, width, context, 1), or (n, width + 1, ...) if it ``hides`` padding.
+
+    ``ends``: the last position of each text, int64 (n,).
+    """
+    x = torch.from_numpy(embedding[tokens.numpy()] + positions)
+    if hides:
+        seen = torch.arange(tokens.shape[1]) <= ends[:, None]
+        x = torch.cat([x, seen[..., None].to(x.dtype)], dim=2)
+    return x.permute(0, 2, 1)[..., None].contiguous()
 
 
 # The files
@@ -194,6 +205,7 @@ def _describe(
         "positions": {"file": bundle.add(folder, "positions", ".bin", positions.astype("<f4").tobytes())},
         "merges": {"file": bundle.add(folder, "merges", ".txt", merges.encode())},
         "context": len(positions),
+        **({"hides_padding": True} if hides_padding(reader.tower) else {}),
         "embedding": next(node["shape"][0] for node in reversed(folded["nodes"]) if node["name"] == folded["output"]),
         "teacher_identity": reader.teacher["identity"],
         "licences": {"teacher": reader.teacher["licence"]},

@@ -77,13 +77,18 @@ export async function openTextEncoder(
 
 /** The unit embedding of a text, given its tokens. */
 export async function embedTokens({info, model, tokenizer, table, positions}: TextModel, tokens: number[]) {
-  const {context, embedding} = info;
+  const {context, embedding, hides_padding: hides} = info;
   const width = positions.length / context;
-  const input = positions.slice();
+  const columns = hides ? width + 1 : width;
+  const last = tokens.indexOf(tokenizer.end);
+  const input = new Float32Array(context * columns);
   tokens.forEach((token, i) => {
-    for (let c = 0; c < width; c++) input[i * width + c] += table.scale[token] * table.rows[token * width + c];
+    for (let c = 0; c < width; c++) {
+      input[i * columns + c] = positions[i * width + c] + table.scale[token] * table.rows[token * width + c];
+    }
+    if (hides && i <= last) input[i * columns + width] = 1;
   });
-  const output = await run(model, input, [1, context, 1, width]);
+  const output = await run(model, input, [1, context, 1, columns]);
   if (output.length !== context * embedding) {
     throw new BioClipError(
       'bundle',
@@ -91,8 +96,7 @@ export async function embedTokens({info, model, tokenizer, table, positions}: Te
       info.model.file,
     );
   }
-  const end = tokens.indexOf(tokenizer.end) * embedding;
-  return unit(output.subarray(end, end + embedding));
+  return unit(output.subarray(last * embedding, (last + 1) * embedding));
 }
 
 function textOf(parts: TextModel, backend: string): BioClipText {

@@ -70,6 +70,8 @@ export interface TextInfo {
   merges: {file: string};
   /** Number of tokens that are read; the rest of a longer text is ignored. */
   context: number;
+  /** Whether the model takes one more number for each token: 1 up to the end of the text, 0 behind it. */
+  hides_padding?: boolean;
   embedding: number;
   /** Equal to provenance.teacher_identity of bundles whose photographs can be compared. */
   teacher_identity: string;

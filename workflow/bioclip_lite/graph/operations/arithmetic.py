@@ -1,7 +1,7 @@
 """Sums, products and normalisation.
 
 add: two inputs of equal shape.
-multiply: two inputs of equal shape, or the second, a gate, (batch, channels, 1, 1).
+multiply: two inputs of equal shape, or the second, a gate, (batch, channels, 1, 1) or (batch, 1, height, width).
 shift: adds the array ``shift`` (channels, height, width): class token, position embedding.
 normalize: (x - mean) / sqrt(variance + ``eps``) over the channels of each position.
 normalize_image: the same over all channels and positions.

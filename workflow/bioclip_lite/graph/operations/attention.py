@@ -3,6 +3,7 @@
 attention: the input (batch, 3 * heads * d, height, width) holds queries, keys and values. With ``window`` each square
     of that side attends to itself alone. ``positions``, an array (heads, n, n) for n positions (query, key), is added
     before the softmax; where it is (windows, heads, n, n), the batch holds that many windows of each image in turn.
+    A second input, without windows, is (batch, 1, height, width): nothing looks at the positions where it is 0, not 1.
 multi_query: inputs queries (batch, heads * d, height, width), keys (batch, d, ...), values (batch, d', ...): all heads
     share the keys and values.
 cross_attention: inputs queries (batch, heads * d, height, width), keys (batch, heads * d, ...), values
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
 
     from bioclip_lite.graph.onnx_file import OnnxFile
 
+_HIDDEN = 1e4  # taken from a score before the softmax: the share becomes 0
 
-def _attention_pytorch(node: Node, arrays: Arrays, x: "torch.Tensor") -> "torch.Tensor":
+
+def _attention_pytorch(
+    node: Node, arrays: Arrays, x: "torch.Tensor", seen: "torch.Tensor | None" = None
+) -> "torch.Tensor":
     import torch
 
     b, c, h, w = x.shape
@@ -35,11 +40,13 @@ def _attention_pytorch(node: Node, arrays: Arrays, x: "torch.Tensor") -> "torch.
     if "positions" in arrays:
         positions = torch.from_numpy(arrays["positions"])
         scores = (scores.unflatten(0, (-1, *positions.shape[:-3])) + positions).reshape(scores.shape)
+    if seen is not None:
+        scores = scores + (seen.flatten(2)[:, None] - 1) * _HIDDEN
     mixed = (v @ scores.softmax(dim=-1).transpose(-2, -1)).reshape(b, h // down, w // across, c // 3, down, across)
     return mixed.permute(0, 3, 1, 4, 2, 5).reshape(b, c // 3, h, w)
 
 
-def _attention_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
+def _attention_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any, seen: Any = None) -> Any:
     inner, height, width = node["shape"]
     heads, side = node["heads"], node.get("window")
     positions = side * side if side else height * width
@@ -51,6 +58,8 @@ def _attention_tensorflow(tf: Any, node: Node, arrays: Arrays, x: Any) -> Any:
     scores = tf.matmul(q, k, transpose_b=True)
     if "positions" in arrays:
         scores = _placed_tensorflow(tf, scores, arrays["positions"])
+    if seen is not None:
+        scores = scores + (tf.reshape(seen, [-1, 1, 1, positions]) - 1.0) * _HIDDEN
     mixed = tf.transpose(tf.matmul(tf.nn.softmax(scores), v), [0, 2, 1, 3])
     if side:
         mixed = tf.transpose(tf.reshape(mixed, [-1, width // side, side, side * inner]), [0, 2, 1, 3])
@@ -66,7 +75,7 @@ def _placed_tensorflow(tf: Any, scores: Any, positions: np.ndarray) -> Any:
     return tf.reshape(placed, [-1, heads, *sides])
 
 
-def _attention_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, x: str) -> str:
+def _attention_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes, x: str, *seen: str) -> str:
     """As in PyTorch: windows first, then heads; queries, keys and values are (windows, heads, d, positions)."""
     name, heads, (inner, height, width) = node["name"], node["heads"], node["shape"]
     down, across = node.get("window", height), node.get("window", width)
@@ -85,6 +94,12 @@ def _attention_onnx(file: "OnnxFile", node: Node, arrays: Arrays, shapes: Shapes
     scores = file.add("MatMul", [file.add("Transpose", [q], f"{name} asked", perm=[0, 1, 3, 2]), k], f"{name} scores")
     if "positions" in arrays:
         scores = _placed_onnx(file, node, scores, arrays["positions"])
+    for positions in seen:
+        hidden = file.add(
+            "Sub", [reshape(positions, "seen", -1, 1, 1, height * width), file.number(1.0)], f"{name} not"
+        )
+        less = file.add("Mul", [hidden, file.number(_HIDDEN)], f"{name} less")
+        scores = file.add("Add", [scores, less], f"{name} looked at")
     shares = file.add("Softmax", [scores], f"{name} shares", axis=-1)
     shares = file.add("Transpose", [shares], f"{name} given", perm=[0, 1, 3, 2])
     x = file.add("MatMul", [v, shares], f"{name} mixed")
@@ -110,10 +125,11 @@ def _attention_macs(node: Node, arrays: Arrays, shapes: Shapes) -> int:
     return int(2 * channels * height * width * keys)
 
 
-def _attention_channels(groups: ChannelGroups, node: Node, channels: list[int]) -> list[int]:
+def _attention_channels(groups: ChannelGroups, node: Node, channels: list[int], *seen: list[int]) -> list[int]:
     """The factors of values pass; queries and keys go through a softmax."""
     inner = node["shape"][0]
-    groups.fix(channels[: 2 * inner])
+    for fixed in (channels[: 2 * inner], *seen):
+        groups.fix(fixed)
     return channels[2 * inner :]
 
 
