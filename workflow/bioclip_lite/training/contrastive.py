@@ -314,20 +314,31 @@ def embed(model: teachers.Clip, images: ShardSet, preprocess: dict[str, Any]) ->
 
 @torch.inference_mode()
 def zero_shot(model: teachers.Clip, pairs: Pairs, features: Sequence[np.ndarray]) -> dict[str, float]:
-    """logit_scale; val_top1, val_top5: the shares of photographs whose own caption is the best, or among the five best.
-
-    The captions are those of the last text type.
+    """The logit_scale and the ``shares_right`` of a model that was trained here.
 
     ``features``: the photographs' L2-normalised embeddings, float32 (n, D), in parts.
     """
-    prompts = dict(zip(pairs.taxon_ids, pairs.texts.prompts(), strict=True))
-    number = {taxon: n for n, taxon in enumerate(prompts)}
+    text = F.normalize(encode_text(model, prompts(pairs)), dim=-1).cpu().numpy()
+    return {"logit_scale": logit_scale(model).item(), **shares_right(pairs, text, features)}
+
+
+def prompts(pairs: Pairs) -> list[str]:
+    """A caption that names each taxon, of the last text type; taxa in the order of their first photographs."""
+    return list(dict(zip(pairs.taxon_ids, pairs.texts.prompts(), strict=True)).values())
+
+
+def shares_right(pairs: Pairs, text: np.ndarray, features: Sequence[np.ndarray]) -> dict[str, float]:
+    """val_top1, val_top5: the shares of photographs whose own caption is the best, or among the five best.
+
+    Args:
+        text: L2-normalised float32 (t, D) embeddings of the ``prompts``.
+        features: the photographs' L2-normalised embeddings, float32 (n, D), in parts.
+    """
+    number = {taxon: n for n, taxon in enumerate(dict.fromkeys(pairs.taxon_ids))}
     truth = np.array([number[taxon] for taxon in pairs.taxon_ids])
-    text = F.normalize(encode_text(model, list(prompts.values())), dim=-1).cpu().numpy()
     own = np.split(truth, np.cumsum([len(part) for part in features])[:-1])
     place = np.concatenate([places(part @ text.T, numbers) for part, numbers in zip(features, own, strict=True)])
-    shares = {f"val_top{k}": float((place < k).mean()) for k in (1, 5)}
-    return {"logit_scale": logit_scale(model).item(), **shares}
+    return {f"val_top{k}": float((place < k).mean()) for k in (1, 5)}
 
 
 def refuse_weak(history: trainer.History, epochs: int, taxon_ids: Sequence[str]) -> None:
