@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import open_clip
-from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from safetensors.torch import save_file
 
 from bioclip_lite.models import architectures, checkpoints, hub, teachers
@@ -92,19 +91,13 @@ def _from_architecture(
     model: str, pretrained: str | None, preprocess: dict[str, Any] | None, folder: Path, where: str
 ) -> InitialClip:
     stated = _description(folder / model, where) if model.endswith(".json") else _built_in(model, where)
-    stated["preprocess_cfg"] = _whole({**stated.get("preprocess_cfg", {}), **(preprocess or {})})
+    stated["preprocess_cfg"] = architectures.complete({**stated.get("preprocess_cfg", {}), **(preprocess or {})})
     if pretrained is None:
         return InitialClip(f"{model}, random weights", stated, None)
     if not (folder / pretrained).is_file():
         raise UserError(f"{where}.pretrained is {pretrained}, but {folder / pretrained} does not exist; put it there")
     published = hub.Published(f"{model} ({pretrained})", stated, folder / pretrained, None)
     return InitialClip(published.name, stated, published)
-
-
-def _whole(preprocess: dict[str, Any]) -> dict[str, Any]:
-    """Preprocessing with what open_clip takes where nothing is stated: that of OpenAI's models."""
-    whole = merge_preprocess_dict(PreprocessCfg(), preprocess)
-    return {name: whole[name] for name in architectures.PREPROCESS}
 
 
 def _built_in(model: str, where: str) -> dict[str, Any]:

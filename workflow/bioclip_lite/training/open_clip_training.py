@@ -145,6 +145,10 @@ def check_batches(section: "sections.TeacherOpenClip", samples: Sequence[int], p
         )
 
 
+def _command(training: Training) -> list[str]:
+    return [sys.executable, "-m", open_clip_process.__name__, *arguments(training)]
+
+
 def arguments(training: Training) -> list[str]:
     """The command line of open_clip_train, without the program."""
     section: Mapping[str, Any] = training.section
@@ -218,11 +222,10 @@ def _identity(training: Training, model: torch.nn.Module) -> dict[str, str]:
 
 def _run(training: Training, where: str) -> None:
     """Run this process's part of open_clip_train to its end."""
-    command = [sys.executable, "-m", open_clip_process.__name__, *arguments(training)]
     failed, signals, lines = training.folder / _FAILED, list[int](), deque[str](maxlen=_LAST_LINES)
     environment = _environment(_settings(training).absolute(), _common_port())
     stopped = False
-    with _noted(signals), _started(command, training.folder, environment, lines) as process:
+    with _noted(signals), _started(_command(training), training.folder, environment, lines) as process:
         while process.poll() is None:
             stopped = stopped or bool(signals) or distributed.asked_to_stop()
             if stopped or failed.exists():
