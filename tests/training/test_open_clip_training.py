@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from open_clip_train.params import parse_args
-from safetensors.torch import load_file
 
 from bioclip_lite.models import teachers
 from bioclip_lite.stages import teacher
@@ -22,7 +21,7 @@ from support import checkout, lessons, small_clip
 
 WHERE = "teacher.open_clip"
 # All 36 photographs are one batch, and no crop differs from the photograph: the loss is that of the weights alone.
-WHOLE = {"splits": ["train"], "batch_size": 36, "aug_cfg": {"scale": [1.0, 1.0]}, "workers": 1}
+WHOLE = {"splits": ["train"], "batch_size": 36, "aug_cfg": {"scale": [1, 1], "ratio": [1.1, 1.1]}, "workers": 1}
 
 
 def params(**changes: Any) -> Any:
@@ -82,15 +81,14 @@ def test_killed_and_resumed_it_becomes_a_teacher_and_two_processes_give_the_loss
     assert history[0]["val_top1"] is None and 0 <= history[1]["val_top1"] <= history[1]["val_top5"] <= 1
     made = teachers.load_teacher(data / "teacher" / "model")
     assert (made.about["kind"], made.preprocess["mean"], made.preprocess["size"]) == ("open_clip", [0.4] * 3, 16)
-    alone, weights = losses(data), load_file(data / "teacher" / "model" / "open_clip_model.safetensors")
+    alone = losses(data)
 
     section = params(**{**WHOLE, "batch_size": 18, "gather_with_grad": True})
     printed, _ = (process := start(data, section, 2)).communicate()
     assert process.returncode == 0, printed
-    assert losses(data) == pytest.approx(alone, rel=1e-3)
+    # The second is that of the weights after a step, so their gradients were one too.
+    assert losses(data) == pytest.approx(alone, rel=1e-4)
     assert alone[1] < alone[0]
-    for name, tensor in load_file(data / "teacher" / "model" / "open_clip_model.safetensors").items():
-        assert (tensor - weights[name]).abs().max() < 1e-3, name
 
 
 def test_its_failure_is_one_message_with_its_last_lines(data: Path) -> None:

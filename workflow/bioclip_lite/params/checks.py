@@ -249,7 +249,10 @@ def _wrong_initial_weights(teachers: Mapping[str, Any]) -> Iterator[str]:
         if model is None and pretrained is None:
             yield f"{where}.model and {where}.pretrained are null; name an architecture, or weights that say theirs"
         if model and (pretrained or "").startswith(("hf-hub:", "local-dir:")):
-            yield f"{where}.model is {model}, but {pretrained} has one of its own; set {where}.model to null"
+            yield (
+                f"{where}.model is {model}, but {where}.pretrained is {pretrained}, which has an architecture of its "
+                "own; set model to null, or pretrained to a tag or file of this architecture, or to null for random weights"
+            )
 
 
 def _unknown_variants(params: dict[str, Any], teachers: Mapping[str, Any]) -> Iterator[str]:
