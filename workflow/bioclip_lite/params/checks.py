@@ -251,7 +251,7 @@ def _wrong_initial_weights(teachers: Mapping[str, Any]) -> Iterator[str]:
         if model and (pretrained or "").startswith(("hf-hub:", "local-dir:")):
             yield (
                 f"{where}.model is {model}, but {where}.pretrained is {pretrained}, which has an architecture of its "
-                "own; set model to null, or pretrained to a tag or file of this architecture, or to null for random weights"
+                "own; set model to null, or pretrained to a tag or file of that architecture, or to null"
             )
 
 
