@@ -57,6 +57,16 @@ def test_the_files_that_we_ship_are_valid(path: Path) -> None:
         ("prune.precision", "half", "prune.precision is 'half'; it must be one of auto, float32, bfloat16, float16"),
         ("prune.accumulation", 17, "prune.accumulation is 17, but a batch of 32 photographs gives 16 micro-batches"),
         ("teacher.train.accumulation", 65, "teacher.train.accumulation is 65, but a batch of 128 photographs gives"),
+        (
+            "teacher",
+            {"kind": "open_clip", "open_clip": {"pretrained": None}},
+            "open_clip.model and teacher.open_clip.pret",
+        ),
+        (
+            "teacher",
+            {"kind": "open_clip", "open_clip": {"model": "ViT-B-16"}},
+            "hf-hub:imageomics/bioclip, which has an",
+        ),
         ("distill.teachers", ["model", "second"], "distill.teachers has unknown second; known are model (see"),
         ("distill.splits", ["unlabelled"], "distill.splits is ['unlabelled']; train comes first"),
         ("distill.splits", ["train", "unlabelled"], "no such photographs: set index.unlabelled to keep and"),
@@ -83,7 +93,10 @@ def test_a_mistake_is_named(name: str, value: object, message: str) -> None:
     [
         ([{"seed": 1}], "teacher.ensemble.0 lacks name"),
         ([{"name": "Second"}], "teacher.ensemble.0.name is 'Second'; it must be of the form ^[a-z][a-z0-9_]*$"),
-        ([{"name": "model"}], "teacher.ensemble.0.name is 'model'; it must be none of model, features, captions"),
+        (
+            [{"name": "model"}],
+            "teacher.ensemble.0.name is 'model'; it must be none of model, features, initial, captions",
+        ),
         ([{"name": "second"}, {"name": "second", "seed": 1}], "teacher.ensemble has second twice"),
         ([{"name": "second", "sede": 1}], "teacher.ensemble.second has unknown sede; known are kind, captions"),
         ([{"name": "second", "ensemble": []}], "teacher.ensemble.second has unknown ensemble; known are kind"),

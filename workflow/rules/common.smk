@@ -191,9 +191,8 @@ def teacher_inputs(wildcards):
     kind = teacher["kind"]
     if kind == "pretrained":
         return published_files(teacher["pretrained"])
-    splits = [*(split for split in teacher["train"]["splits"] if split in SPLITS), "val"]
-    if kind == "lit":
-        splits = ["train", "val"]
+    learned = ["train"] if kind == "lit" else [split for split in teacher[kind]["splits"] if split in SPLITS]
+    splits = [*learned, "val"]
     texts = [
         *expand("data/caption/{shard}.parquet", shard=shards(*splits)),
         *described([name for name in teacher["captions"] if name in CAPTIONERS], *splits),
@@ -201,7 +200,18 @@ def teacher_inputs(wildcards):
     ]
     if kind == "lit":
         return [*features(name), *texts, *locked_files(teacher["lit"]), *tuned_files(teacher["lit"])]
-    return [*expand("data/shard/{shard}.tar", shard=shards(*splits)), *texts, "data/index/taxa.parquet"]
+    photographs = [*expand("data/shard/{shard}.tar", shard=shards(*splits)), *texts, "data/index/taxa.parquet"]
+    return [*initial(name), *initial_weights(teacher["open_clip"]), *photographs] if initial(name) else photographs
+
+
+def initial(teacher):
+    """The description of the initial weights of a teacher of kind open_clip; none for teachers of other kinds."""
+    return [f"data/teacher/initial/{teacher}.json"] if TEACHERS[teacher]["kind"] == "open_clip" else []
+
+
+def initial_weights(section):
+    """The files in data/weights that section teacher.open_clip names."""
+    return [*weights(section["model"]), *weights(section["pretrained"])]
 
 
 def features(teacher):

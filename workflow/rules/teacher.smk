@@ -23,6 +23,26 @@ rule embed_locked:
         "> {log} 2>&1"
 
 
+# What a training by open_clip_train begins with: no photographs are needed to find that it cannot be had.
+rule find_initial:
+    input:
+        code("teacher"),
+        lambda wildcards: initial_weights(TEACHERS[wildcards.teacher]["open_clip"]),
+    output:
+        "data/teacher/initial/{teacher}.json",
+    log:
+        "logs/teacher/initial/{teacher}.log",
+    priority: 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=0,
+    params:
+        section=lambda wildcards: section("teacher", f"initial/{wildcards.teacher}"),
+    shell:
+        "python -m bioclip_lite teacher initial/{wildcards.teacher} --section {params.section:q} > {log} 2>&1"
+
+
 rule make_teacher:
     input:
         code("teacher"),
@@ -78,7 +98,7 @@ rule record_teacher:
     input:
         rules.make_teacher.output,
         expand(rules.make_further_teacher.output, teacher=FURTHER),
-        [path for teacher in TEACHERS for path in features(teacher)],
+        [path for teacher in TEACHERS for path in [*features(teacher), *initial(teacher)]],
     output:
         ledger_path("teacher"),
     log:

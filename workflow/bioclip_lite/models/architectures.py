@@ -74,7 +74,7 @@ def preprocess_of(model: str, what: str) -> dict[str, Any]:
     """
     if model in OWN:
         return copy.deepcopy(_PREPROCESS_OF_OWN)
-    by_tag = {tag: _stated(open_clip.get_pretrained_cfg(model, tag)) for tag in _tags(model)}
+    by_tag = {tag: complete(open_clip.get_pretrained_cfg(model, tag)) for tag in _tags(model)}
     different: list[dict[str, Any]] = []
     for stated in by_tag.values():
         if stated not in different:
@@ -97,7 +97,8 @@ def _tags(model: str) -> list[str]:
     return open_clip.list_pretrained_tags_by_model(model) or open_clip.list_pretrained_tags_by_model(twin)
 
 
-def _stated(tag: dict[str, Any]) -> dict[str, Any]:
+def complete(tag: dict[str, Any]) -> dict[str, Any]:
+    """PREPROCESS as ``tag`` has it, and where it has nothing as OpenAI's models do."""
     whole = merge_preprocess_dict(PreprocessCfg(), {key: tag[key] for key in PREPROCESS if key in tag})
     return {key: list(whole[key]) if key in ("mean", "std") else whole[key] for key in PREPROCESS}
 

@@ -178,7 +178,7 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
     teachers = teacher_sections(params["teacher"])
     lines = [*_wrong_index(params["index"]), *_wrong_lists(params), *_wrong_teachers(params, teachers)]
     lines += [*_unknown_variants(params, teachers), *_wrong_text_encoder(params), *_wrong_species_lists(params)]
-    lines += [*_wrong_splits(params), *_wrong_accumulation(params, teachers)]
+    lines += [*_wrong_splits(params), *_wrong_accumulation(params, teachers), *_wrong_initial_weights(teachers)]
     lines += captions.problems(params["caption"], teachers[FIRST]["captions"])
     lines += captions.unknown(params["caption"], params["evaluate"]["retrieval"], "evaluate.retrieval")
     for name, teacher in teachers.items():
@@ -238,6 +238,21 @@ def _wrong_teachers(params: dict[str, Any], teachers: Mapping[str, Any]) -> Iter
             yield f"distill.teachers has unknown {name}; known are {', '.join(teachers)} (see teacher.ensemble)"
     if FIRST not in chosen:
         yield f"distill.teachers is {chosen}; {FIRST}, in whose space students answer, must be among them"
+
+
+def _wrong_initial_weights(teachers: Mapping[str, Any]) -> Iterator[str]:
+    for name, teacher in teachers.items():
+        where = "teacher.open_clip" if name == FIRST else f"teacher.ensemble.{name}.open_clip"
+        model, pretrained = teacher["open_clip"]["model"], teacher["open_clip"]["pretrained"]
+        if teacher["kind"] != "open_clip":
+            continue
+        if model is None and pretrained is None:
+            yield f"{where}.model and {where}.pretrained are null; name an architecture, or weights that say theirs"
+        if model and (pretrained or "").startswith(("hf-hub:", "local-dir:")):
+            yield (
+                f"{where}.model is {model}, but {where}.pretrained is {pretrained}, which has an architecture of its "
+                "own; set model to null, or pretrained to a tag or file of that architecture, or to null"
+            )
 
 
 def _unknown_variants(params: dict[str, Any], teachers: Mapping[str, Any]) -> Iterator[str]:

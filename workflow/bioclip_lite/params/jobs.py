@@ -94,6 +94,31 @@ class LitTeacher(TypedDict):
     lit: sections.TeacherLit
 
 
+class InitialWeights(TypedDict):
+    """The weights that kind open_clip begins with."""
+
+    model: str | None
+    pretrained: str | None
+    revision: str | None
+    preprocess: dict[str, Any] | None
+
+
+class InitialTeacher(TypedDict):
+    """What becomes of the initial weights is for the training to say."""
+
+    allow_research_only: bool
+    open_clip: InitialWeights
+
+
+class OpenClipTeacher(TypedDict):
+    kind: Literal["open_clip"]
+    captions: list[str]
+    allow_research_only: bool
+    allow_weak: bool
+    seed: int
+    open_clip: sections.TeacherOpenClip
+
+
 class PretrainedTeacher(TypedDict):
     kind: Literal["pretrained"]
     allow_research_only: bool
@@ -101,7 +126,7 @@ class PretrainedTeacher(TypedDict):
     pretrained: sections.TeacherPretrained
 
 
-OneTeacher = TrainedTeacher | LitTeacher | PretrainedTeacher
+OneTeacher = TrainedTeacher | LitTeacher | OpenClipTeacher | PretrainedTeacher
 
 
 class TaxonPrompts(TypedDict):
@@ -278,6 +303,11 @@ def _of_features(section: Section, fields: Fields) -> Section:
     return {**_part(own, LockedFeatures), "lit": _part(own["lit"], LockedTower)}
 
 
+def _of_initial(section: Section, fields: Fields) -> Section:
+    teacher = teacher_sections(section)[fields["teacher"]]
+    return _part({**teacher, "open_clip": _part(teacher["open_clip"], InitialWeights)}, InitialTeacher)
+
+
 def _of_student(section: Section, fields: Fields) -> Section:
     return {**section, "finetune": _part(section["finetune"], SecondStage)}
 
@@ -306,7 +336,10 @@ def species_lists(section: Section) -> dict[str, str]:
 PARTS: dict[str, dict[str, Any]] = {
     "shard": {"manifests": Manifests, "sizes": Manifests, "{shard}": OneShard},
     "caption": {"columns": Nothing, "{shard}": Texts, "{captioner}/{shard}": _of_captioner},
-    "teacher": {"{teacher}": _of_teacher, "features/{teacher}/{shard}": _of_features},
+    "teacher": {
+        **{"{teacher}": _of_teacher, "features/{teacher}/{shard}": _of_features},
+        "initial/{teacher}": _of_initial,
+    },
     "logits": {
         **{"taxa": TaxonPrompts, "texts": Nothing, "{shard}": CachedViews},
         **{"{teacher}/taxa": TaxonPrompts, "{teacher}/texts": Nothing, "{teacher}/{shard}": CachedViews},

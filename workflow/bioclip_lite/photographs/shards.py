@@ -35,15 +35,16 @@ def write_shard(
     count = 0
     with replacing(path) as scratch, tarfile.open(scratch, "w", format=tarfile.USTAR_FORMAT) as tar:
         for key, jpeg, description in samples:
-            _add(tar, f"{key}.jpg", jpeg)
-            _add(tar, f"{key}.json", json.dumps(description, sort_keys=True, ensure_ascii=False).encode())
+            add_member(tar, f"{key}.jpg", jpeg)
+            add_member(tar, f"{key}.json", json.dumps(description, sort_keys=True, ensure_ascii=False).encode())
             if text is not None:
-                _add(tar, f"{key}.txt", text(description).encode())
+                add_member(tar, f"{key}.txt", text(description).encode())
             count += 1
     return count
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Write a file to a tar, which then holds nothing of it in memory; equal contents give equal bytes."""
     member = tarfile.TarInfo(name)  # time, user and group 0, mode 0644
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))

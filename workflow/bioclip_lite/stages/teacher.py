@@ -1,8 +1,9 @@
 """Stage teacher: CLIP models that embed photographs and taxon names in one space.
 
-Three kinds: "train" trains a small one on the shards; "lit" locks a trained image tower and tunes a text tower to it
-(LiT, arXiv 2111.07991); "pretrained" takes a published open_clip model. All end as the same folder, data/teacher/model
-for the first teacher, data/teacher/<name> for each further one of an ensemble.
+Four kinds: "train" trains a small one on the shards; "lit" locks a trained image tower and tunes a text tower to it
+(LiT, arXiv 2111.07991); "open_clip" trains any open_clip model by open_clip_train; "pretrained" takes a published one.
+All end as the same folder, data/teacher/model for the first teacher, data/teacher/<name> for each further one of an
+ensemble.
 """
 
 import time
@@ -13,21 +14,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from bioclip_lite.metrics import guessing
-from bioclip_lite.models import hub, teachers, tokenizers
+from bioclip_lite.models import hub, initial_clip, teachers, tokenizers
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.teacher_cache import locked_tower, tuned_tower
 from bioclip_lite.teacher_cache.ensemble import FIRST, own_parameters, teacher_sections
-from bioclip_lite.training import checkpoint, contrastive, distributed, memory_format, trainer
+from bioclip_lite.training import checkpoint, contrastive, distributed, memory_format, open_clip_training, trainer
 from bioclip_lite.utils import job_names, machine
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import write_table
+from bioclip_lite.utils.files import write_json, write_table
 
 if TYPE_CHECKING:
     from bioclip_lite.params import jobs
     from bioclip_lite.utils import sections
 
-JOBS = ("{teacher}", "features/{teacher}/{shard}")  # job_names; the first teacher is "model"
+JOBS = ("{teacher}", "features/{teacher}/{shard}", "initial/{teacher}")  # job_names; the first teacher is "model"
 _HEAD_WIDTH = 64  # of the text tower's attention
 
 
@@ -48,10 +49,12 @@ def run(params: Any, data: Path, job: str | None = None) -> None:
 
     A teacher's history.parquet is in data/teacher for the first teacher, in the folder of the teacher for a further
     one. Before the job of a LiT teacher come the jobs that embed the photographs, one for each shard of splits train
-    and val: "features/<teacher>/train-00000".
+    and val: "features/<teacher>/train-00000". Before that of kind open_clip comes the job that finds its initial
+    weights, "initial/<teacher>", which needs no photographs and so fails early.
 
     Args:
-        params: ``sections.Teacher`` for None, ``jobs.LockedFeatures`` for features, else ``jobs.OneTeacher``.
+        params: ``sections.Teacher`` for None, ``jobs.LockedFeatures`` for features, ``jobs.InitialTeacher`` for initial
+            weights, else ``jobs.OneTeacher``.
     """
     if job is None:
         for name, teacher in teacher_sections(params).items():
@@ -60,13 +63,18 @@ def run(params: Any, data: Path, job: str | None = None) -> None:
                 shards = _shards(data, ["train", "val"])
                 _embed(own, data, name, shards[distributed.rank() :: distributed.size()])
                 distributed.wait()
+            if own["kind"] == "open_clip" and distributed.first():
+                _describe_initial(own["open_clip"], own["allow_research_only"], data, name)
             _make(own, data, name)
         return
     form, fields = job_names.parse("teacher", job, JOBS)
     if form == "{teacher}":
         _make(params, data, job)
     elif distributed.first():
-        _embed(params, data, fields["teacher"], [fields["shard"]])
+        if form == "initial/{teacher}":
+            _describe_initial(params["open_clip"], params["allow_research_only"], data, fields["teacher"])
+        else:
+            _embed(params, data, fields["teacher"], [fields["shard"]])
 
 
 def _where(name: str) -> str:
@@ -81,6 +89,8 @@ def _make(section: "jobs.OneTeacher", data: Path, name: str) -> None:
         made = _pretrained(section["pretrained"], section["allow_research_only"], data, name)
     elif section["kind"] == "train":
         made = _train(section, data, name)
+    elif section["kind"] == "open_clip":
+        made = _open_clip(section, data, name)
     else:
         made = _lit(section, data, name)
     if not distributed.first():
@@ -172,6 +182,48 @@ def _lit(section: "jobs.LitTeacher", data: Path, name: str) -> Made:
     history = _fit(objective, data, name)
     contrastive.settle(made.model)
     return Made(made.model, made.config, history, f"LiT {made.title}", made.licence, tower.revision, made.tokenizer)
+
+
+def _open_clip(section: "jobs.OpenClipTeacher", data: Path, name: str) -> Made:
+    chosen, where = section["open_clip"], f"{_where(name)}.open_clip"
+    initial = _initial(chosen, section["allow_research_only"], data, name)
+    training = open_clip_training.Training(
+        chosen,
+        section["seed"],
+        section["captions"],
+        data,
+        _shards(data, chosen["splits"]),
+        _checkpoint(data, name).parent,
+    )
+    last, history = open_clip_training.train(training, initial, where)
+    model = hub.load(hub.Published(initial.name, initial.config, last, None), where)
+    figures, taxon_ids = open_clip_training.measure(model, initial.config, training, _shards(data, ["val"]))
+    print(f"on split val: {', '.join(f'{figure} {value:.4g}' for figure, value in figures.items())}")
+    rows: Any = [{**row, **(figures if row is history[-1] else dict.fromkeys(figures))} for row in history]
+    if not section["allow_weak"]:
+        contrastive.refuse_weak(rows, chosen["epochs"], taxon_ids)
+    contrastive.settle(model)
+    about = initial.about()
+    return Made(model, initial.config, rows, f"open_clip {initial.name}", about["licence"], about["revision"])
+
+
+def _initial(
+    chosen: "jobs.InitialWeights", allow_research_only: bool, data: Path, name: str
+) -> initial_clip.InitialClip:
+    """The model that kind open_clip begins with; UserError where it cannot be had, or not be used."""
+    where = f"{_where(name)}.open_clip"
+    initial = initial_clip.find(chosen, data / "weights", where)
+    about = initial.about()
+    print(f"{initial.name}: licence {about['licence'] or 'not stated'}")
+    if not allow_research_only:
+        hub.refuse_research_only(initial.name, about["licence"], f"{where}.pretrained")
+    return initial
+
+
+def _describe_initial(chosen: "jobs.InitialWeights", allow_research_only: bool, data: Path, name: str) -> None:
+    """Write which weights a training begins with to data/teacher/initial/<name>.json."""
+    about = _initial(chosen, allow_research_only, data, name).about()
+    write_json(data / "teacher" / "initial" / f"{name}.json", about)
 
 
 def _options(

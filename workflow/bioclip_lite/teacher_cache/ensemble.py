@@ -7,6 +7,7 @@ FIRST = "model"  # the teacher that the section itself describes, in whose space
 _READ_BY_KIND = {
     "train": ("kind", "captions", "allow_weak", "seed", "train"),
     "lit": ("kind", "allow_research_only", "captions", "allow_weak", "seed", "lit"),
+    "open_clip": ("kind", "captions", "allow_research_only", "allow_weak", "seed", "open_clip"),
     "pretrained": ("kind", "allow_research_only", "allow_weak", "pretrained"),
 }
 
@@ -14,8 +15,8 @@ _READ_BY_KIND = {
 def teacher_sections(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Name of each teacher -> its complete section, without ``ensemble``; the first is "model".
 
-    A further teacher inherits from the first: its entry replaces the parts (train, lit, pretrained) key by key and
-    everything else as a whole.
+    A further teacher inherits from the first: its entry replaces the parts (train, lit, open_clip, pretrained) key by
+    key and everything else as a whole.
     """
     first = {key: value for key, value in section.items() if key != "ensemble"}
     sections = {FIRST: first}

@@ -325,23 +325,35 @@ def embed(model: teachers.Clip, images: ShardSet, preprocess: dict[str, Any]) ->
 def zero_shot(
     model: teachers.Clip, tokenize: teachers.Tokenize, pairs: Pairs, features: Iterable[np.ndarray]
 ) -> dict[str, float]:
-    """logit_scale; val_top1, val_top5: the shares of photographs whose own caption is the best, or among the five best.
-
-    The captions are those of the last text type.
+    """The logit_scale and the ``shares_right`` of a model that was trained here.
 
     ``features``: L2-normalised embeddings of this process's ``part`` of the photographs, in order, float32 (b, D) each.
     """
-    prompts = dict(zip(pairs.taxon_ids, pairs.texts.prompts(), strict=True))
-    number = {taxon: n for n, taxon in enumerate(prompts)}
+    text = F.normalize(encode_text(model, tokenize, prompts(pairs)), dim=-1).cpu().numpy()
+    return {"logit_scale": logit_scale(model).item(), **shares_right(pairs, text, features)}
+
+
+def prompts(pairs: Pairs) -> list[str]:
+    """A caption that names each taxon, of the last text type; taxa in the order of their first photographs."""
+    return list(dict(zip(pairs.taxon_ids, pairs.texts.prompts(), strict=True)).values())
+
+
+def shares_right(pairs: Pairs, text: np.ndarray, features: Iterable[np.ndarray]) -> dict[str, float]:
+    """val_top1, val_top5: the shares of photographs whose own caption is the best, or among the five best.
+
+    Args:
+        text: L2-normalised float32 (t, D) embeddings of the ``prompts``.
+        features: L2-normalised embeddings of this process's ``part`` of the photographs, in order, float32 (b, D) each.
+    """
+    number = {taxon: n for n, taxon in enumerate(dict.fromkeys(pairs.taxon_ids))}
     truth = np.array([number[taxon] for taxon in pairs.taxon_ids])[distributed.part(len(pairs.taxon_ids))]
-    text = F.normalize(encode_text(model, tokenize, list(prompts.values())), dim=-1).cpu().numpy()
     among, start = torch.zeros(2, dtype=torch.float64), 0
     for rows in features:
         place = places(rows @ text.T, truth[start : start + len(rows)])
         among += torch.tensor([(place < k).sum() for k in (1, 5)])
         start += len(rows)
     shares = (distributed.add(among) / len(pairs.taxon_ids)).tolist()
-    return {"logit_scale": logit_scale(model).item(), **dict(zip(("val_top1", "val_top5"), shares, strict=True))}
+    return dict(zip(("val_top1", "val_top5"), shares, strict=True))
 
 
 def refuse_weak(history: trainer.History, epochs: int, taxon_ids: Sequence[str]) -> None:

@@ -46,7 +46,7 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.exit_status import in_words
 
 _FOLDER = "BIOCLIP_LITE_RUN"  # environment: a folder that the processes of a run share with their starter
-_PARENT = "BIOCLIP_LITE_PARENT"  # environment: the process that started them
+PARENT = "BIOCLIP_LITE_PARENT"  # environment: the process that started them
 _TIMEOUT = timedelta(days=1)  # a process may wait for long work of another; one that dies is noticed at once
 _RESTARTS = 2  # after a process was killed; training goes on from its checkpoint
 _FATAL = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)
@@ -282,7 +282,7 @@ def launch(stage: str, processes: int, nodes: int, meeting: str | None, threads:
     with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as folder:
         os.environ |= {
             _FOLDER: folder,
-            _PARENT: str(os.getpid()),
+            PARENT: str(os.getpid()),
             "OMP_NUM_THREADS": str(threads),
         }
         if nodes == 1:
@@ -332,7 +332,7 @@ def asked_to_stop() -> bool:
 
 def work(job: Callable[[], None]) -> int:
     """Run this process's part of ``job`` and leave a message for ``launch`` if it fails; returns the exit status."""
-    _die_with_parent()
+    die_with_parent()
     folder, number = Path(os.environ[_FOLDER]), int(os.environ["RANK"])
     if number:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
@@ -363,11 +363,14 @@ def _is_lost_peer(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
-def _die_with_parent() -> None:
-    """A process whose starter was killed would go on, unseen, and write where the next run writes."""
+def die_with_parent() -> None:
+    """End with the process that started this one: without it this one would write, unseen, where the next run writes.
+
+    The environment names the starter (PARENT).
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != int(os.environ[_PARENT]):
+        if os.getppid() != int(os.environ[PARENT]):
             os.kill(os.getpid(), signal.SIGKILL)
 
 

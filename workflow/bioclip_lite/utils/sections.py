@@ -150,6 +150,35 @@ class TeacherLit(TypedDict):
     precision: TrainingPrecision
 
 
+class TeacherOpenClip(TypedDict):
+    splits: list[Literal["pretrain", "train"]]
+    model: str | None
+    pretrained: str | None
+    revision: str | None
+    preprocess: dict[str, Any] | None
+    dataset_resampled: bool
+    epochs: int
+    batch_size: int
+    accum_freq: int
+    workers: int
+    lr: float
+    wd: float
+    warmup: int
+    beta1: float
+    beta2: float
+    eps: float
+    precision: Literal["amp", "amp_bf16", "bf16", "fp16", "pure_bf16", "pure_fp16", "fp32"]
+    local_loss: bool
+    gather_with_grad: bool
+    ddp_static_graph: bool
+    grad_checkpointing: bool
+    lock_image: bool
+    lock_image_unlocked_groups: int
+    lock_image_freeze_bn_stats: bool
+    lock_text: bool
+    aug_cfg: dict[str, Any]
+
+
 class TeacherPretrained(TypedDict):
     model: str
     weights: str | None
@@ -158,7 +187,7 @@ class TeacherPretrained(TypedDict):
 
 
 class Teacher(TypedDict):
-    kind: Literal["train", "lit", "pretrained"]
+    kind: Literal["train", "lit", "open_clip", "pretrained"]
     captions: list[str]
     allow_research_only: bool
     allow_weak: bool
@@ -166,6 +195,7 @@ class Teacher(TypedDict):
     seed: int
     train: TeacherTrain
     lit: TeacherLit
+    open_clip: TeacherOpenClip
     pretrained: TeacherPretrained
 
 
