@@ -1,8 +1,8 @@
 """``bioclip-lite search SPACE.yaml``: try values of training parameters on split val, and write the best ones.
 
 Each trial is a training of its own, from the index, shards, captions and teacher cache that there are, in a temporary
-folder of which nothing stays. Of the photographs only splits train, unlabelled and val are put there: what is chosen here
-cannot depend on split test.
+folder of which nothing stays. Of the photographs only splits train, unlabelled and val are put there: what is chosen
+here cannot depend on split test.
 """
 
 import argparse
@@ -45,10 +45,10 @@ def search(file: Path, params_file: Path, data: Path, storage: Path | None) -> N
     Raises:
         UserError: the space or the parameters are wrong, something would be lost, or no trial was trained to its end.
     """
-    params = parameters.load(params_file)
-    space = read_space(file, params)
     storage = storage or data / "search" / file.stem / "journal.jsonl"
     results.check_place(storage)
+    params = parameters.load(params_file)
+    space = read_space(file, params)
     about = {
         "parameters to search": space.parameters,
         "seed": space.seed,
@@ -61,10 +61,8 @@ def search(file: Path, params_file: Path, data: Path, storage: Path | None) -> N
         study.participate(trials, space, lambda trial, values: _run(trial, values, params, space, data, Path(scratch)))
     chosen = _values(results.best(trials, space.training), space)
     results.write(trials, space, chosen, yaml_files.read(params_file), storage.parent)
-    print(f"search: {results.summary(trials, space.training)}")
-    print(
-        f"search: {storage.parent / results.PAGE} lists all; to use the best: cp {storage.parent / results.PARAMS} {PARAMS}"
-    )
+    print(f"search: {results.summary(trials, space.training)}; {storage.parent / results.PAGE} lists all")
+    print(f"search: to use the best: cp {storage.parent / results.PARAMS} {params_file}")
 
 
 def _section(params: dict[str, Any], training: str) -> dict[str, Any]:

@@ -34,8 +34,7 @@ def check_place(storage: Path) -> None:
         UserError: ``storage`` is something else, or its folder holds what no search has written, or a params.yaml that
             was edited since.
     """
-    check_file_or_new = storage.exists() and storage.is_file() and storage.stat().st_size
-    if not check_file_or_new:
+    if not (storage.is_file() and storage.stat().st_size):
         check_file(storage, "")
         check_folder(storage.parent, [storage.name, TABLE, PAGE, CURVES, PARAMS])
     check_storage(storage)
@@ -59,9 +58,8 @@ def best(study: optuna.Study, training: str) -> FrozenTrial:
     complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
     if not complete:
         reasons = sorted({trial.user_attrs[REASON] for trial in ended if REASON in trial.user_attrs})
-        raise UserError(
-            f"none of {len(ended)} trials was trained to its end: {'; '.join(reasons) or 'all stopped early'}"
-        )
+        why = "; ".join(reasons) or "all stopped early"
+        raise UserError(f"none of {len(ended)} trials was trained to its end: {why}")
 
     def place(trial: FrozenTrial) -> tuple[float, float, int]:
         figures = trial.user_attrs[FIGURES]
@@ -127,9 +125,10 @@ def _page(trials: list[FrozenTrial], chosen: FrozenTrial, space: Space) -> str:
     lines = [
         f"# A search over {space.training}",
         "",
-        f"{len(trials)} of {space.trials} trials have ended, {count} of them trained to their end. Trial {chosen.number} is "
-        f"the best. val_top1 is the share of right answers on split val, the only split that was looked at: the highest "
-        f"of {count} values is higher than that setting will reach on other photographs. Split test says how well it does.",
+        f"{len(trials)} of {space.trials} trials have ended, {count} of them trained to their end. Trial "
+        f"{chosen.number} is the best. val_top1 is the share of right answers on split val, the only split that was "
+        f"looked at: the highest of {count} values is higher than that setting will reach on other photographs. Split "
+        f"test says how well it does.",
         "",
         f"![val_top1 by epoch and by trial]({CURVES})",
         "",
@@ -186,9 +185,7 @@ def _draw_epochs(axes: Axes, trials: list[FrozenTrial], chosen: FrozenTrial) -> 
             linewidth=2 if own else 1,
             marker="." if len(curve) < 2 else "",
         )
-    axes.set(
-        title=f"each trial; blue: trial {chosen.number}; dotted: ended early", xlabel="epoch", ylabel="val_top1, %"
-    )
+    axes.set(title=f"blue: trial {chosen.number}; dotted: ended early", xlabel="epoch", ylabel="val_top1, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

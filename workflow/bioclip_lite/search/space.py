@@ -51,6 +51,8 @@ def read_space(path: Path, params: dict[str, Any]) -> Space:
         UserError: the file is none of this form, or names an unknown parameter, one of another stage, or a value that
             the schema of parameters refuses.
     """
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; it must say which parameters to search")
     given = {**_DEFAULTS, **yaml_files.read(path)}
     lines = [*_wrong_settings(given)]
     if not lines:
