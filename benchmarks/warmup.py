@@ -1,12 +1,12 @@
 """Compare three lengths of warm-up for teachers that are trained here, of kinds train and lit.
 
-    PYTHONPATH=workflow python benchmarks/warmup.py [--data data] [--params params.yaml] [--samples FOLDER] [--seeds 3]
-        [--rows FILE]
+    PYTHONPATH=workflow python benchmarks/warmup.py [--studies train lit insects] [--data data] [--params params.yaml]
+        [--samples FOLDER] [--seeds 3] [--rows FILE]
 
 Repeats the warm-up study of LiT (arXiv 2111.07991) at the size of a data folder whose stages shard, caption and teacher
 are done: `train` trains both towers, `lit` tunes a text tower to the locked image tower of data/teacher/model, which
-kind `train` made. With FOLDER, which holds real_species/ (photographs and metadata.csv) and weights/ (timm's, in
-safetensors), `insects` tunes one to the tower of the preset of that name. Each is trained once per seed for EPOCHS with
+kind `train` made. `insects` tunes one to the tower of the preset of that name, from FOLDER, which holds real_species/
+(photographs and metadata.csv) and weights/ (timm's, in safetensors). Each is trained once per seed for EPOCHS with
 every warm-up of WARM_UPS, at every learning rate of RATES, and measured on split val after each epoch. Writes
 benchmarks/warmup.md, and the curves to warmup.png beside it. The seed changes initial weights, order, views and
 captions of the photographs; within a seed only warm-up and learning rate differ. As many runs at once as there are
@@ -61,9 +61,10 @@ class Study(NamedTuple):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", nargs="+", choices=EPOCHS, default=list(EPOCHS), help="(default: all)")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="(default: params.yaml)")
-    parser.add_argument("--samples", type=Path, help="photographs and weights of insects (default: none of them)")
+    parser.add_argument("--samples", type=Path, default=Path("samples"), help="of the insects (default: samples)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     parser.add_argument("--rows", type=Path, help="finished runs, one JSON object per line; new ones are added")
     parser.add_argument("--out", type=Path, default=OUTPUT, help="(default: benchmarks/warmup.md)")
@@ -72,9 +73,7 @@ def main() -> int:
         check_outputs(options.out)
         known = finished_rows(options.rows)
         with tempfile.TemporaryDirectory() as scratch:
-            studies = [*of_data(options, Path(scratch))]
-            if options.samples:
-                studies.append(of_insects(options.samples.resolve(), Path(scratch)))
+            studies = [MAKERS[name](options, Path(scratch)) for name in options.studies]
             rows = sorted(finished(options, studies, known), key=key)
             write(options, studies, rows)
     except UserError as error:
@@ -94,12 +93,17 @@ def check_outputs(out: Path) -> None:
 # The teachers
 
 
-def of_data(options: argparse.Namespace, scratch: Path) -> Iterator[Study]:
-    """Kind ``train`` as params.yaml has it, and ``lit`` with the image tower that it trained."""
+def both_towers(options: argparse.Namespace, scratch: Path) -> Study:
+    """Kind ``train`` as params.yaml has it."""
+    section = params.load(options.params)["teacher"]
+    return Study("train", of_kind(section, "train", EPOCHS["train"]), options.data.resolve())
+
+
+def own_tower(options: argparse.Namespace, scratch: Path) -> Study:
+    """Kind ``lit`` with the image tower that ``train`` trained."""
     section = params.load(options.params)["teacher"]
     trained = options.data.resolve() / "teacher" / FIRST
     check_tower(trained, section)
-    yield Study("train", of_kind(section, "train", EPOCHS["train"]), options.data.resolve())
     preprocess = read_json(trained / "preprocess.json")
     tower = {
         "image_tower": section["train"]["image_tower"],
@@ -113,7 +117,7 @@ def of_data(options: argparse.Namespace, scratch: Path) -> Iterator[Study]:
     (data / "weights").mkdir()
     (data / "weights" / "tower.safetensors").symlink_to(trained / "open_clip_model.safetensors")
     locked = of_kind({**section, "lit": {**section["lit"], **tower}}, "lit", EPOCHS["lit"])
-    yield with_features(Study("lit", locked, data))
+    return with_features(Study("lit", locked, data))
 
 
 def check_tower(trained: Path, section: dict[str, Any]) -> None:
@@ -126,8 +130,9 @@ def check_tower(trained: Path, section: dict[str, Any]) -> None:
         )
 
 
-def of_insects(samples: Path, scratch: Path) -> Study:
+def insects(options: argparse.Namespace, scratch: Path) -> Study:
     """The preset's photographs and teacher."""
+    samples = options.samples.resolve()
     chosen: dict[str, Any] = params.load(PRESET)
     data = scratch / "insects" / "data"
     data.mkdir(parents=True)
@@ -138,6 +143,9 @@ def of_insects(samples: Path, scratch: Path) -> Study:
     shard.run(chosen["shard"], data)
     caption.run(chosen["caption"], data)
     return with_features(Study("insects", of_kind(chosen["teacher"], "lit", EPOCHS["insects"]), data))
+
+
+MAKERS = {"train": both_towers, "lit": own_tower, "insects": insects}
 
 
 def of_kind(section: dict[str, Any], kind: str, epochs: int) -> dict[str, Any]:
@@ -218,7 +226,7 @@ def write(options: argparse.Namespace, studies: Sequence[Study], rows: list[Row]
     lines = [
         TITLE,
         "",
-        f"`python benchmarks/warmup.py{' --samples FOLDER' * bool(options.samples)}`: {options.seeds} seeds, "
+        f"`python benchmarks/warmup.py --studies {' '.join(options.studies)}`: {options.seeds} seeds, "
         f"{processor()}, one thread a run. Top-1 and top-5 in % on split val (mean, standard deviation over seeds). "
         f"The warm-up is a share of all steps; half a cosine follows. A run has not converged if its loss became "
         f"infinite, or if it hardly knows the taxa in the end (metrics/guessing.py).",
