@@ -19,6 +19,7 @@ from bioclip_lite import params
 from bioclip_lite.commands import search as command
 from bioclip_lite.search import results, space, study
 from bioclip_lite.stages import distill, prune, teacher
+from bioclip_lite.training import checkpoint
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
 from bioclip_lite.utils.yaml_files import dump, read
@@ -238,8 +239,9 @@ def test_a_participant_that_is_alive_is_waited_for_no_longer_than_a_sign(
     assert states(trials) == ["COMPLETE"]
 
 
-def test_failures_and_early_ends_count_and_a_stop_does_not(tmp_path: Path) -> None:
-    path, chosen = tmp_path / "journal.jsonl", small(8, pruner="median")
+@pytest.mark.parametrize("pruner", space.PRUNERS)
+def test_failures_and_early_ends_count_and_a_stop_does_not(pruner: str, tmp_path: Path) -> None:
+    path, chosen = tmp_path / "journal.jsonl", small(8, pruner=pruner)
     trials = opened(path, chosen)
 
     def run(trial: optuna.Trial, values: dict[str, Any]) -> float:
@@ -261,7 +263,9 @@ def test_failures_and_early_ends_count_and_a_stop_does_not(tmp_path: Path) -> No
     with pytest.raises(UserError, match="none of 2 trials was trained to its end: diverged; out of memory"):
         results.best(trials, "distill")
     study.participate(trials, chosen, run)
-    assert states(trials) == ["FAIL", "FAIL", *["COMPLETE"] * 5, "PRUNED"]
+    early = {"median": ["PRUNED"], "none": ["COMPLETE"]}
+    assert states(trials)[:3] == ["FAIL", "FAIL", "COMPLETE"] and len(states(trials)) == 8
+    assert pruner not in early or states(trials)[3:] == [*["COMPLETE"] * 4, *early[pruner]]
     assert trials.trials[3].params == trials.trials[2].params
     assert results.best(trials, "distill").number == 3
     results.write(trials, chosen, {"distill.epochs": 7}, read(TINY), tmp_path)
@@ -324,6 +328,18 @@ def test_mistakes_in_a_space_are_named(
     with pytest.raises(UserError) as raised:
         space.read_space(Path(write_space(**content)), params.load(TINY))
     assert str(raised.value).startswith("space.yaml: ") and says in str(raised.value)
+
+
+def test_a_participant_that_is_asked_to_stop_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_space(trials=1, parameters=RATES)
+    with monkeypatch.context() as patch:
+        patch.setenv(checkpoint.END_TIME, "0")
+        assert command.main([file]) == 75
+    assert "run the same command again to continue" in capsys.readouterr().err
+    assert command.main([file]) == 0
+    assert [row["trial"] for row in rows()] == [1]
 
 
 @pytest.mark.parametrize(
