@@ -161,15 +161,15 @@ def _cell(value: Any) -> str:
 def _draw(study: optuna.Study, trials: list[FrozenTrial], chosen: FrozenTrial) -> Figure:
     """val_top1 by epoch of every trial, by trial with the best so far, and how much each parameter explains."""
     importance = _importance(study, trials)
-    figure = Figure(figsize=(9, 6.4 if importance else 3.4), layout="constrained")
-    grid = figure.subplots(2 if importance else 1, 2, squeeze=False)
-    _draw_epochs(grid[0][0], trials, chosen)
-    _draw_trials(grid[0][1], trials)
+    below = 0.5 + 0.3 * len(importance) if importance else 0.0  # inches
+    figure = Figure(figsize=(9, 3.4 + below), layout="constrained")
+    grid = figure.add_gridspec(2 if importance else 1, 2, height_ratios=[3.4, below] if importance else None)
+    _draw_epochs(figure.add_subplot(grid[0, 0]), trials, chosen)
+    _draw_trials(figure.add_subplot(grid[0, 1]), trials)
     if importance:
-        grid[1][1].remove()
-        names = [*importance][::-1]
-        grid[1][0].barh(names, [importance[name] for name in names], color=_BLUE)
-        grid[1][0].set(title="importance (PED-ANOVA)", xlim=(0, 1))
+        axes, names = figure.add_subplot(grid[1, :]), [*importance][::-1]
+        axes.barh(names, [importance[name] for name in names], color=_BLUE)
+        axes.set(title="share of the differences that each parameter explains (PED-ANOVA)", xlim=(0, 1))
     return figure
 
 
