@@ -22,7 +22,6 @@ from bioclip_lite.photographs.shards import shard_names, split_of
 from bioclip_lite.search import results, study
 from bioclip_lite.search.space import Space, read_space, with_values
 from bioclip_lite.stages import distill, prune, teacher
-from bioclip_lite.teacher_cache import store
 from bioclip_lite.teacher_cache.ensemble import FIRST
 from bioclip_lite.training import trainer
 from bioclip_lite.utils import yaml_files
@@ -122,7 +121,7 @@ def _run(
     with tempfile.TemporaryDirectory(dir=scratch) as folder, trainer.watched(watch):
         inner = Path(folder, "data")
         _link(data, inner, space.training)
-        figures = _TRAIN[space.training](changed, params, inner, scratch)
+        figures = _TRAIN[space.training](changed, inner, scratch)
     if not rows:
         raise UserError(f"no epoch was trained; raise {space.training}.epochs, or lower prune.budget")
     figures = figures or rows[-1]
@@ -139,27 +138,23 @@ def _link(data: Path, inner: Path, training: str) -> None:
 
 
 def _read(data: Path, training: str) -> Iterator[Path]:
-    names = [name for name in shard_names(data) if split_of(name) in _SPLITS]
+    """What there is; what is missing is named by the training, if it reads it."""
     yield from (data / "index" / "taxa.parquet", data / "shard" / "sizes.json")
-    yield from (data / "shard" / f"{name}.tar" for name in names)
     if (data / "weights").is_dir():
         yield data / "weights"
-    if training == "teacher.lit":
-        folders = [data / "caption", *(path.parent for path in (data / "caption").glob("*/train-00000.parquet"))]
-        found = [folder / f"{name}.parquet" for folder in folders for name in names]
-    else:
-        folders = [store.folder(data, name) for name in store.teachers(data)]
-        files = ["taxa.safetensors", "texts.safetensors", *(f"{name}.safetensors" for name in names)]
-        found = [folder / name for folder in folders for name in files]
     if training == "prune":
-        found += (data / "distill" / "model").iterdir()
-    yield from (path for path in found if path.exists())  # what is missing is named by the training, if it reads it
+        yield from (data / "distill" / "model").iterdir()
+    for folder in ("shard", "caption" if training == "teacher.lit" else "logits"):
+        for path in (data / folder).rglob("*.*"):
+            # Of shards, only those of _SPLITS; files about all taxa have no number behind a hyphen.
+            if path.suffix in (".tar", ".parquet", ".safetensors") and split_of(path.stem) in (*_SPLITS, ""):
+                yield path
 
 
 Figures = dict[str, float] | None  # of the model in the end; None for those of the last epoch
 
 
-def _distil(changed: dict[str, Any], params: dict[str, Any], inner: Path, scratch: Path) -> Figures:
+def _distil(changed: dict[str, Any], inner: Path, scratch: Path) -> Figures:
     distill.run(jobs.of_job(changed, "distill", "student"), inner, "student")
     if not changed["distill"]["finetune"]["epochs"]:
         return None
@@ -168,12 +163,12 @@ def _distil(changed: dict[str, Any], params: dict[str, Any], inner: Path, scratc
     return next(row for row in mixed["curve"] if row["share"] == mixed["share"])
 
 
-def _prune(changed: dict[str, Any], params: dict[str, Any], inner: Path, scratch: Path) -> Figures:
+def _prune(changed: dict[str, Any], inner: Path, scratch: Path) -> Figures:
     prune.run(changed["prune"], inner)
     return None
 
 
-def _tune(changed: dict[str, Any], params: dict[str, Any], inner: Path, scratch: Path) -> Figures:
+def _tune(changed: dict[str, Any], inner: Path, scratch: Path) -> Figures:
     """Tune a text tower; a weak one ends no trial, since others show whether there is a better one."""
     changed["teacher"]["allow_weak"] = True
     features = _features(changed, inner, scratch)
@@ -183,7 +178,7 @@ def _tune(changed: dict[str, Any], params: dict[str, Any], inner: Path, scratch:
     return None
 
 
-_TRAIN: dict[str, Callable[[dict[str, Any], dict[str, Any], Path, Path], Figures]] = {
+_TRAIN: dict[str, Callable[[dict[str, Any], Path, Path], Figures]] = {
     "distill": _distil,
     "prune": _prune,
     "teacher.lit": _tune,
