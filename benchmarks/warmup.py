@@ -234,12 +234,26 @@ def write(options: argparse.Namespace, studies: Sequence[Study], rows: list[Row]
         f"![Top-1 and top-5 on split val after each epoch]({options.out.with_suffix('.png').name})",
         *(line for study in studies for line in table(study, [row for row in rows if row["study"] == study.name])),
     ]
-    text = "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n" + (INSECT_NOTES if options.studies == ["insects"] else "")
     print(text)
     with replacing(options.out.with_suffix(".png")) as scratch:
         draw(rows, studies).savefig(scratch, format="png", dpi=110, metadata={"Software": None})
     with replacing(options.out) as scratch:
         scratch.write_text(text)
+
+
+INSECT_NOTES = """
+Read with it:
+
+- All runs converge. Split val has 68 photographs, so one of them is 1.5 points, and no difference in the last column of top-1
+  is larger than what three seeds differ by.
+- At the preset's rate a warm-up only delays: after 3 epochs top-1 is 72 % without one, 69 % with a tenth of the steps, 37 %
+  with half of them; after 10 epochs 87, 88 and 87 %.
+- At ten times the rate it helps: after 3 epochs 26 % without one, 57 % with a tenth, 78 % with half of the steps; after 10
+  epochs 83, 90 and 87 %. In the end the runs without one are lowest, by 3 to 4 points of a spread of 2 to 3.
+- That much data and that few steps (60) say little about a warm-up of thousands of steps on millions of photographs.
+- Studies train and lit, which need the built-in sample's teacher, are in the script and were not run for this page.
+"""
 
 
 def table(study: Study, rows: list[Row]) -> Iterator[str]:
