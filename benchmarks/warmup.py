@@ -245,13 +245,13 @@ def write(options: argparse.Namespace, studies: Sequence[Study], rows: list[Row]
 INSECT_NOTES = """
 Read with it:
 
-- All runs converge. Split val has 68 photographs, so one of them is 1.5 points, and no difference in the last column of top-1
-  is larger than what three seeds differ by.
-- At the preset's rate a warm-up only delays: after 3 epochs top-1 is 72 % without one, 69 % with a tenth of the steps, 37 %
-  with half of them; after 10 epochs 87, 88 and 87 %.
-- At ten times the rate it helps: after 3 epochs 26 % without one, 57 % with a tenth, 78 % with half of the steps; after 10
-  epochs 83, 90 and 87 %. In the end the runs without one are lowest, by 3 to 4 points of a spread of 2 to 3.
-- That much data and that few steps (60) say little about a warm-up of thousands of steps on millions of photographs.
+- All runs converge. Split val has 68 photographs, so one of them is 1.5 points.
+- At the preset's rate a warm-up only delays: after 3 epochs top-1 is 72 % without one, 69 % with a tenth of the steps,
+  37 % with half of them; after 10 epochs 87, 88 and 87 %. In the end there is no difference that three seeds can show.
+- At ten times the rate it helps: after 3 epochs 26 % without one, 57 % with a tenth, 78 % with half of the steps; after
+  10 epochs 83, 90 and 87 %. In the end the runs without one are lower by 3 to 4 points, where the standard deviation
+  over seeds is 2 to 3.
+- Some dozens of steps on 354 photographs say little about a warm-up of thousands of steps on millions.
 - Studies train and lit, which need the built-in sample's teacher, are in the script and were not run for this page.
 """
 
