@@ -15,7 +15,8 @@ FLOORS = (
     {"training", "web"},
     {"captioning", "evaluation"},
     {"params", "planning", "predicting", "report"},
-    {"commands", "stages", "suites", "__main__"},
+    {"search", "stages", "suites"},
+    {"commands", "__main__"},
 )
 WITH_NAMES = {"params"}  # whose ``__init__`` hands on the names of its modules
 

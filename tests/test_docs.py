@@ -55,6 +55,7 @@ RUN_BY = (
     ("bioclip-lite plan 10000000", "tests/commands/test_plan.py", "python -m bioclip_lite plan 10000000"),
     ("bioclip-lite init .*", "tests/commands/test_init.py", "init.main(["),
     ("make init .*", "tests/test_paths.py", 'command=("init",)'),
+    ("bioclip-lite search rates.yaml", "tests/commands/test_search.py", "command.main([file])"),
     ("bioclip-lite captioner .*", "tests/captioning/test_coca.py", "command.main(["),
     ("bioclip-lite teacher model --processes 4", "tests/training/test_open_clip_training.py", '"--processes"'),
     ("bioclip-lite predict .*", "tests/commands/test_predict.py", "predict.main(["),

@@ -53,6 +53,7 @@ FILES = {
 FOLDERS: dict[tuple[str, str], list[str]] = {("captioner", "--out"): [], ("relist", "--output"): ["list.txt"]}
 # Lines are added to these, behind what an earlier run has left.
 ROWS = {(f"benchmarks/{name}.py", "--rows") for name in ("distill", "list", "prune", "warmup", "web")}
+ROWS |= {("search", "--storage")}
 CAMERAS = ("--format", "camtrap-dp", "--utc-offset", "+02:00", "--output", "new")
 # For each option that reads, or names the data folder: the rest of the command line. Of --data, stages and the other
 # commands have their own tests below.
@@ -62,6 +63,9 @@ READ: dict[tuple[str, str], list[str]] = {
     ("predict", "--data"): ["x.png"],
     **{("predict", option): ["x.png", *CAMERAS] for option in ("--deployments", "--package")},
     **{("relist", option): ["x.png", "--output", "new"] for option in ("--bundle", "--calibration", "--data")},
+    ("search", "space"): ["--params", str(ROOT / "tests/tiny.yaml")],
+    ("search", "--params"): ["x.png"],
+    ("search", "--data"): ["x.png", "--params", str(ROOT / "tests/tiny.yaml")],
     ("verify-cache", "--data"): [],
     ("stage", "--params"): ["shard"],
     ("stage", "--data"): ["shard", "--params", str(ROOT / "tests/tiny.yaml")],
@@ -74,7 +78,7 @@ READ: dict[tuple[str, str], list[str]] = {
 READ_BY_BENCHMARKS = {
     *((f"benchmarks/{name}.py", "--data") for name in ("backoff", "distill", "epoch", "int8", "prune", "warmup")),
     *((f"benchmarks/{name}.py", "--params") for name in ("distill", "epoch", "int8", "prune", "warmup", "web")),
-    ("benchmarks/list.py", "--samples"),
+    *((f"benchmarks/{name}.py", "--samples") for name in ("list", "warmup")),
     ("benchmarks/taxonomy.py", "--duckdb"),
     *(("benchmarks/int8.py", option) for option in ("--students", "--samples")),
     *(("benchmarks/data.py", option) for option in ("--photographs", "--img2dataset")),
@@ -244,7 +248,7 @@ def test_rows_are_added_to_rows_only(command: str, option: str, situation: str, 
     path = {**REFUSED_ALWAYS, "an empty folder": empty}[situation](here)
     others = {"--params": ROOT / "params.yaml", "--out": here / "new.md"}
     named = {name: str(other) for name, other in others.items() if (command, name) in {*FILES, *READ_BY_BENCHMARKS}}
-    arguments = [option, str(path), *itertools.chain(*named.items())]
+    arguments = ["space.yaml"] * (command == "search") + [option, str(path), *itertools.chain(*named.items())]
     refused(command, arguments, path, here)
 
 

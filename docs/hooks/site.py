@@ -19,6 +19,7 @@ PAGES = {  # path in the repository -> path in the site
     "packages/react-bio-clip/README.md": "react-bio-clip.md",
     **{f"benchmarks/{path.name}": f"results/{path.name}" for path in sorted((ROOT / "benchmarks").glob("*.md"))},
 }
+IMAGES = {f"benchmarks/{path.name}": f"results/{path.name}" for path in sorted((ROOT / "benchmarks").glob("*.png"))}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)]*)?\)")
 
 
@@ -26,6 +27,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, target in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, target, content=translate(text, source, target)))
+    for source, target in IMAGES.items():
+        files.append(File.generated(config, target, abs_src_path=str(ROOT / source)))
     return files
 
 
@@ -42,8 +45,8 @@ def translate(markdown: str, source: str, target: str) -> str:
         if "://" in link:
             return match[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
-        if path in PAGES:
-            path = PAGES[path]
+        if path in PAGES or path in IMAGES:
+            path = (PAGES | IMAGES)[path]
         elif path.startswith("docs/"):
             path = path.removeprefix("docs/")
         else:

@@ -19,7 +19,10 @@ P = ParamSpec("P")
 
 
 def command(name: str) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Decorate a ``main`` that returns an exit status: print a UserError as "<name>: ..." and return 1."""
+    """Decorate a ``main`` that returns an exit status: print a UserError as "<name>: ..." and return its ``status``.
+
+    That is 1, and 75 where a training was asked to stop (``checkpoint.Stopped``).
+    """
 
     def decorate(main: Callable[P, int]) -> Callable[P, int]:
         @functools.wraps(main)
@@ -28,7 +31,7 @@ def command(name: str) -> Callable[[Callable[P, int]], Callable[P, int]]:
                 return main(*args, **kwargs)
             except UserError as error:
                 print(f"{name}: {error}", file=sys.stderr)
-                return 1
+                return getattr(error, "status", 1)
 
         return report_mistakes
 

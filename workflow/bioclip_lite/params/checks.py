@@ -46,12 +46,17 @@ def check(params: Any, name: str = "params.yaml") -> None:
     Raises:
         UserError: the content breaks the schema, or parameters contradict each other; one line for each violation.
     """
-    lines = sorted({*_not_json(params), *(_explain(error) for error in _violations(params, _with_sources(schema())))})
+    lines = violations(params)
     if not lines:
         completed = complete(params)
         lines = _ensemble_violations(completed["teacher"]) or _contradictions(completed)
     if lines:
         raise UserError(f"{name}: " + ("\n" + " " * len(name) + "  ").join(lines))
+
+
+def violations(params: Any) -> list[str]:
+    """One line for each value of a parameter file's content, complete or not, that the schema refuses."""
+    return sorted({*_not_json(params), *(_explain(error) for error in _violations(params, _with_sources(schema())))})
 
 
 def _with_sources(schema: dict[str, Any]) -> dict[str, Any]:

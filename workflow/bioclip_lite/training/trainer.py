@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,7 @@ _STEPS_UNREAD = 50  # a GPU computes ahead of this process, which waits for it o
 _WIDER = {"float16": ", or set precision to bfloat16 or float32, which hold larger numbers"}
 
 History = list[dict[str, float]]  # one row per epoch
+Watch = Callable[[str, History], None]  # called after each epoch with the objective's name and a row for each so far
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +166,25 @@ def fit(objective: Objective, *, log: Path | None = None, checkpoint_file: Path 
                 except UserError:
                     saver.write(at)  # told to go on, training continues from here
                     raise
+                _watch.get()(name, at.history)
     average.exchange()
     return at.history
+
+
+_watch: ContextVar[Watch] = ContextVar("watch", default=lambda name, history: None)
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Have ``watch`` called after each epoch of every training within; an exception of it ends the training.
+
+    Several trainings may lie behind one call of a stage, so it is no argument of theirs.
+    """
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
 
 
 def training_identity(objective: Objective) -> dict[str, str]:

@@ -15,6 +15,7 @@ GROUPS = {
         "init": "look at your photographs and this machine, and write a params.yaml for them",
         "preset": "put the parameters, photographs and weights of a real data set in place",
         "captioner": "train or fine-tune a CoCa that describes photographs",
+        "search": "try values of training parameters, with others on other machines, and write the best",
         "plan": "estimate shards, jobs, bytes and hours for a larger collection",
     },
     "look at what was made": {
