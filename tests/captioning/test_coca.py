@@ -122,7 +122,7 @@ def test_all_jobs_of_the_stage_describe_every_shard(trained: tuple, tmp_path: Pa
 def test_a_caption_depends_on_its_photograph_and_number_alone(trained: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     data, _ = trained
     images = ShardSet(data, "test")
-    tiny = coca.find(NUCLEUS, data / "weights")
+    tiny = coca.find(NUCLEUS, data)
     tiny.model.text_decoder.text_projection.data.mul_(0.88)  # less sure of what it sees
     chosen = {**NUCLEUS, "top_p": 0.9}
     texts = list(coca.describe(tiny, images, chosen, 0))
@@ -156,8 +156,8 @@ def test_two_trainings_are_one_and_fine_tuning_goes_on(trained: tuple, monkeypat
     arguments = ["--data", str(data), "--out", str(data / "weights/more"), "--from", str(data / "weights/tiny")]
     assert COMMANDS["captioner"]
     assert command.main([*arguments, "--captions", "sci", "--epochs", "1", "--learning-rate", "0.0005"]) == 0
-    model = coca.find({**NUCLEUS, "model": "local-dir:more"}, data / "weights").model
-    before = coca.find(NUCLEUS, data / "weights").model.state_dict()
+    model = coca.find({**NUCLEUS, "model": "local-dir:more"}, data).model
+    before = coca.find(NUCLEUS, data).model.state_dict()
     moved = [float((tensor - before[name]).abs().max()) for name, tensor in model.state_dict().items()]
     assert 0 < max(moved) < 0.05  # from where it was, not from nothing
 
@@ -202,7 +202,7 @@ def test_what_cannot_describe_is_refused(trained: tuple, change: dict[str, Any],
     write_json(clip / "open_clip_config.json", {"model_cfg": open_clip.get_model_config("ViT-B-32")})
     (clip / "open_clip_model.safetensors").touch()
     with pytest.raises(UserError, match=says):
-        coca.find({**NUCLEUS, **change}, weights)
+        coca.find({**NUCLEUS, **change}, trained[0])
 
 
 def test_weights_of_a_named_architecture_may_lie_in_the_folder(trained: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,9 +211,9 @@ def test_weights_of_a_named_architecture_may_lie_in_the_folder(trained: tuple, m
     (weights / "mine.safetensors").write_bytes((weights / "tiny" / "open_clip_model.safetensors").read_bytes())
     named = {**NUCLEUS, "model": "coca_tiny", "weights": "mine.safetensors"}
     with pytest.raises(UserError, match=r"state it in caption\.captioners, tiny\.preprocess"):
-        coca.find(named, weights)
+        coca.find(named, trained[0])
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    found = coca.find({**named, "preprocess": preprocess}, weights)
+    found = coca.find({**named, "preprocess": preprocess}, trained[0])
     images = ShardSet(trained[0], "val")
     assert next(coca.describe(found, images, NUCLEUS, 0))[0].startswith("a photo of")
 

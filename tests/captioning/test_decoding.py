@@ -28,7 +28,7 @@ def toy(seed: int, *, sharp: float = 1.5) -> decoding.Step:
 
 
 def rules(longest: int, shortest: int = 1) -> decoding.Rules:
-    return decoding.Rules(START, [STOP], [START, NEVER], shortest, longest)
+    return decoding.Rules([START], [STOP], [START, NEVER], shortest, longest)
 
 
 def score(step: decoding.Step, row: int, text: tuple[int, ...], of: decoding.Rules) -> float:

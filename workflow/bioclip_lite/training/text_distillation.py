@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.taxa.taxonomy import RANKS
-from bioclip_lite.teacher_cache import store
+from bioclip_lite.teacher_cache import store, synthetic_captions
 from bioclip_lite.teacher_cache.reader import CachedSplit
 from bioclip_lite.texts import text_types
 from bioclip_lite.training import accumulation, distributed, losses
@@ -18,7 +19,7 @@ from bioclip_lite.training.distillation import Distillation, Options
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
-from bioclip_lite.utils.randomness import digest
+from bioclip_lite.utils.randomness import digest, uniform
 
 Tokenizer = Callable[[list[str]], torch.Tensor]  # texts to int64 (t, context)
 
@@ -34,8 +35,10 @@ class TwoTowers(nn.Module):
 class TwoTowerDistillation(Distillation):
     """``Distillation`` of a student that answers captions as well.
 
-    Each photograph with a label brings a caption of its taxon, in a text type drawn by hash. To the losses of the
-    photographs come those of ``losses.LOSSES`` that compare the captions of the batch.
+    Each photograph with a label brings a caption of its taxon, in a text type drawn by hash, or, for the share
+    ``options.synthetic_share`` of them, one that a captioner wrote of the photograph itself, as in MobileCLIP (arXiv
+    2311.17049). To the losses of the photographs come those of ``losses.LOSSES`` that compare the captions of the
+    batch.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class TwoTowerDistillation(Distillation):
         options: Options,
         train: CachedSplit | None = None,
     ) -> None:
-        """As ``Distillation``; reads logits/texts.safetensors too.
+        """As ``Distillation``; reads logits/texts.safetensors too, and what is cached of ``options.captioners``.
 
         ``text_tower``: int64 tokens (t, context) to float32 (t, D), in the first teacher's space.
         """
@@ -55,6 +58,13 @@ class TwoTowerDistillation(Distillation):
         self.text_tower = text_tower.to(machine.device())
         self.model = TwoTowers(model, self.text_tower)
         self.captions = TaxonCaptions(data, tokenizer)
+        self.synthetic = synthetic_captions.read_all(
+            data,
+            options.captioners,
+            self._described_shards(),
+            self.photographs.train.images.keys,
+            self.captions.cached.teacher,
+        )
         # A text tower is small: it computes in float32 unless another format is asked for.
         precision = "float32" if options.precision == "auto" else options.precision
         self.text_format = machine.number_format(precision, self.text_tower)
@@ -69,9 +79,7 @@ class TwoTowerDistillation(Distillation):
         labelled = [i for i, _ in batch.views if images.taxon_ids[i] is not None]
         if not labelled:
             return 0 * embedding.sum()
-        keys, taxa = ([names[i] for i in labelled] for names in (images.keys, images.taxon_ids))
-        drawn = self.captions.draw(taxa, keys, options.seed, options.stage, "caption", batch.epoch)
-        tokens, target = (x.to(machine.device()) for x in drawn)
+        tokens, target = (x.to(machine.device()) for x in self._drawn(labelled, batch.epoch))
         own = tokens[distributed.part(len(tokens))]  # may be none of them
         rows, parts = own if len(own) else tokens[:1], options.accumulation
         text = accumulation.in_parts(self.text_tower, self._read, rows, len(tokens), parts)[: len(own)]
@@ -83,6 +91,35 @@ class TwoTowerDistillation(Distillation):
             logit_scale=self.logit_scales[0],
         )
         return losses.weighted_sum(answers, options.weights)
+
+    def _drawn(self, labelled: Sequence[int], epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(tokens int64 (t, context), the teacher's embeddings float32 (t, D)) of the distinct captions of a batch."""
+        images, names = self.photographs.train.images, (self.options.seed, self.options.stage, "caption", epoch)
+        said = {i: caption for i in labelled if (caption := self._synthetic(i, *names))}
+        named = [i for i in labelled if i not in said]
+        parts = []
+        if named:
+            keys, taxa = ([values[i] for i in named] for values in (images.keys, images.taxon_ids))
+            parts.append(self.captions.draw(taxa, keys, *names))
+        if said:
+            texts = dict(said.values())
+            embeddings = torch.from_numpy(np.stack([*texts.values()]).astype(np.float32))
+            parts.append((self.captions.tokenizer([*texts]), embeddings))
+        tokens, target = (torch.cat(each) for each in zip(*parts, strict=True))
+        return tokens, target
+
+    def _synthetic(self, i: int, *names: object) -> tuple[str, np.ndarray] | None:
+        """The synthetic caption of photograph i with the teacher's embedding; None if its taxon is to be named."""
+        key = self.photographs.train.images.keys[i]
+        if uniform(*names, "synthetic", key) >= self.options.synthetic_share:
+            return None
+        shard, row = self.photographs.train.locate(i)
+        found = [caption for captions in self.synthetic[shard] for caption in captions.of(row)]
+        return found[digest(*names, "which", key) % len(found)] if found else None
+
+    def _described_shards(self) -> list[str]:
+        """The shards that captioners have described; those without labels, which follow them, have no captions."""
+        return shard_names(self.data, "train") if self.options.captioners else []
 
     def _read(self, tokens: torch.Tensor) -> torch.Tensor:
         with machine.autocast(self.text_format):
@@ -99,7 +136,12 @@ class TwoTowerDistillation(Distillation):
         return {**self.validation(), "val_text_top1": self.validation(own_text)["val_top1"]}
 
     def files(self) -> list[Path]:
-        return [*super().files(), store.folder(self.data) / "texts.safetensors"]
+        synthetic = [
+            synthetic_captions.path(self.data, captioner, shard)
+            for captioner in self.options.captioners
+            for shard in self._described_shards()
+        ]
+        return [*super().files(), store.folder(self.data) / "texts.safetensors", *synthetic]
 
 
 class TaxonCaptions:
