@@ -85,11 +85,11 @@ class Lessons:
 class Captioning(trainer.Objective):
     """CoCa's losses (arXiv 2205.01917) on photographs with captions."""
 
-    name = "captioner"
     options: Options
 
     def __init__(
         self,
+        name: str,
         model: CoCa,
         config: dict[str, Any],
         preprocess: dict[str, Any],
@@ -98,7 +98,7 @@ class Captioning(trainer.Objective):
         options: Options,
     ) -> None:
         """Move ``model`` to ``machine.device()``; ``config`` is the content of its open_clip_config.json."""
-        self.options, self.preprocess, self.train, self.val = options, preprocess, train, val
+        self.name, self.options, self.preprocess, self.train, self.val = name, options, preprocess, train, val
         self.model = model.to(machine.device())
         self.tokenizer = tokenizers.of_clip(config)
         self.coca_loss = CoCaLoss(options.caption_weight, options.contrastive_weight, pad_id=model.pad_id)
@@ -108,13 +108,13 @@ class Captioning(trainer.Objective):
 
     def batches(self, epoch: int, step: int) -> Iterator[tuple[int, np.ndarray, torch.Tensor]]:
         """(epoch, rows of the photographs of the batch, float32 pixels)."""
-        plan = loading.batches(len(self.train.images), self.size, self.name, "order", epoch)[step:]
+        plan = loading.batches(len(self.train.images), self.size, self.options.seed, self.name, "order", epoch)[step:]
         items = [[(i, self._view(epoch, int(i))) for i in rows] for rows in plan]
         pixels = loading.load(loading.Views(self.train.images, self.preprocess), items)
         return ((epoch, rows, x) for rows, x in zip(plan, pixels, strict=True))
 
     def _view(self, epoch: int, i: int) -> np.ndarray:
-        return views.draw(generator(self.name, "view", epoch, self.train.key(i)), _VIEW)
+        return views.draw(generator(self.options.seed, self.name, "view", epoch, self.train.key(i)), _VIEW)
 
     def loss(self, batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
         epoch, rows, pixels = batch
@@ -189,7 +189,7 @@ def train(
     )
     preprocess = teachers.open_clip_preprocess(config, out)
     learned, val = (_from_shards(data, splits, types) for splits in (["pretrain", "train"], ["val"]))
-    objective = Captioning(model, config, preprocess, learned, val, options)
+    objective = Captioning("captioner", model, config, preprocess, learned, val, options)
     print(f"captioner: {len(learned.images)} photographs, captions {', '.join(types)}", flush=True)
     history = trainer.fit(objective)
     _save(out, model, config, _about(options, str(source) if source else None, history))
@@ -227,7 +227,8 @@ def fine_tune(chosen: dict[str, Any], data: Path, seed: int) -> trainer.History:
         contrastive_weight=0.0,
     )
     learned, val = (_from_set(part, file) for part in caption_set.split(usable, seed, "captioner", name))
-    objective = Captioning(model, config, teachers.open_clip_preprocess(config, where), learned, val, options)
+    preprocess = teachers.open_clip_preprocess(config, where)
+    objective = Captioning(f"captioner {name}", model, config, preprocess, learned, val, options)
     checkpoint_file = checkpoint.path(data, "caption", name)
     history = trainer.fit(objective, log=trainer.log_folder(data, "caption", name), checkpoint_file=checkpoint_file)
     about = _about(options, published.name, history) | {

@@ -99,7 +99,7 @@ def unknown(section: Mapping[str, Any], wanted: Sequence[str], where: str) -> li
 
 
 def synthetic(text_tower: Mapping[str, Any] | None) -> tuple[list[str], float]:
-    """(captioners that a student's text tower learns from, their share), of ``distill.text_tower``; ([], 0) for none."""
+    """(captioners that a student's text tower learns from, their share), of ``distill.text_tower``; ([], 0) if none."""
     asked = (text_tower or {}).get("synthetic")
     return (asked["captioners"], asked["share"]) if asked else ([], 0.0)
 
