@@ -142,14 +142,11 @@ def test_a_change_reaches_one_captioner_and_what_learns_from_it(tmp_path: Path) 
     described = {"caption": 1, "logits": 1, "write_synthetic": shards, "score_captions": shards}
     described |= {"embed_captions": train, **student}
     assert again("caption.captioners", [small_coca.BEAM, {**tuned, "top_p": 0.8}]) == described
-    tuned = {**tuned, "top_p": 0.8, "fine_tuning": {**tuned["fine_tuning"], "epochs": 3}}
-    assert again("caption.captioners", [small_coca.BEAM, tuned]) == described | {"fine_tune_captioner": 1}
+    tuned = {**tuned, "top_p": 0.8}
     next((folder / "data/captions/mine/photos").iterdir()).write_bytes(b"another photograph")
     assert again("caption.captioners", [small_coca.BEAM, tuned]) == described | {"fine_tune_captioner": 1}
-    assert again("distill.text_tower", {**tower, "synthetic": {**both, "share": 0.4}}) == student
     # What is no longer asked for goes.
     one = {"captioners": ["ray"], "share": 0.4}
     assert again("distill.text_tower", {**tower, "synthetic": one}) == student | {"logits": 1}
     texts = sorted(path.parent.name for path in (folder / "data/logits/texts").rglob("*.safetensors"))
     assert texts == ["ray"] * train
-    assert checkout.repro(folder)[1] == {}
