@@ -158,7 +158,7 @@ def captioner_weights(wildcards):
     kind, _, folder = captioner["model"].partition(":")
     if kind == "local-dir":
         return [str(path) for path in sorted(Path("data/weights", folder).glob("open_clip_*"))]
-    return weights(captioner["weights"])
+    return weights(captioner["weights"] or captioner["model"])
 
 
 def caption_set(captioner, part):
