@@ -49,7 +49,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_learns_to_say_what_the_caption_set_says(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage.run(of_job({"caption": SECTION}, "caption", "tuned/model"), data, "tuned/model")
+    own: Any = of_job({"caption": SECTION}, "caption", "tuned/model")
+    stage.run(own, data, "tuned/model")
     said = capsys.readouterr().out
     assert "39 photographs. Left out: 1 missing file; first '000000000003.jpg'" in said
     folder = coca.model_folder(data, "tuned")
@@ -88,14 +89,16 @@ def test_a_stopped_fine_tuning_goes_on_to_the_same_bytes(data: Path, monkeypatch
 def test_name_and_seed_draw_batches_and_views_of_their_own(data: Path) -> None:
     weights = set()
     for name, seed in (("a", 0), ("b", 0), ("b", 1)):
-        stage.run({**tuned_for(1, name=name), "seed": seed}, data, f"{name}/model")
+        section: Any = {**tuned_for(1, name=name), "seed": seed}
+        stage.run(section, data, f"{name}/model")
         weights.add((coca.model_folder(data, name) / hub.WEIGHTS[0]).read_bytes())
     assert len(weights) == 3
 
 
 def test_what_cannot_be_fine_tuned_is_named(data: Path) -> None:
+    plain: Any = {**SECTION, "captioners": [BEAM]}
     with pytest.raises(UserError, match="captioners, ray has no fine_tuning, so there is no job"):
-        stage.run({**SECTION, "captioners": [BEAM]}, data, "ray/model")
+        stage.run(plain, data, "ray/model")
     with pytest.raises(UserError, match=r"tuned\.model: no folder .*absent"):
         stage.run(tuned_for(1, model="local-dir:absent"), data, "tuned/model")
     asked = {**TUNED["fine_tuning"], "captions": "other.json"}
