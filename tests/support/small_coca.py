@@ -60,7 +60,8 @@ def untrained(folder: Path, seed: int = 0) -> Path:
 def caption_set(folder: Path, each: int = 10) -> dict[str, Any]:
     """A folder in COCO's form, ``captions.json`` and ``photos``; returns the content of the JSON file."""
     (folder / "photos").mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, genus in enumerate([*GENERA] * each):
         name = f"{number:012d}.jpg"
         (folder / "photos" / name).write_bytes(encoded(photograph(genus, name)))
