@@ -115,6 +115,46 @@ def test_a_mistake_in_an_ensemble_names_the_teacher(entries: list[dict[str, obje
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": "/a"}, "fine_tuning.images is '/a'; it must be of the form"),
+        ({"images": "a/../../b"}, "fine_tuning.images of coca is a/../../b; it must be in data/captions"),
+        ({"epochs": 0}, "fine_tuning.epochs is 0; it must be at least 1"),
+        ({"photos": "a"}, "fine_tuning has unknown photos; known are captions, images, epochs"),
+    ],
+)
+def test_a_mistake_in_a_fine_tuning_is_named(change: dict[str, object], message: str) -> None:
+    params = copy.deepcopy(DEFAULT)
+    params["caption"]["captioners"] = [{**CAPTIONER, "fine_tuning": {**FINE_TUNING, **change}}]
+    with pytest.raises(UserError) as error:
+        parameters.check(params)
+    assert message in str(error.value)
+
+
+def test_a_prompt_has_words_and_no_full_stop() -> None:
+    params = copy.deepcopy(DEFAULT)
+    for prompt in (" ", "st. john"):
+        params["caption"]["captioners"] = [{**CAPTIONER, "prompt": prompt}]
+        with pytest.raises(UserError, match="prompt is"):
+            parameters.check(params)
+    params["caption"]["captioners"] = [{**CAPTIONER, "prompt": "a photo of"}]
+    parameters.check(params)
+
+
+def test_a_text_tower_learns_from_captioners_that_there_are() -> None:
+    params = copy.deepcopy(DEFAULT)
+    tower: dict[str, Any] = {"kind": "mixer", "width": 64, "layers": 3, "batch_affinity": 1.0}
+    params["distill"]["text_tower"] = {**tower, "synthetic": {"captioners": ["coca"], "share": 0.5}}
+    with pytest.raises(UserError, match=r"synthetic\.captioners has unknown coca; caption\.captioners has none"):
+        parameters.check(params)
+    params["caption"]["captioners"] = [CAPTIONER]
+    parameters.check(params)
+    params["distill"]["text_tower"]["synthetic"]["share"] = 0
+    with pytest.raises(UserError, match=r"synthetic\.share is 0; it must be above 0"):
+        parameters.check(params)
+
+
 def test_students_answer_in_the_space_of_the_first_teacher() -> None:
     params = copy.deepcopy(DEFAULT)
     params["teacher"]["ensemble"] = [{"name": "second", "seed": 1}]
@@ -349,6 +389,7 @@ def test_defaults_that_differ_from_the_schema_are_refused(monkeypatch: pytest.Mo
 
 CAPTIONER: dict[str, Any] = {"name": "coca", "model": "coca_ViT-B-32", "weights": None, "captions": 1, "method": "beam"}
 CAPTIONER |= {"top_p": 0.9, "beams": 3, "tokens": 30}
+FINE_TUNING = {"captions": "a/b.json", "images": "a/c", "epochs": 1, "batch_size": 8, "learning_rate": 0.0001}
 SUITE = {"name": "rare", "format": "folder", "path": "data/suites/rare", "prompt": "name", "templates": "plain"}
 JOBS: list[tuple[str, str, Any]] = [
     ("shard", "manifests", jobs.Manifests),
@@ -357,6 +398,7 @@ JOBS: list[tuple[str, str, Any]] = [
     ("caption", "columns", jobs.Nothing),
     ("caption", "train-00000", jobs.Texts),
     ("caption", "coca/train-00000", jobs.Descriptions),
+    ("caption", "coca/model", jobs.FineTunedCaptioner),
     ("teacher", "model", jobs.TrainedTeacher),
     ("teacher", "tuned", jobs.LitTeacher),
     ("teacher", "bought", jobs.PretrainedTeacher),
@@ -366,6 +408,7 @@ JOBS: list[tuple[str, str, Any]] = [
     ("logits", "tuned/val-00000", jobs.CachedViews),
     ("logits", "texts", jobs.Nothing),
     ("logits", "captions/coca/val-00000", jobs.Nothing),
+    ("logits", "texts/coca/train-00000", jobs.Nothing),
     ("distill", "student", jobs.Student),
     ("distill", "finetune", jobs.FinetunedStudent),
     ("distill", "control", jobs.Control),
@@ -426,6 +469,11 @@ def test_of_captioners_lists_and_suites_a_job_gets_its_own() -> None:
     with pytest.raises(UserError, match=r"convert has no job 'lists/andes'; its jobs are .*lists/coast, lists/alps"):
         parameters.of_job(params, "convert", "lists/andes")
     assert parameters.of_job(params, "caption", "coca/train-00000")["captioners"] == [CAPTIONER]
+    tuned = {**CAPTIONER, "fine_tuning": FINE_TUNING}
+    params["caption"]["captioners"] = [tuned]
+    assert parameters.of_job(params, "caption", "coca/train-00000")["captioners"] == [tuned]
+    learned = {"name": "coca", "model": "coca_ViT-B-32", "weights": None, "fine_tuning": FINE_TUNING}
+    assert parameters.of_job(params, "caption", "coca/model")["captioners"] == [learned]
     assert parameters.of_job(params, "evaluate", "suites/rare")["suites"] == [SUITE]
     assert parameters.of_job(params, "teacher", "tuned")["lit"] == params["teacher"]["lit"]
     assert parameters.of_job(params, "distill", "student")["finetune"] == {"epochs": 10}

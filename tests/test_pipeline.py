@@ -153,10 +153,13 @@ def test_dvc_shows_metrics_and_plots(built: Path) -> None:
     assert set(plots["data"]) - shown == {"answered_at_each_promise"}
 
 
-# Dependencies of the automatic LiT columns, captioners, the text encoder, suites, the variant in Chromium and the web
-# model's other sizes, which tests/tiny.yaml does not ask for.
+# Dependencies of the automatic LiT columns, captioners and their fine-tuning, the text encoder, suites, the variant in
+# Chromium and the web model's other sizes, which tests/tiny.yaml does not ask for.
 ON_REQUEST = {
-    "caption": ["data/index/taxa.parquet", *stage_code.code("caption", "captioner")],
+    "caption": [
+        "data/index/taxa.parquet",
+        *(file for kind in ("captioner", "fine_tuning") for file in stage_code.code("caption", kind)),
+    ],
     "logits": ["data/caption"],
     "convert": [
         *("data/distill", "packages/react-bio-clip/bin/text.mjs"),
@@ -178,7 +181,8 @@ def test_dvc_yaml_says_what_the_graph_says(built: Path) -> None:
     problems = []
     for stage, view in stages.items():
         # read only where params.yaml asks for it
-        used = {f"workflow/rules/{stage}.smk", "data/weights", "data/lists", "data/suites", *ON_REQUEST.get(stage, [])}
+        used = {f"workflow/rules/{stage}.smk", *ON_REQUEST.get(stage, [])}
+        used |= {f"data/{brought}" for brought in ("weights", "lists", "suites", "captions")}
         made = set()
         for row in rows:
             out = dvc_yaml.within(row[outputs], view["outs"])

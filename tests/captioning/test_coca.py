@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import pytest
 import torch
-from PIL import Image
 
 from bioclip_lite.captioning import coca, fine_tuning
 from bioclip_lite.commands import captioner as command
@@ -18,35 +16,10 @@ from bioclip_lite.utils import machine, sections
 from bioclip_lite.utils.command_line import COMMANDS
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table, write_json
-from bioclip_lite.utils.randomness import generator
 from support.photographs import encoded
+from support.small_coca import BEAM, GENERA, NUCLEUS, TINY, photograph
 
-GENERA = {"Rubra": (200, 40, 40), "Viridis": (40, 180, 60), "Azura": (40, 60, 200), "Nivea": (230, 230, 225)}
 IMAGES = {"pretrain": 12, "train": 10, "val": 4, "test": 4}  # per genus
-WIDTH = 32
-TINY: dict[str, Any] = {
-    "embed_dim": WIDTH,
-    "custom_text": True,
-    "vision_cfg": {
-        **{"image_size": 32, "patch_size": 16, "layers": 1, "width": WIDTH, "head_width": 32, "output_tokens": True}
-    },
-    "text_cfg": {
-        **{"context_length": 24, "vocab_size": 49408, "width": WIDTH, "heads": 1, "layers": 1},
-        **{"embed_cls": True, "output_tokens": True},
-    },
-    "multimodal_cfg": {"context_length": 24, "width": WIDTH, "heads": 1, "layers": 1},
-}
-NUCLEUS: Any = {
-    "name": "tiny",
-    "model": "local-dir:tiny",
-    "weights": None,
-    "captions": 2,
-    "method": "nucleus",
-    "top_p": 0.9,
-    "beams": 1,
-    "tokens": 12,
-}
-BEAM: Any = {**NUCLEUS, "name": "ray", "method": "beam", "beams": 3}
 SECTION: sections.Caption = {
     "lit_columns": ["genus"],
     "templates": {},
@@ -54,12 +27,6 @@ SECTION: sections.Caption = {
     "captioners": [NUCLEUS, BEAM],
     "seed": 0,
 }
-
-
-def photograph(genus: str, key: str) -> Image.Image:
-    noise = generator("colour", key).normal(0, 12, (8, 8, 3))
-    pixels = np.clip(np.array(GENERA[genus]) + noise, 0, 255).astype(np.uint8)
-    return Image.fromarray(pixels).resize((36, 32), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +89,7 @@ def test_all_jobs_of_the_stage_describe_every_shard(trained: tuple, tmp_path: Pa
 def test_a_caption_depends_on_its_photograph_and_number_alone(trained: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     data, _ = trained
     images = ShardSet(data, "test")
-    tiny = coca.find(NUCLEUS, data / "weights")
+    tiny = coca.find(NUCLEUS, data)
     tiny.model.text_decoder.text_projection.data.mul_(0.88)  # less sure of what it sees
     chosen = {**NUCLEUS, "top_p": 0.9}
     texts = list(coca.describe(tiny, images, chosen, 0))
@@ -156,10 +123,19 @@ def test_two_trainings_are_one_and_fine_tuning_goes_on(trained: tuple, monkeypat
     arguments = ["--data", str(data), "--out", str(data / "weights/more"), "--from", str(data / "weights/tiny")]
     assert COMMANDS["captioner"]
     assert command.main([*arguments, "--captions", "sci", "--epochs", "1", "--learning-rate", "0.0005"]) == 0
-    model = coca.find({**NUCLEUS, "model": "local-dir:more"}, data / "weights").model
-    before = coca.find(NUCLEUS, data / "weights").model.state_dict()
+    model = coca.find({**NUCLEUS, "model": "local-dir:more"}, data).model
+    before = coca.find(NUCLEUS, data).model.state_dict()
     moved = [float((tensor - before[name]).abs().max()) for name, tensor in model.state_dict().items()]
     assert 0 < max(moved) < 0.05  # from where it was, not from nothing
+
+
+def test_a_caption_goes_on_from_its_prompt(trained: tuple) -> None:
+    data, _ = trained
+    images = ShardSet(data, "test")
+    for chosen in (NUCLEUS, BEAM):
+        asked = {**chosen, "prompt": "A picture of", "tokens": 4, "captions": 1, "beams": 2}
+        texts = [text for both in coca.describe(coca.find(asked, data), images, asked, 0) for text in both]
+        assert all(text.startswith("a picture of ") and text.endswith(".") for text in texts)
 
 
 def test_open_clip_reads_the_folder(trained: tuple) -> None:
@@ -192,6 +168,8 @@ def test_captions_end_at_the_first_full_stop() -> None:
         ({"model": "ViT-B-32"}, r"caption.captioners, tiny.weights: ViT-B-32 is only an architecture"),
         ({"model": "no-such"}, r"caption.captioners, tiny.model: open_clip has no model 'no-such'"),
         ({"tokens": 24}, "tokens is 24; the model writes at most 23"),
+        ({"tokens": 21, "prompt": "a photo of"}, "tokens is 21; the model writes at most 20 after the 3 of its prompt"),
+        ({"fine_tuning": {"epochs": 1}}, r"caption/tiny/model/open_clip_config.json is missing"),
         ({"model": "local-dir:clip"}, "clip is no CoCa"),
     ],
 )
@@ -202,7 +180,7 @@ def test_what_cannot_describe_is_refused(trained: tuple, change: dict[str, Any],
     write_json(clip / "open_clip_config.json", {"model_cfg": open_clip.get_model_config("ViT-B-32")})
     (clip / "open_clip_model.safetensors").touch()
     with pytest.raises(UserError, match=says):
-        coca.find({**NUCLEUS, **change}, weights)
+        coca.find({**NUCLEUS, **change}, trained[0])
 
 
 def test_weights_of_a_named_architecture_may_lie_in_the_folder(trained: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,9 +189,9 @@ def test_weights_of_a_named_architecture_may_lie_in_the_folder(trained: tuple, m
     (weights / "mine.safetensors").write_bytes((weights / "tiny" / "open_clip_model.safetensors").read_bytes())
     named = {**NUCLEUS, "model": "coca_tiny", "weights": "mine.safetensors"}
     with pytest.raises(UserError, match=r"state it in caption\.captioners, tiny\.preprocess"):
-        coca.find(named, weights)
+        coca.find(named, trained[0])
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    found = coca.find({**named, "preprocess": preprocess}, weights)
+    found = coca.find({**named, "preprocess": preprocess}, trained[0])
     images = ShardSet(trained[0], "val")
     assert next(coca.describe(found, images, NUCLEUS, 0))[0].startswith("a photo of")
 

@@ -28,7 +28,7 @@ def toy(seed: int, *, sharp: float = 1.5) -> decoding.Step:
 
 
 def rules(longest: int, shortest: int = 1) -> decoding.Rules:
-    return decoding.Rules(START, [STOP], [START, NEVER], shortest, longest)
+    return decoding.Rules([START], [STOP], [START, NEVER], shortest, longest)
 
 
 def score(step: decoding.Step, row: int, text: tuple[int, ...], of: decoding.Rules) -> float:
@@ -111,6 +111,23 @@ def test_a_small_nucleus_is_the_likeliest_token() -> None:
     for u in (0.0, 0.999999):
         chosen = decoding.nucleus(logits, 1e-6, torch.full((7,), u))
         assert chosen.tolist() == logits.argmax(1).tolist()
+
+
+def test_a_text_goes_on_from_a_start_of_several_tokens() -> None:
+    """As a text that began with START and was forced to those tokens would have gone on."""
+    of, step = rules(5), toy(3)
+    longer = decoding.Rules([START, 2, 3], of.stops, of.never, of.shortest, of.longest)
+
+    def forced(rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        begun = torch.tensor([2, 3]).repeat(len(tokens), 1)
+        return step(rows, torch.cat([tokens[:, :1], begun, tokens[:, 1:]], 1))
+
+    uniforms = generator("start").random((4, 5))
+    drawn = decoding.sample(step, torch.arange(4), longer, 0.9, uniforms)
+    assert drawn == decoding.sample(forced, torch.arange(4), of, 0.9, uniforms)
+    assert decoding.beam_search(step, torch.arange(4), longer, 3, 2) == decoding.beam_search(
+        forced, torch.arange(4), of, 3, 2
+    )
 
 
 def test_texts_end_with_a_stop_or_at_their_longest() -> None:

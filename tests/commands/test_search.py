@@ -26,7 +26,7 @@ from bioclip_lite.utils.yaml_files import dump, read
 from support import checkout, lessons
 
 TINY = checkout.ROOT / "tests" / "tiny.yaml"
-RATES = {"distill.learning_rate": {"low": 0.0001, "high": 0.01, "log": True}}
+RATES: dict[str, space.Values] = {"distill.learning_rate": {"low": 0.0001, "high": 0.01, "log": True}}
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,10 @@ def test_a_fingerprint_covers_every_kind_of_job_and_a_job_its_own_code() -> None
     coca = "workflow/bioclip_lite/captioning/coca.py"
     assert coca in stage_code.files("caption") and coca in stage_code.code("caption", "captioner")
     assert coca not in stage_code.code("caption")
+    training = "workflow/bioclip_lite/captioning/fine_tuning.py"
+    assert training in stage_code.code("caption", "fine_tuning") and training not in stage_code.code(
+        "caption", "captioner"
+    )
     assert "workflow/rules/caption.smk" in stage_code.files("caption")
     with pytest.raises(KeyError):
         stage_code.code("caption", "captioneer")

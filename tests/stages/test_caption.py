@@ -12,6 +12,7 @@ from bioclip_lite.texts.text_types import TYPES, caption
 from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json, write_table
+from support import checkout, small_coca, thin
 from support.photographs import DAISY, GANNET, encoded, picture
 
 PARAMS: sections.Caption = {
@@ -110,3 +111,42 @@ def test_columns_of_the_lit_sentence_are_chosen_when_asked(data: Path) -> None:
 def test_an_unknown_captioner_is_named(data: Path) -> None:
     with pytest.raises(UserError, match="names no 'coca'"):
         stage.run(PARAMS, data, "coca/train-00000")
+
+
+@pytest.mark.pipeline
+def test_a_change_reaches_one_captioner_and_what_learns_from_it(tmp_path: Path) -> None:
+    folder = thin.new(tmp_path / "thin", (*thin.RULES, "caption"))
+    small_coca.untrained(folder / "data/weights/tiny")
+    small_coca.caption_set(folder / "data/captions/mine", each=1)
+    asked = {"captions": "mine/captions.json", "images": "mine/photos", "epochs": 2, "batch_size": 2}
+    tuned: dict[str, Any] = {**small_coca.NUCLEUS, "name": "tuned", "fine_tuning": {**asked, "learning_rate": 0.001}}
+    tower: dict[str, Any] = {"kind": "transformer", "width": 64, "layers": 1, "batch_affinity": 1.0}
+    both = {"captioners": ["tuned", "ray"], "share": 0.5}
+    checkout.set_parameter(folder, "caption.captioners", [small_coca.BEAM, tuned])
+    checkout.set_parameter(folder, "distill.text_tower", {**tower, "synthetic": both})
+    train, shards = thin.COUNTS["train"], sum(thin.COUNTS.values())
+    made = checkout.snakemake(folder, "distill")
+    assert (made["fine_tune_captioner"], made["write_synthetic"], made["embed_captions"]) == (1, 2 * shards, 2 * train)
+    model = folder / "data/caption/tuned/model"
+    assert {path.name for path in model.iterdir()} == {
+        *("captioner.json", "open_clip_config.json", "open_clip_model.safetensors", "rejects.parquet")
+    }
+
+    def again(name: str, value: object) -> dict[str, int]:
+        checkout.set_parameter(folder, name, value)
+        jobs = checkout.planned(folder, "distill")
+        assert checkout.snakemake(folder, "distill") == jobs
+        return jobs
+
+    student = {"distill": 1, "train_student": 1}
+    described = {"caption": 1, "logits": 1, "write_synthetic": shards, "score_captions": shards}
+    described |= {"embed_captions": train, **student}
+    assert again("caption.captioners", [small_coca.BEAM, {**tuned, "top_p": 0.8}]) == described
+    tuned = {**tuned, "top_p": 0.8}
+    next((folder / "data/captions/mine/photos").iterdir()).write_bytes(b"another photograph")
+    assert again("caption.captioners", [small_coca.BEAM, tuned]) == described | {"fine_tune_captioner": 1}
+    # What is no longer asked for goes.
+    one = {"captioners": ["ray"], "share": 0.4}
+    assert again("distill.text_tower", {**tower, "synthetic": one}) == student | {"logits": 1}
+    texts = sorted(path.parent.name for path in (folder / "data/logits/texts").rglob("*.safetensors"))
+    assert texts == ["ray"] * train

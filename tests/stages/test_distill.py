@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from bioclip_lite.models import students, text_towers
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.stages import distill
-from bioclip_lite.teacher_cache import reader, store
+from bioclip_lite.teacher_cache import reader, store, synthetic_captions
 from bioclip_lite.texts import text_types
-from bioclip_lite.training import checkpoint, distillation, losses
-from bioclip_lite.training.cached_batches import CachedBatches
+from bioclip_lite.training import checkpoint, distillation, losses, text_distillation, trainer
+from bioclip_lite.training.cached_batches import CachedBatches, Captions
 from bioclip_lite.training.validation import Validation, predictor
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
@@ -157,6 +157,102 @@ def test_a_text_tower_learns_beside_the_image_tower(tmp_path: Path) -> None:
     lessons.write_texts(data, "teacher-b")
     with pytest.raises(UserError, match="--forcerun embed_texts"):
         distill.run(params, data, "student")
+
+
+def test_a_text_tower_learns_what_captioners_say_only_if_asked(tmp_path: Path) -> None:
+    data = lessons.make_cache(lessons.make_data(tmp_path / "data"))
+    lessons.write_texts(data)
+    lessons.write_synthetic(data)
+    tower: Any = {"kind": "transformer", "width": 64, "layers": 1, "batch_affinity": 0.1}
+    towers = []
+    for more in ({}, {"synthetic": {"captioners": ["coca"], "share": 0.5}}):
+        distill.run({**PARAMS, "text_tower": {**tower, **more}, "epochs": 1}, data, "student")
+        towers.append(contents(data / "distill" / "text"))
+    assert towers[0].keys() == towers[1].keys() and towers[0] != towers[1]
+
+
+def test_the_share_of_synthetic_captions_is_what_was_asked_for(tmp_path: Path) -> None:
+    data = lessons.add_unlabelled(lessons.make_cache(lessons.make_data(tmp_path / "data")), 4)
+    lessons.write_texts(data)
+    said = {name: lessons.write_synthetic(data, name) for name in ("coca", "git")}
+
+    def objective(share: float, *captioners: str) -> text_distillation.TwoTowerDistillation:
+        options = distillation.Options(
+            stage="distill",
+            job="student",
+            preprocess=preprocessing(32),
+            seed=0,
+            splits=("train", "unlabelled"),
+            captioners=captioners,
+            synthetic_share=share,
+            **trainer.chosen(PARAMS),
+        )
+        spec = students.student_spec("mobilenetv4_conv_small_035", {}, lessons.D, 32)
+        tower = text_towers.build("transformer", 64, 1, lessons.D, text_towers.CONTEXT, "x")
+        # A token for each caption, so that the captions of a batch can be read from their tokens.
+        return text_distillation.TwoTowerDistillation(students.build_student(spec), tower, _spelt, data, options)
+
+    none, half, whole = objective(0.0), objective(0.5, "coca", "git"), objective(1.0, "coca", "git")
+    labelled = [i for i, taxon in enumerate(half.photographs.train.images.taxon_ids) if taxon]
+    keys = half.photographs.train.images.keys
+    drawn: dict[str, list[int]] = {"coca": [], "git": []}
+    for epoch in range(40):
+        tokens, target = _drawn(half, labelled, epoch)
+        captions = [_read(row) for row in tokens]
+        assert target.shape == (len(captions), lessons.D)
+        for name, own in said.items():
+            spoken = [text for text in captions if text.startswith(name)]
+            drawn[name].append(len({*spoken}))
+            assert {text.rpartition(" ")[2] for text in spoken} <= {*keys} - {
+                k for k, both in own.items() if not both[0]
+            }
+        again, target_again = _drawn(half, labelled, epoch)
+        assert torch.equal(tokens, again) and torch.equal(target, target_again)
+    expected = 40 * 0.5 * sum(bool(both[0]) for both in said["coca"].values())
+    assert sum(map(sum, drawn.values())) == pytest.approx(expected, rel=0.1)
+    assert sum(drawn["coca"]) == pytest.approx(expected / 2, rel=0.15)
+    # Whatever is not said of the photograph is said of its taxon; without a share that is all.
+    assert all(_read(row).startswith("a photo of") for row in _drawn(none, labelled, 0)[0])
+    silent = [i for i in labelled if not said["coca"][keys[i]][0]]
+    assert all(_read(row).startswith("a photo of") for row in _drawn(whole, silent, 0)[0])
+    one = next(i for i in labelled if i not in silent)
+    (row,), (target,) = _drawn(whole, [one], 3)
+    shard, place = whole.photographs.train.locate(one)
+    read = synthetic_captions.read_all(data, ["coca", "git"], ["train-00000", "train-00001"], keys, "teacher-a")
+    cached = dict(caption for captions in read[shard] for caption in captions.of(place))
+    np.testing.assert_array_equal(target.numpy(), cached[_read(row)].astype(np.float32))
+    assert (
+        sum("texts/" in file.as_posix() for file in whole.files()) == 4 and len(none.files()) == len(whole.files()) - 4
+    )
+
+    lessons.write_synthetic(data, "git", "teacher-b")
+    with pytest.raises(UserError, match=r"texts/git/.* was embedded by teacher teacher-b, .*--forcerun embed_captions"):
+        objective(0.5, "coca", "git")
+    path = synthetic_captions.path(data, "coca", "train-00001")
+    path.write_bytes(synthetic_captions.path(data, "coca", "train-00000").read_bytes())
+    with pytest.raises(UserError, match="other photographs than the shard"):
+        objective(0.5, "coca")
+    path.write_bytes((data / "logits" / "texts.safetensors").read_bytes())
+    with pytest.raises(UserError, match="does not hold captions of photographs"):
+        objective(0.5, "coca")
+
+
+def _drawn(objective: text_distillation.TwoTowerDistillation, rows: list[int], epoch: int) -> Captions:
+    """What the loader's workers draw for a batch of these photographs."""
+    draw = objective.photographs.taught.captions
+    assert draw
+    drawn = draw(epoch, [(i, 0) for i in rows])
+    assert drawn
+    return drawn
+
+
+def _spelt(texts: list[str]) -> torch.Tensor:
+    """A tokenizer whose tokens are the letters."""
+    return torch.tensor([[*text.encode().ljust(text_towers.CONTEXT, b" ")][: text_towers.CONTEXT] for text in texts])
+
+
+def _read(tokens: torch.Tensor) -> str:
+    return bytes(tokens.tolist()).decode().strip()
 
 
 def test_mixing_is_linear_in_the_weights() -> None:

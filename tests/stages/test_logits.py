@@ -21,7 +21,7 @@ from bioclip_lite.photographs.preprocess import preprocess
 from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.stages import logits
 from bioclip_lite.taxa import label_space, taxonomy
-from bioclip_lite.teacher_cache import logit_scale, store
+from bioclip_lite.teacher_cache import logit_scale, store, synthetic_captions
 from bioclip_lite.texts import text_types
 from bioclip_lite.training import losses
 from bioclip_lite.utils import sections
@@ -539,6 +539,30 @@ def test_scores_need_the_taxa_and_captions_of_the_same_making(data: Path) -> Non
     with pytest.raises(UserError, match="other photographs"):
         logits.run(PARAMS, data, "captions/coca/test-00000")
     (data / "caption" / "coca" / "test-00000.parquet").unlink()
+
+
+def test_captions_are_embedded_with_their_texts(data: Path) -> None:
+    keys = ShardSet.of(data / "shard" / "train-00001.tar").keys
+    said = [f"a photo of number {n}." if n % 3 else None for n in range(len(keys))]
+    table = pa.table({"key": keys, "coca_0": said, "coca_1": ["Bäume."] * len(keys)})
+    write_table(data / "caption" / "coca" / "train-00001.parquet", table)
+    logits.run(PARAMS, data, "texts/coca/train-00001")
+    path = synthetic_captions.path(data, "coca", "train-00001")
+    assert path == data / "logits" / "texts" / "coca" / "train-00001.safetensors"
+    found_keys, found = synthetic_captions.read(path)
+    teacher = teachers.load_teacher(data / "teacher" / "model")
+    assert (found_keys, found.teacher) == (keys, teacher.identity)
+    for row, text in enumerate(said):
+        captions = dict(found.of(row))
+        assert [*captions] == [text for text in (text, "Bäume.") if text]
+        for caption, embedding in captions.items():
+            np.testing.assert_allclose(embedding, teachers.embed_texts(teacher, [caption])[0], atol=1e-3)
+    assert not found.embeddings[0, 0].any()
+    first = path.read_bytes()
+    logits.run(PARAMS, data, "texts/coca/train-00001")
+    assert path.read_bytes() == first
+    shutil.rmtree(data / "caption" / "coca")
+    shutil.rmtree(data / "logits" / "texts")
 
 
 def test_the_lit_prompt_lists_what_the_captions_list(data: Path, knowing: list[str]) -> None:

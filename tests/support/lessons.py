@@ -9,7 +9,7 @@ import pyarrow as pa
 from bioclip_lite.photographs import views
 from bioclip_lite.photographs.shards import ShardSet, shard_names, write_shard
 from bioclip_lite.taxa import taxonomy
-from bioclip_lite.teacher_cache import store
+from bioclip_lite.teacher_cache import store, synthetic_captions
 from bioclip_lite.texts import text_types
 from bioclip_lite.utils import sections
 from bioclip_lite.utils.files import read_json, write_json, write_table
@@ -194,3 +194,21 @@ def write_texts(folder: Path, teacher: str = "teacher-a") -> None:
     own = np.stack([text[leaves.index(taxon)] if taxon in leaves else text.mean(0) for taxon in IDS])
     near = [unit(own + 0.1 * generator("texts", kind).normal(size=own.shape)) for kind in text_types.TYPES]
     store.write_texts(folder / "logits" / "texts.safetensors", text_types.TYPES, IDS, np.stack(near), teacher)
+
+
+def write_synthetic(folder: Path, captioner: str = "coca", teacher: str = "teacher-a") -> dict[str, list[str]]:
+    """Two captions of each photograph to learn from, near the embedding of its species, and none of every fifth one."""
+    taxa = store.read_taxa(folder / "logits" / "taxa.safetensors")
+    said: dict[str, list[str]] = {}
+    for name in shard_names(folder, "train"):
+        images = ShardSet.of(folder / "shard" / f"{name}.tar")
+        rows = [taxa.taxon_ids.index(taxon) if taxon in taxa.taxon_ids else 0 for taxon in images.taxon_ids]
+        texts = [[f"{captioner} {n} of {key}" if i % 5 else "" for n in "ab"] for i, key in enumerate(images.keys)]
+        near = [
+            [unit(taxa.text[row] + 0.1 * generator(text).normal(size=taxa.text.shape[1])) for text in both]
+            for row, both in zip(rows, texts, strict=True)
+        ]
+        path = synthetic_captions.path(folder, captioner, name)
+        synthetic_captions.write(path, images.keys, texts, np.array(near), teacher)
+        said |= zip(images.keys, texts, strict=True)
+    return said

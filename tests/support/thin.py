@@ -23,14 +23,17 @@ COUNTS = {"pretrain": 0, "train": 4, "val": 1, "calibration": 1, "test": 1}
 PHOTOGRAPHS = {"train": 12, "val": 2, "calibration": 2, "test": 2}  # per taxon
 
 
-def new(folder: Path) -> Path:
-    """A committed checkout with thin jobs and a folder of photographs under DVC; nothing made."""
+def new(folder: Path, rules: tuple[str, ...] = RULES) -> Path:
+    """A committed checkout with thin jobs and a folder of photographs under DVC; nothing made.
+
+    ``rules``: the stages whose jobs are thin.
+    """
     import re
 
     from support import checkout
 
     checkout.new(folder)
-    for name in RULES:
+    for name in rules:
         path = folder / f"workflow/rules/{name}.smk"
         thin, count = re.subn(
             r"python -m bioclip_lite \w+ .*?> \{log\} 2>&1",

@@ -23,6 +23,7 @@ from bioclip_lite.engines.dvc_yaml import ledger_path
 from bioclip_lite.engines.stage_code import code  # a change in what these files mean runs the job again
 from bioclip_lite.engines.sync import sync
 from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
+from bioclip_lite.texts.captions import synthetic
 from bioclip_lite.utils import gpus, job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.stage_names import STAGES
@@ -55,6 +56,7 @@ SPLITS = [split for split, count in config["shard"]["counts"].items() if count]
 LABELLED = [split for split in SPLITS if split != "unlabelled"]
 TEACHERS = teacher_sections(config["teacher"])
 STUDENT = ["student.json", "model.safetensors", "preprocess.json"]
+CAPTIONER = ["captioner.json", "open_clip_config.json", "open_clip_model.safetensors"]
 TEACHER = [
     "open_clip_config.json",
     "open_clip_model.safetensors",
@@ -156,8 +158,20 @@ def described(captioners, *splits):
 
 
 def captioner_files(wildcards):
-    """The files of a captioner in data/weights."""
+    """The files of a captioner: its fine-tuned model, or those in data/weights."""
+    if CAPTIONERS[wildcards.captioner].get("fine_tuning"):
+        return expand(f"data/caption/{wildcards.captioner}/model/{{file}}", file=CAPTIONER)
+    return captioner_weights(wildcards)
+
+
+def captioner_weights(wildcards):
+    """The files of a captioner in data/weights; none if they come from the hub."""
     return published_files(CAPTIONERS[wildcards.captioner])
+
+
+def caption_set(captioner, part):
+    """The file with the ``captions`` of a captioner's caption set, or the folder of its ``images``."""
+    return f"data/captions/{CAPTIONERS[captioner]['fine_tuning'][part]}"
 
 
 def published_files(chosen):

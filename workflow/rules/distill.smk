@@ -11,7 +11,7 @@ rule train_student:
         code("distill"),
         weights(config["distill"]["weights"]),
         data=cached(*config["distill"]["splits"], "val", teachers=config["distill"]["teachers"]),
-        texts=["data/logits/texts.safetensors"] if TEXTS else [],
+        texts=["data/logits/texts.safetensors", *SYNTHETIC] if TEXTS else [],
     output:
         expand(f"data/distill/{FIRST_STAGE}/{{file}}", file=STUDENT),
         "data/distill/history.parquet",

@@ -2,6 +2,11 @@ CACHED = shards("train", "val", "calibration", "test", "unlabelled")
 CACHES = [cache_of(teacher) for teacher in TEACHERS]
 TUNED = config["logits"]["logit_scale"] == "tuned"
 TEXTS = ["data/logits/{cache}texts.safetensors"] if config["distill"]["text_tower"] else []
+SYNTHETIC = expand(
+    "data/logits/texts/{captioner}/{shard}.safetensors",
+    captioner=synthetic(config["distill"]["text_tower"])[0],
+    shard=shards("train"),
+)
 
 
 wildcard_constraints:
@@ -76,6 +81,27 @@ if TEXTS:
             "python -m bioclip_lite logits {wildcards.cache}texts --section {params.section:q} > {log} 2>&1"
 
 
+# What the captioners that a text tower learns from say of the photographs that it learns from.
+rule embed_captions:
+    input:
+        code("logits"),
+        teacher=expand("data/teacher/model/{file}", file=TEACHER),
+        captions="data/caption/{captioner}/{shard}.parquet",
+    output:
+        "data/logits/texts/{captioner}/{shard}.safetensors",
+    log:
+        "logs/logits/texts/{captioner}/{shard}.log",
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=0,
+    params:
+        section=lambda wildcards: section("logits", f"texts/{wildcards.captioner}/{wildcards.shard}"),
+    shell:
+        "python -m bioclip_lite logits texts/{wildcards.captioner}/{wildcards.shard} --section {params.section:q} "
+        "> {log} 2>&1"
+
+
 # How well the captions that a captioner wrote agree with the labels. Nothing reads it but people.
 rule score_captions:
     input:
@@ -105,6 +131,7 @@ rule record_logits:
         expand(rules.embed_shard.output, cache=CACHES, shard=CACHED),
         expand(rules.embed_taxa.output, cache=CACHES),
         expand(TEXTS, cache=CACHES),
+        SYNTHETIC,
         expand("data/logits/captions/{captioner}/{shard}.parquet", captioner=CAPTIONERS, shard=shards(*LABELLED)),
     output:
         ledger_path("logits"),

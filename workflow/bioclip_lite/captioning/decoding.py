@@ -13,14 +13,14 @@ import torch
 _HEAD = 256  # tokens looked at first: the nucleus rarely has more
 
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Text = list[int]  # tokens without the start, with the one that ended it, if any
+Text = list[int]  # tokens without those of the start, with the one that ended it, if any
 
 
 @dataclass(frozen=True)
 class Rules:
     """How texts begin and end."""
 
-    start: int
+    start: Sequence[int]  # tokens that every text follows, at least one
     stops: Sequence[int]  # tokens that end a text
     never: Sequence[int]  # tokens that are no part of one
     shortest: int  # tokens before a stop may come
@@ -66,7 +66,7 @@ def sample(step: Step, rows: torch.Tensor, rules: Rules, top_p: float, uniforms:
     texts: list[Text] = [[] for _ in rows]
     stops = set(rules.stops)
     going = list(range(len(rows)))
-    tokens = torch.full((len(rows), 1), rules.start, dtype=torch.int64, device=rows.device)
+    tokens = torch.tensor(rules.start, device=rows.device).repeat(len(rows), 1)
     for length in range(rules.longest):
         logits = rules.allow(step(rows[going], tokens), length)
         chosen = nucleus(logits, top_p, drawn[going, length])
@@ -89,7 +89,7 @@ def beam_search(step: Step, rows: torch.Tensor, rules: Rules, beams: int, count:
     device = rows.device
     ended: list[list[tuple[float, Text]]] = [[] for _ in rows]
     going = torch.arange(len(rows), device=device)
-    tokens = torch.full((len(rows), 1, 1), rules.start, dtype=torch.int64, device=device)
+    tokens = torch.tensor(rules.start, device=device).repeat(len(rows), 1, 1)
     sums = torch.zeros(len(rows), 1, dtype=torch.float64, device=device)
     stops = torch.tensor(list(rules.stops), dtype=torch.int64, device=device)
 
@@ -113,13 +113,13 @@ def beam_search(step: Step, rows: torch.Tensor, rules: Rules, beams: int, count:
         stopped = total[:, :, stops].flatten(1)
         scores, flat = stopped.topk(min(count, stopped.shape[1]))
         new = extended(flat, stops[flat % len(stops)], len(stops), tokens)
-        end(scores, new[..., 1:])
+        end(scores, new[..., len(rules.start) :])
 
         total[:, :, stops] = -torch.inf
         sums, flat = total.flatten(1).topk(min(beams, k * size))
         tokens = extended(flat, flat % size, size, tokens)
         if length + 1 == rules.longest:
-            end(sums, tokens[..., 1:])
+            end(sums, tokens[..., len(rules.start) :])
             break
         bound = sums[:, 0].tolist()  # a text only becomes less probable as it grows
         open_ = [

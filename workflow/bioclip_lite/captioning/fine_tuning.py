@@ -1,27 +1,30 @@
-"""Train a small CoCa on the shards and their captions, or fine-tune one."""
+"""Train a small CoCa on the shards and their captions, or fine-tune one on these or on a caption set of the user's."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from open_clip.coca_model import CoCa
 from open_clip.loss import CoCaLoss
 from safetensors.torch import save_file
 from torch import nn
 
-from bioclip_lite.captioning.coca import decode
+from bioclip_lite.captioning import caption_set, coca
 from bioclip_lite.models import hub, teachers, tokenizers
 from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.shards import ShardSet, shard_names
+from bioclip_lite.sources.sample import Reject
 from bioclip_lite.texts.captions import Captions, files_of_captions
-from bioclip_lite.training import trainer
+from bioclip_lite.training import checkpoint, trainer
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import check_folder, replacing_folder, write_json
+from bioclip_lite.utils.files import check_folder, replacing_folder, write_json, write_table
 from bioclip_lite.utils.randomness import generator
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ _SMALL: dict[str, Any] = {
 }
 FILE = "captioner.json"  # how it was trained; tells a folder of ours from a CoCa that somebody fetched
 FILES = (FILE, hub.CONFIG, hub.WEIGHTS[0])
+REJECTS = "rejects.parquet"  # of a caption set
 _BATCH = 64
 _OPTIMIZER: dict[str, Any] = {
     **{"accumulation": 1, "precision": "auto", "warm_up": 0.1},
@@ -63,59 +67,74 @@ _VIEW: "AugmentedViews" = {
 class Options(trainer.Options):
     """Options of the training of a captioner."""
 
-    captions: tuple[str, ...]  # text types; each photograph's caption is of one, drawn as for the teacher
+    captions: tuple[str, ...]  # what is learned: text types, drawn as for the teacher, or the file of a caption set
     caption_weight: float  # of the caption loss
     contrastive_weight: float  # of the contrastive loss
 
 
-class Captioning(trainer.Objective):
-    """CoCa's losses (arXiv 2205.01917) on splits pretrain and train."""
+@dataclass(frozen=True)
+class Lessons:
+    """Photographs and the captions to learn of them."""
 
-    name = "captioner"
+    images: loading.Photographs
+    key: Callable[[int], str]  # of a photograph, by its number
+    caption: Callable[[int, int, int], str]  # by seed, epoch and the number of the photograph
+    files: list[Path]  # all that was read
+
+
+class Captioning(trainer.Objective):
+    """CoCa's losses (arXiv 2205.01917) on photographs with captions."""
+
     options: Options
 
-    def __init__(self, model: CoCa, config: dict[str, Any], preprocess: dict[str, Any], data: Path, options: Options):
+    def __init__(
+        self,
+        name: str,
+        model: CoCa,
+        config: dict[str, Any],
+        preprocess: dict[str, Any],
+        train: Lessons,
+        val: Lessons,
+        options: Options,
+    ) -> None:
         """Move ``model`` to ``machine.device()``; ``config`` is the content of its open_clip_config.json."""
-        self.options, self.preprocess = options, preprocess
+        self.name, self.options, self.preprocess, self.train, self.val = name, options, preprocess, train, val
         self.model = model.to(machine.device())
         self.tokenizer = tokenizers.of_clip(config)
         self.coca_loss = CoCaLoss(options.caption_weight, options.contrastive_weight, pad_id=model.pad_id)
         self.dtype = machine.number_format(options.precision, model)
-        self.shards, self.val_shards = _shards(data, ["pretrain", "train"]), _shards(data, ["val"])
-        self.images, self.texts = _read(data, self.shards, options.captions)
-        self.val_images, self.val_texts = _read(data, self.val_shards, options.captions)
-        self.data = data
-        self.size = min(options.batch_size, len(self.texts.keys))
-        self.steps = len(loading.batches(len(self.texts.keys), self.size))
+        self.size = min(options.batch_size, len(train.images))
+        self.steps = len(loading.batches(len(train.images), self.size))
 
     def batches(self, epoch: int, step: int) -> Iterator[tuple[int, np.ndarray, torch.Tensor]]:
         """(epoch, rows of the photographs of the batch, float32 pixels)."""
-        keys = self.texts.keys
-        plan = loading.batches(len(keys), self.size, self.name, "order", epoch)[step:]
-        items = [[(i, views.draw(generator(self.name, "view", epoch, keys[i]), _VIEW)) for i in rows] for rows in plan]
-        pixels = loading.Views(self.images, self.preprocess).batches(items)
+        plan = loading.batches(len(self.train.images), self.size, self.options.seed, self.name, "order", epoch)[step:]
+        items = [[(i, self._view(epoch, int(i))) for i in rows] for rows in plan]
+        pixels = loading.Views(self.train.images, self.preprocess).batches(items)
         return ((epoch, rows, x) for rows, x in zip(plan, pixels, strict=True))
+
+    def _view(self, epoch: int, i: int) -> np.ndarray:
+        return views.draw(generator(self.options.seed, self.name, "view", epoch, self.train.key(i)), _VIEW)
 
     def loss(self, batch: tuple[int, np.ndarray, torch.Tensor]) -> torch.Tensor:
         epoch, rows, pixels = batch
-        contrastive, caption = self._losses(pixels, [self.texts.draw(0, epoch, int(i)) for i in rows])
+        seed = self.options.seed
+        contrastive, caption = self._losses(pixels, [self.train.caption(seed, epoch, int(i)) for i in rows])
         return contrastive + caption
 
     @torch.inference_mode()
     def measure(self) -> dict[str, float]:
-        """val_caption_loss: nats per token, on the plain views of split val."""
+        """val_caption_loss: nats per token, on the plain views of the photographs that are not learned from."""
         total, start = 0.0, 0
-        for pixels in loading.plain_pixels(self.val_images, self.preprocess, self.options.batch_size):
-            texts = [self.val_texts.draw(0, 0, i) for i in range(start, start + len(pixels))]
+        for pixels in loading.plain_pixels(self.val.images, self.preprocess, self.options.batch_size):
+            texts = [self.val.caption(self.options.seed, 0, i) for i in range(start, start + len(pixels))]
             _, caption = self._losses(pixels, texts)
             total += caption.item() / self.options.caption_weight * len(pixels)
             start += len(pixels)
         return {"val_caption_loss": total / start}
 
     def files(self) -> list[Path]:
-        names = [*self.shards, *self.val_shards]
-        photographs = [self.data / "shard" / f"{name}.tar" for name in names]
-        return [*photographs, *files_of_captions(self.data, names, self.options.captions)]
+        return [*{*self.train.files, *self.val.files}]
 
     def _losses(self, pixels: torch.Tensor, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """(contrastive, caption) loss of a batch, each times its weight."""
@@ -128,7 +147,7 @@ class Captioning(trainer.Objective):
             length = int((tokens != model.pad_id).sum(1).max())
             labels = tokens[:, 1:length]
             words = labels != model.pad_id
-            decoded = decode(model, image_tokens, text_tokens[:, : length - 1])
+            decoded = coca.decode(model, image_tokens, text_tokens[:, : length - 1])
             logits = decoded[words] @ model.text_decoder.text_projection
         # One word per row: the mean is the same, and in this shape the loss takes half the time.
         contrastive, caption = self.coca_loss(
@@ -168,27 +187,84 @@ def train(
         caption_weight=2.0 if source is None else 1.0,
         contrastive_weight=1.0 if source is None else 0.0,
     )
-    objective = Captioning(model, config, teachers.open_clip_preprocess(config, out), data, options)
-    print(f"captioner: {len(objective.texts.keys)} photographs, captions {', '.join(types)}", flush=True)
+    preprocess = teachers.open_clip_preprocess(config, out)
+    learned, val = (_from_shards(data, splits, types) for splits in (["pretrain", "train"], ["val"]))
+    objective = Captioning("captioner", model, config, preprocess, learned, val, options)
+    print(f"captioner: {len(learned.images)} photographs, captions {', '.join(types)}", flush=True)
     history = trainer.fit(objective)
-    _save(out, model, config, options, source, history)
+    _save(out, model, config, _about(options, str(source) if source else None, history))
     return history
 
 
-def _save(
-    out: Path, model: CoCa, config: dict[str, Any], options: Options, source: Path | None, history: trainer.History
-) -> None:
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    about = {
+def fine_tune(chosen: dict[str, Any], data: Path, seed: int) -> trainer.History:
+    """Fine-tune the CoCa of an entry of caption.captioners on its caption set; returns the history, as ``train`` does.
+
+    ``coca.model_folder`` becomes a folder in open_clip's layout, with FILE about the training and REJECTS, the entries
+    and photographs of the caption set that are not usable. A training that was stopped goes on from its checkpoint.
+
+    Args:
+        chosen: name, model, weights, fine_tuning and, where stated, preprocess of the entry.
+
+    Raises:
+        UserError: model or caption set are missing or unfit, or the training diverges.
+    """
+    name, asked, where = chosen["name"], chosen["fine_tuning"], coca.place(chosen)
+    sets = data / "captions"
+    file = sets / asked["captions"]
+    usable, rejects = caption_set.read(file, sets / asked["images"])
+    print(f"{where}: {file}, {len(usable)} photographs. {caption_set.summary(rejects)}", flush=True)
+    machine.deterministic(seed, "captioner", name)
+    published = coca.published(chosen, data / "weights")
+    config, model = copy.deepcopy(published.config), hub.load(published, where)
+    options = Options(
+        seed=seed,
+        epochs=asked["epochs"],
+        batch_size=asked["batch_size"],
+        learning_rate=asked["learning_rate"],
+        **_OPTIMIZER,
+        captions=(asked["captions"],),
+        caption_weight=1.0,
+        contrastive_weight=0.0,
+    )
+    learned, val = (_from_set(part, file) for part in caption_set.split(usable, seed, "captioner", name))
+    preprocess = teachers.open_clip_preprocess(config, where)
+    objective = Captioning(f"captioner {name}", model, config, preprocess, learned, val, options)
+    checkpoint_file = checkpoint.path(data, "caption", name)
+    history = trainer.fit(objective, log=trainer.log_folder(data, "caption", name), checkpoint_file=checkpoint_file)
+    about = _about(options, published.name, history) | {
+        "images": asked["images"],
+        "photographs": {"learned from": len(learned.images), "held out": len(val.images)},
+        "left out": dict(Counter(reject.reason for reject in rejects)),
+        "licence": published.licence,
+        "revision": published.revision,
+    }
+    _save(coca.model_folder(data, name), model, config, about, rejects)
+    checkpoint.remove(checkpoint_file)
+    return history
+
+
+def _about(options: Options, source: str | None, history: trainer.History) -> dict[str, Any]:
+    """The content of FILE."""
+    return {
         "captions": list(options.captions),
         "learning_rate": options.learning_rate,
-        "from": source and str(source),
+        "from": source,
         "history": history,
     }
-    with replacing_folder(out, FILES) as scratch:
+
+
+def _save(
+    out: Path, model: CoCa, config: dict[str, Any], about: dict[str, Any], rejects: Sequence[Reject] | None = None
+) -> None:
+    """Write a folder in open_clip's layout; ``rejects`` of a caption set, None without one."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing_folder(out, FILES if rejects is None else (*FILES, REJECTS)) as scratch:
         write_json(scratch / FILE, about)
         write_json(scratch / hub.CONFIG, config)
         save_file(state, scratch / hub.WEIGHTS[0])
+        if rejects is not None:
+            schema = pa.schema([(name, pa.string()) for name in ("locator", "reason", "detail")])
+            write_table(scratch / REJECTS, pa.Table.from_pylist([vars(reject) for reject in rejects], schema))
 
 
 def build(model_cfg: dict[str, Any]) -> CoCa:
@@ -206,9 +282,15 @@ def _shards(data: Path, splits: Sequence[str]) -> list[str]:
     return names
 
 
-def _read(data: Path, shards: Sequence[str], types: Sequence[str]) -> tuple[ShardSet, Captions]:
-    images = ShardSet.of(*(data / "shard" / f"{name}.tar" for name in shards))
-    texts = Captions(data, shards, types)
+def _from_shards(data: Path, splits: Sequence[str], types: Sequence[str]) -> Lessons:
+    """The photographs of some splits, with captions of some text types."""
+    shards = _shards(data, splits)
+    tars = [data / "shard" / f"{name}.tar" for name in shards]
+    images, texts = ShardSet.of(*tars), Captions(data, shards, types)
     if texts.keys != images.keys:
         raise UserError(f"captioner: {data}/caption and shard list different photographs; run stage caption again")
-    return images, texts
+    return Lessons(images, texts.keys.__getitem__, texts.draw, [*tars, *files_of_captions(data, shards, types)])
+
+
+def _from_set(captions: caption_set.CaptionSet, file: Path) -> Lessons:
+    return Lessons(captions, captions.key, captions.draw, [file, *map(captions.path, range(len(captions)))])

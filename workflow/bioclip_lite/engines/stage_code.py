@@ -18,7 +18,7 @@ PACKAGE = Path("workflow/bioclip_lite")
 FOLDER = Path("workflow/code")
 # Modules that some jobs of a stage load by name, where no import statement shows them: stage -> kind of job -> modules.
 LOADED_BY_NAME: dict[str, dict[str, tuple[str, ...]]] = {
-    "caption": {"captioner": ("captioning.coca",)},
+    "caption": {"captioner": ("captioning.coca",), "fine_tuning": ("captioning.fine_tuning",)},
     "convert": {
         "bundle": ("web.tfjs",),
         "text": ("web.tfjs", "web.text_encoder"),

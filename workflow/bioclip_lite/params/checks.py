@@ -184,6 +184,9 @@ def _contradictions(params: dict[str, Any]) -> list[str]:
     lines = [*_wrong_index(params["index"]), *_wrong_lists(params), *_wrong_teachers(params, teachers)]
     lines += [*_unknown_variants(params, teachers), *_wrong_text_encoder(params), *_wrong_species_lists(params)]
     lines += [*_wrong_splits(params), *_wrong_accumulation(params, teachers), *_wrong_initial_weights(teachers)]
+    captioners = params["caption"]["captioners"]
+    lines += _wrong_caption_sets(captioners)
+    lines += _unknown_captioners(captions.synthetic(params["distill"]["text_tower"])[0], captioners)
     lines += captions.problems(params["caption"], teachers[FIRST]["captions"])
     lines += captions.unknown(params["caption"], params["evaluate"]["retrieval"], "evaluate.retrieval")
     for name, teacher in teachers.items():
@@ -220,6 +223,27 @@ def _wrong_splits(params: dict[str, Any]) -> Iterator[str]:
             "distill.splits has unlabelled, but there are no such photographs: set index.unlabelled to keep and "
             "shard.counts.unlabelled to 1 or more"
         )
+
+
+def _wrong_caption_sets(captioners: list[dict[str, Any]]) -> Iterator[str]:
+    for captioner in captioners:
+        asked = captioner.get("fine_tuning") or {}
+        for name in ("captions", "images"):
+            if asked and ".." in PurePath(asked[name]).parts:
+                yield (
+                    f"caption.captioners: fine_tuning.{name} of {captioner['name']} is {asked[name]}; it must be in "
+                    "data/captions"
+                )
+
+
+def _unknown_captioners(chosen: list[str], captioners: list[dict[str, Any]]) -> Iterator[str]:
+    known = [captioner["name"] for captioner in captioners]
+    for name in chosen:
+        if name not in known:
+            yield (
+                f"distill.text_tower.synthetic.captioners has unknown {name}; caption.captioners has "
+                f"{', '.join(known) or 'none'}"
+            )
 
 
 def _wrong_accumulation(params: dict[str, Any], teachers: Mapping[str, Any]) -> Iterator[str]:

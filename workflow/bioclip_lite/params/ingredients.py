@@ -9,7 +9,7 @@ from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
 
-LISTS, WEIGHTS = Path("data/lists"), Path("data/weights")
+LISTS, WEIGHTS, CAPTION_SETS = Path("data/lists"), Path("data/weights"), Path("data/captions")
 
 
 def check_sources(params: dict[str, Any]) -> None:
@@ -93,3 +93,10 @@ def _check_captioner(captioner: dict[str, Any]) -> None:
             f"caption.captioners: the model of {captioner['name']} is {captioner['model']}, but there is no folder "
             f"{WEIGHTS / folder}; put it there, or train one: python -m bioclip_lite captioner --out {WEIGHTS / folder}"
         )
+    asked = captioner.get("fine_tuning") or {}
+    for name, found in {"captions": Path.is_file, "images": Path.is_dir}.items():
+        if asked and not found(CAPTION_SETS / asked[name]):
+            raise UserError(
+                f"caption.captioners: fine_tuning.{name} of {captioner['name']} is {asked[name]}, but there is no "
+                f"{'file' if name == 'captions' else 'folder'} {CAPTION_SETS / asked[name]}; put the caption set there"
+            )

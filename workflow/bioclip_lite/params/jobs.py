@@ -59,6 +59,13 @@ class Descriptions(TypedDict):
     seed: int
 
 
+class FineTunedCaptioner(TypedDict):
+    """The fine-tuning of one captioner, ``captioners`` being a list of this one without what it writes captions by."""
+
+    captioners: list[sections.CaptionCaptioners]
+    seed: int
+
+
 class LockedTower(TypedDict):
     """The image tower of a LiT teacher."""
 
@@ -293,6 +300,13 @@ def _of_captioner(section: Section, fields: Fields) -> Section:
     return _part({**section, "captioners": chosen}, Descriptions)
 
 
+def _of_captioner_model(section: Section, fields: Fields) -> Section:
+    part = _of_captioner(section, fields)
+    (chosen,) = part["captioners"]
+    names = ("name", "model", "weights", "preprocess", "fine_tuning")
+    return {**part, "captioners": [{name: chosen[name] for name in names if name in chosen}]}
+
+
 def _of_teacher(section: Section, fields: Fields) -> Section:
     own: Section = own_parameters(teacher_sections(section)[fields["teacher"]])
     return own
@@ -335,7 +349,10 @@ def species_lists(section: Section) -> dict[str, str]:
 # other stages are one job each.
 PARTS: dict[str, dict[str, Any]] = {
     "shard": {"manifests": Manifests, "sizes": Manifests, "{shard}": OneShard},
-    "caption": {"columns": Nothing, "{shard}": Texts, "{captioner}/{shard}": _of_captioner},
+    "caption": {
+        **{"columns": Nothing, "{shard}": Texts},
+        **{"{captioner}/model": _of_captioner_model, "{captioner}/{shard}": _of_captioner},
+    },
     "teacher": {
         **{"{teacher}": _of_teacher, "features/{teacher}/{shard}": _of_features},
         "initial/{teacher}": _of_initial,
@@ -343,7 +360,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "logits": {
         **{"taxa": TaxonPrompts, "texts": Nothing, "{shard}": CachedViews},
         **{"{teacher}/taxa": TaxonPrompts, "{teacher}/texts": Nothing, "{teacher}/{shard}": CachedViews},
-        "captions/{captioner}/{shard}": Nothing,
+        **{"captions/{captioner}/{shard}": Nothing, "texts/{captioner}/{shard}": Nothing},
     },
     "distill": {"student": _of_student, "finetune": FinetunedStudent, "control": Control},
     "convert": {"bundle": Bundle, "text": TextEncoder, "lists/{list}": _of_list},

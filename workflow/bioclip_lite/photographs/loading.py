@@ -3,10 +3,11 @@
 import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from bioclip_lite.photographs import views
@@ -26,6 +27,16 @@ def batches(count: int, batch_size: int, *names: object) -> list[np.ndarray]:
     order = generator(*names).permutation(count)
     full = max(1, count // batch_size)
     return [order[i * batch_size : (i + 1) * batch_size] for i in range(full)]
+
+
+class Photographs(Protocol):
+    """What ``Views`` shows: a ``ShardSet``, or photographs that lie elsewhere. Worker processes get copies of it."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, i: int) -> Image.Image:
+        """Photograph ``i``, mode RGB."""
+        ...
 
 
 class Kept(dict[Any, Any]):
@@ -62,9 +73,9 @@ def _colours(mean: tuple[float, ...], std: tuple[float, ...], device: torch.devi
 
 
 class Views(Dataset[torch.Tensor]):
-    """Photographs of a split under views: item (i, row) is photograph i seen as ``row`` of ``views``."""
+    """Photographs under views: item (i, row) is photograph i seen as ``row`` of ``views``."""
 
-    def __init__(self, images: ShardSet, preprocess: dict[str, Any]) -> None:
+    def __init__(self, images: Photographs, preprocess: dict[str, Any]) -> None:
         self.images, self.preprocess = images, preprocess
         self.decoded = Kept(0 if machine.workers() else _BYTES_KEPT)  # each of the workers would keep as much
 
@@ -165,9 +176,9 @@ def _deaf(_: int) -> None:
 
 
 def plain_pixels(
-    images: ShardSet, preprocess: dict[str, Any], batch_size: int = _EVAL_BATCH, rows: slice = slice(None)
+    images: Photographs, preprocess: dict[str, Any], batch_size: int = _EVAL_BATCH, rows: slice = slice(None)
 ) -> Iterator[torch.Tensor]:
-    """Photographs of a split, all or ``rows``, in order, plain: float32 (b, 3, size, size) on ``machine.device()``."""
+    """Photographs, all or ``rows``, in order, plain: float32 (b, 3, size, size) on ``machine.device()``."""
     row = views.plain_view(0)
     plan = [[(i, row) for i in some] for some in chunks(range(len(images))[rows], batch_size)]
     return Views(images, preprocess).batches(plan)

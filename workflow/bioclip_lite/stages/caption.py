@@ -1,7 +1,8 @@
 """Stage caption: write the captions of each photograph, one table per shard.
 
 Text types name the taxon, data/caption/<shard>.parquet; captioners describe the photograph itself,
-data/caption/<captioner>/<shard>.parquet, with one column per caption: <captioner>_0 ...
+data/caption/<captioner>/<shard>.parquet, with one column per caption: <captioner>_0 ... A captioner may first be
+fine-tuned on a caption set, data/caption/<captioner>/model.
 """
 
 import importlib
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
     from bioclip_lite.utils import sections
 
 COLUMNS = "lit_columns.json"
-JOBS = ("columns", "{shard}", "{captioner}/{shard}")  # job_names
+JOBS = ("columns", "{shard}", "{captioner}/model", "{captioner}/{shard}")  # job_names
 
 
 def run(params: "sections.Caption", data: Path, job: str | None = None) -> None:
     """Do one job, or with None all of them.
 
-    ``job``: "columns" (where lit_columns is auto), then "train-00000" for the text types of a shard and
-    "<captioner>/train-00000" for a captioner's descriptions of it.
+    ``job``: "columns" (where lit_columns is auto), then "train-00000" for the text types of a shard;
+    "<captioner>/model" (where it has fine_tuning), then "<captioner>/train-00000" for its descriptions of a shard.
     """
     for name in [job] if job else _jobs(params, data):
         form, fields = job_names.parse("caption", name, JOBS)
@@ -40,14 +41,17 @@ def run(params: "sections.Caption", data: Path, job: str | None = None) -> None:
             _choose_columns(data)
         elif form == "{shard}":
             _write_texts(params, data, fields["shard"])
+        elif form == "{captioner}/model":
+            _fine_tune(params, data, fields["captioner"])
         else:
             _describe(params, data, fields["captioner"], fields["shard"])
 
 
 def _jobs(params: "sections.Caption", data: Path) -> list[str]:
     shards = [name for name in shard_names(data) if split_of(name) != UNLABELLED]
+    models = [f"{captioner['name']}/model" for captioner in params["captioners"] if captioner.get("fine_tuning")]
     described = [f"{captioner['name']}/{shard}" for captioner in params["captioners"] for shard in shards]
-    return [*(["columns"] if params["lit_columns"] == "auto" else []), *shards, *described]
+    return [*(["columns"] if params["lit_columns"] == "auto" else []), *shards, *models, *described]
 
 
 def _choose_columns(data: Path) -> None:
@@ -82,16 +86,30 @@ def _write_texts(params: "jobs.Texts", data: Path, name: str) -> None:
     print(f"caption: {name}, {len(rows)} photographs with {len(schema) - 1} captions each")
 
 
-def _describe(params: "jobs.Descriptions", data: Path, captioner: str, name: str) -> None:
+def _chosen(params: "jobs.FineTunedCaptioner | jobs.Descriptions", captioner: str) -> "sections.CaptionCaptioners":
     chosen = next((entry for entry in params["captioners"] if entry["name"] == captioner), None)
     if chosen is None:
         raise UserError(f"caption: params.yaml, caption.captioners names no {captioner!r}")
+    return chosen
+
+
+def _fine_tune(params: "jobs.FineTunedCaptioner", data: Path, captioner: str) -> None:
+    chosen = _chosen(params, captioner)
+    if not chosen.get("fine_tuning"):
+        raise UserError(f"caption: params.yaml, caption.captioners, {captioner} has no fine_tuning, so there is no job")
+    fine_tuning = importlib.import_module("bioclip_lite.captioning.fine_tuning")  # as in _describe
+    history = fine_tuning.fine_tune(chosen, data, params["seed"])
+    print(f"caption: {captioner} is fine-tuned; val_caption_loss {history[-1]['val_caption_loss']:.3f} nats per token")
+
+
+def _describe(params: "jobs.Descriptions", data: Path, captioner: str, name: str) -> None:
+    chosen = _chosen(params, captioner)
     # An import at the top would take seconds and make this module an input of the text types; only the rule of this job
     # names it.
     coca = importlib.import_module("bioclip_lite.captioning.coca")
     began = time.monotonic()
     images = ShardSet.of(data / "shard" / f"{name}.tar")
-    texts = coca.describe(coca.find(chosen, data / "weights"), images, chosen, params["seed"])
+    texts = coca.describe(coca.find(chosen, data), images, chosen, params["seed"])
     columns = [f"{captioner}_{n}" for n in range(chosen["captions"])]
     rows = [
         {"key": key, **dict(zip(columns, written, strict=False))}

@@ -19,6 +19,7 @@ from bioclip_lite.models import embedding_checks, hub, students, text_towers
 from bioclip_lite.photographs import loading
 from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.teacher_cache import reader, store
+from bioclip_lite.texts.captions import synthetic
 from bioclip_lite.training import checkpoint, distillation, distributed, trainer, warm_start
 from bioclip_lite.training.losses import Weights
 from bioclip_lite.training.text_distillation import TwoTowerDistillation
@@ -168,8 +169,11 @@ def _options(
     )
     if student is None:
         return options
+    captioners, synthetic_share = synthetic(student["text_tower"])
     return replace(
         options,
+        captioners=tuple(captioners),
+        synthetic_share=synthetic_share,
         splits=tuple(student["splits"]),
         teachers=tuple(student["teachers"]),
         temperature=student["temperature"],

@@ -19,7 +19,7 @@ from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.shards import UNLABELLED, ShardSet, shard_names, split_of
 from bioclip_lite.taxa import label_space
 from bioclip_lite.taxa.taxonomy import RANKS
-from bioclip_lite.teacher_cache import logit_scale, previous_run, store
+from bioclip_lite.teacher_cache import logit_scale, previous_run, store, synthetic_captions
 from bioclip_lite.teacher_cache.ensemble import FIRST
 from bioclip_lite.texts import captions, text_types
 from bioclip_lite.utils import job_names, machine
@@ -41,7 +41,7 @@ _MARGIN = 0.1  # of cosine similarity, by which a caption may be nearer to anoth
 JOBS = (  # job_names; without {teacher} they are those of the first one
     *("taxa", "texts", "{shard}"),
     *("{teacher}/taxa", "{teacher}/texts", "{teacher}/{shard}"),
-    "captions/{captioner}/{shard}",
+    *("captions/{captioner}/{shard}", "texts/{captioner}/{shard}"),
 )
 SCORES = pa.schema(
     [
@@ -62,7 +62,8 @@ def run(params: "sections.Logits", data: Path, job: str | None = None) -> None:
 
     "second/train-00000" is the job of a further teacher, that of data/teacher/second. A logit scale is tuned by job
     "taxa", after those of split val. Job "texts" embeds the taxa in every text type. Job
-    "captions/<captioner>/train-00000", after "taxa", scores the captions that a captioner wrote.
+    "captions/<captioner>/train-00000", after "taxa", scores the captions that a captioner wrote;
+    "texts/<captioner>/train-00000" embeds them, for students that read.
 
     ``params`` hold the whole section for None, what ``params.jobs`` lists for one job.
     """
@@ -79,6 +80,8 @@ def run(params: "sections.Logits", data: Path, job: str | None = None) -> None:
                 _embed_texts(data, teacher, name)
             elif form.startswith("captions/"):
                 _score_captions(data, teacher, fields["captioner"], fields["shard"])
+            elif form.startswith("texts/"):
+                _embed_captions(data, teacher, fields["captioner"], fields["shard"])
             else:
                 _embed_shard(params, data, teacher, name, fields["shard"])
 
@@ -265,6 +268,23 @@ def _score_captions(data: Path, teacher: teachers.Teacher, captioner: str, name:
     write_table(data / "logits" / "captions" / captioner / f"{name}.parquet", pa.Table.from_pylist(rows, SCORES))
     flagged = sum(row["flag"] for row in rows)
     print(f"{captioner}, {name}: {flagged} of {len(rows)} captions contradict the label of their photograph")
+
+
+def _embed_captions(data: Path, teacher: teachers.Teacher, captioner: str, name: str) -> None:
+    """The first teacher's embeddings of the captions of one shard, with the captions."""
+    table = read_table(data / "caption" / captioner / f"{name}.parquet")
+    keys = table["key"].to_pylist()
+    columns = [table[column].to_pylist() for column in table.column_names if column != "key"]
+    texts = [[text or "" for text in row] for row in zip(*columns, strict=True)]
+    # Row 0 is that of an empty caption.
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(["", *(t for row in texts for t in row)]))}
+    embedded = teachers.embed_texts(teacher, list(numbers))
+    embedding_checks.check_finite(embedded, list(numbers), _maker(data, FIRST))
+    embedded[0] = 0
+    rows = np.array([[numbers[text] for text in row] for row in texts], np.int64).reshape(len(keys), len(columns))
+    path = synthetic_captions.path(data, captioner, name)
+    synthetic_captions.write(path, keys, texts, embedded[rows], teacher.identity)
+    print(f"texts of {captioner}, {name}: {len(keys)} photographs x {len(columns)}, {len(numbers) - 1} distinct")
 
 
 # Photographs

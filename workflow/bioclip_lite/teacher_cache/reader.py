@@ -53,16 +53,17 @@ class CachedSplit:
     def view_count(self) -> int:
         return int(self.shards[0][0].views.shape[1])
 
-    def _locate(self, i: int) -> tuple[int, int]:
+    def locate(self, i: int) -> tuple[int, int]:
+        """(number of its shard, row in it) of photograph i."""
         number = int(np.searchsorted(self.starts, i, side="right")) - 1
         return number, i - int(self.starts[number])
 
     def view(self, i: int, k: int) -> np.ndarray:
         """Row of ``views`` for view k of photograph i: float32 (P,)."""
-        number, row = self._locate(i)
+        number, row = self.locate(i)
         return np.array(self.shards[0][number].views[row, k])
 
     def target(self, i: int, k: int, teacher: int = 0) -> np.ndarray:
         """A teacher's embedding of view k of photograph i: float32 (D,)."""
-        number, row = self._locate(i)
+        number, row = self.locate(i)
         return self.shards[teacher][number].target(row, k)

@@ -98,6 +98,12 @@ def unknown(section: Mapping[str, Any], wanted: Sequence[str], where: str) -> li
     return lines
 
 
+def synthetic(text_tower: Mapping[str, Any] | None) -> tuple[list[str], float]:
+    """(captioners that a student's text tower learns from, their share), of ``distill.text_tower``; ([], 0) if none."""
+    asked = (text_tower or {}).get("synthetic")
+    return (asked["captioners"], asked["share"]) if asked else ([], 0.0)
+
+
 def lit_columns(data: Path) -> list[str]:
     """The columns of the LiT sentence in the captions that the teacher has learned from."""
     import pyarrow.parquet as pq

@@ -29,6 +29,8 @@ class Options(trainer.Options):
     teachers: tuple[str, ...] = (FIRST,)  # whose caches to learn from, the first of them in whose space
     temperature: float = 1.0  # divides the logits in the losses that compare distributions
     weights: losses.Weights = field(default_factory=losses.Weights)
+    captioners: tuple[str, ...] = ()  # whose captions a text tower learns beside the names of taxa
+    synthetic_share: float = 0.0  # of the photographs that bring such a caption
 
 
 class Student(trainer.Objective):

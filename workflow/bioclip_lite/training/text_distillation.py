@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.taxa.taxonomy import RANKS
-from bioclip_lite.teacher_cache import store
+from bioclip_lite.teacher_cache import store, synthetic_captions
 from bioclip_lite.teacher_cache.reader import CachedSplit
 from bioclip_lite.texts import text_types
 from bioclip_lite.training import accumulation, distributed, losses
@@ -18,7 +19,7 @@ from bioclip_lite.training.distillation import Distillation, Options
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table
-from bioclip_lite.utils.randomness import digest
+from bioclip_lite.utils.randomness import digest, uniform
 
 Tokenizer = Callable[[list[str]], torch.Tensor]  # texts to int64 (t, context)
 
@@ -34,8 +35,10 @@ class TwoTowers(nn.Module):
 class TwoTowerDistillation(Distillation):
     """``Distillation`` of a student that answers captions as well.
 
-    Each photograph with a label brings a caption of its taxon, in a text type drawn by hash. To the losses of the
-    photographs come those of ``losses.LOSSES`` that compare the captions of the batch.
+    Each photograph with a label brings a caption of its taxon, in a text type drawn by hash, or, for the share
+    ``options.synthetic_share`` of them, one that a captioner wrote of the photograph itself, as in MobileCLIP (arXiv
+    2311.17049). To the losses of the photographs come those of ``losses.LOSSES`` that compare the captions of the
+    batch.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class TwoTowerDistillation(Distillation):
         options: Options,
         train: CachedSplit | None = None,
     ) -> None:
-        """As ``Distillation``; reads logits/texts.safetensors too.
+        """As ``Distillation``; reads logits/texts.safetensors too, and what is cached of ``options.captioners``.
 
         ``text_tower``: int64 tokens (t, context) to float32 (t, D), in the first teacher's space.
         """
@@ -55,7 +58,14 @@ class TwoTowerDistillation(Distillation):
         self.text_tower = text_tower.to(machine.device())
         self.model = TwoTowers(model, self.text_tower)
         self.captions = TaxonCaptions(data, tokenizer)
-        self.photographs.taught.captions = DrawnCaptions(self.captions, self.photographs.train, options)
+        synthetic = synthetic_captions.read_all(
+            data,
+            options.captioners,
+            self._described_shards(),
+            self.photographs.train.images.keys,
+            self.captions.cached.teacher,
+        )
+        self.photographs.taught.captions = DrawnCaptions(self.captions, synthetic, self.photographs.train, options)
         # A text tower is small: it computes in float32 unless another format is asked for.
         precision = "float32" if options.precision == "auto" else options.precision
         self.text_format = machine.number_format(precision, self.text_tower)
@@ -82,6 +92,10 @@ class TwoTowerDistillation(Distillation):
         )
         return losses.weighted_sum(answers, options.weights)
 
+    def _described_shards(self) -> list[str]:
+        """The shards that captioners have described; those without labels, which follow them, have no captions."""
+        return shard_names(self.data, "train") if self.options.captioners else []
+
     def _read(self, tokens: torch.Tensor) -> torch.Tensor:
         with machine.autocast(self.text_format):
             return self.text_tower(tokens).float()
@@ -97,22 +111,58 @@ class TwoTowerDistillation(Distillation):
         return {**self.validation(), "val_text_top1": self.validation(own_text)["val_top1"]}
 
     def files(self) -> list[Path]:
-        return [*super().files(), store.folder(self.data) / "texts.safetensors"]
+        synthetic = [
+            synthetic_captions.path(self.data, captioner, shard)
+            for captioner in self.options.captioners
+            for shard in self._described_shards()
+        ]
+        return [*super().files(), store.folder(self.data) / "texts.safetensors", *synthetic]
 
 
 class DrawnCaptions:
-    """The captions of the photographs of a batch that have a label, in text types drawn by hash."""
+    """The captions of the photographs of a batch that have a label, drawn by hash."""
 
-    def __init__(self, captions: "TaxonCaptions", split: CachedSplit, options: Options) -> None:
-        self.captions, self.images, self.names = captions, split.images, (options.seed, options.stage, "caption")
+    def __init__(
+        self,
+        captions: "TaxonCaptions",
+        synthetic: list[list[synthetic_captions.ShardOfCaptions]],
+        split: CachedSplit,
+        options: Options,
+    ) -> None:
+        """``synthetic``: of each shard, the captions of every captioner."""
+        self.captions, self.synthetic, self.split = captions, synthetic, split
+        self.share, self.names = options.synthetic_share, (options.seed, options.stage, "caption")
 
     def __call__(self, epoch: int, views: Views) -> Captions | None:
-        """See ``TaxonCaptions.draw``; None if no photograph has a label."""
-        labelled = [i for i, _ in views if self.images.taxon_ids[i] is not None]
-        if not labelled:
+        """(tokens int64 (t, context), the teacher's embeddings float32 (t, D)) of the distinct captions of a batch.
+
+        None if no photograph has a label.
+        """
+        images, names = self.split.images, (*self.names, epoch)
+        labelled = [i for i, _ in views if images.taxon_ids[i] is not None]
+        said = {i: caption for i in labelled if (caption := self._synthetic(i, *names))}
+        named = [i for i in labelled if i not in said]
+        parts = []
+        if named:
+            keys, taxa = ([values[i] for i in named] for values in (images.keys, images.taxon_ids))
+            parts.append(self.captions.draw(taxa, keys, *names))
+        if said:
+            texts = dict(said.values())
+            embeddings = torch.from_numpy(np.stack([*texts.values()]).astype(np.float32))
+            parts.append((self.captions.tokenizer([*texts]), embeddings))
+        if not parts:
             return None
-        keys, taxa = ([names[i] for i in labelled] for names in (self.images.keys, self.images.taxon_ids))
-        return self.captions.draw(taxa, keys, *self.names, epoch)
+        tokens, target = (torch.cat(each) for each in zip(*parts, strict=True))
+        return tokens, target
+
+    def _synthetic(self, i: int, *names: object) -> tuple[str, np.ndarray] | None:
+        """The synthetic caption of photograph i with the teacher's embedding; None if its taxon is to be named."""
+        key = self.split.images.keys[i]
+        if uniform(*names, "synthetic", key) >= self.share:
+            return None
+        shard, row = self.split.locate(i)
+        found = [caption for captions in self.synthetic[shard] for caption in captions.of(row)]
+        return found[digest(*names, "which", key) % len(found)] if found else None
 
 
 class TaxonCaptions:

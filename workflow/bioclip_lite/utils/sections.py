@@ -62,6 +62,14 @@ class CaptionCaptionersPreprocess(TypedDict):
     resize_mode: Literal["shortest", "squash"]
 
 
+class CaptionCaptionersFineTuning(TypedDict):
+    captions: str
+    images: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+
+
 class CaptionCaptioners(TypedDict):
     name: str
     model: str
@@ -72,6 +80,8 @@ class CaptionCaptioners(TypedDict):
     top_p: float
     beams: int
     tokens: int
+    prompt: NotRequired[str]
+    fine_tuning: CaptionCaptionersFineTuning
 
 
 class Caption(TypedDict):
@@ -212,11 +222,17 @@ class Logits(TypedDict):
     seed: int
 
 
+class DistillTextTowerSynthetic(TypedDict):
+    captioners: list[str]
+    share: float
+
+
 class DistillTextTower(TypedDict):
     kind: Literal["transformer", "mixer", "own"]
     width: int
     layers: int
     batch_affinity: float
+    synthetic: DistillTextTowerSynthetic
 
 
 class DistillFinetune(TypedDict):
