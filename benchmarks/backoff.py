@@ -163,7 +163,7 @@ def rows_of(population: Population, size: int, draws: int) -> list[str]:
     for draw in range(draws):
         drawn = generator("benchmark", size, draw).integers(len(population.logits), size=size)
         own = population.truth[drawn]
-        temperature = calibration.fit_temperature(population.logits[drawn], own, population.nodes)
+        temperature = fit_temperature(population.logits[drawn], own, population.nodes)
         share, node = calibration.best_nodes(softmax(population.logits / temperature), population.nodes)
         for name, rule in RULES.items():
             limits = rule(share[drawn], node[drawn], own, population.nodes)

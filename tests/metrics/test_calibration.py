@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -12,14 +11,12 @@ from bioclip_lite.metrics.calibration import (
     back_off,
     best_nodes,
     calibrate,
-    fit_temperature,
     fit_thresholds,
     judge,
     nodes_of,
 )
 from bioclip_lite.metrics.ranks import capped, softmax, uncapped
-from bioclip_lite.taxa.taxonomy import RANKS, Path, is_ancestor, label_space, nodes_at
-from bioclip_lite.training import losses
+from bioclip_lite.taxa.taxonomy import RANKS, Path, label_space, nodes_at
 from support.fake_evaluation import tree
 
 LEAVES = label_space(tree(24))
@@ -42,47 +39,6 @@ def photographs(n: int, seed: int, skill: float = 1.0, boast: float = 1.0) -> tu
     logits = skill * hard * CLOSE[centre] + random.normal(size=(n, len(LEAVES)))
     drawn = (softmax(logits).cumsum(axis=1) > random.random((n, 1))).argmax(axis=1)
     return boast * logits, drawn
-
-
-# ---- temperature
-
-
-@pytest.mark.parametrize("boast", [0.5, 1.0, 3.0])
-def test_temperature_undoes_a_known_one(boast: float) -> None:
-    logits, truth = photographs(4000, 0, boast=boast)
-    assert fit_temperature(logits, NODES[:, truth].T, NODES) == pytest.approx(boast, rel=0.07)
-
-
-def test_temperature_is_the_best_of_its_neighbours_for_labels_at_every_rank() -> None:
-    logits, truth = photographs(300, 1, boast=2)
-    nodes = NODES[:, truth].T.copy()
-    for row in range(len(nodes)):
-        nodes[row, 7 - row % 5 :] = -1  # known to species, genus, family, order, class
-    found = fit_temperature(logits, nodes, NODES)
-    surprises = [calibration.surprise(logits, nodes, NODES, t).mean() for t in (found, 0.97 * found, 1.03 * found, 1.0)]
-    assert surprises[0] == min(surprises)
-
-
-def test_surprise_is_the_loss_that_students_learn_from() -> None:
-    logits, truth = photographs(40, 2)
-    nodes = NODES[:, truth].T.copy()
-    nodes[20:, 5:] = -1
-    labels = [(*LEAVES[leaf][:5], None, None) if row >= 20 else LEAVES[leaf] for row, leaf in enumerate(truth)]
-    under = torch.tensor([[leaf == label or is_ancestor(label, leaf) for leaf in LEAVES] for label in labels])
-    expected = float(losses.taxon_nll(torch.from_numpy(logits / 1.5), under))
-    assert calibration.surprise(logits, nodes, NODES, 1.5).mean() == pytest.approx(expected, rel=1e-9)
-
-
-def test_surprise_does_not_depend_on_how_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits, truth = photographs(50, 3)
-    whole = calibration.surprise(logits, NODES[:, truth].T, NODES)
-    monkeypatch.setattr(calibration, "_AT_ONCE", 7 * len(LEAVES))
-    np.testing.assert_array_equal(calibration.surprise(logits, NODES[:, truth].T, NODES), whole)
-
-
-def test_without_a_label_logits_stay_as_they_are() -> None:
-    assert fit_temperature(np.zeros((0, len(LEAVES))), np.zeros((0, 7), int), NODES) == 1
-    assert fit_temperature(np.ones((2, len(LEAVES))), np.full((2, 7), -1), NODES) == 1
 
 
 # ---- back-off

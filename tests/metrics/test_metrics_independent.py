@@ -18,9 +18,9 @@ from sklearn.metrics import (
 )
 
 from bioclip_lite.metrics import bootstrap, choices, confusion, detection, reliability
-from bioclip_lite.metrics.calibration import surprise
-from bioclip_lite.metrics.ranks import softmax
+from bioclip_lite.metrics.ranks import grouping, softmax
 from bioclip_lite.metrics.summary import ratios
+from bioclip_lite.metrics.temperature import evidence
 from bioclip_lite.metrics.topk import places
 from bioclip_lite.metrics.tree import heights, overlap
 from bioclip_lite.suites import scoring
@@ -91,7 +91,7 @@ def test_average_precision_as_scikit_learn_has_it(seed: int, images: int, values
     whole = detection.average_precision(score, positive, each, [np.ones(images, dtype=np.int64)])
     assert whole[0] == pytest.approx(average_precision_score(positive, score))
     group = random.integers(0, 5, images)
-    count = next(bootstrap.draws(int(group.max()) + 1, 1, seed))
+    count = bootstrap.draws(int(group.max()) + 1, 1, seed)[0]
     (resampled,) = detection.average_precision(score, positive, group, [count])
     weight = count[group]
     if (weight * positive).sum():
@@ -125,7 +125,8 @@ def test_surprise_as_scikit_learn_has_it(seed: int, images: int, classes: int) -
     logits, truth = drawn(seed, images, classes)
     leaves: list[Path] = [("Animalia", "P", "C", "O", "F", "G", f"s{n}") for n in range(classes)]
     node_of_leaf = np.stack([nodes_at(leaves, rank)[0] for rank in range(7)])
-    found = surprise(logits, node_of_leaf[:, truth].T, node_of_leaf).mean()
+    nodes = [grouping(names) for names in node_of_leaf]
+    found = evidence(logits, node_of_leaf[:, truth].T, nodes).surprise(1.0).mean()
     assert found == pytest.approx(log_loss(truth, softmax(logits), labels=np.arange(classes)))
 
 

@@ -174,7 +174,7 @@ def _taxonomy(
     if len(np.unique(height)) < 2:
         return {}
     everyone = np.arange(len(shown))
-    counts = list(bootstrap.draws(len(everyone), resamples, seed, "bootstrap"))
+    counts = bootstrap.draws(len(everyone), resamples, seed, "bootstrap").astype(np.int64)  # they are multiplied
 
     def row(centroids: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
         unit = centroids[shown]

@@ -1,14 +1,24 @@
 """Metrics of back-off: how far down the tree a model answers, and how often its answers are correct."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from bioclip_lite.metrics import bootstrap
 from bioclip_lite.metrics.calibration import LEVEL, Thresholds, chosen, fit_reduced, judge, lowest
-from bioclip_lite.metrics.summary import Asked, Columns, Strata, estimate, interval, number, ratios
+from bioclip_lite.metrics.summary import (
+    Columns,
+    Question,
+    Strata,
+    estimate,
+    interval,
+    label_numbers,
+    number,
+    ratios,
+)
 from bioclip_lite.metrics.tree import overlap, specificity
 from bioclip_lite.taxa.taxonomy import RANKS
 
@@ -17,6 +27,7 @@ LEVELS = (0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
 # A taxon counts as mostly right if this share of its answers is, of this number or more.
 MOSTLY, LEAST_ANSWERS = 0.9, 5
 GRID = np.linspace(0, 1, 51)  # coverages at which a risk-coverage curve is written down
+POINTS = 2**14  # of a risk-coverage curve that is resampled
 
 
 def summarise(
@@ -43,20 +54,21 @@ def summarise(
         precision, recall and f over the tree; "macro": as of ``macro``.
     """
     rank, node, right = _answers(score, thresholds, truth_nodes, node_of_leaf)
-    labels = np.unique(truth_nodes, axis=0, return_inverse=True)[1].reshape(-1)
+    labels = label_numbers(truth_nodes)
     answered = (rank >= 0).astype(np.float64)
-    asked: Asked = {
-        ("right",): (right, labels),
-        ("answered",): (answered, labels),
-        ("specificity",): (specificity(rank, node, node_of_leaf), labels),
-    }
-    for at, name in enumerate(RANKS):
-        asked["answered_at", name] = (rank == at).astype(np.float64), labels
-        asked["right_at", name] = np.where(rank == at, right, np.nan), labels
-    for stratum, members in strata.items():
-        asked["strata", *stratum, "right"] = np.where(members, right, np.nan), labels
-        asked["strata", *stratum, "answered"] = np.where(members, answered, np.nan), labels
-    found = estimate(asked, group, resamples, seed)
+
+    def asked() -> Iterator[Question]:
+        yield ("right",), right, labels
+        yield ("answered",), answered, labels
+        yield ("specificity",), specificity(rank, node, node_of_leaf), labels
+        for at, name in enumerate(RANKS):
+            yield ("answered_at", name), (rank == at).astype(np.float64), labels
+            yield ("right_at", name), np.where(rank == at, right, np.nan), labels
+        for stratum, members in strata.items():
+            yield ("strata", *stratum, "right"), np.where(members, right, np.nan), labels
+            yield ("strata", *stratum, "answered"), np.where(members, answered, np.nan), labels
+
+    found = estimate(asked(), group, resamples, seed)
     found["hierarchy"] = ratios(*overlap(rank, node, truth_nodes, node_of_leaf), labels, group, resamples, seed)
     found["macro"] = macro(right, truth_nodes, resamples, seed)
     return found
@@ -83,8 +95,9 @@ def macro(right: np.ndarray, truth_nodes: np.ndarray, resamples: int, seed: int)
         share, answers, left_out = _shares(right, truth_nodes[:, RANKS.index(name)])
         values = np.stack([np.where(share >= MOSTLY, 1.0, 0.0), share], axis=1)
         each = np.arange(len(share))
-        counts = bootstrap.draws(len(share), resamples if len(share) else 0, seed, "macro", name)
-        resampled = bootstrap.means(values, each, counts)
+        times = range(resamples if len(share) else 0)
+        resampled = [bootstrap.draw(len(share), seed, "macro", name, time) @ values / len(share) for time in times]
+        resampled = np.reshape(resampled, (-1, 2))
         numbers = {
             what: {
                 "value": number(values[:, column].mean() if len(share) else np.nan),
@@ -164,6 +177,28 @@ class RiskCoverage:
         coverage, risk = self.points(weight)
         return float(np.trapezoid(risk, coverage))
 
+    def areas(self, group: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """hAURC in every resample, float64 [resamples]; NaN where a resample has none of the images.
+
+        The curve is linear in the weights of the images, so its steps are a matrix product. A curve of more than POINTS
+        thresholds is drawn through every n-th of them, which changes the seventh digit.
+
+        Args:
+            group: int [n], the group of each image.
+            counts: ``bootstrap.draws``.
+        """
+        step = -(-len(self.last) // POINTS)
+        point = np.searchsorted(self.last, np.arange(len(self.image))) // max(1, step)
+        shape = (counts.shape[1], int(point.max(initial=-1)) + 1)
+        place = group[self.image], point
+        rises = (bootstrap.sparse_sums(csr_array((of, place), shape), counts) for of in (self.covered, self.wronged))
+        weight = bootstrap.resampled_sums(np.bincount(group, minlength=shape[0])[:, None], counts)
+        with np.errstate(invalid="ignore"):
+            coverage, risk = (np.cumsum(rise, axis=1) / weight for rise in rises)
+        start = np.zeros((len(counts), 1))
+        found: np.ndarray = np.trapezoid(np.hstack([start, risk]), np.hstack([start, coverage]), axis=1)
+        return found
+
 
 def risk_coverage(score: Columns, truth_nodes: np.ndarray, node_of_leaf: np.ndarray) -> RiskCoverage:
     """The hierarchical risk-coverage curve (Goren et al., arXiv 2405.11533, section 3) of images known to species.
@@ -212,8 +247,7 @@ def area(
     coverage, risk = curve.points(once)
     order = np.argsort(coverage, kind="stable")  # below one half an answer further down may cover less
     draws = bootstrap.draws(int(group.max()) + 1, resamples, seed, "bootstrap")
-    weights = (count[group[known]].astype(np.float64) for count in draws)
-    resampled = np.array([curve.area(weight) if weight.any() else np.nan for weight in weights])
+    resampled = curve.areas(group[known], draws)
     return {
         "value": number(curve.area(once)),
         "ci95": interval(resampled, group[known]),

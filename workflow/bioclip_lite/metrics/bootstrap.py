@@ -5,21 +5,57 @@ Photographs of one observation are not independent: the clustered bootstrap draw
 difference of two variants is a paired one.
 """
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from bioclip_lite.utils.randomness import generator
 
+_NUMBERS = 8_000_000  # in memory at a time: 64 MB
 
-def draws(groups: int, resamples: int, *names: object) -> Iterator[np.ndarray]:
-    """Draw groups with replacement: the count of each in every resample, int64 [groups], summing to ``groups``."""
+
+@functools.lru_cache(maxsize=1)
+def draws(groups: int, resamples: int, *names: object) -> np.ndarray:
+    """Draw groups with replacement: the count of each in every resample.
+
+    The last matrix is kept, since all figures of a report rest on the same draws.
+
+    Returns:
+        uint8 [resamples, groups], read-only, rows summing to ``groups``. (That one group of many is drawn more than
+        255 times does not happen: its probability is below 1e-500.)
+    """
+    counts = np.empty((resamples, groups), dtype=np.uint8)
     for resample in range(resamples):
-        drawn = generator(*names, resample).integers(groups, size=groups)
-        yield np.bincount(drawn, minlength=groups)
+        counts[resample] = draw(groups, *names, resample)
+    counts.flags.writeable = False
+    return counts
 
 
-def means(values: np.ndarray, group: np.ndarray, counts: Iterable[np.ndarray]) -> np.ndarray:
+def draw(groups: int, *names: object) -> np.ndarray:
+    """One row of ``draws``, int64 [groups]; the number of the resample is the last of ``names``."""
+    return np.bincount(generator(*names).integers(groups, size=groups), minlength=groups)
+
+
+def resampled_sums(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The sum over groups of every column in every resample: a matrix product, some groups at a time.
+
+    Args:
+        totals: float [groups, columns].
+        counts: integers [resamples, groups].
+
+    Returns:
+        float64 [resamples, columns].
+    """
+    found = np.zeros((len(counts), totals.shape[1]))
+    step = max(1, _NUMBERS // max(1, len(counts)))
+    for start in range(0, len(totals), step):
+        found += counts[:, start : start + step].astype(np.float64) @ totals[start : start + step]
+    return found
+
+
+def means(values: np.ndarray, group: np.ndarray, counts: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     """The mean of every column in every resample.
 
     Args:
@@ -30,17 +66,22 @@ def means(values: np.ndarray, group: np.ndarray, counts: Iterable[np.ndarray]) -
     Returns:
         float64 [resamples, columns]; NaN where a resample has no image that counts.
     """
-    counted = ~np.isnan(values)
-    groups = int(group.max()) + 1 if len(group) else 0
-    totals = np.zeros((groups, values.shape[1]))
-    sizes = np.zeros_like(totals)
-    np.add.at(totals, group, np.where(counted, values, 0.0))
-    np.add.at(sizes, group, counted)
+    counts = np.asarray(counts)
+    groups = counts.shape[1] if counts.ndim == 2 else 0
+    totals = np.empty((groups, 2 * values.shape[1]))
+    for column, of_column in enumerate(values.T):
+        counted = ~np.isnan(of_column)
+        totals[:, 2 * column] = np.bincount(group[counted], of_column[counted], groups)
+        totals[:, 2 * column + 1] = np.bincount(group[counted], minlength=groups)
+    sums = resampled_sums(totals, counts)
     with np.errstate(invalid="ignore"):
-        return np.array([(count @ totals) / (count @ sizes) for count in counts]).reshape(-1, values.shape[1])
+        found: np.ndarray = sums[:, ::2] / sums[:, 1::2]
+    return found
 
 
-def class_means(values: np.ndarray, classes: np.ndarray, group: np.ndarray, counts: Iterable[np.ndarray]) -> np.ndarray:
+def class_means(
+    values: np.ndarray, classes: np.ndarray, group: np.ndarray, counts: np.ndarray | Sequence[np.ndarray]
+) -> np.ndarray:
     """The mean over classes of the mean within each class (macro average) of every column in every resample.
 
     Args:
@@ -51,16 +92,38 @@ def class_means(values: np.ndarray, classes: np.ndarray, group: np.ndarray, coun
     Returns:
         float64 [resamples, columns]; classes that a resample misses are left out of its mean.
     """
+    counts = np.asarray(counts)
     kept = classes >= 0
-    values, classes, group = values[kept], classes[kept], group[kept]
-    resampled = []
-    for count in counts:
-        weight = count[group]
-        size = np.bincount(classes, weight)
-        present = size > 0
-        sums = (np.bincount(classes, weight * column)[present] for column in values.T)
-        resampled.append([np.mean(s / size[present]) if present.any() else np.nan for s in sums])
-    return np.array(resampled, dtype=np.float64).reshape(-1, values.shape[1])
+    own = np.unique(classes[kept], return_inverse=True)[1].reshape(-1)
+    shape = (int(own.max(initial=-1)) + 1, counts.shape[1])
+    place = own, group[kept]
+    sizes, *sums = (csr_array((column[kept], place), shape) for column in (np.ones(len(values)), *values.T))
+    found = np.full((len(counts), values.shape[1]), np.nan)
+    if not shape[0]:
+        return found
+    for rows, weights in _weights(counts, shape[0]):
+        size = sizes @ weights
+        with np.errstate(invalid="ignore"):
+            for column, of_column in enumerate(sums):
+                found[rows, column] = np.nanmean((of_column @ weights) / size, axis=0)
+    return found
+
+
+def sparse_sums(totals: csr_array, counts: np.ndarray) -> np.ndarray:
+    """``resampled_sums`` of a sparse matrix [groups, columns] with many columns, float64 [resamples, columns]."""
+    transposed = csr_array(totals.T)
+    found = np.zeros((len(counts), totals.shape[1]))
+    for rows, weights in _weights(counts, totals.shape[1]):
+        found[rows] = (transposed @ weights).T
+    return found
+
+
+def _weights(counts: np.ndarray, columns: int) -> Iterable[tuple[slice, np.ndarray]]:
+    """Some resamples at a time: (their rows, float64 [groups, rows])."""
+    step = max(1, _NUMBERS // max(1, counts.shape[1], columns))
+    for start in range(0, len(counts), step):
+        rows = slice(start, start + step)
+        yield rows, np.ascontiguousarray(counts[rows].T, dtype=np.float64)
 
 
 def class_mean(values: np.ndarray, classes: np.ndarray) -> float:

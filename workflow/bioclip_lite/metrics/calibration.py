@@ -23,10 +23,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import bdtr, logsumexp
+from scipy.special import bdtr
 
-from bioclip_lite.metrics.ranks import capped, softmax, sum_up
+from bioclip_lite.metrics.ranks import Grouping, capped, grouping, softmax, sum_groups
+from bioclip_lite.metrics.temperature import fit_temperature
 from bioclip_lite.metrics.tree import paths
 from bioclip_lite.taxa.taxonomy import RANKS, Path, nodes_at
 
@@ -36,8 +36,6 @@ UNNAMED, UNLISTED = -1, -2  # in ``truth_nodes``
 
 Thresholds = Mapping[str, float | None]
 
-_LOWEST, _HIGHEST = 0.1, 10.0  # temperatures
-_AT_ONCE = 4_000_000  # logits in float64: 32 MB
 # Careful ones first. One for all ranks: a threshold for each, from the model's own mean probabilities, answers no
 # further down the tree (benchmarks/backoff.md). A node below the last, 0.5, is no answer; above it, those of all ranks
 # lie on one path.
@@ -95,61 +93,6 @@ def first_of_each(observations: Sequence[str | None]) -> np.ndarray:
     return np.array(list(first.values()), dtype=np.int64)
 
 
-# ---- temperature
-
-
-def surprise(
-    logits: np.ndarray, truth_nodes: np.ndarray, node_of_leaf: np.ndarray, temperature: float = 1.0
-) -> np.ndarray:
-    """Negative log likelihood of each label in nats, float64 [n]; as ``losses.taxon_nll`` without the mean.
-
-    A label above the leaves counts with the sum of its leaves' probabilities, one below the list with that of its
-    lowest ancestor in it; NaN where no leaf is under it.
-    """
-    found = np.full(len(logits), np.nan)
-    rows_at_once = max(1, _AT_ONCE // max(1, logits.shape[1]))
-    for start in range(0, len(logits), rows_at_once):
-        block = slice(start, start + rows_at_once)
-        scaled = logits[block].astype(np.float64) / temperature
-        under = _under(truth_nodes[block], node_of_leaf)
-        known = under.any(axis=1)
-        own = np.where(under, scaled, -np.inf)[known]
-        found[block][known] = logsumexp(scaled[known], axis=1) - logsumexp(own, axis=1)
-    return found
-
-
-def _under(truth_nodes: np.ndarray, node_of_leaf: np.ndarray) -> np.ndarray:
-    """Bool [n, C]: the leaves under the lowest node of each label; an empty row where it has none."""
-    under = np.zeros((len(truth_nodes), node_of_leaf.shape[1]), dtype=bool)
-    for rank, leaves in enumerate(node_of_leaf):  # lower ranks overwrite
-        named = truth_nodes[:, rank] >= 0
-        under[named] = truth_nodes[named, rank, None] == leaves
-    return under
-
-
-def fit_temperature(logits: np.ndarray, truth_nodes: np.ndarray, node_of_leaf: np.ndarray) -> float:
-    """The number that logits are to be divided by: least mean surprise at the labels (arXiv 1706.04599, section 4.2).
-
-    Args:
-        logits: float [n, C], finite.
-        truth_nodes, node_of_leaf: see the module.
-
-    Returns:
-        Between 0.1 and 10, to four digits, so that it does not tell one processor from another; 1 without a label.
-    """
-    known = (truth_nodes >= 0).any(axis=1)
-    if not known.any():
-        return 1.0
-    logits, truth_nodes = logits[known], truth_nodes[known]
-    found = minimize_scalar(
-        lambda t: surprise(logits, truth_nodes, node_of_leaf, float(np.exp(t))).mean(),
-        bounds=np.log([_LOWEST, _HIGHEST]),
-        method="bounded",
-        options={"xatol": 1e-4},
-    )
-    return float(f"{np.exp(found.x):.4g}")
-
-
 # ---- back-off
 
 
@@ -164,13 +107,18 @@ def best_nodes(probabilities: np.ndarray, named: np.ndarray) -> tuple[np.ndarray
         (its summed probability, float64 [n, 7]; its number, int64 [n, 7]); 0 and -1 at a rank without a node, and
         where taxa that are not named at this rank are more probable than any node that is.
     """
+    return best_of_groups(probabilities, [grouping(names) for names in named])
+
+
+def best_of_groups(probabilities: np.ndarray, named: Sequence[Grouping]) -> tuple[np.ndarray, np.ndarray]:
+    """``best_nodes`` for callers that ask again and again: ``named`` are its leaves, grouped rank by rank."""
     share = np.zeros((len(probabilities), len(RANKS)))
     node = np.full(share.shape, -1, dtype=np.int64)
-    for rank, names in enumerate(named):
-        summed = sum_up(probabilities, names)
+    for rank, nodes in enumerate(named):
+        summed = sum_groups(probabilities, nodes)
         if summed.shape[1]:
-            best = np.unique(names[names >= 0])[summed.argmax(axis=1)]
-            own = best < named.shape[1]
+            best = nodes.names[summed.argmax(axis=1)]
+            own = best < probabilities.shape[1]
             share[:, rank], node[:, rank] = np.where(own, summed.max(axis=1), 0), np.where(own, best, -1)
     return share, node
 

@@ -34,7 +34,7 @@ def average_precision(
     last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # of each run of equal scores
     found = []
     for count in counts:
-        weight = count[group]
+        weight = count[group].astype(np.int64)
         hits, drawn = np.cumsum(weight * positive)[last], np.cumsum(weight)[last]
         with np.errstate(invalid="ignore", divide="ignore"):
             precision = np.where(drawn > 0, hits / drawn, 0.0)

@@ -1,6 +1,36 @@
 """Answers above the species: probabilities summed up the tree, and taxa that are not named below a rank."""
 
+from typing import NamedTuple
+
 import numpy as np
+
+
+class Grouping(NamedTuple):
+    """The nodes of one rank, and the leaves under each."""
+
+    names: np.ndarray  # int64 [nodes], rising
+    order: np.ndarray | None  # int64 [named leaves], by node; None where they lie by node already, each with a name
+    starts: np.ndarray  # int64 [nodes], where the leaves of each node begin in ``order``
+
+    def under(self, name: int) -> np.ndarray | slice:
+        """The leaves under a node, as an index."""
+        place = int(np.searchsorted(self.names, name))
+        stop = self.starts[place + 1] if place + 1 < len(self.starts) else None
+        return slice(self.starts[place], stop) if self.order is None else self.order[self.starts[place] : stop]
+
+
+def grouping(node_of_leaf: np.ndarray) -> Grouping:
+    """Group the leaves by their node at one rank.
+
+    Args:
+        node_of_leaf: integers [C], the node above each leaf (``taxonomy.nodes_at``); -1 for a leaf without a name at
+            this rank, which belongs to no node.
+    """
+    named = node_of_leaf >= 0
+    order = np.flatnonzero(named)[np.argsort(node_of_leaf[named], kind="stable")]
+    starts = np.flatnonzero(np.diff(node_of_leaf[order], prepend=-1))
+    in_order = named.all() and bool((np.diff(order) > 0).all())
+    return Grouping(node_of_leaf[order][starts], None if in_order else order, starts)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -14,18 +44,20 @@ def sum_up(probabilities: np.ndarray, node_of_leaf: np.ndarray) -> np.ndarray:
 
     Args:
         probabilities: float [n, C].
-        node_of_leaf: integers [C], the node above each leaf (``taxonomy.nodes_at``); -1 for a leaf without a name at
-            this rank, whose probability belongs to no node.
+        node_of_leaf: as for ``grouping``.
 
     Returns:
         float64 [n, nodes].
     """
-    named = node_of_leaf >= 0
-    if not named.any():
+    return sum_groups(probabilities, grouping(node_of_leaf))
+
+
+def sum_groups(probabilities: np.ndarray, nodes: Grouping) -> np.ndarray:
+    """``sum_up`` for callers that ask for one rank again and again."""
+    if not len(nodes.names):
         return np.zeros((len(probabilities), 0))
-    order = np.flatnonzero(named)[np.argsort(node_of_leaf[named], kind="stable")]
-    starts = np.flatnonzero(np.diff(node_of_leaf[order], prepend=-1))
-    return np.add.reduceat(probabilities[:, order], starts, axis=1, dtype=np.float64)
+    ordered = probabilities if nodes.order is None else probabilities[:, nodes.order]
+    return np.add.reduceat(ordered, nodes.starts, axis=1, dtype=np.float64)
 
 
 def capped(node_of_leaf: np.ndarray, finest_rank: np.ndarray) -> np.ndarray:

@@ -1,14 +1,17 @@
 """Calibration of probabilities: expected calibration error (Guo et al., arXiv 1706.04599, section 2)."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
+
+from bioclip_lite.metrics import bootstrap
 
 BINS = 15  # of equal width
 
 
 def expected_error(
-    confidence: np.ndarray, right: np.ndarray, group: np.ndarray, counts: Iterable[np.ndarray]
+    confidence: np.ndarray, right: np.ndarray, group: np.ndarray, counts: np.ndarray | Sequence[np.ndarray]
 ) -> np.ndarray:
     """Mean over the images of |accuracy - mean confidence| of their bin, in every resample.
 
@@ -21,13 +24,15 @@ def expected_error(
     Returns:
         float64 [resamples, columns]; NaN where a resample has no image that counts.
     """
+    counts = np.asarray(counts)
     counted = ~np.isnan(right)
-    groups = int(group.max()) + 1 if len(group) else 0
     columns = confidence.shape[1]
-    place = np.minimum((confidence[counted] * BINS).astype(np.int64), BINS - 1)
-    gaps, sizes = np.zeros((groups, columns, BINS)), np.zeros(groups)
-    np.add.at(gaps, (group[counted, None], np.arange(columns), place), right[counted, None] - confidence[counted])
-    np.add.at(sizes, group[counted], 1)
+    place = np.minimum((confidence[counted] * BINS).astype(np.int64), BINS - 1) + BINS * np.arange(columns)
+    gaps = (right[counted, None] - confidence[counted]).reshape(-1)
+    groups = np.repeat(group[counted], columns)
+    shape = (counts.shape[1], columns * BINS)
+    found = bootstrap.sparse_sums(csr_array((gaps, (groups, place.reshape(-1))), shape), counts)
+    sizes = bootstrap.resampled_sums(np.bincount(group[counted], minlength=shape[0])[:, None], counts)
     with np.errstate(invalid="ignore"):
-        errors = [np.abs(np.tensordot(count, gaps, 1)).sum(axis=1) / np.float64(count @ sizes) for count in counts]
-    return np.array(errors).reshape(-1, columns)
+        errors: np.ndarray = np.abs(found.reshape(len(counts), columns, BINS)).sum(axis=2) / sizes
+    return errors

@@ -58,10 +58,19 @@ def paths(rank: np.ndarray, node: np.ndarray, node_of_leaf: np.ndarray) -> np.nd
     """Nodes from the kingdom down to each answer, int64 [n, 7]; -1 below it and where a rank has no name."""
     path = np.full((len(rank), len(RANKS)), -1, dtype=np.int64)
     for at in range(len(RANKS)):
-        numbers, leaf = np.unique(node_of_leaf[at], return_index=True)
-        here = rank == at
-        path[here, : at + 1] = node_of_leaf[: at + 1, leaf[np.searchsorted(numbers, node[here])]].T
+        here = np.flatnonzero(rank == at)
+        if len(here):
+            leaf = _leaf_of_node(node_of_leaf[at])
+            path[here, : at + 1] = node_of_leaf[: at + 1, leaf[node[here]]].T
     return path
+
+
+def _leaf_of_node(names: np.ndarray) -> np.ndarray:
+    """A leaf under each node of a rank, int64 [C], by the number of the node; without a sort of the leaves."""
+    leaves = np.flatnonzero((names >= 0) & (names < len(names)))  # others are names of ``ranks.capped``
+    found = np.zeros(len(names), dtype=np.int64)
+    found[names[leaves]] = leaves
+    return found
 
 
 def specificity(rank: np.ndarray, node: np.ndarray, node_of_leaf: np.ndarray) -> np.ndarray:
