@@ -19,7 +19,7 @@ from dwca.read import DwCAReader
 from PIL import Image
 
 from bioclip_lite.commands import predict
-from bioclip_lite.evaluation import predictions
+from bioclip_lite.evaluation import variants
 from bioclip_lite.photographs.images import decode
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.predicting import models
@@ -70,9 +70,8 @@ def table(text: str) -> list[dict[str, str]]:
 def test_the_best_answer_is_that_of_evaluate(
     data: Path, photographs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate.run(PARAMS, data, "control")
-    found = predictions.read(data / "evaluate" / "predictions", ["control"])["control"]
-    logits = dict(zip(found.keys, np.concatenate([block for _, block in found.blocks()]), strict=True))
+    found = variants.answers("control", PARAMS, data, ["test-00000"], read_labels(data))
+    logits = dict(zip(found.keys, np.concatenate([block.logits for block in found.blocks]), strict=True))
     capsys.readouterr()
     folder = str(next(iter(photographs.values())).parent)
     assert predict.main([folder, "--variant", "control", "--k", "2", "--data", str(data)]) == 0

@@ -18,7 +18,7 @@ from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import convert, quantize
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import store
-from bioclip_lite.utils.files import read_json, read_table, write_table
+from bioclip_lite.utils.files import read_json, read_table, write_json, write_table
 from bioclip_lite.web import bundle, confidence
 from support import fake_bundles, fake_data, lessons
 from support.checkout import ROOT
@@ -142,13 +142,15 @@ def test_accuracy_is_told_of_test_photographs_in_the_list(tmp_path: Path, capsys
     seen = text[[*range(5), 0, 1, 0, 3, 4]]  # number 7, a daisy, looks like a gannet
     embeddings = np.concatenate([kept.embeddings, seen])
     keys = [*kept.keys, *(f"test-{n}" for n in range(10))]
+    write_json(tmp_path / "shard/sizes.json", {"test-00000.tar": 10})
     (tmp_path / "list.txt").write_text("Bellis perennis\nMorus bassanus\n")
     arguments = (tmp_path / "list.txt", "--data", tmp_path, "--output", tmp_path / "out")
 
     def answered(by_the_model: np.ndarray) -> Any:
-        blocks = [predictions.Block(np.zeros((len(keys), 5), np.float32), by_the_model)]
-        ids = [taxon["id"] for taxon in about["taxa"]]
-        predictions.write(tmp_path / "evaluate/predictions", "tfjs", keys, ids, blocks, {})
+        folder, n = tmp_path / "evaluate/predictions", len(kept.keys)
+        for path, rows in (("tfjs.safetensors", slice(n)), ("tfjs/test-00000.safetensors", slice(n, None))):
+            predictions.write(folder / path, keys[rows], "", {"embeddings": by_the_model[rows].astype(np.float16)})
+        write_json(folder / "tfjs.json", {})
         assert command(*arguments) == 0
         return read_json(tmp_path / "out/report.json")["accuracy"]
 

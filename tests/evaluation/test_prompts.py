@@ -1,7 +1,6 @@
 """Other words for the taxa, embeddings against the tree, and retrieval: the numbers, and what they are made of."""
 
 import itertools
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, safe_open
+from safetensors.numpy import load_file
 from scipy.stats import spearmanr
 from sklearn.metrics import top_k_accuracy_score
 
 from bioclip_lite.evaluation import predictions, prompts
-from bioclip_lite.evaluation.predictions import Block, Extra, Predictions
+from bioclip_lite.evaluation.predictions import Extra, Predictions
 from bioclip_lite.evaluation.probes import Photographs, measure
 from bioclip_lite.metrics import probes as metrics
 from bioclip_lite.models import teachers
@@ -30,10 +29,10 @@ from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.texts import text_types
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import read_json, read_table, write_table
+from bioclip_lite.utils.files import read_json, read_table, write_json, write_table
 from bioclip_lite.utils.randomness import generator
 from support.fake_data import save_teacher
-from support.fake_evaluation import PARAMS, VARIANTS, write_data
+from support.fake_evaluation import PARAMS, VARIANTS, write_answers, write_data
 from support.lessons import D, unit
 
 # ---- the tree
@@ -258,25 +257,28 @@ def found(data: Path) -> dict[str, Any]:
     evaluate.run(asked(["sci", "coca"], taxa=100), data, "teacher")
     predict(data, "student", 0.2)
     predict(data, "tfjs", 0.25)
-    labels, folder = read_labels(data), data / "evaluate" / "predictions"
-    keys = predictions.read(folder, ["teacher"])["teacher"].keys
+    labels, folder, keys = read_labels(data), data / "evaluate" / "predictions", answered(data)
     for variant in VARIANTS:
         if not (folder / f"{variant}.json").exists():
             logits = generator(variant).normal(size=(len(keys), len(labels.ids))).astype(np.float32)
-            predictions.write(folder, variant, keys, labels.ids, [Block(logits)], {})
+            write_answers(data, variant, keys, logits, None, {})
     evaluate.run(asked([]), data, "report")
     metrics: dict[str, Any] = read_json(data / "evaluate" / "metrics.json")
     return metrics
 
 
+def answered(data: Path) -> list[str]:
+    """Keys of all photographs that the teacher answered."""
+    found = predictions.read(data / "evaluate" / "predictions", ["teacher"], ["test-00000"])["teacher"]
+    return [*found.calibration_keys(), *found.keys()]
+
+
 def predict(data: Path, variant: str, noise: float, order: np.ndarray | None = None) -> None:
-    labels, folder = read_labels(data), data / "evaluate" / "predictions"
-    keys = predictions.read(folder, ["teacher"])["teacher"].keys
+    labels, keys = read_labels(data), answered(data)
     keys = keys if order is None else [keys[place] for place in order]
     embeddings = seen(data, labels, keys, noise, only=1)
     logits = 20 * embeddings @ store.read_taxa(data / "logits" / "taxa.safetensors").text.T
-    blocks = [Block(logits[:5], embeddings[:5]), Block(logits[5:], embeddings[5:])]
-    predictions.write(folder, variant, keys, labels.ids, blocks, {})
+    write_answers(data, variant, keys, logits, embeddings, {})
 
 
 def test_the_pipelines_own_prompt_gives_the_accuracy_of_the_pipeline(found: dict[str, Any]) -> None:
@@ -299,9 +301,9 @@ def test_the_pipelines_own_prompt_gives_the_accuracy_of_the_pipeline(found: dict
 
 
 def test_the_teachers_embeddings_are_those_of_its_cache(data: Path, found: dict[str, Any]) -> None:
-    on = predictions.read(data / "evaluate" / "predictions", ["teacher"])["teacher"]
+    on = predictions.read(data / "evaluate" / "predictions", ["teacher"], ["test-00000"])["teacher"]
     shard = store.read_shard(data / "logits" / "test-00000.safetensors")
-    for places, embeddings in on.placed(shard.keys, on.embeddings()):
+    for places, embeddings in predictions.placed(shard.keys, on.embeddings()):
         np.testing.assert_allclose(embeddings, unit(shard.target(slice(None), 0)[places]), atol=1e-3)
 
 
@@ -323,7 +325,7 @@ def test_every_section_says_what_it_is_about(found: dict[str, Any]) -> None:
 
 
 def test_the_order_of_photographs_changes_nothing(data: Path, found: dict[str, Any]) -> None:
-    keys = predictions.read(data / "evaluate" / "predictions", ["teacher"])["teacher"].keys
+    keys = answered(data)
     predict(data, "student", 0.2, np.random.default_rng(1).permutation(len(keys)))
     evaluate.run(asked([]), data, "report")
     again = read_json(data / "evaluate" / "metrics.json")
@@ -366,9 +368,11 @@ def space(paths: list[str], photographs: int) -> tuple[Labels, Photographs]:
 def on_disk(
     folder: Path, photographs: Photographs, labels: Labels, embeddings: np.ndarray, **extras: Extra
 ) -> Predictions:
-    logits = np.zeros((len(embeddings), len(labels.ids)), np.float32)
-    predictions.write(folder, "teacher", photographs.keys, labels.ids, [Block(logits, embeddings)], {}, extras)
-    return predictions.read(folder, ["teacher"])["teacher"]
+    predictions.write(folder / "teacher.safetensors", [], "", {"embeddings": embeddings[:0]}, extras)
+    columns = {"embeddings": embeddings.astype(np.float16)}
+    predictions.write(folder / "teacher" / "test-00000.safetensors", photographs.keys, "", columns)
+    write_json(folder / "teacher.json", {})
+    return predictions.read(folder, ["teacher"], ["test-00000"])["teacher"]
 
 
 def tree_like(paths: list[str]) -> np.ndarray:
@@ -433,35 +437,33 @@ def test_one_species_has_no_pairs(tmp_path: Path) -> None:
 
 def test_embeddings_and_further_tensors_are_read_back(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    logits, embeddings = (random.normal(size=(5, width)).astype(np.float32) for width in (3, 7))
+    embeddings = random.normal(size=(5, 7)).astype(np.float16)
     keys, extra = [f"k{i}" for i in range(5)], Extra(random.normal(size=(2, 3, 3)).astype(np.float32), {"ü": [1]})
-    blocks = (Block(logits[rows], embeddings[rows]) for rows in (slice(2), slice(2, 2), slice(2, 5)))
-    predictions.write(tmp_path, "teacher", keys, list("abc"), blocks, {}, {"more": extra})
+    predictions.write(tmp_path / "teacher.safetensors", keys, "", {"embeddings": embeddings}, {"more": extra})
+    write_json(tmp_path / "teacher.json", {})
     content = load_file(tmp_path / "teacher.safetensors")
-    np.testing.assert_array_equal(content["logits"], logits)
-    np.testing.assert_array_equal(content["embeddings"], embeddings.astype(np.float16))
+    np.testing.assert_array_equal(content["embeddings"], embeddings)
     np.testing.assert_array_equal(content["more"], extra.values)
-    on = predictions.read(tmp_path, ["teacher"])["teacher"]
-    assert on.width == 7 and on.extra("less") is None
+    on = predictions.read(tmp_path, ["teacher"], [])["teacher"]
+    assert on.has_embeddings and on.extra("less") is None
     again = on.extra("more")
     assert again is not None and again.about == {"ü": [1]}
     wanted = ["k4", "nobody", "k1"]
-    ((places, rows),) = on.placed(wanted, on.embeddings())
+    ((places, rows),) = predictions.placed(wanted, on.embeddings())
     assert [wanted[place] for place in places] == ["k1", "k4"]
-    np.testing.assert_array_equal(rows, embeddings[[1, 4]].astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(rows, embeddings[[1, 4]].astype(np.float32))
 
 
 def test_variants_of_their_own_space_have_no_embeddings(tmp_path: Path) -> None:
-    predictions.write(tmp_path, "control", ["a"], ["t"], [Block(np.zeros((1, 1), np.float32))], {})
-    with safe_open(tmp_path / "control.safetensors", framework="np") as file:
-        assert list(file.keys()) == ["logits"] and json.loads(file.metadata()["about"]) == {}
-    on = predictions.read(tmp_path, ["control"])["control"]
-    assert on.width is None and not list(on.embeddings())
+    predictions.write(tmp_path / "control.safetensors", ["a"], "", {"share": np.zeros((1, 7))})
+    write_json(tmp_path / "control.json", {})
+    on = predictions.read(tmp_path, ["control"], [])["control"]
+    assert not on.has_embeddings and not list(on.embeddings())
 
 
-def test_embeddings_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
-    bad = np.array([[1, 0], [np.nan, 1]], np.float32)
-    predictions.write(tmp_path, "student", ["a", "b"], ["t"], [Block(np.zeros((2, 1), np.float32), bad)], {})
-    on = predictions.read(tmp_path, ["student"])["student"]
-    with pytest.raises(UserError, match="the embeddings of b are not finite"):
-        list(on.embeddings())
+def test_embeddings_that_are_no_numbers_are_refused(data: Path) -> None:
+    keys, labels = answered(data), read_labels(data)
+    bad = np.ones((len(keys), 2), np.float32)
+    bad[3, 1] = np.nan
+    with pytest.raises(UserError, match=f"the embeddings of {keys[3]} are not finite"):
+        write_answers(data, "student", keys, np.zeros((len(keys), len(labels.ids)), np.float32), bad, {})

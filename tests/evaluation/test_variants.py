@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from bioclip_lite.evaluation import predictions, variants
+from bioclip_lite.evaluation import fitting, predictions, variants
 from bioclip_lite.evaluation.predictions import Answers, Block
 from bioclip_lite.models import costs, students, teachers
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing
@@ -26,6 +26,7 @@ from support.fake_evaluation import PARAMS, write_data
 
 DIMENSIONS = 6
 TEACHER = "f" * 64
+SHARDS = ["calibration-00000", "test-00000"]
 
 
 @pytest.fixture
@@ -49,10 +50,9 @@ def save_student(folder: Path, outputs: int, trained_on: str | None) -> nn.Modul
 
 def answers(data: Path, variant: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Logits by key, and costs."""
-    evaluate.run(PARAMS, data, variant)
-    folder = data / "evaluate" / "predictions"
-    found = predictions.read(folder, [variant])[variant]
-    return dict(zip(found.keys, load_file(found.path)["logits"], strict=True)), found.costs
+    found = variants.answers(variant, PARAMS, data, SHARDS, read_labels(data))
+    costs = found.costs()
+    return dict(zip(found.keys, np.concatenate([block.logits for block in found.blocks]), strict=True)), costs
 
 
 def test_a_student_answers_in_the_space_of_its_teacher(tmp_path: Path, labels: Labels) -> None:
@@ -73,23 +73,41 @@ def test_a_student_answers_in_the_space_of_its_teacher(tmp_path: Path, labels: L
     assert 0 < latency["min"] <= latency["median"] and (latency["n"], latency["threads"], latency["batch"]) == (3, 1, 1)
 
 
-def test_logits_are_those_of_the_embeddings_beside_them(tmp_path: Path, labels: Labels) -> None:
+def test_what_is_kept_is_that_of_the_logits(tmp_path: Path, labels: Labels) -> None:
+    save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
+    found, _ = answers(tmp_path, "student")
+    evaluate.run(PARAMS, tmp_path, "student")
+    stored = predictions.read(tmp_path / "evaluate" / "predictions", ["student"], ["test-00000"])["student"]
+    ((keys, columns),) = stored.columns()
+    logits = np.stack([found[key] for key in keys])
+    np.testing.assert_array_equal(columns["top"], np.argsort(-logits, axis=1, kind="stable"))
+    scaled = np.exp(logits.astype(np.float64) / stored.costs["calibration"]["temperature"])
+    np.testing.assert_allclose(columns["probability"], (scaled / scaled.sum(axis=1, keepdims=True)).max(axis=1))
+    (_, _), (names, embeddings) = stored.embeddings()
+    text = store.read_taxa(tmp_path / "logits" / "taxa.safetensors").text
+    assert names == keys
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3)
+    np.testing.assert_allclose(20 * embeddings @ text.T, logits, atol=0.03)
+
+
+def test_two_runs_give_the_same_predictions(tmp_path: Path, labels: Labels) -> None:
+    save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
+    path = tmp_path / "evaluate" / "predictions" / "student" / "test-00000.safetensors"
+    evaluate.run(PARAMS, tmp_path, "student")
+    first = path.read_bytes()
+    evaluate.run(PARAMS, tmp_path, "student")
+    assert path.read_bytes() == first
+
+
+def test_what_is_not_held_is_computed_again(tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many taxa, only a summary of the calibration photographs' logits is kept between the two looks at them."""
     save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
     evaluate.run(PARAMS, tmp_path, "student")
-    content = load_file(tmp_path / "evaluate" / "predictions" / "student.safetensors")
-    embeddings = content["embeddings"].astype(np.float32)
-    text = store.read_taxa(tmp_path / "logits" / "taxa.safetensors").text
-    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3)
-    np.testing.assert_allclose(20 * embeddings @ text.T, content["logits"], atol=0.03)
-
-
-def test_two_runs_give_the_same_logits(tmp_path: Path, labels: Labels) -> None:
-    save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
-    path = tmp_path / "evaluate" / "predictions" / "student.safetensors"
-    answers(tmp_path, "student")
-    first = path.read_bytes()
-    answers(tmp_path, "student")
-    assert path.read_bytes() == first
+    files = sorted((tmp_path / "evaluate" / "predictions").rglob("*.safetensors"))
+    first = [path.read_bytes() for path in files]
+    monkeypatch.setattr(fitting, "_HELD", 100)
+    evaluate.run(PARAMS, tmp_path, "student")
+    assert [path.read_bytes() for path in files] == first and len(files) == 2
 
 
 def test_the_student_before_its_fine_tuning_is_another(tmp_path: Path, labels: Labels) -> None:
@@ -97,7 +115,7 @@ def test_the_student_before_its_fine_tuning_is_another(tmp_path: Path, labels: L
     shutil.copytree(tmp_path / "distill" / "model", tmp_path / "distill" / "first")
     weights = load_file(file := tmp_path / "distill" / "first" / "model.safetensors")
     save_file({name: np.roll(array, 1) for name, array in weights.items()}, file)
-    both = [variants.answers(name, PARAMS, tmp_path, ("test",), labels) for name in ("student", "first")]
+    both = [variants.answers(name, PARAMS, tmp_path, ["test-00000"], labels) for name in ("student", "first")]
     student, first = (np.concatenate([block.logits for block in found.blocks]) for found in both)
     assert student.shape == first.shape and np.abs(student - first).max() > 0.1
 
@@ -116,16 +134,16 @@ def test_a_further_teacher_answers_in_its_own_space(tmp_path: Path, labels: Labe
             of = {"teacher": identity, "precision": "float16"}
             views = np.zeros((len(keys), 1, 1))
             store.write_shard(folder / f"{shard.stem}.safetensors", keys, np.arange(len(keys)), views, encoded, of)
-    found = variants.answers("teacher-second", PARAMS, tmp_path, ("test",), labels)
+    found = variants.answers("teacher-second", PARAMS, tmp_path, ["test-00000"], labels)
     blocks = list(found.blocks)
     assert [block.embeddings for block in blocks] == [None] * len(blocks)
     logits = np.concatenate([block.logits for block in blocks])
     np.testing.assert_array_equal(logits[:4, :4], 10 * np.eye(4))
-    own = next(iter(variants.answers("teacher", PARAMS, tmp_path, ("test",), labels).blocks))
+    own = next(iter(variants.answers("teacher", PARAMS, tmp_path, ["test-00000"], labels).blocks))
     assert own.embeddings is not None and own.embeddings.shape[1] == 16
     towers = [teachers.load_teacher(tmp_path / "teacher" / name).model.visual for name in ("model", "second")]
     first, second = map(costs.parameters, towers)
-    assert found.costs["params"] == second != first
+    assert found.costs()["params"] == second != first
 
 
 def test_a_student_of_another_teacher_is_refused(tmp_path: Path, labels: Labels) -> None:
@@ -191,17 +209,19 @@ def test_the_teacher_answers_from_the_table_that_ships(
     (bundle / "taxa.bin").write_bytes(scales.tobytes() + integers.tobytes())
     seen: list[store.Taxa] = []
 
-    def taught(params: object, data: object, splits: object, taxa: store.Taxa) -> Answers:
+    def taught(params: object, data: object, shards: object, taxa: store.Taxa) -> Answers:
         seen.append(taxa)
         return Answers(
-            ["a"], iter([Block(np.zeros((1, 4), np.float32), np.zeros((1, 2)))]), {"table_bytes": 96, "bytes": 7}
+            ["a"],
+            iter([Block(np.zeros((1, 4), np.float32), np.zeros((1, 2)))]),
+            lambda: {"table_bytes": 96, "bytes": 7},
         )
 
     monkeypatch.setattr(variants, "_taught", taught)
-    found = variants.table(PARAMS, tmp_path, ("test",), labels)
+    found = variants.table(PARAMS, tmp_path, ["test-00000"], labels)
     np.testing.assert_array_equal(seen[0].text[order], integers * scales[:, None])
     zipped = len(gzip.compress(scales.tobytes() + integers.tobytes(), 9))
-    assert found.costs == {"table_bytes": 4 * 4 + 4 * DIMENSIONS, "table_gzipped": zipped, "bytes": 7}
+    assert found.costs() == {"table_bytes": 4 * 4 + 4 * DIMENSIONS, "table_gzipped": zipped, "bytes": 7}
     block = next(found.blocks)
     np.testing.assert_array_equal(block.logits, np.zeros((1, 4)))
     assert block.embeddings is None  # they are the teacher's own

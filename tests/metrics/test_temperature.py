@@ -81,7 +81,7 @@ def test_without_a_label_logits_stay_as_they_are() -> None:
 
 
 def many(n: int, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(logits float32 [n, classes], truth_nodes, node_of_leaf) with genera of 3000 species; a fourth of the labels is one."""
+    """(logits float32 [n, classes], truth_nodes, node_of_leaf) with genera of 3000 species, one label in four."""
     random = np.random.default_rng(4)
     leaf = random.integers(classes, size=n)
     logits = random.normal(scale=2.0, size=(n, classes)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,24 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 
-from bioclip_lite.evaluation import predictions
+from bioclip_lite.evaluation import predictions, references
 from bioclip_lite.evaluation.predictions import Block
 from bioclip_lite.evaluation.variant_names import VARIANTS
 from bioclip_lite.stages import evaluate
 from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS, label_space
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import read_json, read_table, write_table
-from support.fake_evaluation import PARAMS, plausible, tree, write_data, write_list, write_prediction
+from bioclip_lite.utils.files import read_json, read_table, write_json, write_table
+from support.fake_evaluation import (
+    PARAMS,
+    plausible,
+    tree,
+    write_all,
+    write_answers,
+    write_data,
+    write_list,
+    write_prediction,
+)
 
 
 def report(data: Path) -> dict[str, Any]:
@@ -89,20 +99,64 @@ def test_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
         folder = tmp_path / name / "evaluate"
         files.append({path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()})
     assert set(files[0]) >= {"metrics.json", "report.html", "per_rank.png", "accuracy_by_size.png"}
-    # the test's own predictions come from a library that orders metadata by chance
-    assert [name for name in files[0] if files[0][name] != files[1][name] and not name.endswith(".safetensors")] == []
+    assert [name for name in files[0] if files[0][name] != files[1][name]] == []
 
 
 def test_predictions_are_joined_by_key(tmp_path: Path, metrics: dict[str, Any]) -> None:
     write_data(tmp_path)
-    path = tmp_path / "evaluate" / "predictions" / "student.safetensors"
-    found = predictions.read(path.parent, ["student"])["student"]
-    logits, keys = load_file(path)["logits"], found.keys
-    order = np.random.default_rng(0).permutation(len(keys))
-    predictions.write(
-        path.parent, "student", [keys[i] for i in order], found.taxon_ids, [Block(logits[order])], found.costs
-    )
+    for path in (tmp_path / "evaluate" / "predictions").glob("student*/test-00000.safetensors"):
+        tensors, keys = load_file(path), predictions.read(path.parents[1], ["student"], [path.stem])["student"].keys()
+        order = np.random.default_rng(0).permutation(len(keys))
+        columns = {name: values[order] for name, values in tensors.items()}
+        predictions.write(path, [keys[i] for i in order], predictions.identity_of(read_labels(tmp_path)), columns)
     assert report(tmp_path) == metrics
+
+
+def test_shards_of_the_test_split_are_merged(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    write_data(tmp_path)
+    folder, taxa = tmp_path / "evaluate" / "predictions", predictions.identity_of(read_labels(tmp_path))
+    sizes = read_json(tmp_path / "shard" / "sizes.json")
+    write_json(tmp_path / "shard" / "sizes.json", {**sizes, "test-00000.tar": 20, "test-00001.tar": 42})
+    for variant in VARIANTS:
+        path = folder / variant / "test-00000.safetensors"
+        tensors, keys = load_file(path), predictions.read(folder, [variant], [path.stem])[variant].keys()
+        for shard, rows in (("test-00001", slice(20, None)), ("test-00000", slice(20))):
+            columns = {name: values[rows] for name, values in tensors.items()}
+            predictions.write(
+                folder / variant / f"{shard}.safetensors",
+                keys[rows],
+                predictions.identity_of(read_labels(tmp_path)),
+                columns,
+            )
+    shutil.copy(tmp_path / "shard" / "test-00000.tar", tmp_path / "shard" / "test-00001.tar")
+    assert report(tmp_path) == metrics
+
+
+def test_jobs_are_one_for_a_variant_and_one_for_each_of_its_shards(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    tar = tmp_path / "shard" / "test-00000.tar"
+    shutil.copy(tar, tmp_path / "shard" / "test-00001.tar")
+    sizes = read_json(tmp_path / "shard" / "sizes.json")
+    write_json(tmp_path / "shard" / "sizes.json", {**sizes, "test-00001.tar": 62})
+    folder = tmp_path / "evaluate" / "predictions"
+    shutil.rmtree(folder)
+    evaluate.run(PARAMS, tmp_path, "random")
+    assert sorted(path.name for path in folder.rglob("*")) == ["random.json", "random.safetensors"]
+    for shard in ("test-00000", "test-00001"):
+        evaluate.run(PARAMS, tmp_path, f"random/{shard}")
+    contents = [(folder / "random" / f"test-0000{n}.safetensors").read_bytes() for n in (0, 1)]
+    assert contents[0] == contents[1]
+    write_json(tmp_path / "shard" / "sizes.json", sizes)
+    evaluate.run(PARAMS, tmp_path, "majority")  # where there is one shard, one job does both
+    assert (folder / "majority" / "test-00000.safetensors").exists()
+
+
+@pytest.mark.parametrize("species", [12, 300])
+def test_what_is_written_of_a_photograph_does_not_grow_with_the_taxa(tmp_path: Path, species: int) -> None:
+    write_data(tmp_path, species=species, images=1, known_to_genus=0, common_names=False, variants=())
+    evaluate.run(PARAMS, tmp_path, "random")
+    size = (tmp_path / "evaluate" / "predictions" / "random" / "test-00000.safetensors").stat().st_size
+    assert size < 1200 + 260 * species  # 172 bytes of columns, and the key
 
 
 def test_missing_variants_are_named(tmp_path: Path) -> None:
@@ -139,9 +193,8 @@ def test_logits_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> N
     leaves = label_space(labels.values())
     logits = np.zeros((len(labels), len(leaves)), np.float32)
     logits[3, 1] = bad
-    write_prediction(tmp_path, "tfjs", list(labels), leaves, logits)
-    with pytest.raises(UserError, match=f"{list(labels)[3]} are not finite"):
-        report(tmp_path)
+    with pytest.raises(UserError, match=f"the logits of {list(labels)[3]} are not finite"):
+        write_prediction(tmp_path, "tfjs", list(labels), leaves, logits)
 
 
 def test_unreadable_predictions_are_named(tmp_path: Path) -> None:
@@ -190,9 +243,12 @@ def test_one_species_and_one_photograph(tmp_path: Path) -> None:
 
 
 def test_answers_stop_at_the_finest_rank_and_accuracy_does_not(tmp_path: Path, metrics: dict[str, Any]) -> None:
-    write_data(tmp_path)
+    labels = write_data(tmp_path)
     leaves = read_labels(tmp_path).leaves
     write_list(tmp_path, dict.fromkeys(leaves[::2], "genus"), {}, [])
+    with pytest.raises(UserError, match="answers among other taxa"):  # they were reduced for another list
+        report(tmp_path)
+    write_all(tmp_path, labels)
     found = report(tmp_path)
     assert found["protocol"]["capped"] == 6 and metrics["protocol"]["capped"] == 0
     for variant, row in found["variants"].items():
@@ -204,6 +260,7 @@ def test_answers_stop_at_the_finest_rank_and_accuracy_does_not(tmp_path: Path, m
         != metrics["variants"]["teacher"]["back_off"]["answered_at"]
     )
     write_list(tmp_path, dict.fromkeys(leaves, "genus"), {}, [])
+    write_all(tmp_path, labels)
     teacher = report(tmp_path)["variants"]["teacher"]["back_off"]
     assert teacher["answered_at"]["species"]["value"] == 0 and teacher["thresholds"]["species"] is None
     assert teacher["answered_at"]["genus"]["value"] > 0 and teacher["haurc"]["risk"][-1] is not None
@@ -245,8 +302,7 @@ def test_zero_shot_taxa_are_told_apart_from_those_that_only_a_teacher_saw(tmp_pa
         row["test"] = row["test"] * (tuple(row[rank] for rank in RANKS) != untrained[0])
     write_table(tmp_path / "index" / "taxa.parquet", pa.Table.from_pylist(taxa))
     left = {key: path for key, path in labels.items() if key not in keys}
-    for variant in VARIANTS:
-        write_prediction(tmp_path, variant, list(left), leaves, plausible(variant, left, leaves))
+    write_all(tmp_path, left)
     found = report(tmp_path)
     assert (found["protocol"]["zero_shot"], found["protocol"]["untested"]) == (1, 1)
     assert found["variants"]["tfjs"]["strata"]["zero_shot"]["species"]["n_images"] == 0
@@ -278,11 +334,11 @@ def test_every_variant_says_how_sure_it_is_and_keeps_its_promise(metrics: dict[s
 
 
 def test_what_is_shipped_is_measured_as_it_is_shipped(tmp_path: Path) -> None:
-    write_data(tmp_path)
-    path = tmp_path / "evaluate" / "predictions" / "tfjs.json"
+    labels = write_data(tmp_path)
+    leaves = label_space(labels.values())
     limits = dict.fromkeys(RANKS, None) | {"genus": 0.5}
     shipped = {"temperature": 2.5, "thresholds": {"level": 0.95, "ranks": limits}}
-    path.write_text(json.dumps(read_json(path) | {"calibration": shipped}))
+    write_prediction(tmp_path, "tfjs", list(labels), leaves, plausible("tfjs", labels, leaves), calibration=shipped)
     row = report(tmp_path)["variants"]["tfjs"]
     assert row["calibration"]["temperature"] == 2.5 and row["calibration"]["source"] == "shipped"
     assert row["back_off"]["thresholds"] == limits
@@ -292,11 +348,11 @@ def test_what_is_shipped_is_measured_as_it_is_shipped(tmp_path: Path) -> None:
 
 def test_a_temperature_takes_away_what_was_boasted(tmp_path: Path) -> None:
     labels = write_data(tmp_path)
-    path = tmp_path / "evaluate" / "predictions" / "student.safetensors"
-    found = predictions.read(path.parent, ["student"])["student"]
-    before = report(tmp_path)["variants"]["student"]
-    logits = load_file(path)["logits"]
-    predictions.write(path.parent, "student", found.keys, found.taxon_ids, [Block(3 * logits)], found.costs)
+    leaves, before = label_space(labels.values()), report(tmp_path)["variants"]["student"]
+    samples = read_table(tmp_path / "index" / "samples.parquet").to_pylist()
+    fitted_on = {row["key"]: tuple(row[r] for r in RANKS) for row in samples if row["split"] == "calibration"}
+    logits = np.concatenate([plausible("student", of, leaves) for of in (labels, fitted_on)])
+    write_answers(tmp_path, "student", [*labels, *fitted_on], 3 * logits, None, {})
     after = report(tmp_path)["variants"]["student"]
     assert after["calibration"]["temperature"] == pytest.approx(3 * before["calibration"]["temperature"], rel=0.01)
     assert after["calibration"]["nll"]["before"]["value"] > before["calibration"]["nll"]["before"]["value"]
@@ -309,12 +365,8 @@ def test_a_temperature_takes_away_what_was_boasted(tmp_path: Path) -> None:
 def test_predictions_without_the_calibration_split_are_refused(tmp_path: Path) -> None:
     write_data(tmp_path)
     path = tmp_path / "evaluate" / "predictions" / "student.safetensors"
-    found = predictions.read(path.parent, ["student"])["student"]
-    kept = [row for row, key in enumerate(found.keys) if "-calibration" not in key]
-    keys = [found.keys[row] for row in kept]
-    predictions.write(
-        path.parent, "student", keys, found.taxon_ids, [Block(load_file(path)["logits"][kept])], found.costs
-    )
+    nothing = {name: values[:0] for name, values in load_file(path).items()}
+    predictions.write(path, [], predictions.identity_of(read_labels(tmp_path)), nothing)
     with pytest.raises(UserError, match="student lacks 208 photographs"):
         report(tmp_path)
 
@@ -322,20 +374,38 @@ def test_predictions_without_the_calibration_split_are_refused(tmp_path: Path) -
 # ---- predictions
 
 
-def test_predictions_are_written_in_blocks_and_read_back(tmp_path: Path) -> None:
-    logits = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    keys, taxa = [f"ké{i}" for i in range(5)], list("abc")
-    predictions.write(tmp_path, "student", keys, taxa, map(Block, [logits[:2], logits[2:2], logits[2:]]), {"macs": 3})
-    np.testing.assert_array_equal(load_file(tmp_path / "student.safetensors")["logits"], logits)
-    found = predictions.read(tmp_path, ["student"])["student"]
-    assert (found.keys, found.taxon_ids, found.costs) == (keys, taxa, {"macs": 3})
-    np.testing.assert_array_equal(np.concatenate([block for _, block in found.blocks()]), logits)
+def test_predictions_are_read_back(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    keys, columns = [f"ké{i}" for i in range(5)], {"top": random.integers(9, size=(5, 3)), "nll": random.random(5)}
+    best = {"share": random.random((1, 7)), "node": np.ones((1, 7), np.int32), "fitted": np.array([3], np.int32)}
+    columns["top"] = columns["top"].astype(np.int32)
+    predictions.write(tmp_path / "student.safetensors", keys, "abc", best)
+    predictions.write(tmp_path / "student" / "test-00003.safetensors", keys, "abc", columns)
+    write_json(tmp_path / "student.json", {"macs": 3})
+    found = predictions.read(tmp_path, ["student"], ["test-00003"])["student"]
+    assert (found.keys(), found.calibration_keys(), found.costs) == (keys, keys, {"macs": 3})
+    ((names, again),) = found.columns()
+    assert names == keys and again.keys() == columns.keys()
+    assert all((again[name] == columns[name]).all() for name in columns)
+    fitted, reduced = found.best()
+    assert fitted == [keys[3]] and (reduced["share"] == best["share"]).all()
+    with pytest.raises(UserError, match="lacks the predictions of student"):
+        predictions.read(tmp_path, ["student"], ["test-00003", "test-00004"])
+    predictions.write(tmp_path / "student" / "test-00004.safetensors", keys, "ab", columns)
+    with pytest.raises(UserError, match="answers among different lists of taxa"):
+        predictions.read(tmp_path, ["student"], ["test-00003", "test-00004"])
 
 
-def test_an_incomplete_variant_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="answered 1 of 2"):
-        predictions.write(tmp_path, "student", ["a", "b"], ["t"], [Block(np.zeros((1, 1), np.float32))], {})
-    assert list(tmp_path.iterdir()) == []
+def test_answers_to_other_photographs_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_data(tmp_path, variants=())
+
+    def one(*_: object) -> predictions.Answers:
+        return predictions.Answers(["a"], iter([Block(np.zeros((1, 12), np.float32))]), dict)
+
+    monkeypatch.setitem(references.ANSWERS, "random", one)
+    with pytest.raises(UserError, match=r"1 answers for 208 photographs of data/shard, without photo-"):
+        evaluate.run(PARAMS, tmp_path, "random")
+    assert not (tmp_path / "evaluate").exists()
 
 
 # ---- labels
@@ -382,9 +452,9 @@ def test_majority_is_the_taxon_with_most_training_photographs(tmp_path: Path) ->
     counts = [3 + (leaf == leaves[4]) for leaf in leaves]
     write_table(path, taxa.set_column(taxa.schema.get_field_index("train"), "train", pa.array(counts, pa.int32())))
     evaluate.run(PARAMS, tmp_path, "majority")
-    found = predictions.read(tmp_path / "evaluate" / "predictions", ["majority"])["majority"]
-    logits = load_file(found.path)["logits"]
-    assert len(logits) == 24 + 96 and (logits.argmax(axis=1) == 4).all() and (logits == logits[0]).all()
+    found = predictions.read(tmp_path / "evaluate" / "predictions", ["majority"], ["test-00000"])["majority"]
+    ((keys, columns),) = found.columns()
+    assert len(keys) == 24 and (columns["top"] == [4, 0, 1, 2, 3]).all() and len(np.unique(columns["probability"])) == 1
     assert report(tmp_path)["variants"]["majority"]["top1"]["value"] == pytest.approx(1 / 6, abs=1e-6)
 
 
@@ -392,12 +462,13 @@ def test_random_answers_depend_on_key_and_seed_alone(tmp_path: Path) -> None:
     write_data(tmp_path)
     folder = tmp_path / "evaluate" / "predictions"
     evaluate.run(PARAMS, tmp_path, "random")
-    first = (folder / "random.safetensors").read_bytes()
+    path = folder / "random" / "test-00000.safetensors"
+    first = path.read_bytes()
     evaluate.run(PARAMS, tmp_path, "random")
-    assert (folder / "random.safetensors").read_bytes() == first
-    assert json.loads((folder / "random.json").read_text()) == {}
+    assert path.read_bytes() == first
+    assert list(json.loads((folder / "random.json").read_text())) == ["calibration"]
     evaluate.run({**PARAMS, "seed": 1}, tmp_path, "random")
-    assert (folder / "random.safetensors").read_bytes() != first
+    assert path.read_bytes() != first
 
 
 def test_random_answers_are_uniform(tmp_path: Path) -> None:

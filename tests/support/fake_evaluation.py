@@ -3,15 +3,20 @@
 import io
 import json
 import tarfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
-from safetensors.numpy import save_file
 
+from bioclip_lite.evaluation import predictions
+from bioclip_lite.evaluation.fitting import Photographs, calibrate, reduce_answers
+from bioclip_lite.evaluation.predictions import Answers, Block
 from bioclip_lite.evaluation.variant_names import IN_BROWSER, VARIANTS
+from bioclip_lite.taxa.label_space import Labels, read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS, is_ancestor, label_rank, label_space, taxon_id
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils import sections
@@ -138,24 +143,81 @@ def plausible(variant: str, labels: dict[str, TaxonPath], leaves: list[TaxonPath
     return logits.astype(np.float32)
 
 
-def write_prediction(data: Path, variant: str, keys: list[str], leaves: list[TaxonPath], logits: np.ndarray) -> None:
-    """Predictions for these photographs and plausible ones for split calibration."""
-    folder = data / "evaluate" / "predictions"
-    folder.mkdir(parents=True, exist_ok=True)
+def write_prediction(
+    data: Path,
+    variant: str,
+    keys: list[str],
+    leaves: list[TaxonPath],
+    logits: np.ndarray,
+    embeddings: np.ndarray | None = None,
+    **costs: Any,
+) -> None:
+    """Predictions from logits for these test photographs, and plausible ones for split calibration.
+
+    ``embeddings``: of both, test first. ``leaves`` other than those of the data are answered in their order.
+    """
     samples = read_table(data / "index" / "samples.parquet").to_pylist()
     calibration = {row["key"]: tuple(row[r] for r in RANKS) for row in samples if row["split"] == "calibration"}
-    metadata = {"keys": json.dumps([*keys, *calibration]), "taxon_ids": json.dumps([taxon_id(leaf) for leaf in leaves])}
+    labels, costs = read_labels(data), _costs(variant, len(leaves)) | costs
     both = np.concatenate([logits, plausible(variant, calibration, leaves)])
-    save_file({"logits": both}, folder / f"{variant}.safetensors", metadata)
+    write_answers(data, variant, [*keys, *calibration], both, embeddings, costs, taxa=_identity(labels, leaves))
+
+
+def write_answers(
+    data: Path,
+    variant: str,
+    keys: list[str],
+    logits: np.ndarray,
+    embeddings: np.ndarray | None,
+    costs: dict[str, Any],
+    taxa: str | None = None,
+) -> None:
+    """Write what stage evaluate would for a variant that gives these logits [n, C] to photographs of both splits."""
+    labels = read_labels(data)
+    samples = read_table(data / "index" / "samples.parquet").to_pylist()
+    rows = {row["key"]: row for row in samples if row["split"] in ("test", "calibration")}
+    folder, taxa = data / "evaluate" / "predictions", taxa or predictions.identity_of(labels)
+    place = {key: number for number, key in enumerate(keys)}
+
+    def of(split: str) -> tuple[Callable[[], Answers], Photographs]:
+        own = sorted(key for key in keys if rows.get(key, {"split": "test"})["split"] == split)
+        at = [place[key] for key in own]
+        block = Block(logits[at], None if embeddings is None else embeddings[at])
+        some = next(row["taxon_id"] for row in samples if row["split"] == split)  # of a photograph that is a stranger
+        truth = truth_of([rows[key]["taxon_id"] if key in rows else some for key in own], labels)
+        groups = [rows[key]["group"] if key in rows else None for key in own]
+        return lambda: Answers(own, iter([block]), lambda: costs), Photographs(own, groups, truth)
+
+    ask, photographs = of("calibration")
+    found, columns = calibrate(ask, photographs, labels)
+    predictions.write(folder / f"{variant}.safetensors", photographs.keys, taxa, columns)
+    write_json(folder / f"{variant}.json", found)
+    ask, photographs = of("test")
+    reduced = reduce_answers(ask(), photographs, labels, found["calibration"]["temperature"])
+    predictions.write(folder / variant / "test-00000.safetensors", photographs.keys, taxa, reduced)
+
+
+def _identity(labels: Labels, leaves: list[TaxonPath]) -> str:
+    return predictions.identity_of(replace(labels, ids=[*map(taxon_id, leaves)]))
+
+
+def write_all(data: Path, labels: dict[str, TaxonPath]) -> None:
+    """Predictions of every variant, for the list of taxa as it is now."""
+    leaves = read_labels(data).leaves
+    for variant in VARIANTS:
+        write_prediction(data, variant, list(labels), leaves, plausible(variant, labels, leaves))
+
+
+def _costs(variant: str, leaves: int) -> dict[str, Any]:
     costs: dict[str, Any] = {}
     if variant in COSTS:
         params, macs, size, runtime, median = COSTS[variant]
         latency = {"runtime": runtime, "median": median, "min": 0.8 * median, "n": 30, "threads": 1, "batch": 1}
-        table = 0 if variant == "control" else len(leaves) * 128 * 4
+        table = 0 if variant == "control" else leaves * 128 * 4
         costs = {"params": params, "macs": macs, "bytes": size, "table_bytes": table, "latency_ms": latency}
     if variant == "teacher":
         costs["about"] = {"kind": "train", "name": "resnet10t", "licence": "CC0-1.0", "identity": "0" * 64}
-    write_json(folder / f"{variant}.json", costs)
+    return costs
 
 
 def _taxa(

@@ -1,8 +1,4 @@
-# What each variant is made of, besides the test photographs and the taxa.
-TAUGHT = [
-    *expand("data/teacher/model/{file}", file=TEACHER),
-    *expand("data/logits/{shard}.safetensors", shard=shards("calibration", "test")),
-]
+# What each variant is made of, besides photographs and taxa.
 # Texts that find photographs, which the teacher reads.
 RETRIEVAL = config["evaluate"]["retrieval"]
 READ = [
@@ -11,8 +7,8 @@ READ = [
 ]
 SHIPPED = ["data/convert/tfjs", *expand("data/quantize/model/{file}", file=GRAPH), *NODE_CODE, NODE_LOCK]
 MADE_OF = {
-    "teacher": [*TAUGHT, *READ],
-    "table": [*TAUGHT, "data/convert/tfjs"],
+    "teacher": [],
+    "table": ["data/convert/tfjs"],
     "first": expand("data/distill/first/{file}", file=STUDENT),
     "student": DISTILLED,
     "pruned": expand("data/prune/model/{file}", file=STUDENT),
@@ -23,21 +19,49 @@ MADE_OF = {
     "majority": [],
     "random": [],
 }
+# Variants that answer from caches -> the teachers whose caches these are; the others look at the photographs.
+CACHED_BY = {"teacher": [FIRST], "table": [FIRST]}
 for variant in config["evaluate"]["also"]:
     if name := further_teacher(variant):
-        MADE_OF[variant] = [
-            *expand(f"data/teacher/{name}/{{file}}", file=TEACHER),
-            *expand(f"data/logits/{name}/{{shard}}.safetensors", shard=[*shards("calibration", "test"), "taxa"]),
-        ]
+        MADE_OF[variant], CACHED_BY[variant] = [f"data/logits/{name}/taxa.safetensors"], [name]
 SUITES = {suite["name"]: suite for suite in config["evaluate"]["suites"]}
 VARIANTS = variants(config["evaluate"])
 SPEED = ["data/evaluate/predictions/speed.json"] if config["evaluate"]["speed"]["sizes"] else []
 
 
+TESTED = shards("test")
+# A variant whose test photographs are one shard answers them where it is calibrated, with the model that is loaded there.
+ANSWERED = "data/evaluate/predictions/{variant}/{shard}.safetensors"
+AT_ONCE = TESTED if len(TESTED) == 1 else []
+PREDICTIONS = [
+    *expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
+    *expand(ANSWERED, variant=VARIANTS, shard=TESTED),
+]
+
+
+def seen(variant, shards):
+    """What a variant reads of some shards: the labels, and the caches or the photographs."""
+    caches = [cache_of(teacher) for teacher in CACHED_BY.get(variant, [])]
+    return [
+        *expand("data/shard/{shard}.tar", shard=shards),
+        *expand("data/logits/{cache}{shard}.safetensors", cache=caches, shard=shards),
+    ]
+
+
+def read_by(variant):
+    """What the costs of a variant are measured on, and what it is probed with."""
+    teachers = CACHED_BY.get(variant, [])
+    models = expand("data/teacher/{teacher}/{file}", teacher=teachers, file=TEACHER)
+    # Where texts are, the photographs that they are said of are looked up.
+    return [*models, *READ, *expand("data/shard/{shard}.tar", shard=TESTED)] if variant == "teacher" else models
+
+
+# Costs, temperature and thresholds of a variant; its answers too, where split test is one shard.
 rule predict:
     input:
         code("evaluate"),
-        expand("data/shard/{shard}.tar", shard=shards("calibration", "test")),
+        lambda wildcards: seen(wildcards.variant, [*shards("calibration"), *AT_ONCE]),
+        lambda wildcards: read_by(wildcards.variant),
         lambda wildcards: ancient(NODE_ENV) if wildcards.variant in ("tfjs", "chromium") else [],
         model=lambda wildcards: MADE_OF[wildcards.variant],
         text="data/logits/taxa.safetensors",
@@ -46,6 +70,7 @@ rule predict:
     output:
         "data/evaluate/predictions/{variant}.safetensors",
         "data/evaluate/predictions/{variant}.json",
+        [ANSWERED.replace("{shard}", shard) for shard in AT_ONCE],
     log:
         "logs/evaluate/{variant}.log",
     wildcard_constraints:
@@ -55,10 +80,42 @@ rule predict:
     resources:
         mem_mb=4000,
         runtime=lambda wildcards: 600 if wildcards.variant == "teacher" else 120,  # it may read many texts
+        gpu=0,
     params:
         section=lambda wildcards: section("evaluate", wildcards.variant),
     shell:
         "python -m bioclip_lite evaluate {wildcards.variant} --section {params.section:q} > {log} 2>&1"
+
+
+if not AT_ONCE:
+
+    # The answers of a variant to one shard, at the temperature that was fitted.
+    rule predict_shard:
+        input:
+            code("evaluate"),
+            lambda wildcards: seen(wildcards.variant, [wildcards.shard]),
+            lambda wildcards: ancient(NODE_ENV) if wildcards.variant in ("tfjs", "chromium") else [],
+            model=lambda wildcards: MADE_OF[wildcards.variant],
+            calibration="data/evaluate/predictions/{variant}.json",
+            text="data/logits/taxa.safetensors",
+            taxa="data/index/taxa.parquet",
+        output:
+            ANSWERED,
+        log:
+            "logs/evaluate/{variant}/{shard}.log",
+        wildcard_constraints:
+            variant="|".join(VARIANTS),
+            shard="|".join(TESTED),
+        threads: half_of_the_cores
+        resources:
+            mem_mb=4000,
+            runtime=120,
+            gpu=0,
+        params:
+            section=lambda wildcards: section("evaluate", f"{wildcards.variant}/{wildcards.shard}"),
+        shell:
+            "python -m bioclip_lite evaluate {wildcards.variant}/{wildcards.shard} --section {params.section:q} "
+            "> {log} 2>&1"
 
 
 rule evaluate_suite:
@@ -112,7 +169,7 @@ rule write_report:
     input:
         code("evaluate", "report"),
         SPEED,
-        expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
+        PREDICTIONS,
         expand("data/evaluate/predictions/suites/{suite}.json", suite=SUITES),
         expand("data/shard/{shard}.tar", shard=shards("test")),
         samples="data/index/samples.parquet",
@@ -156,7 +213,7 @@ rule record_evaluate:
     input:
         rules.write_report.output,
         SPEED,
-        expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
+        PREDICTIONS,
         expand("data/evaluate/predictions/suites/{suite}.json", suite=SUITES),
     output:
         ledger_path("evaluate"),

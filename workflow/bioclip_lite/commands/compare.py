@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 from bioclip_lite.commands.common import command
 from bioclip_lite.engines import remotes, revisions
 from bioclip_lite.evaluation import predictions
+from bioclip_lite.evaluation.fitting import read_scores
 from bioclip_lite.metrics import paired
-from bioclip_lite.metrics.scoring import score
 from bioclip_lite.metrics.summary import Asked, estimate
+from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.report.text import LABELS, bracket, percent, points, points_interval
 from bioclip_lite.taxa.label_space import observations, read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS, scientific_name
@@ -123,10 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _needed(variant: str) -> list[str]:
-    answers = (f"evaluate/predictions/{variant}.{ending}" for ending in ("safetensors", "json"))
-    return [
-        f"data/{path}" for path in ("index/samples.parquet", "index/taxa.parquet", "evaluate/metrics.json", *answers)
-    ]
+    answers = (f"evaluate/predictions/{variant}{ending}" for ending in (".safetensors", ".json", ""))
+    others = ("index/samples.parquet", "index/taxa.parquet", "shard/sizes.json", "evaluate/metrics.json")
+    return [f"data/{path}" for path in (*others, *answers)]
 
 
 def read_side(name: str, commit: str | None, data: Path, variant: str, rank: str) -> Side:
@@ -138,34 +138,27 @@ def read_side(name: str, commit: str | None, data: Path, variant: str, rank: str
     labels = read_labels(data)
     samples = read_table(data / "index" / "samples.parquet", ["key", "split", "taxon_id", "group"])
     test = samples.filter(pc.equal(samples["split"], "test")).sort_by("key")
-    stored = predictions.read(data / "evaluate" / "predictions", [variant])[variant]
+    folder = data / "evaluate" / "predictions"
+    stored = predictions.read(folder, [variant], shard_names(data, predictions.SPLIT))[variant]
     metrics = read_json(require(data / "evaluate" / "metrics.json"))
     try:
-        temperature = metrics["variants"][variant]["calibration"]["temperature"]
         bootstrap = metrics["protocol"]["bootstrap"]
     except KeyError as missing:
         raise UserError(
             f"data/evaluate/metrics.json of {name} has no {missing} of {variant}: an earlier version of this program "
             "wrote it, or without this variant; run stage evaluate again there"
         ) from None
-    keys, place = test["key"].to_pylist(), {key: row for row, key in enumerate(stored.keys)}
-    absent = [key for key in keys if key not in place]
-    if absent or stored.taxon_ids != labels.ids:
-        why = f"{len(absent)} test photographs have no answer" if absent else "the lists of taxa differ"
+    keys, answered = test["key"].to_pylist(), set(stored.keys())
+    absent = [key for key in keys if key not in answered]
+    if absent or answered - set(keys) or stored.taxa != predictions.identity_of(labels):
+        why = f"{len(absent)} test photographs have no answer" if absent else "the lists of taxa or photographs differ"
         raise UserError(
             f"the answers of {variant} in {name} do not belong to its index: {why}; run stage evaluate again"
         )
-    truth = truth_of(test["taxon_id"].to_pylist(), labels)
-    at, row_of = RANKS.index(rank), {key: row for row, key in enumerate(keys)}
-    right, answer = np.full(len(keys), np.nan), np.full(len(keys), -1, dtype=np.int64)
-    for block, logits in stored.blocks():
-        rows = np.array([row_of.get(key, -1) for key in stored.keys[block]], dtype=np.int64)
-        inside = rows >= 0  # other splits have answers as well
-        rows = rows[inside]
-        if len(rows):
-            scored = score(logits[inside], truth.leaf[rows], truth.nodes[rows], labels.node_of_leaf, temperature)
-            right[rows] = scored["top1" if rank == "species" else rank]
-            answer[rows] = scored["answer"] if rank == "species" else scored["best"][:, at]
+    truth, at = truth_of(test["taxon_id"].to_pylist(), labels), RANKS.index(rank)
+    scores = read_scores(stored, keys, truth, labels)
+    right = scores["top1" if rank == "species" else rank]
+    answer = scores["answer"] if rank == "species" else scores["best"][:, at]
     nodes = [_whole(path) for path in labels.nodes[at]]
     answers = [_whole(leaf) for leaf in labels.leaves] if rank == "species" else nodes
     return Side(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def link(repo: "Repo", revision: str, paths: Sequence[str], folder: Path) -> str:
     """Lay ``paths`` of a git revision into ``folder``, as links into the DVC cache; returns the revision's hash.
 
-    dvc.lock of the revision says which content they have. What the cache lacks comes from the default remote, checked.
+    ``paths`` are of files and of folders. dvc.lock of the revision says which content they have. What the cache lacks
+    comes from the default remote, checked.
 
     Raises:
         UserError: no such revision; it has no such files; their content is neither in the cache nor in the remote.
@@ -48,16 +49,17 @@ def link(repo: "Repo", revision: str, paths: Sequence[str], folder: Path) -> str
 
 
 def _listed(repo: "Repo", revision: str, out: Tracked, wanted: Sequence[str]) -> list[Tracked]:
-    """Those files of a folder, by its list in the cache."""
+    """Those files of a folder, and those in its folders ``wanted``, by its list in the cache."""
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
     tree = Tree.load(repo.cache.local, HashInfo("md5", out.md5))
     content = {f"{out.path}/{'/'.join(key)}": info.value for key, _, info in tree if info}
-    missing = [path for path in wanted if path not in content]
+    found = {path: [name for name in content if dvc_yaml.within(name, [path])] for path in wanted}
+    missing = [path for path, names in found.items() if not names]
     if missing:
         raise UserError(f"revision {revision} has no {', '.join(missing)}")
-    return [Tracked(path, content[path], "", "") for path in wanted]
+    return [Tracked(name, content[name], "", "") for names in found.values() for name in names]
 
 
 def _bring(repo: "Repo", revision: str, files: list[Tracked]) -> None:

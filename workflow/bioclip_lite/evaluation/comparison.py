@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bioclip_lite.evaluation.fitting import Fit
-from bioclip_lite.evaluation.predictions import FITTED_ON, SPLIT, Predictions
+from bioclip_lite.evaluation.fitting import FITTED_ON_AT_MOST, Fit
+from bioclip_lite.evaluation.predictions import FITTED_ON, SPLIT, Predictions, identity_of
 from bioclip_lite.metrics import backoff, calibration
-from bioclip_lite.metrics.summary import agreement, summarise
+from bioclip_lite.metrics.summary import Columns, Strata, agreement, summarise
 from bioclip_lite.taxa.label_space import Labels, Truth, observations
 from bioclip_lite.taxa.taxonomy import label_rank
 from bioclip_lite.utils.errors import UserError
@@ -53,16 +53,19 @@ def check_joinable(
             f"data/index/samples.parquet has no photograph in split {SPLIT}, so there is nothing to report; "
             f"raise index.split.{SPLIT} (or index.synthetic.images.{SPLIT}) in params.yaml"
         )
-    wanted = {*keys, *fitted_on}
+    wanted, known, taxa = set(keys), set(fitted_on), identity_of(labels)
     faults = []
     for variant, prediction in predictions.items():
-        missing, surplus = sorted(wanted - set(prediction.keys)), sorted(set(prediction.keys) - wanted)
-        for fault, some in (("lacks", missing), ("has, unknown to the index,", surplus)):
+        test, calibrated = set(prediction.keys()), set(prediction.calibration_keys())
+        missing, surplus = wanted - test, (test - wanted) | (calibrated - known)
+        if len(calibrated) < min(len(known), FITTED_ON_AT_MOST):  # of more, some are enough
+            missing |= known - calibrated
+        for fault, some in (("lacks", sorted(missing)), ("has, unknown to the index,", sorted(surplus))):
             if some:
                 faults.append(
                     f"{variant} {fault} {len(some)} photographs ({', '.join(some[:3])}{' ...' * (len(some) > 3)})"
                 )
-        if prediction.taxon_ids != labels.ids:
+        if prediction.taxa != taxa:
             faults.append(f"{variant} answers among other taxa than data/index/taxa.parquet lists")
     if faults:
         names = ", ".join(dict.fromkeys(fault.split()[0] for fault in faults))
@@ -74,7 +77,7 @@ def check_joinable(
 
 def compare(
     predictions: Mapping[str, Predictions],
-    scores: Mapping[str, Mapping[str, np.ndarray]],
+    scores: Mapping[str, Columns],
     fits: Mapping[str, Fit],
     test: pa.Table,
     truth: Truth,
@@ -84,11 +87,12 @@ def compare(
     """The content of metrics.json.
 
     Args:
-        predictions, scores (``fitting.scored``), fits: by variant.
+        predictions, scores (``fitting.read_scores``), fits: by variant.
         test: the rows of data/index/samples.parquet in the test split, in the order of the scores.
     """
     groups = observation_numbers(test)
     protocol = _protocol(test, truth, groups, labels, resampling)
+    covered = _guaranteed(test, labels)
     rows = summarise(scores, truth.nodes, groups, _strata(test, labels), REFERENCES, *resampling)
     for variant, twins in TWINS.items():
         if variant in rows:
@@ -100,7 +104,7 @@ def compare(
         row |= {name: protocol[name] for name in ("n_images", "n_classes", "label_space")}
         row["protocol"] = protocol["id"]
         row["calibration"] |= {"temperature": fits[variant].temperature, "source": fits[variant].source}
-        row["back_off"] = _back_off(scores[variant], fits[variant], test, truth, labels, groups, resampling)
+        row["back_off"] = _back_off(scores[variant], fits[variant], covered, truth, labels, groups, resampling)
         row |= {name: predictions[variant].costs.get(name) for name in _COSTS}
     return {"protocol": protocol, "variants": rows}
 
@@ -196,29 +200,34 @@ def _trained_on(test: pa.Table) -> dict[str, int] | None:
     return counts if seen.keys() - {None} else None
 
 
-def _back_off(
-    scores: Mapping[str, np.ndarray],
-    fit: Fit,
-    test: pa.Table,
-    truth: Truth,
-    labels: Labels,
-    groups: np.ndarray,
-    resampling: Resampling,
-) -> dict[str, Any]:
-    """The answers of a variant with back-off, and whether the guarantee holds.
+def _guaranteed(test: pa.Table, labels: Labels) -> Strata:
+    """Strata of answers with back-off, bool [n] each.
 
     The guarantee covers species present in the calibration split; others are reported separately.
     """
     counts = dict(zip(labels.taxa["taxon_id"].to_pylist(), labels.taxa[FITTED_ON].to_pylist(), strict=True))
     known = np.array([counts[taxon] > 0 for taxon in test["taxon_id"].to_pylist()])
+    named = {("in_calibration",): known, ("not_in_calibration",): ~known, ("zero_shot",): _is_zero_shot(test, labels)}
+    return named | _not_seen_by_teacher(test)
+
+
+def _back_off(
+    scores: Columns,
+    fit: Fit,
+    strata: Strata,
+    truth: Truth,
+    labels: Labels,
+    groups: np.ndarray,
+    resampling: Resampling,
+) -> dict[str, Any]:
+    """The answers of a variant with back-off, and whether the guarantee holds."""
     found = backoff.summarise(
         scores,
         fit.thresholds,
         truth.nodes,
         labels.node_of_leaf,
         groups,
-        {("in_calibration",): known, ("not_in_calibration",): ~known, ("zero_shot",): _is_zero_shot(test, labels)}
-        | _not_seen_by_teacher(test),
+        strata,
         *resampling,
     )
     return {

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bioclip_lite.evaluation.predictions import Extra, Predictions
+from bioclip_lite.evaluation.predictions import Extra, Predictions, placed
 from bioclip_lite.metrics import bootstrap, probes
 from bioclip_lite.metrics.summary import Asked, estimate, interval, number
 from bioclip_lite.taxa.label_space import Labels, Truth
@@ -63,7 +63,7 @@ def measure(
     gallery = sorted({key for text in texts.values() if text for key in text.about["keys"]})
     leaf = {taxon: number for number, taxon in enumerate(labels.ids)}
     leaves = np.array([leaf[taxon] for taxon in prompts.about["taxon_ids"]], dtype=np.int64)
-    inside = [variant for variant, prediction in found.items() if prediction.width is not None]
+    inside = [variant for variant, prediction in found.items() if prediction.has_embeddings]
     seen = {
         variant: _look(found[variant], photographs, prompts.values, leaves, gallery)
         for variant in progress(inside, len(inside), "evaluate: variants probed")
@@ -88,7 +88,7 @@ def _look(
     right = np.full((len(column), len(texts)), np.nan)
     sums = np.zeros(texts.shape[1:], dtype=np.float64)
     embeddings = np.zeros((len(gallery), texts.shape[2]), dtype=np.float32)
-    for here, block in prediction.placed(photographs.keys, prediction.embeddings()):
+    for here, block in placed(photographs.keys, prediction.embeddings()):
         known = column[here] >= 0
         asked, answers = column[here[known]], block[known]
         for prompt, text in enumerate(texts):

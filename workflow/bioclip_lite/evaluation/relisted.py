@@ -9,6 +9,7 @@ import numpy as np
 from bioclip_lite.evaluation import predictions
 from bioclip_lite.metrics import calibration
 from bioclip_lite.metrics.ranks import softmax
+from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.files import read_table
@@ -34,9 +35,12 @@ def accuracy(
         nothing; None if data/evaluate has no answers of this model, or n is 0.
     """
     folder, samples = data / "evaluate" / "predictions", data / "index" / "samples.parquet"
-    if not all(path.exists() for path in (samples, folder / f"{VARIANT}.safetensors", folder / f"{VARIANT}.json")):
+    sizes = data / "shard" / "sizes.json"
+    if not all(
+        path.exists() for path in (samples, sizes, folder / f"{VARIANT}.safetensors", folder / f"{VARIANT}.json")
+    ):
         return None
-    found = predictions.read(folder, [VARIANT])[VARIANT]
+    found = predictions.read(folder, [VARIANT], shard_names(data, predictions.SPLIT))[VARIANT]
     keys, labels = _test(samples)
     rows = confidence.under(labels, relisted.leaves, parent.entries.keys() - set(relisted.leaves))
     if not rows or not _of_the_model(found, photographs):
@@ -46,7 +50,7 @@ def accuracy(
     right = np.full((len(rows), len(RANKS)), np.nan)
     answered, judged = np.zeros(len(rows), bool), np.full(len(rows), np.nan)
     factor = parent.about["logit_scale"] / relisted.certainty["temperature"]
-    blocks = found.placed([keys[row] for row in rows], found.embeddings())
+    blocks = predictions.placed([keys[row] for row in rows], found.embeddings())
     for places, embeddings in _smaller(blocks, len(paths)):
         share, node = calibration.best_nodes(softmax(factor * (embeddings @ table.text.T)), node_of_leaf)
         own = truth[places]
@@ -81,7 +85,7 @@ def _of_the_model(found: predictions.Predictions, photographs: confidence.Photog
     """Whether the predictions see the calibration photographs as the model of the bundle does."""
     cosines = [
         (embeddings * photographs.embeddings[places]).sum(axis=1)
-        for places, embeddings in found.placed(photographs.keys, found.embeddings())
+        for places, embeddings in predictions.placed(photographs.keys, found.embeddings())
     ]
     return bool(cosines) and float(np.median(np.concatenate(cosines))) > _SAME
 

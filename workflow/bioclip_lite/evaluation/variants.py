@@ -4,7 +4,7 @@ The teacher's answers come from its cache; student, pruned, INT8 and control run
 ships, in Node on the JPEG files of the shards.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,12 @@ from torch import nn
 from bioclip_lite.compression import quantized
 from bioclip_lite.evaluation.predictions import Answers, Block
 from bioclip_lite.evaluation.variant_names import further_teacher
-from bioclip_lite.evaluation.web_variants import Splits, chromium, columns, tfjs
+from bioclip_lite.evaluation.web_variants import chromium, columns, tfjs
 from bioclip_lite.graph import execution
 from bioclip_lite.models import costs, students, teachers
 from bioclip_lite.photographs import loading
 from bioclip_lite.photographs.preprocess import read_preprocess
-from bioclip_lite.photographs.shards import ShardSet, shard_names, shard_paths
+from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.taxa.label_space import Labels
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.teacher_cache.ensemble import FIRST
@@ -39,18 +39,18 @@ _FOLDERS = {"first": "distill/first", "student": "distill/model", "pruned": "pru
 _BATCH = 64
 
 
-def teacher(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
+def teacher(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     """The cached plain view of every photograph against the taxon text matrix."""
-    return _taught(params, data, splits, _taxa(data, labels))
+    return _taught(params, data, shards, _taxa(data, labels))
 
 
-def further(name: str, params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
+def further(name: str, params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     """A teacher of teacher.ensemble, in its own space, of which the students know nothing: so no embeddings."""
-    found = _taught(params, data, splits, _taxa(data, labels, name), name)
+    found = _taught(params, data, shards, _taxa(data, labels, name), name)
     return replace(found, blocks=(Block(block.logits) for block in found.blocks))
 
 
-def table(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
+def table(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     """The teacher against the table that ships: 8 bits, and representatives of genera where it has no room."""
     bundle = data / "convert" / "tfjs"
     about = read_json(require(bundle / BUNDLE_FILE))
@@ -61,37 +61,37 @@ def table(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answ
     scales = np.frombuffer(content, "<f4", rows)
     text = store.decode(np.frombuffer(content, np.int8, offset=scales.nbytes).reshape(rows, -1), scales)
     shipped = replace(_taxa(data, labels), text=text[column])
-    found = _taught(params, data, splits, shipped)
+    found = _taught(params, data, shards, shipped)
     # No embeddings: they are the teacher's own.
     blocks = (Block(block.logits + share) for block in found.blocks)
-    return Answers(found.keys, blocks, found.costs | costs.of_table(costs.files([file])))
+    return Answers(found.keys, blocks, lambda: found.costs() | costs.of_table(costs.files([file])))
 
 
-def _taught(params: "Latency", data: Path, splits: Splits, taxa: store.Taxa, who: str = FIRST) -> Answers:
-    shards = [
-        store.read_shard(store.folder(data, who) / f"{name}.safetensors")
-        for split in splits
-        for name in shard_names(data, split)
-    ]
-    store.check_same(shards, taxa)
-    loaded = teacher_of(data, taxa, who)
-    image = _blank(loaded.preprocess)
-    encode_image: Callable[[torch.Tensor], Any] = loaded.model.encode_image
-    return Answers(
-        keys=[key for shard in shards for key in shard.keys],
-        blocks=(
-            _answer(shard.target(slice(start, start + _BATCH), 0), taxa)
-            for shard in shards
-            for start in range(0, len(shard.keys), _BATCH)
-        ),
-        costs={
+def _taught(params: "Latency", data: Path, shards: Sequence[str], taxa: store.Taxa, who: str = FIRST) -> Answers:
+    caches = [store.read_shard(store.folder(data, who) / f"{shard}.safetensors") for shard in shards]
+    store.check_same(caches, taxa)
+
+    def measured() -> dict[str, Any]:
+        loaded = teacher_of(data, taxa, who)
+        image = _blank(loaded.preprocess)
+        encode_image: Callable[[torch.Tensor], Any] = loaded.model.encode_image
+        return {
             "params": costs.parameters(loaded.model.visual),
             **costs.tensors(data / "teacher" / who / teachers.TEACHER_WEIGHTS, "visual."),
             **costs.of_table(costs.array(taxa.text)),
             "about": {key: loaded.about[key] for key in ("name", "kind", "licence", "identity")},
             "macs": costs.macs(encode_image, image),
             "latency_ms": costs.latency(encode_image, image, params["latency_runs"]),
-        },
+        }
+
+    return Answers(
+        keys=[key for cache in caches for key in cache.keys],
+        blocks=(
+            _answer(cache.target(slice(start, start + _BATCH), 0), taxa)
+            for cache in caches
+            for start in range(0, len(cache.keys), _BATCH)
+        ),
+        costs=measured,
     )
 
 
@@ -106,28 +106,31 @@ def teacher_of(data: Path, taxa: store.Taxa, who: str = FIRST) -> teachers.Teach
     return loaded
 
 
-def student(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
+def student(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     """The distilled network, float32, in PyTorch."""
-    return _distilled(params, data, splits, labels, "student")
+    return _distilled(params, data, shards, labels, "student")
 
 
-def first(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
+def first(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     """The distilled network before it was fine-tuned with labels."""
-    return _distilled(params, data, splits, labels, "first")
+    return _distilled(params, data, shards, labels, "first")
 
 
-def pruned(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
+def pruned(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     """The pruned network, float32, in PyTorch."""
-    return _distilled(params, data, splits, labels, "pruned")
+    return _distilled(params, data, shards, labels, "pruned")
 
 
-def _distilled(params: "Latency", data: Path, splits: Splits, labels: Labels, variant: str) -> Answers:
+def _distilled(params: "Latency", data: Path, shards: Sequence[str], labels: Labels, variant: str) -> Answers:
     folder, taxa = data / _FOLDERS[variant], _taxa(data, labels)
     model, spec, prepared = _student(folder)
     _check_teacher(folder, spec, taxa)
-    known = _costs(params, model, prepared, folder / students.WEIGHTS_FILE) | costs.of_table(costs.array(taxa.text))
-    model.to(machine.device())  # after its time on the CPU was taken
-    return _run(data, splits, model, prepared, lambda outputs: _answer(outputs, taxa), known)
+
+    def measured() -> dict[str, Any]:
+        own = _costs(params, model, prepared, folder / students.WEIGHTS_FILE)
+        return own | costs.of_table(costs.array(taxa.text))
+
+    return _run(data, shards, model, prepared, lambda outputs: _answer(outputs, taxa), measured)
 
 
 def _check_teacher(folder: Path, spec: dict[str, Any], taxa: store.Taxa) -> None:
@@ -138,7 +141,7 @@ def _check_teacher(folder: Path, spec: dict[str, Any], taxa: store.Taxa) -> None
         )
 
 
-def control(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
+def control(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     """The same network with one output per leaf, trained on labels alone."""
     folder = data / "distill" / "control"
     model, spec, prepared = _student(folder)
@@ -147,11 +150,11 @@ def control(params: "Latency", data: Path, splits: Splits, labels: Labels) -> An
             f"{folder} has {spec['outputs']} outputs for the {len(labels.ids)} leaves of data/index/taxa.parquet; "
             "run stage distill again"
         )
-    known = _costs(params, model, prepared, folder / students.WEIGHTS_FILE)
-    return _run(data, splits, model.to(machine.device()), prepared, Block, known)
+    weights = folder / students.WEIGHTS_FILE
+    return _run(data, shards, model, prepared, Block, lambda: _costs(params, model, prepared, weights))
 
 
-def int8(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
+def int8(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     """The folded graph with the weights that the grid gives back, computed in PyTorch."""
     taxa = _taxa(data, labels)
     folder = data / "quantize" / "model"
@@ -162,29 +165,35 @@ def int8(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answe
     def forward(images: torch.Tensor) -> torch.Tensor:
         return execution.run(nodes, weights, images.cpu())  # its weights are read anew at each node: a GPU would wait
 
-    known = {
-        "params": sum(array.size for array in weights.values()),
-        "macs": execution.macs(nodes, weights),
-        **costs.files(files),
-        **costs.of_table(costs.array(taxa.text)),
-        "latency_ms": costs.latency(forward, _blank(prepared), params["latency_runs"]),
-    }
-    return _run(data, splits, forward, prepared, lambda outputs: _answer(outputs, taxa), known)
+    def measured() -> dict[str, Any]:
+        return {
+            "params": sum(array.size for array in weights.values()),
+            "macs": execution.macs(nodes, weights),
+            **costs.files(files),
+            **costs.of_table(costs.array(taxa.text)),
+            "latency_ms": costs.latency(forward, _blank(prepared), params["latency_runs"]),
+        }
+
+    return _run(data, shards, forward, prepared, lambda outputs: _answer(outputs, taxa), measured)
 
 
-_ANSWERS: dict[str, Callable[["Latency", Path, Splits, Labels], Answers]] = {
+_ANSWERS: dict[str, Callable[["Latency", Path, Sequence[str], Labels], Answers]] = {
     function.__name__: function for function in (teacher, table, first, student, pruned, int8, tfjs, chromium, control)
 }
 
 
-def answers(variant: str, params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
-    """What a variant of ``evaluated.variants`` says of the photographs of some splits.
+def answers(variant: str, params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
+    """What a variant of ``variant_names.variants`` says of the photographs of some shards.
+
+    Args:
+        params: "latency_runs" is read when costs are measured.
+        shards: their names, e.g. "test-00000".
 
     Raises:
         UserError: a part of it is missing, or does not fit the others.
     """
     name = further_teacher(variant)
-    return further(name, params, data, splits, labels) if name else _ANSWERS[variant](params, data, splits, labels)
+    return further(name, params, data, shards, labels) if name else _ANSWERS[variant](params, data, shards, labels)
 
 
 def load(data: Path, variant: str, labels: Labels) -> tuple[dict[str, Any], Callable[[torch.Tensor], Block]]:
@@ -243,10 +252,6 @@ def _inferred(forward: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Ten
         return forward(pixels).numpy()
 
 
-def _paths(data: Path, splits: Splits) -> list[Path]:
-    return [path for split in splits for path in shard_paths(data, split)]
-
-
 def _taxa(data: Path, labels: Labels, who: str = FIRST) -> store.Taxa:
     path = store.folder(data, who) / "taxa.safetensors"
     taxa = store.read_taxa(path)
@@ -280,26 +285,29 @@ def _blank(prepared: dict[str, Any]) -> torch.Tensor:
 
 def _run(
     data: Path,
-    splits: Splits,
+    shards: Sequence[str],
     forward: Callable[[torch.Tensor], torch.Tensor],
     prepared: dict[str, Any],
     answer: Callable[[np.ndarray], Block],
-    known_costs: dict[str, Any],
+    measured: Callable[[], dict[str, Any]],
 ) -> Answers:
-    """Run a model on all photographs, batch by batch; ``answer`` is given its outputs [rows, D].
+    """Run the model on all photographs batch by batch; ``answer`` is given its outputs [rows, D].
 
-    ``forward`` is given photographs on ``machine.device()``.
+    A network runs on a GPU where there is one, from the first block on; it is timed on the CPU before. Other functions
+    are given photographs on ``machine.device()``.
     """
-    shards = ShardSet.of(*_paths(data, splits))
+    photographs = ShardSet.of(*(data / "shard" / f"{shard}.tar" for shard in shards))
 
     def blocks() -> Iterator[Block]:
-        batches = loading.plain_pixels(shards, prepared, _BATCH)
-        for images in progress(batches, -(-len(shards) // _BATCH), f"evaluate: batches of {_BATCH} photographs"):
+        if isinstance(forward, nn.Module):
+            forward.to(machine.device())
+        batches = loading.plain_pixels(photographs, prepared, _BATCH)
+        for images in progress(batches, -(-len(photographs) // _BATCH), f"evaluate: batches of {_BATCH} photographs"):
             with torch.inference_mode(), machine.embedding_in("float32"):  # as it ships
                 outputs = forward(images)
             yield answer(outputs.cpu().numpy())
 
-    return Answers(shards.keys, blocks(), known_costs)
+    return Answers(photographs.keys, blocks(), measured)
 
 
 def _answer(embeddings: np.ndarray, taxa: store.Taxa) -> Block:

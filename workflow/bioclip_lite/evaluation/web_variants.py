@@ -12,7 +12,6 @@ from bioclip_lite.compression import quantized
 from bioclip_lite.evaluation.predictions import Answers, Block
 from bioclip_lite.graph import execution
 from bioclip_lite.models import costs
-from bioclip_lite.photographs.shards import shard_paths
 from bioclip_lite.taxa.label_space import Labels
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, require
@@ -22,22 +21,20 @@ from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
 if TYPE_CHECKING:
     from bioclip_lite.params.jobs import Latency
 
-Splits = tuple[str, ...]
-
 _BATCH = 64
 
 
-def tfjs(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
+def tfjs(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     """In Node: another decoder, another resampler and another runtime than PyTorch's variants have."""
-    return _shipped("node", params, data, splits, labels)
+    return _shipped("node", params, data, shards, labels)
 
 
-def chromium(params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
+def chromium(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     """In a headless Chromium of this machine, which decodes the files as well: what a visitor of a page gets."""
-    return _shipped("chromium", params, data, splits, labels)
+    return _shipped("chromium", params, data, shards, labels)
 
 
-def _shipped(where: str, params: "Latency", data: Path, splits: Splits, labels: Labels) -> Answers:
+def _shipped(where: str, params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     bundle = data / "convert" / "tfjs"
     about = read_json(require(bundle / BUNDLE_FILE))
     column, share = columns(bundle, about["taxa"], labels)
@@ -45,8 +42,8 @@ def _shipped(where: str, params: "Latency", data: Path, splits: Splits, labels: 
     nodes, weights = quantized.load(data / "quantize" / "model")
     scratch = tempfile.TemporaryDirectory(prefix="bioclip-lite-")  # removed when the blocks are consumed
     prefix = Path(scratch.name) / where
-    images = [path for split in splits for path in shard_paths(data, split)]
-    found = javascript.answer(where, bundle, images, prefix, params["latency_runs"])
+    tars = [data / "shard" / f"{shard}.tar" for shard in shards]
+    found = javascript.answer(where, bundle, tars, prefix, params.get("latency_runs", 0))
     table = [bundle / BUNDLE_FILE, bundle / about["text"]["file"]]
     model = [path for path in bundle.iterdir() if path not in table]
 
@@ -63,7 +60,7 @@ def _shipped(where: str, params: "Latency", data: Path, splits: Splits, labels: 
     return Answers(
         keys=found["keys"],
         blocks=blocks(),
-        costs={
+        costs=lambda: {
             "params": sum(array.size for array in weights.values()),
             "macs": execution.macs(nodes, weights),
             **costs.files(model),

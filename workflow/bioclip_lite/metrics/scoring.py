@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import logsumexp
 
 from bioclip_lite.metrics.calibration import best_of_groups
 from bioclip_lite.metrics.ranks import Grouping, capped, grouping
-from bioclip_lite.metrics.temperature import leaves_under, log_sum_exp
+from bioclip_lite.metrics.temperature import leaves_under
 from bioclip_lite.metrics.topk import places, top
 from bioclip_lite.metrics.tree import heights
 from bioclip_lite.taxa.taxonomy import RANKS
@@ -97,7 +98,7 @@ def _of_labels(
     found = np.where(truth < 0, np.nan, (value - highest)[:, 0] / temperature)
     for row in np.flatnonzero((truth < 0) & (truth_nodes >= 0).any(axis=1)):
         own = logits[row, leaves_under(truth_nodes[row], tree.nodes)] - highest[row]
-        found[row] = log_sum_exp(own[None] / temperature)[0]
+        found[row] = logsumexp(own / temperature)
     return found
 
 

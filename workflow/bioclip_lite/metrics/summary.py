@@ -46,11 +46,12 @@ def summarise(
         per-rank one with a "macro" average over classes; "value" is None where no image counts, "ci95" where fewer
         than two groups do.
     """
-    compared = {name: _compared(scores[name]) for name in references if name in scores}
+    compared = {name: _compared(scores[name]) for name in references}
     summary: dict[str, dict[str, Any]] = {}
     for variant in scores:
         score = scores[variant]
-        asked = _asked(score, {name: compared[name] for name in compared if name != variant}, truth_nodes, strata)
+        others = {name: compared[name] for name in references if name != variant}
+        asked = _asked(score, others, truth_nodes, strata)
         if variant != references[0]:
             same = (f"agreement_with_{references[0]}",), _same(score, compared[references[0]]), truth_nodes[:, -1]
             asked = itertools.chain(asked, [same])
@@ -85,9 +86,7 @@ def agreement(
     Arguments and numbers as of ``summarise``; the names are "agreement_with_<other>".
     """
     own = _compared(scores[variant])
-    asked: Asked = {
-        (f"agreement_with_{other}",): (_same(own, scores[other]), truth_nodes[:, -1]) for other in others
-    }
+    asked: Asked = {(f"agreement_with_{other}",): (_same(own, scores[other]), truth_nodes[:, -1]) for other in others}
     return estimate(asked, group, resamples, seed)
 
 

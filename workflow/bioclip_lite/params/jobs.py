@@ -331,6 +331,10 @@ def _of_variant(section: Section, fields: Fields) -> Section:
     return _part(section, parts.get(fields["variant"], Latency))
 
 
+def _of_shard(section: Section, fields: Fields) -> Section:
+    return _part(section, RandomVariant if fields["variant"] == "random" else Nothing)
+
+
 def _of_suite(section: Section, fields: Fields) -> Section:
     chosen = [entry for entry in section["suites"] if entry["name"] == fields["suite"]]
     return _part({**section, "suites": chosen}, OneSuite)
@@ -364,7 +368,13 @@ PARTS: dict[str, dict[str, Any]] = {
     },
     "distill": {"student": _of_student, "finetune": FinetunedStudent, "control": Control},
     "convert": {"bundle": Bundle, "text": TextEncoder, "lists/{list}": _of_list},
-    "evaluate": {"report": Report, "speed": Timing, "suites/{suite}": _of_suite, "{variant}": _of_variant},
+    "evaluate": {
+        "report": Report,
+        "speed": Timing,
+        "suites/{suite}": _of_suite,
+        "{variant}": _of_variant,
+        "{variant}/{shard}": _of_shard,
+    },
 }
 
 

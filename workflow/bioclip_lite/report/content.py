@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from bioclip_lite.evaluation.predictions import SPLIT
+from bioclip_lite.evaluation.predictions import SPLIT, Predictions
 from bioclip_lite.metrics import confusion
 from bioclip_lite.photographs.shards import UNLABELLED, ShardSet
 from bioclip_lite.taxa.label_space import Labels, Truth
@@ -100,25 +100,29 @@ def sample_of(samples: pa.Table, test: pa.Table, teacher: Mapping[str, Any]) -> 
 
 
 class Pictures:
-    """The test photographs that the page shows, by row of ``test``; shards are opened when the first one is."""
+    """The test photographs that the page shows, by row of ``test``; only shards that hold one of them are opened."""
 
-    def __init__(self, data: Path, test: pa.Table) -> None:
-        self._data, self._test = data, test
+    def __init__(self, data: Path, test: pa.Table, answered: Predictions) -> None:
+        """``answered``: predictions, which say in which shard a photograph is."""
+        self._data, self._test, self._answered = data, test, answered
+        self._open: dict[str, ShardSet] = {}
 
     @cached_property
-    def _shards(self) -> tuple[ShardSet, dict[str, int]]:
-        shards = ShardSet(self._data, SPLIT)
-        return shards, {key: i for i, key in enumerate(shards.keys)}
+    def _shard_of(self) -> dict[str, str]:
+        return {key: path.stem for path, keys in self._answered.keys_by_shard() for key in keys}
 
     def thumbnail(self, row: int) -> bytes:
-        shards, place = self._shards
         key = self._test["key"][row].as_py()
-        if key not in place:
+        shard = self._shard_of[key]
+        if shard not in self._open:
+            self._open[shard] = ShardSet.of(self._data / "shard" / f"{shard}.tar")
+        photographs = self._open[shard]
+        if key not in photographs.keys:
             raise UserError(
-                f"the shards of split {SPLIT} lack photograph {key} of data/index/samples.parquet; "
+                f"{self._data / 'shard' / shard}.tar lacks photograph {key} of data/index/samples.parquet; "
                 "run stage shard again"
             )
-        return _thumbnail(shards.image(place[key]))
+        return _thumbnail(photographs.image(photographs.keys.index(key)))
 
     def credit(self, row: int) -> str:
         credit = [self._test[column][row].as_py() for column in ("attribution", "licence")]

@@ -3,6 +3,8 @@
 Reads predictions and no model. A change of the report, templates included, therefore runs this job and no other.
 """
 
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import pyarrow.compute as pc
 
 from bioclip_lite.evaluation import predictions
 from bioclip_lite.evaluation.comparison import Resampling, check_joinable, compare, observation_numbers
-from bioclip_lite.evaluation.fitting import Fit, fit, scored
+from bioclip_lite.evaluation.fitting import read_fit, read_scores
 from bioclip_lite.evaluation.predictions import FITTED_ON, SPEED_FILE, SPLIT
 from bioclip_lite.evaluation.probes import Photographs, measure
 from bioclip_lite.evaluation.variant_names import variants
+from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.report import plots, suites
 from bioclip_lite.report.content import Pictures, Shown, confusion_of, examples_of, sample_of, weakest_of
 from bioclip_lite.report.dvc_views import curves, headline
@@ -24,7 +27,6 @@ from bioclip_lite.report.page import page
 from bioclip_lite.report.text import LABELS, SHIPPED
 from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.utils.files import read_json, read_table, replacing, require, write_json
-from bioclip_lite.utils.progress import progress
 
 _COLUMNS = ["key", "split", "taxon_id", "group", "licence", "attribution", "teacher_saw"]
 
@@ -40,17 +42,13 @@ def publish(params: dict[str, Any], data: Path) -> None:
     samples = read_table(data / "index" / "samples.parquet", _COLUMNS)
     test, fitted_on = (_split(samples, split) for split in (SPLIT, FITTED_ON))
     keys, fitted_on_keys = test["key"].to_pylist(), fitted_on["key"].to_pylist()
-    answers = predictions.read(folder / "predictions", variants(params))
+    answers = predictions.read(folder / "predictions", variants(params), shard_names(data, SPLIT))
     check_joinable(answers, keys, fitted_on_keys, labels)
 
     truth = truth_of(test["taxon_id"].to_pylist(), labels)
-    fitted_on_nodes = truth_of(fitted_on["taxon_id"].to_pylist(), labels).nodes
-    fits: dict[str, Fit] = {}
-    scores: dict[str, dict[str, np.ndarray]] = {}
-    for variant, answer in progress(answers.items(), len(answers), "evaluate: variants scored"):
-        fits[variant] = fit(answer, fitted_on_keys, fitted_on["group"].to_pylist(), fitted_on_nodes, labels)
-        scores[variant] = scored(answer, keys, truth, labels, fits[variant].temperature)
-
+    scores = Scores({name: functools.partial(read_scores, of, keys, truth, labels) for name, of in answers.items()})
+    taxon_of = dict(zip(fitted_on_keys, fitted_on["taxon_id"].to_pylist(), strict=True))
+    fits = {variant: read_fit(answer, taxon_of, labels) for variant, answer in answers.items()}
     resampling = Resampling(params["bootstrap"], params["seed"])
     metrics = compare(answers, scores, fits, test, truth, labels, resampling)
     if params["speed"]["sizes"]:
@@ -60,7 +58,7 @@ def publish(params: dict[str, Any], data: Path) -> None:
     metrics |= measure(answers, Photographs(keys, truth, observation_numbers(test)), labels, *resampling)
 
     sample = sample_of(samples, test, answers["teacher"].costs.get("about", {}))
-    shown = Shown(test, truth, labels, scores[SHIPPED], Pictures(data, test), params["seed"])
+    shown = Shown(test, truth, labels, scores[SHIPPED], Pictures(data, test, answers[SHIPPED]), params["seed"])
     figures = _figures(metrics["variants"])
     content = examples_of(shown, params["examples"]), weakest_of(shown), confusion_of(shown)
     history = read_table(data / "distill" / "history.parquet")
@@ -73,6 +71,22 @@ def publish(params: dict[str, Any], data: Path) -> None:
     for name, table in curves(metrics, history).items():
         _write(folder / "plots" / f"{name}.csv", table.encode())
     _summarize(metrics["variants"])
+
+
+class Scores(Mapping[str, dict[str, np.ndarray]]):
+    """The scores of each variant, read whenever they are asked for: those of all are never in memory at once."""
+
+    def __init__(self, read: Mapping[str, Callable[[], dict[str, np.ndarray]]]) -> None:
+        self._read = read
+
+    def __getitem__(self, variant: str) -> dict[str, np.ndarray]:
+        return self._read[variant]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
 
 
 def _split(samples: pa.Table, split: str) -> pa.Table:

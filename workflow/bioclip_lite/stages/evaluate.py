@@ -1,37 +1,41 @@
 """Stage evaluate: compare every variant on the same test photographs, with the same metrics.
 
-Jobs: one per variant writes its answers to data/evaluate/predictions/; "report" reads only those and writes
-metrics.json, headline.json, report.html, MODEL_CARD.md and plots/. Predictions are joined by sample key, never by row
-number.
+Jobs: one per variant fits its temperature and its thresholds on split calibration and measures its costs; one per
+variant and shard of split test reduces its answers, at that temperature, to what the report needs. Where split test is
+one shard, the variant's job writes its answers too, since the model is loaded. All write to data/evaluate/predictions/;
+"report" reads only those and writes metrics.json, headline.json, report.html, MODEL_CARD.md and plots/. Predictions are
+joined by sample key, never by row number.
 """
 
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bioclip_lite.evaluation import predictions, references, variant_names
-from bioclip_lite.evaluation.predictions import FITTED_ON, SPEED_FILE, SPLIT
-from bioclip_lite.taxa.label_space import read_labels
+from bioclip_lite.evaluation import fitting, predictions, references, variant_names
+from bioclip_lite.evaluation.predictions import SPEED_FILE, SPLIT
+from bioclip_lite.photographs.shards import shard_names
+from bioclip_lite.taxa.label_space import Labels, read_labels
 from bioclip_lite.utils import job_names
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import write_json
+from bioclip_lite.utils.files import read_json, require, write_json
 
 if TYPE_CHECKING:
     from bioclip_lite.params import jobs
     from bioclip_lite.utils import sections
 
-JOBS = ("report", "speed", "suites/{suite}", "{variant}")  # job_names
+JOBS = ("report", "speed", "suites/{suite}", "{variant}", "{variant}/{shard}")  # job_names
 
 
 def run(params: "sections.Evaluate", data: Path, job: str | None = None) -> None:
     """Run one job, or all of them (None).
 
-    Jobs: the name of a variant, "suites/<suite>", "speed" (time other sizes of the image), and "report".
+    Jobs: the name of a variant, "<variant>/<shard>", "suites/<suite>", "speed" (time other sizes of the image), and
+    "report".
 
     Args:
         params: the whole section for None, else what ``params.jobs`` lists for the job.
     """
-    for name in _jobs(params) if job is None else [job]:
+    for name in _jobs(params, data) if job is None else [job]:
         form, fields = job_names.parse("evaluate", name, JOBS)
         if form == "report":
             _publish(params, data)
@@ -39,36 +43,71 @@ def run(params: "sections.Evaluate", data: Path, job: str | None = None) -> None
             _time(params, data)
         elif form == "suites/{suite}":
             _ask_suite(params, data, fields["suite"])
+        elif form == "{variant}/{shard}":
+            _predict(fields["variant"], fields["shard"], params, data)
         else:
-            _predict(name, params, data)
+            _calibrate(name, params, data)
 
 
-def _jobs(params: "sections.Evaluate") -> list[str]:
+def _jobs(params: "sections.Evaluate", data: Path) -> list[str]:
+    variants, shards = variant_names.variants(params), shard_names(data, SPLIT)
+    predictions = [f"{variant}/{shard}" for variant in variants for shard in shards] if len(shards) > 1 else []
     timing = ["speed"] if params["speed"]["sizes"] else []
     suites = [f"suites/{entry['name']}" for entry in params["suites"]]
-    return [*variant_names.variants(params), *timing, *suites, "report"]
+    return [*variants, *predictions, *timing, *suites, "report"]
 
 
-def _predict(variant: str, params: Any, data: Path) -> None:
-    """Write the answers of one variant to the photographs of the test and calibration splits.
+def _calibrate(variant: str, params: Any, data: Path) -> None:
+    """Write costs and calibration of one variant; its answers too, where split test is one shard.
 
     ``params`` are those of ``jobs.of_job`` for it.
     """
+    _check(variant)
+    labels, shards = read_labels(data), fitting.calibration_shards(data)
+    photographs = fitting.photographs_of(data, shards, labels)
+    costs, columns = fitting.calibrate(lambda: _answers(variant, params, data, shards, labels), photographs, labels)
+    extras = {}
+    if variant == "teacher":
+        from bioclip_lite.evaluation.prompts import texts_of  # PyTorch
+
+        extras = texts_of(params, data, SPLIT, labels)
+    folder = data / "evaluate" / "predictions"
+    predictions.write(
+        folder / f"{variant}.safetensors", photographs.keys, predictions.identity_of(labels), columns, extras
+    )
+    write_json(folder / f"{variant}.json", costs)
+    print(f"evaluate: {variant} is calibrated on {len(photographs.keys)} photographs among {len(labels.ids)} taxa")
+    tested = shard_names(data, SPLIT)
+    if len(tested) == 1:
+        _predict(variant, tested[0], params, data)
+
+
+def _predict(variant: str, shard: str, params: Any, data: Path) -> None:
+    """Write what is kept of the answers of one variant to one shard of split test."""
+    _check(variant)
+    folder, labels = data / "evaluate" / "predictions", read_labels(data)
+    temperature = read_json(require(folder / f"{variant}.json"))["calibration"]["temperature"]
+    photographs = fitting.photographs_of(data, [shard], labels)
+    answers = _answers(variant, params, data, [shard], labels)
+    columns = fitting.reduce_answers(answers, photographs, labels, temperature)
+    predictions.write(
+        folder / variant / f"{shard}.safetensors", photographs.keys, predictions.identity_of(labels), columns
+    )
+    print(f"evaluate: {variant} answered {len(photographs.keys)} photographs of {shard} among {len(labels.ids)} taxa")
+
+
+def _answers(variant: str, params: Any, data: Path, shards: list[str], labels: Labels) -> predictions.Answers:
+    if variant in references.ANSWERS:
+        return references.ANSWERS[variant](params, data, shards, labels)
+    from bioclip_lite.evaluation import variants  # PyTorch: the references and the report do without
+
+    return variants.answers(variant, params, data, shards, labels)
+
+
+def _check(variant: str) -> None:
     if variant not in variant_names.KNOWN and not variant_names.further_teacher(variant):
         jobs = ", ".join((*variant_names.KNOWN, "teacher-<name>", *(form for form in JOBS if "{" not in form)))
-        raise UserError(f"evaluate has no job {variant!r}; its jobs are {jobs}, suites/<suite>")
-    labels, splits, extras = read_labels(data), (FITTED_ON, SPLIT), {}
-    if variant in references.ANSWERS:
-        answers = references.ANSWERS[variant](params, data, splits, labels)
-    else:
-        from bioclip_lite.evaluation import variants as models
-        from bioclip_lite.evaluation.prompts import texts_of  # PyTorch: the references and the report do without
-
-        answers = models.answers(variant, params, data, splits, labels)
-        extras = texts_of(params, data, SPLIT, labels) if variant == "teacher" else {}
-    folder = data / "evaluate" / "predictions"
-    predictions.write(folder, variant, answers.keys, labels.ids, answers.blocks, answers.costs, extras)
-    print(f"evaluate: {variant} answered {len(answers.keys)} photographs among {len(labels.ids)} taxa")
+        raise UserError(f"evaluate has no job {variant!r}; its jobs are {jobs}, suites/<suite>, <variant>/<shard>")
 
 
 def _ask_suite(params: "jobs.OneSuite", data: Path, suite: str) -> None:

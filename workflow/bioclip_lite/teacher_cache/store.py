@@ -21,7 +21,7 @@ from bioclip_lite.teacher_cache.ensemble import FIRST
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing, require
 
-_TYPES = {"I8": "|i1", "U8": "|u1", "F16": "<f2", "F32": "<f4", "U64": "<u8"}
+_TYPES = {"I8": "|i1", "U8": "|u1", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "U64": "<u8"}
 _NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
 _REMEDY = "make the cache again: snakemake --cores all logits --forcerun embed_shard embed_taxa"
 
