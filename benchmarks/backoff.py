@@ -2,9 +2,9 @@
 
     PYTHONPATH=workflow python benchmarks/backoff.py [--data data] [--draws 400]
 
-Reads data/evaluate/predictions and writes benchmarks/backoff.md. The population is one photograph of each observation
-of splits calibration and test, of species that split calibration has. Calibration sets are drawn from it with
-replacement, the same for every rule. Correct answers are counted in the whole population, so that a broken guarantee is
+Runs the models of a finished data folder and writes benchmarks/backoff.md. The population is one photograph of each
+observation of splits calibration and test, of species that split calibration has. Calibration sets are drawn from it
+with replacement, the same for every rule. Correct answers are counted in the whole population, so that a broken guarantee is
 not an accident of the test set.
 """
 
@@ -20,10 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.special import bdtr
 
-from bioclip_lite.evaluation import predictions
+from bioclip_lite.evaluation import variants
 from bioclip_lite.metrics import calibration
 from bioclip_lite.metrics.ranks import softmax
+from bioclip_lite.metrics.temperature import fit_temperature
 from bioclip_lite.metrics.tree import specificity
+from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.files import read_table, replacing
@@ -76,8 +78,9 @@ def read(data: Path, variant: str) -> Population:
     calibrated = labels.taxa.filter(pc.greater(labels.taxa["calibration"], 0))["taxon_id"]
     samples = samples.filter(pc.is_in(samples["taxon_id"], value_set=calibrated.combine_chunks()))
     samples = samples.take(calibration.first_of_each(samples["group"].to_pylist()))
-    found = predictions.read(data / "evaluate" / "predictions", [variant])[variant]
-    logits = np.concatenate([block for _, block in found.blocks()])
+    shards = [name for split in ("calibration", "test") for name in shard_names(data, split)]
+    found = variants.answers(variant, {"latency_runs": 1}, data, shards, labels)
+    logits = np.concatenate([block.logits for block in found.blocks])
     place = {key: number for number, key in enumerate(found.keys)}
     truth = truth_of(samples["taxon_id"].to_pylist(), labels)
     return Population(logits[[place[key] for key in samples["key"].to_pylist()]], truth.nodes, labels.node_of_leaf)

@@ -14,6 +14,7 @@ among the photographed taxa alone.
 
 import argparse
 import csv
+import functools
 import json
 import statistics
 import sys
@@ -29,9 +30,11 @@ from memory_format import processor
 
 from bioclip_lite import params
 from bioclip_lite.evaluation import predictions, variants
-from bioclip_lite.evaluation.fitting import fit, scored
+from bioclip_lite.evaluation.fitting import calibrate, photographs_of, reduce_answers
 from bioclip_lite.metrics import calibration
 from bioclip_lite.metrics.ranks import answers, softmax
+from bioclip_lite.metrics.scoring import judge_columns
+from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.stages import caption, distill, index, logits, shard, teacher
 from bioclip_lite.taxa.label_space import Labels, Truth, read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS
@@ -195,24 +198,26 @@ def measure(data: Path, asked: set[str]) -> dict[str, Any]:
     """Figures by model, of the test photographs of the species ``asked`` and of the others."""
     labels = read_labels(data)
     samples = read_table(data / "index" / "samples.parquet").sort_by("key")
-    test, fitted_on = (samples.filter(pc.equal(samples["split"], split)) for split in ("test", "calibration"))
+    test = samples.filter(pc.equal(samples["split"], "test"))
     truth = truth_of(test["taxon_id"].to_pylist(), labels)
     names = [binomial(row) for row in test.select(["genus", "species"]).to_pylist()]
     inside = np.array([name in asked for name in names])
     known = np.array([name is not None for name in names])
-    folder = data / "evaluate" / "predictions"
     found: dict[str, Any] = {"taxa": len(labels.ids), "zero-shot": int(labels.zero_shot.sum())}
     for model in MODELS:
-        given = variants.answers(model, {"latency_runs": 1}, data, ("calibration", "test"), labels)
-        predictions.write(folder, model, given.keys, labels.ids, given.blocks, given.costs)
-        prediction = predictions.read(folder, [model])[model]
-        nodes = truth_of(fitted_on["taxon_id"].to_pylist(), labels).nodes
-        fitted = fit(prediction, fitted_on["key"].to_pylist(), fitted_on["group"].to_pylist(), nodes, labels)
-        keys = test["key"].to_pylist()
-        columns = scored(prediction, keys, truth, labels, fitted.temperature)
-        rank = calibration.lowest(columns["share"], fitted.thresholds)
+        ask = functools.partial(variants.answers, model, {"latency_runs": 1}, data)
+        shards = shard_names(data, "calibration")
+        costs, _ = calibrate(lambda: ask(shards, labels), photographs_of(data, shards, labels), labels)  # noqa: B023
+        fitted, shards = costs["calibration"], shard_names(data, "test")
+        columns = judge_columns(
+            reduce_answers(ask(shards, labels), photographs_of(data, shards, labels), labels, fitted["temperature"]),
+            truth.leaf,
+            truth.nodes,
+            labels.node_of_leaf,
+        )
+        rank = calibration.lowest(columns["share"], fitted["thresholds"]["ranks"])
         right = calibration.judge(rank, calibration.chosen(columns["node"], rank), truth.nodes, labels.node_of_leaf)
-        alone = among_trained(prediction, keys, truth, labels, fitted.temperature)
+        alone = among_trained(ask(shards, labels), test["key"].to_pylist(), truth, labels, fitted["temperature"])
         found[model] = {
             group: {
                 "photographs": int(members.sum()),
@@ -228,11 +233,11 @@ def measure(data: Path, asked: set[str]) -> dict[str, Any]:
 
 
 def among_trained(
-    prediction: predictions.Predictions, keys: list[str], truth: Truth, labels: Labels, temperature: float
+    found: predictions.Answers, keys: list[str], truth: Truth, labels: Labels, temperature: float
 ) -> dict[str, np.ndarray]:
     """By rank, float [n]: 1 where the answer is right if only the taxa that were learned from may be answered."""
-    rows = np.concatenate([block for _, block in prediction.placed(keys, prediction.blocks())])
-    order = np.concatenate([here for here, _ in prediction.placed(keys, prediction.blocks())])
+    rows, place_of = np.concatenate([block.logits for block in found.blocks]), {key: i for i, key in enumerate(keys)}
+    order = np.array([place_of[key] for key in found.keys])
     probabilities = softmax(np.where(labels.zero_shot, -np.inf, rows) / temperature)
     right = {}
     for name in ASKED:

@@ -143,7 +143,7 @@ def test_answers_that_belong_to_another_index_are_refused(tmp_path: Path) -> Non
 def test_metrics_of_an_earlier_version_are_refused(tmp_path: Path) -> None:
     write_side(tmp_path, {})
     write_json(tmp_path / "evaluate" / "metrics.json", {"variants": {"tfjs": {}}, "protocol": {}})
-    with pytest.raises(UserError, match="of here has no 'calibration' of tfjs: an earlier version"):
+    with pytest.raises(UserError, match="of here has no 'bootstrap' of tfjs: an earlier version"):
         read_side("here", None, tmp_path, "tfjs", "species")
 
 

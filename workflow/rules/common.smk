@@ -27,7 +27,7 @@ from bioclip_lite.texts.captions import synthetic
 from bioclip_lite.utils import gpus, job_names
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.stage_names import STAGES
-from bioclip_lite.evaluation.variant_names import further_teacher, variants
+from bioclip_lite.evaluation.variant_names import further_teacher, members, variants
 
 try:
     # In place of `configfile:`, which reads YAML otherwise than DVC does.

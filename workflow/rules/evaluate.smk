@@ -24,6 +24,9 @@ CACHED_BY = {"teacher": [FIRST], "table": [FIRST]}
 for variant in config["evaluate"]["also"]:
     if name := further_teacher(variant):
         MADE_OF[variant], CACHED_BY[variant] = [f"data/logits/{name}/taxa.safetensors"], [name]
+    elif variant == "ensemble":
+        CACHED_BY[variant] = members(config["evaluate"]["also"])
+        MADE_OF[variant] = expand("data/logits/{cache}taxa.safetensors", cache=map(cache_of, CACHED_BY[variant]))
 SUITES = {suite["name"]: suite for suite in config["evaluate"]["suites"]}
 VARIANTS = variants(config["evaluate"])
 SPEED = ["data/evaluate/predictions/speed.json"] if config["evaluate"]["speed"]["sizes"] else []

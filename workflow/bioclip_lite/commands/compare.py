@@ -22,7 +22,6 @@ from bioclip_lite.evaluation import predictions
 from bioclip_lite.evaluation.fitting import read_scores
 from bioclip_lite.metrics import paired
 from bioclip_lite.metrics.summary import Asked, estimate
-from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.report.text import LABELS, bracket, percent, points, points_interval
 from bioclip_lite.taxa.label_space import observations, read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS, scientific_name
@@ -125,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _needed(variant: str) -> list[str]:
     answers = (f"evaluate/predictions/{variant}{ending}" for ending in (".safetensors", ".json", ""))
-    others = ("index/samples.parquet", "index/taxa.parquet", "shard/sizes.json", "evaluate/metrics.json")
+    others = ("index/samples.parquet", "index/taxa.parquet", "evaluate/metrics.json")
     return [f"data/{path}" for path in (*others, *answers)]
 
 
@@ -139,7 +138,8 @@ def read_side(name: str, commit: str | None, data: Path, variant: str, rank: str
     samples = read_table(data / "index" / "samples.parquet", ["key", "split", "taxon_id", "group"])
     test = samples.filter(pc.equal(samples["split"], "test")).sort_by("key")
     folder = data / "evaluate" / "predictions"
-    stored = predictions.read(folder, [variant], shard_names(data, predictions.SPLIT))[variant]
+    shards = sorted(path.stem for path in (folder / variant).glob("*.safetensors"))
+    stored = predictions.read(folder, [variant], shards)[variant]
     metrics = read_json(require(data / "evaluate" / "metrics.json"))
     try:
         bootstrap = metrics["protocol"]["bootstrap"]

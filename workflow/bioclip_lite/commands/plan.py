@@ -39,6 +39,7 @@ SPLITS_OF = {  # the splits whose photographs a job works on; jobs that are not 
     "train_control": ("train",),
     "prune_student": ("train",),
     "predict": ("test",),
+    "predict_shard": ("test",),
     "write_report": ("test",),
 }
 

@@ -153,7 +153,10 @@ def _fit_temperature(
 
 def _best_nodes(blocks: Iterable[Block], place: np.ndarray, tree: Tree, temperature: float) -> dict[str, np.ndarray]:
     """ "share" and "node" of all photographs, and "embeddings"."""
-    columns = {"share": np.empty((len(place), len(RANKS))), "node": np.empty((len(place), len(RANKS)), dtype=np.int32)}
+    columns: dict[str, np.ndarray] = {
+        "share": np.empty((len(place), len(RANKS))),
+        "node": np.empty((len(place), len(RANKS)), dtype=np.int32),
+    }
     start = 0
     for block in blocks:
         here = place[start : start + len(block.logits)]

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.special import logsumexp
 from torch import nn
 
 from bioclip_lite.compression import quantized
 from bioclip_lite.evaluation.predictions import Answers, Block
-from bioclip_lite.evaluation.variant_names import further_teacher
+from bioclip_lite.evaluation.variant_names import further_teacher, members
 from bioclip_lite.evaluation.web_variants import chromium, columns, tfjs
 from bioclip_lite.graph import execution
 from bioclip_lite.models import costs, students, teachers
@@ -32,7 +33,7 @@ from bioclip_lite.utils.progress import progress
 from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
 
 if TYPE_CHECKING:
-    from bioclip_lite.params.jobs import Latency
+    from bioclip_lite.params.jobs import EnsembleVariant, Latency
 
 IN_PYTORCH = ("teacher", "first", "student", "pruned", "int8", "control")
 _FOLDERS = {"first": "distill/first", "student": "distill/model", "pruned": "prune/model"}  # of networks
@@ -48,6 +49,34 @@ def further(name: str, params: "Latency", data: Path, shards: Sequence[str], lab
     """A teacher of teacher.ensemble, in its own space, of which the students know nothing: so no embeddings."""
     found = _taught(params, data, shards, _taxa(data, labels, name), name)
     return replace(found, blocks=(Block(block.logits) for block in found.blocks))
+
+
+def ensemble(params: "EnsembleVariant", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
+    """The mean of the probabilities that the teachers give, each in its own space, as students learn it."""
+    names = members(params["also"])
+    if len(names) == 1:
+        raise UserError(
+            "evaluate.also lists ensemble but no further teacher; add teacher-NAME for each teacher of teacher.ensemble"
+        )
+    found = [_taught(params, data, shards, _taxa(data, labels, name), name) for name in names]
+    if any(one.keys != found[0].keys for one in found):
+        raise UserError(f"data/logits of teachers {', '.join(names)} hold other photographs; run stage logits again")
+
+    def measured() -> dict[str, Any]:
+        costs_of = [one.costs() for one in found]
+        summed = ("params", "macs", "bytes", "gzipped", "table_bytes", "table_gzipped")
+        return {name: sum(one[name] for one in costs_of) for name in summed}
+
+    blocks = (
+        _mean([block.logits for block in several]) for several in zip(*(one.blocks for one in found), strict=True)
+    )
+    return Answers(found[0].keys, blocks, measured)
+
+
+def _mean(logits: Sequence[np.ndarray]) -> Block:
+    """Logarithms of the mean of several models' probabilities."""
+    logs = np.stack([one - logsumexp(one, axis=1, keepdims=True) for one in logits])
+    return Block((logsumexp(logs, axis=0) - np.log(len(logs))).astype(np.float32))
 
 
 def table(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
@@ -177,8 +206,9 @@ def int8(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -
     return _run(data, shards, forward, prepared, lambda outputs: _answer(outputs, taxa), measured)
 
 
-_ANSWERS: dict[str, Callable[["Latency", Path, Sequence[str], Labels], Answers]] = {
-    function.__name__: function for function in (teacher, table, first, student, pruned, int8, tfjs, chromium, control)
+_ANSWERS: dict[str, Callable[[Any, Path, Sequence[str], Labels], Answers]] = {
+    function.__name__: function
+    for function in (teacher, ensemble, table, first, student, pruned, int8, tfjs, chromium, control)
 }
 
 

@@ -96,8 +96,8 @@ def macro(right: np.ndarray, truth_nodes: np.ndarray, resamples: int, seed: int)
         values = np.stack([np.where(share >= MOSTLY, 1.0, 0.0), share], axis=1)
         each = np.arange(len(share))
         times = range(resamples if len(share) else 0)
-        resampled = [bootstrap.draw(len(share), seed, "macro", name, time) @ values / len(share) for time in times]
-        resampled = np.reshape(resampled, (-1, 2))
+        means = [bootstrap.draw(len(share), seed, "macro", name, time) @ values / len(share) for time in times]
+        resampled = np.reshape(means, (-1, 2))
         numbers = {
             what: {
                 "value": number(values[:, column].mean() if len(share) else np.nan),

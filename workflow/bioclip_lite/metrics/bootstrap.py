@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from bioclip_lite.utils.randomness import generator
 
-_NUMBERS = 8_000_000  # in memory at a time: 64 MB
+_NUMBERS = 2_000_000  # in memory at a time: 16 MB
 
 
 @functools.lru_cache(maxsize=1)

@@ -85,7 +85,7 @@ def agreement(
 
     Arguments and numbers as of ``summarise``; the names are "agreement_with_<other>".
     """
-    own = _compared(scores[variant])
+    own = scores[variant]
     asked: Asked = {(f"agreement_with_{other}",): (_same(own, scores[other]), truth_nodes[:, -1]) for other in others}
     return estimate(asked, group, resamples, seed)
 
@@ -115,8 +115,8 @@ def _asked(
         for question in COMPARED:
             rank = RANKS.index(question) if question in RANKS else RANKS.index("species")
             yield ("difference_to", reference, question), score[question] - other[question], truth_nodes[:, rank]
-        for name, lost in _flips(score, other):
-            yield ("flips_to", reference, *name), lost, species
+        for flip, lost in _flips(score, other):
+            yield ("flips_to", reference, *flip), lost, species
 
 
 def _flips(score: Columns, other: Columns) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:

@@ -249,6 +249,16 @@ class TeacherVariant(Latency):
     retrieval: list[str]
 
 
+class EnsembleShard(TypedDict):
+    """Variant ensemble, whose members ``also`` lists."""
+
+    also: list[str]
+
+
+class EnsembleVariant(Latency, EnsembleShard):
+    """Variant ensemble, whose members are timed as well."""
+
+
 class RandomVariant(TypedDict):
     seed: int
 
@@ -327,12 +337,16 @@ def _of_student(section: Section, fields: Fields) -> Section:
 
 
 def _of_variant(section: Section, fields: Fields) -> Section:
-    parts = {"teacher": TeacherVariant, "random": RandomVariant, "majority": Nothing}
+    parts = {
+        **{"teacher": TeacherVariant, "ensemble": EnsembleVariant},
+        **{"random": RandomVariant, "majority": Nothing},
+    }
     return _part(section, parts.get(fields["variant"], Latency))
 
 
 def _of_shard(section: Section, fields: Fields) -> Section:
-    return _part(section, RandomVariant if fields["variant"] == "random" else Nothing)
+    parts = {"ensemble": EnsembleShard, "random": RandomVariant}
+    return _part(section, parts.get(fields["variant"], Nothing))
 
 
 def _of_suite(section: Section, fields: Fields) -> Section:

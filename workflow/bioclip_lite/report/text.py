@@ -8,6 +8,7 @@ from bioclip_lite.evaluation.variant_names import further_teacher
 # variant -> name and what it is
 VARIANTS = {
     "teacher": ("Teacher", "the CLIP model that the others learn from"),
+    "ensemble": ("Ensemble", "the mean of the teachers' probabilities"),
     "table": ("Shipped table", "the teacher against the 8-bit taxon table of the web model"),
     "first": ("Before fine-tuning", "the student as distilled, before labels fine-tuned it, float32"),
     "student": ("Student", "the small network, distilled from the teacher, float32"),
