@@ -417,7 +417,11 @@ JOBS: list[tuple[str, str, Any]] = [
     ("convert", "lists/alps", jobs.OneList),
     ("evaluate", "teacher", jobs.TeacherVariant),
     ("evaluate", "teacher-tuned", jobs.Latency),
+    ("evaluate", "ensemble", jobs.EnsembleVariant),
+    ("evaluate", "ensemble/test-00000", jobs.EnsembleShard),
     ("evaluate", "int8", jobs.Latency),
+    ("evaluate", "int8/test-00000", jobs.Nothing),
+    ("evaluate", "random/test-00000", jobs.RandomVariant),
     ("evaluate", "majority", jobs.Nothing),
     ("evaluate", "random", jobs.RandomVariant),
     ("evaluate", "suites/rare", jobs.OneSuite),
@@ -431,7 +435,7 @@ def with_every_job() -> dict[str, Any]:
     params["caption"]["captioners"] = [CAPTIONER, {**CAPTIONER, "name": "other"}]
     params["teacher"]["ensemble"] = [{"name": "tuned", "kind": "lit"}, {"name": "bought", "kind": "pretrained"}]
     params["convert"]["lists"] = ["coast.txt", "mountains/alps.csv"]
-    params["evaluate"]["also"] = ["first", "teacher-tuned"]
+    params["evaluate"]["also"] = ["first", "teacher-tuned", "ensemble"]
     params["evaluate"]["suites"] = [{**SUITE, "name": "common"}, SUITE]
     parameters.check(params)
     return params
@@ -440,7 +444,7 @@ def with_every_job() -> dict[str, Any]:
 @pytest.mark.parametrize(("stage", "job", "kind"), JOBS, ids=[f"{stage}-{job}" for stage, job, _ in JOBS])
 def test_a_job_gets_the_keys_of_its_type(stage: str, job: str, kind: Any) -> None:
     part = parameters.of_job(with_every_job(), stage, job)
-    keys = with_every_job()[stage].keys() if kind is jobs.Student else kind.__annotations__.keys()
+    keys = with_every_job()[stage].keys() - {"control"} if kind is jobs.Student else kind.__annotations__.keys()
     assert part.keys() == keys >= kind.__annotations__.keys()
 
 
@@ -454,6 +458,8 @@ def test_the_types_of_jobs_agree_with_those_of_sections(kind: Any) -> None:
 
 def _agree(part: Any, whole: Any) -> None:
     fields = get_type_hints(whole)
+    if whole is sections.Evaluate:  # whose jobs are told of it
+        fields["control"] = get_type_hints(sections.Distill)["control"]
     for name, wanted in get_type_hints(part, localns={"sections": sections}).items():
         if name == "kind":
             assert set(get_args(wanted)) < set(get_args(fields[name]))

@@ -33,6 +33,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_a_control_of_too_many_taxa_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distill, "MOST_OUTPUTS", 4)
+    with pytest.raises(UserError, match=r"an output for each of 5 taxa, more than 4: .*; set distill.control to false"):
+        distill.run(PARAMS, data, "control")
+
+
 def test_student_and_control_are_complete_and_two_runs_are_one(data: Path) -> None:
     distill.run(PARAMS, data)
     first = contents(data / "distill")

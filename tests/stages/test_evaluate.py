@@ -357,6 +357,18 @@ def test_a_temperature_takes_away_what_was_boasted(tmp_path: Path) -> None:
     assert len(labels) == after["n_images"]
 
 
+def test_without_a_control_the_report_says_so(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    write_data(tmp_path, variants=tuple(variant for variant in VARIANTS if variant != "control"))
+    evaluate.run({**PARAMS, "control": False}, tmp_path, "report")
+    found = read_json(tmp_path / "evaluate" / "metrics.json")["variants"]
+    assert found.keys() == metrics["variants"].keys() - {"control"}
+    assert found["student"]["top1"] == metrics["variants"]["student"]["top1"]
+    assert found["student"]["difference_to"].keys() == {"teacher"}
+    assert "No control was trained (distill.control is false)" in (tmp_path / "evaluate" / "report.html").read_text()
+    head = (tmp_path / "evaluate" / "plots" / "per_rank.csv").read_text().splitlines()[0]
+    assert head.split(",")[-1] == "control"  # which dvc.yaml names
+
+
 def test_predictions_without_the_calibration_split_are_refused(tmp_path: Path) -> None:
     write_data(tmp_path)
     path = tmp_path / "evaluate" / "predictions" / "student.safetensors"

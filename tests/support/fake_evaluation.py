@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,15 +19,18 @@ from bioclip_lite.evaluation.variant_names import IN_BROWSER, VARIANTS
 from bioclip_lite.taxa.label_space import Labels, read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS, is_ancestor, label_rank, label_space, taxon_id
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
-from bioclip_lite.utils import sections
 from bioclip_lite.utils.files import read_table, write_json, write_table
 
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+
 SPLITS = ("pretrain", "train", "val", "calibration", "test")
-PARAMS: sections.Evaluate = {
+PARAMS: "jobs.Evaluate" = {
     "bootstrap": 200,
     "latency_runs": 3,
     "also": [],
     "chromium": False,
+    "control": True,
     "speed": {"sizes": []},
     "examples": 4,
     "prompts": {"types": ["sci", "com"], "templates": ["plain"], "taxa": 100},

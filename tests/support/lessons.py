@@ -65,6 +65,7 @@ DISTILL: sections.Distill = {
     "labels": 0.0,
     "ema": 0.0,
     "finetune": {"epochs": 0, "learning_rate": 0.001, "warm_up": 0.1},
+    "control": True,
     "seed": 0,
 }
 TEACHER: dict[str, Any] = {

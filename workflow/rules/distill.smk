@@ -60,35 +60,37 @@ if config["distill"]["finetune"]["epochs"]:
 
 
 # The control of every claim about distillation: the same student, images, views and steps, but labels for a teacher.
-rule train_control:
-    input:
-        code("distill"),
-        weights(config["distill"]["weights"]),
-        data=cached("train", "val"),
-    output:
-        expand("data/distill/control/{file}", file=STUDENT),
-        "data/distill/control/history.parquet",
-    log:
-        "logs/distill/control.log",
-    threads: half_of_the_cores
-    resources:
-        mem_mb=8000,
-        runtime=2880,
-        nodes=1,
-        processes=1,
-        gpu=0,
-    params:
-        section=section("distill", "control"),
-    shell:
-        "python -m bioclip_lite distill control --section {params.section:q} --nodes {resources.nodes} "
-        "--processes {resources.processes} > {log} 2>&1"
+if config["distill"]["control"]:
+
+    rule train_control:
+        input:
+            code("distill"),
+            weights(config["distill"]["weights"]),
+            data=cached("train", "val"),
+        output:
+            expand("data/distill/control/{file}", file=STUDENT),
+            "data/distill/control/history.parquet",
+        log:
+            "logs/distill/control.log",
+        threads: half_of_the_cores
+        resources:
+            mem_mb=8000,
+            runtime=2880,
+            nodes=1,
+            processes=1,
+            gpu=0,
+        params:
+            section=section("distill", "control"),
+        shell:
+            "python -m bioclip_lite distill control --section {params.section:q} --nodes {resources.nodes} "
+            "--processes {resources.processes} > {log} 2>&1"
 
 
 rule record_distill:
     input:
         rules.train_student.output,
         rules.finetune_student.output if config["distill"]["finetune"]["epochs"] else [],
-        rules.train_control.output,
+        rules.train_control.output if config["distill"]["control"] else [],
     output:
         ledger_path("distill"),
     log:

@@ -28,7 +28,7 @@ for variant in config["evaluate"]["also"]:
         CACHED_BY[variant] = members(config["evaluate"]["also"])
         MADE_OF[variant] = expand("data/logits/{cache}taxa.safetensors", cache=map(cache_of, CACHED_BY[variant]))
 SUITES = {suite["name"]: suite for suite in config["evaluate"]["suites"]}
-VARIANTS = variants(config["evaluate"])
+VARIANTS = variants(parameters.of_job(config, "evaluate", None))
 SPEED = ["data/evaluate/predictions/speed.json"] if config["evaluate"]["speed"]["sizes"] else []
 
 

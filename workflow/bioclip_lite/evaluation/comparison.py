@@ -92,8 +92,9 @@ def compare(
     """
     groups = observation_numbers(test)
     protocol = _protocol(test, truth, groups, labels, resampling)
+    references = tuple(name for name in REFERENCES if name in scores)
     covered = _guaranteed(test, labels)
-    rows = summarise(scores, truth.nodes, groups, _strata(test, labels), REFERENCES, *resampling)
+    rows = summarise(scores, truth.nodes, groups, _strata(test, labels), references, *resampling)
     for variant, twins in TWINS.items():
         if variant in rows:
             rows[variant] |= agreement(scores, variant, twins, truth.nodes, groups, *resampling)

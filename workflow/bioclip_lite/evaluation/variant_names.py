@@ -16,11 +16,15 @@ _AFTER = {"teacher": (_TEACHER, ENSEMBLE), "table": (BEFORE_FINETUNING,), "tfjs"
 
 
 def variants(section: Mapping[str, Any]) -> tuple[str, ...]:
-    """The variants that ``also`` and ``chromium`` of section evaluate ask for, in the order of the report."""
+    """The variants that ``also``, ``chromium`` and ``control`` ask for, in the order of the report.
+
+    ``section`` is evaluate, as ``jobs.of_job`` completes it.
+    """
     asked = [*section["also"], *([IN_BROWSER] if section["chromium"] else [])]
     order = []
     for variant in VARIANTS:
-        order.append(variant)
+        if variant != "control" or section["control"]:
+            order.append(variant)
         order += [name for first in _AFTER.get(variant, ()) for name in asked if name.startswith(first)]
     return tuple(order)
 

@@ -58,19 +58,26 @@ def curves(metrics: Mapping[str, Any], history: pa.Table) -> dict[str, str]:
     """
     variants, levels = metrics["variants"], metrics["variants"][SHIPPED]["back_off"]["levels"]
     risks = {v: row["back_off"]["haurc"]["risk"] or [None] * len(GRID) for v, row in variants.items()}
+    without = [] if "control" in variants else ["control"]
+    blank = [""] * len(without)
     absent = [None] * history.num_rows  # `dvc plots` wants every column that dvc.yaml names
     shown = {name: history[name].to_pylist() if name in history.column_names else absent for name in _HISTORY}
     return {
         "per_rank": _csv(
-            ("depth", "rank", *variants),  # the templates of DVC want a number on the horizontal axis
+            ("depth", "rank", *variants, *without),  # the templates of DVC want a number on the horizontal axis
             (
-                (depth, rank, *(_percent(row["per_rank"][rank]["value"]) for row in variants.values()))
+                (
+                    depth,
+                    rank,
+                    *(_percent(row["per_rank"][rank]["value"]) for row in variants.values()),
+                    *without.values(),
+                )
                 for depth, rank in enumerate(RANKS, 1)
             ),
         ),
         "risk_coverage": _csv(
-            ("coverage", *variants),
-            ((_percent(at), *(_percent(risk[i]) for risk in risks.values())) for i, at in enumerate(GRID)),
+            ("coverage", *variants, *without),
+            ((_percent(at), *(_percent(risk[i]) for risk in risks.values()), *blank) for i, at in enumerate(GRID)),
         ),
         "back_off": _csv(
             ("promised", *_POINT),

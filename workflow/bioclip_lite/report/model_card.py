@@ -39,7 +39,7 @@ def card(metrics: Mapping[str, Any], sample: Sample) -> str:
         teacher_unseen=variants["teacher"]["strata"].get(NOT_SEEN, {}).get("species"),
         sample=sample,
         protocol=protocol,
-        rows=[(LABELS[variant], variants[variant]) for variant in _ROWS],
+        rows=[(LABELS[variant], variants[variant]) for variant in _ROWS if variant in variants],
         ranks=[rank for rank in RANKS if shipped["per_rank"][rank]["value"] is not None],
         suites=[(name, suite, TITLES[suite["headline"]]) for name, suite in (metrics.get("suites") or {}).items()],
     )

@@ -158,7 +158,7 @@ def risk_coverage(variants: Mapping[str, Mapping[str, Any]], labels: Mapping[str
     with rc_context(_STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.add_subplot()
-        for variant in _CURVES:
+        for variant in filter(variants.__contains__, _CURVES):
             found = variants[variant]["back_off"]["haurc"]
             if found["risk"] is None:
                 continue

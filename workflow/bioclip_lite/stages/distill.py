@@ -24,6 +24,7 @@ from bioclip_lite.training import checkpoint, distillation, distributed, trainer
 from bioclip_lite.training.losses import Weights
 from bioclip_lite.training.text_distillation import TwoTowerDistillation
 from bioclip_lite.utils import job_names, machine
+from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json, write_table
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from bioclip_lite.utils import sections
 
 JOBS = ("student", "finetune", "control")
+MOST_OUTPUTS = 50_000  # of a control
 _CHECKED = 32  # photographs whose answers must be numbers
 _MIXES = [n / 10 for n in range(11)]  # shares of the fine-tuned weights
 
@@ -49,7 +51,7 @@ def run(params: Any, data: Path, job: str | None = None) -> None:
         _train(params, data, params)
     if job == "finetune" or (job is None and params["finetune"]["epochs"]):
         _finetune(params, data)
-    if job in (None, "control"):
+    if job == "control" or (job is None and params["control"]):
         _train(params, data, None)
 
 
@@ -57,6 +59,11 @@ def _train(params: "jobs.Control", data: Path, student: "jobs.Student | None") -
     """Train the student, or with None for its own parameters the control."""
     control, job = student is None, "student" if student else "control"
     taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
+    if control and len(taxa.taxon_ids) > MOST_OUTPUTS:
+        raise UserError(
+            f"distill.control is true, but the control would have an output for each of {len(taxa.taxon_ids):,} taxa, "
+            f"more than {MOST_OUTPUTS:,}: its last layer would be larger than the student; set distill.control to false"
+        )
     weights = _weights(params, data)
     spec = students.student_spec(
         params["student"],

@@ -21,12 +21,11 @@ from bioclip_lite.utils.files import read_json, require, write_json
 
 if TYPE_CHECKING:
     from bioclip_lite.params import jobs
-    from bioclip_lite.utils import sections
 
 JOBS = ("report", "speed", "suites/{suite}", "{variant}", "{variant}/{shard}")  # job_names
 
 
-def run(params: "sections.Evaluate", data: Path, job: str | None = None) -> None:
+def run(params: "jobs.Evaluate", data: Path, job: str | None = None) -> None:
     """Run one job, or all of them (None).
 
     Jobs: the name of a variant, "<variant>/<shard>", "suites/<suite>", "speed" (time other sizes of the image), and
@@ -49,7 +48,7 @@ def run(params: "sections.Evaluate", data: Path, job: str | None = None) -> None
             _calibrate(name, params, data)
 
 
-def _jobs(params: "sections.Evaluate", data: Path) -> list[str]:
+def _jobs(params: "jobs.Evaluate", data: Path) -> list[str]:
     variants, shards = variant_names.variants(params), shard_names(data, SPLIT)
     predictions = [f"{variant}/{shard}" for variant in variants for shard in shards] if len(shards) > 1 else []
     timing = ["speed"] if params["speed"]["sizes"] else []

@@ -266,6 +266,7 @@ class Distill(TypedDict):
     labels: float
     ema: float
     finetune: DistillFinetune
+    control: bool
     seed: int
 
 
