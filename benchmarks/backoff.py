@@ -4,8 +4,8 @@
 
 Runs the models of a finished data folder and writes benchmarks/backoff.md. The population is one photograph of each
 observation of splits calibration and test, of species that split calibration has. Calibration sets are drawn from it
-with replacement, the same for every rule. Correct answers are counted in the whole population, so that a broken guarantee
-is not an accident of the test set.
+with replacement, the same for every rule. Correct answers are counted in the whole population, so that a broken
+guarantee is not an accident of the test set.
 """
 
 import argparse

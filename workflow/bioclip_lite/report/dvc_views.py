@@ -66,12 +66,7 @@ def curves(metrics: Mapping[str, Any], history: pa.Table) -> dict[str, str]:
         "per_rank": _csv(
             ("depth", "rank", *variants, *without),  # the templates of DVC want a number on the horizontal axis
             (
-                (
-                    depth,
-                    rank,
-                    *(_percent(row["per_rank"][rank]["value"]) for row in variants.values()),
-                    *without.values(),
-                )
+                (depth, rank, *(_percent(row["per_rank"][rank]["value"]) for row in variants.values()), *blank)
                 for depth, rank in enumerate(RANKS, 1)
             ),
         ),
