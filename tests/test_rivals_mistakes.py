@@ -273,12 +273,12 @@ def test_9_the_web_model_is_what_node_says_of_the_jpegs(data: Path, monkeypatch:
     # What a simulation would need is not there.
     monkeypatch.setattr(quantized, "load", lambda _: ({}, {}))
     monkeypatch.setattr(execution, "macs", lambda *_: 0)
-    answers = web_variants.tfjs({"latency_runs": 3}, data, ("test",), labels)
+    answers = web_variants.tfjs({"latency_runs": 3}, data, ["test-00000"], labels)
     blocks = list(answers.blocks)
     np.testing.assert_array_equal(np.concatenate([block.logits for block in blocks]), said)
     np.testing.assert_array_equal(np.concatenate([block.embeddings for block in blocks]), said[:, :2])
     assert asked[:2] == [str(folder), str(data / "shard" / "test-00000.tar")]
-    assert "Node" in answers.costs["latency_ms"]["runtime"]
+    assert "Node" in answers.costs()["latency_ms"]["runtime"]
 
 
 def test_10_an_architecture_without_weights_is_no_teacher(tmp_path: Path) -> None:

@@ -137,13 +137,13 @@ def test_a_further_teacher_answers_in_its_own_space(tmp_path: Path, labels: Labe
             store.write_shard(folder / f"{shard.stem}.safetensors", keys, np.arange(len(keys)), views, encoded, of)
     alone = [variants.answers(f"teacher{name}", PARAMS, tmp_path, SHARDS, labels) for name in ("", "-second")]
     chances = [softmax(np.concatenate([block.logits for block in one.blocks])) for one in alone]
-    both = {**PARAMS, "also": ["teacher-second", "ensemble"]}
+    both: Any = {**PARAMS, "also": ["teacher-second", "ensemble"]}
     together = variants.answers("ensemble", both, tmp_path, SHARDS, labels)
     logits = np.concatenate([block.logits for block in together.blocks])
     np.testing.assert_allclose(np.exp(logits), np.mean(chances, axis=0), atol=1e-6)
     assert together.keys == alone[0].keys and "latency_ms" not in together.costs()
     with pytest.raises(UserError, match="lists ensemble but no further teacher"):
-        variants.answers("ensemble", {**PARAMS, "also": ["ensemble"]}, tmp_path, SHARDS, labels)
+        variants.answers("ensemble", {**both, "also": ["ensemble"]}, tmp_path, SHARDS, labels)
     found = variants.answers("teacher-second", PARAMS, tmp_path, ["test-00000"], labels)
     blocks = list(found.blocks)
     assert [block.embeddings for block in blocks] == [None] * len(blocks)

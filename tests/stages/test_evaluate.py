@@ -385,7 +385,11 @@ def test_predictions_are_read_back(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     keys, top = [f"ké{i}" for i in range(5)], random.integers(9, size=(5, 3)).astype(np.int32)
     columns: dict[str, np.ndarray] = {"top": top, "nll": random.random(5)}
-    best = {"share": random.random((1, 7)), "node": np.ones((1, 7), np.int32), "fitted": np.array([3], np.int32)}
+    best: dict[str, np.ndarray] = {
+        "share": random.random((1, 7)),
+        "node": np.ones((1, 7), np.int32),
+        "fitted": np.array([3], np.int32),
+    }
     predictions.write(tmp_path / "student.safetensors", keys, "abc", best)
     predictions.write(tmp_path / "student" / "test-00003.safetensors", keys, "abc", columns)
     write_json(tmp_path / "student.json", {"macs": 3})

@@ -23,6 +23,7 @@ from bioclip_lite.engines.dvc_yaml import dvc_stages, inputs, ledger_path, withi
 from bioclip_lite.engines.hashes import Hashes
 from bioclip_lite.engines.ledger import load_ledgers, locked_ledgers
 from bioclip_lite.engines.records import Records
+from bioclip_lite.params.jobs import of_job
 from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
 from bioclip_lite.utils import yaml_files
 from bioclip_lite.utils.command_line import new_parser
@@ -257,7 +258,7 @@ def _parameter_changes(out: str, job: dict[str, Any]) -> Iterator[str]:
 
 
 def _present_section(stage: str, out: str) -> dict[str, Any]:
-    section: dict[str, Any] = complete(yaml_files.read(Path("params.yaml")))[stage]
+    section: dict[str, Any] = of_job(complete(yaml_files.read(Path("params.yaml"))), stage, None)
     if stage != "teacher":
         return section
     teachers = teacher_sections(section)
