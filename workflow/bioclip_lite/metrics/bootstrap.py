@@ -98,14 +98,14 @@ def class_means(
     shape = (int(own.max(initial=-1)) + 1, counts.shape[1])
     place = own, group[kept]
     sizes, *sums = (csr_array((column[kept], place), shape) for column in (np.ones(len(values)), *values.T))
-    found = np.full((len(counts), values.shape[1]), np.nan)
-    if not shape[0]:
-        return found
+    found = np.empty((len(counts), values.shape[1]))
     for rows, weights in _weights(counts, shape[0]):
         size = sizes @ weights
-        with np.errstate(invalid="ignore"):
-            for column, of_column in enumerate(sums):
-                found[rows, column] = np.nanmean((of_column @ weights) / size, axis=0)
+        present = size > 0
+        for column, of_column in enumerate(sums):
+            mean = np.divide(of_column @ weights, size, out=np.zeros_like(size), where=present)
+            with np.errstate(invalid="ignore"):
+                found[rows, column] = mean.sum(axis=0) / present.sum(axis=0)
     return found
 
 
