@@ -23,7 +23,6 @@ from bioclip_lite.evaluation import variants
 from bioclip_lite.photographs.images import decode
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.predicting import models
-from bioclip_lite.stages import evaluate
 from bioclip_lite.taxa.label_space import read_labels
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.errors import UserError
