@@ -31,7 +31,7 @@ from bioclip_lite.utils.files import check_file, replacing, require
 OUTPUT = Path(__file__).with_suffix(".md")
 TITLE = "# Two teachers and their ensemble"
 MODELS = {"teacher": WEIGHTS[0], "teacher-second": WEIGHTS[1], "ensemble": "both"}
-ALSO = ["teacher-second", "ensemble"]
+PART: Any = {"latency_runs": 1, "also": ["teacher-second", "ensemble"]}
 FIGURES = {"species": "species (%)", "genus": "genus (%)", "family": "family (%)", "nll": "NLL (nats)"}
 PARAMS = """
 index: {{source: folder, path: {photos}, min_side: 64}}
@@ -87,7 +87,7 @@ def one(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         file.write_text(PARAMS.format(photos=photos, seed=seed, first=first, second=second, epochs=options.epochs))
         section = params.load(file)
         for stage, of_stage in (("index", index), ("shard", shard), ("caption", caption), ("teacher", teacher)):
-            of_stage.run(section[stage], data)  # type: ignore[attr-defined]
+            of_stage.run(section[stage], data)
         logits.run(section["logits"], data)
         return {**measure(data), "CPU s": time.process_time() - began}
 
@@ -99,7 +99,7 @@ def measure(data: Path) -> dict[str, Any]:
     photographs, test = photographs_of(data, fitted_on, labels), photographs_of(data, tested, labels)
     found: dict[str, Any] = {"photographs": len(test.keys), "taxa": len(labels.ids)}
     for model in MODELS:
-        ask = functools.partial(variants.answers, model, {"latency_runs": 1, "also": ALSO}, data)
+        ask = functools.partial(variants.answers, model, PART, data)
         costs, _ = calibrate(lambda: ask(fitted_on, labels), photographs, labels)  # noqa: B023
         columns = reduce_answers(ask(tested, labels), test, labels, costs["calibration"]["temperature"])
         scores = judge_columns(columns, test.truth.leaf, test.truth.nodes, labels.node_of_leaf)

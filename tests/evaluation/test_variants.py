@@ -142,8 +142,9 @@ def test_a_further_teacher_answers_in_its_own_space(tmp_path: Path, labels: Labe
     logits = np.concatenate([block.logits for block in together.blocks])
     np.testing.assert_allclose(np.exp(logits), np.mean(chances, axis=0), atol=1e-6)
     assert together.keys == alone[0].keys and "latency_ms" not in together.costs()
+    both["also"] = ["ensemble"]
     with pytest.raises(UserError, match="lists ensemble but no further teacher"):
-        variants.answers("ensemble", {**both, "also": ["ensemble"]}, tmp_path, SHARDS, labels)
+        variants.answers("ensemble", both, tmp_path, SHARDS, labels)
     found = variants.answers("teacher-second", PARAMS, tmp_path, ["test-00000"], labels)
     blocks = list(found.blocks)
     assert [block.embeddings for block in blocks] == [None] * len(blocks)
