@@ -175,7 +175,7 @@ def test_sources_and_code(pulled: Path) -> None:
     path.write_text(f"{path.read_text()}\n_EDITED = True\n")
     assert "made from its present content: no artifacts" in ask(pulled, "workflow/bioclip_lite/photographs/views.py")
     assert "data/index/samples.parquet" in ask(pulled, "data/photographs/metadata.csv")
-    assert "the rules choose_columns, write_captions, write_synthetic, record_caption;" in ask(
+    assert "the rules choose_columns, write_captions, fine_tune_captioner, write_synthetic, record_caption;" in ask(
         pulled, "workflow/rules/caption.smk"
     )
 

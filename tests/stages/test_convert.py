@@ -341,6 +341,7 @@ def test_predict_says_the_same_with_the_bundle_and_with_the_weights(
     assert len(tables[0]) == len(tables[1]) == 9
     for one, other in zip(*tables, strict=True):
         assert float(one.pop("score")) == pytest.approx(float(other.pop("score")), abs=5e-3)
+        assert all(one.pop(name) != other.pop(name) for name in ("model", "model_sha256"))
         assert one == other
 
 

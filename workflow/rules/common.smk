@@ -234,6 +234,24 @@ def features(teacher):
     return expand("data/teacher/features/{teacher}/{shard}.safetensors", teacher=teacher, shard=names)
 
 
+def seen(variant, shards):
+    """What a variant reads of some shards: the labels, and the caches or the photographs."""
+    caches = [cache_of(teacher) for teacher in CACHED_BY.get(variant, [])]
+    return [
+        *expand("data/shard/{shard}.tar", shard=shards),
+        *expand("data/logits/{cache}{shard}.safetensors", cache=caches, shard=shards),
+    ]
+
+
+def read_by(variant):
+    """What the costs of a variant are measured on, and what it is probed with."""
+    teachers = CACHED_BY.get(variant, [])
+    models = expand("data/teacher/{teacher}/{file}", teacher=teachers, file=TEACHER)
+    # Where texts are, the photographs that they are said of are looked up; each of them is an input once.
+    looked_up = [shard for shard in TESTED if shard not in AT_ONCE]
+    return [*models, *READ, *expand("data/shard/{shard}.tar", shard=looked_up)] if variant == "teacher" else models
+
+
 def ledgers(stage):
     """Input of a stage's target: the ledgers of all stages up to it, so that each of them is recorded.
 

@@ -30,8 +30,6 @@ for variant in config["evaluate"]["also"]:
 SUITES = {suite["name"]: suite for suite in config["evaluate"]["suites"]}
 VARIANTS = variants(parameters.of_job(config, "evaluate", None))
 SPEED = ["data/evaluate/predictions/speed.json"] if config["evaluate"]["speed"]["sizes"] else []
-
-
 TESTED = shards("test")
 # A variant whose test photographs are one shard answers them where it is calibrated, with the model that is loaded there.
 ANSWERED = "data/evaluate/predictions/{variant}/{shard}.safetensors"
@@ -40,23 +38,6 @@ PREDICTIONS = [
     *expand("data/evaluate/predictions/{variant}.{file}", variant=VARIANTS, file=["safetensors", "json"]),
     *expand(ANSWERED, variant=VARIANTS, shard=TESTED),
 ]
-
-
-def seen(variant, shards):
-    """What a variant reads of some shards: the labels, and the caches or the photographs."""
-    caches = [cache_of(teacher) for teacher in CACHED_BY.get(variant, [])]
-    return [
-        *expand("data/shard/{shard}.tar", shard=shards),
-        *expand("data/logits/{cache}{shard}.safetensors", cache=caches, shard=shards),
-    ]
-
-
-def read_by(variant):
-    """What the costs of a variant are measured on, and what it is probed with."""
-    teachers = CACHED_BY.get(variant, [])
-    models = expand("data/teacher/{teacher}/{file}", teacher=teachers, file=TEACHER)
-    # Where texts are, the photographs that they are said of are looked up.
-    return [*models, *READ, *expand("data/shard/{shard}.tar", shard=TESTED)] if variant == "teacher" else models
 
 
 # Costs, temperature and thresholds of a variant; its answers too, where split test is one shard.
