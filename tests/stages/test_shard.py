@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bioclip_lite.photographs.images import decode, inspect
-from bioclip_lite.photographs.shards import ShardSet, open_shard
+from bioclip_lite.photographs.members import open_shard
+from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import caption, index, shard
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils import sections

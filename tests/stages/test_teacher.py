@@ -160,7 +160,7 @@ def test_features_of_something_else_are_refused(own: Path, change: str) -> None:
     elif change == "mean":
         chosen = params("lit", mean=[0.4, 0.5, 0.5])
     elif change == "another file":
-        store.write_tensors(path, {"text": np.zeros((2, 3), np.float32)}, {})
+        write_tensors(path, {"text": np.zeros((2, 3), np.float32)}, {})
         says = "train-00001.safetensors is not a complete file of features"
     elif change == "photographs":
         shutil.copy(path, path.with_name("train-00000.safetensors"))

@@ -157,7 +157,7 @@ def test_parts_must_be_as_many(tmp_path: Path) -> None:
         ({**parts, **whole, "scales": np.ones((2, 2), np.float32)}, ["a", "b"], "scales .2, 2. do not fit"),
         ({"embeddings": half["embeddings"]}, ["a", "b"], "no 'images'"),
     ):
-        store.write_tensors(path, tensors, {"keys": json.dumps(keys), "teacher": "t"})
+        write_tensors(path, tensors, {"keys": json.dumps(keys), "teacher": "t"})
         with pytest.raises(UserError, match=says):
             store.read_shard(path)
     with pytest.raises(UserError, match="not a taxon text matrix"):

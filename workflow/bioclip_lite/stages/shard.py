@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bioclip_lite.photographs import members
 from bioclip_lite.photographs.images import to_jpeg
 from bioclip_lite.photographs.shards import split_of, write_shard
 from bioclip_lite.sources import gzipped
@@ -147,7 +148,8 @@ def _write_shard(data: Path, name: str, max_side: int | None) -> None:
     locators = (row["locator"] for row in _rows(listed, ["locator"]))
     with gzipped.in_order(read, locators, data / "shard") as content:
         samples = (_sample(row, content, max_side) for row in rows)
-        written = write_shard(data / "shard" / f"{name}.tar", samples, _text)
+        written = write_shard(tar := data / "shard" / f"{name}.tar", samples, _text)
+    members.write(tar)
     print(f"shard: {name}.tar, {written} photographs")
 
 
@@ -194,6 +196,8 @@ def _write_sizes(data: Path, counts: Mapping[str, int]) -> None:
     write_json(out / "sizes.json", sizes)
     for listed in (out / "manifest").glob("*.parquet"):
         if f"{listed.stem}.tar" not in sizes and _NAME.fullmatch(listed.stem):
-            (out / f"{listed.stem}.tar").unlink(missing_ok=True)
+            tar = out / f"{listed.stem}.tar"
+            tar.unlink(missing_ok=True)
+            members.path_of(tar).unlink(missing_ok=True)
             listed.unlink()
     print(f"shard: {len(sizes)} shards, {sum(sizes.values())} photographs")
