@@ -102,8 +102,11 @@ class ShardSet:
         return [key for shard in self.shards for key in shard.list_keys()]
 
     @cached_property
-    def taxon_ids(self) -> list[str | None]:
-        """All taxa, in memory from when they are first asked for; ``taxon_id`` gives one of many."""
+    def taxon_ids(self) -> list[Any]:
+        """All taxa, in memory from when they are first asked for; ``taxon_id`` gives one of many.
+
+        None for photographs of split unlabelled, and otherwise str.
+        """
         return [taxon for shard in self.shards for taxon in shard.list_taxon_ids()]
 
     def taxon_numbers(self, number: Mapping[str, int]) -> np.ndarray:
