@@ -19,7 +19,7 @@ from bioclip_lite.photographs.members import open_shard
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import caption, index, shard
 from bioclip_lite.taxa import taxonomy
-from bioclip_lite.utils import sections
+from bioclip_lite.utils import sections, tensors
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
 from support.photographs import encoded, folder_params, garden, picture, synthetic_params
@@ -206,6 +206,12 @@ def test_a_webdataset_reader_finds_image_caption_and_description(data: Path) -> 
         ranks = json.loads(sample["json"])["ranks"]
         assert sample["txt"].decode().startswith(f"a photo of {' '.join(ranks)} with common name ")
         assert sample["jpg"].startswith(b"\xff\xd8")
+
+
+def test_a_shard_has_no_more_keys_than_its_cache_can_list(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "HEADER_BYTES", 100)
+    with pytest.raises(UserError, match=r"keys take \d+ bytes; .* allow 100; raise shard\.counts\."):
+        shard.run(COUNTS, data, "manifests")
 
 
 def test_fewer_shards_leave_no_stale_ones(data: Path) -> None:

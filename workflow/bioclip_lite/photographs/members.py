@@ -1,10 +1,10 @@
 """The members of a shard: where its photographs and their descriptions lie in the tar, with their keys and taxa.
 
-Beside ``<shard>.tar`` lies ``<shard>.safetensors``, about 50 bytes a photograph, so that a training that reads
+Beside ``<shard>.tar`` lies ``<shard>.safetensors``, 32 bytes a photograph and its key, so that a training that reads
 millions of photographs neither goes through all tars before its first step nor keeps anything about each in memory. It
 holds "offsets" uint64 (n, 2) and "sizes" uint32 (n, 2) of the members ``<key>.jpg`` and ``<key>.json``; "key_ends"
-uint64 (n,), where each key ends in "keys" uint8, UTF-8; "taxa" int32 (n,), numbers of taxa, -1 for none; and
-"taxon_ends" uint64 (t,) and "taxon_ids" uint8 in the same way. Its metadata are the bytes of the tar. A tar without
+uint32 (n,), where each key ends in "keys" uint8, UTF-8; "taxa" int32 (n,), numbers of taxa, -1 for none; and
+"taxon_ends" uint32 (t,) and "taxon_ids" uint8 in the same way. Its metadata are the bytes of the tar. A tar without
 this file is gone through instead.
 """
 
@@ -163,9 +163,9 @@ def _columns(tar: Path) -> dict[str, np.ndarray]:
 
 
 def _joined(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8, ``texts`` one after the other in UTF-8; uint64, where each of them ends)."""
+    """(uint8, ``texts`` one after the other in UTF-8; uint32, where each of them ends)."""
     encoded = [text.encode() for text in texts]
-    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(text) for text in encoded], dtype="<u8")
+    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(text) for text in encoded], dtype="<u4")
 
 
 def _text(content: np.ndarray, ends: np.ndarray, row: int) -> str:

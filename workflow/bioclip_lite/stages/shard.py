@@ -29,7 +29,7 @@ from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.texts.text_types import caption
-from bioclip_lite.utils import job_names
+from bioclip_lite.utils import job_names, tensors
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import require, write_json, write_table
 from bioclip_lite.utils.progress import progress
@@ -129,6 +129,14 @@ def _write_manifest(data: Path, name: str, listed: pa.Table, counts: Mapping[str
     split = split_of(name)
     if not listed.num_rows:
         raise UserError(f"shard {name} would be empty; lower shard.counts.{split} in params.yaml (now {counts[split]})")
+    # What a teacher's cache of the shard says before its numbers; a quote or a comma takes up to six bytes a key.
+    header = pc.sum(pc.binary_length(listed["key"])).as_py() + 6 * listed.num_rows
+    if header > tensors.HEADER_BYTES:
+        raise UserError(
+            f"shard {name} would have {listed.num_rows} photographs, whose keys take {header} bytes; readers of the "
+            f"teacher's cache allow {tensors.HEADER_BYTES}; raise shard.counts.{split} in params.yaml (now "
+            f"{counts[split]})"
+        )
     # In one piece: how the table came together must not show in the file, which decides whether a shard is current.
     write_table(manifest(data, name), listed.drop_columns(["shard"]).combine_chunks())
 

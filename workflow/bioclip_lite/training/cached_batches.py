@@ -98,13 +98,16 @@ class CachedBatches:
     def batches(self, epoch: int, step: int) -> Iterator[Batch]:
         """The batches of an epoch from a step on, in an order of the epoch's own."""
         part = distributed.part(self.size)
-        order = loading.batches(len(self.train.images), self.batch_size, *self.names, "order", epoch)[step:]
-        # Made batch by batch, as they are asked for: a list for the whole epoch would be large.
-        plan, shown = tee([(i, self._view(i, epoch)) for i in rows.tolist()] for rows in order)
+        plan, shown = tee(self.asked(epoch, step))
         made = self._lessons.batches((views[part], (epoch, views, part)) for views in plan)
         for views, (pixels, (targets, under, captions)) in zip(shown, made, strict=True):
             moved = [machine.moved(target) for target in targets]
             yield Batch(views, part, pixels, moved, None if under is None else machine.moved(under), captions)
+
+    def asked(self, epoch: int, step: int) -> Iterator[Views]:
+        """The photographs and views of each batch, made as they are asked for: all of an epoch would be large."""
+        order = loading.batches(len(self.train.images), self.batch_size, *self.names, "order", epoch)[step:]
+        return ([(i, self._view(i, epoch)) for i in rows.tolist()] for rows in order)
 
     def _view(self, i: int, epoch: int) -> int:
         first = digest(*self.names, "view", self.train.images.key(i))
