@@ -38,7 +38,8 @@ def write_data(data: Path, shards: int) -> None:
 
 
 def test_a_training_holds_a_few_bytes_of_a_photograph(tmp_path: Path) -> None:
-    held, most = {}, {}
+    held: dict[int, int] = {}
+    most: dict[int, int] = {}
     for shards in (1, 1, 3):  # the first time imports what is needed
         data = tmp_path / f"{len(held)}-{shards}"
         write_data(data, shards)

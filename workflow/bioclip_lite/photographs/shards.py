@@ -99,7 +99,11 @@ class ShardSet:
     @cached_property
     def keys(self) -> list[str]:
         """All keys, in memory from when they are first asked for; ``key`` gives one of many."""
-        return [key for shard in self.shards for key in shard.list_keys()]
+        return list(self.each_key())
+
+    def each_key(self) -> Iterator[str]:
+        """All keys, of which those of one shard at a time are in memory."""
+        return (key for shard in self.shards for key in shard.list_keys())
 
     @cached_property
     def taxon_ids(self) -> list[Any]:

@@ -98,7 +98,7 @@ def affordable(photographs: Photographs, taxa: int) -> Photographs:
     return chosen(photographs, drawn_for(photographs.keys, taxa))
 
 
-def drawn_for(keys: Sequence[str], taxa: int) -> list[int]:
+def drawn_for(keys: Iterable[str], taxa: int) -> list[int]:
     """Rows, rising, of the photographs that thresholds among ``taxa`` are fitted on."""
     return sorted(drawn(keys, max(256, _LOGITS // taxa), "calibration"))
 
