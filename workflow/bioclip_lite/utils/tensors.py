@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing
 
 HEADER_BYTES = 100_000_000  # the safetensors library refuses a file with a longer header
@@ -117,5 +118,5 @@ def _state(path: Path) -> _State:
 def _map(path: Path, state: _State) -> mmap.mmap:
     with path.open("rb") as file:
         if _state(path) != state:
-            raise OSError(f"{path} was replaced while it was being read; start again")
+            raise UserError(f"{path} was replaced while it was being read; run this again")
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
