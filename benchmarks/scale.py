@@ -1,11 +1,13 @@
-"""Measure how stage evaluate grows with taxa and photographs: ``python benchmarks/scale.py``.
+"""Measure how evaluation and the start of a training grow with taxa and photographs: ``python benchmarks/scale.py``.
 
-Runs the real code on synthetic embeddings and answers, each measurement in a process of its own with one thread, and
-writes CPU seconds, peak memory and bytes to benchmarks/scale.md. ``--taxa`` and ``--photographs`` say how far.
+Runs the real code on synthetic embeddings, answers and shards, each measurement in a process of its own with one
+thread, and writes CPU seconds, peak memory and bytes to benchmarks/scale.md. ``--taxa`` and ``--photographs`` say how
+far.
 """
 
 import argparse
 import math
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -16,20 +18,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from bioclip_lite.evaluation import predictions
 from bioclip_lite.metrics import backoff, bootstrap
 from bioclip_lite.metrics.scoring import judge_columns, reduce_logits, tree_of
 from bioclip_lite.metrics.summary import summarise
 from bioclip_lite.metrics.temperature import best_temperature, evidence, join
+from bioclip_lite.photographs import members
+from bioclip_lite.photographs.shards import write_shard
 from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.teacher_cache import store
+from bioclip_lite.utils.files import write_json, write_table
 
 OUTPUT = Path(__file__).with_suffix(".md")
 TAXA, PHOTOGRAPHS = (1_000, 10_000, 50_000, 450_000), (10_000, 100_000, 1_000_000)
 WIDTH, BATCH, SHARD, RESAMPLES = 512, 64, 10_000, 1000
 UNDER = (150_000, 50_000, 10_000, 2_000, 200, 9, 1)  # leaves of a node at each rank
 # CPU milliseconds and seconds of the code before (00d6606), on the same kind of machine: per photograph, per 10,000.
-BEFORE = {"reduce": (0.45, 5.4, 23.5, 270), "temperature": (29, 202, 1108, 11_004)}
+BEFORE = {
+    **{"reduce": (0.45, 5.4, 23.5, 270), "temperature": (29, 202, 1108, 11_004)},
+    "start": (0.47, 4.62, 46.1),  # of c21389b, on the machine of the table
+}
 
 
 def tree(classes: int) -> np.ndarray:
@@ -135,12 +145,51 @@ def compare(photographs: int) -> float:
     return (time.process_time() - start) / 2
 
 
+def start(photographs: int) -> float:
+    """Seconds from the files to the first batch that the workers of a training are asked for."""
+    from bioclip_lite.photographs.preprocess import preprocessing
+    from bioclip_lite.taxa import label_space
+    from bioclip_lite.teacher_cache.reader import CachedSplit
+    from bioclip_lite.training.cached_batches import CachedBatches
+
+    with tempfile.TemporaryDirectory() as name:
+        data = Path(name)
+        maker = multiprocessing.get_context("fork").Process(target=write_data, args=(data, photographs))
+        maker.start()  # a process of its own, whose memory does not count
+        maker.join()
+        label_space.leaves_below(data)  # what grows with taxa is not counted here
+        begun = time.process_time()
+        batches = CachedBatches(data, CachedSplit(data, "train"), preprocessing(32), 4096, (0, "distill"), labels=True)
+        next(iter(batches.asked(0, 0)))
+        return time.process_time() - begun
+
+
+def write_data(data: Path, photographs: int) -> None:
+    """Shards of photographs without content, of 1,000 taxa, and their teacher cache."""
+    taxa = [f"{n:016x}" for n in range(1000)]
+    ranks = {rank: [f"{rank} {n}" for n in range(1000)] for rank in RANKS}
+    write_table(data / "index" / "taxa.parquet", pa.table({"taxon_id": taxa, **ranks, "leaf": [True] * 1000}))
+    sizes, identity = {}, {"teacher": "", "views": ""}
+    tensors = store.encode(np.zeros((SHARD, 1, 2), np.float32), "float16")
+    for number in range(photographs // SHARD):
+        shard, keys = f"train-{number:05d}", [f"photo-{number:05d}-{n:08d}" for n in range(SHARD)]
+        tar = data / "shard" / f"{shard}.tar"
+        descriptions = ({"taxon_id": taxa[n % 1000], "ranks": [f"rank {n}"] * 7} for n in range(SHARD))
+        sizes[tar.name] = write_shard(tar, ((key, b"", one) for key, one in zip(keys, descriptions, strict=True)))
+        members.write(tar)
+        digests, views = np.zeros(SHARD, np.uint64), np.zeros((SHARD, 1, 6), np.float32)
+        store.write_shard(data / "logits" / f"{shard}.safetensors", keys, digests, views, tensors, identity)
+    write_json(data / "shard" / "sizes.json", sizes)
+    store.write_taxa(data / "logits" / "taxa.safetensors", taxa, np.ones((1000, 2)), 1.0, "", "sci")
+
+
 MEASURED: dict[str, tuple[str, Callable[[int], float]]] = {
     "reduce": ("reduce, ms a photograph", reduce),
     "temperature": ("temperature, s for 10,000 photographs", temperature),
     "size": ("bytes of a photograph on disk", size),
     "merge": ("read and judge one variant, s", merge),
     "compare": ("figures of one variant, 1,000 resamples, s", compare),
+    "start": ("start of a training, s", start),
 }
 
 
@@ -154,7 +203,7 @@ def main() -> None:
         print(*measure(options.one[0], int(options.one[1])))
         return
     sections = [
-        "# How evaluation grows",
+        "# How evaluation and the start of a training grow",
         "",
         f"`python benchmarks/scale.py`: {processor()}, one thread, CPU time and peak memory of a process. Embeddings "
         f"of {WIDTH} numbers; {BATCH} photographs at a time. In brackets, CPU time of the code before (00d6606), cited "
@@ -166,6 +215,10 @@ def main() -> None:
         "10,000 taxa:",
         "",
         *table("photographs", [n for n in PHOTOGRAPHS if n <= options.photographs], ("merge", "compare")),
+        "",
+        f"1,000 taxa, shards of {SHARD:,}; until the first batch is asked for. PyTorch takes most of the memory:",
+        "",
+        *table("photographs", [n for n in PHOTOGRAPHS if n <= options.photographs], ("start",)),
     ]
     OUTPUT.write_text("\n".join(sections) + "\n")
 
@@ -182,7 +235,7 @@ def table(what: str, steps: list[int], names: tuple[str, ...]) -> list[str]:
             command = [sys.executable, __file__, "--one", name, str(step)]
             found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
             value, memory = map(float, found.stdout.split())
-            before = f" ({BEFORE[name][TAXA.index(step)]:,})" if name in BEFORE else ""
+            before = f" ({BEFORE[name][steps.index(step)]:,})" if name in BEFORE else ""
             values.append(value)
             cells.append(f"{value:,.3g}{before}, {memory:,.0f} MB" if name != "size" else f"{value:,.0f}")
             print(name, step, cells[-1], flush=True)

@@ -38,8 +38,9 @@ from bioclip_lite.metrics.summary import summarise
 from bioclip_lite.models import hub, students, teachers
 from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.images import BadImage
+from bioclip_lite.photographs.members import open_shard
 from bioclip_lite.photographs.preprocess import FILE, preprocess, preprocessing, read_preprocess
-from bioclip_lite.photographs.shards import ShardSet, open_shard
+from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import convert, distill, index, prune, shard, teacher
 from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.teacher_cache import store

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bioclip_lite.photographs.images import decode
-from bioclip_lite.photographs.shards import ShardSet, descriptions, open_shard, shard_names, write_shard
+from bioclip_lite.photographs.members import open_shard
+from bioclip_lite.photographs.shards import ShardSet, descriptions, shard_names, write_shard
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json
 from support.photographs import encoded, picture

@@ -223,8 +223,9 @@ def test_the_share_of_synthetic_captions_is_what_was_asked_for(tmp_path: Path) -
     assert all(_read(row).startswith("a photo of") for row in _drawn(whole, silent, 0)[0])
     one = next(i for i in labelled if i not in silent)
     (row,), (target,) = _drawn(whole, [one], 3)
-    shard, place = whole.photographs.train.locate(one)
-    read = synthetic_captions.read_all(data, ["coca", "git"], ["train-00000", "train-00001"], keys, "teacher-a")
+    shard, place = whole.photographs.train.images.locate(one)
+    own_keys = [part.list_keys() for part in whole.photographs.train.images.shards]
+    read = synthetic_captions.read_all(data, ["coca", "git"], ["train-00000", "train-00001"], own_keys, "teacher-a")
     cached = dict(caption for captions in read[shard] for caption in captions.of(place))
     np.testing.assert_array_equal(target.numpy(), cached[_read(row)].astype(np.float32))
     assert (

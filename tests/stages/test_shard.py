@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bioclip_lite.photographs.images import decode, inspect
-from bioclip_lite.photographs.shards import ShardSet, open_shard
+from bioclip_lite.photographs.members import open_shard
+from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import caption, index, shard
 from bioclip_lite.taxa import taxonomy
-from bioclip_lite.utils import sections
+from bioclip_lite.utils import sections, tensors
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
 from support.photographs import encoded, folder_params, garden, picture, synthetic_params
@@ -135,7 +136,8 @@ def test_a_changed_photograph_changes_the_manifest_of_its_shard_alone(tmp_path: 
     shard.run(params, tmp_path)
     after = contents(tmp_path / "shard")
     name = f"train-{shard.shard_number(victim['group'], 4):05d}"
-    assert {path for path in after if after[path] != before[path]} == {f"manifest/{name}.parquet", f"{name}.tar"}
+    changed = {path for path in after if after[path] != before[path]}
+    assert changed == {f"manifest/{name}.parquet", f"{name}.tar", f"{name}.safetensors"}
 
 
 @given(count=st.integers(1, 200), groups=st.lists(st.text(max_size=4), max_size=50))
@@ -206,10 +208,16 @@ def test_a_webdataset_reader_finds_image_caption_and_description(data: Path) -> 
         assert sample["jpg"].startswith(b"\xff\xd8")
 
 
+def test_a_shard_has_no_more_keys_than_its_cache_can_list(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "HEADER_BYTES", 100)
+    with pytest.raises(UserError, match=r"keys take \d+ bytes; .* allow 100; raise shard\.counts\."):
+        shard.run(COUNTS, data, "manifests")
+
+
 def test_fewer_shards_leave_no_stale_ones(data: Path) -> None:
     shard.run(COUNTS, data)
     shard.run(counts(train=1), data)
-    assert not (data / "shard" / "train-00001.tar").exists()
+    assert not list((data / "shard").glob("train-00001.*"))
     assert not (data / "shard" / "manifest" / "train-00001.parquet").exists()
     assert read_json(data / "shard" / "sizes.json")["train-00000.tar"] == 27
 

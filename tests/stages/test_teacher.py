@@ -21,10 +21,11 @@ from bioclip_lite.params import of_job
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing
 from bioclip_lite.photographs.shards import ShardSet, shard_names
 from bioclip_lite.stages import teacher
-from bioclip_lite.teacher_cache import locked_tower, store
+from bioclip_lite.teacher_cache import locked_tower
 from bioclip_lite.training import contrastive, losses, trainer
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
+from bioclip_lite.utils.tensors import Tensors, write_tensors
 from support import checkout, lessons, thin
 from support.small_clip import CONFIG, publish, siglip, unigram
 
@@ -117,7 +118,7 @@ def test_lit_tunes_the_text_and_leaves_the_image_tower_alone(own: Path) -> None:
         pixels = np.stack([preprocess(images.image(int(i)), loaded.preprocess) for i in rows])
         expected = teachers.embed_images(loaded.model, torch.from_numpy(pixels)).numpy()
         np.testing.assert_allclose(features.rows(rows), expected, atol=1e-5)
-        assert [type(part.base) for part in features.parts] == [np.memmap] * len(shards)
+        assert [type(part) for part in features.parts] == [Tensors] * len(shards)
 
 
 def jobs_of(own: Path) -> list[str]:
@@ -160,7 +161,7 @@ def test_features_of_something_else_are_refused(own: Path, change: str) -> None:
     elif change == "mean":
         chosen = params("lit", mean=[0.4, 0.5, 0.5])
     elif change == "another file":
-        store.write_tensors(path, {"text": np.zeros((2, 3), np.float32)}, {})
+        write_tensors(path, {"text": np.zeros((2, 3), np.float32)}, {})
         says = "train-00001.safetensors is not a complete file of features"
     elif change == "photographs":
         shutil.copy(path, path.with_name("train-00000.safetensors"))

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import generator
+from bioclip_lite.utils.tensors import write_tensors
 
 IDENTITY = {"teacher": "a" * 64, "views": "1", "preprocess": '{"size": 64}', "precision": "float16"}
 
@@ -77,9 +78,7 @@ def test_precision_costs_next_to_nothing(precision: str, most: float, noise: flo
     text = unit(np.repeat(rng.normal(size=(100, d)), 10, axis=0) + 0.35 * rng.normal(size=(1000, d)))
     image = unit(text[rng.integers(1000, size=400)] + noise * rng.normal(size=(400, d))).astype(np.float32)
     encoded = store.encode(image[:, None], precision)
-    rows = np.empty((400, 1, 4), np.float32)
-    shard = store.Shard(Path(), [], np.arange(400), rows, encoded["embeddings"], encoded.get("scales"), {})
-    stored = shard.target(slice(None), 0)
+    stored = store.Shard(Path(), encoded, {}).target(slice(None), 0)
     before, after = (log_softmax(scale * x.astype(np.float64) @ text.T) for x in (image, stored))
     entropy = -(np.exp(before) * before).sum(1).mean()
     assert entropy == pytest.approx(doubt, abs=0.1)
@@ -157,7 +156,7 @@ def test_parts_must_be_as_many(tmp_path: Path) -> None:
         ({**parts, **whole, "scales": np.ones((2, 2), np.float32)}, ["a", "b"], "scales .2, 2. do not fit"),
         ({"embeddings": half["embeddings"]}, ["a", "b"], "no 'images'"),
     ):
-        store.write_tensors(path, tensors, {"keys": json.dumps(keys), "teacher": "t"})
+        write_tensors(path, tensors, {"keys": json.dumps(keys), "teacher": "t"})
         with pytest.raises(UserError, match=says):
             store.read_shard(path)
     with pytest.raises(UserError, match="not a taxon text matrix"):

@@ -198,8 +198,9 @@ def test_the_target_is_the_embedding_of_the_view_shown(data: Path, monkeypatch: 
     shown: list[bytes] = []
     original = loading.Lessons.batches
 
-    def spy(self: loading.Lessons, plan: Any, about: Any) -> Any:
-        for items, (pixels, beside) in zip(plan, original(self, plan, about), strict=True):
+    def spy(self: loading.Lessons, asked: Any) -> Any:
+        plan = list(asked)
+        for (items, _), (pixels, beside) in zip(plan, original(self, plan), strict=True):
             if len(self.replays.images) == len(cached.images):
                 for (i, k), image in zip(items, pixels.numpy(), strict=True):
                     row, preprocess = cached.view(i, k), self.replays.preprocess

@@ -25,6 +25,7 @@ rule write_shard:
         manifest=listed("data/shard/manifest/{shard}.parquet"),
     output:
         "data/shard/{shard}.tar",
+        "data/shard/{shard}.safetensors",
     log:
         "logs/shard/{shard}.log",
     resources:
@@ -56,6 +57,7 @@ rule record_shard:
     input:
         "data/shard/manifest",
         rules.write_sizes.input.tars,
+        expand("data/shard/{shard}.safetensors", shard=shards(*SPLITS)),
         rules.write_sizes.output,
     output:
         ledger_path("shard"),

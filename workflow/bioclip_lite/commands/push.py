@@ -125,7 +125,7 @@ def _licence(key: str, samples: Samples) -> str:
 
 def _photographs(path: str, content: Path, samples: Samples) -> list[str]:
     """Keys of the photographs that a file holds or may hold; a file that the index does not know stands for itself."""
-    from bioclip_lite.photographs.shards import open_shard
+    from bioclip_lite.photographs.members import open_shard
 
     if path in samples.keys:
         return [samples.keys[path]]

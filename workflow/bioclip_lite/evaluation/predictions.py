@@ -25,9 +25,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bioclip_lite.taxa.label_space import Labels
-from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json
+from bioclip_lite.utils.tensors import write_tensors
 
 SPLIT, FITTED_ON = "test", "calibration"  # temperatures and thresholds are fitted on a split of their own
 SPEED_FILE = "speed.json"  # beside the predictions, in a folder that exists whether anything is timed or not
@@ -149,7 +149,7 @@ def write(
         "about": {name: extra.about for name, extra in extras.items()},
     }
     metadata = {name: json.dumps(value) for name, value in about.items()}
-    store.write_tensors(path, {name: tensors[name] for name in widest_first}, metadata)
+    write_tensors(path, {name: tensors[name] for name in widest_first}, metadata)
 
 
 def read(folder: str | os.PathLike[str], variants: Iterable[str], shards: Sequence[str]) -> dict[str, Predictions]:

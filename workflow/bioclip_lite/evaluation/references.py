@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bioclip_lite.evaluation.predictions import Answers, Block
-from bioclip_lite.photographs.shards import open_shard
+from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.taxa.label_space import Labels
 from bioclip_lite.utils.randomness import generator
 
@@ -42,7 +42,7 @@ def majority(params: Mapping[str, Any], data: Path, shards: Sequence[str], label
 
 
 def _keys(data: Path, shards: Sequence[str]) -> list[str]:
-    return [entry.key for shard in shards for entry in open_shard(data / "shard" / f"{shard}.tar")]
+    return ShardSet.of(*(data / "shard" / f"{shard}.tar" for shard in shards)).keys
 
 
 ANSWERS = {"majority": majority, "random": random}

@@ -2,7 +2,8 @@
 
 import functools
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import tee
 from typing import Any, Protocol
 
 import numpy as np
@@ -128,13 +129,14 @@ class Lessons:
         self.replays, self.kept = replays, Kept(_BYTES_KEPT)
         self._loader = Loader(WithBeside(replays, beside))
 
-    def batches(
-        self, plan: Sequence[Sequence[tuple[int, int]]], about: Sequence[Any]
-    ) -> Iterator[tuple[torch.Tensor, Any]]:
-        """(float32 (b, 3, size, size) on ``machine.device()``, what is beside it) for each list of items."""
-        lacking = [[item for item in batch if item not in self.kept] for batch in plan]
-        made = self._loader.batches(list(zip(lacking, about, strict=True)))
-        for batch, items, (pictures, beside) in zip(plan, lacking, made, strict=True):
+    def batches(self, asked: Iterable[tuple[Sequence[tuple[int, int]], Any]]) -> Iterator[tuple[torch.Tensor, Any]]:
+        """(float32 (b, 3, size, size) on ``machine.device()``, what is beside it) for each list of items.
+
+        ``asked``: the items of each batch, and what ``beside`` is told about it.
+        """
+        plan, shown = tee((batch, [item for item in batch if item not in self.kept], about) for batch, about in asked)
+        made = self._loader.batches((lacking, about) for _, lacking, about in plan)
+        for (batch, items, _), (pictures, beside) in zip(shown, made, strict=True):
             new = dict(zip(items, pictures, strict=True))
             for item, picture in new.items():
                 self.kept.keep(item, picture, picture.nbytes)
@@ -147,13 +149,23 @@ class Loader:
     """Loads batches, each of which is one item of a dataset, by ``workers()`` that live as long as this object."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
-        self._plan: list[Any] = []
+        self._plan = _Plan()
         self._loader = _loader(dataset, sampler=self._plan, batch_size=None, persistent_workers=machine.workers() > 0)
 
-    def batches(self, plan: Sequence[Any]) -> Iterator[Any]:
-        """The items of the dataset that ``plan`` names, in its order."""
-        self._plan[:] = plan
+    def batches(self, plan: Iterable[Any]) -> Iterator[Any]:
+        """The items of the dataset that ``plan`` names, in its order; it is gone through as they are loaded."""
+        self._plan.items = plan
         return iter(self._loader)
+
+
+class _Plan:
+    """What a loader with lasting workers loads next: it goes through the same object in every epoch."""
+
+    def __init__(self) -> None:
+        self.items: Iterable[Any] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
 
 
 def load(dataset: Dataset[Any], plan: Sequence[Sequence[Any]]) -> Iterator[Any]:

@@ -9,13 +9,17 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from bioclip_lite.photographs import members
 from bioclip_lite.photographs.images import decode
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, replacing, require
@@ -51,34 +55,11 @@ def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Byte offset and size of the two members of a sample in a shard."""
-
-    key: str
-    image: tuple[int, int]
-    description: tuple[int, int]
-
-
-def open_shard(path: str | os.PathLike[str]) -> list[Entry]:
-    """The samples of a shard in file order. Raises UserError for a file that is not a complete shard."""
-    path = require(path)
-    members: dict[str, dict[str, tuple[int, int]]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                members.setdefault(key, {})[extension] = (member.offset_data, member.size)
-        return [Entry(key, found["jpg"], found["json"]) for key, found in members.items()]
-    except (tarfile.TarError, KeyError) as error:
-        raise UserError(f"{path} is not a complete shard ({error}); delete it and run stage shard again") from None
-
-
 class ShardSet:
     """All samples of one split in key order per shard, shard by shard; images are decoded one at a time.
 
-    ``keys`` and ``taxon_ids`` are lists of equal length; photographs of split unlabelled have None for a taxon. Holds
-    no open file, so it may be sent to worker processes.
+    It holds no open file and nothing about each photograph, so it may be sent to worker processes, however large the
+    split. A photograph is asked for by its number, 0 and up.
     """
 
     def __init__(self, data: Path, *splits: str) -> None:
@@ -93,23 +74,56 @@ class ShardSet:
         return images
 
     def _open(self, paths: list[Path]) -> None:
-        self._places: list[tuple[Path, Entry]] = []
-        self.keys: list[str] = []
-        self.taxon_ids: list[str] = []
-        for path in paths:
-            with require(path).open("rb") as file:
-                for entry in open_shard(path):
-                    self._places.append((path, entry))
-                    self.keys.append(entry.key)
-                    self.taxon_ids.append(_description(file, entry)["taxon_id"])
+        self.shards = [members.read(path) for path in paths]
+        self._starts = [0, *accumulate(map(len, self.shards))]
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self._starts[-1]
+
+    def locate(self, i: int) -> tuple[int, int]:
+        """(number of its shard, row in it) of photograph i."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"photograph {i} of {len(self)}")
+        number = bisect_right(self._starts, i) - 1
+        return number, i - self._starts[number]
+
+    def key(self, i: int) -> str:
+        number, row = self.locate(i)
+        return self.shards[number].key(row)
+
+    def taxon_id(self, i: int) -> str | None:
+        """None for a photograph of split unlabelled."""
+        number, row = self.locate(i)
+        return self.shards[number].taxon_id(row)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """All keys, in memory from when they are first asked for; ``key`` gives one of many."""
+        return list(self.each_key())
+
+    def each_key(self) -> Iterator[str]:
+        """All keys, of which those of one shard at a time are in memory."""
+        return (key for shard in self.shards for key in shard.list_keys())
+
+    @cached_property
+    def taxon_ids(self) -> list[Any]:
+        """All taxa, in memory from when they are first asked for; ``taxon_id`` gives one of many.
+
+        None for photographs of split unlabelled, and otherwise str.
+        """
+        return [taxon for shard in self.shards for taxon in shard.list_taxon_ids()]
+
+    def taxon_numbers(self, number: Mapping[str, int]) -> np.ndarray:
+        """The number of each photograph's taxon, -1 without one: int64 (n,)."""
+        parts = []
+        for shard in self.shards:
+            numbers = np.array([*(number.get(taxon, -1) for taxon in shard.distinct_taxa()), -1], np.int64)
+            parts.append(numbers[shard.columns["taxa"]])
+        return np.concatenate(parts)
 
     def jpeg(self, i: int) -> bytes:
-        path, entry = self._places[i]
-        with path.open("rb") as file:
-            return _part(file, entry.image)
+        number, row = self.locate(i)
+        return self.shards[number].jpeg(row)
 
     def image(self, i: int) -> Image.Image:
         """The photograph, mode RGB."""
@@ -120,27 +134,15 @@ class ShardSet:
 
         Where the source states them, also supercategory and caption.
         """
-        path, entry = self._places[i]
-        with path.open("rb") as file:
-            return _description(file, entry)
+        number, row = self.locate(i)
+        return self.shards[number].description(row)
 
 
 def descriptions(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(key, description) of each sample of a shard, without its images."""
     with require(path).open("rb") as file:
-        for entry in open_shard(path):
-            yield entry.key, _description(file, entry)
-
-
-def _description(file: BinaryIO, entry: Entry) -> dict[str, Any]:
-    description: dict[str, Any] = json.loads(_part(file, entry.description))
-    return description
-
-
-def _part(file: BinaryIO, place: tuple[int, int]) -> bytes:
-    offset, size = place
-    file.seek(offset)
-    return file.read(size)
+        for entry in members.open_shard(path):
+            yield entry.key, members.read_description(file, entry)
 
 
 def shard_names(data: Path, split: str | None = None) -> list[str]:

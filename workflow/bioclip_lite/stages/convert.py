@@ -151,7 +151,7 @@ def _calibration(data: Path, model: _Model, taxa: int) -> confidence.Photographs
     ``taxa``: so many are there that thresholds are fitted among, which limits how many photographs are taken.
     """
     shards = ShardSet(data, CALIBRATION)
-    drawn_rows = confidence.drawn_for(shards.keys, taxa)
+    drawn_rows = confidence.drawn_for(shards.each_key(), taxa)
     if not drawn_rows:
         raise UserError(
             f"split {CALIBRATION} has no photographs, so the confidence of the model cannot be calibrated; give the "
@@ -168,9 +168,9 @@ def _calibration(data: Path, model: _Model, taxa: int) -> confidence.Photographs
         for start in progress(starts, len(starts), "convert: calibration")
     ]
     return confidence.Photographs(
-        keys=[shards.keys[i] for i in drawn_rows],
+        keys=[shards.key(i) for i in drawn_rows],
         observations=[shards.description(i).get("group") for i in drawn_rows],
-        taxa=[paths[shards.taxon_ids[i]] for i in drawn_rows],
+        taxa=[paths[shards.taxon_id(i)] for i in drawn_rows],
         embeddings=np.concatenate(embeddings),
     )
 
@@ -249,14 +249,14 @@ def _describe(
 def _reference(count: int, data: Path, model: _Model) -> _Reference:
     """``count`` photographs of split ``COMPARED``, drawn by a hash of their keys, and their embeddings in PyTorch."""
     shards = ShardSet(data, COMPARED)
-    chosen = sorted(drawn(shards.keys, count, COMPARED))
+    chosen = sorted(drawn(shards.each_key(), count, COMPARED))
     if not chosen:
         raise UserError(
             f"split {COMPARED} has no photographs, so other runtimes cannot be compared with PyTorch; give the split a "
             f"share in params.yaml (index.split.{COMPARED} or index.synthetic.images.{COMPARED})"
         )
     pixels = _pixels(shards, chosen, model.preprocessing)
-    keys, jpegs = [shards.keys[i] for i in chosen], [shards.jpeg(i) for i in chosen]
+    keys, jpegs = [shards.key(i) for i in chosen], [shards.jpeg(i) for i in chosen]
     return _Reference(keys, jpegs, pixels, model.embed(pixels))
 
 

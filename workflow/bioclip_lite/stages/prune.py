@@ -122,7 +122,7 @@ def _photographs(train: reader.CachedSplit, preprocess: dict[str, Any]) -> tuple
     """Photographs of split train chosen by a hash of their keys, float32 (n, 3, size, size), and the first teacher's
     embeddings of them, float32 (n, D)."""
     shards = train.images
-    chosen = drawn(shards.keys, _IMAGES, "prune")
+    chosen = drawn(shards.each_key(), _IMAGES, "prune")
     pixels = np.stack([preprocessed(shards.image(i), preprocess) for i in chosen])
     return torch.from_numpy(pixels), torch.from_numpy(np.stack([train.target(i, 0) for i in chosen]))
 

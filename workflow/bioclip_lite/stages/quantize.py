@@ -77,6 +77,6 @@ def _calibration_images(count: int, data: Path, preprocessing: dict[str, Any]) -
             f"split {SPLIT} has no photographs, so the error of the quantized layers cannot be measured; "
             f"give the split a share in params.yaml (index.split.{SPLIT} or index.synthetic.images.{SPLIT})"
         )
-    chosen = drawn(shards.keys, count, SPLIT)
+    chosen = drawn(shards.each_key(), count, SPLIT)
     pixels = np.stack([preprocess(shards.image(i), preprocessing) for i in chosen])
-    return [shards.keys[i] for i in chosen], torch.from_numpy(pixels)
+    return [shards.key(i) for i in chosen], torch.from_numpy(pixels)

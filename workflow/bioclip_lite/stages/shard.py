@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bioclip_lite.photographs import members
 from bioclip_lite.photographs.images import to_jpeg
 from bioclip_lite.photographs.shards import split_of, write_shard
 from bioclip_lite.sources import gzipped
@@ -28,7 +29,7 @@ from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.texts.text_types import caption
-from bioclip_lite.utils import job_names
+from bioclip_lite.utils import job_names, tensors
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import require, write_json, write_table
 from bioclip_lite.utils.progress import progress
@@ -128,6 +129,14 @@ def _write_manifest(data: Path, name: str, listed: pa.Table, counts: Mapping[str
     split = split_of(name)
     if not listed.num_rows:
         raise UserError(f"shard {name} would be empty; lower shard.counts.{split} in params.yaml (now {counts[split]})")
+    # What a teacher's cache of the shard says before its numbers; a quote or a comma takes up to six bytes a key.
+    header = pc.sum(pc.binary_length(listed["key"])).as_py() + 6 * listed.num_rows
+    if header > tensors.HEADER_BYTES:
+        raise UserError(
+            f"shard {name} would have {listed.num_rows} photographs, whose keys take {header} bytes; readers of the "
+            f"teacher's cache allow {tensors.HEADER_BYTES}; raise shard.counts.{split} in params.yaml (now "
+            f"{counts[split]})"
+        )
     # In one piece: how the table came together must not show in the file, which decides whether a shard is current.
     write_table(manifest(data, name), listed.drop_columns(["shard"]).combine_chunks())
 
@@ -147,7 +156,8 @@ def _write_shard(data: Path, name: str, max_side: int | None) -> None:
     locators = (row["locator"] for row in _rows(listed, ["locator"]))
     with gzipped.in_order(read, locators, data / "shard") as content:
         samples = (_sample(row, content, max_side) for row in rows)
-        written = write_shard(data / "shard" / f"{name}.tar", samples, _text)
+        written = write_shard(tar := data / "shard" / f"{name}.tar", samples, _text)
+    members.write(tar)
     print(f"shard: {name}.tar, {written} photographs")
 
 
@@ -194,6 +204,8 @@ def _write_sizes(data: Path, counts: Mapping[str, int]) -> None:
     write_json(out / "sizes.json", sizes)
     for listed in (out / "manifest").glob("*.parquet"):
         if f"{listed.stem}.tar" not in sizes and _NAME.fullmatch(listed.stem):
-            (out / f"{listed.stem}.tar").unlink(missing_ok=True)
+            tar = out / f"{listed.stem}.tar"
+            tar.unlink(missing_ok=True)
+            members.path_of(tar).unlink(missing_ok=True)
             listed.unlink()
     print(f"shard: {len(sizes)} shards, {sum(sizes.values())} photographs")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -133,7 +134,7 @@ def leaves_below(data: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     return leaves, {taxon: np.array(below[next(lineage(path))], np.int64) for taxon, path in paths.items()}
 
 
-def under(taxa: Sequence[str], below: Mapping[str, np.ndarray], leaves: int) -> np.ndarray:
+def under(taxa: Sequence[str | None], below: Mapping[Any, np.ndarray], leaves: int) -> np.ndarray:
     """bool (n, leaves), from taxon ids and ``leaves_below``: which leaves are, or lie under, the taxon of each row."""
     marked = np.zeros((len(taxa), leaves), bool)
     for row, taxon in enumerate(taxa):

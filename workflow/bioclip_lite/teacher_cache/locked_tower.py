@@ -26,6 +26,7 @@ from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import require
 from bioclip_lite.utils.progress import progress
+from bioclip_lite.utils.tensors import Tensors, write_tensors
 
 if TYPE_CHECKING:
     from bioclip_lite.params.jobs import LockedTower
@@ -151,27 +152,27 @@ def embed(locked: Tower, tar: Path, path: Path) -> int:
         "keys": json.dumps(images.keys),
         "taxon_ids": json.dumps(images.taxon_ids),
     }
-    store.write_tensors(path, {"features": features}, metadata)
+    write_tensors(path, {"features": features}, metadata)
     return len(images)
 
 
 class Features:
-    """The features of some shards, in the order of their photographs; mapped from the files, not in memory.
+    """The features of some shards, in the order of their photographs; mapped from the files when they are read.
 
-    ``keys`` and ``taxon_ids`` list the photographs; ``parts`` are the arrays of the shards, float32 (n, D) each.
+    ``keys`` and ``taxon_ids`` list the photographs; ``parts`` are the shards, with "features" float32 (n, D) each.
     """
 
     def __init__(self, folder: Path, shards: Sequence[str], identity: str) -> None:
         """Raises UserError if a file is missing, damaged, or not of the tower of this ``identity``."""
         self.keys: list[str] = []
         self.taxon_ids: list[str] = []
-        self.parts: list[np.ndarray] = []
+        self.parts: list[Tensors] = []
         for name in shards:
             path = require(folder / f"{name}.safetensors")
             again = f"make them again: python -m bioclip_lite teacher features/{folder.name}/{name}"
             try:
                 arrays, metadata = store.map_tensors(path)
-                features, keys, taxa = arrays["features"], metadata["keys"], metadata["taxon_ids"]
+                _, keys, taxa = arrays["features"], metadata["keys"], metadata["taxon_ids"]
             except (UserError, KeyError):
                 raise UserError(f"{path} is not a complete file of features; {again}") from None
             if metadata["identity"] != identity:
@@ -181,10 +182,10 @@ class Features:
                 )
             self.keys += json.loads(keys)
             self.taxon_ids += json.loads(taxa)
-            self.parts.append(np.asarray(features))
-        self._starts = np.cumsum([0, *map(len, self.parts)])
+            self.parts.append(arrays)
+        self._starts = np.cumsum([0, *(len(part["features"]) for part in self.parts)])
 
     def rows(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         """Features of the photographs of these numbers: float32 (b, D)."""
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
-        return np.stack([self.parts[s][i - self._starts[s]] for s, i in zip(shards, numbers, strict=True)])
+        return np.stack([self.parts[s]["features"][i - self._starts[s]] for s, i in zip(shards, numbers, strict=True)])

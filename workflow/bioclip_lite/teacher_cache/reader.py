@@ -28,12 +28,14 @@ class CachedSplit:
             for teacher in teachers
         ]
         for teacher, shards in zip(teachers, self.shards, strict=True):
-            cached_keys = [key for shard in shards for key in shard.keys]
-            if cached_keys != list(self.images.keys):
+            # One shard at a time: the keys of all photographs are never in memory together.
+            pairs = zip(shards, self.images.shards, strict=True)
+            if any(store.read_keys(shard.path) != photographs.list_keys() for shard, photographs in pairs):
+                cached_keys = [key for shard in shards for key in shard.keys]
                 missing = len(set(self.images.keys) - set(cached_keys))
                 raise UserError(
                     f"{store.folder(data, teacher)}: the cache of split {which} has {len(cached_keys)} photographs, "
-                    f"the shards have {len(self.images.keys)}, {missing} of them not in the cache; make the cache "
+                    f"the shards have {len(self.images)}, {missing} of them not in the cache; make the cache "
                     f"again: snakemake --cores all logits"
                 )
             if len({shard.views.shape[1] for shard in shards}) > 1:
@@ -47,23 +49,17 @@ class CachedSplit:
                         f"{shard.path} and {first.path} hold different views, so their answers cannot be averaged; "
                         f"make the cache again: snakemake --cores all logits"
                     )
-        self.starts = np.cumsum([0, *(len(shard.keys) for shard in self.shards[0])])
 
     @property
     def view_count(self) -> int:
         return int(self.shards[0][0].views.shape[1])
 
-    def locate(self, i: int) -> tuple[int, int]:
-        """(number of its shard, row in it) of photograph i."""
-        number = int(np.searchsorted(self.starts, i, side="right")) - 1
-        return number, i - int(self.starts[number])
-
     def view(self, i: int, k: int) -> np.ndarray:
         """Row of ``views`` for view k of photograph i: float32 (P,)."""
-        number, row = self.locate(i)
+        number, row = self.images.locate(i)
         return np.array(self.shards[0][number].views[row, k])
 
     def target(self, i: int, k: int, teacher: int = 0) -> np.ndarray:
         """A teacher's embedding of view k of photograph i: float32 (D,)."""
-        number, row = self.locate(i)
+        number, row = self.images.locate(i)
         return self.shards[teacher][number].target(row, k)

@@ -10,33 +10,54 @@ student trained on another teacher's targets fails silently otherwise.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bioclip_lite.teacher_cache.ensemble import FIRST
+from bioclip_lite.utils import tensors
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import replacing, require
+from bioclip_lite.utils.files import require
+from bioclip_lite.utils.tensors import Tensors, write_tensors
 
-_TYPES = {"I8": "|i1", "U8": "|u1", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "U64": "<u8"}
-_NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
 _REMEDY = "make the cache again: snakemake --cores all logits --forcerun embed_shard embed_taxa"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The cache of one shard; arrays are mapped from the file, not in memory."""
+    """The cache of one shard of n photographs; its tensors are mapped from the file when they are read."""
 
     path: Path
-    keys: list[str]
-    images: np.ndarray  # uint64 (n,), see image_digest
-    views: np.ndarray  # float32 (n, K, P)
-    embeddings: np.ndarray  # float16 or int8 (n, K, D), as stored; ``target`` gives their values
-    scales: np.ndarray | None  # of int8: float32 (n, K)
+    tensors: Mapping[str, np.ndarray]
     identity: dict[str, str]
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The key of each photograph, read from the file when first asked for."""
+        return read_keys(self.path)
+
+    @property
+    def images(self) -> np.ndarray:
+        """uint64 (n,), see ``image_digest``."""
+        return self.tensors["images"]
+
+    @property
+    def views(self) -> np.ndarray:
+        """float32 (n, K, P)."""
+        return self.tensors["views"]
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """float16 or int8 (n, K, D), as stored; ``target`` gives their values."""
+        return self.tensors["embeddings"]
+
+    @property
+    def scales(self) -> np.ndarray | None:
+        """Of int8 embeddings: float32 (n, K)."""
+        return self.tensors.get("scales")
 
     def target(self, i: int | slice, k: int | slice) -> np.ndarray:
         """The teacher's embedding of view k of photograph i, or of several: float32 (..., D).
@@ -102,44 +123,13 @@ def decode(embeddings: np.ndarray, scales: np.ndarray | None = None) -> np.ndarr
     return values if scales is None else values * np.asarray(scales)[..., None]
 
 
-def write_tensors(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write a safetensors file whose bytes depend on the content alone.
-
-    The safetensors library writes metadata in random order. The format: the length of the header as 8 little-endian
-    bytes, the header as JSON padded to a multiple of 8, the values.
-    """
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, tensor in tensors.items():
-        begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, sort_keys=True).encode()
-    text += b" " * (-len(text) % 8)
-    with replacing(path) as scratch, scratch.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            file.write(np.ascontiguousarray(tensor).data)
-
-
-def map_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(read-only arrays mapped from a safetensors file, metadata); UserError if the file is not complete."""
+def map_tensors(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
+    """(the tensors of a file of the teacher cache, its metadata); UserError if the file is not complete."""
     path = require(path)
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if 0 < length <= path.stat().st_size else {}
-        metadata = header.pop("__metadata__")
-        arrays = {}
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            shape, dtype = tuple(entry["shape"]), _TYPES[entry["dtype"]]
-            if end == begin:
-                arrays[name] = np.empty(shape, dtype)
-                continue
-            arrays[name] = np.memmap(path, dtype, "r", offset=8 + length + begin, shape=shape)
-    except (KeyError, ValueError, TypeError) as error:
+        return tensors.map_tensors(path)
+    except ValueError as error:
         raise UserError(f"{path} is not a complete file of the teacher cache ({error}); {_REMEDY}") from error
-    return arrays, metadata
 
 
 def write_shard(
@@ -155,11 +145,11 @@ def write_shard(
     ``encoded`` is what ``encode`` made of the embeddings (n, K, D). ``identity`` must say everything they depend on
     besides the photographs: teacher, its preprocessing, the version of the views, the precision.
     """
-    tensors = {"images": images.astype("<u8"), "views": views.astype("<f4"), **encoded}  # widest first: all are aligned
-    if {len(tensor) for tensor in tensors.values()} != {len(keys)}:
-        counts = ", ".join(f"{len(tensor)} {name}" for name, tensor in tensors.items())
+    arrays = {"images": images.astype("<u8"), "views": views.astype("<f4"), **encoded}  # widest first: all are aligned
+    if {len(array) for array in arrays.values()} != {len(keys)}:
+        counts = ", ".join(f"{len(array)} {name}" for name, array in arrays.items())
         raise ValueError(f"{len(keys)} keys, {counts}")
-    write_tensors(path, tensors, {**identity, "keys": json.dumps(list(keys))})
+    write_tensors(path, arrays, {**identity, "keys": json.dumps(list(keys))})
 
 
 def read_shard(path: str | os.PathLike[str]) -> Shard:
@@ -177,7 +167,13 @@ def read_shard(path: str | os.PathLike[str]) -> Shard:
         raise UserError(f"{path}: embeddings {embeddings.shape} and scales {scales.shape} do not fit; {_REMEDY}")
     if not len(keys) == len(images) == len(embeddings):
         raise UserError(f"{path}: {len(keys)} keys for {len(embeddings)} rows of {len(images)} photographs; {_REMEDY}")
-    return Shard(Path(path), keys, images, views, embeddings, scales, dict(sorted(metadata.items())))
+    return Shard(Path(path), arrays, dict(sorted(metadata.items())))
+
+
+def read_keys(path: str | os.PathLike[str]) -> list[str]:
+    """The keys of the photographs in a cache that ``read_shard`` has read."""
+    keys: list[str] = json.loads(tensors.read_metadata(Path(path))["keys"])
+    return keys
 
 
 def write_taxa(
@@ -250,7 +246,7 @@ def check_same(shards: Sequence[Shard], taxa: Taxa) -> None:
 
     ``shards`` may belong to different splits: the number of views may differ between splits, not within one.
     """
-    first = shards[0]
+    first, first_of = shards[0], {_split(shard): shard for shard in reversed(shards)}
     for shard in shards:
         if shard.identity.get("teacher") != taxa.teacher:
             raise UserError(
@@ -266,10 +262,13 @@ def check_same(shards: Sequence[Shard], taxa: Taxa) -> None:
                 f"{shard.path} has embeddings of {shard.embeddings.shape[2]} numbers, the taxa of "
                 f"{taxa.text.shape[1]}; {_REMEDY}"
             )
-        split = shard.path.name.split("-")[0]
-        same = next(other for other in shards if other.path.name.split("-")[0] == split)
+        same = first_of[_split(shard)]
         if (shard.embeddings.shape[1], shard.views.shape[2]) != (same.embeddings.shape[1], same.views.shape[2]):
             raise UserError(
                 f"{shard.path} has {shard.embeddings.shape[1]} views of {shard.views.shape[2]} numbers, {same.path} "
                 f"has {same.embeddings.shape[1]} of {same.views.shape[2]}; {_REMEDY}"
             )
+
+
+def _split(shard: Shard) -> str:
+    return shard.path.name.split("-")[0]

@@ -7,7 +7,7 @@ reads from files. Metadata are the sample keys and the teacher.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.tensors import write_tensors
 
 FOLDER = "texts"  # in data/logits
 _REMEDY = "make it again: snakemake --cores all logits --forcerun embed_captions"
@@ -23,21 +24,30 @@ _REMEDY = "make it again: snakemake --cores all logits --forcerun embed_captions
 
 @dataclass(frozen=True)
 class ShardOfCaptions:
-    """What a captioner said of the photographs of one shard; arrays are mapped from the file, not in memory."""
+    """What a captioner said of the photographs of one shard; tensors are mapped from the file when they are read."""
 
-    embeddings: np.ndarray  # float16 (n, N, D)
-    ends: np.ndarray  # uint64 (n, N)
-    text: np.ndarray  # uint8 (bytes,)
+    tensors: Mapping[str, np.ndarray]
     teacher: str
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """float16 (n, N, D)."""
+        return self.tensors["embeddings"]
+
+    @property
+    def ends(self) -> np.ndarray:
+        """uint64 (n, N)."""
+        return self.tensors["ends"]
 
     def of(self, row: int) -> list[tuple[str, np.ndarray]]:
         """The captions of a photograph that are not empty, with their embeddings, float16 (D,)."""
-        count = self.ends.shape[1]
+        embeddings, ends, text = self.embeddings, self.ends, self.tensors["text"]
+        count = ends.shape[1]
         place = row * count
-        bounds = [int(end) for end in self.ends.reshape(-1)[max(0, place - 1) : place + count]]
+        bounds = [int(end) for end in ends.reshape(-1)[max(0, place - 1) : place + count]]
         starts = bounds if place else [0, *bounds]
-        texts = [bytes(self.text[a:b]).decode() for a, b in pairwise(starts)]
-        return [(text, self.embeddings[row, n]) for n, text in enumerate(texts) if text]
+        said = [bytes(text[a:b]).decode() for a, b in pairwise(starts)]
+        return [(caption, embeddings[row, n]) for n, caption in enumerate(said) if caption]
 
 
 def path(data: Path, captioner: str, shard: str) -> Path:
@@ -53,7 +63,7 @@ def write(
     ends = np.cumsum([len(text) for text in encoded], dtype="<u8").reshape(embeddings.shape[:2])
     text = np.frombuffer(b"".join(encoded), np.uint8)
     tensors = {"ends": ends, "embeddings": embeddings.astype("<f2"), "text": text}  # widest first: all are aligned
-    store.write_tensors(path, tensors, {"keys": json.dumps(list(keys)), "teacher": teacher})
+    write_tensors(path, tensors, {"keys": json.dumps(list(keys)), "teacher": teacher})
 
 
 def read(path: Path) -> tuple[list[str], ShardOfCaptions]:
@@ -61,32 +71,30 @@ def read(path: Path) -> tuple[list[str], ShardOfCaptions]:
     arrays, metadata = store.map_tensors(path)
     try:
         keys, teacher = json.loads(metadata["keys"]), metadata["teacher"]
-        found = ShardOfCaptions(arrays["embeddings"], arrays["ends"], arrays["text"], teacher)
+        embeddings, ends, _ = arrays["embeddings"], arrays["ends"], arrays["text"]
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} does not hold captions of photographs (no {error}); {_REMEDY}") from error
-    if found.embeddings.shape[:2] != found.ends.shape or len(keys) != len(found.ends):
+    if embeddings.shape[:2] != ends.shape or len(keys) != len(ends):
         raise UserError(
-            f"{path}: {len(keys)} keys, embeddings {found.embeddings.shape} and ends {found.ends.shape} do not fit; "
-            f"{_REMEDY}"
+            f"{path}: {len(keys)} keys, embeddings {embeddings.shape} and ends {ends.shape} do not fit; {_REMEDY}"
         )
-    return keys, found
+    return keys, ShardOfCaptions(arrays, teacher)
 
 
 def read_all(
-    data: Path, captioners: Sequence[str], shards: Sequence[str], keys: Sequence[str], teacher: str
+    data: Path, captioners: Sequence[str], shards: Sequence[str], keys: Iterable[list[str]], teacher: str
 ) -> list[list[ShardOfCaptions]]:
     """For each of ``shards`` the captions of every captioner, checked to belong to what a student learns from.
 
     Args:
-        keys: of the photographs that the student learns from; those of ``shards`` come first, in their order.
+        keys: of the photographs of each of ``shards``; those that a student learns from beyond them may follow.
         teacher: the identity of the teacher.
 
     Raises:
         UserError: a file is missing, of other photographs, or of another teacher.
     """
     found: list[list[ShardOfCaptions]] = []
-    start = 0
-    for shard in shards:
+    for shard, photographs in zip(shards, keys, strict=False):
         here = []
         for captioner in captioners:
             file = path(data, captioner, shard)
@@ -95,9 +103,8 @@ def read_all(
                 raise UserError(
                     f"{file} was embedded by teacher {captions.teacher[:12]}, the taxa by {teacher[:12]}; {_REMEDY}"
                 )
-            if own != list(keys[start : start + len(own)]):
+            if own != photographs:
                 raise UserError(f"{file} is of other photographs than the shard; {_REMEDY}")
             here.append(captions)
-        start += len(here[0].ends)
         found.append(here)
     return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Taught:
 
     def under(self, views: Views) -> torch.Tensor:
         """bool (b, C): the leaves under each photograph's taxon."""
-        taxa = [self.split.images.taxon_ids[i] for i, _ in views]
+        taxa = [self.split.images.taxon_id(i) for i, _ in views]
         return torch.from_numpy(label_space.under(taxa, self.below, len(self.leaves)))
 
 
@@ -92,21 +93,25 @@ class CachedBatches:
         self.size = min(batch_size, len(train.images))
         self.steps = len(loading.batches(len(train.images), batch_size))
         self.taught = Taught(train, data, labels=labels)
-        self._first_view = [digest(*names, "view", key) for key in train.images.keys]
         self._lessons = loading.Lessons(loading.Replays(train.images, preprocess, train.view), self.taught)
 
     def batches(self, epoch: int, step: int) -> Iterator[Batch]:
         """The batches of an epoch from a step on, in an order of the epoch's own."""
         part = distributed.part(self.size)
-        order = loading.batches(len(self.train.images), self.batch_size, *self.names, "order", epoch)
-        plan = [[(int(i), self._view(i, epoch)) for i in rows] for rows in order[step:]]
-        own, about = [views[part] for views in plan], [(epoch, views, part) for views in plan]
-        for views, (pixels, (targets, under, captions)) in zip(plan, self._lessons.batches(own, about), strict=True):
+        plan, shown = tee(self.asked(epoch, step))
+        made = self._lessons.batches((views[part], (epoch, views, part)) for views in plan)
+        for views, (pixels, (targets, under, captions)) in zip(shown, made, strict=True):
             moved = [machine.moved(target) for target in targets]
             yield Batch(views, part, pixels, moved, None if under is None else machine.moved(under), captions)
 
+    def asked(self, epoch: int, step: int) -> Iterator[Views]:
+        """The photographs and views of each batch, made as they are asked for: all of an epoch would be large."""
+        order = loading.batches(len(self.train.images), self.batch_size, *self.names, "order", epoch)[step:]
+        return ([(i, self._view(i, epoch)) for i in rows.tolist()] for rows in order)
+
     def _view(self, i: int, epoch: int) -> int:
-        return (self._first_view[i] + epoch) % self.train.view_count
+        first = digest(*self.names, "view", self.train.images.key(i))
+        return (first + epoch) % self.train.view_count
 
 
 def files_read(data: Path, splits: Sequence[str], teachers: Sequence[str]) -> list[Path]:

@@ -1,6 +1,6 @@
 """Distil both towers of a student, that of photographs and that of captions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,7 @@ class TwoTowerDistillation(Distillation):
             data,
             options.captioners,
             self._described_shards(),
-            self.photographs.train.images.keys,
+            (shard.list_keys() for shard in self.photographs.train.images.shards),
             self.captions.cached.teacher,
         )
         self.photographs.taught.captions = DrawnCaptions(self.captions, synthetic, self.photographs.train, options)
@@ -139,12 +139,12 @@ class DrawnCaptions:
         None if no photograph has a label.
         """
         images, names = self.split.images, (*self.names, epoch)
-        labelled = [i for i, _ in views if images.taxon_ids[i] is not None]
-        said = {i: caption for i in labelled if (caption := self._synthetic(i, *names))}
-        named = [i for i in labelled if i not in said]
+        taxon_of = {i: taxon for i, _ in views if (taxon := images.taxon_id(i)) is not None}
+        said = {i: caption for i in taxon_of if (caption := self._synthetic(i, *names))}
+        named = [i for i in taxon_of if i not in said]
         parts = []
         if named:
-            keys, taxa = ([values[i] for i in named] for values in (images.keys, images.taxon_ids))
+            keys, taxa = map(images.key, named), [taxon_of[i] for i in named]
             parts.append(self.captions.draw(taxa, keys, *names))
         if said:
             texts = dict(said.values())
@@ -157,10 +157,10 @@ class DrawnCaptions:
 
     def _synthetic(self, i: int, *names: object) -> tuple[str, np.ndarray] | None:
         """The synthetic caption of photograph i with the teacher's embedding; None if its taxon is to be named."""
-        key = self.split.images.keys[i]
+        key = self.split.images.key(i)
         if uniform(*names, "synthetic", key) >= self.share:
             return None
-        shard, row = self.split.locate(i)
+        shard, row = self.split.images.locate(i)
         found = [caption for captions in self.synthetic[shard] for caption in captions.of(row)]
         return found[digest(*names, "which", key) % len(found)] if found else None
 
@@ -196,7 +196,7 @@ class TaxonCaptions:
         embeddings = torch.from_numpy(np.stack(rows).astype(np.float32))
         return torch.stack([self.tokens[text] for text in texts]), embeddings
 
-    def draw(self, taxa: Sequence[str], keys: Sequence[str], *names: object) -> Captions:
+    def draw(self, taxa: Sequence[str], keys: Iterable[str], *names: object) -> Captions:
         """``of`` the distinct captions of some photographs, whose text types are drawn by a hash of names and key."""
         drawn = [self.types[digest(*names, key) % len(self.types)] for key in keys]
         return self.of(list(dict.fromkeys(zip(drawn, taxa, strict=True))))

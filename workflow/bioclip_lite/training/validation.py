@@ -38,7 +38,7 @@ class Validation:
         self.text = torch.from_numpy(val.taxa[0].text).to(machine.device())
         taught = Taught(val, data, labels=True)
         number = {taxon: n for n, taxon in enumerate(taught.leaves)}
-        self.truth = torch.tensor([number.get(taxon, -1) for taxon in val.images.taxon_ids]).to(machine.device())
+        self.truth = torch.from_numpy(val.images.taxon_numbers(number)).to(machine.device())
         self.own = distributed.part(len(val.images))
         self.lessons = loading.Lessons(loading.Replays(val.images, preprocess, loading.plain_row), taught)
 
@@ -47,9 +47,9 @@ class Validation:
         """The figures, with the first teacher's taxon matrix or with another one, ``text`` (C, D)."""
         text = self.text if text is None else text
         plan = loading.chunks(range(self.own.start, self.own.stop))
-        views = [[(i, 0) for i in rows] for rows in plan]
+        views = ([(i, 0) for i in rows] for rows in plan)
         sums = torch.zeros(5, dtype=torch.float64, device=text.device)
-        made = self.lessons.batches(views, [(0, own, slice(None)) for own in views])
+        made = self.lessons.batches((own, (0, own, slice(None))) for own in views)
         for rows, (pixels, (targets, under, _)) in zip(plan, made, strict=True):
             sums += self._sums(rows, self.predict(pixels), text, machine.moved(targets[0]), machine.moved(under))
         sums = distributed.add(sums.cpu())

@@ -87,7 +87,7 @@ def fit_head(
         model(pixels)
         rows = range(start, start + len(pixels))
         if control:
-            under = label_space.under([train.images.taxon_ids[i] for i in rows], below, len(leaves))
+            under = label_space.under([train.images.taxon_id(i) for i in rows], below, len(leaves))
             y = _PROBE_LOGIT * machine.moved(torch.from_numpy(under)).double()
         else:
             y = machine.moved(torch.from_numpy(np.stack([train.target(i, 0) for i in rows]))).double()

@@ -1,7 +1,8 @@
 """Random numbers that depend on names, not on the order of calls or the number of workers."""
 
 import hashlib
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -22,9 +23,11 @@ def uniform(*names: object) -> float:
     return digest(*names) / 2**64
 
 
-def drawn(keys: Sequence[str], count: int, *names: object) -> list[int]:
+def drawn(keys: Iterable[str], count: int, *names: object) -> list[int]:
     """Places of ``count`` keys, or of all if there are fewer, drawn by hash and in the order drawn.
 
-    What is drawn depends on ``names`` and the keys alone, so that a further key changes one place at most.
+    What is drawn depends on ``names`` and the keys alone, so that a further key changes one place at most. No more than
+    ``count`` places are in memory.
     """
-    return sorted(range(len(keys)), key=lambda i: digest(*names, keys[i]))[:count]
+    numbered = ((digest(*names, key), i) for i, key in enumerate(keys))
+    return [i for _, i in heapq.nsmallest(count, numbered)]

@@ -17,9 +17,9 @@ import numpy as np
 from bioclip_lite.metrics import calibration
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.taxa.taxonomy import lineage
-from bioclip_lite.teacher_cache.store import map_tensors, write_tensors
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import drawn
+from bioclip_lite.utils.tensors import Tensors, map_tensors, write_tensors
 from bioclip_lite.web.bundle import Table
 
 FILE = "calibration.safetensors"
@@ -78,12 +78,12 @@ def read(path: Path, weights_sha256: str, width: int) -> Photographs:
     return Photographs(keys, observations, taxa, embeddings)
 
 
-def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     if not path.is_file():
         raise UserError(f"{path} is missing; stage convert writes it to data/convert/{FILE}")
     try:
         return map_tensors(path)
-    except UserError:  # which would speak of the teacher cache
+    except ValueError:
         raise UserError(f"{path} is no {FILE} of stage convert, or is not complete; copy it again") from None
 
 
@@ -98,7 +98,7 @@ def affordable(photographs: Photographs, taxa: int) -> Photographs:
     return chosen(photographs, drawn_for(photographs.keys, taxa))
 
 
-def drawn_for(keys: Sequence[str], taxa: int) -> list[int]:
+def drawn_for(keys: Iterable[str], taxa: int) -> list[int]:
     """Rows, rising, of the photographs that thresholds among ``taxa`` are fitted on."""
     return sorted(drawn(keys, max(256, _LOGITS // taxa), "calibration"))
 
