@@ -121,6 +121,7 @@ class Distillation(Student):
         """The losses of this process's photographs, from the student's (b, D) ``embedding`` of them."""
         answers = losses.PhotographAnswers(
             embedding=embedding,
+            logits=streamed.logits(embedding, self.texts[0], self.logit_scales[0]),
             targets=batch.own_targets,
             texts=self.texts,
             logit_scales=self.logit_scales,

@@ -165,6 +165,7 @@ class PhotographAnswers:
     """Answers of a student and of K teachers to the b photographs that one process has of a batch."""
 
     embedding: torch.Tensor  # (b, D), the student's
+    logits: torch.Tensor | None  # (b, C), the student's, see ``taxon_logits``; None where ``streamed`` does without
     targets: Sequence[torch.Tensor]  # K of (b, D'), each teacher's embeddings of the same views
     texts: Sequence[torch.Tensor]  # K of (C, D'), each teacher's taxon matrix
     logit_scales: Sequence[float]  # K
@@ -172,11 +173,6 @@ class PhotographAnswers:
     nodes: torch.Tensor  # int64 (ranks, C), the number of each leaf's node at each rank
     node_counts: Sequence[int]  # how many nodes each rank has
     ranges: torch.Tensor | None  # int64 (b, 2), the leaves under each taxon, see ``under``, where labels count
-
-    @cached_property
-    def logits(self) -> torch.Tensor:
-        """(b, C): the student's, with the first teacher's text and logit scale."""
-        return taxon_logits(self.embedding, self.texts[0], self.logit_scales[0])
 
     @property
     def under(self) -> torch.Tensor:
@@ -191,6 +187,7 @@ class PhotographAnswers:
         A softer distribution says more about similar species (arXiv 1503.02531). The losses are not multiplied by the
         square of the temperature: their weights are there for that.
         """
+        assert self.logits is not None
         return self.logits / self.temperature
 
     @cached_property

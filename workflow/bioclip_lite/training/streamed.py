@@ -22,12 +22,17 @@ NUMBERS = {"cpu": 2**20, "cuda": 2**25}
 _PHOTOGRAPHS = 128  # at once: their sums over genera, families ... are kept
 
 
+def logits(embedding: torch.Tensor, text: torch.Tensor, logit_scale: float) -> torch.Tensor | None:
+    """``losses.taxon_logits`` of a batch for ``weighted_sum``; None if they are more than one block."""
+    return losses.taxon_logits(embedding, text, logit_scale) if _fits(embedding, text) else None
+
+
 def weighted_sum(answers: PhotographAnswers, weights: Weights) -> torch.Tensor:
     """``losses.weighted_sum``, in memory that does not grow with photographs times taxa.
 
-    Value and gradient are the same up to rounding. A batch that is one block is computed by ``losses.weighted_sum``.
+    Value and gradient are the same up to rounding. A batch with ``logits`` is computed by ``losses.weighted_sum``.
     """
-    if _fits(answers.embedding, answers.texts[0]):
+    if answers.logits is not None:
         return losses.weighted_sum(answers, weights)
     own = answers.logit_scales[0] * F.normalize(answers.embedding, dim=-1)
     others = losses.weighted_sum(answers, replace(weights, affinity=0.0, ranks=0.0, labels=0.0))
