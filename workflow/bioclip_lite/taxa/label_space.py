@@ -135,8 +135,8 @@ def leaves_below(data: Path) -> tuple[list[str], dict[str, range]]:
             before = below.get(node, range(number, number))
             if before.stop != number:
                 raise UserError(
-                    f"data/index/taxa.parquet is not in the order of the tree: leaves of {' '.join(filter(None, node))} "
-                    f"stand apart; run stage index again"
+                    f"data/index/taxa.parquet is not in the order of the tree: leaves of "
+                    f"{' '.join(filter(None, node))} stand apart; run stage index again"
                 )
             below[node] = range(before.start, number + 1)
         leaves.append(taxon)

@@ -45,9 +45,7 @@ class Taught:
     def __init__(self, split: CachedSplit, data: Path, *, labels: bool) -> None:
         """``labels``: whether the ranges of labels are asked for."""
         self.split, self.labels = split, labels
-        self.leaves, below = label_space.leaves_below(data)
-        # What has no label may be any leaf, so that it adds nothing to a loss over labels: -log(1).
-        self.below: dict[str | None, range] = {**below, None: range(len(self.leaves))}
+        self.leaves, self.below = label_space.leaves_below(data)
         self.captions: Callable[[int, Views], Captions | None] | None = None  # of the photographs of an epoch
 
     def __call__(self, asked: tuple[int, Views, slice]) -> tuple[list[torch.Tensor], torch.Tensor | None, Any]:
@@ -64,7 +62,9 @@ class Taught:
 
     def ranges(self, views: Views) -> torch.Tensor:
         """int64 (b, 2): first of the leaves under each photograph's taxon, and the one after the last."""
-        below = (self.below[self.split.images.taxon_ids[i]] for i, _ in views)
+        # What has no label may be any leaf, so that it adds nothing to a loss over labels: -log(1).
+        every, taxa = range(len(self.leaves)), (self.split.images.taxon_ids[i] for i, _ in views)
+        below = (every if taxon is None else self.below[taxon] for taxon in taxa)
         return torch.tensor([(leaves.start, leaves.stop) for leaves in below], dtype=torch.int64)
 
 

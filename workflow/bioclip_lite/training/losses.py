@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.nn import functional as F
 
+
 def contrastive(
     image: torch.Tensor, text: torch.Tensor, same: torch.Tensor, logit_scale: torch.Tensor | float
 ) -> torch.Tensor:
@@ -134,7 +135,7 @@ def taxon_nll(logits: torch.Tensor, under: torch.Tensor) -> torch.Tensor:
 
 
 def under(ranges: torch.Tensor, count: int) -> torch.Tensor:
-    """bool (b, count): which of so many leaves are in each of the ``ranges``, int64 (b, 2): the first, one after the last."""
+    """bool (b, count): the leaves in each of the ``ranges``, int64 (b, 2): the first, and the one after the last."""
     leaf = torch.arange(count, device=ranges.device)
     return (ranges[:, :1] <= leaf) & (leaf < ranges[:, 1:])
 

@@ -7,7 +7,7 @@ of the logits waits for the backward pass (as in arXiv 2411.09009 for cross entr
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,7 +48,7 @@ def label_nll(own: torch.Tensor, text: torch.Tensor, ranges: torch.Tensor) -> to
 
 
 def best(own: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """int64 (b,): the taxon of the highest of the logits ``own`` (b, D) times ``text`` (C, D), the first of equal ones."""
+    """int64 (b,): the taxon of the highest logit, ``own`` (b, D) times ``text`` (C, D), the first of equal ones."""
     highest, found = own.new_full((len(own),), -torch.inf), torch.zeros(len(own), dtype=torch.int64, device=own.device)
     for part in _blocks(own, text):
         logits = own @ text[part].T
@@ -83,7 +83,7 @@ class _OverTaxa(torch.autograd.Function):
         return total / len(own)
 
     @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         return upstream * ctx.saved_tensors[0], None, None
 
 
@@ -125,19 +125,18 @@ class _Photographs:
 
 def _log_sums(own: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """(r,): logsumexp of the logits over all taxa."""
-    sums = [(own @ text[part].T).logsumexp(1) for part in _blocks(own, text)]
-    return torch.stack(sums).logsumexp(0)
+    return functools.reduce(torch.logaddexp, ((own @ text[part].T).logsumexp(1) for part in _blocks(own, text)))
 
 
 def _label_sums(own: torch.Tensor, text: torch.Tensor, ranges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(r,) each: logsumexp of the logits over all taxa, and over those of each photograph's label."""
-    every, labelled = [], []
+    every, labelled = (own.new_full((len(own),), -torch.inf) for _ in range(2))
     for part in _blocks(own, text):
         logits = own @ text[part].T
-        every.append(logits.logsumexp(1))
+        every = torch.logaddexp(every, logits.logsumexp(1))
         outside = ~losses.under(ranges - part.start, logits.shape[1])
-        labelled.append(logits.masked_fill_(outside, -torch.inf).logsumexp(1))
-    return torch.stack(every).logsumexp(0), torch.stack(labelled).logsumexp(0)
+        labelled = torch.logaddexp(labelled, logits.masked_fill_(outside, -torch.inf).logsumexp(1))
+    return every, labelled
 
 
 def _add(some: _Photographs, gradient: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Random numbers that depend on names, not on the order of calls or the number of workers."""
 
 import hashlib
+import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,4 +28,4 @@ def drawn(keys: Sequence[str], count: int, *names: object) -> list[int]:
 
     What is drawn depends on ``names`` and the keys alone, so that a further key changes one place at most.
     """
-    return sorted(range(len(keys)), key=lambda i: digest(*names, keys[i]))[:count]
+    return heapq.nsmallest(count, range(len(keys)), key=lambda i: digest(*names, keys[i]))
