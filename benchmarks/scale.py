@@ -197,8 +197,8 @@ def main() -> None:
         "",
         f"`python benchmarks/scale.py`: {processor()}, one thread, CPU time and peak memory of a process. Embeddings "
         f"of {WIDTH} numbers; {BATCH} photographs at a time, {LEARNED} in a batch of the losses, whose processes have "
-        "600 MB without work. In brackets, CPU time of the code before (00d6606), cited from measurements on a machine of the same kind. The last column is the exponent between the first and the "
-        "last.",
+        "600 MB without work. In brackets, CPU time of the code before (00d6606), cited from measurements on a machine "
+        "of the same kind. The last column is the exponent between the first and the last.",
         "",
         *table(
             "taxa",
