@@ -18,7 +18,7 @@ from bioclip_lite.training import losses
 from bioclip_lite.training.losses import PhotographAnswers, Weights
 
 # Logits at once. About eight times their memory is taken; a processor keeps few in its cache, a GPU idles between few.
-NUMBERS = {"cpu": 2**20, "cuda": 2**25}
+NUMBERS = {"cpu": 2**20, "gpu": 2**25}
 _PHOTOGRAPHS = 128  # at once: their sums over genera, families ... are kept
 
 
@@ -60,12 +60,16 @@ def best(own: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
 
 
 def _fits(own: torch.Tensor, text: torch.Tensor) -> bool:
-    return len(own) * len(text) <= NUMBERS[own.device.type]
+    return len(own) * len(text) <= _numbers(own)
+
+
+def _numbers(own: torch.Tensor) -> int:
+    return NUMBERS["cpu" if own.device.type == "cpu" else "gpu"]
 
 
 def _blocks(own: torch.Tensor, text: torch.Tensor) -> Iterator[slice]:
     """Slices of the taxa of ``text`` whose logits for the photographs ``own`` are computed at once."""
-    size = max(1, NUMBERS[own.device.type] // len(own))
+    size = max(1, _numbers(own) // len(own))
     return (slice(start, min(start + size, len(text))) for start in range(0, len(text), size))
 
 
