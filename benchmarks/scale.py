@@ -1,4 +1,4 @@
-"""Measure how evaluation and the start of a training grow with taxa and photographs: ``python benchmarks/scale.py``.
+"""Measure how training and evaluation grow with taxa and photographs: ``python benchmarks/scale.py``.
 
 Runs the real code on synthetic embeddings, answers and shards, each measurement in a process of its own with one
 thread, and writes CPU seconds, peak memory and bytes to benchmarks/scale.md. ``--taxa`` and ``--photographs`` say how
@@ -33,7 +33,7 @@ from bioclip_lite.utils.files import write_json, write_table
 
 OUTPUT = Path(__file__).with_suffix(".md")
 TAXA, PHOTOGRAPHS = (1_000, 10_000, 50_000, 450_000), (10_000, 100_000, 1_000_000)
-WIDTH, BATCH, SHARD, RESAMPLES = 512, 64, 10_000, 1000
+WIDTH, BATCH, LEARNED, SHARD, RESAMPLES = 512, 64, 128, 10_000, 1000
 UNDER = (150_000, 50_000, 10_000, 2_000, 200, 9, 1)  # leaves of a node at each rank
 # CPU milliseconds and seconds of the code before (00d6606), on the same kind of machine: per photograph, per 10,000.
 BEFORE = {
@@ -82,6 +82,43 @@ def temperature(classes: int) -> float:
     found = join([evidence(logits, nodes[:, truth].T, groups) for logits, truth in blocks])
     best_temperature(found)
     return 10_000 * (time.process_time() - start) / len(found.values)
+
+
+def losses(classes: int) -> float:
+    """Milliseconds a photograph: loss and gradients of affinity, cosine and labels, in blocks of taxa."""
+    return _losses(classes, at_once=False)
+
+
+def losses_at_once(classes: int) -> float:
+    """As ``losses``, with all logits of a batch at once."""
+    return _losses(classes, at_once=True)
+
+
+def _losses(classes: int, at_once: bool) -> float:
+    import torch
+
+    from bioclip_lite.training import losses, streamed
+
+    random = torch.Generator().manual_seed(0)
+    text = torch.randn(classes, WIDTH, generator=random)
+    text /= text.norm(dim=1, keepdim=True)
+    truth = torch.randint(classes, (LEARNED, 1), generator=random)
+    target = text[truth[:, 0]] + 0.04 * torch.randn(LEARNED, WIDTH, generator=random)
+    embedding = (target + 0.04 * torch.randn(LEARNED, WIDTH, generator=random)).requires_grad_()
+    start = time.process_time()
+    answers = losses.PhotographAnswers(
+        embedding=embedding,
+        logits=losses.taxon_logits(embedding, text, 50.0) if at_once else streamed.logits(embedding, text, 50.0),
+        targets=[target],
+        texts=[text],
+        logit_scales=[50.0],
+        temperature=1.0,
+        nodes=torch.zeros(0, classes, dtype=torch.int64),
+        node_counts=[],
+        ranges=truth + torch.tensor([0, 1]),
+    )
+    streamed.weighted_sum(answers, losses.Weights(labels=1.0)).backward()
+    return 1000 * (time.process_time() - start) / LEARNED
 
 
 def size(classes: int) -> float:
@@ -185,6 +222,8 @@ def write_data(data: Path, photographs: int) -> None:
 
 MEASURED: dict[str, tuple[str, Callable[[int], float]]] = {
     "reduce": ("reduce, ms a photograph", reduce),
+    "losses": ("loss and gradients in blocks, ms a photograph", losses),
+    "losses_at_once": ("loss and gradients at once, ms a photograph", losses_at_once),
     "temperature": ("temperature, s for 10,000 photographs", temperature),
     "size": ("bytes of a photograph on disk", size),
     "merge": ("read and judge one variant, s", merge),
@@ -203,14 +242,18 @@ def main() -> None:
         print(*measure(options.one[0], int(options.one[1])))
         return
     sections = [
-        "# How evaluation and the start of a training grow",
+        "# How training and evaluation grow",
         "",
         f"`python benchmarks/scale.py`: {processor()}, one thread, CPU time and peak memory of a process. Embeddings "
-        f"of {WIDTH} numbers; {BATCH} photographs at a time. In brackets, CPU time of the code before (00d6606), cited "
-        "from measurements on a machine of the same kind. The last column is the exponent between the first and the "
-        "last.",
+        f"of {WIDTH} numbers; {BATCH} photographs at a time, {LEARNED} in a batch of the losses, whose processes have "
+        "600 MB without work. In brackets, CPU time of the code before (00d6606), cited from measurements on a machine "
+        "of the same kind. The last column is the exponent between the first and the last.",
         "",
-        *table("taxa", [n for n in TAXA if n <= options.taxa], ("reduce", "temperature", "size")),
+        *table(
+            "taxa",
+            [n for n in TAXA if n <= options.taxa],
+            ("losses", "losses_at_once", "reduce", "temperature", "size"),
+        ),
         "",
         "10,000 taxa:",
         "",

@@ -351,7 +351,7 @@ def test_what_has_no_label_adds_nothing_to_a_loss_over_labels(tmp_path: Path) ->
     rows = [i for i, taxon in enumerate(split.images.taxon_ids) if taxon is None]
     assert len(rows) == 4 and split.view(rows[0], 2).any()
     logits = torch.randn(5, len(batches.taught.leaves), requires_grad=True)
-    under = batches.taught.under([(i, 0) for i in (0, *rows)])
+    under = losses.under(batches.taught.ranges([(i, 0) for i in (0, *rows)]), logits.shape[1])
     loss = losses.taxon_nll(logits, under)
     loss.backward()
     alone = losses.taxon_nll(logits[:1], under[:1])

@@ -17,6 +17,7 @@ from torch import nn
 
 from bioclip_lite.commands import why
 from bioclip_lite.models import hub, students, teachers, tokenizers
+from bioclip_lite.models.prompt_ensemble import embed_in_templates
 from bioclip_lite.params import of_job
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing
 from bioclip_lite.photographs.shards import ShardSet, shard_names
@@ -468,6 +469,30 @@ def test_a_caption_is_drawn_by_key_and_epoch(data: Path) -> None:
     assert alone != [pairs.draw(0, 4, [i])[0][0] for i in rows]
 
 
+def test_texts_go_through_a_model_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no forward grows with the taxa: captions of validation, and names in templates."""
+    chosen: Any = {**lessons.TEACHER["train"], "embed_dim": 8}
+    config = teacher._config(chosen, 8, "", {}, SPEC)
+    model, tokenize = teachers.build_clip(config).eval(), tokenizers.of_clip(config)
+    at_once, encode = [], teachers.encode_text
+
+    def counted(model: teachers.Clip, tokens: torch.Tensor) -> torch.Tensor:
+        at_once.append(len(tokens))
+        return encode(model, tokens)
+
+    monkeypatch.setattr(teachers, "encode_text", counted)
+    names = [f"Morus {number}" for number in range(300)]
+    pairs: Any = SimpleNamespace(taxon_ids=names, texts=SimpleNamespace(prompts=lambda: names))
+    own = teachers.embed_texts(teachers.Teacher(model, tokenize, {}, 0.0, {}), names)
+    at_once.clear()
+    right = contrastive.zero_shot(model, tokenize, pairs, np.split(own, 3))
+    assert right["val_top1"] > 0.9 and sum(at_once) == 300 and max(at_once) <= 256
+    at_once.clear()
+    templates = [lambda name: name, lambda name: f"a photo of {name}."]
+    made = embed_in_templates(teachers.Teacher(model, tokenize, {}, 0.0, {}), names, templates)
+    assert made.shape == own.shape and at_once == [256, 256, 44, 44]
+
+
 def test_cut_captions_are_embedded_as_whole_ones(data: Path) -> None:
     torch.manual_seed(0)
     chosen = lessons.TEACHER["train"]
@@ -476,7 +501,8 @@ def test_cut_captions_are_embedded_as_whole_ones(data: Path) -> None:
     texts = ["a photo of Morus alba.", "a photo of Plantae Tracheophyta Magnoliopsida Rosales Moraceae Morus nigra."]
     with torch.inference_mode():
         whole = model.encode_text(tokenize(texts))
-        np.testing.assert_allclose(contrastive.encode_text(model, tokenize, texts).numpy(), whole.numpy(), atol=1e-5)
+        cut = teachers.encode_text(model, teachers.cut(model, tokenize(texts)))
+        np.testing.assert_allclose(cut.numpy(), whole.numpy(), atol=1e-5)
         assert model.text.attn_mask.shape == (64, 64)
         # "!" before other punctuation is token 0, as padding is.
         tokens = tokenize(["a photo of Morus nigra !% !("])

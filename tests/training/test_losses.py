@@ -144,7 +144,7 @@ def photographs(b: int = 4, leaves: int = 6) -> losses.PhotographAnswers:
         temperature=2.0,
         nodes=torch.arange(leaves)[None] // 2,
         node_counts=[leaves // 2],
-        under=F.one_hot(torch.arange(b), leaves).bool(),
+        ranges=torch.arange(b)[:, None] + torch.tensor([0, 1]),
     )
 
 

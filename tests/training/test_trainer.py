@@ -25,6 +25,7 @@ from bioclip_lite.training import checkpoint, distillation, losses, trainer, war
 from bioclip_lite.training.moving_average import MovingAverage
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import read_table, write_table
 from support import lessons
 
 
@@ -150,7 +151,14 @@ def test_cores_follow_snakemake(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_leaves_below_an_inner_taxon(data: Path) -> None:
     leaves, below = label_space.leaves_below(data)
     assert leaves == lessons.IDS[:5]
-    assert [below[taxon].tolist() for taxon in lessons.IDS] == [[0], [1], [2], [3], [4], [3, 4]]
+    assert [[*below[taxon]] for taxon in lessons.IDS] == [[0], [1], [2], [3], [4], [3, 4]]
+
+
+def test_leaves_out_of_the_order_of_the_tree_are_refused(own: Path) -> None:
+    file = own / "index" / "taxa.parquet"
+    write_table(file, read_table(file).take([0, 3, 1, 2, 4, 5]))
+    with pytest.raises(UserError, match=r"leaves of Animalia Chordata .* stand apart; run stage index again"):
+        label_space.leaves_below(own)
 
 
 def test_students_learn_and_two_runs_are_one(data: Path) -> None:
@@ -452,6 +460,28 @@ def test_a_fitted_head_answers_as_the_teacher_does_from_the_start(data: Path) ->
         before = agreement(model, data, preprocess, labels)
         warm_start.fit_head(model, data, preprocess, reader.CachedSplit(data, "train"), control=labels)
         assert agreement(model, data, preprocess, labels) > before + 0.1
+
+
+def test_a_start_is_measured_on_some_photographs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_start, "_PHOTOGRAPHS", 7)
+    train, preprocess = reader.CachedSplit(data, "train"), preprocessing(32)
+    numbers = warm_start.photographs(train.images)
+    assert len(numbers) == 7 < len(train.images) and numbers == sorted(numbers)
+    shown = torch.cat([*warm_start.pixels(train.images, preprocess)])
+    every = torch.cat([*loading.plain_pixels(train.images, preprocess)])
+    assert torch.equal(shown, every[numbers])
+    model, seen = student(), 0
+
+    def count(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        nonlocal seen
+        seen += len(inputs[0])
+
+    model.register_forward_pre_hook(count)
+    warm_start.fit_head(model, data, preprocess, train)
+    assert seen == 7
+    answers = model(shown)  # seven photographs teach the head their own targets
+    target = torch.from_numpy(np.stack([train.target(i, 0) for i in numbers]))
+    assert nn.functional.cosine_similarity(answers, target).mean() > 0.5
 
 
 def test_both_heads_of_a_model_with_two_are_fitted(data: Path) -> None:

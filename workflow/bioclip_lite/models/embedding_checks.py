@@ -1,5 +1,6 @@
 """Embeddings that are not numbers, or all the same, are named where they arise: later stages would learn from them."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -45,5 +46,6 @@ def same_rows(embeddings: np.ndarray) -> list[list[int]]:
     """The sets of rows of float (n, D) that are the same to 4 decimals, each in order."""
     sets: dict[bytes, list[int]] = defaultdict(list)
     for number, row in enumerate(embeddings):
-        sets[(np.round(row, 4) + 0).tobytes()].append(number)  # + 0: minus zero is zero
+        rounded = (np.round(row, 4) + 0).tobytes()  # + 0: minus zero is zero
+        sets[hashlib.blake2b(rounded, digest_size=16).digest()].append(number)
     return [rows for rows in sets.values() if len(rows) > 1]

@@ -10,6 +10,7 @@ from bioclip_lite.models import teachers
 from bioclip_lite.utils.progress import progress
 
 OPENAI: tuple[Callable[[str], str], ...] = tuple(OPENAI_IMAGENET_TEMPLATES)
+_NAMES = 256  # in all templates at once, so that no matrix of all taxa is kept for sums
 _IN_OPENAI = f" in {len(OPENAI)} templates"
 
 
@@ -22,8 +23,14 @@ def embed_in_templates(
     teacher: teachers.Teacher, names: Sequence[str], templates: Sequence[Callable[[str], str]] = OPENAI
 ) -> np.ndarray:
     """L2-normalised float32 (len(names), D): of each name the mean over the templates, normalised before and after."""
+    starts = range(0, len(names), _NAMES)
+    blocks = progress(starts, len(starts), f"taxa, blocks of {_NAMES} in {len(templates)} templates")
+    return np.concatenate([_mean(teacher, names[start : start + _NAMES], templates) for start in blocks])
+
+
+def _mean(teacher: teachers.Teacher, names: Sequence[str], templates: Sequence[Callable[[str], str]]) -> np.ndarray:
     total = np.zeros(())
-    for template in progress(templates, len(templates), "taxa, templates"):
+    for template in templates:
         total = total + teachers.embed_texts(teacher, [template(name) for name in names]).astype(np.float64)
     return (total / np.linalg.norm(total, axis=1, keepdims=True)).astype(np.float32)
 

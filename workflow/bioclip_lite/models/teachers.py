@@ -206,11 +206,14 @@ def _causal(model: Clip) -> Any:
 def embed_texts(teacher: Teacher, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
     """L2-normalised float32 (len(texts), D) embeddings of captions."""
     device = next(teacher.model.parameters()).device
-    parts = []
+    embedded = np.empty((len(texts), 0), np.float32)
     for start in range(0, len(texts), batch_size):
         tokens = machine.moved(cut(teacher.model, teacher.tokenizer(list(texts[start : start + batch_size]))), device)
-        parts.append(nn.functional.normalize(encode_text(teacher.model, tokens).float(), dim=-1).cpu().numpy())
-    return np.concatenate(parts)
+        rows = nn.functional.normalize(encode_text(teacher.model, tokens).float(), dim=-1).cpu().numpy()
+        if not start:
+            embedded = np.empty((len(texts), rows.shape[1]), np.float32)
+        embedded[start : start + len(rows)] = rows
+    return embedded
 
 
 @torch.inference_mode()

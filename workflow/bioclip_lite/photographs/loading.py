@@ -4,7 +4,7 @@ import functools
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import tee
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from bioclip_lite.photographs import views
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.randomness import generator
+
+Rows = TypeVar("Rows", range, list[int])  # numbers of photographs
 
 _EVAL_BATCH = 128
 _BYTES_KEPT = 2**28  # of 8-bit pixels that are made once and not in every epoch
@@ -201,6 +203,6 @@ def plain_row(i: int, k: int) -> np.ndarray:
     return views.plain_view(0)
 
 
-def chunks(rows: range, batch_size: int = _EVAL_BATCH) -> list[range]:
+def chunks(rows: Rows, batch_size: int = _EVAL_BATCH) -> list[Rows]:
     """``rows`` in their order, in batches; the last one may be smaller."""
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]

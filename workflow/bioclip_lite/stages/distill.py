@@ -200,7 +200,7 @@ def _start_from(
     random = students.load_initial_weights(model, path)
     model.to(machine.device())
     print(f"initial weights from {path}; random: {', '.join(random) or 'none'}")
-    warm_start.measure_batch_norms(model, loading.plain_pixels(train.images, preprocess))
+    warm_start.measure_batch_norms(model, warm_start.pixels(train.images, preprocess))
     if {f"{head}.{part}" for head in warm_start.heads(model) for part in ("weight", "bias")} & set(random):
         warm_start.fit_head(model, data, preprocess, train, control=control)
 

@@ -170,7 +170,7 @@ def _tune(data: Path, teacher: teachers.Teacher, teacher_name: str, text: np.nda
     embeddings, labels = _validation(data, teacher, folder)
     scales = logit_scale.grid(teacher.logit_scale)
     matrix = machine.moved(torch.from_numpy(text))
-    leaves_of = [below[taxon] for taxon in labels]
+    leaves_of = [np.asarray(below[taxon]) for taxon in labels]
     nll, top1 = logit_scale.sweep(torch.from_numpy(embeddings), matrix, leaves_of, scales)
     if not teacher.about.get("allow_weak"):
         commonest = np.bincount(np.concatenate(leaves_of)).max() / len(labels)

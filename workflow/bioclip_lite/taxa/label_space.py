@@ -1,9 +1,8 @@
 """The label space as arrays: leaves, the nodes above them, and the node of each photograph's label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -118,28 +117,30 @@ def _paths(taxa: pa.Table) -> list[TaxonPath]:
     return list(zip(*(taxa[rank].to_pylist() for rank in RANKS), strict=True))
 
 
-def leaves_below(data: Path) -> tuple[list[str], dict[str, np.ndarray]]:
-    """(ids of the leaves in order, {id of any taxon: int64 numbers of the leaves that are it or lie under it})."""
-    table = read_table(data / "index" / "taxa.parquet", columns=["taxon_id", *RANKS, "leaf"]).to_pylist()
+def leaves_below(data: Path) -> tuple[list[str], dict[str, range]]:
+    """(ids of the leaves in order, {id of any taxon: the numbers of the leaves that are it or lie under it}).
+
+    Raises:
+        UserError: the leaves under a taxon do not follow each other.
+    """
+    table = read_table(data / "index" / "taxa.parquet", columns=["taxon_id", *RANKS, "leaf"])
+    ids, paths = table["taxon_id"].to_pylist(), _paths(table)
     leaves: list[str] = []
-    below: dict[tuple[str | None, ...], list[int]] = {}
-    for row in table:
-        if not row["leaf"]:
+    below: dict[TaxonPath, range] = {}
+    for taxon, path, leaf in zip(ids, paths, table["leaf"].to_pylist(), strict=True):
+        if not leaf:
             continue
-        path = tuple(row[rank] for rank in RANKS)
+        number = len(leaves)
         for node in lineage(path):
-            below.setdefault(node, []).append(len(leaves))
-        leaves.append(row["taxon_id"])
-    paths = {row["taxon_id"]: tuple(row[rank] for rank in RANKS) for row in table}
-    return leaves, {taxon: np.array(below[next(lineage(path))], np.int64) for taxon, path in paths.items()}
-
-
-def under(taxa: Sequence[str | None], below: Mapping[Any, np.ndarray], leaves: int) -> np.ndarray:
-    """bool (n, leaves), from taxon ids and ``leaves_below``: which leaves are, or lie under, the taxon of each row."""
-    marked = np.zeros((len(taxa), leaves), bool)
-    for row, taxon in enumerate(taxa):
-        marked[row, below[taxon]] = True
-    return marked
+            before = below.get(node, range(number, number))
+            if before.stop != number:
+                raise UserError(
+                    f"data/index/taxa.parquet is not in the order of the tree: leaves of "
+                    f"{' '.join(filter(None, node))} stand apart; run stage index again"
+                )
+            below[node] = range(before.start, number + 1)
+        leaves.append(taxon)
+    return leaves, {taxon: below[next(lineage(path))] for taxon, path in zip(ids, paths, strict=True)}
 
 
 def rank_nodes(data: Path) -> np.ndarray:

@@ -29,9 +29,9 @@ class Batch:
 
     views: Views  # of the whole batch, b in all
     part: slice  # of them, this process's
-    pixels: torch.Tensor  # float32, of the part only, as ``targets`` and ``under`` on ``machine.device()``
+    pixels: torch.Tensor  # float32, of the part only, as ``targets`` and ``ranges`` on ``machine.device()``
     targets: Sequence[torch.Tensor]  # (b, D), the embeddings of each teacher; of the part only without ``captions``
-    under: torch.Tensor | None  # bool (part, C), the leaves under each photograph's taxon, if labels are asked for
+    ranges: torch.Tensor | None  # int64 (part, 2), the leaves under each taxon, see ``Taught.ranges``, if labels count
     captions: Captions | None  # of the whole batch, if they are asked for and any photograph has a label
 
     @property
@@ -44,29 +44,29 @@ class Taught:
     """What photographs are taught beside their pixels, in tensors that the workers of a loader make."""
 
     def __init__(self, split: CachedSplit, data: Path, *, labels: bool) -> None:
-        """``labels``: whether the masks of labels are asked for."""
+        """``labels``: whether the ranges of labels are asked for."""
         self.split, self.labels = split, labels
-        self.leaves, below = label_space.leaves_below(data)
-        # What has no label may be any leaf, so that it adds nothing to a loss over labels: -log(1).
-        self.below: dict[Any, np.ndarray] = {**below, None: np.arange(len(self.leaves))}
+        self.leaves, self.below = label_space.leaves_below(data)
         self.captions: Callable[[int, Views], Captions | None] | None = None  # of the photographs of an epoch
 
     def __call__(self, asked: tuple[int, Views, slice]) -> tuple[list[torch.Tensor], torch.Tensor | None, Any]:
-        """As in ``Batch``: targets, under, captions; of an epoch, the views of a batch and this process's part."""
+        """As in ``Batch``: targets, ranges, captions; of an epoch, the views of a batch and this process's part."""
         epoch, views, part = asked
         shown = views if self.captions else views[part]
         targets = [self.targets(shown, teacher) for teacher in range(len(self.split.taxa))]
-        under = self.under(views[part]) if self.labels else None
-        return targets, under, self.captions(epoch, views) if self.captions else None
+        ranges = self.ranges(views[part]) if self.labels else None
+        return targets, ranges, self.captions(epoch, views) if self.captions else None
 
     def targets(self, views: Views, teacher: int = 0) -> torch.Tensor:
         """(b, D): a teacher's embeddings, by its number."""
         return torch.from_numpy(np.stack([self.split.target(i, k, teacher) for i, k in views]))
 
-    def under(self, views: Views) -> torch.Tensor:
-        """bool (b, C): the leaves under each photograph's taxon."""
-        taxa = [self.split.images.taxon_id(i) for i, _ in views]
-        return torch.from_numpy(label_space.under(taxa, self.below, len(self.leaves)))
+    def ranges(self, views: Views) -> torch.Tensor:
+        """int64 (b, 2): first of the leaves under each photograph's taxon, and the one after the last."""
+        # What has no label may be any leaf, so that it adds nothing to a loss over labels: -log(1).
+        every, taxa = range(len(self.leaves)), (self.split.images.taxon_id(i) for i, _ in views)
+        below = (every if taxon is None else self.below[taxon] for taxon in taxa)
+        return torch.tensor([(leaves.start, leaves.stop) for leaves in below], dtype=torch.int64)
 
 
 class CachedBatches:
@@ -100,9 +100,9 @@ class CachedBatches:
         part = distributed.part(self.size)
         plan, shown = tee(self.asked(epoch, step))
         made = self._lessons.batches((views[part], (epoch, views, part)) for views in plan)
-        for views, (pixels, (targets, under, captions)) in zip(shown, made, strict=True):
+        for views, (pixels, (targets, ranges, captions)) in zip(shown, made, strict=True):
             moved = [machine.moved(target) for target in targets]
-            yield Batch(views, part, pixels, moved, None if under is None else machine.moved(under), captions)
+            yield Batch(views, part, pixels, moved, None if ranges is None else machine.moved(ranges), captions)
 
     def asked(self, epoch: int, step: int) -> Iterator[Views]:
         """The photographs and views of each batch, made as they are asked for: all of an epoch would be large."""

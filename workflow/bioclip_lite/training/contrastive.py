@@ -276,12 +276,6 @@ def remembering(tokenizer: teachers.Tokenize) -> teachers.Tokenize:
     return lambda texts: torch.stack([row(text) for text in texts])
 
 
-def encode_text(model: teachers.Clip, tokenize: teachers.Tokenize, texts: Sequence[str]) -> torch.Tensor:
-    """(t, D) embeddings, not normalised, of captions."""
-    tokens = teachers.cut(model, tokenize(list(texts)))
-    return teachers.encode_text(model, machine.moved(tokens, model.logit_scale.device))
-
-
 def _encode_part(model: teachers.Clip, tokens: torch.Tensor, dtype: torch.dtype, parts: int) -> torch.Tensor:
     """float32 (n, D) embeddings of this process's part of the captions (t, context), which may be none of them.
 
@@ -329,7 +323,7 @@ def zero_shot(
 
     ``features``: L2-normalised embeddings of this process's ``part`` of the photographs, in order, float32 (b, D) each.
     """
-    text = F.normalize(encode_text(model, tokenize, prompts(pairs)), dim=-1).cpu().numpy()
+    text = teachers.embed_texts(teachers.Teacher(model, tokenize, {}, 0.0, {}), prompts(pairs))
     return {"logit_scale": logit_scale(model).item(), **shares_right(pairs, text, features)}
 
 

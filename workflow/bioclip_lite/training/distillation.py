@@ -11,7 +11,7 @@ from torch import nn
 from bioclip_lite.taxa import label_space
 from bioclip_lite.teacher_cache.ensemble import FIRST
 from bioclip_lite.teacher_cache.reader import CachedSplit
-from bioclip_lite.training import accumulation, distributed, losses, memory_format, trainer
+from bioclip_lite.training import accumulation, distributed, losses, memory_format, streamed, trainer
 from bioclip_lite.training.cached_batches import Batch, CachedBatches, check_caches, files_read
 from bioclip_lite.training.validation import Validation, predictor
 from bioclip_lite.utils import machine
@@ -121,17 +121,17 @@ class Distillation(Student):
         """The losses of this process's photographs, from the student's (b, D) ``embedding`` of them."""
         answers = losses.PhotographAnswers(
             embedding=embedding,
-            logits=losses.taxon_logits(embedding, self.texts[0], self.logit_scales[0]),
+            logits=streamed.logits(embedding, self.texts[0], self.logit_scales[0]),
             targets=batch.own_targets,
             texts=self.texts,
             logit_scales=self.logit_scales,
             temperature=self.options.temperature,
             nodes=self.nodes,
             node_counts=self.node_counts,
-            under=batch.under,
+            ranges=batch.ranges,
         )
         share = distributed.share_of_loss(len(embedding), self.size)
-        return losses.weighted_sum(answers, self.options.weights) * share
+        return streamed.weighted_sum(answers, self.options.weights) * share
 
 
 class Control(Student):
@@ -144,8 +144,8 @@ class Control(Student):
     def loss(self, batch: Batch) -> torch.Tensor:
         logits = self.outputs(batch)
         share = distributed.share_of_loss(len(logits), self.size)
-        assert batch.under is not None
-        return losses.taxon_nll(logits, batch.under) * share
+        assert batch.ranges is not None
+        return losses.taxon_nll(logits, losses.under(batch.ranges, logits.shape[1])) * share
 
 
 def train(student: Student, *, checkpoint_file: Path | None = None) -> trainer.History:

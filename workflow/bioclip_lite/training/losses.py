@@ -1,5 +1,7 @@
 """Losses of teacher and student. All take float32 and return the mean over the batch as a scalar tensor.
 
+They are written for all logits of a batch at once; ``streamed`` computes the same where these are too many.
+
 ``LOSSES`` is the table of those that a student learns from, ``Weights`` their weights. A new one takes a function, an
 entry in the table and a weight here, the parameter of its weight in the schema, and a test.
 """
@@ -77,11 +79,11 @@ def rank_affinity(
     """
     own = logits.log_softmax(-1)
     ranks = zip(nodes, counts, strict=True)
-    each = [affinity(_summed(own, node, count), _summed(target, node, count)) for node, count in ranks]
+    each = [affinity(summed(own, node, count), summed(target, node, count)) for node, count in ranks]
     return torch.stack(each).mean()
 
 
-def _summed(log_p: torch.Tensor, node: torch.Tensor, count: int) -> torch.Tensor:
+def summed(log_p: torch.Tensor, node: torch.Tensor, count: int) -> torch.Tensor:
     """(b, count) logarithms of the sums by ``node`` (C,) of probabilities, given as logarithms (b, C)."""
     index = node.expand_as(log_p)
     low = log_p.new_full((len(log_p), count), -torch.inf)
@@ -132,6 +134,12 @@ def taxon_nll(logits: torch.Tensor, under: torch.Tensor) -> torch.Tensor:
     return -log_p.masked_fill(~under, -torch.inf).logsumexp(-1).mean()
 
 
+def under(ranges: torch.Tensor, count: int) -> torch.Tensor:
+    """bool (b, count): the leaves in each of the ``ranges``, int64 (b, 2): the first, and the one after the last."""
+    leaf = torch.arange(count, device=ranges.device)
+    return (ranges[:, :1] <= leaf) & (leaf < ranges[:, 1:])
+
+
 # What a student learns from
 
 
@@ -158,14 +166,20 @@ class PhotographAnswers:
     """Answers of a student and of K teachers to the b photographs that one process has of a batch."""
 
     embedding: torch.Tensor  # (b, D), the student's
-    logits: torch.Tensor  # (b, C), the student's, with the first teacher's text and logit scale
+    logits: torch.Tensor | None  # (b, C), the student's, see ``taxon_logits``; None where ``streamed`` does without
     targets: Sequence[torch.Tensor]  # K of (b, D'), each teacher's embeddings of the same views
     texts: Sequence[torch.Tensor]  # K of (C, D'), each teacher's taxon matrix
     logit_scales: Sequence[float]  # K
     temperature: float
     nodes: torch.Tensor  # int64 (ranks, C), the number of each leaf's node at each rank
     node_counts: Sequence[int]  # how many nodes each rank has
-    under: torch.Tensor | None  # bool (b, C), the leaves under each photograph's taxon, where the loss of labels counts
+    ranges: torch.Tensor | None  # int64 (b, 2), the leaves under each taxon, see ``under``, where labels count
+
+    @property
+    def under(self) -> torch.Tensor:
+        """bool (b, C): the leaves under each photograph's taxon."""
+        assert self.ranges is not None
+        return under(self.ranges, len(self.texts[0]))
 
     @property
     def softened(self) -> torch.Tensor:
@@ -174,6 +188,7 @@ class PhotographAnswers:
         A softer distribution says more about similar species (arXiv 1503.02531). The losses are not multiplied by the
         square of the temperature: their weights are there for that.
         """
+        assert self.logits is not None
         return self.logits / self.temperature
 
     @cached_property

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from bioclip_lite.photographs import loading
 from bioclip_lite.teacher_cache.reader import CachedSplit
-from bioclip_lite.training import distributed, losses
+from bioclip_lite.training import distributed, losses, streamed
 from bioclip_lite.training.cached_batches import Taught
 from bioclip_lite.utils import machine
 
@@ -50,8 +50,9 @@ class Validation:
         views = ([(i, 0) for i in rows] for rows in plan)
         sums = torch.zeros(5, dtype=torch.float64, device=text.device)
         made = self.lessons.batches((own, (0, own, slice(None))) for own in views)
-        for rows, (pixels, (targets, under, _)) in zip(plan, made, strict=True):
-            sums += self._sums(rows, self.predict(pixels), text, machine.moved(targets[0]), machine.moved(under))
+        for rows, (pixels, (targets, ranges, _)) in zip(plan, made, strict=True):
+            out, target, ranges = self.predict(pixels), machine.moved(targets[0]), machine.moved(ranges)
+            sums += self._sums(rows, out, text, target, ranges)
         sums = distributed.add(sums.cpu())
         every = float(len(self.val.images))
         counts = torch.tensor([sums[4].item(), every, every, every], dtype=torch.float64)
@@ -59,17 +60,19 @@ class Validation:
         return dict(zip(names, (sums[:4] / counts).tolist(), strict=False))
 
     def _sums(
-        self, rows: range, out: torch.Tensor, text: torch.Tensor, target: torch.Tensor, under: torch.Tensor
+        self, rows: range, out: torch.Tensor, text: torch.Tensor, target: torch.Tensor, ranges: torch.Tensor
     ) -> torch.Tensor:
         """float64 (5,): right answers, nll, agreements, cosines and labels that are leaves, summed."""
         truth = self.truth[rows.start : rows.stop]
-        logits = out if self.control else losses.taxon_logits(out, text, self.val.taxa[0].logit_scale)
-        best = logits.argmax(-1)
-        nll = losses.taxon_nll(logits, under).double() * len(out)
+        if self.control:
+            best, nll = out.argmax(-1), losses.taxon_nll(out, losses.under(ranges, out.shape[1]))
+        else:
+            own = self.val.taxa[0].logit_scale * F.normalize(out, dim=-1)
+            best, nll = streamed.best(own, text), streamed.label_nll(own, text, ranges)
         cosine = torch.zeros_like(nll) if self.control else F.cosine_similarity(out, target).double().sum()
-        agreed = (best == (target @ self.text.T).argmax(-1)).sum()
+        agreed = (best == streamed.best(target, self.text)).sum()
         right, labelled = (best == truth).sum(), (truth >= 0).sum()
-        return torch.stack([value.double() for value in (right, nll, agreed, cosine, labelled)])
+        return torch.stack([value.double() for value in (right, nll.double() * len(out), agreed, cosine, labelled)])
 
 
 def predictor(model: nn.Module, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:

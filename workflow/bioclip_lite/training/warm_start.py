@@ -1,7 +1,7 @@
 """Start a student from foreign weights: measure its batch statistics and fit its last layer to the targets."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,29 @@ import numpy as np
 import torch
 from torch import nn
 
-from bioclip_lite.photographs import loading
+from bioclip_lite.photographs import loading, views
+from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.taxa import label_space
 from bioclip_lite.teacher_cache.reader import CachedSplit
+from bioclip_lite.training import losses
 from bioclip_lite.utils import machine
+from bioclip_lite.utils.randomness import drawn
 
 _RIDGE = 1.0  # in units of the features' mean variance
 _PROBE_LOGIT = 10.0
+_PHOTOGRAPHS = 10_000  # at most: of these, the mean of a feature is good to a hundredth of its deviation
+
+
+def photographs(images: ShardSet) -> list[int]:
+    """Numbers of the photographs that a start is measured on, ascending: all, or _PHOTOGRAPHS drawn by key."""
+    return sorted(drawn(images.each_key(), _PHOTOGRAPHS, "distill", "warm start"))
+
+
+def pixels(images: ShardSet, preprocess: dict[str, Any]) -> Iterator[torch.Tensor]:
+    """Plain views of these ``photographs``, float32 (b, 3, size, size) on ``machine.device()``."""
+    view = views.plain_view(0)
+    plan = [[(i, view) for i in rows] for rows in loading.chunks(photographs(images))]
+    return loading.Views(images, preprocess).batches(plan)
 
 
 @torch.inference_mode()
@@ -71,8 +87,8 @@ def fit_head(
     For a network that starts from foreign weights: a random last layer would send large gradients through good features
     and spoil them before it fits (linear probing before fine-tuning, arXiv 2202.10054). Targets are the teacher's
     embeddings of the plain views of split "train", or for the ``control`` logits that single out the leaves of each
-    taxon. The model is on ``machine.device()``. Only sums over the photographs are kept, so memory does not grow with
-    their number.
+    taxon. The photographs are those of ``pixels``. The model is on ``machine.device()``. Only sums over the photographs
+    are kept, so memory does not grow with their number.
     """
     leaves, below = label_space.leaves_below(data)
     sums = {head: _Sums(head) for head in heads(model).values()}
@@ -82,18 +98,16 @@ def fit_head(
         for head in sums
     ]
     model.eval()
-    start = 0
-    for pixels in loading.plain_pixels(train.images, preprocess):
-        model(pixels)
-        rows = range(start, start + len(pixels))
+    for rows, shown in zip(loading.chunks(photographs(train.images)), pixels(train.images, preprocess), strict=True):
+        model(shown)
         if control:
-            under = label_space.under([train.images.taxon_id(i) for i in rows], below, len(leaves))
-            y = _PROBE_LOGIT * machine.moved(torch.from_numpy(under)).double()
+            labels = [below[train.images.taxon_id(i)] for i in rows]  # type: ignore[index]  # a control has labels
+            ranges = torch.tensor([(leaves_of.start, leaves_of.stop) for leaves_of in labels])
+            y = _PROBE_LOGIT * losses.under(machine.moved(ranges), len(leaves)).double()
         else:
             y = machine.moved(torch.from_numpy(np.stack([train.target(i, 0) for i in rows]))).double()
         for head, own in sums.items():
             own.add(read[head], y)
-        start += len(pixels)
     for hook in hooks:
         hook.remove()
     for head, own in sums.items():
