@@ -147,7 +147,7 @@ def prompted(data: Path) -> Work:
 
 
 def evaluated(data: Path) -> Work:
-    answers = variants.answers("student", {"latency_runs": 1}, data, ("val",), read_labels(data))
+    answers = variants.answers("student", {"latency_runs": 1}, data, ("val-00000",), read_labels(data))
     return lambda: list(answers.blocks)
 
 
