@@ -78,7 +78,7 @@ READ: dict[tuple[str, str], list[str]] = {
 READ_BY_BENCHMARKS = {
     *((f"benchmarks/{name}.py", "--data") for name in ("backoff", "distill", "epoch", "int8", "prune", "warmup")),
     *((f"benchmarks/{name}.py", "--params") for name in ("distill", "epoch", "int8", "prune", "warmup", "web")),
-    *((f"benchmarks/{name}.py", "--samples") for name in ("list", "warmup")),
+    *((f"benchmarks/{name}.py", "--samples") for name in ("ensembles", "list", "warmup")),
     ("benchmarks/taxonomy.py", "--duckdb"),
     *(("benchmarks/int8.py", option) for option in ("--students", "--samples")),
     *(("benchmarks/data.py", option) for option in ("--photographs", "--img2dataset")),

@@ -161,13 +161,13 @@ def test_a_missing_chromium_is_named_with_what_to_install(monkeypatch: pytest.Mo
 
 
 def test_chromium_is_a_variant_where_it_is_asked_for() -> None:
-    assert variants({"also": [], "chromium": False}) == VARIANTS
-    assert variants({"also": [], "chromium": True}) == (*VARIANTS[:6], IN_BROWSER, *VARIANTS[6:])
+    assert variants({"also": [], "chromium": False, "control": True}) == VARIANTS
+    assert variants({"also": [], "chromium": True, "control": True}) == (*VARIANTS[:6], IN_BROWSER, *VARIANTS[6:])
     assert VARIANTS[5] == "tfjs"
 
 
 def test_further_variants_stand_with_their_like() -> None:
-    found = variants({"also": ["first", "teacher-b", "teacher-a"], "chromium": False})
+    found = variants({"also": ["first", "teacher-b", "teacher-a"], "chromium": False, "control": True})
     assert found[:5] == ("teacher", "teacher-b", "teacher-a", "table", "first") and found[5:] == VARIANTS[2:]
     assert [further_teacher(name) for name in ("teacher-b", "teacher", "first")] == ["b", None, None]
 

@@ -709,7 +709,7 @@ def test_names_that_stand_for_several_classes(tmp_path: Path, ask: Callable[...,
 def test_a_suite_that_nobody_listed(tmp_path: Path) -> None:
     section: Any = {**PARAMS, "suites": [{**ENTRY, "path": "data/suites/it"}]}
     with pytest.raises(UserError, match=r"no job 'suites/that'; its jobs are report, speed, suites/it, teacher, "):
-        of_job({"evaluate": section}, "evaluate", "suites/that")
+        of_job({"evaluate": section, "distill": {"control": True}}, "evaluate", "suites/that")
     with pytest.raises(UserError, match=r"evaluate\.suites in params\.yaml has no 'that'; it lists it"):
         evaluate.run(section, tmp_path, "suites/that")
 

@@ -50,7 +50,7 @@ MOVING_A_MODEL = [
     f"{place} {UNPINNED}"
     for place in (
         *("stages/distill.py _start_from", "teacher_cache/locked_tower.py embed"),
-        "evaluation/prompts.py texts_of",
+        *("evaluation/prompts.py texts_of", "evaluation/variants.py blocks"),
     )
 ]
 

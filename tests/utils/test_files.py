@@ -144,7 +144,7 @@ def without_encoding(code: str) -> Iterator[int]:
             in_text.get(str(function))
             and not terminal
             and "encoding" not in named
-            and "tarfile" not in ast.unparse(call.func)
+            and not ast.unparse(call.func).startswith(("tarfile.", "archive."))
         ):
             yield call.lineno
 

@@ -45,7 +45,7 @@ def test_a_name_has_one_form(stage: str, name: str, form: str, fields: dict[str,
     ("stage", "name", "jobs"),
     [
         ("shard", "train-0", "its jobs are manifests, sizes, <shard>"),
-        ("caption", "coca/", "its jobs are columns, <shard>, <captioner>/<shard>"),
+        ("caption", "coca/", "its jobs are columns, <shard>, <captioner>/model, <captioner>/<shard>"),
         ("teacher", "features/model", "its jobs are <teacher>, features/<teacher>/<shard>"),
         ("logits", "captions/train-00000/x", "<teacher>/texts, <teacher>/<shard>, captions/<captioner>/<shard>"),
         ("distill", "students", "its jobs are student, finetune, control"),

@@ -123,6 +123,7 @@ def write(ask: Ask, record: Record, origin: Origin, in_place: bool, run: str) ->
         if target.exists():
             shutil.copyfile(target, scratch)
         _change(ask, scratch, arguments)
+        os.utime(scratch)  # ExifTool writes whole seconds, which may lie before the time of the photograph
 
 
 def _write_photograph(ask: Ask, file: Path, record: Record, arguments: list[str]) -> None:

@@ -20,6 +20,7 @@ _NO_TEXT = {  # by how the file begins, in small letters
     **dict.fromkeys((b"<!doctype html", b"<html"), ("a web page", "download the table itself, not the page about it")),
 }
 _END = "end"  # a line that is read after the last one
+_LONGEST = 131_072  # characters of a value; more is a quotation mark that is not closed
 
 
 def rows(table: Path) -> Iterator[tuple[int, list[str]]]:
@@ -143,6 +144,7 @@ def parse(
         yield _END
 
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+    csv.field_size_limit(_LONGEST)  # of the whole process: another library may have set it
     reader = csv.reader(and_end(), delimiter=separator, quotechar=quote, quoting=quoting)
     width = None
     while True:
