@@ -63,18 +63,22 @@ class Hashes:
 
     def files(self, path: str) -> dict[str, str | None]:
         """Path within a folder -> MD5; None for a link to nothing."""
-        paths = {name: os.path.join(path, name) for name, identity in _listing(path) if identity}
+        listing = list(_listing(path))
+        paths = {name: os.path.join(path, name) for name, identity in listing if identity}
         alone = {file for file in paths.values() if file in self._by_path}
         self.read_ahead(paths.values())
-        self._folders[path] = {name: entry for name, file in paths.items() if (entry := self._entry(file))}
+        known = {name: entry for name, file in paths.items() if (entry := self._entry(file))}
+        self._folders[path] = known
         self._changed.add(path)
         for file in set(paths.values()) - alone:
             self._by_path.pop(file, None)
-        return {name: self._folders[path][name][1] if identity else None for name, identity in _listing(path)}
+        return {name: known[name][1] if identity else None for name, identity in listing}
 
     def read_ahead(self, paths: Iterable[str]) -> None:
         """Read, several at a time, the files whose MD5 is not known; say so where it takes long."""
         new = [path for path in paths if self.remembered(path) is None and not self._learned_from_dvc(path)]
+        if not new:
+            return
         size = sum(os.path.getsize(path) for path in new)
         if size > _LARGE:
             print(f"provenance: reading {size / 1e9:.0f} GB in {len(new)} files, once", file=sys.stderr, flush=True)
@@ -92,8 +96,8 @@ class Hashes:
 
     def _entry(self, path: str) -> list[Any] | None:
         """Identity and MD5 of a file, if they are known and the file is as it was then."""
-        for entry in (self._by_path.get(path), self._in_folder(path)):
-            if entry and entry[0] == self._identity(path):
+        for look in (self._by_path.get, self._in_folder):  # the second reads a file
+            if (entry := look(path)) and entry[0] == self._identity(path):
                 return entry
         return None
 
@@ -151,8 +155,10 @@ class Hashes:
     def _file(self, path: str) -> str | None:
         if not os.path.exists(path):
             return None
-        self.read_ahead([path])
         entry = self._entry(path)
+        if entry is None:
+            self.read_ahead([path])
+            entry = self._entry(path)
         if entry:
             self._by_path[path] = entry
         return entry[1] if entry else None
