@@ -137,7 +137,7 @@ def prepared(way: str, name: str, size: int) -> tuple[nn.Module, Step]:
 
 
 class Mean(nn.Module):
-    """What DistributedDataParallel wraps: a model and its loss."""
+    """Join a model and its loss, for DistributedDataParallel to wrap."""
 
     def __init__(self, model: nn.Module, loss: Step) -> None:
         super().__init__()

@@ -93,7 +93,7 @@ def rows(size: dict[str, Any]) -> Iterator[Row]:
 
 
 def rate(work: Callable[[], object], count: int, seconds: float) -> float:
-    """How many of ``count`` a call are done in a second."""
+    """Return a rate per second, of a function whose every call does ``count``."""
     for _ in range(3):
         work()
     waited()
@@ -160,7 +160,7 @@ def distilling(size: dict[str, Any]) -> Iterator[Row]:
 
 
 def feeding(size: dict[str, Any]) -> Iterator[Row]:
-    """What the processor decodes, replays and moves to the device, where a GPU has nothing else to do."""
+    """Decode, replay and move photographs to the device, where a GPU has nothing else to do."""
     noise = np.random.default_rng(0)
     width, height = size["side"]
     blurred = Image.fromarray(noise.integers(0, 256, (12, 16, 3), np.uint8)).resize((width, height))

@@ -242,7 +242,7 @@ def main() -> None:
         print(*measure(options.one[0], int(options.one[1])))
         return
     sections = [
-        "# How training and evaluation grow",
+        "# Growth of training and evaluation",
         "",
         f"`python benchmarks/scale.py`: {processor()}, one thread, CPU time and peak memory of a process. Embeddings "
         f"of {WIDTH} numbers; {BATCH} photographs at a time, {LEARNED} in a batch of the losses, whose processes have "

@@ -101,7 +101,7 @@ def test_two_runs_give_the_same_predictions(tmp_path: Path, labels: Labels) -> N
 
 
 def test_what_is_not_held_is_computed_again(tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many taxa, only a summary of the calibration photographs' logits is kept between the two looks at them."""
+    """Keep only a summary of the calibration photographs' logits between the two looks at them, with many taxa."""
     save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
     evaluate.run(PARAMS, tmp_path, "student")
     files = sorted((tmp_path / "evaluate" / "predictions").rglob("*.safetensors"))

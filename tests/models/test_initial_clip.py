@@ -1,4 +1,4 @@
-"""What a training by open_clip_train may begin with, and what each mistake is told."""
+"""Find the initial weights of a training by open_clip_train, and name each mistake in them."""
 
 import json
 from pathlib import Path

@@ -37,7 +37,7 @@ def sigmoid(weights: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def trained(weights: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What open_clip_train wrote after some epochs; an architecture is named beside it."""
+    """Write a checkpoint in the form of open_clip_train, with an architecture named beside it."""
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16", CONFIG["model_cfg"])
     state = {f"module.{name}": tensor for name, tensor in small().state_dict().items()}
     torch.save({"epoch": 3, "name": "x", "state_dict": state, "optimizer": {}}, weights / "epoch_3.pt")
