@@ -25,6 +25,7 @@ from bioclip_lite.metrics.scoring import judge_columns
 from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.stages import caption, index, logits, shard, teacher
 from bioclip_lite.taxa.label_space import read_labels
+from bioclip_lite.teacher_cache.ensemble import FIRST, own_parameters, teacher_sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_file, replacing, require
 
@@ -61,7 +62,9 @@ def main() -> int:
     try:
         check_file(OUTPUT, TITLE)
         require(options.samples / "real_species" / "metadata.csv")
-        rows = [one(options, seed) for seed in range(options.seeds)]
+        with tempfile.TemporaryDirectory() as scratch:
+            embedded = embed(options, Path(scratch))
+            rows = [one(options, embedded, Path(scratch, f"seed-{seed}"), seed) for seed in range(options.seeds)]
     except UserError as error:
         print(f"ensembles: {error}", file=sys.stderr)
         return 1
@@ -72,24 +75,47 @@ def main() -> int:
     return 0
 
 
-def one(options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Tune both teachers in a temporary folder; figures by model."""
+def embed(options: argparse.Namespace, scratch: Path) -> Path:
+    """A data folder with the features of both locked image towers, which no seed changes."""
+    data = scratch / "data"
+    photos = data / "photos"
+    photos.mkdir(parents=True)
+    (photos / "images").symlink_to((options.samples / "real_species" / "images").resolve())
+    (data / "weights").symlink_to((options.samples / "weights").resolve())
+    photographs = read_csv(options.samples / "real_species" / "metadata.csv")
+    write_csv(photos / "metadata.csv", [row | {"split": split_of(row)} for row in photographs])
+    section = read_params(options, data, 0)
+    for stage, of_stage in (("index", index), ("shard", shard), ("caption", caption)):
+        of_stage.run(section[stage], data)
+    for name, one_teacher in teacher_sections(section["teacher"]).items():
+        for split in ("train", "val"):
+            for tar in shard_names(data, split):
+                teacher.run(own_parameters(one_teacher), data, f"features/{name}/{tar}")
+    return data
+
+
+def one(options: argparse.Namespace, embedded: Path, folder: Path, seed: int) -> dict[str, Any]:
+    """Tune both teachers with one seed, and embed the photographs of splits calibration and test; figures by model."""
     began = time.process_time()
-    with tempfile.TemporaryDirectory() as scratch:
-        data = Path(scratch, "data")
-        photos = data / "photos"
-        photos.mkdir(parents=True)
-        (photos / "images").symlink_to((options.samples / "real_species" / "images").resolve())
-        (data / "weights").symlink_to((options.samples / "weights").resolve())
-        photographs = read_csv(options.samples / "real_species" / "metadata.csv")
-        write_csv(photos / "metadata.csv", [row | {"split": split_of(row)} for row in photographs])
-        file, (first, second) = Path(scratch, "params.yaml"), WEIGHTS
-        file.write_text(PARAMS.format(photos=photos, seed=seed, first=first, second=second, epochs=options.epochs))
-        section = params.load(file)
-        for stage, of_stage in (("index", index), ("shard", shard), ("caption", caption), ("teacher", teacher)):
-            of_stage.run(section[stage], data)
-        logits.run(section["logits"], data)
-        return {**measure(data), "CPU s": time.process_time() - began}
+    data = folder / "data"
+    (data / "teacher").mkdir(parents=True)
+    for part in ("index", "shard", "caption", "weights", "teacher/features"):
+        (data / part).symlink_to(embedded / part)
+    section = read_params(options, embedded, seed)
+    for name, one_teacher in teacher_sections(section["teacher"]).items():
+        teacher.run(own_parameters(one_teacher), data, name)
+        shards = [*shard_names(data, "calibration"), *shard_names(data, "test")]
+        for job in ("taxa", *shards):
+            logits.run(section["logits"], data, job if name == FIRST else f"{name}/{job}")
+    return {**measure(data), "CPU s": time.process_time() - began}
+
+
+def read_params(options: argparse.Namespace, data: Path, seed: int) -> dict[str, Any]:
+    """The parameters of all stages, for the photographs in ``data``."""
+    file, (first, second) = data / f"params-{seed}.yaml", WEIGHTS
+    chosen = {"photos": data / "photos", "seed": seed, "first": first, "second": second, "epochs": options.epochs}
+    file.write_text(PARAMS.format(**chosen))
+    return params.load(file)
 
 
 def measure(data: Path) -> dict[str, Any]:
@@ -108,13 +134,13 @@ def measure(data: Path) -> dict[str, Any]:
 
 
 def page(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
-    first = rows[0]
+    first, seconds = rows[0], statistics.mean(row["CPU s"] for row in rows)
     lines = [
         TITLE,
         "",
         f"`python benchmarks/ensembles.py`: {first['photographs']} real test photographs, {first['taxa']} taxa; LiT "
         f"teachers, {options.epochs} epochs; mean of {len(rows)} seeds, and their range in brackets. {processor()}, "
-        f"one thread, {statistics.mean(row['CPU s'] for row in rows):.0f} s of processor time per seed.",
+        f"one thread, {seconds:.0f} s of processor time per seed beside the features of the locked towers.",
         "",
         "| model | image towers | " + " | ".join(FIGURES.values()) + " |",
         "|---" * (2 + len(FIGURES)) + "|",
