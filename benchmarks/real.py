@@ -1,0 +1,400 @@
+"""Measure on real photographs what distillation is worth: ``python benchmarks/real.py --samples FOLDER``.
+
+    PYTHONPATH=workflow python benchmarks/real.py [--samples FOLDER] [--seeds 3] [--rows FILE] [--only TABLE ...]
+
+FOLDER holds real_species/ (photographs and metadata.csv) and weights/ (timm's, in safetensors). A LiT teacher is tuned
+to the image tower of a published insect classifier; student and control start from ImageNet weights, which the teacher
+has nothing of, and take equally many steps. A collection keeps the labels of some photographs per species; the others
+of split train have none and only teach the student that sees split unlabelled. Each way is trained once per seed and
+measured on split test; differences are paired over photographs, their intervals by bootstrap over photographs. Writes
+benchmarks/real.md. A run that is in FILE is not repeated.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from distill import outputs, spread
+from list import WEIGHTS, read_csv, split_of, write_csv
+from memory_format import processor
+
+from bioclip_lite import params
+from bioclip_lite.metrics import bootstrap
+from bioclip_lite.metrics.ranks import answers, softmax
+from bioclip_lite.models import costs, teachers
+from bioclip_lite.photographs.shards import ShardSet
+from bioclip_lite.stages import caption, distill, index, logits, shard, teacher
+from bioclip_lite.taxa.label_space import read_labels, truth_of
+from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.teacher_cache import reader, store
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import check_file, finished_rows, replacing, require
+from bioclip_lite.utils.randomness import uniform
+
+OUTPUT = Path(__file__).with_suffix(".md")
+TITLE = "# Distillation on real photographs"
+INSECTS, IMAGENET = WEIGHTS
+RESAMPLES = 10_000
+STEPS = 330  # of each training, unless a way says otherwise: 15 epochs of all photographs
+BATCH = 16
+PARAMS = """
+index: {{source: folder, path: {photos}, min_side: 64, unlabelled: {unlabelled}}}
+shard: {{counts: {{pretrain: 0, unlabelled: {shards}}}}}
+caption: {{}}
+teacher: {{kind: lit, allow_weak: true, lit: {{weights: {teacher}.safetensors}}}}
+logits: {{views: 12, logit_scale: given}}
+distill:
+  student: mobilenetv2_100
+  student_options: {{pad_type: same}}
+  weights: {student}.safetensors
+  text_tower: null
+  image_size: 128
+  batch_size: {batch}
+  learning_rate: 0.001
+  temperature: 1.0
+  finetune: {{epochs: 0}}
+prune: {{}}
+quantize: {{}}
+convert: {{}}
+evaluate: {{also: []}}
+"""
+
+
+class Collection(NamedTuple):
+    """Photographs that are labelled, and photographs that are not."""
+
+    labelled: int | None  # photographs of a species in split train that keep their label; None: all
+    unlabelled: float | None = None  # times as many as labelled ones that stay, without label; None: all others
+    teacher: str = INSECTS
+
+
+class Way(NamedTuple):
+    """A network to train on a collection."""
+
+    job: str  # of stage distill
+    changes: tuple[tuple[str, Any], ...] = ()  # of section distill
+    steps: int = STEPS
+
+
+CONTROL, STUDENT = Way("control"), Way("student")
+UNLABELLED = Way("student", (("splits", ("train", "unlabelled")),))
+SIZES = (96, 160)
+LONGER = 3 * STEPS
+Run = tuple[Collection, Way]
+TABLES: dict[str, list[Run]] = {
+    "labels": [
+        *((Collection(n), way) for n in (1, 2, 5) for way in (CONTROL, STUDENT, UNLABELLED)),
+        *((Collection(None), way) for way in (CONTROL, STUDENT)),
+    ],
+    "unlabelled": [(Collection(1, times), UNLABELLED) for times in (1, 4)],
+    "steps": [(Collection(None), Way(way.job, steps=LONGER)) for way in (CONTROL, STUDENT)],
+    "sizes": [
+        (Collection(None), Way(way.job, (("image_size", size),))) for size in SIZES for way in (CONTROL, STUDENT)
+    ],
+    "teachers": [(Collection(n, teacher=IMAGENET), STUDENT) for n in (5, None)],
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=Path, default=Path("samples"), help="(default: samples)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    parser.add_argument("--rows", type=Path, help="finished runs, one JSON object per line; new ones are added")
+    parser.add_argument("--only", nargs="*", choices=TABLES, default=list(TABLES), help="some tables only")
+    options = parser.parse_args()
+    try:
+        check_file(OUTPUT, TITLE)
+        require(options.samples / "real_species" / "metadata.csv")
+        with tempfile.TemporaryDirectory() as scratch:
+            rows = finished(options, Path(scratch), finished_rows(options.rows))
+    except UserError as error:
+        print(f"real: {error}", file=sys.stderr)
+        return 1
+    text = page(options, rows)
+    print(text)
+    with replacing(OUTPUT) as scratch_file:
+        scratch_file.write_text(text)
+    return 0
+
+
+# ---- the runs
+
+
+def finished(options: argparse.Namespace, scratch: Path, known: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Name of each run -> its row; a collection's teacher is a run without a seed."""
+    rows = {row["run"]: row for row in known}
+    made = cache(lambda collection: make(options, collection, scratch / f"{len(list(scratch.iterdir()))}"))
+    runs = [run for table in options.only for run in TABLES[table]]
+    for collection in dict.fromkeys(collection for collection, _ in runs):
+        ways = [way for of, way in runs if of == collection]
+        for way, seed in [(None, 0), *product(ways, range(options.seeds))]:
+            name = name_of(collection, way, seed)
+            if name not in rows:
+                data = made(collection)
+                rows[name] = {"run": name, **(one(data, way, seed) if way else taught(data))}
+                print({key: value for key, value in rows[name].items() if key != "right"}, flush=True)
+                if options.rows:
+                    with options.rows.open("a") as file:
+                        file.write(json.dumps(rows[name]) + "\n")
+    return rows
+
+
+def name_of(collection: Collection, way: Way | None, seed: int) -> str:
+    return json.dumps([*collection, *([*way, seed] if way else ["teacher"])])
+
+
+def make(options: argparse.Namespace, collection: Collection, folder: Path) -> Path:
+    """Index, shards, teacher and teacher cache of a collection, in a new folder."""
+    data, samples = folder / "data", options.samples.resolve()
+    photos = data / "photos"
+    photos.mkdir(parents=True)
+    (photos / "images").symlink_to(samples / "real_species" / "images")
+    (data / "weights").symlink_to(samples / "weights")
+    photographs = [row for row in read_csv(samples / "real_species" / "metadata.csv") if row["class"] == "Insecta"]
+    rows = list(without_labels(photographs, collection))
+    write_csv(photos / "metadata.csv", rows)
+    some = any(not row["split"] for row in rows)
+    file = folder / "params.yaml"
+    chosen = {"unlabelled": "keep" if some else "leave_out", "shards": int(some), "batch": BATCH}
+    file.write_text(PARAMS.format(photos=photos, teacher=collection.teacher, student=IMAGENET, **chosen))
+    section = params.load(file)
+    for name, stage in (("index", index), ("shard", shard), ("caption", caption), ("teacher", teacher)):
+        stage.run(section[name], data)
+    logits.run(section["logits"], data)
+    return data
+
+
+def without_labels(rows: list[dict[str, str]], collection: Collection) -> Iterator[dict[str, str]]:
+    """The rows of metadata.csv with their split, of which some lose all names and the split, and some are left out."""
+    by_species: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
+    known, others = 0, []
+    for row in sorted(rows, key=lambda row: uniform("benchmark", "real", row["file"])):
+        row = row | {"split": split_of(row)}
+        if row["split"] != "train":
+            yield row
+        elif collection.labelled is None or len(by_species[row["genus"] + row["species"]]) < collection.labelled:
+            by_species[row["genus"] + row["species"]].append(row)
+            known += 1
+            yield row
+        else:
+            others.append(row | dict.fromkeys([*RANKS, "common_name", "label_rank", "split"], ""))
+    yield from others if collection.unlabelled is None else others[: round(known * collection.unlabelled)]
+
+
+def taught(data: Path) -> dict[str, Any]:
+    """What the teacher names right on splits val and test."""
+    found: dict[str, Any] = {"photographs": len(ShardSet(data, "train").keys)}
+    for split in ("val", "test"):
+        cached = reader.CachedSplit(data, split)
+        embeddings = np.stack([cached.target(number, 0) for number in range(len(cached.images))])
+        right = judged(data, cached.taxa[0].logit_scale * embeddings @ cached.taxa[0].text.T, cached.images)
+        found[split] = 100 * right.mean()
+    tower = teachers.load_teacher(data / "teacher" / "model").model.visual
+    return found | {"right": bits(right), "parameters": costs.parameters(tower)}
+
+
+def one(data: Path, way: Way, seed: int) -> dict[str, Any]:
+    """Train one network in a temporary folder, and measure it on splits val and test."""
+    section = {**params.load(data.parent / "params.yaml")["distill"], **dict(way.changes), "seed": seed}
+    seen = sum(len(ShardSet(data, split).keys) for split in section["splits"])
+    section["epochs"] = math.ceil(way.steps / math.ceil(seen / BATCH))
+    control = way.job == "control"
+    with tempfile.TemporaryDirectory() as scratch:
+        inner = Path(scratch, "data")
+        inner.mkdir()
+        for part in ("index", "shard", "weights", "logits"):
+            Path(inner, part).symlink_to(data / part)
+        began = time.process_time()
+        distill.run(section, inner, way.job)
+        found: dict[str, Any] = {"photographs": seen, "epochs": section["epochs"], "CPU s": time.process_time() - began}
+        taxa = store.read_taxa(inner / "logits" / "taxa.safetensors")
+        for split in ("val", "test"):
+            photographs = ShardSet(data, split)
+            out, found["parameters"] = outputs(inner / "distill" / ("control" if control else "model"), photographs)
+            unit = out / np.linalg.norm(out, axis=1, keepdims=True)
+            right = judged(data, out if control else taxa.logit_scale * unit @ taxa.text.T, photographs)
+            found[split] = 100 * right.mean()
+    return found | {"right": bits(right)}
+
+
+def bits(right: np.ndarray) -> str:
+    """The answers to the photographs of split test, in their order, as text of 0 and 1."""
+    return "".join(map(str, right.astype(int)))
+
+
+def judged(data: Path, outputs: np.ndarray, photographs: ShardSet) -> np.ndarray:
+    """Whether each photograph known to species is named right, bool [n]."""
+    labels = read_labels(data)
+    species = RANKS.index("species")
+    truth = truth_of(photographs.taxon_ids, labels).nodes[:, species]
+    found = answers(softmax(outputs), labels.node_of_leaf[species]) == truth
+    right: np.ndarray = found[truth >= 0]
+    return right
+
+
+# ---- the page
+
+
+def page(options: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> str:
+    first = rows[name_of(TABLES[options.only[0]][0][0], None, 0)]
+    lines = [
+        TITLE,
+        "",
+        f"`python benchmarks/real.py`: species named right, in % of {len(first['right'])} test photographs of insects; "
+        f"mean and standard deviation of {options.seeds} seeds. Differences are in points, with 95 % intervals by "
+        "bootstrap over the photographs, each counted with its mean over the seeds. Each training takes "
+        f"{STEPS} steps of {BATCH} photographs at 128 pixels unless its row says otherwise. {processor()}, one thread.",
+    ]
+    for table in options.only:
+        lines += ["", *PAGES[table](options.seeds, rows)]
+    return "\n".join([*lines, "", NOTES])
+
+
+def by_labels(seeds: int, rows: dict[str, dict[str, Any]]) -> Iterator[str]:
+    yield from ("## Labels per species", "")
+    yield from table("labels per species", "photographs", "teacher", "control", "student", "student and unlabelled")
+    differences = []
+    for n in (1, 2, 5, None):
+        collection = Collection(n)
+        ways = [CONTROL, STUDENT, *([UNLABELLED] if n else [])]
+        runs = {way: trained(rows, collection, way, seeds) for way in ways}
+        taught = rows[name_of(collection, None, 0)]
+        count = str(taught["photographs"])
+        if n:
+            count += f", unlabelled {runs[UNLABELLED][0]['photographs'] - taught['photographs']}"
+        cells = [
+            spread([row["test"] for row in runs[way]]) if way in runs else "" for way in (CONTROL, STUDENT, UNLABELLED)
+        ]
+        yield line(n or "all", count, f"{taught['test']:.1f}", *cells)
+        best = runs[ways[-1]]
+        differences.append(
+            line(
+                n or "all",
+                difference(runs[STUDENT], runs[CONTROL]),
+                difference(best, runs[STUDENT]) if n else "",
+                difference(best, runs[CONTROL]),
+                difference(best, [taught] * seeds),
+                f"{100 * statistics.mean(row['test'] for row in best) / taught['test']:.1f}",
+            )
+        )
+    yield ""
+    yield from table(
+        "labels per species",
+        "student less control",
+        "with unlabelled less without",
+        "the better less control",
+        "the better less teacher",
+        "of the teacher's, %",
+    )
+    yield from differences
+
+
+def by_unlabelled(seeds: int, rows: dict[str, dict[str, Any]]) -> Iterator[str]:
+    yield from (
+        "## Unlabelled photographs",
+        "",
+        "One label per species, as many unlabelled photographs as labelled ones:",
+        "",
+    )
+    yield from table("times", "unlabelled", "student", "less the student without")
+    without = trained(rows, Collection(1), STUDENT, seeds)
+    known = without[0]["photographs"]
+    yield line(0, 0, spread([row["test"] for row in without]), "")
+    for collection in (Collection(1, 1), Collection(1, 4), Collection(1)):
+        runs = trained(rows, collection, UNLABELLED, seeds)
+        count = runs[0]["photographs"] - known
+        cells = spread([row["test"] for row in runs]), difference(runs, without)
+        yield line(f"{count / known:.1f}", count, *cells)
+
+
+def by_change(title: str, name: str, changed: dict[str, dict[str, Run]], seeds: int, rows: Any) -> Iterator[str]:
+    """A table of one control and one student for each value of ``name``."""
+    yield from (f"## {title}", "")
+    yield from table(name, "control", "student", "student less control", "parameters, M", "CPU s of the student")
+    for value, runs in changed.items():
+        control, student = (trained(rows, *runs[job], seeds) for job in ("control", "student"))
+        seconds = statistics.mean(row["CPU s"] for row in student)
+        cells = [spread([row["test"] for row in of]) for of in (control, student)]
+        yield line(
+            value, *cells, difference(student, control), f"{student[0]['parameters'] / 1e6:.2f}", f"{seconds:.0f}"
+        )
+
+
+def by_teacher(seeds: int, rows: dict[str, dict[str, Any]]) -> Iterator[str]:
+    yield from ("## Teachers", "")
+    yield from table("labels per species", "image tower", "teacher", "student", "less the control")
+    for (collection, _), tower in product(TABLES["teachers"], (INSECTS, IMAGENET)):
+        of = collection._replace(teacher=tower)
+        control = trained(rows, Collection(collection.labelled), CONTROL, seeds)
+        student = trained(rows, of, STUDENT, seeds)
+        cells = f"{rows[name_of(of, None, 0)]['test']:.1f}", spread([row["test"] for row in student])
+        yield line(of.labelled or "all", tower, *cells, difference(student, control))
+
+
+def pairs(table: str, *fixed: tuple[str, dict[str, Run]], value: Any) -> dict[str, dict[str, Run]]:
+    """Value of what is changed -> job -> run."""
+    changed: dict[str, dict[str, Run]] = dict(fixed)
+    for run in TABLES[table]:
+        changed.setdefault(str(value(run[1])), {})[run[1].job] = run
+    return changed
+
+
+SAME = {way.job: (Collection(None), way) for way in (CONTROL, STUDENT)}
+PAGES: dict[str, Callable[[int, dict[str, dict[str, Any]]], Iterator[str]]] = {
+    "labels": by_labels,
+    "unlabelled": by_unlabelled,
+    "steps": partial(
+        by_change, "Longer training", "steps", pairs("steps", (str(STEPS), SAME), value=lambda way: way.steps)
+    ),
+    "sizes": partial(
+        by_change,
+        "Input size",
+        "pixels",
+        pairs("sizes", ("128", SAME), value=lambda way: dict(way.changes)["image_size"]),
+    ),
+    "teachers": by_teacher,
+}
+
+
+def trained(rows: dict[str, dict[str, Any]], collection: Collection, way: Way, seeds: int) -> list[dict[str, Any]]:
+    return [rows[name_of(collection, way, seed)] for seed in range(seeds)]
+
+
+def difference(ours: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> str:
+    """How much more is right, in points, with its interval; paired over the photographs and the seeds."""
+    change = np.mean(
+        [
+            [int(a) - int(b) for a, b in zip(x["right"], y["right"], strict=True)]
+            for x, y in zip(ours, others, strict=True)
+        ],
+        0,
+    )
+    everyone = np.arange(len(change))
+    sampled = bootstrap.means(change[:, None], everyone, bootstrap.draws(len(change), RESAMPLES, "benchmark", "real"))
+    low, high = bootstrap.interval(100 * sampled) or (math.nan, math.nan)
+    return f"{100 * change.mean():+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def table(*columns: str) -> tuple[str, str]:
+    return line(*columns), "|---" * len(columns) + "|"
+
+
+def line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+NOTES = ""
+
+if __name__ == "__main__":
+    sys.exit(main())
