@@ -41,7 +41,7 @@ from bioclip_lite.photographs.preprocess import preprocessing
 from bioclip_lite.photographs.shards import ShardSet, shard_names, shard_paths
 from bioclip_lite.stages import logits
 from bioclip_lite.teacher_cache import reader, store
-from bioclip_lite.training import distillation, losses, memory_format, trainer
+from bioclip_lite.training import distillation, losses, memory_format, shuffling, trainer
 from bioclip_lite.utils import sections
 from bioclip_lite.utils.files import read_json, replacing
 
@@ -150,10 +150,11 @@ class Online(trainer.Objective):
         self.model = student(section, self.text.shape[1])
         self.both = Both(train, preprocessing(section["image_size"]), self.teacher.preprocess)
         self.size = min(options.batch_size, len(train.images))
-        self.steps = len(loading.batches(len(train.images), self.size))
+        self.steps = shuffling.batch_count(len(train.images), self.size)
 
     def batches(self, epoch: int, step: int) -> Iterator[Any]:
-        plan = loading.batches(len(self.train.images), self.size, 0, "benchmark", epoch)[step:]
+        count = len(self.train.images)
+        plan = shuffling.batches([count], self.size, count, 0, "benchmark", epoch, start=step)
         return loading.load(self.both, [[(int(i), epoch % self.train.view_count) for i in batch] for batch in plan])
 
     def loss(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

@@ -43,6 +43,7 @@ OPTIONS = trainer.Options(
     epochs=1,
     batch_size=1,
     accumulation=1,
+    shuffle_buffer=1,
     learning_rate=1e-3,
     warm_up=0.1,
     weight_decay=0.05,

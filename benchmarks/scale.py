@@ -196,7 +196,8 @@ def start(photographs: int) -> float:
         maker.join()
         label_space.leaves_below(data)  # what grows with taxa is not counted here
         begun = time.process_time()
-        batches = CachedBatches(data, CachedSplit(data, "train"), preprocessing(32), 4096, (0, "distill"), labels=True)
+        split, names = CachedSplit(data, "train"), (0, "distill")
+        batches = CachedBatches(data, split, preprocessing(32), 4096, 100_000, names, labels=True)
         next(iter(batches.asked(0, 0)))
         return time.process_time() - begun
 

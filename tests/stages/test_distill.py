@@ -346,7 +346,7 @@ def test_a_text_tower_learns_beside_photographs_without_labels(tmp_path: Path) -
 def test_what_has_no_label_adds_nothing_to_a_loss_over_labels(tmp_path: Path) -> None:
     data = lessons.add_unlabelled(lessons.make_cache(lessons.make_data(tmp_path / "data")), 4)
     split = reader.CachedSplit(data, ("train", "unlabelled"))
-    batches = CachedBatches(data, split, preprocessing(32), 8, (0, "distill"), labels=True)
+    batches = CachedBatches(data, split, preprocessing(32), 8, 100, (0, "distill"), labels=True)
     assert len(split.images) == batches.size * batches.steps == 40
     rows = [i for i, taxon in enumerate(split.images.taxon_ids) if taxon is None]
     assert len(rows) == 4 and split.view(rows[0], 2).any()

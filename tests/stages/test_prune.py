@@ -40,6 +40,7 @@ PARAMS: sections.Prune = {
     "epochs": 1,
     "batch_size": 8,
     "accumulation": 1,
+    "shuffle_buffer": 100_000,
     "learning_rate": 0.001,
     "warm_up": 0.1,
     "weight_decay": 0.05,

@@ -45,7 +45,7 @@ def test_a_training_holds_a_few_bytes_of_a_photograph(tmp_path: Path) -> None:
         write_data(data, shards)
         tracemalloc.start()
         split = CachedSplit(data, "train")
-        batches = CachedBatches(data, split, preprocessing(32), 100, (0, "distill"), labels=True)
+        batches = CachedBatches(data, split, preprocessing(32), 100, 10**6, (0, "distill"), labels=True)
         plan = batches.asked(0, 0)
         first = next(plan)
         assert len({i for i, _ in first}) == 100 and batches.taught(((0), first, slice(0, 5)))[0][0].shape == (5, 2)
@@ -61,7 +61,7 @@ def test_keys_of_all_photographs_are_asked_for_one_by_one(tmp_path: Path, monkey
     for name in ("keys", "taxon_ids"):
         monkeypatch.setattr(ShardSet, name, property(lambda self: pytest.fail("all of them")))
     split = CachedSplit(tmp_path, "train")
-    batches = CachedBatches(tmp_path, split, preprocessing(32), 1000, (0, "distill"), labels=True)
+    batches = CachedBatches(tmp_path, split, preprocessing(32), 1000, 10**6, (0, "distill"), labels=True)
     shown = [i for views in batches.asked(0, 1) for i, _ in views]
     first, end = batches.taught.ranges([(i, 0) for i in shown]).T
     assert len(shown) == 1000 and (first < end).all()

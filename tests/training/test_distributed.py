@@ -227,7 +227,7 @@ def train(
         job="student",
         preprocess=preprocessing(64),
         seed=0,
-        **trainer.chosen({**lessons.DISTILL, "epochs": epochs, "batch_size": batch_size}),
+        **trainer.chosen({**lessons.DISTILL, "epochs": epochs, "batch_size": batch_size, "shuffle_buffer": 20}),
         weights=losses.Weights(batch_affinity=1.0),
     )
     student: distillation.Student

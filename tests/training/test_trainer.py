@@ -21,7 +21,7 @@ from bioclip_lite.photographs.shards import ShardSet, shard_names
 from bioclip_lite.stages import teacher
 from bioclip_lite.taxa import label_space
 from bioclip_lite.teacher_cache import reader, store
-from bioclip_lite.training import checkpoint, distillation, losses, trainer, warm_start
+from bioclip_lite.training import checkpoint, distillation, losses, shuffling, trainer, warm_start
 from bioclip_lite.training.moving_average import MovingAverage
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
@@ -58,18 +58,6 @@ def distil(
 ) -> list[dict[str, float]]:
     objective = distillation.Control if control else distillation.Distillation
     return distillation.train(objective(model, data, options(**changes)), checkpoint_file=checkpoint_file)
-
-
-@given(count=st.integers(1, 200), batch_size=st.integers(1, 64), seed=st.integers(0, 5))
-@settings(max_examples=50, deadline=None)
-def test_batches_are_full_and_without_repetition(count: int, batch_size: int, seed: int) -> None:
-    plan = loading.batches(count, batch_size, seed)
-    rows = np.concatenate(plan)
-    assert len(set(rows.tolist())) == len(rows)
-    assert set(rows.tolist()) <= set(range(count))
-    assert {len(batch) for batch in plan} == {min(batch_size, count)}
-    assert count - len(rows) < batch_size
-    assert all(np.array_equal(a, b) for a, b in zip(plan, loading.batches(count, batch_size, seed), strict=True))
 
 
 @given(steps=st.integers(1, 500), peak=st.floats(1e-5, 1), data=st.data())
@@ -178,9 +166,9 @@ def test_students_learn_and_two_runs_are_one(data: Path) -> None:
 
 def test_the_number_of_workers_changes_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone, helped = student(), student()
-    distil(alone, data, epochs=1)
+    distil(alone, data, epochs=1, shuffle_buffer=20)  # of 36: several windows
     monkeypatch.setattr(machine, "workers", lambda: 2)
-    distil(helped, data, epochs=1)
+    distil(helped, data, epochs=1, shuffle_buffer=20)
     assert all(
         torch.equal(a, b) for a, b in zip(alone.state_dict().values(), helped.state_dict().values(), strict=True)
     )
@@ -514,7 +502,7 @@ def agreement(model: nn.Module, data: Path, preprocess: dict[str, Any], labels: 
 
 
 def steps(data: Path) -> int:
-    return len(loading.batches(len(ShardSet(data, "train")), 8))
+    return shuffling.batch_count(len(ShardSet(data, "train")), 8)
 
 
 def dropping() -> nn.Module:
@@ -535,7 +523,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 def test_a_run_stopped_after_every_step_ends_with_the_same_bytes(
     precision: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen: dict[str, Any] = {"ema": 0.9, "precision": precision}
+    chosen: dict[str, Any] = {"ema": 0.9, "precision": precision, "shuffle_buffer": 20}
     checkpoint_file = tmp_path / "partial" / "checkpoint"
     undisturbed = dropping()
     history = distil(undisturbed, data, checkpoint_file=checkpoint_file, **chosen)
@@ -646,6 +634,7 @@ def test_a_checkpoint_of_another_training_is_removed(
     assert "is of other parameters; removed" in stop_and_go_on(seed=1)
     assert "is of other parameters; removed" in stop_and_go_on(warm_up=2)
     assert "is of other parameters; removed" in stop_and_go_on(accumulation=2)
+    assert "is of other parameters; removed" in stop_and_go_on(shuffle_buffer=20)
     assert "is of other initial weights; removed" in stop_and_go_on(other_weights)
     assert "is of other files; removed" in stop_and_go_on(other_targets)
     assert "cannot be read" in stop_and_go_on(torn)

@@ -21,7 +21,7 @@ from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.shards import ShardSet, shard_names
 from bioclip_lite.sources.sample import Reject
 from bioclip_lite.texts.captions import Captions, files_of_captions
-from bioclip_lite.training import checkpoint, trainer
+from bioclip_lite.training import checkpoint, shuffling, trainer
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_folder, replacing_folder, write_json, write_table
@@ -52,7 +52,7 @@ FILES = (FILE, hub.CONFIG, hub.WEIGHTS[0])
 REJECTS = "rejects.parquet"  # of a caption set
 _BATCH = 64
 _OPTIMIZER: dict[str, Any] = {
-    **{"accumulation": 1, "precision": "auto", "warm_up": 0.1},
+    **{"accumulation": 1, "shuffle_buffer": 100_000, "precision": "auto", "warm_up": 0.1},
     **{"weight_decay": 0.05, "betas": (0.9, 0.98), "eps": 1e-8},
 }
 # Captions mention colours, so a view keeps them.
@@ -77,6 +77,7 @@ class Lessons:
     """Photographs and the captions to learn of them."""
 
     images: loading.Photographs
+    lengths: list[int]  # photographs of each shard
     key: Callable[[int], str]  # of a photograph, by its number
     caption: Callable[[int, int, int], str]  # by seed, epoch and the number of the photograph
     files: list[Path]  # all that was read
@@ -104,11 +105,12 @@ class Captioning(trainer.Objective):
         self.coca_loss = CoCaLoss(options.caption_weight, options.contrastive_weight, pad_id=model.pad_id)
         self.dtype = machine.number_format(options.precision, model)
         self.size = min(options.batch_size, len(train.images))
-        self.steps = len(loading.batches(len(train.images), self.size))
+        self.steps = shuffling.batch_count(len(train.images), self.size)
 
     def batches(self, epoch: int, step: int) -> Iterator[tuple[int, np.ndarray, torch.Tensor]]:
         """(epoch, rows of the photographs of the batch, float32 pixels)."""
-        plan = loading.batches(len(self.train.images), self.size, self.options.seed, self.name, "order", epoch)[step:]
+        buffer, names = self.options.shuffle_buffer, (self.options.seed, self.name, "order", epoch)
+        plan = list(shuffling.batches(self.train.lengths, self.size, buffer, *names, start=step))
         items = [[(i, self._view(epoch, int(i))) for i in rows] for rows in plan]
         pixels = loading.Views(self.train.images, self.preprocess).batches(items)
         return ((epoch, rows, x) for rows, x in zip(plan, pixels, strict=True))
@@ -289,8 +291,10 @@ def _from_shards(data: Path, splits: Sequence[str], types: Sequence[str]) -> Les
     images, texts = ShardSet.of(*tars), Captions(data, shards, types)
     if texts.keys != images.keys:
         raise UserError(f"captioner: {data}/caption and shard list different photographs; run stage caption again")
-    return Lessons(images, texts.keys.__getitem__, texts.draw, [*tars, *files_of_captions(data, shards, types)])
+    files = [*tars, *files_of_captions(data, shards, types)]
+    return Lessons(images, [*map(len, images.shards)], texts.keys.__getitem__, texts.draw, files)
 
 
 def _from_set(captions: caption_set.CaptionSet, file: Path) -> Lessons:
-    return Lessons(captions, captions.key, captions.draw, [file, *map(captions.path, range(len(captions)))])
+    files = [file, *map(captions.path, range(len(captions)))]
+    return Lessons(captions, [len(captions)], captions.key, captions.draw, files)

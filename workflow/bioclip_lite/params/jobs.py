@@ -184,6 +184,7 @@ class Control(TypedDict):
     epochs: int
     batch_size: int
     accumulation: int
+    shuffle_buffer: int
     learning_rate: float
     warm_up: float | int
     weight_decay: float
@@ -211,6 +212,7 @@ class Student(Control):
 class FinetunedStudent(TypedDict):
     batch_size: int
     accumulation: int
+    shuffle_buffer: int
     weight_decay: float
     betas: list[float]
     eps: float

@@ -14,22 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 from bioclip_lite.photographs import views
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.utils import machine
-from bioclip_lite.utils.randomness import generator
 
 Rows = TypeVar("Rows", range, list[int])  # numbers of photographs
 
 _EVAL_BATCH = 128
 _BYTES_KEPT = 2**28  # of 8-bit pixels that are made once and not in every epoch
-
-
-def batches(count: int, batch_size: int, *names: object) -> list[np.ndarray]:
-    """Row numbers 0 to count - 1 in a random order given by ``names``, in full batches; the remainder is left out.
-
-    Fewer rows than a batch make one batch of all.
-    """
-    order = generator(*names).permutation(count)
-    full = max(1, count // batch_size)
-    return [order[i * batch_size : (i + 1) * batch_size] for i in range(full)]
 
 
 class Photographs(Protocol):

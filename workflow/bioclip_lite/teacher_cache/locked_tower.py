@@ -159,7 +159,8 @@ def embed(locked: Tower, tar: Path, path: Path) -> int:
 class Features:
     """The features of some shards, in the order of their photographs; mapped from the files when they are read.
 
-    ``keys`` and ``taxon_ids`` list the photographs; ``parts`` are the shards, with "features" float32 (n, D) each.
+    ``keys`` and ``taxon_ids`` list the photographs; ``parts`` are the shards, with "features" float32 (n, D) each, and
+    ``paths`` their files.
     """
 
     def __init__(self, folder: Path, shards: Sequence[str], identity: str) -> None:
@@ -167,9 +168,9 @@ class Features:
         self.keys: list[str] = []
         self.taxon_ids: list[str] = []
         self.parts: list[Tensors] = []
-        for name in shards:
-            path = require(folder / f"{name}.safetensors")
-            again = f"make them again: python -m bioclip_lite teacher features/{folder.name}/{name}"
+        self.paths = [require(folder / f"{name}.safetensors") for name in shards]
+        for path in self.paths:
+            again = f"make them again: python -m bioclip_lite teacher features/{folder.name}/{path.stem}"
             try:
                 arrays, metadata = store.map_tensors(path)
                 _, keys, taxa = arrays["features"], metadata["keys"], metadata["taxon_ids"]

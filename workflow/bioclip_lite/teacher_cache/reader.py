@@ -50,6 +50,11 @@ class CachedSplit:
                         f"make the cache again: snakemake --cores all logits"
                     )
 
+    def files(self) -> list[list[Path]]:
+        """What is read of each shard: its tar, and the cache of each teacher."""
+        caches = zip(*self.shards, strict=True)
+        return [[of.tar, *(one.path for one in cached)] for of, cached in zip(self.images.shards, caches, strict=True)]
+
     @property
     def view_count(self) -> int:
         return int(self.shards[0][0].views.shape[1])

@@ -14,7 +14,7 @@ from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.taxa import label_space
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.teacher_cache.reader import CachedSplit
-from bioclip_lite.training import distributed
+from bioclip_lite.training import distributed, shuffling
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import digest
@@ -82,6 +82,7 @@ class CachedBatches:
         train: CachedSplit,
         preprocess: dict[str, Any],
         batch_size: int,
+        shuffle_buffer: int,
         names: tuple[object, ...],
         *,
         labels: bool,
@@ -89,9 +90,10 @@ class CachedBatches:
         """``names``: the seed and the stage, of the random numbers; ``preprocess``: the student's; see ``Taught``."""
         if len(train.images) < 2:
             raise UserError(f"split train has {len(train.images)} photographs; training needs at least 2")
-        self.data, self.train, self.batch_size, self.names = data, train, batch_size, names
+        self.data, self.train, self.names = data, train, names
+        self.batch_size, self.shuffle_buffer = batch_size, shuffle_buffer
         self.size = min(batch_size, len(train.images))
-        self.steps = len(loading.batches(len(train.images), batch_size))
+        self.steps = shuffling.batch_count(len(train.images), batch_size)
         self.taught = Taught(train, data, labels=labels)
         self._lessons = loading.Lessons(loading.Replays(train.images, preprocess, train.view), self.taught)
 
@@ -106,7 +108,9 @@ class CachedBatches:
 
     def asked(self, epoch: int, step: int) -> Iterator[Views]:
         """The photographs and views of each batch, made as they are asked for: all of an epoch would be large."""
-        order = loading.batches(len(self.train.images), self.batch_size, *self.names, "order", epoch)[step:]
+        lengths, names = [len(shard) for shard in self.train.images.shards], (*self.names, "order", epoch)
+        files = self.train.files()
+        order = shuffling.batches(lengths, self.batch_size, self.shuffle_buffer, *names, start=step, files=files)
         return ([(i, self._view(i, epoch)) for i in rows.tolist()] for rows in order)
 
     def _view(self, i: int, epoch: int) -> int:

@@ -24,7 +24,7 @@ from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.teacher_cache import locked_tower
 from bioclip_lite.texts.captions import Captions, files_of_captions
-from bioclip_lite.training import accumulation, distributed, losses, trainer
+from bioclip_lite.training import accumulation, distributed, losses, shuffling, trainer
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import generator
@@ -85,20 +85,21 @@ class ClipTraining(trainer.Objective):
         )
         self.dtype = machine.number_format(options.precision, model.visual)
         self.size = min(options.batch_size, len(self.pairs.keys))
-        self.steps = len(loading.batches(len(self.pairs.keys), self.size))
+        self.steps = shuffling.batch_count(len(self.pairs.keys), self.size)
         pictures = loading.Views(self.images, preprocess)
         self.loader = loading.Loader(loading.WithBeside(pictures, self.pairs.drawn(options.seed, self.tokenize)))
 
     def batches(self, epoch: int, step: int) -> Iterator[tuple[torch.Tensor, Matches]]:
         """(float32 pixels of this process's part of the photographs of a batch, the captions of all of them)."""
         seed, name, keys = self.options.seed, self.name, self.pairs.keys
-        plan = loading.batches(len(keys), self.size, seed, name, "order", epoch)[step:]
+        shards = self.images.shards
+        plan = _order(self, [len(shard) for shard in shards], [[shard.tar] for shard in shards], epoch, step)
 
         def view(i: int) -> tuple[int, np.ndarray]:
             return i, views.draw(generator(seed, name, "view", epoch, keys[i]), _AUGMENTATION)
 
-        asked = [([view(i) for i in rows[distributed.part(self.size)]], (epoch, rows)) for rows in plan]
-        made = self.loader.batches(asked)
+        part = distributed.part(self.size)
+        made = self.loader.batches(([view(i) for i in rows[part]], (epoch, rows)) for rows in plan)
         return ((loading.normalised(pictures, self.preprocess), captions) for pictures, captions in made)
 
     def loss(self, batch: tuple[torch.Tensor, Matches]) -> torch.Tensor:
@@ -171,7 +172,7 @@ class LockedImageTuning(trainer.Objective):
             for names, own in ((shards, self.features), (val_shards, self.val_features))
         )
         self.size = min(options.batch_size, len(self.pairs.keys))
-        self.steps = len(loading.batches(len(self.pairs.keys), self.size))
+        self.steps = shuffling.batch_count(len(self.pairs.keys), self.size)
         self.loader = loading.Loader(FeaturePairs(self.features, self.pairs.drawn(options.seed, self.tokenize)))
 
     def train_mode(self) -> None:
@@ -180,9 +181,9 @@ class LockedImageTuning(trainer.Objective):
 
     def batches(self, epoch: int, step: int) -> Iterator[tuple[torch.Tensor, Matches]]:
         """(features of the photographs of a batch, float32 (b, D); their captions)."""
-        options = self.options
-        plan = loading.batches(len(self.pairs.keys), self.size, options.seed, self.name, "order", epoch)
-        return self.loader.batches([(epoch, rows) for rows in plan[step:]])
+        lengths = [len(part["features"]) for part in self.features.parts]
+        plan = _order(self, lengths, [[path] for path in self.features.paths], epoch, step)
+        return self.loader.batches((epoch, rows) for rows in plan)
 
     def loss(self, batch: tuple[torch.Tensor, Matches]) -> torch.Tensor:
         features, (tokens, same) = batch
@@ -203,6 +204,18 @@ class LockedImageTuning(trainer.Objective):
         names = [*self.shards, *self.val_shards]
         features = [self.folder / f"{name}.safetensors" for name in names]
         return [*features, *files_of_captions(self.data, names, self.options.captions)]
+
+
+def _order(
+    objective: ClipTraining | LockedImageTuning,
+    lengths: Sequence[int],
+    files: Sequence[Sequence[Path]],
+    epoch: int,
+    step: int,
+) -> Iterator[np.ndarray]:
+    """``shuffling.batches`` of an epoch from a step on, of shards of these lengths."""
+    options, names = objective.options, (objective.options.seed, objective.name, "order", epoch)
+    return shuffling.batches(lengths, objective.size, options.shuffle_buffer, *names, start=step, files=files)
 
 
 # Photographs and their captions

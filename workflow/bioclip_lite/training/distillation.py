@@ -54,7 +54,9 @@ class Student(trainer.Objective):
         check_caches(data, train, val, options.teachers)
         names = (options.seed, options.stage)
         labels = control or bool(options.weights.labels)
-        self.photographs = CachedBatches(data, train, options.preprocess, options.batch_size, names, labels=labels)
+        self.photographs = CachedBatches(
+            data, train, options.preprocess, options.batch_size, options.shuffle_buffer, names, labels=labels
+        )
         self.size, self.steps = self.photographs.size, self.photographs.steps
         trainer.check_split(self.size, options.accumulation, options.stage)
         self.taxa = train.taxa

@@ -44,6 +44,7 @@ class Options:
     epochs: int
     batch_size: int  # photographs, over all processes
     accumulation: int  # micro-batches that a batch is embedded in, see accumulation.in_parts
+    shuffle_buffer: int  # photographs that are mixed with each other, see shuffling.batches
     learning_rate: float  # of AdamW at its peak, see learning_rate_at
     warm_up: float  # see warm_up_steps
     weight_decay: float
@@ -54,7 +55,7 @@ class Options:
 
 
 _OF_SECTION = (
-    *("epochs", "batch_size", "accumulation", "learning_rate", "warm_up"),
+    *("epochs", "batch_size", "accumulation", "shuffle_buffer", "learning_rate", "warm_up"),
     *("weight_decay", "betas", "eps", "precision"),
 )
 

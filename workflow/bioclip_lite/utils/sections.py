@@ -102,6 +102,7 @@ class TeacherTrain(TypedDict):
     epochs: int
     batch_size: int
     accumulation: int
+    shuffle_buffer: int
     learning_rate: float
     warm_up: float | int
     weight_decay: float
@@ -152,6 +153,7 @@ class TeacherLit(TypedDict):
     epochs: int
     batch_size: int
     accumulation: int
+    shuffle_buffer: int
     learning_rate: float
     warm_up: float | int
     weight_decay: float
@@ -251,6 +253,7 @@ class Distill(TypedDict):
     epochs: int
     batch_size: int
     accumulation: int
+    shuffle_buffer: int
     learning_rate: float
     warm_up: float | int
     weight_decay: float
@@ -279,6 +282,7 @@ class Prune(TypedDict):
     epochs: int
     batch_size: int
     accumulation: int
+    shuffle_buffer: int
     learning_rate: float
     warm_up: float | int
     weight_decay: float
