@@ -58,8 +58,9 @@ def batches(
                 continue
             enter(number)
             rows = np.concatenate([np.arange(ends[shard] - sizes[shard], ends[shard]) for shard in shards])
-            mixed = rows[generator(*names, *([number] if number else [])).permutation(count)]
-            rest, skipped = np.concatenate([rest, mixed[skipped:]]), 0
+            generator(*names, *([number] if number else [])).shuffle(rows)
+            rest, skipped = np.concatenate([rest, rows[skipped:]]), 0
+            del rows
             while len(rest) >= size:
                 yield rest[:size]
                 rest = rest[size:]
