@@ -27,7 +27,7 @@ def test_every_photograph_comes_once_in_full_batches(
     assert {len(batch) for batch in plan} == {min(batch_size, count)}
     assert count - len(rows) < batch_size and len(plan) == shuffling.batch_count(count, batch_size)
     # Batches of one leave nothing out.
-    assert sorted(int(i) for i, in shuffling.batches(lengths, 1, buffer, seed)) == [*range(count)]
+    assert sorted(int(i) for (i,) in shuffling.batches(lengths, 1, buffer, seed)) == [*range(count)]
 
 
 @given(lengths=LENGTHS, batch_size=st.integers(1, 20), buffer=st.integers(1, 400), data=st.data())

@@ -1,11 +1,13 @@
 """The scratch database of stage index. Photographs are its rows, so that memory grows with the number of taxa only."""
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bioclip_lite.sources.sample import Reject
+from bioclip_lite.utils.files import PARTIAL
 
 BATCH = 4096  # rows read or written at a time
 
@@ -31,15 +33,22 @@ CREATE TABLE twin (photograph INTEGER, alike INTEGER, observation INTEGER, circl
 
 
 @contextmanager
-def scratch_database(path: Path) -> Iterator[sqlite3.Connection]:
-    """Create an empty database with the tables of the stage, and close it at the end."""
-    database = sqlite3.connect(path, isolation_level=None)
+def scratch_database(out: Path) -> Iterator[sqlite3.Connection]:
+    """Create an empty database with the tables of the stage in ``out``, and remove it at the end.
+
+    What a killed job has left is removed first: it may be as large as all that is listed.
+    """
+    folder = out / f"{PARTIAL}database"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    database = sqlite3.connect(folder / "index.sqlite", isolation_level=None)
     try:
         # The file does not outlive the run, so a crash may corrupt it.
         database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {_TABLES} BEGIN;")
         yield database
     finally:
         database.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def count(database: sqlite3.Connection) -> int:

@@ -93,6 +93,12 @@ def read(address: str, settings: "IndexDownloads") -> bytes:
     raise OSError(_recent_failure(folder, address) or "the downloaded file has gone from the cache")
 
 
+def content_hash(address: str, settings: "IndexDownloads") -> str | None:
+    """SHA-256 of the photograph at an address, in hexadecimal digits, if it is in the cache."""
+    path = _cached(Path(settings["folder"]), address)
+    return path.name if path else None
+
+
 # ------------------------------------------------------------------------------------------------------------ the cache
 
 

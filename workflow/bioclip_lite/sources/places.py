@@ -71,6 +71,32 @@ def read_below(folder: Path, locator: str) -> bytes:
         raise OSError(f"{locator!r} is no file name ({error})") from None
 
 
+def state(params: "Origin", locator: str) -> str | None:
+    """What differs where the file at ``locator`` was changed: its size and time, or the SHA-256 of a download.
+
+    None if there is no file. Locators are relative to the source's folder, or to that of its table.
+    """
+    if is_address(locator):
+        from bioclip_lite.sources import downloads
+
+        return downloads.content_hash(locator, params["downloads"])
+    path = Path(params["path"])
+    try:
+        found = _file_of(path if path.is_dir() else path.parent, locator).stat()
+    except (OSError, ValueError):
+        return None
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _file_of(folder: Path, locator: str) -> Path:
+    """The file at a locator, or the tar that it is a part of."""
+    if of_gzipped := gzipped.part(locator):
+        return folder / of_gzipped[0]
+    if of_tar := _PART.fullmatch(locator):
+        return folder / of_tar[1]
+    return _spelt_as_on_disk(folder, locator)
+
+
 def prepare(params: "Origin", locators: Iterable[str]) -> None:
     addresses = (locator for locator in locators if is_address(locator))
     if (first := next(addresses, None)) is not None:

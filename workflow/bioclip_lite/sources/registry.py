@@ -13,6 +13,10 @@ and, if there may be photographs that ``samples`` does not list,
 
     unlisted(params) -> Iterator[Sample]           yield them in split unlabelled; those that are listed are passed over
 
+and, if its photographs are no files at locators of ``places``,
+
+    state(params, locator) -> str | None           tell whether one is still the same, as ``places.state`` does
+
 To add a source, write its module, name it in ``SOURCES``, and write its test.
 """
 

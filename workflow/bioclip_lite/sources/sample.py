@@ -47,7 +47,7 @@ class Reject:
 
 
 class Source(Protocol):
-    """A source; ``registry`` describes these functions and ``prepare``, which is optional."""
+    """A source; ``registry`` describes these functions and others, which are optional."""
 
     def samples(self, params: "Index") -> Iterator[Sample | Reject]: ...
 

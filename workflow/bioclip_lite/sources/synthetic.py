@@ -308,6 +308,11 @@ def _photographs(seed: int, species: str, split: str, number: int) -> Iterator[t
         individual += 1
 
 
+def state(params: "Origin", locator: str) -> str:
+    """Photographs are drawn from the parameters and nothing else."""
+    return "drawn"
+
+
 def read(params: "Origin", locator: str) -> bytes:
     """The JPEG file of one photograph. Raises FileNotFoundError for a locator of another tree."""
     settings = params["synthetic"]

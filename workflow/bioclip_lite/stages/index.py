@@ -1,7 +1,7 @@
 """Stage index: list the photographs of a source, resolve their taxa and divide them into splits."""
 
+import shutil
 import sqlite3
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bioclip_lite.indexing import labels, listed_taxa, names, teacher_saw
+from bioclip_lite.indexing import labels, listed_taxa, names, parts, teacher_saw
 from bioclip_lite.indexing.checks import check
 from bioclip_lite.indexing.copies import join_look_alikes, leave_out_copies
 from bioclip_lite.indexing.database import scratch_database
@@ -21,10 +21,10 @@ from bioclip_lite.indexing.reading import read_photographs
 from bioclip_lite.indexing.splits import deal_all
 from bioclip_lite.indexing.tables import write
 from bioclip_lite.indexing.taxonomies.settle import HOW, Settled
+from bioclip_lite.sources import places
 from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import SPLITS
 from bioclip_lite.taxa import taxonomy
-from bioclip_lite.utils.files import PARTIAL
 
 if TYPE_CHECKING:
     from bioclip_lite.utils.sections import Index
@@ -35,16 +35,14 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
     source = find_source(params["source"])
     read = partial(source.read, params)
     prepare = partial(source.prepare, params) if hasattr(source, "prepare") else None
+    state = partial(getattr(source, "state", places.state), params)
     species_list, synonyms, taxonomy_file = (
         data / "lists" / file if file else None
         for file in (params["species_list"], params["synonyms"], params["taxonomy"])
     )
     out = data / "index"
     out.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out) as scratch,
-        scratch_database(Path(scratch, "index.sqlite")) as database,
-    ):
+    with scratch_database(out) as database:
         catalogue = data / "lists" / params["teacher_saw"] if params["teacher_saw"] else None
         given = gather(
             database,
@@ -54,7 +52,7 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
         )
         resolved, matches = labels.resolve(database, given, species_list, synonyms, taxonomy_file, params["unlisted"])
         leave_out_unwanted(database, resolved.paths, params["where"], params["licences"])
-        read_photographs(database, read, prepare, params["min_side"])
+        read_photographs(database, read, prepare, state, params["min_side"], parts.folder_of(out, params))
         leave_out_copies(database, resolved.paths)
         join_look_alikes(database, params["near_duplicates"])
         if catalogue:
@@ -64,6 +62,7 @@ def run(params: "Index", data: Path, job: str | None = None) -> None:
         check(database, resolved.paths, listed, unmatched, params["source"], params["reject_budget"])
         deal_all(database, resolved.paths, params["split"], params["seed"])
         facts = write(database, resolved, matches, listed, params, out)
+    shutil.rmtree(out / parts.FOLDER, ignore_errors=True)
     _summarize(facts, unmatched)
     if facts.taxonomy:
         _tell(facts.taxonomy)
