@@ -6,6 +6,8 @@ far.
 """
 
 import argparse
+import itertools
+import json
 import math
 import multiprocessing
 import os
@@ -15,10 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bioclip_lite.evaluation import predictions
 from bioclip_lite.metrics import backoff, bootstrap
@@ -26,14 +30,19 @@ from bioclip_lite.metrics.scoring import judge_columns, reduce_logits, tree_of
 from bioclip_lite.metrics.summary import summarise
 from bioclip_lite.metrics.temperature import best_temperature, evidence, join
 from bioclip_lite.photographs import members
-from bioclip_lite.photographs.shards import write_shard
+from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import store
+from bioclip_lite.training import shuffling
 from bioclip_lite.utils.files import write_json, write_table
 
 OUTPUT = Path(__file__).with_suffix(".md")
 TAXA, PHOTOGRAPHS = (1_000, 10_000, 50_000, 450_000), (10_000, 100_000, 1_000_000)
 WIDTH, BATCH, LEARNED, SHARD, RESAMPLES = 512, 64, 128, 10_000, 1000
+BUFFER = 100_000
+COLD_SHARDS, COLD_SHARD, COLD_BYTES, COLD_READ, COLD_WINDOW = 40, 2500, 25_000, 20_000, 8
+ORDER = ("shards_touched", "shards_touched_at_once", "moved", "unlike")
+COUNTED = ("size", *ORDER)  # not timed
 UNDER = (150_000, 50_000, 10_000, 2_000, 200, 9, 1)  # leaves of a node at each rank
 # CPU milliseconds and seconds of the code before (00d6606), on the same kind of machine: per photograph, per 10,000.
 BEFORE = {
@@ -191,9 +200,7 @@ def start(photographs: int) -> float:
 
     with tempfile.TemporaryDirectory() as name:
         data = Path(name)
-        maker = multiprocessing.get_context("fork").Process(target=write_data, args=(data, photographs))
-        maker.start()  # a process of its own, whose memory does not count
-        maker.join()
+        made_by_another(write_data, data, photographs)
         label_space.leaves_below(data)  # what grows with taxa is not counted here
         begun = time.process_time()
         split, names = CachedSplit(data, "train"), (0, "distill")
@@ -221,6 +228,167 @@ def write_data(data: Path, photographs: int) -> None:
     store.write_taxa(data / "logits" / "taxa.safetensors", taxa, np.ones((1000, 2)), 1.0, "", "sci")
 
 
+def manifests(photographs: int) -> float:
+    """Seconds for the manifests of all shards."""
+    from bioclip_lite.stages import shard
+
+    with tempfile.TemporaryDirectory() as name:
+        data = Path(name)
+        made_by_another(write_samples, data, photographs)
+        begun = time.process_time()
+        shard.run({"counts": {"train": max(1, photographs // SHARD)}, "max_side": None}, data, "manifests")
+        return time.process_time() - begun
+
+
+def write_samples(data: Path, photographs: int) -> None:
+    """data/index/samples.parquet, three photographs an observation."""
+    path, source = data / "index" / "samples.parquet", json.dumps({"source": "folder"})
+    path.parent.mkdir()
+    writer: pq.ParquetWriter | None = None
+    for start in range(0, photographs, SHARD):
+        rows = range(start, min(start + SHARD, photographs))
+        keys, same = [f"photo-{n:012d}" for n in rows], np.full(len(rows), 400, np.int32)
+        taxon, ranks = [n % 1000 for n in rows], {rank: [f"{rank} {n % 1000}" for n in rows] for rank in RANKS}
+        names = pa.array([[("de", f"Art {n}")] for n in taxon], pa.map_(pa.string(), pa.string()))
+        table = pa.table(
+            {
+                **{"key": keys, "locator": [f"{key}.jpg" for key in keys], "md5": [f"{n:032x}" for n in rows]},
+                **{"width": same, "height": same, "clean": same > 0, "taxon_id": [f"{n:016x}" for n in taxon]},
+                **{"common_name": [f"species {n}" for n in taxon], "common_names": names},
+                **{"group": [f"observation {n // 3}" for n in rows], "licence": ["cc0"] * len(rows)},
+                **{"attribution": [f"person {n % 99}" for n in rows], "supercategory": ["Plants"] * len(rows)},
+                **{"caption": pa.nulls(len(rows), pa.string()), **ranks, "split": ["train"] * len(rows)},
+            }
+        ).replace_schema_metadata({"source": source})
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    assert writer
+    writer.close()
+
+
+def loose_files(photographs: int) -> float:
+    """Seconds that a start takes to find out that no photograph of a folder has changed."""
+    from bioclip_lite.engines.hashes import Hashes
+
+    with tempfile.TemporaryDirectory() as name:
+        os.chdir(name)
+        made_by_another(write_folder, Path("photographs"), photographs)
+        begun = time.process_time()
+        assert Hashes(ask_dvc=False)["photographs"]
+        seconds = time.process_time() - begun
+        os.chdir("/")
+        return seconds
+
+
+def write_folder(folder: Path, photographs: int) -> None:
+    """A folder of loose files, 1,000 in each of its folders, that an earlier start has hashed."""
+    from bioclip_lite.engines.hashes import Hashes
+
+    for number in range(photographs):
+        path = folder / f"{number // 1000:05d}" / f"{number:08d}.jpg"
+        if number % 1000 == 0:
+            path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    hashes = Hashes(ask_dvc=False)
+    assert hashes["photographs"]
+    hashes.save()
+
+
+def made_by_another(make: Callable[[Path, int], None], path: Path, photographs: int) -> None:
+    """Make what is measured in a process of its own, whose memory does not count."""
+    maker = multiprocessing.get_context("fork").Process(target=make, args=(path, photographs))
+    maker.start()
+    maker.join()
+
+
+def order(photographs: int) -> float:
+    """Seconds for the order of an epoch."""
+    lengths = [SHARD] * max(1, photographs // SHARD)
+    begun = time.process_time()
+    for _ in shuffling.batches(lengths, 4096, BUFFER, 0, "distill", "order", 0):
+        pass
+    return time.process_time() - begun
+
+
+def shards_touched(photographs: int) -> float:
+    """Shards that 1,000 photographs in a row come from, in the mean."""
+    return touched(photographs, BUFFER)
+
+
+def shards_touched_at_once(photographs: int) -> float:
+    """As ``shards_touched``, with all photographs mixed."""
+    return touched(photographs, photographs)
+
+
+def touched(photographs: int, buffer: int) -> float:
+    rows = shuffled(photographs, buffer, 0)
+    return float(
+        np.mean([len(np.unique(some // SHARD)) for some in rows[: len(rows) // 1000 * 1000].reshape(-1, 1000)])
+    )
+
+
+def shuffled(photographs: int, buffer: int, epoch: int) -> np.ndarray:
+    lengths = [SHARD] * max(1, photographs // SHARD)
+    return np.concatenate([*shuffling.batches(lengths, 1000, buffer, 0, "distill", "order", epoch)])
+
+
+def moved(photographs: int) -> float:
+    """How far a photograph is from its place of the epoch before, as a share of the epoch, in the mean."""
+    first, second = (np.argsort(shuffled(photographs, BUFFER, epoch)) for epoch in range(2))
+    return float(np.abs(first - second).mean() / photographs)
+
+
+def unlike(photographs: int) -> float:
+    """Distance of the taxa of 4,096 photographs in a row from those of all, in the mean, to that of a permutation."""
+    taxon = np.random.default_rng(0).integers(1000, size=-(-photographs // 3)).repeat(3)  # three an observation
+
+    def distance(buffer: int) -> float:
+        rows = shuffled(photographs, buffer, 0)
+        share = np.bincount(taxon, minlength=1000) / photographs
+        some = taxon[rows[: len(rows) // 4096 * 4096]].reshape(-1, 4096)
+        return float(np.mean([np.abs(np.bincount(one, minlength=1000) / 4096 - share).sum() for one in some]))
+
+    return distance(BUFFER) / distance(photographs)
+
+
+def waits() -> list[str]:
+    """The lines of the table of waiting times, by the order in which photographs are read."""
+    lengths, names = [COLD_SHARD] * COLD_SHARDS, (0, "order")
+    with tempfile.TemporaryDirectory() as name:
+        tars = [Path(name) / f"train-{number:05d}.tar" for number in range(COLD_SHARDS)]
+        for number, tar in enumerate(tars):
+            content = np.random.default_rng(number).bytes(COLD_BYTES)
+            samples = ((f"{number:05d}-{n:06d}", content, {"taxon_id": "t"}) for n in range(COLD_SHARD))
+            write_shard(tar, samples)
+            members.write(tar)
+        images = ShardSet.of(*tars)
+        lines = ["| order | ms a photograph | longest |", "|---|---|---|"]
+        for what, buffer, files in (
+            ("all at random", sum(lengths), []),
+            ("windows", COLD_SHARD * COLD_WINDOW, []),
+            ("windows, read ahead", COLD_SHARD * COLD_WINDOW, [[tar] for tar in tars]),
+        ):
+            for tar in tars:
+                forget(tar)
+            waited = []
+            plan = shuffling.batches(lengths, 100, buffer, *names, files=files)
+            for i in itertools.chain.from_iterable(itertools.islice(plan, COLD_READ // 100)):
+                time.sleep(0.001)
+                begun = time.perf_counter()
+                images.jpeg(int(i))
+                waited.append(1000 * (time.perf_counter() - begun))
+            lines.append(f"| {what} | {np.mean(waited):.3f} | {max(waited):.0f} |")
+            print(lines[-1], flush=True)
+        return lines
+
+
+def forget(path: Path) -> None:
+    """Take a file out of the page cache."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 MEASURED: dict[str, tuple[str, Callable[[int], float]]] = {
     "reduce": ("reduce, ms a photograph", reduce),
     "losses": ("loss and gradients in blocks, ms a photograph", losses),
@@ -230,41 +398,71 @@ MEASURED: dict[str, tuple[str, Callable[[int], float]]] = {
     "merge": ("read and judge one variant, s", merge),
     "compare": ("figures of one variant, 1,000 resamples, s", compare),
     "start": ("start of a training, s", start),
+    "manifests": ("manifests of the shards, s", manifests),
+    "loose_files": ("a start with loose photographs, s", loose_files),
+    "order": ("order of an epoch, s", order),
+    "shards_touched": ("shards that 1,000 photographs come from", shards_touched),
+    "shards_touched_at_once": ("the same, all photographs mixed", shards_touched_at_once),
+    "moved": ("move of a photograph between two epochs, share of the epoch", moved),
+    "unlike": ("distance of the taxa in a batch from those of all, that of a permutation being 1", unlike),
 }
+
+
+def sections(taxa: int, photographs: int) -> dict[str, tuple[str, Callable[[], list[str]]]]:
+    """Of each part of the page: what stands above its table, and the table, measured as far as this."""
+    numbers = [n for n in PHOTOGRAPHS if n <= photographs]
+    return {
+        "taxa": (
+            f"`python benchmarks/scale.py`: {processor()}, one thread, CPU time and peak memory of a process. "
+            f"Embeddings of {WIDTH} numbers; {BATCH} photographs at a time, {LEARNED} in a batch of the losses, whose "
+            "processes have 600 MB without work. In brackets, CPU time of the code before (00d6606), cited from "
+            "measurements on a machine of the same kind. The last column is the exponent between the first and the last.",
+            lambda: table(
+                "taxa",
+                [n for n in TAXA if n <= taxa],
+                ("losses", "losses_at_once", "reduce", "temperature", "size"),
+            ),
+        ),
+        "evaluation": ("10,000 taxa:", lambda: table("photographs", numbers, ("merge", "compare"))),
+        "start": (
+            f"1,000 taxa, shards of {SHARD:,}; until the first batch is asked for. PyTorch takes most of the memory:",
+            lambda: table("photographs", numbers, ("start",)),
+        ),
+        "files": (
+            f"Shards of {SHARD:,}, and a folder of loose photographs of which none has changed:",
+            lambda: table("photographs", numbers, ("manifests", "loose_files")),
+        ),
+        "order": (
+            f"The order of an epoch, in windows of {BUFFER:,} photographs of shards of {SHARD:,}:",
+            lambda: table("photographs", numbers, ("order", *ORDER)),
+        ),
+        "reading": (
+            f"Time until a photograph of {COLD_BYTES:,} bytes is read, with a pause of 1 ms before each, where the page "
+            f"cache is empty before: the first {COLD_READ:,} of {COLD_SHARDS * COLD_SHARD:,} in {COLD_SHARDS} tars, in "
+            f"windows of {COLD_WINDOW} tars. Elapsed time, on the disk of this machine beside other work:",
+            waits,
+        ),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--taxa", type=int, default=TAXA[-1], help="the most taxa")
     parser.add_argument("--photographs", type=int, default=PHOTOGRAPHS[-1], help="the most photographs")
+    parser.add_argument("--part", action="append", help="a part of the page to measure again; the others stay")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(*measure(options.one[0], int(options.one[1])))
+        with redirect_stdout(sys.stderr):
+            measured = measure(options.one[0], int(options.one[1]))
+        print(*measured)
         return
-    sections = [
-        "# Growth of training and evaluation",
-        "",
-        f"`python benchmarks/scale.py`: {processor()}, one thread, CPU time and peak memory of a process. Embeddings "
-        f"of {WIDTH} numbers; {BATCH} photographs at a time, {LEARNED} in a batch of the losses, whose processes have "
-        "600 MB without work. In brackets, CPU time of the code before (00d6606), cited from measurements on a machine "
-        "of the same kind. The last column is the exponent between the first and the last.",
-        "",
-        *table(
-            "taxa",
-            [n for n in TAXA if n <= options.taxa],
-            ("losses", "losses_at_once", "reduce", "temperature", "size"),
-        ),
-        "",
-        "10,000 taxa:",
-        "",
-        *table("photographs", [n for n in PHOTOGRAPHS if n <= options.photographs], ("merge", "compare")),
-        "",
-        f"1,000 taxa, shards of {SHARD:,}; until the first batch is asked for. PyTorch takes most of the memory:",
-        "",
-        *table("photographs", [n for n in PHOTOGRAPHS if n <= options.photographs], ("start",)),
-    ]
-    OUTPUT.write_text("\n".join(sections) + "\n")
+    before = OUTPUT.read_text().rstrip().split("\n\n")[2::2] if options.part else []
+    blocks = ["# Growth of training and evaluation"]
+    for number, (name, (heading, measured_again)) in enumerate(sections(options.taxa, options.photographs).items()):
+        again = not options.part or name in options.part
+        blocks += [heading, "\n".join(measured_again()) if again else before[number]]
+    OUTPUT.write_text("\n\n".join(blocks) + "\n")
 
 
 def table(what: str, steps: list[int], names: tuple[str, ...]) -> list[str]:
@@ -281,7 +479,7 @@ def table(what: str, steps: list[int], names: tuple[str, ...]) -> list[str]:
             value, memory = map(float, found.stdout.split())
             before = f" ({BEFORE[name][steps.index(step)]:,})" if name in BEFORE else ""
             values.append(value)
-            cells.append(f"{value:,.3g}{before}, {memory:,.0f} MB" if name != "size" else f"{value:,.0f}")
+            cells.append(f"{value:,.4g}" if name in COUNTED else f"{value:,.3g}{before}, {memory:,.0f} MB")
             print(name, step, cells[-1], flush=True)
         exponent = math.log(values[-1] / values[0]) / math.log(steps[-1] / steps[0]) if len(steps) > 1 else math.nan
         lines.append(f"| {MEASURED[name][0]} | " + " | ".join(cells) + f" | {exponent:.2f} |")
