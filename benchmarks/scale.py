@@ -416,7 +416,7 @@ def sections(taxa: int, photographs: int) -> dict[str, tuple[str, Callable[[], l
             f"`python benchmarks/scale.py`: {processor()}, one thread, CPU time and peak memory of a process. "
             f"Embeddings of {WIDTH} numbers; {BATCH} photographs at a time, {LEARNED} in a batch of the losses, whose "
             "processes have 600 MB without work. In brackets, CPU time of the code before (00d6606), cited from "
-            "measurements on a machine of the same kind. The last column is the exponent between the first and the last.",
+            "measurements on a machine of the same kind. The last column is the exponent from the first to the last.",
             lambda: table(
                 "taxa",
                 [n for n in TAXA if n <= taxa],
@@ -437,8 +437,8 @@ def sections(taxa: int, photographs: int) -> dict[str, tuple[str, Callable[[], l
             lambda: table("photographs", numbers, ("order", *ORDER)),
         ),
         "reading": (
-            f"Time until a photograph of {COLD_BYTES:,} bytes is read, with a pause of 1 ms before each, where the page "
-            f"cache is empty before: the first {COLD_READ:,} of {COLD_SHARDS * COLD_SHARD:,} in {COLD_SHARDS} tars, in "
+            f"Time until a photograph of {COLD_BYTES:,} bytes is read, 1 ms after the last one, where the page cache "
+            f"is empty at first: the first {COLD_READ:,} of {COLD_SHARDS * COLD_SHARD:,} in {COLD_SHARDS} tars, in "
             f"windows of {COLD_WINDOW} tars. Elapsed time, on the disk of this machine beside other work:",
             waits,
         ),
