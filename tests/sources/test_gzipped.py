@@ -6,10 +6,12 @@ import random
 import tarfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bioclip_lite.sources import gzipped, places, tars
+from bioclip_lite.sources.sample import Reject
 from support.raw_forms import gzipped_tar, put, source_params
 
 SIZE = 200_000
@@ -42,6 +44,39 @@ def test_seek_points_that_are_gone_are_found_again(tmp_path: Path) -> None:
     found = places_of(tmp_path, tmp_path / "here")
     assert gzipped.read(tmp_path / "set.tar.gz", tmp_path / "there", *found["0003.jpg"]) == contents["0003.jpg"]
     assert len(os.listdir(tmp_path / "there" / "seek_points")) == 1
+
+
+def test_an_archive_is_gone_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tars, "_ROWS", 4)
+    gone_through: list[Path] = []
+    listing = gzipped.opened_for_listing
+
+    def watched(archive: Path, points: Path) -> Any:
+        gone_through.append(archive)
+        return listing(archive, points)
+
+    monkeypatch.setattr(gzipped, "opened_for_listing", watched)
+
+    def listed(times: int) -> list[tars.Group | Reject]:
+        found = list(tars.groups(tmp_path, "set.tar.gz", tmp_path / "points"))
+        assert len(gone_through) == times
+        return found
+
+    names = ["a.jpg", "a.txt", "M\udcfcller.jpg", "b.j\udcffg", *(f"{n}.jpg" for n in range(9)), "a.jpg"]
+    with tarfile.open(tmp_path / "set.tar.gz", "w:gz") as tar:
+        for name in names:
+            content = name.encode("utf-8", "surrogateescape")
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    first = listed(1)
+    assert len(first) == 13 and sum(isinstance(item, Reject) for item in first) == 2  # no UTF-8; a name that came twice
+    assert listed(1) == first
+    whole = (tmp_path / "set.tar.gz").read_bytes()
+    (tmp_path / "set.tar.gz").write_bytes(whole[: len(whole) // 2])  # of a damaged one nothing is remembered
+    assert listed(2) == listed(3) != first
+    (tmp_path / "set.tar.gz").write_bytes(whole)
+    assert listed(4) == first
 
 
 def test_an_archive_that_was_replaced_gets_seek_points_of_its_own(tmp_path: Path) -> None:

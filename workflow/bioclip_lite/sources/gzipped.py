@@ -35,6 +35,12 @@ def opened_for_listing(archive: Path, folder: Path) -> Iterator[BinaryIO]:
         _export(file, _seek_points(archive, folder))
 
 
+def listing(archive: Path, folder: Path) -> Path:
+    """The file for a list of what is in this version of an archive. Raises OSError if there is no archive."""
+    points = _seek_points(archive, folder)
+    return points.with_name(f"{points.name}.parquet")
+
+
 def part(locator: str) -> tuple[str, int, int] | None:
     """Archive, offset and size in bytes that the locator of a part of a gzipped tar names; None for any other."""
     found = _PART.fullmatch(locator)

@@ -1,19 +1,26 @@
 """WebDataset tars as they come, also gzipped: listed by their headers, read at random, never unpacked."""
 
+import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from bioclip_lite.photographs.images import READ
 from bioclip_lite.sources import gzipped, places
 from bioclip_lite.sources.sample import Reject
 from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import replacing
 
 IMAGES = tuple(ending[1:] for ending in READ)
 WITH_GZIPPED = (".tar", *gzipped.ENDINGS)
 _PACKED = (*gzipped.ENDINGS, ".tar.bz2", ".tar.xz", ".tar.zst")
+_ROWS = 4096  # groups in memory at a time
+_TABLE = pa.schema([("group", pa.string())])  # JSON: key, parts, texts
 _LONGEST_TEXT = 10_000  # bytes; a longer member is no name or caption
 
 
@@ -63,26 +70,15 @@ def groups(folder: Path, tar: str, seek_points: Path | None = None) -> Iterator[
     """The samples of one tar in its order; members that belong together stand together.
 
     Args:
-        seek_points: the folder for those of a gzipped tar.
+        seek_points: the folder for those of a gzipped tar, and for the list of its samples, so that it is gone through
+            once.
 
     Raises UserError for a compressed tar under a name that does not say so. What is damaged is a Reject.
     """
     seen: set[str] = set()
-    group = Group(tar, "", {}, {})
+    beside = seek_points if tar.lower().endswith(gzipped.ENDINGS) else None
     try:
-        with _opened(folder / tar, seek_points) as file:
-            for path, offset, size in _members(file):
-                place, slash, name = path.removeprefix("./").rpartition("/")
-                stem, _, extension = name.partition(".")
-                key = f"{place}{slash}{stem}"
-                if key != group.key and group.parts:
-                    yield _checked(group, seen)
-                    group = Group(tar, key, {}, {})
-                group = group._replace(key=key)
-                group.parts[extension.lower()] = (offset, size)
-                if extension.lower().endswith("txt") and size < _LONGEST_TEXT:
-                    group.texts[extension.lower()] = _content(file, offset, size).decode("utf-8", "replace")
-        if group.parts:
+        for group in _listed_once(folder, tar, beside) if beside else _listed(folder, tar, None):
             yield _checked(group, seen)
     except (tarfile.TarError, ValueError) as error:
         if _is_otherwise_compressed(folder / tar):
@@ -90,6 +86,43 @@ def groups(folder: Path, tar: str, seek_points: Path | None = None) -> Iterator[
         yield Reject(tar, "damaged tar", f"{error}; {len(seen)} samples before; copy or download it again")
     except OSError as error:
         yield Reject(tar, "unreadable", str(error))
+
+
+def _listed_once(folder: Path, tar: str, seek_points: Path) -> Iterator[Group]:
+    """The samples of a gzipped tar, from a table beside its seek points, which is written when it is listed first."""
+    table = gzipped.listing(folder / tar, seek_points)
+    if table.is_file():
+        for batch in pq.ParquetFile(table).iter_batches(_ROWS):
+            for key, parts, texts in map(json.loads, batch["group"].to_pylist()):
+                yield Group(tar, key, {extension: (offset, size) for extension, (offset, size) in parts.items()}, texts)
+        return
+    with replacing(table) as scratch, pq.ParquetWriter(scratch, _TABLE, compression="zstd") as writer:
+        rows: list[str] = []
+        for group in _listed(folder, tar, seek_points):
+            yield group
+            rows.append(json.dumps(group[1:]))  # of what is no UTF-8 in names, too
+            if len(rows) == _ROWS:
+                writer.write_table(pa.table({"group": rows}, _TABLE))
+                rows.clear()
+        writer.write_table(pa.table({"group": rows}, _TABLE))
+
+
+def _listed(folder: Path, tar: str, seek_points: Path | None) -> Iterator[Group]:
+    group = Group(tar, "", {}, {})
+    with _opened(folder / tar, seek_points) as file:
+        for path, offset, size in _members(file):
+            place, slash, name = path.removeprefix("./").rpartition("/")
+            stem, _, extension = name.partition(".")
+            key = f"{place}{slash}{stem}"
+            if key != group.key and group.parts:
+                yield group
+                group = Group(tar, key, {}, {})
+            group = group._replace(key=key)
+            group.parts[extension.lower()] = (offset, size)
+            if extension.lower().endswith("txt") and size < _LONGEST_TEXT:
+                group.texts[extension.lower()] = _content(file, offset, size).decode("utf-8", "replace")
+    if group.parts:
+        yield group
 
 
 def _opened(tar: Path, seek_points: Path | None) -> AbstractContextManager[BinaryIO]:
