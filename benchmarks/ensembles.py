@@ -127,7 +127,7 @@ def measure(data: Path) -> dict[str, Any]:
     for model in MODELS:
         ask = functools.partial(variants.answers, model, PART, data)
         costs, _ = calibrate(lambda: ask(fitted_on, labels), photographs, labels)  # noqa: B023
-        columns = reduce_answers(ask(tested, labels), test, labels, costs["calibration"]["temperature"])
+        columns = reduce_answers(ask(tested, labels), test, labels, costs["calibration"])
         scores = judge_columns(columns, test.truth.leaf, test.truth.nodes, labels.node_of_leaf)
         found[model] = {name: float(np.nanmean(scores[name])) for name in FIGURES}
     return found

@@ -210,7 +210,7 @@ def measure(data: Path, asked: set[str]) -> dict[str, Any]:
         costs, _ = calibrate(lambda: ask(shards, labels), photographs_of(data, shards, labels), labels)  # noqa: B023
         fitted, shards = costs["calibration"], shard_names(data, "test")
         columns = judge_columns(
-            reduce_answers(ask(shards, labels), photographs_of(data, shards, labels), labels, fitted["temperature"]),
+            reduce_answers(ask(shards, labels), photographs_of(data, shards, labels), labels, fitted),
             truth.leaf,
             truth.nodes,
             labels.node_of_leaf,

@@ -332,7 +332,7 @@ def test_what_is_shipped_is_measured_as_it_is_shipped(tmp_path: Path) -> None:
     labels = write_data(tmp_path)
     leaves = label_space(labels.values())
     limits = dict.fromkeys(RANKS, None) | {"genus": 0.5}
-    shipped = {"temperature": 2.5, "thresholds": {"level": 0.95, "ranks": limits}}
+    shipped = {"temperature": 2.5, "thresholds": {"level": 0.95, "ranks": limits}, "off_list": None}
     write_prediction(tmp_path, "tfjs", list(labels), leaves, plausible("tfjs", labels, leaves), calibration=shipped)
     row = report(tmp_path)["variants"]["tfjs"]
     assert row["calibration"]["temperature"] == 2.5 and row["calibration"]["source"] == "shipped"

@@ -196,7 +196,7 @@ def write_answers(
     predictions.write(folder / f"{variant}.safetensors", photographs.keys, taxa, columns)
     write_json(folder / f"{variant}.json", found)
     ask, photographs = of("test")
-    reduced = reduce_answers(ask(), photographs, labels, found["calibration"]["temperature"])
+    reduced = reduce_answers(ask(), photographs, labels, found["calibration"])
     predictions.write(folder / variant / "test-00000.safetensors", photographs.keys, taxa, reduced)
 
 

@@ -104,6 +104,7 @@ async function answerOn(page) {
     headline: await page.locator('.headline h2').innerText(),
     rank: (await page.locator('.headline .rank').count()) ? await page.locator('.headline .rank').innerText() : null,
     notes: await texts('.headline .note'),
+    isOffList: (await page.locator('.off-list').count()) > 0,
     path: rows(await texts('.path li')),
     candidates: rows(await texts('.candidates li')),
     spoken: await page.locator('[role=status]').textContent(),
@@ -117,7 +118,9 @@ async function assertAnswer(found, file) {
   const inNode = await node.classify(await decode(await readFile(file)), {topK: 5});
   const {taxa} = inNode;
   const answer = inNode.answer ?? (node.info.thresholds ? null : taxa[0]);
-  assert.equal(found.spoken.endsWith('not calibrated'), !node.info.thresholds);
+  assert.equal(found.spoken.includes('not calibrated'), !node.info.thresholds);
+  if (Math.abs((inNode.onList ?? 1) - 0.5) > 0.02) assert.equal(found.isOffList, inNode.onList < 0.5);
+  assert.equal(found.spoken.includes('probably not on the list'), found.isOffList);
   if (answer) {
     assert.ok(found.headline.startsWith(answer.name), `${file}: ${found.headline}, in Node ${answer.name}`);
     assert.equal(found.rank.toLowerCase(), answer.rank);

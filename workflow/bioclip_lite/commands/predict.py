@@ -23,6 +23,7 @@ from bioclip_lite.evaluation import variants
 from bioclip_lite.photographs.images import OFFSET
 from bioclip_lite.predicting import camtrap, csv_table, darwin_core, megadetector, models, parquet, parts, records, xmp
 from bioclip_lite.predicting.files import counted, image_files
+from bioclip_lite.predicting.on_list import OffList
 from bioclip_lite.predicting.origin import Origin, below, root_of
 from bioclip_lite.predicting.records import Question, Record
 from bioclip_lite.sources import places
@@ -69,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
         "--threshold",
         type=float,
         help="probability that is certain enough, in place of those of stage evaluate; back off from --rank upwards",
+    )
+    parser.add_argument(
+        "--off-list",
+        action="store_true",
+        help="expect 1 in 5 photographs to show what is not on the list: back off with thresholds that allow for it",
     )
     parser.add_argument(
         "--format",
@@ -174,12 +180,14 @@ def _begins(path: Path, text: str) -> bool:
 def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
     labels = read_labels(options.data)
     measured = _measured(options.data, options.variant)
-    thresholds = _thresholds(options, measured)
+    others = _off_list(options, measured)
+    thresholds = others.fitted["ranks"] if others and others.answers else _thresholds(options, measured)
     question = Question(
         temperature=measured["calibration"]["temperature"],
         rank=options.rank,
         k=options.k,
         thresholds=thresholds,
+        off_list=others,
         embeddings=options.format == "parquet",
         probabilities=options.format == "parquet" and len(labels.ids) <= parquet.MOST_TAXA,
     )
@@ -194,6 +202,7 @@ def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
         root=root_of(files),
     )
     settings = {"version": __version__, "variant": options.variant, "files": hashes, **question._asdict()}
+    settings["off_list"] = others and others._asdict()
     camera = None
     if options.format == "camtrap-dp":
         folders = {camtrap.deployment_of(below(file, origin.root), origin.root) for file in files}
@@ -228,6 +237,20 @@ def _thresholds(options: argparse.Namespace, measured: dict[str, Any]) -> dict[s
             "--threshold of your own, or raise index.split.calibration in params.yaml"
         )
     return thresholds
+
+
+def _off_list(options: argparse.Namespace, measured: dict[str, Any]) -> OffList | None:
+    """What tells photographs of what is not on the list apart; None where it was not fitted."""
+    if options.off_list and (options.threshold is not None or options.rank != RANKS[-1]):
+        raise UserError("--off-list has thresholds of its own for all ranks: leave out --threshold and --rank")
+    found = measured.get("off_list")
+    if options.off_list and not (found and any(found["ranks"].values())):
+        raise UserError(
+            f"{options.variant} has no thresholds that allow for photographs off the list: on split calibration none "
+            "is correct often enough, or there are too few photographs (data/evaluate/report.html); leave out "
+            "--off-list, or raise index.split.calibration in params.yaml"
+        )
+    return OffList({name: found[name] for name in ("known", "ranks")}, options.off_list) if found else None
 
 
 def _asked(options: argparse.Namespace, run: _Run, files: Iterable[Path], count: int) -> Iterator[list[Record]]:

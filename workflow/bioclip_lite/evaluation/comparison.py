@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from bioclip_lite.evaluation.fitting import FITTED_ON_AT_MOST, Fit
 from bioclip_lite.evaluation.predictions import FITTED_ON, SPLIT, Predictions, identity_of
-from bioclip_lite.metrics import backoff, calibration
+from bioclip_lite.metrics import backoff, calibration, off_list
 from bioclip_lite.metrics.summary import Columns, Strata, agreement, summarise
 from bioclip_lite.taxa.label_space import Labels, Truth, observations
 from bioclip_lite.taxa.taxonomy import label_rank
@@ -106,6 +106,7 @@ def compare(
         row["protocol"] = protocol["id"]
         row["calibration"] |= {"temperature": fits[variant].temperature, "source": fits[variant].source}
         row["back_off"] = _back_off(scores[variant], fits[variant], covered, truth, labels, groups, resampling)
+        row["off_list"] = _off_list(scores[variant], fits[variant], covered, test, truth, labels, groups, resampling)
         row |= {name: predictions[variant].costs.get(name) for name in _COSTS}
     return {"protocol": protocol, "variants": rows}
 
@@ -133,6 +134,9 @@ def _protocol(
         "width of the best leaf's probability",
         "back_off": "the lowest rank whose best node reaches the rank's threshold, and never below the finest_rank of "
         "a taxon; accuracies per rank know no finest_rank",
+        "off_list": f"{100 * off_list.SHARE:.0f} % of the photographs, drawn by their keys, show what the list is "
+        "taken to lack: their species, genus or group (the highest node that is not the whole list); without the group "
+        "any answer is wrong",
         "macro": f"taxa with {backoff.LEAST_ANSWERS} answers or more; mostly right: {100 * backoff.MOSTLY:.0f} % or "
         "more of the answers; percentile interval, 95 %, bootstrap over taxa",
         "haurc": "images known to species; share of wrong answers over mean specificity as one threshold for all "
@@ -241,6 +245,25 @@ def _back_off(
         "haurc": backoff.area(scores, truth.nodes, labels.node_of_leaf, groups, *resampling),
         "levels": backoff.operating_curve(fit.best, fit.truth_nodes, scores, truth.nodes, labels.node_of_leaf),
     }
+
+
+def _off_list(
+    scores: Columns,
+    fit: Fit,
+    strata: Strata,
+    test: pa.Table,
+    truth: Truth,
+    labels: Labels,
+    groups: np.ndarray,
+    resampling: Resampling,
+) -> dict[str, Any] | None:
+    """The answers of a variant among photographs of what is not on the list; None if that could not be fitted."""
+    if fit.off_list is None:
+        return None
+    drawn = off_list.hidden(test["key"].to_pylist(), truth.nodes, labels.node_of_leaf, off_list.SHARE)
+    covered = strata["in_calibration",]
+    found = off_list.summarise(scores, drawn, covered, labels.node_of_leaf, groups, *resampling)
+    return {**fit.off_list, "kept": backoff.kept(found["right"]), **found}
 
 
 def observation_numbers(test: pa.Table) -> np.ndarray:

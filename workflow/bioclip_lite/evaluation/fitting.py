@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bioclip_lite.evaluation.predictions import FITTED_ON, Answers, Block, Predictions
-from bioclip_lite.metrics import calibration
+from bioclip_lite.metrics import calibration, off_list
 from bioclip_lite.metrics.ranks import capped, softmax
 from bioclip_lite.metrics.scoring import Tree, judge_columns, reduce_logits, tree_of
 from bioclip_lite.metrics.temperature import Evidence, best_temperature, evidence, join
@@ -41,6 +41,7 @@ class Fit:
     source: str  # "fitted", or "shipped" in the bundle
     temperature: float
     thresholds: calibration.Thresholds
+    off_list: dict[str, Any] | None  # of ``off_list.fit``
     best: dict[str, np.ndarray]  # "share" and "node" (calibration.best_nodes) of one photograph per observation
     truth_nodes: np.ndarray  # int64 [m, 7], their labels
 
@@ -81,8 +82,8 @@ def calibrate(
         photographs: those of the shards that are answered.
 
     Returns:
-        (costs, with "calibration": {"temperature", "thresholds", "source"}; columns for ``predictions.write``, in the
-        order of the keys of ``photographs``).
+        (costs, with "calibration": {"temperature", "thresholds", "off_list", "source"}; columns for
+        ``predictions.write``, in the order of the keys of ``photographs``).
     """
     tree, answers = tree_of(labels.node_of_leaf, labels.finest_rank), ask()
     place = _places(answers, photographs)
@@ -94,12 +95,19 @@ def calibrate(
     else:
         temperature, held = _fit_temperature(answers, place, photographs, tree)
         blocks = iter(held) if held is not None else ask().blocks
-    columns = _best_nodes(blocks, place, tree, temperature)
     first = calibration.first_of_each(photographs.observations)
+    drawn_off = off_list.hidden(photographs.keys, photographs.truth.nodes, labels.node_of_leaf, off_list.HIDDEN)
+    columns, best = _best_nodes(blocks, place, tree, temperature, drawn_off.rank, photographs.truth.nodes)
     columns |= {"share": columns["share"][first], "node": columns["node"][first], "fitted": first.astype(np.int32)}
-    thresholds = shipped["thresholds"] if shipped else _thresholds(columns, photographs.truth.nodes[first], labels)
-    source = "shipped" if shipped else "fitted"
-    return costs | {"calibration": {"temperature": temperature, "thresholds": thresholds, "source": source}}, columns
+    fitted = {
+        "temperature": temperature,
+        "thresholds": shipped["thresholds"]
+        if shipped
+        else _thresholds(columns, photographs.truth.nodes[first], labels),
+        "off_list": shipped["off_list"] if shipped else _off_list(best, drawn_off, first, labels),
+        "source": "shipped" if shipped else "fitted",
+    }
+    return costs | {"calibration": fitted}, columns
 
 
 def _places(answers: Answers, photographs: Photographs) -> np.ndarray:
@@ -151,23 +159,49 @@ def _fit_temperature(
     return (best_temperature(join(parts)) if parts else 1.0), held
 
 
-def _best_nodes(blocks: Iterable[Block], place: np.ndarray, tree: Tree, temperature: float) -> dict[str, np.ndarray]:
-    """ "share" and "node" of all photographs, and "embeddings"."""
+def _best_nodes(
+    blocks: Iterable[Block],
+    place: np.ndarray,
+    tree: Tree,
+    temperature: float,
+    hidden_rank: np.ndarray,
+    truth_nodes: np.ndarray,
+) -> tuple[dict[str, np.ndarray], off_list.Best]:
+    """("share" and "node" of all photographs, and "embeddings"; the same with taxa hidden (``off_list``)).
+
+    ``hidden_rank``, ``truth_nodes``: of all photographs.
+    """
     columns: dict[str, np.ndarray] = {
         "share": np.empty((len(place), len(RANKS))),
         "node": np.empty((len(place), len(RANKS)), dtype=np.int32),
     }
+    others = off_list.Best(columns["share"].copy(), np.empty_like(columns["node"], np.int64), np.empty(len(place)))
     start = 0
     for block in blocks:
         here = place[start : start + len(block.logits)]
         start += len(here)
         rows = max(1, _HELD // 16 // block.logits.shape[1])
         for low in range(0, len(here), rows):
-            probabilities = softmax(block.logits[low : low + rows].astype(np.float64) / temperature)
-            share, node = calibration.best_of_groups(probabilities, tree.named)
-            columns["share"][here[low : low + rows]], columns["node"][here[low : low + rows]] = share, node
+            at, logits = here[low : low + rows], block.logits[low : low + rows]
+            probabilities = softmax(logits.astype(np.float64) / temperature)
+            best = off_list.Best(*calibration.best_of_groups(probabilities, tree.named), logits.max(axis=1))
+            columns["share"][at], columns["node"][at] = best.share, best.node
+            left = _hidden(best, logits, truth_nodes[at], hidden_rank[at], tree, temperature)
+            for values, of_rows in zip(others, left, strict=True):
+                values[at] = of_rows
         _keep_embeddings(columns, block, here, len(place))
-    return columns
+    return columns, others
+
+
+def _hidden(
+    best: off_list.Best,
+    logits: np.ndarray,
+    truth_nodes: np.ndarray,
+    rank: np.ndarray,
+    tree: Tree,
+    temperature: float,
+) -> off_list.Best:
+    return off_list.among_others(best, logits, truth_nodes, rank, tree.nodes, tree.named, temperature)
 
 
 def _keep_embeddings(columns: dict[str, np.ndarray], block: Block, here: np.ndarray, rows: int) -> None:
@@ -183,22 +217,42 @@ def _thresholds(columns: Mapping[str, np.ndarray], truth_nodes: np.ndarray, labe
     return {"level": level, "confidence": calibration.CONFIDENCE, "ranks": ranks}
 
 
+def _off_list(
+    best: off_list.Best, drawn_off: off_list.Hidden, first: np.ndarray, labels: Labels
+) -> dict[str, Any] | None:
+    independent = off_list.Best(*(values[first] for values in best))
+    return off_list.fit(independent, drawn_off.truth_nodes[first], capped(labels.node_of_leaf, labels.finest_rank))
+
+
 def reduce_answers(
-    answers: Answers, photographs: Photographs, labels: Labels, temperature: float
+    answers: Answers, photographs: Photographs, labels: Labels, fitted: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """Reduce the answers to one shard to columns for ``predictions.write``, in the order of the photographs' keys.
+
+    Args:
+        fitted: "calibration" of the costs that ``calibrate`` returns.
 
     Raises:
         UserError: other photographs were answered, or a number is not finite.
     """
     tree, place = tree_of(labels.node_of_leaf, labels.finest_rank), _places(answers, photographs)
     columns: dict[str, np.ndarray] = {}
-    truth, start = photographs.truth, 0
+    truth, start, temperature = photographs.truth, 0, fitted["temperature"]
+    drawn_off = off_list.hidden(photographs.keys, truth.nodes, labels.node_of_leaf, off_list.SHARE)
     for block in answers.blocks:
         here = place[start : start + len(block.logits)]
         start += len(here)
         _checked(block, [photographs.keys[row] for row in here])
         reduced = reduce_logits(block.logits, truth.leaf[here], truth.nodes[here], tree, temperature)
+        if fitted["off_list"]:
+            best = off_list.Best(reduced["share"], reduced["node"], block.logits.max(axis=1))
+            left = _hidden(best, block.logits, truth.nodes[here], drawn_off.rank[here], tree, temperature)
+            rank, node, probable = off_list.answer(left, fitted["off_list"])
+            reduced |= {
+                "open_rank": rank.astype(np.int8),
+                "open_node": node.astype(np.int32),
+                "listed": probable[:, -1].astype(np.float32),
+            }
         for name, values in reduced.items():
             columns.setdefault(name, np.empty((len(place), *values.shape[1:]), dtype=values.dtype))[here] = values
         _keep_embeddings(columns, block, here, len(place))
@@ -214,7 +268,9 @@ def read_fit(prediction: Predictions, fitted_on: Mapping[str, str], labels: Labe
     keys, best = prediction.best()
     about = prediction.costs["calibration"]
     truth_nodes = truth_of([fitted_on[key] for key in keys], labels).nodes
-    return Fit(about["source"], about["temperature"], about["thresholds"]["ranks"], best, truth_nodes)
+    return Fit(
+        about["source"], about["temperature"], about["thresholds"]["ranks"], about["off_list"], best, truth_nodes
+    )
 
 
 def read_scores(prediction: Predictions, keys: list[str], truth: Truth, labels: Labels) -> dict[str, np.ndarray]:

@@ -65,7 +65,7 @@ def _shipped(where: str, params: "Latency", data: Path, shards: Sequence[str], l
             "macs": execution.macs(nodes, weights),
             **costs.files(model),
             **costs.of_table(costs.files(table)),
-            "calibration": {"temperature": about["temperature"], "thresholds": about["thresholds"]},
+            "calibration": {name: about.get(name) for name in ("temperature", "thresholds", "off_list")},
             "latency_ms": javascript.latency(found),
         },
     )

@@ -237,7 +237,7 @@ def _observation(record: Record, path: str, origin: Origin, camera: Camera) -> d
         "classifiedBy": origin.named,
         "classificationTimestamp": origin.began,
         "classificationProbability": f"{answer['score']:.6f}" if answer else None,
-        "observationComments": remarks(answer, origin),
+        "observationComments": remarks(record, origin),
     }
 
 

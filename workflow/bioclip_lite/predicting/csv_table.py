@@ -4,13 +4,14 @@ import csv
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
+from bioclip_lite.metrics import off_list
 from bioclip_lite.predicting.answers import Answer
 from bioclip_lite.predicting.origin import Origin
 from bioclip_lite.predicting.records import Record
 from bioclip_lite.taxa.taxonomy import RANKS
 
 COLUMNS = ("file_name", *RANKS[:-1], "species_epithet", "species", "common_name", "score", "zero_shot", "note")
-_ORIGIN = ("rank", "threshold", "model", "model_sha256", "error")
+_ORIGIN = ("rank", "threshold", "on_list", "off_list", "model", "model_sha256", "error")
 _EXIF = ("time", "latitude", "longitude")
 
 
@@ -33,6 +34,8 @@ def _rows(record: Record, origin: Origin, exif: bool) -> Iterator[dict[str, Any]
         "model_sha256": origin.sha256,
         "error": record["error"],
     }
+    if (on_list := record["on_list"]) is not None:
+        row |= {"on_list": f"{on_list:.6g}", "off_list": "yes" if on_list < off_list.PROBABLY else ""}
     if exif:
         time = f"{record['time']}{record['offset'] or ''}" if record["time"] else None
         row |= {"time": time, "latitude": record["latitude"], "longitude": record["longitude"]}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from bioclip_lite.metrics import off_list
 from bioclip_lite.predicting.answers import Answer
 from bioclip_lite.predicting.origin import Origin, below
 from bioclip_lite.predicting.records import Record, path_of
@@ -106,7 +107,7 @@ def _occurrence(record: Record, origin: Origin) -> list[object]:
         *(_identifier(record, origin), "MachineObservation", _taken(record)),
         *(record["latitude"], record["longitude"], "EPSG:4326" if place else None),
         *_taxon(answer),
-        *(origin.named, origin.began, remarks(answer, origin), "unverified"),
+        *(origin.named, origin.began, remarks(record, origin), "unverified"),
     ]
 
 
@@ -116,14 +117,20 @@ def _taxon(answer: Answer | None) -> list[str | None]:
     return [answer["scientific_name"], answer["rank"], *answer["path"], answer["common_name"]]
 
 
-def remarks(answer: Answer | None, origin: Origin) -> str:
-    """Say how certain an answer is, by which rule it was given, and what its species list says of it."""
+def remarks(record: Record, origin: Origin) -> str:
+    """Say how certain the answer is, by which rule it was given, and what its species list says of it."""
+    answer = record["answers"][0] if record["answers"] else None
+    on_list = record["on_list"]
+    other = (
+        [] if on_list is None or on_list >= off_list.PROBABLY else [f"on the list with a probability of {on_list:.4f}"]
+    )
     if answer is None:
-        return f"unknown: no taxon is certain enough. {rule(origin)}"
+        unknown = "none of the list" if other else "no taxon is certain enough"
+        return f"unknown: {'; '.join([unknown, *other])}. {rule(origin)}"
     said = f"classified by a machine at the rank of {answer['rank']} with a probability of {answer['score']:.4f}"
     asked = "" if answer["threshold"] is None else f", threshold {answer['threshold']:g}"
     more = ["no photograph of it was learned from"] if answer["zero_shot"] else []
-    return "; ".join([said + asked, *more, *([answer["note"]] if answer["note"] else [])])
+    return "; ".join([said + asked, *more, *other, *([answer["note"]] if answer["note"] else [])])
 
 
 def rule(origin: Origin) -> str:

@@ -18,6 +18,7 @@ from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.photographs.images import BadImage, Capture, capture, decode
 from bioclip_lite.predicting.answers import Answer, answers
 from bioclip_lite.predicting.models import Model, Said
+from bioclip_lite.predicting.on_list import OffList, allowing, on_list
 from bioclip_lite.sources import places
 from bioclip_lite.taxa.label_space import Labels
 from bioclip_lite.utils.machine import cores
@@ -51,6 +52,7 @@ SCHEMA = pa.schema(
                 }
             )
         ),
+        "on_list": pa.float64(),
         "embedding": pa.list_(pa.float32()),
         "probabilities": pa.list_(pa.float32()),
     }
@@ -72,6 +74,7 @@ class Record(TypedDict):
     latitude: float | None  # degrees
     longitude: float | None
     answers: list[Answer]
+    on_list: float | None  # probability that it shows a taxon of the list; None where that was not fitted
     embedding: list[float] | None
     probabilities: list[float] | None  # of all leaves
 
@@ -83,6 +86,7 @@ class Question(NamedTuple):
     rank: str
     k: int
     thresholds: calibration.Thresholds | None
+    off_list: OffList | None  # None where it was not fitted
     embeddings: bool  # whether records hold them
     probabilities: bool  # whether records hold those of all leaves
 
@@ -116,7 +120,9 @@ def batches(files: Iterable[Path], model: Model, labels: Labels, question: Quest
         ready = [photograph.ready for photograph in batch if photograph.record["error"] is None]
         said = iter(model.ask(ready) if ready else [])
         records = [photograph.record for photograph in batch]
-        _answer([(record, next(said)) for record in records if record["error"] is None], labels, question)
+        pairs = [(record, next(said)) for record in records if record["error"] is None]
+        _answer(pairs, labels, question)
+        _look_for_others(pairs, labels, question)
         yield records
 
 
@@ -135,6 +141,21 @@ def _answer(pairs: Sequence[tuple[Record, Said | str]], labels: Labels, question
             record["embedding"] = said.embedding.tolist()
         if question.probabilities:
             record["probabilities"] = row.tolist()
+
+
+def _look_for_others(pairs: Sequence[tuple[Record, Said | str]], labels: Labels, question: Question) -> None:
+    """Write into records whether they are on the list; where asked for, the answers that allow for others too."""
+    answered = [(record, said) for record, said in pairs if not isinstance(said, str)]
+    if question.off_list is None or not answered:
+        return
+    logits = np.stack([said.logits for _, said in answered])
+    probable = on_list(logits, question.off_list)
+    for (record, _), known in zip(answered, probable, strict=True):
+        record["on_list"] = float(known[-1])
+    if question.off_list.answers:
+        found = allowing(logits, question.temperature, labels, probable, question.off_list)
+        for (record, _), best in zip(answered, found, strict=True):
+            record["answers"] = best
 
 
 def _read_ahead(files: Iterable[Path], prepare: Callable[[Path, bytes, Image.Image], Any]) -> Iterator[_Read]:
@@ -176,6 +197,7 @@ def _record(
         "error": error,
         **{**about._asdict(), "media_type": about.media_type or None},  # type: ignore[typeddict-item]
         "answers": [],
+        "on_list": None,
         "embedding": None,
         "probabilities": None,
     }

@@ -160,7 +160,7 @@ def _arguments(ask: Ask, target: Path, record: Record, origin: Origin, run: str)
         "ScientificName": answer["scientific_name"] if answer else "",
         "Score": f"{answer['score']:.6f}" if answer else "",
         "Threshold": "" if answer is None or answer["threshold"] is None else f"{answer['threshold']:g}",
-        "Remarks": remarks(answer, origin),
+        "Remarks": remarks(record, origin),
         "Added": json.dumps(added, ensure_ascii=False),
     }
     return [

@@ -66,6 +66,29 @@ def _correct(row: Mapping[str, Any]) -> str:
     return "" if row["value"] is None else f"{percent(row['value'])} correct"
 
 
+def off_list(variants: Mapping[str, Any]) -> Section | None:
+    """The answers with back-off that allow for photographs of what is not on the list; None if none were fitted."""
+    found = {variant: metrics["off_list"] for variant, metrics in variants.items() if variant not in _GUESSES}
+    fitted = {variant: row for variant, row in found.items() if row}
+    if not fitted:
+        return None
+    rows = [variant_row(variant, _off_list(row)) for variant, row in fitted.items()]
+    first = next(iter(fitted.values()))
+    return Section(
+        "Photographs of what is not on the list",
+        render("report/doubt.off_list.html.j2", rows=rows, share=first["share"], level=first["level"]),
+    )
+
+
+def _off_list(found: Mapping[str, Any]) -> list[Cell]:
+    unknown = found["hidden"]
+    return [
+        share(found["right"], _GUARANTEE[found["kept"]]),
+        *(share(found[what]) for what in ("answered", "species", "told")),
+        *(share(unknown[kind]["told"], f"{percent(unknown[kind]['answered']['value'])} answered") for kind in unknown),
+    ]
+
+
 def by_taxon(variants: Mapping[str, Any]) -> Section:
     """Of how many species and genera nearly all answers with back-off are right: every taxon counts alike."""
     rows = [

@@ -30,6 +30,7 @@ def page(
     sections = [
         accuracy.by_rank(variants, protocol, figures(variants, plots, ["per_rank"])),
         doubt.back_off(variants, figures(variants, plots, ["back_off", "risk_coverage"])),
+        doubt.off_list(variants),
         doubt.by_taxon(variants),
         doubt.errors(variants),
         accuracy.by_training(variants, protocol),

@@ -206,6 +206,7 @@ def _describe(
         "logit_scale": text.logit_scale,
         "temperature": certainty["temperature"],
         "thresholds": certainty["thresholds"],
+        "off_list": certainty["off_list"],
         "ranks": list(RANKS),
         "languages": table.languages(),
         "taxa": taxa,

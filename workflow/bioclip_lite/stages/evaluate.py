@@ -85,10 +85,10 @@ def _predict(variant: str, shard: str, params: Any, data: Path) -> None:
     """Write what is kept of the answers of one variant to one shard of split test."""
     _check(variant)
     folder, labels = data / "evaluate" / "predictions", read_labels(data)
-    temperature = read_json(require(folder / f"{variant}.json"))["calibration"]["temperature"]
+    fitted = read_json(require(folder / f"{variant}.json"))["calibration"]
     photographs = fitting.photographs_of(data, [shard], labels)
     answers = _answers(variant, params, data, [shard], labels)
-    columns = fitting.reduce_answers(answers, photographs, labels, temperature)
+    columns = fitting.reduce_answers(answers, photographs, labels, fitted)
     predictions.write(
         folder / variant / f"{shard}.safetensors", photographs.keys, predictions.identity_of(labels), columns
     )

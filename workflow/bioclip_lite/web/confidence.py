@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bioclip_lite.metrics import calibration
+from bioclip_lite.metrics import calibration, off_list
+from bioclip_lite.metrics.ranks import capped
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.taxa.taxonomy import lineage
 from bioclip_lite.utils.errors import UserError
@@ -88,9 +89,15 @@ def _tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 
 def fit(table: Table, logit_scale: float, photographs: Photographs) -> dict[str, Any]:
-    """``temperature`` and ``thresholds`` of bundle.json, as ``calibration.calibrate`` fits them for the INT8 table."""
+    """``temperature``, ``thresholds`` and ``off_list`` of bundle.json, as fitted for the INT8 table."""
     logits = logit_scale * (photographs.embeddings @ table.text.T)
-    return calibration.calibrate(logits, photographs.taxa, table.paths, photographs.observations, table.finest_rank)
+    fitted = calibration.calibrate(logits, photographs.taxa, table.paths, photographs.observations, table.finest_rank)
+    first = calibration.first_of_each(photographs.observations)
+    keys, taxa = [photographs.keys[row] for row in first], [photographs.taxa[row] for row in first]
+    nodes, truth = calibration.nodes_of(table.paths), calibration.place(taxa, table.paths)
+    named = capped(nodes, table.finest_rank)
+    others = off_list.calibrate(logits[first], keys, truth, nodes, named, fitted["temperature"])
+    return fitted | {"off_list": others}
 
 
 def affordable(photographs: Photographs, taxa: int) -> Photographs:

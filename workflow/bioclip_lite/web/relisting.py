@@ -33,7 +33,7 @@ class Relisted(NamedTuple):
 
     leaves: list[TaxonPath]  # of the list, in tree order
     table: bundle.Table
-    certainty: dict[str, Any]  # entries "temperature" and "thresholds" of bundle.json
+    certainty: dict[str, Any]  # entries "temperature", "thresholds" and "off_list" of bundle.json
     report: dict[str, Any]
 
 
@@ -177,8 +177,8 @@ def _certainty(
     leaves: list[TaxonPath],
     photographs: confidence.Photographs | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(temperature and thresholds of the new bundle, what the promise says and covers)."""
-    unfitted = {"temperature": parent.about["temperature"], "thresholds": None}
+    """(temperature, thresholds and ``off_list`` of the new bundle, what the promise says and covers)."""
+    unfitted = {"temperature": parent.about["temperature"], "thresholds": None, "off_list": None}
     if photographs is None:
         return unfitted, _no_promise("no calibration photographs were given", 0, 0, leaves, leaves)
     rows = confidence.under(photographs.taxa, leaves, parent.entries.keys() - set(leaves))

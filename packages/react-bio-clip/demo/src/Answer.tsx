@@ -30,14 +30,18 @@ function remarks({isFinest, note, zeroShot}: Candidate): string[] {
   ];
 }
 
+/** Whether the photograph probably shows nothing that the model knows. */
+const isOffList = ({onList}: Answer) => onList !== undefined && onList < 0.5;
+
 /** One sentence for screen readers; without the number where it changes continuously. */
 export function spoken(found: Answer, level: number | null, language: string, withPercent: boolean): string {
   const answer = named(found, level);
-  if (!answer) return 'Not sure enough to name it, not even its kingdom.';
+  const other = isOffList(found) && 'probably not on the list';
+  if (!answer) return `Not sure enough to name it, not even its kingdom${other ? `; ${other}` : ''}.`;
   const name = common(answer, language);
   const guess = level === null && 'not calibrated';
   const parts = [`${answer.rank} ${scientific(answer)}`, name, withPercent && percent(answer.probability), guess];
-  return [...parts, ...remarks(answer)].filter(Boolean).join(', ');
+  return [...parts, ...remarks(answer), other].filter(Boolean).join(', ');
 }
 
 function Bar({share}: {share: number}): ReactNode {
@@ -67,6 +71,16 @@ function trunk({answer, ranks: best}: Answer, ranks: readonly string[]): Step[] 
     steps.push({rank, path: node.path, probability: node.probability, kind});
   });
   return steps;
+}
+
+/** What the model says of photographs that are unlike all that it knows. */
+function OffList({onList = 1}: Answer): ReactNode {
+  return (
+    <p className="note off-list">
+      Probably nothing on the list of this model, with a chance of {percent(1 - onList)}
+      {': any name here is only the nearest that it knows.'}
+    </p>
+  );
 }
 
 function Headline({answer: found, language, level, ranks}: Props): ReactNode {
@@ -121,6 +135,7 @@ export function AnswerView(props: Props): ReactNode {
   return (
     <>
       <Headline {...props} />
+      {isOffList(answer) && <OffList {...answer} />}
       <h3 id="path">Its place in the tree</h3>
       <ol className="path" aria-labelledby="path">
         {trunk(answer, ranks).map((step) => (

@@ -4,11 +4,12 @@ import {downloadBundle, openDownload, type Bundle} from './bundle.js';
 import {abortable, throwIfAborted} from './errors.js';
 import type {ReadFolderOptions} from './folder.js';
 import {readMeanwhile, run, turnsOf, unit} from './model.js';
+import {answerFor} from './off-list.js';
 import {originOf} from './origin.js';
 import {pixelsOf} from './pixels.js';
 import {preprocessImage} from './preprocess.js';
 import {logits, softmax} from './taxa.js';
-import {answerOf, checkOptions} from './tree.js';
+import {checkOptions} from './tree.js';
 import type {BioClip, CallOptions, ImageInput, Pixels, Source} from './types.js';
 
 /** Load a bundle; read its files while TensorFlow.js sets up a backend. */
@@ -51,8 +52,8 @@ export function clipOf(bundle: Bundle, backend: string): BioClip {
     async classify(image, options = {}) {
       checkOptions(info, options);
       const found = await embedding(image, options);
-      const probabilities = softmax(logits(info, table, found), info.temperature);
-      return answerOf(info, tree, probabilities, options);
+      const scores = logits(info, table, found);
+      return answerFor(info, tree, softmax(scores, info.temperature), scores, options);
     },
     dispose,
   };

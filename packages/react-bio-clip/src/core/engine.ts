@@ -2,8 +2,8 @@
 
 import type {Bundle} from './bundle.js';
 import {embed} from './clip.js';
+import {answerFor} from './off-list.js';
 import {logits, softmax} from './taxa.js';
-import {answerOf} from './tree.js';
 import type {Answer, Pixels} from './types.js';
 
 export interface Outputs {
@@ -17,5 +17,5 @@ export async function computeAll(bundle: Bundle, image: Pixels, topK: number): P
   const {info, table, tree} = bundle;
   const embedding = await embed(bundle, image);
   const scores = logits(info, table, embedding);
-  return {embedding, logits: scores, answer: answerOf(info, tree, softmax(scores, info.temperature), {topK})};
+  return {embedding, logits: scores, answer: answerFor(info, tree, softmax(scores, info.temperature), scores, {topK})};
 }

@@ -46,6 +46,17 @@ export interface BundleInfo {
    * the bundle is not calibrated, and there is no answer but with `minConfidence`.
    */
   thresholds: {level: number; confidence?: number; ranks: Record<string, number | null>} | null;
+  /**
+   * Fitted for photographs of which a `share` shows what is not on the list: by rank, slope and offset of the logistic
+   * function of the largest logit, and thresholds. Null or missing: not fitted.
+   */
+  off_list?: {
+    share: number;
+    level: number;
+    confidence: number;
+    known: Record<string, [number, number]>;
+    ranks: Record<string, number | null>;
+  } | null;
   ranks: string[];
   languages: string[];
   /** In tree order: the taxa below one node are neighbours. */
@@ -145,6 +156,11 @@ export interface ClassifyOptions extends CallOptions {
   rank?: string;
   /** Least probability of the answer at every rank, in place of the calibrated thresholds. */
   minConfidence?: number;
+  /**
+   * Expect photographs of what is not on the list: `answer` and `ranks` count it, and an answer has the thresholds that
+   * were fitted for it. Without effect with `minConfidence`, and for a bundle that has none (`info.off_list`).
+   */
+  offList?: boolean;
 }
 
 /** A photograph, at its own size. A tensor is height x width x 3 or 4: int32 in 0..255, or float32 in 0..1. */
@@ -190,6 +206,11 @@ export interface Answer {
   ranks: Record<string, Node>;
   /** The node of the lowest rank that reaches its threshold, or null. */
   answer: Candidate | null;
+  /**
+   * Probability that the photograph shows a taxon of the list; below 0.5 it probably shows none. Missing where that was
+   * not fitted.
+   */
+  onList?: number;
 }
 
 /** A loaded classifier. Calls may overlap: they are answered one after the other. */
