@@ -26,7 +26,7 @@ from bioclip_lite.predicting import models
 from bioclip_lite.taxa.label_space import read_labels
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import PARTIAL, write_json
+from bioclip_lite.utils.files import PARTIAL, read_json, write_json
 from bioclip_lite.web import javascript
 from evaluation.test_variants import save_student
 from predicting.test_formats import check_camtrap, check_megadetector
@@ -62,7 +62,9 @@ def photographs(tmp_path: Path, data: Path) -> dict[str, Path]:
 
 
 def table(text: str) -> list[dict[str, str]]:
-    assert text.splitlines()[0] == f"{PYBIOCLIP},zero_shot,note,rank,threshold,model,model_sha256,error"
+    assert (
+        text.splitlines()[0] == f"{PYBIOCLIP},zero_shot,note,rank,threshold,on_list,off_list,model,model_sha256,error"
+    )
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -421,6 +423,45 @@ def test_a_threshold_of_ones_own(data: Path, photographs: dict[str, Path], capsy
         assert predict.main([*options, "--threshold", threshold]) == 0
         (row,) = table(capsys.readouterr().out)
         assert (row["rank"], row["threshold"]) == said
+
+
+def test_photographs_of_what_is_not_on_the_list(
+    data: Path, photographs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the largest logit: half of the photographs lie on either side of an even chance."""
+    found = variants.answers("control", PARAMS, data, ["test-00000"], read_labels(data))
+    logits = np.concatenate([block.logits for block in found.blocks])
+    middle = float(np.median(logits.max(axis=1)))
+    slope = 8 / float(logits.max(axis=1).std())
+    steep = [slope, -slope * middle]
+    file = data / "evaluate" / "metrics.json"
+    measured = read_json(file)
+    fitted = {"known": {rank: [0.0, 20.0] for rank in RANKS} | {"species": steep}, "ranks": dict.fromkeys(RANKS, 0.2)}
+    measured["variants"]["control"]["off_list"] = fitted
+    write_json(file, measured)
+    options = [str(next(iter(photographs.values())).parent), "--variant", "control", "--data", str(data)]
+    assert predict.main([*options, "--k", "1"]) == 0
+    plain = {row["file_name"]: row for row in table(capsys.readouterr().out)}
+    assert predict.main([*options, "--off-list"]) == 0
+    rows = table(capsys.readouterr().out)
+    largest = dict(zip(found.keys, logits.max(axis=1), strict=True))
+    for row in rows:
+        probable = 1 / (1 + np.exp(-slope * (float(largest[Path(row["file_name"]).stem]) - middle)))
+        assert float(row["on_list"]) == pytest.approx(probable, abs=0.01)
+        assert row["off_list"] == ("yes" if float(row["on_list"]) < 0.5 else "")
+        assert plain[row["file_name"]]["on_list"] == row["on_list"] and plain[row["file_name"]]["rank"] == "species"
+        if row["rank"] == "species":
+            score = float(plain[row["file_name"]]["score"]) * float(row["on_list"])
+            assert float(row["score"]) == pytest.approx(score, abs=1e-4) and score >= 0.2
+        elif row["rank"]:
+            assert row["threshold"] == "0.2" and not row["species"]
+        assert row["rank"] != "species" or float(row["on_list"]) > 0.2
+    assert {row["rank"] == "species" for row in rows} == {True, False}
+    assert {row["off_list"] for row in rows} == {"yes", ""}
+    assert predict.main([*options, "--off-list", "--threshold", "0.5"]) == 1
+    assert "--off-list has thresholds of its own" in capsys.readouterr().err
+    assert predict.main([options[0], "--off-list", "--variant", "student", "--data", str(data)]) == 1
+    assert "student has no thresholds that allow for photographs off the list" in capsys.readouterr().err
 
 
 def test_arguments_that_contradict_one_another(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

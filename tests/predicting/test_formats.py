@@ -54,6 +54,7 @@ def record(name: str, *answers: Answer, **more: Any) -> Record:
         "latitude": 47.3769,
         "longitude": 8.5417,
         "answers": list(answers),
+        "on_list": 0.9,
         "embedding": None,
         "probabilities": None,
     }
@@ -62,7 +63,7 @@ def record(name: str, *answers: Answer, **more: Any) -> Record:
 
 RECORDS = [
     record("north/1.jpg", answer(FOX, common_name="red fox")),
-    record("north/2.jpg", time="2026-04-03T21:00:00", offset="+01:00"),
+    record("north/2.jpg", time="2026-04-03T21:00:00", offset="+01:00", on_list=0.25),
     record("south/a, b\t\"c\".jpg", answer(HUMAN), latitude=-1.5, longitude=-70.25),
     record("south/4.jpg", answer(OAK[:6], 0.85, zero_shot=True, note="needs fruit"), latitude=-1.5, longitude=-70.25),
     record("south/broken.jpg", error="truncated: 40 % is missing", sha256=None, media_type=None, time=None,
@@ -290,6 +291,7 @@ def test_csv_with_time_and_place() -> None:
     fox, unsure, human, oak, broken = csv.DictReader(io.StringIO(text.getvalue()))
     assert (fox["time"], fox["latitude"], fox["longitude"]) == ("2026-04-01T06:30:00", "47.3769", "8.5417")
     assert (fox["rank"], fox["threshold"], fox["model_sha256"]) == ("species", "0.8", HASH)
+    assert (fox["on_list"], fox["off_list"], unsure["on_list"], unsure["off_list"]) == ("0.9", "", "0.25", "yes")
     assert unsure["time"].endswith("+01:00") and not unsure["rank"] and not unsure["score"]
     assert (oak["genus"], oak["species"], oak["zero_shot"], oak["note"]) == ("Quercus", "", "yes", "needs fruit")
     assert human["species"] == "Homo sapiens"
@@ -297,5 +299,5 @@ def test_csv_with_time_and_place() -> None:
     without = io.StringIO()
     csv_table.write(without, RECORDS, ORIGIN, exif=False)
     assert "latitude" not in without.getvalue() and np.all(
-        [len(row) == 18 for row in csv.reader(io.StringIO(without.getvalue()))]
+        [len(row) == 20 for row in csv.reader(io.StringIO(without.getvalue()))]
     )

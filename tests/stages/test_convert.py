@@ -210,7 +210,7 @@ def test_how_sure_to_be_comes_from_the_calibration_photographs(data: Path, monke
 
     def calibrate(logits: np.ndarray, *others: Any) -> dict[str, Any]:
         asked.extend((logits, *others))
-        return {"temperature": 2.0, "thresholds": {"level": 0.95, "ranks": dict.fromkeys(RANKS, 0.5)}}
+        return {"temperature": 2.0, "thresholds": {"level": 0.95, "ranks": dict.fromkeys(RANKS, 0.5)}, "off_list": None}
 
     monkeypatch.setattr(confidence.calibration, "calibrate", calibrate)
     text = read_taxa(data / "logits" / "taxa.safetensors")

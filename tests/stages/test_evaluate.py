@@ -328,6 +328,15 @@ def test_every_variant_says_how_sure_it_is_and_keeps_its_promise(metrics: dict[s
     assert sum(row["species"]["n_images"] for row in strata["kingdom"].values()) == 60
 
 
+def test_every_variant_is_asked_for_what_is_not_on_the_list(metrics: dict[str, Any]) -> None:
+    found = metrics["variants"]["student"]["off_list"]
+    assert set(found["known"]) == set(RANKS) and found["share"] == 0.2 and found["right"]["n_images"] > 0
+    hidden = sum(found["hidden"][kind]["told"]["n_images"] for kind in ("species", "genus", "group"))
+    covered = metrics["variants"]["student"]["back_off"]["strata"]["in_calibration"]["answered"]["n_images"]
+    assert 0 < hidden < 0.5 * covered and hidden + found["answered"]["n_images"] == covered
+    assert found["species"]["value"] <= found["answered"]["value"]
+
+
 def test_what_is_shipped_is_measured_as_it_is_shipped(tmp_path: Path) -> None:
     labels = write_data(tmp_path)
     leaves = label_space(labels.values())
@@ -336,7 +345,7 @@ def test_what_is_shipped_is_measured_as_it_is_shipped(tmp_path: Path) -> None:
     write_prediction(tmp_path, "tfjs", list(labels), leaves, plausible("tfjs", labels, leaves), calibration=shipped)
     row = report(tmp_path)["variants"]["tfjs"]
     assert row["calibration"]["temperature"] == 2.5 and row["calibration"]["source"] == "shipped"
-    assert row["back_off"]["thresholds"] == limits
+    assert row["back_off"]["thresholds"] == limits and row["off_list"] is None
     answered = {rank: row["back_off"]["answered_at"][rank]["value"] for rank in RANKS}
     assert answered["genus"] == row["back_off"]["answered"]["value"] > 0
 

@@ -11,6 +11,7 @@ import pytest
 
 from bioclip_lite.predicting import csv_table
 from bioclip_lite.predicting.answers import Answer, answers
+from bioclip_lite.predicting.on_list import OffList, allowing, on_list
 from bioclip_lite.taxa.label_space import Labels, read_labels
 from bioclip_lite.taxa.taxonomy import RANKS, label_space, scientific_name, taxon_id
 from bioclip_lite.teacher_cache import store
@@ -113,3 +114,42 @@ def said(candidate: dict[str, Any] | None) -> dict[str, Any]:
         "zero_shot": "yes" if candidate["zeroShot"] else "",
         "note": ": ".join(part for part in (told, candidate["note"]) if part),
     }
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_python_and_javascript_allow_for_what_is_not_on_the_list_alike(tmp_path: Path, seed: int) -> None:
+    labels, taxa = listed(tmp_path, seed)
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 3, size=(200, len(taxa))).astype(np.float32)
+    logits[np.arange(200), random.integers(len(taxa), size=200)] += random.uniform(0, 20, size=200).astype(np.float32)
+    known = {rank: [float(random.uniform(0.4, 0.6)), float(random.normal(-4, 1))] for rank in RANKS}
+    fitted = {"share": 0.2, "level": 0.95, "confidence": 0.9, "known": known, "ranks": dict.fromkeys(RANKS, 0.5)}
+    info = {"ranks": RANKS, "taxa": taxa, "temperature": 2.0, "thresholds": None, "off_list": fitted}
+    given = json.dumps({"info": info, "logits": logits.tolist()})
+    core = TREE.parent.as_uri()
+    script = """
+import {readFileSync} from 'node:fs';
+const core = process.argv[1];
+const {answerFor} = await import(`${core}/off-list.js`);
+const {plantTree} = await import(`${core}/tree.js`);
+const {softmax} = await import(`${core}/taxa.js`);
+const {info, logits} = JSON.parse(readFileSync(0));
+const tree = plantTree(info);
+const rows = logits.map((row) => Float32Array.from(row));
+const found = rows.map((row) => answerFor(info, tree, softmax(row, info.temperature), row, {offList: true}));
+console.log(JSON.stringify(found));
+"""
+    command = ["node", "--input-type=module", "-e", script, core]
+    done = subprocess.run(command, input=given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    question = OffList({"known": known, "ranks": fitted["ranks"]}, True)
+    probable = on_list(logits, question)
+    here = allowing(logits, 2.0, labels, probable, question)
+    ranks = set()
+    for there, mine, chance in zip(json.loads(done.stdout), here, probable[:, -1], strict=True):
+        assert there["onList"] == pytest.approx(chance, abs=1e-6)
+        row, expected = said(there["answer"]), row_of(mine)
+        assert float(row.pop("score", 0)) == pytest.approx(float(expected.pop("score", 0)), abs=1e-5)
+        assert row == expected
+        ranks |= {answer["rank"] for answer in mine} | (set() if mine else {None})
+    assert {None, "species", "genus"} <= ranks

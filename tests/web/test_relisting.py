@@ -151,7 +151,8 @@ def test_the_promise_is_fitted_again_for_the_taxa_of_the_list(parent: Parent, te
     }
     usable = confidence.chosen(photographs, [*range(40), *range(70, 110)])
     fitted = confidence.fit(relisted.table, 20.0, usable)
-    assert (about["temperature"], about["thresholds"]) == (fitted["temperature"], fitted["thresholds"])
+    assert {name: about[name] for name in ("temperature", "thresholds", "off_list")} == fitted
+    assert about["off_list"]["level"] == 0.95
     assert about["provenance"]["calibration_photographs"] == 80
     assert "2 of 3 taxa" in relisting.summary(relisted) and "1 new" in relisting.summary(relisted)
 

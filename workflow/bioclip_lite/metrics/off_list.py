@@ -29,7 +29,7 @@ from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.randomness import uniform
 
 SHARE = 0.2  # of the photographs are expected to show what is not on the list
-HIDDEN = 0.4  # of the photographs while it is fitted
+HIDDEN = 0.5  # of the photographs while it is fitted
 LISTED, SPECIES, GENUS, GROUP = range(4)  # what is hidden of a photograph: nothing, its species, genus or group
 KINDS = {"species": SPECIES, "genus": GENUS, "group": GROUP}
 PROBABLY = 0.5  # less than this at the lowest rank: probably not on the list
@@ -57,8 +57,9 @@ def hidden(keys: Sequence[str], truth_nodes: np.ndarray, node_of_leaf: np.ndarra
         node_of_leaf: int [7, C].
         share: of the photographs, HIDDEN or SHARE.
     """
-    place = np.array([uniform("off_list", key) for key in keys]).reshape(-1) / share
-    kind = np.where(place < 1, 1 + np.minimum((3 * place).astype(np.int64), 2), LISTED)
+    place = np.array([uniform("off_list", key) for key in keys]).reshape(-1)
+    third = np.minimum(len(KINDS) * place, len(KINDS) * share) / max(share, 1e-9)
+    kind = np.where(place < share, 1 + third.astype(np.int64), LISTED)
     species, genus = RANKS.index("species"), RANKS.index("genus")
     rank = np.select([kind == SPECIES, kind == GENUS, kind == GROUP], [species, genus, _group(node_of_leaf)], -1)
     sizes = [np.bincount(names[names >= 0], minlength=node_of_leaf.shape[1]) for names in node_of_leaf]
