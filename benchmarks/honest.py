@@ -48,12 +48,14 @@ from bioclip_lite.utils.tensors import write_tensors
 
 OUTPUT = Path(__file__).with_suffix(".md")
 TITLE = "# Honest answers"
-DRAWS = (0, 1, 2)  # of what the list lacks; off_list.HIDDEN was chosen on them
+DRAWS = (0, 1, 2, 3)  # of what the list lacks; off_list.HIDDEN was chosen on the first three
 SPLITS = {"train": 0.45, "val": 0.5, "calibration": 0.75, "test": 1.0}  # upper ends of the shares
 GENERA = 10  # that the list lacks
 RESAMPLES = 20  # of what is hidden of the calibration photographs
 UNKNOWN = ("species", "genus", "group")  # as many photographs of each, in the mean
 NOTHING = "nothing"  # no organism
+LESS = (0.2, 0.4)  # hidden, in place of off_list.HIDDEN
+RIGHT, ANSWERED, NAMED = "answers right", "on the list: answered", "on the list: answered to the species"
 SCORES = ("largest softmax", "energy", "largest logit", "nearest class mean")
 PARAMS = """
 index: {{source: folder, path: {photos}, min_side: 64}}
@@ -124,7 +126,7 @@ def off_list(options: argparse.Namespace) -> str:
         NOTES_BEFORE,
         "",
         "| | " + " | ".join(f"draw {draw}" for draw in DRAWS) + " | mean |",
-        "|---" * 5 + "|",
+        "|---" * (len(DRAWS) + 2) + "|",
     ]
     for name in measured[0]:
         values = [row[name] for row in measured]
@@ -141,7 +143,13 @@ NOTES_OFF_LIST = """Read with it:
 
 - Group: plants and fungi. Nothing: random pixels, coarse and fine, which stand for no organism at all; no photographs
   of objects were at hand.
-- Any answer to a photograph of another group is wrong, the kingdom included. Told: said to be probably not on the list.
+- Any answer to a photograph of another group is wrong, the kingdom included. Told: said to be probably not on the
+  list.
+- How many are hidden while it is fitted, 50 % (`off_list.HIDDEN`), was chosen on draws 0 to 2, since what is hidden is
+  easier to notice than what was never learned. Draw 3 came afterwards. Of single fits on some 190 photographs more
+  break 95 % than the 10 % that would be promised of photographs like those hidden.
+- No genus of these lists has two species once one of each pair is left out, so nothing tells an unknown species from an
+  unknown genus, and none was given its genus.
 - The largest logit ships: the largest cosine to the text of a taxon, times a constant."""
 
 
@@ -301,15 +309,24 @@ def of_answers(draw: Draw) -> dict[str, float]:
     of, nodes = draw.arrays, draw.nodes
     logits, truth = of["calibration_logits"], of["calibration_truth"]
     temperature = fit_temperature(logits, truth, nodes)
-    found = []
-    for resample in range(RESAMPLES):
-        keys = [f"{resample}-{row}" for row in range(len(logits))]
-        fitted = others.calibrate(logits, keys, truth, nodes, nodes, temperature)
-        assert fitted
-        found.append(shares(draw, fitted, temperature))
-    means = {name: statistics.mean(row[name] for row in found) for name in found[0]}
-    broken = statistics.mean(float(row["answers right"] < calibration.LEVEL) for row in found)
-    return {**means, "draws of what is hidden that break 95 %": broken, **without(draw, temperature)}
+
+    def fitted(hidden: float) -> tuple[dict[str, float], float]:
+        rows = []
+        for resample in range(RESAMPLES):
+            taken = others.hidden([f"{resample}-{row}" for row in range(len(logits))], truth, nodes, hidden)
+            found = others.calibrate(logits, taken, truth, nodes, nodes, temperature)
+            assert found
+            rows.append(shares(draw, found, temperature))
+        means = {name: statistics.mean(row[name] for row in rows) for name in rows[0]}
+        return means, statistics.mean(float(row[RIGHT] < calibration.LEVEL) for row in rows)
+
+    means, broken = fitted(others.HIDDEN)
+    means["fits that break 95 %"] = broken
+    for hidden in LESS:
+        fewer, broken = fitted(hidden)
+        means |= {f"{100 * hidden:.0f} % hidden: {name}": fewer[name] for name in (RIGHT, ANSWERED, NAMED)}
+        means[f"{100 * hidden:.0f} % hidden: fits that break 95 %"] = broken
+    return means | without(draw, temperature)
 
 
 def shares(draw: Draw, fitted: dict[str, Any], temperature: float) -> dict[str, float]:
@@ -324,9 +341,9 @@ def shares(draw: Draw, fitted: dict[str, Any], temperature: float) -> dict[str, 
     kind, genus, species = draw.arrays["off_kind"], RANKS.index("genus"), RANKS.index("species")
     sister = kind == others.SPECIES
     return {
-        "answers right": mixed(right, off_right, kind),
-        "on the list: answered": float(np.mean(rank >= 0)),
-        "on the list: answered to the species": float(np.mean(rank == species)),
+        RIGHT: mixed(right, off_right, kind),
+        ANSWERED: float(np.mean(rank >= 0)),
+        NAMED: float(np.mean(rank == species)),
         **{f"unknown {name}: told": float(np.mean(known[kind == one] < 0.5)) for name, one in others.KINDS.items()},
         "nothing: told": float(np.mean(known[kind == others.LISTED] < 0.5)),
         "unknown species: the genus given": float(np.mean((off == genus)[sister] & (off_right == 1)[sister])),
@@ -351,15 +368,15 @@ def without(draw: Draw, temperature: float) -> dict[str, float]:
     probabilities = softmax(of["calibration_logits"] / temperature)
     thresholds = calibration.fit_thresholds(probabilities, of["calibration_truth"], nodes, calibration.LEVEL)
 
-    def answers(name: str) -> np.ndarray:
+    def answers(name: str) -> tuple[np.ndarray, np.ndarray]:
         rank, node = calibration.back_off(softmax(of[f"{name}_logits"] / temperature), nodes, thresholds)
-        return calibration.judge(rank, node, of[f"{name}_truth"], nodes)
+        return rank, calibration.judge(rank, node, of[f"{name}_truth"], nodes)
 
-    right, off = answers("test"), answers("off")
+    (rank, right), (_, off) = answers("test"), answers("off")
     return {
         "plain back-off: answers right": mixed(right, off, of["off_kind"]),
         "plain back-off, on the list: answers right": float(np.nanmean(right)),
-        "plain back-off, on the list: answered": float(np.mean(~np.isnan(right))),
+        "plain back-off, on the list: answered to the species": float(np.mean(rank == RANKS.index("species"))),
     }
 
 

@@ -1,5 +1,7 @@
 """Photographs of what is not on the list: what is hidden, what the answers then promise, and laws of the tree."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -87,11 +89,9 @@ def test_the_hidden_have_no_probability_left() -> None:
         assert found.largest[row] == logits[row, kept].max()
 
 
-def fitted(seed: int, count: int = 400) -> dict[str, object]:
-    keys, logits, leaf = photographs(count, seed)
-    found = off_list.calibrate(logits, keys, NODES[:, leaf].T, NODES, NODES, 1.0)
-    assert found is not None
-    return found
+def fit(keys: list[str], logits: np.ndarray, leaf: np.ndarray, named: np.ndarray = NODES) -> dict[str, Any] | None:
+    truth = NODES[:, leaf].T
+    return off_list.calibrate(logits, off_list.hidden(keys, truth, NODES, off_list.HIDDEN), truth, NODES, named, 1.0)
 
 
 def test_the_promise_holds_among_photographs_off_the_list() -> None:
@@ -101,7 +101,9 @@ def test_the_promise_holds_among_photographs_off_the_list() -> None:
     here = best(logits, truth, drawn.rank)
     broken, answered = 0, []
     for seed in range(40):
-        rank, node, known = off_list.answer(here, fitted(seed))
+        fitted = fit(*photographs(400, seed))
+        assert fitted is not None
+        rank, node, known = off_list.answer(here, fitted)
         right = calibration.judge(rank, node, drawn.truth_nodes, NODES)
         broken += bool(np.nanmean(right) < calibration.LEVEL)
         answered.append((rank[drawn.kind == off_list.LISTED] >= 0).mean())
@@ -115,8 +117,7 @@ def test_the_promise_holds_among_photographs_off_the_list() -> None:
 def test_the_order_of_photographs_does_not_matter() -> None:
     keys, logits, leaf = photographs(300, 3)
     order = np.random.default_rng(0).permutation(300)
-    mixed = off_list.calibrate(logits[order], [keys[row] for row in order], NODES[:, leaf[order]].T, NODES, NODES, 1.0)
-    assert mixed == off_list.calibrate(logits, keys, NODES[:, leaf].T, NODES, NODES, 1.0)
+    assert fit([keys[row] for row in order], logits[order], leaf[order]) == fit(keys, logits, leaf)
 
 
 def test_without_anything_hidden_nothing_is_fitted() -> None:
@@ -146,7 +147,7 @@ def test_probabilities_still_sum_up_the_tree(function: list[tuple[float, float]]
 def test_an_answer_is_never_finer_than_its_cap(caps: list[int], seed: int) -> None:
     keys, logits, leaf = photographs(60, seed)
     named = capped(NODES, np.array(caps, np.int8))
-    found = off_list.calibrate(logits, keys, NODES[:, leaf].T, NODES, named, 1.0)
+    found = fit(keys, logits, leaf, named)
     if found is None:
         return
     here = best(logits, NODES[:, leaf].T, np.full(60, -1), named)

@@ -172,17 +172,16 @@ def _logistic(score: np.ndarray, positive: np.ndarray) -> list[float]:
 
 def calibrate(
     logits: np.ndarray,
-    keys: Sequence[str],
+    drawn: Hidden,
     truth_nodes: np.ndarray,
     node_of_leaf: np.ndarray,
     named: np.ndarray,
     temperature: float,
 ) -> dict[str, Any] | None:
-    """``fit`` from the logits of independent calibration photographs, float [n, C]; others as in ``hidden``."""
+    """``fit`` from the logits of independent calibration photographs, float [n, C]; ``drawn``: ``hidden`` of them."""
     nodes, may_name = ([grouping(names) for names in tree] for tree in (node_of_leaf, named))
     probabilities = softmax(logits / temperature)
     best = Best(*calibration.best_of_groups(probabilities, may_name), logits.max(axis=1))
-    drawn = hidden(keys, truth_nodes, node_of_leaf, HIDDEN)
     best = among_others(best, logits, truth_nodes, drawn.rank, nodes, may_name, temperature)
     return fit(best, drawn.truth_nodes, named)
 

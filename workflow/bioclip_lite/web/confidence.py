@@ -95,8 +95,8 @@ def fit(table: Table, logit_scale: float, photographs: Photographs) -> dict[str,
     first = calibration.first_of_each(photographs.observations)
     keys, taxa = [photographs.keys[row] for row in first], [photographs.taxa[row] for row in first]
     nodes, truth = calibration.nodes_of(table.paths), calibration.place(taxa, table.paths)
-    named = capped(nodes, table.finest_rank)
-    others = off_list.calibrate(logits[first], keys, truth, nodes, named, fitted["temperature"])
+    drawn_off, named = off_list.hidden(keys, truth, nodes, off_list.HIDDEN), capped(nodes, table.finest_rank)
+    others = off_list.calibrate(logits[first], drawn_off, truth, nodes, named, fitted["temperature"])
     return fitted | {"off_list": others}
 
 
