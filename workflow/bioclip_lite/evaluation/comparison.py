@@ -263,7 +263,7 @@ def _off_list(
     drawn = off_list.hidden(test["key"].to_pylist(), truth.nodes, labels.node_of_leaf, off_list.SHARE)
     covered = strata["in_calibration",]
     found = off_list.summarise(scores, drawn, covered, labels.node_of_leaf, groups, *resampling)
-    return {**fit.off_list, "kept": backoff.kept(found["right"]), **found}
+    return {**fit.off_list, **found}
 
 
 def observation_numbers(test: pa.Table) -> np.ndarray:

@@ -83,8 +83,7 @@ def off_list(variants: Mapping[str, Any]) -> Section | None:
 def _off_list(found: Mapping[str, Any]) -> list[Cell]:
     unknown = found["hidden"]
     return [
-        share(found["right"], _GUARANTEE[found["kept"]]),
-        *(share(found[what]) for what in ("answered", "species", "told")),
+        *(share(found[what]) for what in ("right", "answered", "species", "told")),
         *(share(unknown[kind]["told"], f"{percent(unknown[kind]['answered']['value'])} answered") for kind in unknown),
     ]
 
