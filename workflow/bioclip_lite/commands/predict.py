@@ -21,7 +21,18 @@ from bioclip_lite import __version__
 from bioclip_lite.commands.common import command
 from bioclip_lite.evaluation import variants
 from bioclip_lite.photographs.images import OFFSET
-from bioclip_lite.predicting import camtrap, csv_table, darwin_core, megadetector, models, parquet, parts, records, xmp
+from bioclip_lite.predicting import (
+    camtrap,
+    csv_table,
+    darwin_core,
+    expected,
+    megadetector,
+    models,
+    parquet,
+    parts,
+    records,
+    xmp,
+)
 from bioclip_lite.predicting.files import counted, image_files
 from bioclip_lite.predicting.origin import Origin, below, root_of
 from bioclip_lite.predicting.records import Question, Record
@@ -77,6 +88,12 @@ def parser() -> argparse.ArgumentParser:
         help=f"form of the output (default: csv); {', '.join(_ONE_ANSWER)} back off",
     )
     parser.add_argument("--output", type=Path, help="file to write, folder for camtrap-dp (default: standard output)")
+    parser.add_argument(
+        "--prior",
+        action="store_true",
+        help="count where and in which month a photograph was taken, if its EXIF states both and convert.prior gave a "
+        "table; says what is not expected there",
+    )
     parser.add_argument("--exif", action="store_true", help="csv: add when and where a photograph was taken")
     parser.add_argument(
         "--utc-offset", help="camtrap-dp: of the cameras' clocks where EXIF does not state it, such as +02:00"
@@ -122,6 +139,7 @@ class _Run(NamedTuple):
     origin: Origin
     settings: dict[str, Any]  # that answers depend on
     camera: camtrap.Camera | None
+    where: expected.Places | None  # the prior of place and month
 
 
 class _Done(NamedTuple):
@@ -180,6 +198,7 @@ def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
         rank=options.rank,
         k=options.k,
         thresholds=thresholds,
+        fitted=thresholds is not None and options.threshold is None,
         embeddings=options.format == "parquet",
         probabilities=options.format == "parquet" and len(labels.ids) <= parquet.MOST_TAXA,
     )
@@ -193,12 +212,14 @@ def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
         began=datetime.now(UTC).isoformat(timespec="seconds"),
         root=root_of(files),
     )
+    where = expected.read(options.data, options.variant, labels) if options.prior else None
+    hashes |= {"convert/prior/tfjs/bundle.json": where.sha256} if where else {}
     settings = {"version": __version__, "variant": options.variant, "files": hashes, **question._asdict()}
     camera = None
     if options.format == "camtrap-dp":
         folders = {camtrap.deployment_of(below(file, origin.root), origin.root) for file in files}
         camera = camtrap.read_camera(options.utc_offset, options.deployments, options.package, folders)
-    return _Run(files, labels, question, origin, settings, camera)
+    return _Run(files, labels, question, origin, settings, camera, where)
 
 
 def _measured(data: Path, variant: str) -> dict[str, Any]:
@@ -233,7 +254,7 @@ def _thresholds(options: argparse.Namespace, measured: dict[str, Any]) -> dict[s
 def _asked(options: argparse.Namespace, run: _Run, files: Iterable[Path], count: int) -> Iterator[list[Record]]:
     """Yield the records of the files by batches; tells of each file that cannot be read."""
     with models.opened(options.data, options.variant, run.labels) as model:
-        batches = records.batches(files, model, run.labels, run.question)
+        batches = records.batches(files, model, run.labels, run.question, run.where)
         total = -(-count // model.batch)
         for batch in progress(batches, total, f"predict: batches of {model.batch} photographs", model.batch):
             for record in batch:
@@ -281,7 +302,7 @@ def _write(options: argparse.Namespace, run: _Run, answered: Callable[[], Iterat
     else:
         with _text(options.output) as file:
             if options.format == "csv":
-                csv_table.write(file, answered(), run.origin, options.exif)
+                csv_table.write(file, answered(), run.origin, options.exif, options.prior)
             else:
                 megadetector.write(file, answered(), run.origin)
     return {}
