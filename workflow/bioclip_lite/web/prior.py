@@ -5,7 +5,7 @@ the likelihood of the place and of the month given the taxon, not the number of 
 taxa are from what they have learned. With T occurrences of a taxon, a of them in the cell of the place and around it,
 and b the share of all occurrences there, the likelihood is (a + K b) / (T + K): a taxon of which the table has few
 occurrences, or none, is neither favoured nor suppressed. Months likewise, the two beside counting a half. ``floor`` is
-mixed in evenly, which bounds what a photograph out of range can lose.
+the least likelihood of a taxon as a part of that of the likeliest one: it limits what a photograph out of range loses.
 
 The file: for each taxon 12 levels, its months; then for each taxon the number of its cells, and of each cell the
 distance of its number from the one before and a level. Numbers are LEB128, levels one byte of a number of 6 bits of
@@ -97,8 +97,10 @@ def expect(prior: Prior, latitude: float, longitude: float, month: int) -> Expec
 
 
 def mixed(share: np.ndarray, floor: float) -> np.ndarray:
-    """Shares, float64 [..., C], with a floor mixed in evenly."""
-    return (1 - floor) * share + floor / share.shape[-1]
+    """Shares, float64 [..., C], of which none is less than ``floor`` of the largest."""
+    raised = (1 - floor) * share / share.max(axis=-1, keepdims=True) + floor
+    mixed: np.ndarray = raised / raised.sum(axis=-1, keepdims=True)
+    return mixed
 
 
 def _ratio(here: np.ndarray, total: np.ndarray) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 A fifth of the occurrences is kept apart and lends place and month to the calibration photographs of their taxa, for
 photographs seldom state theirs: given the taxon, what a photograph looks like and where it was taken are taken to be
-independent, as by the prior itself. Size of the cells, floor and weight are those with the least mean surprise at the
-labels among those with which photographs that are given a place where the table does not have their taxon lose no more
-than LOSS of right answers. With them the thresholds are fitted again, as those without a prior are.
+independent, as by the prior itself. Size of the cells and floor are those that allow the least mean surprise at the
+labels. The weight is then raised in steps until photographs that are given a place where the table does not have their
+taxon may lose more than LOSS of right answers, and of the steps before the one with the least surprise is taken (a fixed
+sequence; to choose the floor by the loss as well would find the luckiest of many). Then thresholds are fitted, as without
+a prior.
 """
 
 import heapq
@@ -32,11 +34,13 @@ from bioclip_lite.web import bundle, confidence, prior
 from bioclip_lite.web.parent import Parent, read_parent
 from bioclip_lite.web.prior import Expectation, Prior
 
-LOSS = 0.005  # of right answers to photographs out of range, half of what is promised
-FLOORS, WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.4), (0.0, 0.25, 0.5, 0.75, 1.0)
+LOSS = 0.005  # of right answers to photographs out of range: half of what other photographs may then lose
+_CERTAIN = 1.645  # standard errors: a one-sided bound of 95 %
+FLOORS, WEIGHTS = (0.02, 0.1, 0.4), (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 _APART = 5  # one in so many occurrences lends its place and month
 _LENT = 50  # of each taxon at most
-_TRIES = 20  # places that a photograph out of range is offered
+_OFFERED = 20  # places to a photograph, of which those out of its range are taken
+_AWAY = 4  # at most
 _LOCAL = 2.0  # degrees, of the cells by which a place is out of range
 _COMPARED = 4_000_000  # logits at most on which weights are compared
 _GENUS = RANKS.index("genus")
@@ -55,13 +59,14 @@ class Counted:
 
 
 class Seen(NamedTuple):
-    """n calibration photographs with a place in the range of their taxon, and one out of it."""
+    """n calibration photographs with a place in the range of their taxon, and m places out of the range of some."""
 
     logits: np.ndarray  # float32 [n, C]
     taxa: list[TaxonPath]
     observations: list[str | None]
     inside: list[Occurrence]
-    outside: list[Occurrence | None]  # None where none was found
+    away: np.ndarray  # int64 [m], rows of photographs
+    outside: list[Occurrence]  # m places
 
 
 def write(file: str, data: Path) -> None:
@@ -155,14 +160,16 @@ def place_photographs(parent: Parent, photographs: confidence.Photographs, count
     usable = confidence.affordable(photographs, len(leaves))
     truth = calibration.place(usable.taxa, leaves)
     everything = [(leaf, one) for leaf, some in enumerate(counted.lent) for one in some]
-    rows, inside, outside = [], [], []
+    rows: list[int] = []
+    inside: list[Occurrence] = []
+    away: list[tuple[int, Occurrence]] = []
     for row, label in enumerate(truth):
         own = _leaves_of(label, nodes, len(leaves))
         lent = [one for leaf in own for one in counted.lent[leaf]]
         if lent:
+            away += [(len(rows), one) for one in _out_of_range(usable.keys[row], own, everything, counted)]
             rows.append(row)
             inside.append(lent[digest("inside", usable.keys[row]) % len(lent)])
-            outside.append(_out_of_range(usable.keys[row], own, everything, counted))
     chosen = confidence.chosen(usable, rows)
     if confidence.too_few(observations := len(calibration.first_of_each(chosen.observations))):
         raise UserError(
@@ -172,7 +179,8 @@ def place_photographs(parent: Parent, photographs: confidence.Photographs, count
         )
     text = store.decode(parent.integers, parent.scales)
     logits = parent.about["logit_scale"] * (chosen.embeddings @ text.T)
-    return Seen(logits, chosen.taxa, chosen.observations, inside, outside)
+    outside = [one for _, one in away]
+    return Seen(logits, chosen.taxa, chosen.observations, inside, np.array([row for row, _ in away], int), outside)
 
 
 def _leaves_of(label: np.ndarray, nodes: Sequence[Grouping], taxa: int) -> list[int]:
@@ -183,15 +191,13 @@ def _leaves_of(label: np.ndarray, nodes: Sequence[Grouping], taxa: int) -> list[
 
 def _out_of_range(
     key: str, own: Sequence[int], everything: Sequence[tuple[int, Occurrence]], counted: Counted
-) -> Occurrence | None:
-    """An occurrence of another taxon at a place where the table has none of the own taxa; None if none is found."""
+) -> list[Occurrence]:
+    """Occurrences of other taxa at places where the table has none of the own ones."""
     have = {cell for leaf in own for cell in coarser(counted.cells[leaf], _LOCAL)}
-    for attempt in range(_TRIES):
-        leaf, one = everything[digest("outside", key, attempt) % len(everything)]
-        near = prior.near(prior.cell_of(one.latitude, one.longitude, _LOCAL), _LOCAL)
-        if leaf not in own and not have & near.keys():
-            return one
-    return None
+    offered = [everything[digest("outside", key, number) % len(everything)] for number in range(_OFFERED)]
+    cells = [prior.cell_of(one.latitude, one.longitude, _LOCAL) for _, one in offered]
+    away = [one for (_, one), cell in zip(offered, cells, strict=True) if not have & prior.near(cell, _LOCAL).keys()]
+    return away[:_AWAY]
 
 
 # ---- the fit
@@ -214,16 +220,16 @@ def fit(parent: Parent, seen: Seen, counted: Counted) -> tuple[dict[str, Any], b
     chosen = choose(seen, truth, node_of_leaf, temperature, contents)
     content = contents[chosen.cell]
     about = {"cell": chosen.cell, "weight": chosen.weight, "floor": chosen.floor, "temperature": temperature}
-    made = prior.decode(content, about, len(leaves))
+    made = prior.decode(content, {"file": "", **about}, len(leaves))
     inside, outside = (
-        prior.combine(seen.logits, temperature, [expected(made, one) for one in some], made.weight)
-        for some in (seen.inside, seen.outside)
+        prior.combine(logits, temperature, [expected(made, one) for one in some], made.weight)
+        for logits, some in ((seen.logits, seen.inside), (seen.logits[seen.away], seen.outside))
     )
     finest = np.array([RANKS.index(entry.get("finest_rank", RANKS[-1])) for entry in parent.entries.values()])
     rows = calibration.first_of_each(seen.observations)
     ranks = calibration.fit_thresholds(inside[rows], truth[rows], capped(node_of_leaf, finest), calibration.LEVEL)
     about["thresholds"] = {"level": calibration.LEVEL, "confidence": calibration.CONFIDENCE, "ranks": ranks}
-    away = np.array([one is not None for one in seen.outside])
+    without = right(seen.logits, truth, node_of_leaf)
     report = {
         **about,
         "occurrences": counted.number,
@@ -231,14 +237,11 @@ def fit(parent: Parent, seen: Seen, counted: Counted) -> tuple[dict[str, Any], b
         "of_taxa": len(leaves),
         "bytes_of_counts": len(content),
         "photographs": len(truth),
-        "right": {
-            "without": _share(right(seen.logits, truth, node_of_leaf)),
-            "with": _share(right(inside, truth, node_of_leaf)),
-        },
+        "right": {"without": _share(without), "with": _share(right(inside, truth, node_of_leaf))},
         "out_of_range": {
-            "photographs": int(away.sum()),
-            "without": _share(right(seen.logits, truth, node_of_leaf)[away]),
-            "with": _share(right(outside, truth, node_of_leaf)[away]),
+            "places": len(seen.away),
+            "without": _share(without[seen.away]),
+            "with": _share(right(outside, truth[seen.away], node_of_leaf)),
         },
         "left_out": dict(sorted(counted.left_out.items())),
         "of_other_taxa": counted.elsewhere.total(),
@@ -258,7 +261,7 @@ def _contents(counted: Counted) -> Iterator[tuple[float, bytes]]:
 def choose(
     seen: Seen, truth: np.ndarray, node_of_leaf: np.ndarray, temperature: float, contents: Mapping[float, bytes]
 ) -> Chosen:
-    """The cells, floor and weight of the least surprise that cost photographs out of range no more than LOSS.
+    """The cells, floor and weight of the least surprise, as the module says.
 
     Args:
         truth: int64 [n, 7].
@@ -266,35 +269,57 @@ def choose(
     """
     nodes, compared = [grouping(names) for names in node_of_leaf], max(256, _COMPARED // node_of_leaf.shape[1])
     scaled, truth = seen.logits[:compared].astype(np.float64) / temperature, truth[:compared]
-    places = seen.inside[:compared], seen.outside[:compared]
-    away = np.array([one is not None for one in places[1]])
-    least = right(scaled, truth, node_of_leaf)[away].sum() - LOSS * away.sum()
+    away = seen.away[seen.away < compared]
+    inside, outside = seen.inside[:compared], seen.outside[: len(away)]
+    without = right(scaled, truth, node_of_leaf)[away]
 
-    def tried(cell: float, floor: float, weight: float, ratios: Sequence[np.ndarray]) -> Chosen | None:
-        inside, outside = (scaled + weight * np.log(prior.mixed(ratio, floor)) for ratio in ratios)
-        if right(outside, truth, node_of_leaf)[away].sum() < least:
-            return None
-        return Chosen(float(evidence(inside, truth, nodes).surprise(1.0).mean()), cell, floor, weight)
+    def surprise(scores: np.ndarray) -> float:
+        return float(evidence(scores, truth, nodes).surprise(1.0).mean())
 
-    best = Chosen(float(evidence(scaled, truth, nodes).surprise(1.0).mean()), min(contents), FLOORS[-1], 0.0)
-    for cell, content in contents.items():
-        made = prior.decode(content, {"file": "", "cell": cell, "weight": 0.0, "floor": 0.0}, scaled.shape[1])
-        ratios = [_shares(made, some) for some in places]
+    def shares(cell: float, some: Sequence[Occurrence]) -> np.ndarray:
+        about = {"file": "", "cell": cell, "weight": 0.0, "floor": 0.0}
+        return _shares(prior.decode(contents[cell], about, scaled.shape[1]), some)
+
+    def tried(cell: float, here: np.ndarray) -> Iterator[Chosen]:
         for floor, weight in product(FLOORS, WEIGHTS):
-            best = min(best, tried(cell, floor, weight, ratios) or best)
-    return best
+            yield Chosen(surprise(scaled + weight * np.log(prior.mixed(here, floor))), cell, floor, weight)
+
+    candidates = [one for cell in contents for one in tried(cell, shares(cell, inside))]
+    likeliest = min(candidates)
+    there = np.log(prior.mixed(shares(likeliest.cell, outside), likeliest.floor))
+    allowed = [Chosen(surprise(scaled), likeliest.cell, likeliest.floor, 0.0)]
+    for found in (one for one in candidates if one[1:3] == likeliest[1:3]):
+        moved = right(scaled[away] + found.weight * there, truth[away], node_of_leaf)
+        if may_lose(without, moved, away) > LOSS:
+            break
+        allowed.append(found)
+    return min(allowed)
 
 
-def expected(made: Prior, one: Occurrence | None) -> Expectation | None:
+def may_lose(before: np.ndarray, after: np.ndarray, photograph: np.ndarray) -> float:
+    """How much of its right answers a model may lose, to all appearance: a bound by the central limit theorem.
+
+    Args:
+        before, after: bool [m], whether answers are right.
+        photograph: int64 [m], whose answers they are.
+    """
+    places = np.bincount(photograph)
+    lost = (np.bincount(photograph, before) - np.bincount(photograph, after))[places > 0] / places[places > 0]
+    return float(lost.mean() + _CERTAIN * lost.std() / np.sqrt(len(lost))) if len(lost) else 0.0
+
+
+def expected(made: Prior, one: Occurrence) -> Expectation | None:
     """What a prior says of the place and month of an occurrence."""
-    return one and prior.expect(made, one.latitude, one.longitude, one.month)
+    return prior.expect(made, one.latitude, one.longitude, one.month)
 
 
-def _shares(made: Prior, some: Sequence[Occurrence | None]) -> np.ndarray:
+def _shares(made: Prior, some: Sequence[Occurrence]) -> np.ndarray:
     """What a prior says of places and months, float64 [n, C]; the same of each taxon where it says nothing."""
     taxa = len(made.everywhere)
-    found = [one and prior.likelihood(made, one.latitude, one.longitude, one.month) for one in some]
-    return np.stack([np.full(taxa, 1 / taxa) if one is None else one.share for one in found])
+    found = [prior.likelihood(made, one.latitude, one.longitude, one.month) for one in some]
+    return np.stack([np.full(taxa, 1 / taxa) if one is None else one.share for one in found] or [np.zeros(taxa)])[
+        : len(some)
+    ]
 
 
 def right(scores: np.ndarray, truth: np.ndarray, node_of_leaf: np.ndarray) -> np.ndarray:
@@ -325,7 +350,7 @@ def summary(report: Mapping[str, Any]) -> str:
         f"With weight {report['weight']:g} {inside['with']:.1%} of {report['photographs']} calibration photographs are "
         f"named right, {inside['without']:.1%} without place and month. "
     )
-    if not outside["photographs"]:
+    if not outside["places"]:
         return said + "The table has no place that is out of range of a taxon"
     return said + f"Out of range: {outside['with']:.1%}, {outside['without']:.1%} without"
 

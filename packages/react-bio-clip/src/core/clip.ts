@@ -7,7 +7,8 @@ import {readMeanwhile, run, turnsOf, unit} from './model.js';
 import {originOf} from './origin.js';
 import {pixelsOf} from './pixels.js';
 import {preprocessImage} from './preprocess.js';
-import {logits, softmax} from './taxa.js';
+import {expect} from './prior.js';
+import {logits, probabilitiesOf} from './taxa.js';
 import {answerOf, checkOptions} from './tree.js';
 import type {BioClip, CallOptions, ImageInput, Pixels, Source} from './types.js';
 
@@ -34,7 +35,7 @@ export async function embed(bundle: Pick<Bundle, 'info' | 'model'>, image: Pixel
 }
 
 export function clipOf(bundle: Bundle, backend: string): BioClip {
-  const {info, model, table, tree} = bundle;
+  const {info, model, table, tree, prior} = bundle;
   const {check, inTurn, dispose} = turnsOf(model, backend, 'classifier');
 
   async function embedding(image: ImageInput, {signal}: CallOptions = {}): Promise<Float32Array> {
@@ -51,8 +52,8 @@ export function clipOf(bundle: Bundle, backend: string): BioClip {
     async classify(image, options = {}) {
       checkOptions(info, options);
       const found = await embedding(image, options);
-      const probabilities = softmax(logits(info, table, found), info.temperature);
-      return answerOf(info, tree, probabilities, options);
+      const expected = expect(prior, options);
+      return answerOf(info, tree, probabilitiesOf(info, logits(info, table, found), expected), options, expected);
     },
     dispose,
   };

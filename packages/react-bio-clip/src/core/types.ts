@@ -33,6 +33,31 @@ export interface Taxon {
   note?: string;
 }
 
+export interface Thresholds {
+  level: number;
+  confidence?: number;
+  ranks: Record<string, number | null>;
+}
+
+/** Where a photograph was taken, in degrees (WGS 84). */
+export interface Place {
+  latitude: number;
+  longitude: number;
+}
+
+/** Counts of occurrences by cell and month, and how much they count: probabilities times prior ** weight. */
+export interface PriorInfo {
+  file: string;
+  /** Size of the cells in degrees. */
+  cell: number;
+  weight: number;
+  /** No taxon is taken to be less than this much as likely there as the likeliest one. */
+  floor: number;
+  temperature: number;
+  /** As those of the bundle, for photographs whose place and month count. */
+  thresholds: Thresholds;
+}
+
 /** bundle.json, format 2. */
 export interface BundleInfo {
   format: number;
@@ -45,12 +70,13 @@ export interface BundleInfo {
    * The lowest rank whose best node is at least this probable is the answer; null: never this rank. Without thresholds
    * the bundle is not calibrated, and there is no answer but with `minConfidence`.
    */
-  thresholds: {level: number; confidence?: number; ranks: Record<string, number | null>} | null;
+  thresholds: Thresholds | null;
   ranks: string[];
   languages: string[];
   /** In tree order: the taxa below one node are neighbours. */
   taxa: Taxon[];
   text: {file: string; dtype: string; rows: number; columns: number; prompt?: string};
+  prior?: PriorInfo;
   model: {file: string; nodes?: number; operations?: Record<string, number>; macs?: number; parameters?: number};
   files: Record<string, {bytes: number; sha256: string}>;
   /** Size of all files but bundle.json. */
@@ -145,6 +171,10 @@ export interface ClassifyOptions extends CallOptions {
   rank?: string;
   /** Least probability of the answer at every rank, in place of the calibrated thresholds. */
   minConfidence?: number;
+  /** Where it was taken. Counts if the bundle has a prior, `date` is given too, and the prior knows both. */
+  place?: Place;
+  /** When it was taken: a Date, or a text that begins with year and month, 2026-05. */
+  date?: Date | string;
 }
 
 /** A photograph, at its own size. A tensor is height x width x 3 or 4: int32 in 0..255, or float32 in 0..1. */
@@ -178,6 +208,8 @@ export interface Candidate extends Node {
   isFinest: boolean;
   /** The note of the species list on that taxon, if this node is as fine as it may be named; else null. */
   note: string | null;
+  /** The prior has all taxa below it, but not around the place or not around the month. */
+  unexpected?: true;
 }
 
 export interface Answer {
@@ -190,6 +222,8 @@ export interface Answer {
   ranks: Record<string, Node>;
   /** The node of the lowest rank that reaches its threshold, or null. */
   answer: Candidate | null;
+  /** Place and month have counted. */
+  placed?: true;
 }
 
 /** A loaded classifier. Calls may overlap: they are answered one after the other. */
