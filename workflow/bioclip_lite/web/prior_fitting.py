@@ -4,9 +4,9 @@ A fifth of the occurrences is kept apart and lends place and month to the calibr
 photographs seldom state theirs: given the taxon, what a photograph looks like and where it was taken are taken to be
 independent, as by the prior itself. Size of the cells and floor are those that allow the least mean surprise at the
 labels. The weight is then raised in steps until photographs that are given a place where the table does not have their
-taxon may lose more than LOSS of right answers, and of the steps before the one with the least surprise is taken (a fixed
-sequence; to choose the floor by the loss as well would find the luckiest of many). Then thresholds are fitted, as without
-a prior.
+taxon may lose more than LOSS of right answers, and of the steps before, the one with the least surprise is taken. (This
+is a fixed sequence; to choose the floor by the loss as well would find the luckiest of many.) Thresholds are fitted
+afterwards, as they are without a prior.
 """
 
 import heapq
