@@ -36,6 +36,7 @@ from bioclip_lite.predicting import (
 from bioclip_lite.predicting.files import counted, image_files
 from bioclip_lite.predicting.origin import Origin, below, root_of
 from bioclip_lite.predicting.records import Question, Record
+from bioclip_lite.predicting.sites import read_site
 from bioclip_lite.sources import places
 from bioclip_lite.taxa.label_space import Labels, read_labels
 from bioclip_lite.taxa.taxonomy import RANKS
@@ -86,6 +87,14 @@ def parser() -> argparse.ArgumentParser:
         choices=FORMATS,
         default="csv",
         help=f"form of the output (default: csv); {', '.join(_ONE_ANSWER)} back off",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        help="thresholds of your site, a file of `recalibrate`, in place of those of stage evaluate; backs off",
+    )
+    parser.add_argument(
+        "--confirm", action="store_true", help="csv: back off, and add an empty column confirmed for `recalibrate`"
     )
     parser.add_argument("--output", type=Path, help="file to write, folder for camtrap-dp (default: standard output)")
     parser.add_argument(
@@ -157,7 +166,13 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--k {options.k}: at least one answer is needed")
     if options.threshold is not None and not 0 < options.threshold <= 1:
         raise UserError(f"--threshold {options.threshold}: a probability above 0 and up to 1 is needed")
-    only = {"exif": "csv", "utc_offset": "camtrap-dp", "deployments": "camtrap-dp", "package": "camtrap-dp"}
+    only = {
+        "exif": "csv",
+        "confirm": "csv",
+        "utc_offset": "camtrap-dp",
+        "deployments": "camtrap-dp",
+        "package": "camtrap-dp",
+    }
     for name, form in (only | {"in_place": "xmp"}).items():
         if getattr(options, name) and options.format != form:
             raise UserError(f"--{name.replace('_', '-')} is for --format {form}, not for {options.format}")
@@ -199,6 +214,7 @@ def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
         k=options.k,
         thresholds=thresholds,
         fitted=thresholds is not None and options.threshold is None,
+        paths=options.confirm,
         embeddings=options.format == "parquet",
         probabilities=options.format == "parquet" and len(labels.ids) <= parquet.MOST_TAXA,
     )
@@ -239,7 +255,9 @@ def _thresholds(options: argparse.Namespace, measured: dict[str, Any]) -> dict[s
     if options.threshold is not None:
         lowest = RANKS.index(options.rank)
         return {rank: options.threshold if at <= lowest else None for at, rank in enumerate(RANKS)}
-    if not options.back_off and options.format not in _ONE_ANSWER:
+    if options.calibration:
+        return _of_site(options)
+    if not (options.back_off or options.confirm) and options.format not in _ONE_ANSWER:
         return None
     thresholds: dict[str, float | None] = measured["back_off"]["thresholds"]
     if all(limit is None for limit in thresholds.values()):
@@ -248,6 +266,21 @@ def _thresholds(options: argparse.Namespace, measured: dict[str, Any]) -> dict[s
             "often enough, or there are too few photographs (data/evaluate/report.html); leave out --back-off, give a "
             "--threshold of your own, or raise index.split.calibration in params.yaml"
         )
+    return thresholds
+
+
+def _of_site(options: argparse.Namespace) -> dict[str, float | None]:
+    """The thresholds of a file of ``recalibrate``."""
+    if options.prior:
+        raise UserError("--calibration was fitted without --prior; leave one of them out")
+    site = read_site(options.calibration)
+    own = next(iter(models.hashes(options.data, options.variant).values()))
+    if site["model_sha256"] != own:
+        raise UserError(
+            f"{options.calibration} is of another model ({site['model']}); run recalibrate on answers of this one, "
+            f"{options.variant}"
+        )
+    thresholds: dict[str, float | None] = site["ranks"]
     return thresholds
 
 
@@ -302,7 +335,7 @@ def _write(options: argparse.Namespace, run: _Run, answered: Callable[[], Iterat
     else:
         with _text(options.output) as file:
             if options.format == "csv":
-                csv_table.write(file, answered(), run.origin, options.exif, options.prior)
+                csv_table.write(file, answered(), run.origin, options.exif, options.prior, options.confirm)
             else:
                 megadetector.write(file, answered(), run.origin)
     return {}

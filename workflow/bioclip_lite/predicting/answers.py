@@ -5,7 +5,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from bioclip_lite.metrics import calibration
+from bioclip_lite.metrics import calibration, site
 from bioclip_lite.metrics.ranks import capped, sum_up, uncapped
 from bioclip_lite.taxa.label_space import Labels
 from bioclip_lite.taxa.taxonomy import RANKS, label_rank, scientific_name
@@ -61,6 +61,21 @@ def answers(
     for leaves, summed, odd in zip(probabilities, sum_up(probabilities, named[at]), strange, strict=True):
         best = np.argsort(-summed, kind="stable")[:k]
         yield [_answer(at, int(numbers[place]), named[at], leaves, labels, None, odd) for place in best]
+
+
+def best_path(probabilities: np.ndarray, labels: Labels) -> tuple[list[str | None], list[float]]:
+    """(names, probabilities) of the best taxon at each rank, as far down as one has half of the probability or more.
+
+    Those lie on one path. A rank at which there is no name, or none that the list allows, has the probability 0.
+
+    Args:
+        probabilities: float64 [C], of one photograph.
+    """
+    share, node = calibration.best_nodes(probabilities[None], capped(labels.node_of_leaf, labels.finest_rank))
+    lowest = int(calibration.lowest(share, dict.fromkeys(RANKS, site.LEAST))[0])
+    path = labels.nodes[lowest][node[0, lowest]] if lowest >= 0 else ()
+    scores = share[0, : lowest + 1]
+    return list(path), np.where(scores >= site.LEAST, scores, 0).tolist()
 
 
 def is_animal(answer: Answer) -> bool:

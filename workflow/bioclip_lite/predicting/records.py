@@ -15,7 +15,7 @@ from PIL import Image
 
 from bioclip_lite.metrics import calibration
 from bioclip_lite.photographs.images import BadImage, Capture, capture, decode
-from bioclip_lite.predicting.answers import Answer, answers
+from bioclip_lite.predicting.answers import Answer, answers, best_path
 from bioclip_lite.predicting.expected import Places
 from bioclip_lite.predicting.models import Model, Said
 from bioclip_lite.sources import places
@@ -54,6 +54,8 @@ SCHEMA = pa.schema(
                 }
             )
         ),
+        "best": pa.list_(pa.string()),
+        "best_scores": pa.list_(pa.float64()),
         "embedding": pa.list_(pa.float32()),
         "probabilities": pa.list_(pa.float32()),
     }
@@ -75,6 +77,8 @@ class Record(TypedDict):
     latitude: float | None  # degrees
     longitude: float | None
     answers: list[Answer]
+    best: list[str | None]  # names from the kingdom down, to the lowest rank with a taxon of half the probability
+    best_scores: list[float]  # the probability of each; 0 where the rank has none
     embedding: list[float] | None
     probabilities: list[float] | None  # of all leaves
 
@@ -87,6 +91,7 @@ class Question(NamedTuple):
     k: int
     thresholds: calibration.Thresholds | None
     fitted: bool  # whether these are fitted ones, which differ with a prior
+    paths: bool  # whether records hold the best path
     embeddings: bool  # whether records hold them
     probabilities: bool  # whether records hold those of all leaves
 
@@ -159,6 +164,7 @@ def _answer_group(
     found = answers(probabilities, labels, question.rank, question.k, thresholds, unexpected)
     for record, said, row, best in zip(records, said_of, probabilities, found, strict=True):
         record["answers"] = best
+        record["best"], record["best_scores"] = best_path(row, labels) if question.paths else ([], [])
         if question.embeddings and said.embedding is not None:
             record["embedding"] = said.embedding.tolist()
         if question.probabilities:
@@ -204,6 +210,8 @@ def _record(
         "error": error,
         **{**about._asdict(), "media_type": about.media_type or None},  # type: ignore[typeddict-item]
         "answers": [],
+        "best": [],
+        "best_scores": [],
         "embedding": None,
         "probabilities": None,
     }

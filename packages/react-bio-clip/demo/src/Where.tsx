@@ -17,7 +17,12 @@ export function WhereField({onChange}: {onChange: (where: Where) => void}): Reac
 
   useEffect(() => {
     const place = {latitude: Number(latitude), longitude: Number(longitude)};
-    const known = latitude && longitude && month && Math.abs(place.latitude) <= 90 && Math.abs(place.longitude) <= 180;
+    const known =
+      latitude &&
+      longitude &&
+      /^\d{4}-(0[1-9]|1[0-2])$/.test(month) &&
+      Math.abs(place.latitude) <= 90 &&
+      Math.abs(place.longitude) <= 180;
     onChange(counts && known ? {place, date: month} : {});
   }, [counts, latitude, longitude, month, onChange]);
 

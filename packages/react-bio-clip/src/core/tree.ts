@@ -163,10 +163,10 @@ export function answerOf(
   info: BundleInfo,
   tree: Tree,
   probabilities: Float64Array,
-  {topK = 5, rank, minConfidence}: ClassifyOptions = {},
+  {topK = 5, rank, minConfidence, thresholds: own}: ClassifyOptions = {},
   expected?: Expectation,
 ): Answer {
-  const thresholds = expected ? info.prior?.thresholds : info.thresholds;
+  const thresholds = own ?? (expected ? info.prior?.thresholds : info.thresholds)?.ranks;
   const best = new Map<string, [number, number]>();
   const ranks: Record<string, Node> = {};
   for (const name of info.ranks) {
@@ -188,7 +188,7 @@ export function answerOf(
   const lowest = rank ? info.ranks.indexOf(rank) : info.ranks.length - 1;
   let answer: Candidate | null = null;
   for (let r = lowest; r >= 0 && !answer; r--) {
-    const threshold = minConfidence ?? thresholds?.ranks[info.ranks[r]];
+    const threshold = minConfidence ?? thresholds?.[info.ranks[r]];
     const found = best.get(info.ranks[r]);
     if (!found || threshold == null || found[1] < threshold) continue;
     answer = candidate(info, tree.get(info.ranks[r])!, found[0], probabilities, expected);

@@ -171,6 +171,8 @@ export interface ClassifyOptions extends CallOptions {
   rank?: string;
   /** Least probability of the answer at every rank, in place of the calibrated thresholds. */
   minConfidence?: number;
+  /** By rank, in place of the calibrated ones: those of your site (`recalibrate`). */
+  thresholds?: Thresholds['ranks'];
   /** Where it was taken. Counts if the bundle has a prior, `date` is given too, and the prior knows both. */
   place?: Place;
   /** When it was taken: a Date, or a text that begins with year and month, 2026-05. */
