@@ -26,7 +26,8 @@ def confirmed(data: Path, folder: Path, names: str, times: int) -> Path:
     for row in found:
         answer = row["best"].split(" > ")
         assert len(answer) == len(row["best_scores"].split()) and row["kingdom"] == answer[0]
-        row["confirmed"] = answer[0] if names == "right" else names
+        lowest = " ".join(answer[5:]) if len(answer) > 6 else answer[-1]
+        row["confirmed"] = " > ".join([*answer[:-1], lowest]) if names == "right" else names
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, header)
         writer.writeheader()

@@ -60,9 +60,9 @@ def node_of(best: Sequence[str | None], rank: int) -> int:
 
 
 def test_the_promise_holds_at_a_site_in_nine_of_ten_draws() -> None:
-    everything, *_ = draw(4000, 2)
+    everything, *_ = draw(800, 2)
     broken = promised = 0
-    for seed in range(200):
+    for seed in range(60):
         rows = np.random.default_rng(seed).integers(len(everything), size=100)
         found = site.recalibrate([everything[row] for row in rows])
         if found["threshold"] is None:
@@ -70,7 +70,7 @@ def test_the_promise_holds_at_a_site_in_nine_of_ten_draws() -> None:
         promised += 1
         now = site.recalibrate([one._replace(answered=_at(one, found["threshold"])) for one in everything])["before"]
         broken += now["right"] / now["of"] < calibration.LEVEL
-    assert promised > 50 and broken <= 0.1 * 200 + 2 * np.sqrt(200 * 0.1 * 0.9)
+    assert promised > 15 and broken <= 0.1 * promised + 2 * np.sqrt(promised * 0.1 * 0.9)
 
 
 def _at(one: Confirmed, threshold: float) -> int:
