@@ -232,8 +232,8 @@ def broken_promises(parent: Parent, some: Seen, test: Seen, counted: Counted, dr
 
 NOTES = """Read with it:
 
-- Ranges are made up, for the drawn photographs of the sample have no place, and the real ones at hand state none. What a
-  prior gains depends on how much the ranges of similar species overlap.
+- Ranges are made up, for the drawn photographs of the sample have no place, and the real ones at hand state none. What
+  a prior gains depends on how much the ranges of similar species overlap.
 - Out of range: each photograph is lent up to four places at which the table has other species and not its own.
 - The guarantee of the thresholds is for photographs in range; the share of right answers out of range is beside it.
 - A draw for the guarantee is with replacement from calibration and test photographs, and the share is counted on all.
