@@ -59,6 +59,7 @@ RUN_BY = (
     ("bioclip-lite captioner .*", "tests/captioning/test_coca.py", "command.main(["),
     ("bioclip-lite teacher model --processes 4", "tests/training/test_open_clip_training.py", '"--processes"'),
     ("bioclip-lite predict .*", "tests/commands/test_predict.py", "predict.main(["),
+    ("bioclip-lite recalibrate .*", "tests/commands/test_recalibrate.py", "recalibrate.main(["),
     ("bioclip-lite relist .*", "tests/commands/test_relist.py", "relist.main(["),
     ("bioclip-lite compare .*", "tests/commands/test_compare.py", "compare.main("),
     ("bioclip-lite verify-cache", "tests/commands/test_verify_cache.py", "main(["),

@@ -415,6 +415,7 @@ JOBS: list[tuple[str, str, Any]] = [
     ("convert", "bundle", jobs.Bundle),
     ("convert", "text", jobs.TextEncoder),
     ("convert", "lists/alps", jobs.OneList),
+    ("convert", "prior", jobs.Prior),
     ("evaluate", "teacher", jobs.TeacherVariant),
     ("evaluate", "teacher-tuned", jobs.Latency),
     ("evaluate", "ensemble", jobs.EnsembleVariant),

@@ -19,6 +19,7 @@ from dwca.read import DwCAReader
 from PIL import Image
 
 from bioclip_lite.commands import predict
+from bioclip_lite.compression import quantized
 from bioclip_lite.evaluation import variants
 from bioclip_lite.photographs.images import decode
 from bioclip_lite.photographs.shards import ShardSet
@@ -27,7 +28,7 @@ from bioclip_lite.taxa.label_space import read_labels
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import PARTIAL, read_json, write_json
-from bioclip_lite.web import javascript
+from bioclip_lite.web import javascript, prior
 from evaluation.test_variants import save_student
 from predicting.test_formats import check_camtrap, check_megadetector
 from predicting.test_xmp import needs_exiftool
@@ -174,6 +175,57 @@ def test_the_web_model_answers_in_batches_and_in_order(
         expected = np.exp(logits / 2) / np.exp(logits / 2).sum()
         scores = {row["species_epithet"]: float(row["score"]) for row in four}
         assert [scores[leaf[6] or ""] for leaf in leaves] == pytest.approx(expected, abs=1e-4)
+
+
+def write_prior(data: Path) -> list[str]:
+    """A prior that has the last taxon of the bundle far away; returns the epithets in the bundle's order."""
+    labels = read_labels(data)
+    taxa = read_json(data / "convert" / "tfjs" / "bundle.json")["taxa"]
+    folder, weights = data / "convert" / "prior" / "tfjs", data / "quantize" / "model" / quantized.WEIGHTS_FILE
+    here, away = (prior.cell_of(*place, 10.0) for place in ((47.375, -8.5), (-40.0, 100.0)))
+    cells = [{away if number == len(taxa) - 1 else here: 50} for number in range(len(taxa))]
+    content = prior.encode(cells, np.full((len(labels.ids), 12), 5))
+    for file in (folder / "prior.bin", weights):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    limits = dict.fromkeys(RANKS) | {"kingdom": 0.6}
+    about = {"file": "prior.bin", "cell": 10.0, "weight": 1.0, "floor": 0.05, "temperature": 2.0}
+    provenance = {"weights_sha256": hashlib.sha256(content).hexdigest()}
+    about |= {"thresholds": {"level": 0.95, "ranks": limits}}
+    write_json(folder / "bundle.json", {"taxa": taxa, "prior": about, "provenance": provenance})
+    return [taxon["ranks"][6] for taxon in taxa]
+
+
+def test_place_and_month_count_for_photographs_that_state_both(
+    data: Path, photographs: dict[str, Path], node: list[list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = write_prior(data)
+    files = sorted(photographs.values())
+    for file in files[:4]:
+        exif = Image.Exif()
+        exif.get_ifd(0x8825).update({1: "N", 2: (47.0, 22.0, 30.0), 3: "W", 4: (8.0, 30.0, 0.0)})
+        if file != files[0]:  # whose time is not known
+            exif.get_ifd(0x8769)[0x9003] = "2026:04:01 06:00:00"
+        Image.open(file).save(file, exif=exif, quality="keep")
+
+    def rows(*more: str) -> list[dict[str, str]]:
+        folder = str(files[0].parent)
+        assert predict.main([folder, "--variant", "tfjs", "--k", "4", "--data", str(data), *more]) == 0
+        return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+    without, placed = rows(), rows("--prior")
+    known = set(map(str, files[1:4]))
+    assert all("not_expected_here" not in row for row in without)
+    plain = [{**row, "not_expected_here": ""} for row in without if row["file_name"] not in known]
+    assert [row for row in placed if row["file_name"] not in known] == plain
+    scores = {(row["file_name"], row["species_epithet"]): float(row["score"]) for row in without}
+    for row in (row for row in placed if row["file_name"] in known):
+        suppressed = row["species_epithet"] == names[-1]
+        assert row["not_expected_here"] == ("yes" if suppressed else "")
+        assert (float(row["score"]) < scores[row["file_name"], row["species_epithet"]]) == suppressed
+    limits = {row["file_name"] in known: row["threshold"] for row in rows("--prior", "--back-off")}
+    assert limits == {True: "0.6", False: "0.5"}
+    assert predict.main([str(files[0]), "--variant", "control", "--prior", "--data", str(data)]) == 1
 
 
 def test_a_photograph_that_stops_node_is_left_out_alone(
@@ -460,6 +512,9 @@ def test_photographs_of_what_is_not_on_the_list(
     assert {row["off_list"] for row in rows} == {"yes", ""}
     assert predict.main([*options, "--off-list", "--threshold", "0.5"]) == 1
     assert "--off-list has thresholds of its own" in capsys.readouterr().err
+    for other in (["--prior"], ["--calibration", str(data / "site.json")]):
+        assert predict.main([*options, "--off-list", *other]) == 1
+        assert "--off-list has thresholds that were fitted for the model alone" in capsys.readouterr().err
     assert predict.main([options[0], "--off-list", "--variant", "student", "--data", str(data)]) == 1
     assert "student has no thresholds that allow for photographs off the list" in capsys.readouterr().err
 

@@ -49,6 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (data / "lists").mkdir()
     (data / "lists" / "field.csv").write_text(LIST)
     section: dict[str, Any] = {"images": 2, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": None}
+    section["prior"] = None
     convert.run(section | {"lists": ["field.csv"]}, data)
     return data
 

@@ -287,7 +287,7 @@ def test_parquet_with_embeddings_and_all_probabilities(tmp_path: Path) -> None:
 
 def test_csv_with_time_and_place() -> None:
     text = io.StringIO()
-    csv_table.write(text, RECORDS, ORIGIN, exif=True)
+    csv_table.write(text, RECORDS, ORIGIN, exif=True, prior=False, confirm=False)
     fox, unsure, human, oak, broken = csv.DictReader(io.StringIO(text.getvalue()))
     assert (fox["time"], fox["latitude"], fox["longitude"]) == ("2026-04-01T06:30:00", "47.3769", "8.5417")
     assert (fox["rank"], fox["threshold"], fox["model_sha256"]) == ("species", "0.8", HASH)
@@ -297,7 +297,7 @@ def test_csv_with_time_and_place() -> None:
     assert human["species"] == "Homo sapiens"
     assert broken["error"] == "truncated: 40 % is missing" and not broken["time"]
     without = io.StringIO()
-    csv_table.write(without, RECORDS, ORIGIN, exif=False)
+    csv_table.write(without, RECORDS, ORIGIN, exif=False, prior=False, confirm=False)
     assert "latitude" not in without.getvalue() and np.all(
         [len(row) == 20 for row in csv.reader(io.StringIO(without.getvalue()))]
     )

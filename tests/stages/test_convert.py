@@ -55,6 +55,7 @@ PARAMS: sections.Convert = {
     "onnx": [],
     "text_encoder": None,
     "lists": [],
+    "prior": None,
 }
 
 

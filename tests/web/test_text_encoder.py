@@ -33,6 +33,7 @@ PARAMS: sections.Convert = {
     "onnx": [],
     "text_encoder": "teacher",
     "lists": [],
+    "prior": None,
 }
 
 

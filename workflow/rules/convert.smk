@@ -1,6 +1,8 @@
 READER = config["convert"]["text_encoder"]
 TEXT_ENCODER = ["data/convert/text"] if READER else []
 SPECIES_LISTS = parameters.species_lists(config["convert"])
+OCCURRENCES = config["convert"]["prior"]
+PRIOR = ["data/convert/prior/tfjs", "data/convert/prior/report.json"] if OCCURRENCES else []
 
 
 rule convert_student:
@@ -83,11 +85,34 @@ rule relist:
         "python -m bioclip_lite convert lists/{wildcards.list} --section {params.section:q} > {log} 2>&1"
 
 
+if OCCURRENCES:
+
+    rule make_prior:
+        input:
+            code("convert", "prior"),
+            occurrences=f"data/lists/{OCCURRENCES}",
+            bundle="data/convert/tfjs",
+            calibration="data/convert/calibration.safetensors",
+        output:
+            directory("data/convert/prior/tfjs"),
+            "data/convert/prior/report.json",
+        log:
+            "logs/convert/prior.log",
+        resources:
+            mem_mb=4000,
+            runtime=120,
+        params:
+            section=section("convert", "prior"),
+        shell:
+            "python -m bioclip_lite convert prior --section {params.section:q} > {log} 2>&1"
+
+
 rule record_convert:
     input:
         rules.convert_student.output,
         TEXT_ENCODER,
         expand("data/convert/lists/{list}/{made}", list=SPECIES_LISTS, made=["tfjs", "report.json"]),
+        PRIOR,
     output:
         ledger_path("convert"),
     log:

@@ -9,6 +9,8 @@ export {BioClipError} from './core/errors.js';
 export type {BioClipErrorCode} from './core/errors.js';
 export {fetchReader} from './core/origin.js';
 export {preprocessImage, resizeAndCrop} from './core/preprocess.js';
+export {recalibrate} from './core/site.js';
+export type * from './core/site.js';
 export {compareTexts} from './core/text.js';
 export {scientificName} from './core/tree.js';
 export type * from './core/types.js';

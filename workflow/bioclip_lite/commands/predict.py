@@ -21,11 +21,23 @@ from bioclip_lite import __version__
 from bioclip_lite.commands.common import command
 from bioclip_lite.evaluation import variants
 from bioclip_lite.photographs.images import OFFSET
-from bioclip_lite.predicting import camtrap, csv_table, darwin_core, megadetector, models, parquet, parts, records, xmp
+from bioclip_lite.predicting import (
+    camtrap,
+    csv_table,
+    darwin_core,
+    expected,
+    megadetector,
+    models,
+    parquet,
+    parts,
+    records,
+    xmp,
+)
 from bioclip_lite.predicting.files import counted, image_files
 from bioclip_lite.predicting.on_list import OffList
 from bioclip_lite.predicting.origin import Origin, below, root_of
 from bioclip_lite.predicting.records import Question, Record
+from bioclip_lite.predicting.sites import read_site
 from bioclip_lite.sources import places
 from bioclip_lite.taxa.label_space import Labels, read_labels
 from bioclip_lite.taxa.taxonomy import RANKS
@@ -82,7 +94,21 @@ def parser() -> argparse.ArgumentParser:
         default="csv",
         help=f"form of the output (default: csv); {', '.join(_ONE_ANSWER)} back off",
     )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        help="thresholds of your site, a file of `recalibrate`, in place of those of stage evaluate; backs off",
+    )
+    parser.add_argument(
+        "--confirm", action="store_true", help="csv: back off, and add an empty column confirmed for `recalibrate`"
+    )
     parser.add_argument("--output", type=Path, help="file to write, folder for camtrap-dp (default: standard output)")
+    parser.add_argument(
+        "--prior",
+        action="store_true",
+        help="count where and in which month a photograph was taken, if its EXIF states both and convert.prior gave a "
+        "table; says what is not expected there",
+    )
     parser.add_argument("--exif", action="store_true", help="csv: add when and where a photograph was taken")
     parser.add_argument(
         "--utc-offset", help="camtrap-dp: of the cameras' clocks where EXIF does not state it, such as +02:00"
@@ -128,6 +154,7 @@ class _Run(NamedTuple):
     origin: Origin
     settings: dict[str, Any]  # that answers depend on
     camera: camtrap.Camera | None
+    where: expected.Places | None  # the prior of place and month
 
 
 class _Done(NamedTuple):
@@ -145,7 +172,13 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--k {options.k}: at least one answer is needed")
     if options.threshold is not None and not 0 < options.threshold <= 1:
         raise UserError(f"--threshold {options.threshold}: a probability above 0 and up to 1 is needed")
-    only = {"exif": "csv", "utc_offset": "camtrap-dp", "deployments": "camtrap-dp", "package": "camtrap-dp"}
+    only = {
+        "exif": "csv",
+        "confirm": "csv",
+        "utc_offset": "camtrap-dp",
+        "deployments": "camtrap-dp",
+        "package": "camtrap-dp",
+    }
     for name, form in (only | {"in_place": "xmp"}).items():
         if getattr(options, name) and options.format != form:
             raise UserError(f"--{name.replace('_', '-')} is for --format {form}, not for {options.format}")
@@ -188,6 +221,8 @@ def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
         k=options.k,
         thresholds=thresholds,
         off_list=others,
+        fitted=thresholds is not None and options.threshold is None,
+        paths=options.confirm,
         embeddings=options.format == "parquet",
         probabilities=options.format == "parquet" and len(labels.ids) <= parquet.MOST_TAXA,
     )
@@ -201,13 +236,15 @@ def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
         began=datetime.now(UTC).isoformat(timespec="seconds"),
         root=root_of(files),
     )
+    where = expected.read(options.data, options.variant, labels) if options.prior else None
+    hashes |= {"convert/prior/tfjs/bundle.json": where.sha256} if where else {}
     settings = {"version": __version__, "variant": options.variant, "files": hashes, **question._asdict()}
     settings["off_list"] = others and others._asdict()
     camera = None
     if options.format == "camtrap-dp":
         folders = {camtrap.deployment_of(below(file, origin.root), origin.root) for file in files}
         camera = camtrap.read_camera(options.utc_offset, options.deployments, options.package, folders)
-    return _Run(files, labels, question, origin, settings, camera)
+    return _Run(files, labels, question, origin, settings, camera, where)
 
 
 def _measured(data: Path, variant: str) -> dict[str, Any]:
@@ -227,7 +264,9 @@ def _thresholds(options: argparse.Namespace, measured: dict[str, Any]) -> dict[s
     if options.threshold is not None:
         lowest = RANKS.index(options.rank)
         return {rank: options.threshold if at <= lowest else None for at, rank in enumerate(RANKS)}
-    if not options.back_off and options.format not in _ONE_ANSWER:
+    if options.calibration:
+        return _of_site(options)
+    if not (options.back_off or options.confirm) and options.format not in _ONE_ANSWER:
         return None
     thresholds: dict[str, float | None] = measured["back_off"]["thresholds"]
     if all(limit is None for limit in thresholds.values()):
@@ -243,6 +282,11 @@ def _off_list(options: argparse.Namespace, measured: dict[str, Any]) -> OffList 
     """What tells photographs of what is not on the list apart; None where it was not fitted."""
     if options.off_list and (options.threshold is not None or options.rank != RANKS[-1]):
         raise UserError("--off-list has thresholds of its own for all ranks: leave out --threshold and --rank")
+    if options.off_list and (options.prior or options.calibration or options.confirm):
+        raise UserError(
+            "--off-list has thresholds that were fitted for the model alone: leave out --prior, --calibration and "
+            "--confirm"
+        )
     found = measured.get("off_list")
     if options.off_list and not (found and any(found["ranks"].values())):
         raise UserError(
@@ -253,10 +297,25 @@ def _off_list(options: argparse.Namespace, measured: dict[str, Any]) -> OffList 
     return OffList({name: found[name] for name in ("known", "ranks")}, options.off_list) if found else None
 
 
+def _of_site(options: argparse.Namespace) -> dict[str, float | None]:
+    """The thresholds of a file of ``recalibrate``."""
+    if options.prior:
+        raise UserError("--calibration was fitted without --prior; leave one of them out")
+    site = read_site(options.calibration)
+    own = next(iter(models.hashes(options.data, options.variant).values()))
+    if site["model_sha256"] != own:
+        raise UserError(
+            f"{options.calibration} is of another model ({site['model']}); run recalibrate on answers of this one, "
+            f"{options.variant}"
+        )
+    thresholds: dict[str, float | None] = site["ranks"]
+    return thresholds
+
+
 def _asked(options: argparse.Namespace, run: _Run, files: Iterable[Path], count: int) -> Iterator[list[Record]]:
     """Yield the records of the files by batches; tells of each file that cannot be read."""
     with models.opened(options.data, options.variant, run.labels) as model:
-        batches = records.batches(files, model, run.labels, run.question)
+        batches = records.batches(files, model, run.labels, run.question, run.where)
         total = -(-count // model.batch)
         for batch in progress(batches, total, f"predict: batches of {model.batch} photographs", model.batch):
             for record in batch:
@@ -304,7 +363,7 @@ def _write(options: argparse.Namespace, run: _Run, answered: Callable[[], Iterat
     else:
         with _text(options.output) as file:
             if options.format == "csv":
-                csv_table.write(file, answered(), run.origin, options.exif)
+                csv_table.write(file, answered(), run.origin, options.exif, options.prior, options.confirm)
             else:
                 megadetector.write(file, answered(), run.origin)
     return {}

@@ -23,6 +23,7 @@ LOADED_BY_NAME: dict[str, dict[str, tuple[str, ...]]] = {
         "bundle": ("web.tfjs",),
         "text": ("web.tfjs", "web.text_encoder"),
         "list": ("web.relisting",),
+        "prior": ("web.prior_fitting",),
     },
     "evaluate": {"suite": ("suites.answering",), "report": ("report.publish",)},
 }

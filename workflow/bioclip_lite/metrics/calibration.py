@@ -19,7 +19,7 @@ the probability of all that are named by this node. Thresholds are fitted on the
 promise holds for them as for any others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -181,20 +181,34 @@ def fit_thresholds(
     return fit_reduced(*best_nodes(probabilities, named), truth_nodes, named, level)
 
 
+def lowest_kept(share: np.ndarray, right: Callable[[np.ndarray], np.ndarray], level: float) -> float | None:
+    """The lowest threshold for all ranks with which the promise holds; None: none, or too few answers.
+
+    Args:
+        share: float [n, 7], probability of the best node at each rank.
+        right: gives 1, 0 or NaN for each row's answer at its rank, int [n]; -1 is no answer.
+    """
+    found: float | None = None
+    for candidate in _CANDIDATES.tolist():
+        judged = right(_lowest(share, np.full(len(RANKS), candidate)))
+        judged = judged[~np.isnan(judged)]
+        # too few answers to show anything, even if all are right: that looks at no label, so the sequence stays fixed
+        if level ** len(judged) > 1 - CONFIDENCE:
+            continue
+        if bdtr(float((judged == 0).sum()), len(judged), 1 - level) > 1 - CONFIDENCE:
+            break
+        found = candidate
+    return found
+
+
 def fit_reduced(
     share: np.ndarray, node: np.ndarray, truth_nodes: np.ndarray, named: np.ndarray, level: float
 ) -> dict[str, float | None]:
     """``fit_thresholds`` from ``best_nodes``, for callers that never hold all probabilities."""
-    found: float | None = None
-    for candidate in _CANDIDATES.tolist():
-        rank = _lowest(share, np.full(len(RANKS), candidate))
-        right = judge(rank, chosen(node, rank), truth_nodes, named)
-        right = right[~np.isnan(right)]
-        # too few answers to show anything, even if all are right: that looks at no label, so the sequence stays fixed
-        if level ** len(right) > 1 - CONFIDENCE:
-            continue
-        if bdtr(float((right == 0).sum()), len(right), 1 - level) > 1 - CONFIDENCE:
-            break
-        found = candidate
+
+    def right(rank: np.ndarray) -> np.ndarray:
+        return judge(rank, chosen(node, rank), truth_nodes, named)
+
+    found = lowest_kept(share, right, level)
     answerable = ((named >= 0) & (named < named.shape[1])).any(axis=1)
     return {RANKS[rank]: found if answerable[rank] else None for rank in reversed(range(len(RANKS)))}

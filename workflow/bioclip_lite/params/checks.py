@@ -308,6 +308,9 @@ def _wrong_species_lists(params: dict[str, Any]) -> Iterator[str]:
             )
         if PurePath(file).is_absolute() or ".." in PurePath(file).parts:
             yield f"convert.lists has {file}; it must be a file in data/lists"
+    occurrences = params["convert"]["prior"]
+    if occurrences and (PurePath(occurrences).is_absolute() or ".." in PurePath(occurrences).parts):
+        yield f"convert.prior is {occurrences}; it must be a file in data/lists"
     for name in sorted({name for name in names if names.count(name) > 1}):
         both = " and ".join(file for file, other in zip(files, names, strict=True) if other == name)
         yield f"convert.lists has {both}, whose bundles would be one folder; rename one of them"

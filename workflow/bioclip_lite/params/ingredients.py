@@ -27,6 +27,11 @@ def check_sources(params: dict[str, Any]) -> None:
     for file in params["convert"]["lists"]:
         if not (LISTS / file).is_file():
             raise UserError(f"convert.lists has {file}, but {LISTS / file} does not exist; put it there")
+    occurrences = params["convert"]["prior"]
+    if occurrences and not (LISTS / occurrences).exists():
+        raise UserError(
+            f"convert.prior is {occurrences}, but {LISTS / occurrences} does not exist; put your table there"
+        )
     for name, file in _weights(params):
         if not (WEIGHTS / file).is_file():
             raise UserError(f"{name} is {file}, but {WEIGHTS / file} does not exist; copy the weights there")

@@ -235,6 +235,12 @@ class OneList(TypedDict):
     lists: list[str]
 
 
+class Prior(TypedDict):
+    """The bundle with a prior of place and month."""
+
+    prior: str | None
+
+
 class TextEncoder(TypedDict):
     tolerance: float
     text_encoder: Literal["teacher", "student"] | None
@@ -395,7 +401,7 @@ PARTS: dict[str, dict[str, Any]] = {
         **{"captions/{captioner}/{shard}": Nothing, "texts/{captioner}/{shard}": Nothing},
     },
     "distill": {"student": _of_student, "finetune": FinetunedStudent, "control": Control},
-    "convert": {"bundle": Bundle, "text": TextEncoder, "lists/{list}": _of_list},
+    "convert": {"bundle": Bundle, "text": TextEncoder, "lists/{list}": _of_list, "prior": Prior},
     "evaluate": {
         "report": Report,
         "speed": Timing,

@@ -13,21 +13,27 @@ from bioclip_lite.taxa.taxonomy import RANKS
 COLUMNS = ("file_name", *RANKS[:-1], "species_epithet", "species", "common_name", "score", "zero_shot", "note")
 _ORIGIN = ("rank", "threshold", "on_list", "off_list", "model", "model_sha256", "error")
 _EXIF = ("time", "latitude", "longitude")
+_PRIOR = "not_expected_here"
+CONFIRM = ("best", "best_scores", "confirmed")
+BETWEEN = " > "  # the names of a path
 
 
-def write(file: TextIO, records: Iterable[Record], origin: Origin, exif: bool) -> None:
+def write(file: TextIO, records: Iterable[Record], origin: Origin, exif: bool, prior: bool, confirm: bool) -> None:
     """Write a row for each answer, and one for each photograph without any.
 
     Args:
         exif: add when and where a photograph was taken; the time is ISO 8601, with its offset from UTC if known.
+        confirm: add the best path, and an empty column for what a person says (``commands.recalibrate``).
+        prior: add whether the prior of place and month does not expect the taxon.
     """
-    writer = csv.DictWriter(file, (*COLUMNS, *_ORIGIN, *(_EXIF if exif else ())), lineterminator="\n")
+    more = (*(_EXIF if exif else ()), *([_PRIOR] if prior else ()), *(CONFIRM if confirm else ()))
+    writer = csv.DictWriter(file, (*COLUMNS, *_ORIGIN, *more), lineterminator="\n")
     writer.writeheader()
     for record in records:
-        writer.writerows(_rows(record, origin, exif))
+        writer.writerows(_rows(record, origin, exif, prior, confirm))
 
 
-def _rows(record: Record, origin: Origin, exif: bool) -> Iterator[dict[str, Any]]:
+def _rows(record: Record, origin: Origin, exif: bool, prior: bool, confirm: bool) -> Iterator[dict[str, Any]]:
     row: dict[str, Any] = {
         "file_name": record["file_name"],
         "model": origin.model,
@@ -39,8 +45,11 @@ def _rows(record: Record, origin: Origin, exif: bool) -> Iterator[dict[str, Any]
     if exif:
         time = f"{record['time']}{record['offset'] or ''}" if record["time"] else None
         row |= {"time": time, "latitude": record["latitude"], "longitude": record["longitude"]}
+    if confirm:
+        row |= {"best": BETWEEN.join(name or "" for name in record["best"]), "confirmed": None}
+        row["best_scores"] = " ".join(f"{score:.6g}" for score in record["best_scores"])
     for answer in record["answers"]:
-        yield row | of_answer(answer)
+        yield row | of_answer(answer) | ({_PRIOR: "yes" if answer["unexpected"] else ""} if prior else {})
     if not record["answers"]:
         yield row
 

@@ -14,14 +14,16 @@ import pyarrow as pa
 from PIL import Image
 
 from bioclip_lite.metrics import calibration
-from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.photographs.images import BadImage, Capture, capture, decode
-from bioclip_lite.predicting.answers import Answer, answers
+from bioclip_lite.predicting.answers import Answer, answers, best_path
+from bioclip_lite.predicting.expected import Places
 from bioclip_lite.predicting.models import Model, Said
 from bioclip_lite.predicting.on_list import OffList, allowing, on_list
 from bioclip_lite.sources import places
 from bioclip_lite.taxa.label_space import Labels
 from bioclip_lite.utils.machine import cores
+from bioclip_lite.web import prior
+from bioclip_lite.web.prior import Expectation
 
 _AHEAD = 2  # photographs per core that are read before the model takes them
 _NOTHING = Capture("", None, None, None, None)
@@ -49,10 +51,13 @@ SCHEMA = pa.schema(
                     "threshold": pa.float64(),
                     "zero_shot": pa.bool_(),
                     "note": pa.string(),
+                    "unexpected": pa.bool_(),
                 }
             )
         ),
         "on_list": pa.float64(),
+        "best": pa.list_(pa.string()),
+        "best_scores": pa.list_(pa.float64()),
         "embedding": pa.list_(pa.float32()),
         "probabilities": pa.list_(pa.float32()),
     }
@@ -75,6 +80,8 @@ class Record(TypedDict):
     longitude: float | None
     answers: list[Answer]
     on_list: float | None  # probability that it shows a taxon of the list; None where that was not fitted
+    best: list[str | None]  # names from the kingdom down, to the lowest rank with a taxon of half the probability
+    best_scores: list[float]  # the probability of each; 0 where the rank has none
     embedding: list[float] | None
     probabilities: list[float] | None  # of all leaves
 
@@ -87,6 +94,8 @@ class Question(NamedTuple):
     k: int
     thresholds: calibration.Thresholds | None
     off_list: OffList | None  # None where it was not fitted
+    fitted: bool  # whether these are fitted ones, which differ with a prior
+    paths: bool  # whether records hold the best path
     embeddings: bool  # whether records hold them
     probabilities: bool  # whether records hold those of all leaves
 
@@ -110,10 +119,15 @@ def state(file: Path) -> tuple[int, int]:
     return about.st_size, about.st_mtime_ns
 
 
-def batches(files: Iterable[Path], model: Model, labels: Labels, question: Question) -> Iterator[list[Record]]:
+def batches(
+    files: Iterable[Path], model: Model, labels: Labels, question: Question, where: Places | None
+) -> Iterator[list[Record]]:
     """Yield the records of the photographs, in their order, by batches of the model.
 
     Threads read and prepare some photographs ahead on all cores; no more than those are in memory.
+
+    Args:
+        where: the prior of place and month, for photographs that state both.
     """
     read = _read_ahead(files, model.prepare)
     while batch := list(islice(read, model.batch)):
@@ -121,22 +135,42 @@ def batches(files: Iterable[Path], model: Model, labels: Labels, question: Quest
         said = iter(model.ask(ready) if ready else [])
         records = [photograph.record for photograph in batch]
         pairs = [(record, next(said)) for record in records if record["error"] is None]
-        _answer(pairs, labels, question)
+        _answer(pairs, labels, question, where)
         _look_for_others(pairs, labels, question)
         yield records
 
 
-def _answer(pairs: Sequence[tuple[Record, Said | str]], labels: Labels, question: Question) -> None:
+def _answer(
+    pairs: Sequence[tuple[Record, Said | str]], labels: Labels, question: Question, where: Places | None
+) -> None:
     """Write into records what a model said of them."""
     for record, reason in pairs:
         record["error"] = reason if isinstance(reason, str) else None
     answered = [(record, said) for record, said in pairs if not isinstance(said, str)]
-    if not answered:
-        return
-    probabilities = softmax(np.stack([said.logits for _, said in answered]) / question.temperature)
-    found = answers(probabilities, labels, question.rank, question.k, question.thresholds)
-    for (record, said), row, best in zip(answered, probabilities, found, strict=True):
+    expected = [where.expect(record) if where else None for record, _ in answered]
+    for placed in (None, where) if where else (None,):
+        group = [
+            (*pair, one) for pair, one in zip(answered, expected, strict=True) if (one is None) == (placed is None)
+        ]
+        if group:
+            _answer_group(group, labels, question, placed)
+
+
+def _answer_group(
+    group: Sequence[tuple[Record, Said, Expectation | None]], labels: Labels, question: Question, where: Places | None
+) -> None:
+    """Answer photographs that all have a place and month that ``where`` knows, or, where that is None, none of them."""
+    records, said_of, expected = zip(*group, strict=True)
+    temperature, thresholds, unexpected = question.temperature, question.thresholds, None
+    if where:
+        temperature, unexpected = where.temperature, np.stack([one.unexpected for one in expected])
+        thresholds = where.thresholds if question.fitted else thresholds
+    logits = np.stack([said.logits for said in said_of])
+    probabilities = prior.combine(logits, temperature, expected, where.prior.weight if where else 0.0)
+    found = answers(probabilities, labels, question.rank, question.k, thresholds, unexpected)
+    for record, said, row, best in zip(records, said_of, probabilities, found, strict=True):
         record["answers"] = best
+        record["best"], record["best_scores"] = best_path(row, labels) if question.paths else ([], [])
         if question.embeddings and said.embedding is not None:
             record["embedding"] = said.embedding.tolist()
         if question.probabilities:
@@ -198,6 +232,8 @@ def _record(
         **{**about._asdict(), "media_type": about.media_type or None},  # type: ignore[typeddict-item]
         "answers": [],
         "on_list": None,
+        "best": [],
+        "best_scores": [],
         "embedding": None,
         "probabilities": None,
     }

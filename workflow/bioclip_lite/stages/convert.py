@@ -40,7 +40,7 @@ _RUNS = 30  # inferences that the latency is the median of
 _BATCH = 32
 
 
-JOBS = ("bundle", "text", "lists/{list}")
+JOBS = ("bundle", "text", "lists/{list}", "prior")
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,17 @@ class _Reference:
 
 def run(params: Any, data: Path, job: str | None = None) -> None:
     """Write data/convert/tfjs, report.json and calibration.safetensors (job "bundle"), the text encoder (job "text"),
-    the bundle of one further species list (job "lists/<name>"), or all that the parameters ask for (None).
+    the bundle of one further species list (job "lists/<name>"), the bundle with a prior of place and month (job
+    "prior"), or all that the parameters ask for (None).
 
     Args:
-        params: ``sections.Convert`` for None, else ``jobs.Bundle``, ``jobs.TextEncoder`` or ``jobs.OneList``.
+        params: ``sections.Convert`` for None, else ``jobs.Bundle``, ``jobs.TextEncoder``, ``jobs.OneList`` or
+            ``jobs.Prior``.
     """
     if job is not None:
         # Parameters of the bundle do not say whether there is a text encoder.
-        forms = [form for form in JOBS if form != "text" or params.get("text_encoder")]
+        optional = {"text": "text_encoder", "prior": "prior"}
+        forms = [form for form in JOBS if form not in optional or params.get(optional[form])]
         form, _ = job_names.parse("convert", job, forms)
     if job is None or form == "bundle":
         _write_bundle(params, data)
@@ -87,6 +90,8 @@ def run(params: Any, data: Path, job: str | None = None) -> None:
     if job is None or form == "lists/{list}":
         for file in params["lists"]:
             importlib.import_module("bioclip_lite.web.relisting").write_list(params["taxa_bytes"], file, data)
+    if (job is None and params["prior"]) or (job is not None and form == "prior"):
+        importlib.import_module("bioclip_lite.web.prior_fitting").write(params["prior"], data)
 
 
 def _write_bundle(params: "jobs.Bundle", data: Path) -> None:

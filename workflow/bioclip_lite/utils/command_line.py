@@ -30,6 +30,7 @@ GROUPS = {
     },
     "use a model": {
         "predict": "name what photographs show, in the forms of ecologists",
+        "recalibrate": "fit thresholds again for your site, from answers that you confirmed",
         "relist": "make a bundle for another species list, without training",
         "completion": "print a completion script for bash, zsh or fish",
     },

@@ -311,6 +311,7 @@ class Convert(TypedDict):
     onnx: list[Literal["fp32", "qdq"]]
     text_encoder: Literal["teacher", "student"] | None
     lists: list[str]
+    prior: str | None
 
 
 class EvaluateSpeed(TypedDict):

@@ -22,8 +22,9 @@ export function Name({of}: {of: Named}): ReactNode {
 }
 
 /** Remarks on an answer besides its name and its probability. */
-function remarks({isFinest, note, zeroShot}: Candidate): string[] {
+function remarks({isFinest, note, zeroShot, unexpected}: Candidate): string[] {
   return [
+    ...(unexpected ? ['not expected here'] : []),
     ...(isFinest ? ['not told apart here'] : []),
     ...(note ? [note] : []),
     ...(zeroShot ? ['known by name alone'] : []),
@@ -111,6 +112,7 @@ function Headline({answer: found, language, level, ranks}: Props): ReactNode {
       )}
       {answer.isFinest && <p className="note">Not told apart below the {answer.rank} here.</p>}
       {answer.note && <p className="note">{answer.note}</p>}
+      {answer.unexpected && <p className="note">Not expected here, or not in this month.</p>}
       {answer.zeroShot && (
         <p className="note">
           Known by name alone: the model has learned from no photo of it, and promises nothing for such an answer.

@@ -1,6 +1,6 @@
 import type {Answer} from 'react-bio-clip';
 import {BioClipCamera, useBioClipFrom} from 'react-bio-clip/react';
-import {useCallback, useEffect, useId, useRef, useState} from 'react';
+import {useCallback, useEffect, useId, useMemo, useRef, useState} from 'react';
 import type {ChangeEvent, ReactNode} from 'react';
 
 import {About} from './About.js';
@@ -8,6 +8,7 @@ import {AnswerView, spoken} from './Answer.js';
 import {load, OPTIONS, SOURCE} from './model.js';
 import {languageName, megabytes, preferred} from './names.js';
 import {useOffline} from './offline.js';
+import {WhereField, type Where} from './Where.js';
 import {imageIn, openPhoto} from './photographs.js';
 import type {Photo} from './photographs.js';
 
@@ -22,6 +23,7 @@ export function App(): ReactNode {
   const [live, setLive] = useState(false);
   const [chosen, setChosen] = useState<string | null>(null);
   const [dragging, setDragging] = useState(false);
+  const [where, setWhere] = useState<Where>({});
   const offline = useOffline(status === 'ready');
   const picker = useRef<HTMLInputElement>(null);
   const cameraButton = useRef<HTMLButtonElement>(null);
@@ -51,11 +53,11 @@ export function App(): ReactNode {
   useEffect(() => {
     if (!photo || status !== 'ready') return undefined;
     const controller = new AbortController();
-    classify(photo.bitmap, {...CANDIDATES, signal: controller.signal}).then(setAnswer, (failure: Error) => {
+    classify(photo.bitmap, {...CANDIDATES, ...where, signal: controller.signal}).then(setAnswer, (failure: Error) => {
       if (!controller.signal.aborted && failure.name !== 'AbortError') setError(failure);
     });
     return () => controller.abort();
-  }, [photo, status, classify]);
+  }, [photo, status, classify, where]);
 
   useEffect(() => {
     const over = (event: DragEvent) => {
@@ -96,6 +98,7 @@ export function App(): ReactNode {
   };
 
   const info = clip?.info ?? null;
+  const options = useMemo(() => ({...CANDIDATES, ...where}), [where]);
   const languages = info?.languages ?? [];
   const language = chosen ?? preferred(languages);
   const level = info?.thresholds?.level ?? null;
@@ -139,7 +142,7 @@ export function App(): ReactNode {
               classify={classify}
               ready={status === 'ready'}
               continuous={live}
-              options={CANDIDATES}
+              options={options}
               onAnswer={setAnswer}
               onPhoto={start}
             />
@@ -168,6 +171,7 @@ export function App(): ReactNode {
               </label>
             )}
           </div>
+          {info?.prior && <WhereField onChange={setWhere} />}
         </section>
 
         <section className="answer" aria-label="Answer" aria-busy={isWorking}>

@@ -6,6 +6,7 @@ import type {io} from '@tensorflow/tfjs-core';
 import {download, modelArtifacts, openModel} from './folder.js';
 import type {Download, Kind, ReadFolderOptions} from './folder.js';
 import type {Origin} from './origin.js';
+import {type Prior, readPrior} from './prior.js';
 import {readTaxa, type Table} from './taxa.js';
 import {plantTree, type Tree} from './tree.js';
 import type {BundleInfo} from './types.js';
@@ -14,7 +15,7 @@ const BUNDLE: Kind<BundleInfo> = {
   manifest: 'bundle.json',
   label: 'bundle',
   format: 2,
-  uses: ({text, model}) => [text?.file, model?.file],
+  uses: ({text, model, prior}) => [text?.file, model?.file, ...(prior ? [prior.file] : [])],
 };
 
 export interface Bundle {
@@ -22,6 +23,8 @@ export interface Bundle {
   model: GraphModel;
   table: Table;
   tree: Tree;
+  /** Of place and month, if the bundle has one. */
+  prior?: Prior;
 }
 
 /** Load a bundle on the current TensorFlow.js backend. */
@@ -39,8 +42,9 @@ export async function openDownload(found: Download<BundleInfo>, signal?: AbortSi
   const {info, files} = found;
   const table = readTaxa(info, files.get(info.text.file));
   const tree = plantTree(info);
+  const prior = readPrior(info, info.prior && files.get(info.prior.file));
   const model = await openModel(found, BUNDLE.manifest, signal);
-  return {info, model, table, tree};
+  return {info, model, table, tree, prior};
 }
 
 /** Read the model of a bundle without loading it; bin/weights.mjs decodes its weights. */

@@ -8,7 +8,8 @@ import {answerFor} from './off-list.js';
 import {originOf} from './origin.js';
 import {pixelsOf} from './pixels.js';
 import {preprocessImage} from './preprocess.js';
-import {logits, softmax} from './taxa.js';
+import {expect} from './prior.js';
+import {logits, probabilitiesOf} from './taxa.js';
 import {checkOptions} from './tree.js';
 import type {BioClip, CallOptions, ImageInput, Pixels, Source} from './types.js';
 
@@ -35,7 +36,7 @@ export async function embed(bundle: Pick<Bundle, 'info' | 'model'>, image: Pixel
 }
 
 export function clipOf(bundle: Bundle, backend: string): BioClip {
-  const {info, model, table, tree} = bundle;
+  const {info, model, table, tree, prior} = bundle;
   const {check, inTurn, dispose} = turnsOf(model, backend, 'classifier');
 
   async function embedding(image: ImageInput, {signal}: CallOptions = {}): Promise<Float32Array> {
@@ -52,8 +53,9 @@ export function clipOf(bundle: Bundle, backend: string): BioClip {
     async classify(image, options = {}) {
       checkOptions(info, options);
       const found = await embedding(image, options);
+      const expected = expect(prior, options);
       const scores = logits(info, table, found);
-      return answerFor(info, tree, softmax(scores, info.temperature), scores, options);
+      return answerFor(info, tree, probabilitiesOf(info, scores, expected), scores, options, expected);
     },
     dispose,
   };

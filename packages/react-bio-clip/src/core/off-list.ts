@@ -1,5 +1,6 @@
 /** Answers that allow for photographs of what is not on the list, as workflow/bioclip_lite/metrics/off_list.py fits them. */
 
+import type {Expectation} from './prior.js';
 import {answerOf, type Tree} from './tree.js';
 import type {Answer, BundleInfo, ClassifyOptions} from './types.js';
 
@@ -22,20 +23,25 @@ export function onListOf(ranks: string[], {known}: Fitted, logits: Float32Array)
   });
 }
 
-/** `answerOf`, and how probable it is that the photograph is on the list; with `offList` the answer allows for that. */
+/**
+ * `answerOf`, and how probable it is that the photograph is on the list; with `offList` the answer allows for that. Its
+ * thresholds were fitted for the model alone, so it does not where others are given, or where place and month count.
+ */
 export function answerFor(
   info: BundleInfo,
   tree: Tree,
   probabilities: Float64Array,
   logits: Float32Array,
   options: ClassifyOptions = {},
+  expected?: Expectation,
 ): Answer {
   const {off_list: fitted, ranks} = info;
-  if (!fitted) return answerOf(info, tree, probabilities, options);
+  const plain = () => answerOf(info, tree, probabilities, options, expected);
+  if (!fitted) return plain();
   const onList = onListOf(ranks, fitted, logits);
   const onListed = {onList: onList[ranks.length - 1]};
-  if (!options.offList || options.minConfidence !== undefined) {
-    return {...answerOf(info, tree, probabilities, options), ...onListed};
+  if (!options.offList || options.minConfidence !== undefined || options.thresholds || expected) {
+    return {...plain(), ...onListed};
   }
   const needed = ranks.map((rank, r) => [rank, (fitted.ranks[rank] ?? Infinity) / onList[r]]);
   const thresholds = {level: fitted.level, ranks: Object.fromEntries(needed)};

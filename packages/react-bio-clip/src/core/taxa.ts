@@ -1,6 +1,7 @@
 /** Tables of vectors, stored as int8 with a scale per row: the text matrix of a bundle has one row per taxon. */
 
 import {BioClipError} from './errors.js';
+import type {Expectation} from './prior.js';
 import type {BundleInfo} from './types.js';
 
 export interface Table {
@@ -54,8 +55,19 @@ export function logits(info: BundleInfo, {scale, rows}: Table, embedding: Float3
   return found;
 }
 
+/** Probabilities of the taxa from their logits; with the prior where place and month are expected to tell something. */
+export function probabilitiesOf(info: BundleInfo, scores: Float32Array, expected?: Expectation): Float64Array {
+  const {prior} = info;
+  if (!prior || !expected) return softmax(scores, info.temperature);
+  const {share} = expected;
+  return softmax(
+    Float64Array.from(scores, (score, i) => score / prior.temperature + prior.weight * Math.log(share[i])),
+    1,
+  );
+}
+
 /** Float64 probabilities that sum to one. */
-export function softmax(values: Float32Array, temperature: number): Float64Array {
+export function softmax(values: Float32Array | Float64Array, temperature: number): Float64Array {
   let largest = -Infinity;
   for (const value of values) largest = Math.max(largest, value);
   const powers = Float64Array.from(values, (value) => Math.exp((value - largest) / temperature));

@@ -1,6 +1,7 @@
 /** Sum the probabilities of the taxa up the tree, and choose the answer that is certain enough. */
 
 import {BioClipError} from './errors.js';
+import {checkWhere, type Expectation} from './prior.js';
 import type {Answer, BundleInfo, Candidate, ClassifyOptions, Node, Taxon} from './types.js';
 
 /** A node of the tree: taxa `start` up to, not including, `end` lie below it. */
@@ -129,7 +130,13 @@ function finestOf({finest_rank, ranks: path}: Taxon, {ranks}: BundleInfo): numbe
 }
 
 /** Branch `number` of those that name the taxa at one rank. */
-function candidate(info: BundleInfo, names: Names, number: number, probabilities: Float64Array): Candidate {
+function candidate(
+  info: BundleInfo,
+  names: Names,
+  number: number,
+  probabilities: Float64Array,
+  expected?: Expectation,
+): Candidate {
   const {rank, path, start, end} = names.branches[number];
   const below = info.taxa.slice(start, end);
   const taxon = below.find((one) => one.rank === rank);
@@ -147,16 +154,19 @@ function candidate(info: BundleInfo, names: Names, number: number, probabilities
     zeroShot: below.every((one) => one.zero_shot === true),
     isFinest: isFinest && best !== taxon,
     note: isFinest ? (best.note ?? null) : null,
+    ...(expected?.unexpected.subarray(start, end).every(Boolean) && {unexpected: true as const}),
   };
 }
 
-/** Interpret the probabilities of the taxa. */
+/** Interpret the probabilities of the taxa; with the thresholds of the prior if it has counted. */
 export function answerOf(
   info: BundleInfo,
   tree: Tree,
   probabilities: Float64Array,
-  {topK = 5, rank, minConfidence}: ClassifyOptions = {},
+  {topK = 5, rank, minConfidence, thresholds: own}: ClassifyOptions = {},
+  expected?: Expectation,
 ): Answer {
+  const thresholds = own ?? (expected ? info.prior?.thresholds : info.thresholds)?.ranks;
   const best = new Map<string, [number, number]>();
   const ranks: Record<string, Node> = {};
   for (const name of info.ranks) {
@@ -173,21 +183,22 @@ export function answerOf(
   const summed = sums(asked, probabilities);
   const taxa = largest(summed, topK)
     .filter((number) => summed[number] >= 0)
-    .map((number) => candidate(info, asked, number, probabilities));
+    .map((number) => candidate(info, asked, number, probabilities, expected));
 
   const lowest = rank ? info.ranks.indexOf(rank) : info.ranks.length - 1;
   let answer: Candidate | null = null;
   for (let r = lowest; r >= 0 && !answer; r--) {
-    const threshold = minConfidence ?? info.thresholds?.ranks[info.ranks[r]];
+    const threshold = minConfidence ?? thresholds?.[info.ranks[r]];
     const found = best.get(info.ranks[r]);
     if (!found || threshold == null || found[1] < threshold) continue;
-    answer = candidate(info, tree.get(info.ranks[r])!, found[0], probabilities);
+    answer = candidate(info, tree.get(info.ranks[r])!, found[0], probabilities, expected);
   }
-  return {taxa, ranks, answer};
+  return {taxa, ranks, answer, ...(expected && {placed: true as const})};
 }
 
 /** Throw a BioClipError for impossible options, instead of giving an empty answer. */
-export function checkOptions(info: BundleInfo, {topK, rank, minConfidence}: ClassifyOptions): void {
+export function checkOptions(info: BundleInfo, {topK, rank, minConfidence, place, date}: ClassifyOptions): void {
+  checkWhere({place, date});
   if (topK !== undefined && !(Number.isInteger(topK) && topK > 0)) {
     throw new BioClipError('argument', `topK is ${topK}, not a positive whole number`);
   }

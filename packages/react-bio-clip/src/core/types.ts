@@ -33,6 +33,31 @@ export interface Taxon {
   note?: string;
 }
 
+export interface Thresholds {
+  level: number;
+  confidence?: number;
+  ranks: Record<string, number | null>;
+}
+
+/** Where a photograph was taken, in degrees (WGS 84). */
+export interface Place {
+  latitude: number;
+  longitude: number;
+}
+
+/** Counts of occurrences by cell and month, and how much they count: probabilities times prior ** weight. */
+export interface PriorInfo {
+  file: string;
+  /** Size of the cells in degrees. */
+  cell: number;
+  weight: number;
+  /** No taxon is taken to be less than this much as likely there as the likeliest one. */
+  floor: number;
+  temperature: number;
+  /** As those of the bundle, for photographs whose place and month count. */
+  thresholds: Thresholds;
+}
+
 /** bundle.json, format 2. */
 export interface BundleInfo {
   format: number;
@@ -45,7 +70,7 @@ export interface BundleInfo {
    * The lowest rank whose best node is at least this probable is the answer; null: never this rank. Without thresholds
    * the bundle is not calibrated, and there is no answer but with `minConfidence`.
    */
-  thresholds: {level: number; confidence?: number; ranks: Record<string, number | null>} | null;
+  thresholds: Thresholds | null;
   /**
    * Fitted for photographs of which a `share` shows what is not on the list: by rank, slope and offset of the logistic
    * function of the largest logit, and thresholds. Null or missing: not fitted.
@@ -62,6 +87,7 @@ export interface BundleInfo {
   /** In tree order: the taxa below one node are neighbours. */
   taxa: Taxon[];
   text: {file: string; dtype: string; rows: number; columns: number; prompt?: string};
+  prior?: PriorInfo;
   model: {file: string; nodes?: number; operations?: Record<string, number>; macs?: number; parameters?: number};
   files: Record<string, {bytes: number; sha256: string}>;
   /** Size of all files but bundle.json. */
@@ -158,9 +184,16 @@ export interface ClassifyOptions extends CallOptions {
   minConfidence?: number;
   /**
    * Expect photographs of what is not on the list: `answer` and `ranks` count it, and an answer has the thresholds that
-   * were fitted for it. Without effect with `minConfidence`, and for a bundle that has none (`info.off_list`).
+   * were fitted for it. Without effect with `minConfidence` or `thresholds`, where place and date count, and for a bundle
+   * that has none (`info.off_list`).
    */
   offList?: boolean;
+  /** By rank, in place of the calibrated ones: those of your site (`recalibrate`). */
+  thresholds?: Thresholds['ranks'];
+  /** Where it was taken. Counts if the bundle has a prior, `date` is given too, and the prior knows both. */
+  place?: Place;
+  /** When it was taken: a Date, or a text that begins with year and month, 2026-05. */
+  date?: Date | string;
 }
 
 /** A photograph, at its own size. A tensor is height x width x 3 or 4: int32 in 0..255, or float32 in 0..1. */
@@ -194,6 +227,8 @@ export interface Candidate extends Node {
   isFinest: boolean;
   /** The note of the species list on that taxon, if this node is as fine as it may be named; else null. */
   note: string | null;
+  /** The prior has all taxa below it, but not around the place or not around the month. */
+  unexpected?: true;
 }
 
 export interface Answer {
@@ -211,6 +246,8 @@ export interface Answer {
    * not fitted.
    */
   onList?: number;
+  /** Place and month have counted. */
+  placed?: true;
 }
 
 /** A loaded classifier. Calls may overlap: they are answered one after the other. */

@@ -1,0 +1,81 @@
+/** Where and when the photograph was taken, if the visitor wants both to count. */
+
+import type {ClassifyOptions} from 'react-bio-clip';
+import {useEffect, useState} from 'react';
+import type {ReactNode} from 'react';
+
+export type Where = Pick<ClassifyOptions, 'place' | 'date'>;
+
+const THIS_MONTH = new Date().toISOString().slice(0, 7);
+
+export function WhereField({onChange}: {onChange: (where: Where) => void}): ReactNode {
+  const [counts, setCounts] = useState(false);
+  const [latitude, setLatitude] = useState('');
+  const [longitude, setLongitude] = useState('');
+  const [month, setMonth] = useState(THIS_MONTH);
+  const [trouble, setTrouble] = useState('');
+
+  useEffect(() => {
+    const place = {latitude: Number(latitude), longitude: Number(longitude)};
+    const known =
+      latitude &&
+      longitude &&
+      /^\d{4}-(0[1-9]|1[0-2])$/.test(month) &&
+      Math.abs(place.latitude) <= 90 &&
+      Math.abs(place.longitude) <= 180;
+    onChange(counts && known ? {place, date: month} : {});
+  }, [counts, latitude, longitude, month, onChange]);
+
+  const locate = () =>
+    navigator.geolocation.getCurrentPosition(
+      ({coords}) => {
+        setLatitude(coords.latitude.toFixed(2));
+        setLongitude(coords.longitude.toFixed(2));
+        setTrouble('');
+      },
+      () => setTrouble('This device does not tell where it is: type it.'),
+    );
+
+  return (
+    <fieldset className="where">
+      <label>
+        <input type="checkbox" checked={counts} onChange={(event) => setCounts(event.target.checked)} />
+        <span>Count place and month</span>
+      </label>
+      {counts && (
+        <div>
+          <label>
+            <span>Latitude</span>
+            <input
+              type="number"
+              min={-90}
+              max={90}
+              step="any"
+              value={latitude}
+              onChange={(e) => setLatitude(e.target.value)}
+            />
+          </label>
+          <label>
+            <span>Longitude</span>
+            <input
+              type="number"
+              min={-180}
+              max={180}
+              step="any"
+              value={longitude}
+              onChange={(e) => setLongitude(e.target.value)}
+            />
+          </label>
+          <label>
+            <span>Month</span>
+            <input type="month" value={month} onChange={(event) => setMonth(event.target.value)} />
+          </label>
+          <button type="button" onClick={locate}>
+            Where I am
+          </button>
+          {trouble && <p className="note">{trouble}</p>}
+        </div>
+      )}
+    </fieldset>
+  );
+}
