@@ -167,6 +167,7 @@ def _grow_manifests(folder: Path, job: dict[str, Any], names: list[str], hashes:
         hashes[path] = hashlib.md5(content).hexdigest(), f"sha256:{hashlib.sha256(content).hexdigest()}"
         job["files"][f"{name}.parquet"] = hashes[path][0]
     job["md5"] = hashlib.md5(json.dumps(sorted(job["files"].items())).encode()).hexdigest() + ".dir"
+    hashes["data/shard/manifest"] = job["md5"], ""  # Snakemake has no checksum of a folder
 
 
 def expanded(job: dict[str, Any], names: list[str], hashes: dict[str, tuple[str, str]]) -> dict[str, Any]:

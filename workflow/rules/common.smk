@@ -18,9 +18,9 @@ sys.path.insert(0, PACKAGE)
 shell.prefix('set -euo pipefail; python() {{ command python "$@"; }}; ')
 
 from bioclip_lite import params as parameters
-from bioclip_lite.engines import run_cache, snakemake_config
+from bioclip_lite.engines import run_cache, snakemake_config, stage_code
 from bioclip_lite.engines.dvc_yaml import ledger_path
-from bioclip_lite.engines.stage_code import code  # a change in what these files mean runs the job again
+from bioclip_lite.engines.stage_code import of_jobs as code  # a change in what these files mean runs the job again
 from bioclip_lite.engines.sync import sync
 from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
 from bioclip_lite.texts.captions import synthetic

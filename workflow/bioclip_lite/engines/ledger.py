@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite.engines import dvc_lock, snakemake_records
+from bioclip_lite.engines import dvc_lock, snakemake_records, stage_code
 from bioclip_lite.engines.dvc_yaml import STAMP, dvc_stages, files_in, inputs, ledger_path, parameter, within
 from bioclip_lite.engines.hashes import Hashes
 from bioclip_lite.engines.records import DEFINITION, Records
@@ -27,20 +27,34 @@ RULE = "record_{}"  # the rule that writes a stage's ledger
 
 
 def load_ledgers() -> dict[str, dict[str, Any]]:
-    """Read all ledgers: output -> the job that made it (DEFINITION, md5, ``in``: MD5 of each input)."""
+    """Read all ledgers: output -> the job that made it.
+
+    A job has the fields of DEFINITION; ``md5``; ``in``, MD5 of each input; and ``modules``, MD5 of each module that the
+    fingerprint of code among its inputs covers.
+    """
     jobs: dict[str, dict[str, Any]] = {}
     for stage in dvc_stages():
         try:
             data = json.loads(Path(ledger_path(stage)).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             continue
-        if "definitions" not in data:  # written by another version of this package, which ran other code
+        if "modules" not in data:  # written by another version of this package, which ran other code
             continue
         for out, job in data["jobs"].items():
-            jobs[out] = data["definitions"][job["definition"]] | job
+            jobs[out] = data["definitions"][job["definition"]] | job | {"modules": _modules(job, data["modules"])}
         made_from = {out: job["md5"] for out, job in data["jobs"].items()}
         jobs[ledger_path(stage)] = {"rule": RULE.format(stage), "in": made_from}
     return jobs
+
+
+def _modules(job: dict[str, Any], covered: dict[str, dict[str, str]]) -> dict[str, str]:
+    return {module: md5 for path in job["in"] if path in covered for module, md5 in covered[path].items()}
+
+
+def made_from(job: dict[str, Any]) -> dict[str, str | None]:
+    """MD5 of each file that a job of ``load_ledgers`` read: its inputs, with modules in place of their fingerprint."""
+    data = {path: md5 for path, md5 in job["in"].items() if not stage_code.is_of_jobs(path)}
+    return job.get("modules", {}) | data
 
 
 def files_of(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -104,15 +118,19 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     records = Records(hashes)
     at_start = json.loads(AT_START.read_text(encoding="utf-8")) if AT_START.exists() else {}
     definitions: list[dict[str, Any]] = []
+    modules: dict[str, dict[str, str]] = {}  # fingerprint of code -> MD5 of each module
     jobs: dict[str, dict[str, Any]] = {}
     edited = set()
     for path in outputs:
         record = snakemake_records.read(path)
         if not record:
             raise UserError(f"Snakemake has no record of how {path} was made; remove it and run again")
-        made_from = {file: hashes[file] for file in record["input"]}
-        for file, md5 in made_from.items():
-            if at_start.get(file, md5) != md5:  # e.g. code edited meanwhile: it is unclear which version ran
+        inputs = {file: hashes[file] for file in record["input"]}
+        for file in filter(stage_code.is_of_jobs, inputs):
+            if file not in modules:
+                modules[file] = stage_code.parse(Path(file).read_text(encoding="utf-8"))
+        for file in (*inputs, *_modules({"in": inputs}, modules)):
+            if at_start.get(file, hashes[file]) != hashes[file]:  # e.g. code: it is unclear which version ran
                 records.forget(path)
                 edited.add(file)
         definition = {field: record.get(field) for field in DEFINITION}
@@ -121,7 +139,7 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
         jobs[path] = {
             "definition": definitions.index(definition),
             "md5": hashes[path],
-            "in": made_from,
+            "in": inputs,
             "sha256": record.get("input_checksums") or {},
         }
         if os.path.isdir(path):
@@ -134,7 +152,7 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     _remove_orphans(stage, outs, jobs, records)
     mark_uncommitted(stage)
     with replacing(ledger_path(stage)) as scratch:
-        data = {"definitions": definitions, "jobs": jobs}
+        data = {"definitions": definitions, "modules": modules, "jobs": jobs}
         scratch.write_text(json.dumps(data, sort_keys=True, separators=(",", ":")), encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from bioclip_lite.engines.hashes import HASHES, Hashes
 from bioclip_lite.engines.ledger import load_ledgers
 from bioclip_lite.utils.errors import UserError
 
-RECORDS = ("metadata", "incomplete")  # the folders of .snakemake that a decision depends on
+RECORDS = (".snakemake/metadata", ".snakemake/incomplete")  # that a decision depends on
 CHATTER = (  # lines of Snakemake before and after the message of an error
     "Assuming ",
     "Building ",
@@ -67,9 +67,9 @@ def stand_in() -> Iterator[None]:
         for entry in os.scandir("."):
             if entry.name not in (".snakemake", ".git", ".dvc", "logs"):
                 _mirror(entry, Path(folder), outs, above)
-        for name in RECORDS:
-            if os.path.isdir(f".snakemake/{name}"):
-                shutil.copytree(f".snakemake/{name}", f"{folder}/.snakemake/{name}")
+        for name in (*RECORDS, stage_code.JOBS.as_posix()):
+            if os.path.isdir(name):
+                shutil.copytree(name, f"{folder}/{name}")
         hashes.write(Path(folder) / HASHES)
         with chdir(folder):
             yield
