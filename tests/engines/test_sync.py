@@ -4,6 +4,7 @@ On the thinned pipeline (tests/support/thin.py): the real rules and engines, job
 digests of all they read. tests/test_pipeline.py has the real jobs.
 """
 
+import json
 import os
 import random
 import re
@@ -93,6 +94,17 @@ def test_a_clone_after_pull_runs_nothing(thin_built: Path, tmp_path: Path, first
     assert first(folder) in ({}, ([], {}))
     assert settled(folder)
     assert checkout.cache_is_intact(folder)
+
+
+def test_a_job_of_a_shard_has_few_inputs(thin_built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake's time grows with jobs times inputs; its ledger says all the same which modules made what."""
+    monkeypatch.chdir(thin_built)
+    for stage in ("shard", "caption", "logits"):
+        ledger = json.loads(Path(f"data/provenance/{stage}.json").read_text())
+        jobs = [job for out, job in ledger["jobs"].items() if re.fullmatch(rf"data/{stage}/[a-z]+-\d{{5}}\.\w+", out)]
+        assert len(jobs) == 7 and max(len(job["in"]) for job in jobs) <= 7
+        assert {stage_code.of_jobs(stage)} <= set.intersection(*(set(job["in"]) for job in jobs))
+        assert list(ledger["modules"][stage_code.of_jobs(stage)]) == stage_code.code(stage)
 
 
 def test_touching_every_file_runs_nothing(pulled: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,10 @@ def load_ledgers() -> dict[str, dict[str, Any]]:
 
 def _modules(job: dict[str, Any], covered: dict[str, dict[str, str]]) -> dict[str, str]:
     return {module: md5 for path in job["in"] if path in covered for module, md5 in covered[path].items()}
+
+
+def _covered(fingerprint: str) -> dict[str, str]:
+    return stage_code.parse(Path(fingerprint).read_text(encoding="utf-8"))
 
 
 def made_from(job: dict[str, Any]) -> dict[str, str | None]:
@@ -120,19 +125,19 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     definitions: list[dict[str, Any]] = []
     modules: dict[str, dict[str, str]] = {}  # fingerprint of code -> MD5 of each module
     jobs: dict[str, dict[str, Any]] = {}
-    edited = set()
+    edited: set[str] = set()
+    covered = cache(_covered)  # by the same fingerprint for all jobs of a kind
     for path in outputs:
         record = snakemake_records.read(path)
         if not record:
             raise UserError(f"Snakemake has no record of how {path} was made; remove it and run again")
         inputs = {file: hashes[file] for file in record["input"]}
-        for file in filter(stage_code.is_of_jobs, inputs):
-            if file not in modules:
-                modules[file] = stage_code.parse(Path(file).read_text(encoding="utf-8"))
-        for file in (*inputs, *_modules({"in": inputs}, modules)):
-            if at_start.get(file, hashes[file]) != hashes[file]:  # e.g. code: it is unclear which version ran
-                records.forget(path)
-                edited.add(file)
+        modules |= {file: covered(file) for file in inputs if stage_code.is_of_jobs(file)}
+        read = [*inputs, *_modules({"in": inputs}, modules)]
+        changed = {file for file in read if at_start.get(file, hashes[file]) != hashes[file]}
+        if changed:  # e.g. code edited meanwhile: it is unclear which version ran
+            records.forget(path)
+            edited |= changed
         definition = {field: record.get(field) for field in DEFINITION}
         if definition not in definitions:
             definitions.append(definition)
