@@ -1,9 +1,12 @@
+import gc
 import hashlib
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from snakemake.dag import DAG
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.shell import shell
@@ -40,6 +43,9 @@ try:
         find_format(suite["format"])
     # Only the coordinating process gets options from a person and touches file times; jobs on a cluster parse this too.
     if workflow.is_main_process:
+        # A graph of jobs is millions of objects, none of them garbage, and Python would look through them every
+        # 700 new ones.
+        gc.set_threshold(200_000, 20, 20)
         given = workflow.config_settings
         snakemake_config.refuse_changes(config, given.configfiles, given.config, given.replace_workflow_config)
         for line in parameters.warnings(config):
@@ -51,6 +57,7 @@ except UserError as error:
 except OSError as error:
     raise WorkflowError(f"{error}: the state of this folder cannot be read or written; is its disk full or read-only?")
 
+MANIFESTS = "data/shard/manifest"
 FETCHED = set()  # stages whose earlier results were fetched, as far as there are any
 SPLITS = [split for split, count in config["shard"]["counts"].items() if count]
 LABELLED = [split for split in SPLITS if split != "unlabelled"]
@@ -264,9 +271,32 @@ def ledgers(stage):
 
     def input(wildcards):
         fetch(stages)
+        if manifests_stay():
+            checkpoints.created_output.add(MANIFESTS)
+            workflow.get_rule("list_shards").is_checkpoint = False
         return [ledger_path(name) for name in stages]
 
     return input
+
+
+def manifests_stay():
+    """Whether Snakemake would leave the manifests as they are, by a graph of the few jobs that lead to them.
+
+    Otherwise it would make the jobs of every shard twice, before and after it has found out, and look at all files of
+    the graph in between: more than half of the time that a run takes which has nothing to do.
+    """
+    settings = workflow.dag  # what a person forces, e.g. by --forcerun
+    dag = DAG(
+        workflow,
+        workflow.rules,
+        targetfiles={MANIFESTS},
+        targetrules=[],
+        forcerules=settings.forcerules,
+        forcefiles=settings.forcefiles,
+    )
+    with ThreadPoolExecutor(1) as pool:  # this thread is in the midst of making the graph of all jobs
+        pool.submit(workflow.async_run, dag.init()).result()
+    return not any(dag.needrun_jobs())
 
 
 def fetch(stages):
