@@ -39,17 +39,40 @@ def load_ledgers() -> dict[str, dict[str, Any]]:
             data = json.loads(Path(ledger_path(stage)).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             continue
-        if "modules" not in data:  # written by another version of this package, which ran other code
+        if "definitions" not in data:  # written by another version of this package, which ran other code
             continue
+        if "modules" not in data:
+            data = _of_earlier_version(stage, data)
         for out, job in data["jobs"].items():
-            jobs[out] = data["definitions"][job["definition"]] | job | {"modules": _modules(job, data["modules"])}
+            jobs[out] = data["definitions"][job["definition"]] | job | {"modules": _modules(job["in"], data["modules"])}
         made_from = {out: job["md5"] for out, job in data["jobs"].items()}
         jobs[ledger_path(stage)] = {"rule": RULE.format(stage), "in": made_from}
     return jobs
 
 
-def _modules(job: dict[str, Any], covered: dict[str, dict[str, str]]) -> dict[str, str]:
-    return {module: md5 for path in job["in"] if path in covered for module, md5 in covered[path].items()}
+def _modules(inputs: Iterable[str], covered: dict[str, dict[str, str]]) -> dict[str, str]:
+    """The modules of a job, which has one fingerprint of code among its inputs or none."""
+    return next((covered[path] for path in inputs if path in covered), {})
+
+
+def _of_earlier_version(stage: str, data: dict[str, Any]) -> dict[str, Any]:
+    """Put a ledger whose jobs list each module among their inputs into the present form.
+
+    Jobs that ran other modules than any job of the stage runs now are left out: they have to run again.
+    """
+    # Where two kinds have the same code, all jobs are of the latter.
+    kinds = {
+        frozenset(stage_code.code(stage, kind)): stage_code.of_jobs(stage, kind) for kind in stage_code.kinds(stage)
+    }
+    modules: dict[str, dict[str, str]] = {}
+    jobs = {}
+    for out, job in data["jobs"].items():
+        code = {path: md5 for path, md5 in job["in"].items() if stage_code.is_code(path)}
+        if fingerprint := kinds.get(frozenset(code)):
+            md5 = hashlib.md5(stage_code.text(sorted(code), code.get).encode()).hexdigest()
+            data_files = {path: job["in"][path] for path in job["in"] if path not in code}
+            modules[fingerprint], jobs[out] = code, job | {"in": data_files | {fingerprint: md5}}
+    return data | {"modules": modules, "jobs": jobs}
 
 
 def _covered(fingerprint: str) -> dict[str, str]:
@@ -60,6 +83,11 @@ def made_from(job: dict[str, Any]) -> dict[str, str | None]:
     """MD5 of each file that a job of ``load_ledgers`` read: its inputs, with modules in place of their fingerprint."""
     data = {path: md5 for path, md5 in job["in"].items() if not stage_code.is_of_jobs(path)}
     return job.get("modules", {}) | data
+
+
+def files_of_jobs(jobs: dict[str, dict[str, Any]]) -> set[str]:
+    """Paths of all that jobs of ``load_ledgers`` have made and read."""
+    return {*jobs, *(path for job in jobs.values() for path in job["in"])}
 
 
 def files_of(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -127,13 +155,14 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     jobs: dict[str, dict[str, Any]] = {}
     edited: set[str] = set()
     covered = cache(_covered)  # by the same fingerprint for all jobs of a kind
-    for path in outputs:
-        record = snakemake_records.read(path)
+    found = {path: snakemake_records.read(path) for path in outputs}
+    hashes.read_ahead({*found, *(file for record in found.values() for file in record.get("input", []))})
+    for path, record in found.items():
         if not record:
             raise UserError(f"Snakemake has no record of how {path} was made; remove it and run again")
         inputs = {file: hashes[file] for file in record["input"]}
         modules |= {file: covered(file) for file in inputs if stage_code.is_of_jobs(file)}
-        read = [*inputs, *_modules({"in": inputs}, modules)]
+        read = [*inputs, *_modules(inputs, modules)]
         changed = {file for file in read if at_start.get(file, hashes[file]) != hashes[file]}
         if changed:  # e.g. code edited meanwhile: it is unclear which version ran
             records.forget(path)

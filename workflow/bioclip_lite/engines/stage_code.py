@@ -45,10 +45,14 @@ def code(stage: str, kind: str | None = None) -> list[str]:
     return closure(f"stages.{stage}", *more, package=PACKAGE.absolute())
 
 
+def kinds(stage: str) -> list[str | None]:
+    """The kinds of job of a stage whose code differs; None: all others."""
+    return [None, *LOADED_BY_NAME.get(stage, {})]
+
+
 def files(stage: str) -> list[str]:
     """All that the fingerprint of a stage covers: the code of every kind of job, and the rule file."""
-    kinds = [None, *LOADED_BY_NAME.get(stage, {})]
-    return [*sorted({file for kind in kinds for file in code(stage, kind)}), f"workflow/rules/{stage}.smk"]
+    return [*sorted({file for kind in kinds(stage) for file in code(stage, kind)}), f"workflow/rules/{stage}.smk"]
 
 
 def path(stage: str) -> Path:
@@ -76,6 +80,11 @@ def is_of_jobs(path: str) -> bool:
     return path.startswith(f"{JOBS.as_posix()}/")
 
 
+def is_code(path: str) -> bool:
+    """Whether ``path`` is a file of this package, which earlier versions had as inputs of jobs."""
+    return path.startswith(f"{PACKAGE.as_posix()}/")
+
+
 def with_module(name: str) -> set[str]:
     """The fingerprints of jobs that run the module of this path."""
     return {path.as_posix() for path in JOBS.iterdir() if name in parse(path.read_text(encoding="utf-8"))}
@@ -91,10 +100,11 @@ def fingerprint(stage: str, content: Callable[[str], str | None] = _meaning) -> 
     Args:
         content: gives the MD5 of a file's meaning, as ``engines.hashes`` has it cached.
     """
-    return _text(files(stage), content)
+    return text(files(stage), content)
 
 
-def _text(files: list[str], content: Callable[[str], str | None]) -> str:
+def text(files: list[str], content: Callable[[str], str | None]) -> str:
+    """The text of the fingerprint of some files."""
     return "".join(f"{content(file)}  {file}\n" for file in files)
 
 
@@ -127,8 +137,8 @@ def _fingerprints(content: Callable[[str], str | None]) -> Iterator[tuple[Path, 
     """Yield the path and the text of every fingerprint, of stages and of their kinds of job."""
     for stage in STAGES:
         yield path(stage), fingerprint(stage, content)
-        for kind in [None, *LOADED_BY_NAME.get(stage, {})]:
-            yield _of_jobs(stage, kind), _text(code(stage, kind), content)
+        for kind in kinds(stage):
+            yield _of_jobs(stage, kind), text(code(stage, kind), content)
 
 
 if __name__ == "__main__":
