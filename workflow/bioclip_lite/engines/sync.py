@@ -69,9 +69,9 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
         return None
     locked = locked_ledgers()
     jobs, hashes = load_ledgers(), Hashes()
-    stage_code.refresh(hashes.__getitem__)
     read = ["params.yaml", "workflow/defaults.yaml", *sources()]
     hashes.read_ahead([*files_of_jobs(jobs), *read])
+    stage_code.refresh(hashes.__getitem__)
     records = Records(hashes)
     changes = _align(jobs, hashes, records)
     for stage in {*incomplete(jobs), *_uncommitted(hashes, locked)}:
