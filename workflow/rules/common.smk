@@ -273,7 +273,7 @@ def ledgers(stage):
         fetch(stages)
         if manifests_stay():
             checkpoints.created_output.add(MANIFESTS)
-            workflow.get_rule("list_shards").is_checkpoint = False
+            workflow.get_rule("list_shards").is_checkpoint = False  # no job has to wait for it
         return [ledger_path(name) for name in stages]
 
     return input
@@ -282,17 +282,18 @@ def ledgers(stage):
 def manifests_stay():
     """Whether Snakemake would leave the manifests as they are, by a graph of the few jobs that lead to them.
 
-    Otherwise it would make the jobs of every shard twice, before and after it has found out, and look at all files of
-    the graph in between: more than half of the time that a run takes which has nothing to do.
+    If it found that out by the graph of all jobs, it would make those of every shard twice, and look at all files in
+    between: nearly half of the time of a run that has nothing to do.
     """
-    settings = workflow.dag  # what a person forces, e.g. by --forcerun
+    if workflow.dag.job_cache or not os.path.isdir(MANIFESTS):
+        return False  # jobs that were made already, of another target, may be waiting for the manifests
     dag = DAG(
         workflow,
         workflow.rules,
         targetfiles={MANIFESTS},
         targetrules=[],
-        forcerules=settings.forcerules,
-        forcefiles=settings.forcefiles,
+        forcerules=workflow.dag.forcerules,  # by a person, e.g. with --forcerun
+        forcefiles=workflow.dag.forcefiles,
     )
     with ThreadPoolExecutor(1) as pool:  # this thread is in the midst of making the graph of all jobs
         pool.submit(workflow.async_run, dag.init()).result()
