@@ -36,9 +36,8 @@ rule all:
 
 # Jobs that use torch import it once, together. On a cluster each runs on a node of its own.
 onstart:
-    uses_torch = [
-        job for job in workflow.dag.needrun_jobs() if "workflow/bioclip_lite/models/students.py" in job.input
-    ]
+    torch = stage_code.with_module("workflow/bioclip_lite/models/students.py")
+    uses_torch = [job for job in workflow.dag.needrun_jobs() if not torch.isdisjoint(job.input)]
     if workflow.local_exec and len(uses_torch) > 1:
         from bioclip_lite.engines import forkserver
 

@@ -188,7 +188,10 @@ def test_dvc_yaml_says_what_the_graph_says(built: Path) -> None:
             if row[rules] == f"record_{stage}" or out is None:
                 continue
             made.add(out)
-            for path in row[inputs].split(","):
+            paths = row[inputs].split(",")
+            code = [path for path in paths if stage_code.is_of_jobs(path)]
+            modules = [module for path in code for module in stage_code.parse((built / path).read_text())]
+            for path in {*paths, *modules} - set(code):
                 if dvc_yaml.within(path, view["outs"]) or "/ready-" in path:
                     continue  # made within the stage, or an environment
                 dep = dvc_yaml.within(path, view["deps"])

@@ -4,6 +4,7 @@ On the thinned pipeline (tests/support/thin.py): the real rules and engines, job
 digests of all they read. tests/test_pipeline.py has the real jobs.
 """
 
+import json
 import os
 import random
 import re
@@ -11,13 +12,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from bioclip_lite.engines import stage_code
+from bioclip_lite.engines import snakemake_records, stage_code
+from bioclip_lite.engines.dvc_yaml import dvc_stages
+from bioclip_lite.engines.hashes import Hashes
+from bioclip_lite.engines.sync import sync
 from bioclip_lite.utils import yaml_files
 from bioclip_lite.utils.stage_names import STAGES
 from support import checkout
@@ -93,6 +98,84 @@ def test_a_clone_after_pull_runs_nothing(thin_built: Path, tmp_path: Path, first
     assert first(folder) in ({}, ([], {}))
     assert settled(folder)
     assert checkout.cache_is_intact(folder)
+
+
+def test_many_shards_make_a_small_graph(thin_built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake's time grows with jobs times inputs; its ledger says all the same which modules made what."""
+    monkeypatch.chdir(thin_built)
+    for stage, rule in {"shard": "write_shard", "caption": "write_captions", "logits": "embed_shard"}.items():
+        ledger = ledger_of(thin_built, stage)
+        jobs = [job for out, job in ledger["jobs"].items() if re.search(r"-\d{5}\.\w+$", out)]
+        assert {ledger["definitions"][job["definition"]]["rule"] for job in jobs} == {rule}
+        assert len({Path(out).stem for out in ledger["jobs"] if re.search(r"-\d{5}\.\w+$", out)}) == 7
+        assert max(len(job["in"]) for job in jobs) <= 7
+        assert {stage_code.of_jobs(stage)} <= set.intersection(*(set(job["in"]) for job in jobs))
+        assert list(ledger["modules"][stage_code.of_jobs(stage)]) == stage_code.code(stage)
+
+
+def test_a_graph_with_nothing_to_do_is_made_once(pulled: Path) -> None:
+    """Where the manifests stay, jobs of shards do not wait for them, which would make each of them twice."""
+    twice = "Updating checkpoint dependencies"
+    assert twice not in sh("snakemake --dry-run -- evaluate", pulled)
+    shutil.copy2(pulled / "data/photographs/train/alba3.jpg", pulled / "data/photographs/train/alba4.jpg")
+    assert planned(pulled)["list_shards"] == 1  # the jobs that wait for it are known once it has run
+    sh("git checkout -q . && dvc checkout -q", pulled)
+    assert planned(pulled) == {}
+    assert "list_shards" in sh("snakemake --dry-run --forcerun list_shards -- evaluate", pulled)
+    for rule, count in ("write_captions", 7), ("write_report", 1):  # the second is a target of its own
+        forced = sh(f"snakemake --dry-run --forcerun {rule} -- evaluate", pulled)
+        assert re.search(rf"^{rule} +{count}$", forced, re.M) and "write_shard" not in forced
+
+
+def ledger_of(folder: Path, stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"data/provenance/{stage}.json").read_text())
+    return found
+
+
+def test_ledgers_of_an_earlier_version_count_where_the_code_is_the_same(
+    pulled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In these, and in Snakemake's records, each job lists its modules in place of one fingerprint."""
+    assert planned(pulled) == {}
+    monkeypatch.chdir(pulled)
+    for stage in STAGES:
+        ledger = ledger_of(pulled, stage)
+        modules = ledger.pop("modules")
+        for out, job in ledger["jobs"].items():
+            (fingerprint,) = job["in"].keys() & modules.keys()
+            del job["in"][fingerprint], job["sha256"][fingerprint]
+            job["in"] |= modules[fingerprint]
+            snakemake_records.write(out, snakemake_records.read(out) | {"input": sorted(job["in"])})
+        (pulled / f"data/provenance/{stage}.json").write_text(json.dumps(ledger))
+    for path in Path(stage_code.JOBS).iterdir():
+        path.unlink()
+    sh("dvc commit -q -f", pulled)
+    assert settled(pulled), "a workspace with its records"
+    shutil.rmtree(pulled / ".snakemake")
+    assert settled(pulled), "a clone"
+    path = pulled / "data/provenance/logits.json"
+    made_from = ledger_of(pulled, "logits")["jobs"]["data/logits/train-00000.safetensors"]["in"]
+    path.write_text(path.read_text().replace(made_from["workflow/bioclip_lite/teacher_cache/store.py"], 32 * "0"))
+    assert planned(pulled)["embed_shard"] == 7
+
+
+def test_a_start_reads_new_files_together(pulled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a clone, whose artifacts nobody has hashed here, several at a time and with progress."""
+    together: list[list[str]] = []
+    read = Hashes._read
+
+    def noted(self: Hashes, paths: Iterable[str]) -> None:
+        together.append(list(paths))
+        read(self, together[-1])
+
+    shutil.rmtree(pulled / ".dvc/tmp")
+    shutil.rmtree(pulled / ".dvc/cache")
+    monkeypatch.chdir(pulled)
+    monkeypatch.setattr(Hashes, "_read", noted)
+    sync()
+    dvc_stages.cache_clear()  # of this folder
+    alone = [path for (path, *more) in together if not more]
+    assert len(together[0]) > 100 and all(map(stage_code.is_of_jobs, alone))
 
 
 def test_touching_every_file_runs_nothing(pulled: Path) -> None:

@@ -25,7 +25,7 @@ from bioclip_lite.teacher_cache import logit_scale, store, synthetic_captions
 from bioclip_lite.texts import text_types
 from bioclip_lite.training import losses
 from bioclip_lite.utils import sections
-from bioclip_lite.utils.code_fingerprint import PACKAGE, closure, meaning
+from bioclip_lite.utils.code_fingerprint import PACKAGE, closure, file_meaning, meaning
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json, write_table
 from bioclip_lite.utils.randomness import generator
@@ -316,18 +316,19 @@ def recorded(own: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     repo = Repo.init(no_scm=True)
 
     def record(params: sections.Logits) -> None:
-        code = {path: meaning((PACKAGE.parents[1] / path).read_bytes()) for path in closure("stages.logits")}
+        code, of_jobs = {path: file_meaning(PACKAGE.parents[1] / path) for path in closure("stages.logits")}, "code.md5"
         section = {name: value for name, value in params.items() if name not in ("prompt", "templates", "logit_scale")}
         jobs = {}
         for path in own.glob("logits/*-*.safetensors"):
             used = [own / "shard" / f"{path.stem}.tar", *(own / "teacher" / "model").iterdir()]
-            made_from = code | {str(file): md5(file) for file in used}
+            made_from = {of_jobs: "0" * 32} | {str(file): md5(file) for file in used}
             jobs[str(path)] = {"definition": 0, "md5": md5(path), "in": made_from}
             place = Path(repo.cache.local.oid_to_path(md5(path)))
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, place)
         definition = {"params": [repr(json.dumps(section, sort_keys=True))]}
-        write_json(own / "provenance" / "logits.json", {"definitions": [definition], "jobs": jobs})
+        ledger = {"definitions": [definition], "modules": {of_jobs: code}, "jobs": jobs}
+        write_json(own / "provenance" / "logits.json", ledger)
 
     return record
 

@@ -1,9 +1,12 @@
+import gc
 import hashlib
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from snakemake.dag import DAG
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.shell import shell
@@ -18,9 +21,9 @@ sys.path.insert(0, PACKAGE)
 shell.prefix('set -euo pipefail; python() {{ command python "$@"; }}; ')
 
 from bioclip_lite import params as parameters
-from bioclip_lite.engines import run_cache, snakemake_config
+from bioclip_lite.engines import run_cache, snakemake_config, stage_code
 from bioclip_lite.engines.dvc_yaml import ledger_path
-from bioclip_lite.engines.stage_code import code  # a change in what these files mean runs the job again
+from bioclip_lite.engines.stage_code import of_jobs as code  # a change in what these files mean runs the job again
 from bioclip_lite.engines.sync import sync
 from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
 from bioclip_lite.texts.captions import synthetic
@@ -40,6 +43,9 @@ try:
         find_format(suite["format"])
     # Only the coordinating process gets options from a person and touches file times; jobs on a cluster parse this too.
     if workflow.is_main_process:
+        # A graph of jobs is millions of objects, none of them garbage, and Python would look through them every
+        # 700 new ones.
+        gc.set_threshold(200_000, 20, 20)
         given = workflow.config_settings
         snakemake_config.refuse_changes(config, given.configfiles, given.config, given.replace_workflow_config)
         for line in parameters.warnings(config):
@@ -51,6 +57,7 @@ except UserError as error:
 except OSError as error:
     raise WorkflowError(f"{error}: the state of this folder cannot be read or written; is its disk full or read-only?")
 
+MANIFESTS = "data/shard/manifest"
 FETCHED = set()  # stages whose earlier results were fetched, as far as there are any
 SPLITS = [split for split, count in config["shard"]["counts"].items() if count]
 LABELLED = [split for split in SPLITS if split != "unlabelled"]
@@ -264,9 +271,33 @@ def ledgers(stage):
 
     def input(wildcards):
         fetch(stages)
+        if manifests_stay():
+            checkpoints.created_output.add(MANIFESTS)
+            workflow.get_rule("list_shards").is_checkpoint = False  # no job has to wait for it
         return [ledger_path(name) for name in stages]
 
     return input
+
+
+def manifests_stay():
+    """Whether Snakemake would leave the manifests as they are, by a graph of the few jobs that lead to them.
+
+    If it found that out by the graph of all jobs, it would make those of every shard twice, and look at all files in
+    between: nearly half of the time of a run that has nothing to do.
+    """
+    if workflow.dag.job_cache or not os.path.isdir(MANIFESTS):
+        return False  # jobs that were made already, of another target, may be waiting for the manifests
+    dag = DAG(
+        workflow,
+        workflow.rules,
+        targetfiles={MANIFESTS},
+        targetrules=[],
+        forcerules=workflow.dag.forcerules,  # by a person, e.g. with --forcerun
+        forcefiles=workflow.dag.forcefiles,
+    )
+    with ThreadPoolExecutor(1) as pool:  # this thread is in the midst of making the graph of all jobs
+        pool.submit(workflow.async_run, dag.init()).result()
+    return not any(dag.needrun_jobs())
 
 
 def fetch(stages):

@@ -21,7 +21,7 @@ from bioclip_lite.commands.common import command
 from bioclip_lite.engines import rehearsal, snakemake_records, stage_code
 from bioclip_lite.engines.dvc_yaml import dvc_stages, inputs, ledger_path, within
 from bioclip_lite.engines.hashes import Hashes
-from bioclip_lite.engines.ledger import load_ledgers, locked_ledgers
+from bioclip_lite.engines.ledger import load_ledgers, locked_ledgers, made_from
 from bioclip_lite.engines.records import Records
 from bioclip_lite.params.jobs import of_job
 from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
@@ -77,7 +77,7 @@ def _about_output(path: str, out: str, jobs: Jobs, now: Content, root: Path) -> 
         lines.append(f"  command     {job['code']}")
     for text in job.get("params") or []:
         lines += [f"  parameters of {stage}", *_indented(_readable(text), 4)]
-    lines += _inputs(job["in"], now)
+    lines += _inputs(made_from(job), now)
     return lines + _verdict(out, jobs, now, root)
 
 
@@ -222,7 +222,7 @@ def differences(out: str, jobs: Jobs, now: Content) -> Iterator[str]:
             yield f"{out} was made again here after its ledger was written"
         else:
             yield f"{out} has another content than its job gave it (MD5 {_short(now(out))}, not {_short(job['md5'])})"
-    for path, md5 in job["in"].items():
+    for path, md5 in made_from(job).items():
         if now(path) == md5 or "md5" not in job or Path(path).name.startswith("ready-"):
             continue  # a ledger's inputs explain themselves, the mark of an environment may be missing or remade
         if now(path) is None:
@@ -359,7 +359,7 @@ def _about_source(path: str, stages: list[str], jobs: Jobs, now: Content) -> lis
     same: list[str] = []
     other: list[str] = []
     for out, job in jobs.items():
-        inputs = job["in"]
+        inputs = made_from(job)
         read = path if path in inputs else within(path, inputs)
         if read:
             (same if now(read) == inputs[read] else other).append(out)

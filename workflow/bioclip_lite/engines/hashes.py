@@ -66,7 +66,7 @@ class Hashes:
         listing = list(_listing(path))
         paths = {name: os.path.join(path, name) for name, identity in listing if identity}
         alone = {file for file in paths.values() if file in self._by_path}
-        self.read_ahead(paths.values())
+        self._read(paths.values())
         known = {name: entry for name, file in paths.items() if (entry := self._entry(file))}
         self._folders[path] = known
         self._changed.add(path)
@@ -75,7 +75,11 @@ class Hashes:
         return {name: known[name][1] if identity else None for name, identity in listing}
 
     def read_ahead(self, paths: Iterable[str]) -> None:
-        """Read, several at a time, the files whose MD5 is not known; say so where it takes long."""
+        """Read, several at a time, those of ``paths`` that are files and whose MD5 is not known."""
+        self._read(path for path in paths if path not in self._answers and os.path.isfile(path))
+
+    def _read(self, paths: Iterable[str]) -> None:
+        """Read files whose MD5 is not known; say so where it takes long."""
         new = [path for path in paths if self.remembered(path) is None and not self._learned_from_dvc(path)]
         if not new:
             return
@@ -157,7 +161,7 @@ class Hashes:
             return None
         entry = self._entry(path)
         if entry is None:
-            self.read_ahead([path])
+            self._read([path])
             entry = self._entry(path)
         if entry:
             self._by_path[path] = entry

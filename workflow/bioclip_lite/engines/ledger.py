@@ -10,10 +10,11 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite.engines import dvc_lock, snakemake_records
+from bioclip_lite.engines import dvc_lock, snakemake_records, stage_code
 from bioclip_lite.engines.dvc_yaml import STAMP, dvc_stages, files_in, inputs, ledger_path, parameter, within
 from bioclip_lite.engines.hashes import Hashes
 from bioclip_lite.engines.records import DEFINITION, Records
@@ -27,7 +28,11 @@ RULE = "record_{}"  # the rule that writes a stage's ledger
 
 
 def load_ledgers() -> dict[str, dict[str, Any]]:
-    """Read all ledgers: output -> the job that made it (DEFINITION, md5, ``in``: MD5 of each input)."""
+    """Read all ledgers: output -> the job that made it.
+
+    A job has the fields of DEFINITION; ``md5``; ``in``, MD5 of each input; and ``modules``, MD5 of each module that the
+    fingerprint of code among its inputs covers.
+    """
     jobs: dict[str, dict[str, Any]] = {}
     for stage in dvc_stages():
         try:
@@ -36,11 +41,53 @@ def load_ledgers() -> dict[str, dict[str, Any]]:
             continue
         if "definitions" not in data:  # written by another version of this package, which ran other code
             continue
+        if "modules" not in data:
+            data = _of_earlier_version(stage, data)
         for out, job in data["jobs"].items():
-            jobs[out] = data["definitions"][job["definition"]] | job
+            jobs[out] = data["definitions"][job["definition"]] | job | {"modules": _modules(job["in"], data["modules"])}
         made_from = {out: job["md5"] for out, job in data["jobs"].items()}
         jobs[ledger_path(stage)] = {"rule": RULE.format(stage), "in": made_from}
     return jobs
+
+
+def _modules(inputs: Iterable[str], covered: dict[str, dict[str, str]]) -> dict[str, str]:
+    """The modules of a job, which has one fingerprint of code among its inputs or none."""
+    return next((covered[path] for path in inputs if path in covered), {})
+
+
+def _of_earlier_version(stage: str, data: dict[str, Any]) -> dict[str, Any]:
+    """Put a ledger whose jobs list each module among their inputs into the present form.
+
+    Jobs that ran other modules than any job of the stage runs now are left out: they have to run again.
+    """
+    # Where two kinds have the same code, all jobs are of the latter.
+    kinds = {
+        frozenset(stage_code.code(stage, kind)): stage_code.of_jobs(stage, kind) for kind in stage_code.kinds(stage)
+    }
+    modules: dict[str, dict[str, str]] = {}
+    jobs = {}
+    for out, job in data["jobs"].items():
+        code = {path: md5 for path, md5 in job["in"].items() if stage_code.is_code(path)}
+        if fingerprint := kinds.get(frozenset(code)):
+            md5 = hashlib.md5(stage_code.text(sorted(code), code.get).encode()).hexdigest()
+            data_files = {path: job["in"][path] for path in job["in"] if path not in code}
+            modules[fingerprint], jobs[out] = code, job | {"in": data_files | {fingerprint: md5}}
+    return data | {"modules": modules, "jobs": jobs}
+
+
+def _covered(fingerprint: str) -> dict[str, str]:
+    return stage_code.parse(Path(fingerprint).read_text(encoding="utf-8"))
+
+
+def made_from(job: dict[str, Any]) -> dict[str, str | None]:
+    """MD5 of each file that a job of ``load_ledgers`` read: its inputs, with modules in place of their fingerprint."""
+    data = {path: md5 for path, md5 in job["in"].items() if not stage_code.is_of_jobs(path)}
+    return job.get("modules", {}) | data
+
+
+def files_of_jobs(jobs: dict[str, dict[str, Any]]) -> set[str]:
+    """Paths of all that jobs of ``load_ledgers`` have made and read."""
+    return {*jobs, *(path for job in jobs.values() for path in job["in"])}
 
 
 def files_of(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -104,24 +151,29 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     records = Records(hashes)
     at_start = json.loads(AT_START.read_text(encoding="utf-8")) if AT_START.exists() else {}
     definitions: list[dict[str, Any]] = []
+    modules: dict[str, dict[str, str]] = {}  # fingerprint of code -> MD5 of each module
     jobs: dict[str, dict[str, Any]] = {}
-    edited = set()
-    for path in outputs:
-        record = snakemake_records.read(path)
+    edited: set[str] = set()
+    covered = cache(_covered)  # by the same fingerprint for all jobs of a kind
+    found = {path: snakemake_records.read(path) for path in outputs}
+    hashes.read_ahead({*found, *(file for record in found.values() for file in record.get("input", []))})
+    for path, record in found.items():
         if not record:
             raise UserError(f"Snakemake has no record of how {path} was made; remove it and run again")
-        made_from = {file: hashes[file] for file in record["input"]}
-        for file, md5 in made_from.items():
-            if at_start.get(file, md5) != md5:  # e.g. code edited meanwhile: it is unclear which version ran
-                records.forget(path)
-                edited.add(file)
+        inputs = {file: hashes[file] for file in record["input"]}
+        modules |= {file: covered(file) for file in inputs if stage_code.is_of_jobs(file)}
+        read = [*inputs, *_modules(inputs, modules)]
+        changed = {file for file in read if at_start.get(file, hashes[file]) != hashes[file]}
+        if changed:  # e.g. code edited meanwhile: it is unclear which version ran
+            records.forget(path)
+            edited |= changed
         definition = {field: record.get(field) for field in DEFINITION}
         if definition not in definitions:
             definitions.append(definition)
         jobs[path] = {
             "definition": definitions.index(definition),
             "md5": hashes[path],
-            "in": made_from,
+            "in": inputs,
             "sha256": record.get("input_checksums") or {},
         }
         if os.path.isdir(path):
@@ -134,7 +186,7 @@ def write_ledger(stage: str, outputs: Iterable[str]) -> None:
     _remove_orphans(stage, outs, jobs, records)
     mark_uncommitted(stage)
     with replacing(ledger_path(stage)) as scratch:
-        data = {"definitions": definitions, "jobs": jobs}
+        data = {"definitions": definitions, "modules": modules, "jobs": jobs}
         scratch.write_text(json.dumps(data, sort_keys=True, separators=(",", ":")), encoding="utf-8")
 
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite.engines import snakemake_records
+from bioclip_lite.engines import snakemake_records, stage_code
 from bioclip_lite.engines.dvc_yaml import STAMP, files_in
 from bioclip_lite.engines.hashes import Hashes
 from bioclip_lite.utils.errors import UserError
@@ -36,6 +36,8 @@ class Records:
         record = snakemake_records.read(path)
         if not record or record.get("incomplete") or record.get("endtime") is None:
             return False
+        if any(map(stage_code.is_code, record["input"])):
+            return False  # written by an earlier version, whose jobs had modules as inputs
         if os.path.isdir(path) and self._newest_in(path) > self.time(path) + _TICK_NS:
             return False  # its content was changed since
         return abs(record["endtime"] * 1e9 - self.time(path)) < 1000

@@ -18,10 +18,10 @@ from typing import NamedTuple
 from bioclip_lite.engines import stage_code
 from bioclip_lite.engines.dvc_yaml import STAMP, dvc_stages, ledger_path, sources, within
 from bioclip_lite.engines.hashes import HASHES, Hashes
-from bioclip_lite.engines.ledger import load_ledgers
+from bioclip_lite.engines.ledger import files_of_jobs, load_ledgers
 from bioclip_lite.utils.errors import UserError
 
-RECORDS = ("metadata", "incomplete")  # the folders of .snakemake that a decision depends on
+RECORDS = (".snakemake/metadata", ".snakemake/incomplete")  # that a decision depends on
 CHATTER = (  # lines of Snakemake before and after the message of an error
     "Assuming ",
     "Building ",
@@ -55,10 +55,9 @@ def stand_in() -> Iterator[None]:
     if not Path("Snakefile").is_file() or not dvc_stages():
         raise UserError(f"{Path.cwd()} holds no Snakefile and dvc.yaml; run this in the root of the repository")
     hashes = Hashes()
-    for out, job in load_ledgers().items():
-        for path in (out, *job["in"]):
-            hashes[path]
-    for path in sources():
+    read = [*files_of_jobs(load_ledgers()), *sources()]
+    hashes.read_ahead(read)
+    for path in read:
         hashes[path]
     outs = [out for name, stage in dvc_stages().items() for out in (*stage["outs"], ledger_path(name))]
     outs.append(stage_code.FOLDER.as_posix())  # sync writes there
@@ -67,9 +66,9 @@ def stand_in() -> Iterator[None]:
         for entry in os.scandir("."):
             if entry.name not in (".snakemake", ".git", ".dvc", "logs"):
                 _mirror(entry, Path(folder), outs, above)
-        for name in RECORDS:
-            if os.path.isdir(f".snakemake/{name}"):
-                shutil.copytree(f".snakemake/{name}", f"{folder}/.snakemake/{name}")
+        for name in (*RECORDS, stage_code.JOBS.as_posix()):
+            if os.path.isdir(name):
+                shutil.copytree(name, f"{folder}/{name}")
         hashes.write(Path(folder) / HASHES)
         with chdir(folder):
             yield

@@ -1,11 +1,13 @@
-"""The code of each stage, and its fingerprint in workflow/code/<stage>.md5.
+"""The code of each stage, and its fingerprints.
 
-DVC stages depend on these files and not on modules, so that a comment runs no stage. DVC's stage ``code`` writes them
+DVC stages depend on workflow/code/<stage>.md5 and not on modules, so that a comment runs no stage. The jobs of
+Snakemake depend on a fingerprint of their own kind (JOBS), since Snakemake's time grows with inputs times jobs, and
+40 modules are 40 times the inputs of a shard. DVC's stage ``code`` writes the fingerprints
 (``PYTHONPATH=workflow python -m bioclip_lite.engines.stage_code``), and so does every start of Snakemake (``sync``).
 Paths are relative to the root of the checkout, which is the current folder.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from bioclip_lite.utils.stage_names import STAGES
 STAGE = "code"  # of dvc.yaml
 PACKAGE = Path("workflow/bioclip_lite")
 FOLDER = Path("workflow/code")
+JOBS = Path(".snakemake/bioclip_lite/code")
 # Modules that some jobs of a stage load by name, where no import statement shows them: stage -> kind of job -> modules.
 LOADED_BY_NAME: dict[str, dict[str, tuple[str, ...]]] = {
     "caption": {"captioner": ("captioning.coca",), "fine_tuning": ("captioning.fine_tuning",)},
@@ -43,15 +46,49 @@ def code(stage: str, kind: str | None = None) -> list[str]:
     return closure(f"stages.{stage}", *more, package=PACKAGE.absolute())
 
 
+def kinds(stage: str) -> list[str | None]:
+    """The kinds of job of a stage whose code differs; None: all others."""
+    return [None, *LOADED_BY_NAME.get(stage, {})]
+
+
 def files(stage: str) -> list[str]:
     """All that the fingerprint of a stage covers: the code of every kind of job, and the rule file."""
-    kinds = [None, *LOADED_BY_NAME.get(stage, {})]
-    return [*sorted({file for kind in kinds for file in code(stage, kind)}), f"workflow/rules/{stage}.smk"]
+    return [*sorted({file for kind in kinds(stage) for file in code(stage, kind)}), f"workflow/rules/{stage}.smk"]
 
 
 def path(stage: str) -> Path:
     """The path of a stage's fingerprint."""
     return FOLDER / f"{stage}.md5"
+
+
+def of_jobs(stage: str, kind: str | None = None) -> str:
+    """The path of the fingerprint of one kind of job, an input of these jobs in place of their modules.
+
+    Raises:
+        ValueError: a module does not exist.
+        KeyError: the stage has no such kind of job.
+    """
+    code(stage, kind)
+    return _of_jobs(stage, kind).as_posix()
+
+
+def _of_jobs(stage: str, kind: str | None) -> Path:
+    return JOBS / (f"{stage}-{kind}.md5" if kind else f"{stage}.md5")
+
+
+def is_of_jobs(path: str) -> bool:
+    """Whether ``path`` is the fingerprint of a kind of job."""
+    return path.startswith(f"{JOBS.as_posix()}/")
+
+
+def is_code(path: str) -> bool:
+    """Whether ``path`` is a file of this package, which earlier versions had as inputs of jobs."""
+    return path.startswith(f"{PACKAGE.as_posix()}/")
+
+
+def with_module(name: str) -> set[str]:
+    """The fingerprints of jobs that run the module of this path."""
+    return {path.as_posix() for path in JOBS.iterdir() if name in parse(path.read_text(encoding="utf-8"))}
 
 
 def _meaning(file: str) -> str:
@@ -64,7 +101,12 @@ def fingerprint(stage: str, content: Callable[[str], str | None] = _meaning) -> 
     Args:
         content: gives the MD5 of a file's meaning, as ``engines.hashes`` has it cached.
     """
-    return "".join(f"{content(file)}  {file}\n" for file in files(stage))
+    return text(files(stage), content)
+
+
+def text(files: list[str], content: Callable[[str], str | None]) -> str:
+    """The text of the fingerprint of some files."""
+    return "".join(f"{content(file)}  {file}\n" for file in files)
 
 
 def parse(text: str) -> dict[str, str]:
@@ -86,10 +128,18 @@ def refresh(content: Callable[[str], str | None]) -> None:
     Raises:
         ValueError: a module does not exist.
     """
-    for stage, text in {stage: fingerprint(stage, content) for stage in STAGES}.items():
-        if not path(stage).exists() or path(stage).read_text(encoding="utf-8") != text:
-            with replacing(path(stage)) as scratch:
+    for file, text in dict(_fingerprints(content)).items():
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            with replacing(file) as scratch:
                 scratch.write_text(text, encoding="utf-8")
+
+
+def _fingerprints(content: Callable[[str], str | None]) -> Iterator[tuple[Path, str]]:
+    """Yield the path and the text of every fingerprint, of stages and of their kinds of job."""
+    for stage in STAGES:
+        yield path(stage), fingerprint(stage, content)
+        for kind in kinds(stage):
+            yield _of_jobs(stage, kind), text(code(stage, kind), content)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from typing import Any
 from bioclip_lite.engines import snakemake_records, stage_code
 from bioclip_lite.engines.dvc_yaml import dvc_stages, files_in, ledger_path, sources
 from bioclip_lite.engines.hashes import Hashes
-from bioclip_lite.engines.ledger import AT_START, UNCOMMITTED, incomplete, load_ledgers, locked_ledgers
+from bioclip_lite.engines.ledger import AT_START, UNCOMMITTED, files_of_jobs, incomplete, load_ledgers, locked_ledgers
 from bioclip_lite.engines.records import Records
 
 JUST_AFTER_NS = 1_000_000  # an output gets a time this much after its newest input
@@ -69,6 +69,8 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
         return None
     locked = locked_ledgers()
     jobs, hashes = load_ledgers(), Hashes()
+    read = ["params.yaml", "workflow/defaults.yaml", *sources()]
+    hashes.read_ahead([*files_of_jobs(jobs), *read])
     stage_code.refresh(hashes.__getitem__)
     records = Records(hashes)
     changes = _align(jobs, hashes, records)
@@ -77,7 +79,6 @@ def sync() -> tuple[dict[str, dict[str, Any]], Hashes] | None:
             records.doubt(ledger_path(stage))
     changes.unknown += [path for path in _unrecorded(jobs, records) if records.forget(path)]
     AT_START.parent.mkdir(parents=True, exist_ok=True)
-    read = ["params.yaml", "workflow/defaults.yaml", *sources()]
     AT_START.write_text(json.dumps({file: hashes[file] for file in read}), encoding="utf-8")
     hashes.save()
     _report(changes, hashes)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bioclip_lite.utils.code_fingerprint import PACKAGE, meaning
+from bioclip_lite.utils.code_fingerprint import PACKAGE, file_meaning
 
 
 def earlier(path: Path, params: Mapping[str, Any]) -> Path | None:
@@ -31,24 +31,25 @@ def earlier(path: Path, params: Mapping[str, Any]) -> Path | None:
         job = ledger["jobs"][path.as_posix()]
         (text,) = ledger["definitions"][job["definition"]]["params"]  # the section as JSON, quoted as Python would
         section = json.loads(ast.literal_eval(text))
+        (fingerprint,) = job["in"].keys() & ledger["modules"].keys()
     except (OSError, ValueError, KeyError, IndexError, SyntaxError):
         return None
     other_params = any(name not in params or params[name] != value for name, value in section.items())
-    if not _same_code(job["in"]) or not (other_params or _other_inputs(job["in"])):
+    inputs = {file: md5 for file, md5 in job["in"].items() if file != fingerprint}
+    if not _same_code(ledger["modules"][fingerprint]) or not (other_params or _other_inputs(inputs)):
         return None
     content = _in_cache(job["md5"])
     return content if content and _md5(content) == job["md5"] else None
 
 
-def _same_code(inputs: dict[str, str]) -> bool:
-    code = {file: md5 for file, md5 in inputs.items() if file.endswith(".py")}
-    here = {file: PACKAGE.parents[1] / file for file in code}
-    return bool(code) and all(here[file].exists() and meaning(here[file].read_bytes()) == code[file] for file in code)
+def _same_code(modules: dict[str, str]) -> bool:
+    here = {file: PACKAGE.parents[1] / file for file in modules}
+    return all(path.exists() and file_meaning(path) == modules[file] for file, path in here.items())
 
 
 def _other_inputs(inputs: dict[str, str]) -> bool:
     """Smallest first: a large one is often not read at all."""
-    data = [Path(file) for file in inputs if not file.endswith(".py")]
+    data = [Path(file) for file in inputs]
     if not all(path.is_file() for path in data):
         return True
     return any(_md5(path) != inputs[path.as_posix()] for path in sorted(data, key=os.path.getsize))

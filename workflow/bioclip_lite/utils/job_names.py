@@ -7,6 +7,7 @@ its names take, e.g. ``captions/{captioner}/{shard}``; FIELDS says what may stan
 
 import re
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import NamedTuple
 
 from bioclip_lite.utils.errors import UserError
@@ -45,14 +46,18 @@ def parse(stage: str, name: str, forms: Collection[str], values: Mapping[str, Co
     for before, now in _RENAMED.items():
         renamed = renamed.replace(before, now)
     for form in forms:
-        pattern = re.sub(r"\\{(\w+)\\}", lambda match: f"(?P<{match[1]}>{FIELDS[match[1]]})", re.escape(form))
-        match = re.fullmatch(pattern, renamed)
+        match = _pattern(form).fullmatch(renamed)
         if match and all(value in values.get(field, [value]) for field, value in match.groupdict().items()):
             return Job(form, match.groupdict())
     if not forms:
         raise UserError(f"stage {stage} is one job; it has no job {name!r}")
     jobs = [job for form in forms for job in _jobs(form, values)]
     raise UserError(f"{stage} has no job {name!r}; its jobs are {', '.join(jobs)}")
+
+
+@cache  # Snakemake parses the names of all its jobs
+def _pattern(form: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\{(\w+)\\}", lambda match: f"(?P<{match[1]}>{FIELDS[match[1]]})", re.escape(form)))
 
 
 def _jobs(form: str, values: Mapping[str, Collection[str]]) -> list[str]:
