@@ -487,7 +487,7 @@ def test_of_captioners_lists_and_suites_a_job_gets_its_own() -> None:
 
 def test_a_whole_section_is_for_all_jobs_and_for_stages_with_one() -> None:
     for stage in STAGES:
-        control = {"control": True} if stage == "evaluate" else {}  # of section distill
+        control = {"control": "auto"} if stage == "evaluate" else {}  # of section distill
         assert parameters.of_job(DEFAULT, stage, None) == DEFAULT[stage] | control
     assert parameters.of_job(DEFAULT, "prune", "anything") == DEFAULT["prune"]
 

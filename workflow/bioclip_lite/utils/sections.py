@@ -269,7 +269,7 @@ class Distill(TypedDict):
     labels: float
     ema: float
     finetune: DistillFinetune
-    control: bool
+    control: Literal["auto"] | bool
     seed: int
 
 
