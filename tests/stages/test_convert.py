@@ -52,6 +52,7 @@ PARAMS: sections.Convert = {
     "images": 4,
     "tolerance": 1e-4,
     "taxa_bytes": None,
+    "over_budget": "refuse",
     "onnx": [],
     "text_encoder": None,
     "lists": [],

@@ -47,9 +47,9 @@ def student_spec(
     """The content of a ``student.json`` for a student that is neither re-parameterised nor pruned.
 
     ``outputs`` is the length of the embedding, or for a control with a classifier of the logits; ``image_size`` in
-    pixels; ``trained_on`` the identity of the teacher whose embedding space is the student's; ``initial_weights`` the source of
-    its initial weights (``hub.Weights.about``), None for random ones; ``teachers`` the names of those whose caches it
-    learned from.
+    pixels; ``trained_on`` the identity of the teacher whose embedding space is the student's; ``initial_weights`` the
+    source of its initial weights (``hub.Weights.about``), None for random ones; ``teachers`` the names of those whose
+    caches it learned from.
     """
     return {
         "architecture": architecture,
