@@ -194,7 +194,7 @@ def _left_out(paths: Sequence[TaxonPath], photographs: Sequence[int], places: in
     least = len(paths) - len(order) + len(genera)
     raise UserError(
         f"convert.taxa_bytes leaves room for {places} rows, but one row per genus needs {least}; set it to at least "
-        f"{least} times the bytes of a row, or leave it out for all species, or shorten the list of species"
+        f"{least} times the bytes of a row, or to null for all species, or shorten the list of species"
     )
 
 
