@@ -51,8 +51,8 @@ def test_a_longer_list_costs_what_was_measured_of_it(monkeypatch: pytest.MonkeyP
     params = {**defaults(), "distill": {**defaults()["distill"], "epochs": 3}}
     monkeypatch.setattr(plan.params, "load", lambda _path: params)
     longer = ASKED._replace(taxa=450_000)
-    trained = [Job("train_student", None, 36, 5000)]
-    hours = 3 * 10_000 * (0.0488 - growth.loss_seconds(10, 512)) / 3600
+    trained = [Job("train_student", None, 18, 2500), Job("finetune_student", None, 18, 2500)]
+    hours = (3 + 10) * 10_000 * (0.0488 - growth.loss_seconds(10, 512)) / 3600
     grown = _with_taxa(row("distill", *trained), trained, RUN, longer)
     assert grown.hours == pytest.approx(1 + hours) and grown.at_once == pytest.approx(1 + hours)
     answered = [Job("predict", None, 36, 1230 * 20) for _ in range(9)]
@@ -73,6 +73,11 @@ def test_a_longer_list_costs_what_was_measured_of_it(monkeypatch: pytest.MonkeyP
     # 10,000 photographs in 8 views and 2,000 in one; 81 billion products are 162 billion operations.
     assert f"ViT-L/14 (BioCLIP 2) {82_000 * 162e9 / 1e14 / 3600:.2f} h" in said
     assert "refused" not in "\n".join(remarks([], RUN, ASKED, 100))
+
+
+def test_the_rules_that_plan_knows_exist() -> None:
+    text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    assert {*plan.SPLITS_OF, *plan.OF_TAXA, *plan.EPOCHS} <= set(re.findall(r"(?:rule|checkpoint) (\w+):", text))
 
 
 def test_what_was_not_measured_lies_on_lines_between() -> None:

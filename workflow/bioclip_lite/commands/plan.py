@@ -43,6 +43,7 @@ SPLITS_OF = {  # the splits whose photographs a job works on; jobs that are not 
     "make_teacher": ("pretrain", "train"),
     "make_further_teacher": ("pretrain", "train"),
     "train_student": ("train",),
+    "finetune_student": ("train",),
     "train_control": ("train",),
     "prune_student": ("train",),
     "predict": ("test",),
@@ -52,10 +53,11 @@ SPLITS_OF = {  # the splits whose photographs a job works on; jobs that are not 
 
 
 OF_TAXA = ("embed_taxa", "embed_texts")  # rules whose jobs work on the taxa alone
-EPOCHS = {  # section and name of the epochs of jobs that train on split train, against all taxa
-    "train_student": ("distill", "epochs"),
-    "train_control": ("distill", "epochs"),
-    "prune_student": ("prune", "epochs"),
+EPOCHS = {  # where the epochs of jobs stand that train on split train, against all taxa
+    "train_student": "distill.epochs",
+    "finetune_student": "distill.finetune.epochs",
+    "train_control": "distill.epochs",
+    "prune_student": "prune.epochs",
 }
 
 
@@ -96,16 +98,16 @@ class Run(NamedTuple):
     width: int  # D, of embeddings
     names: float  # bytes of a taxon in bundle.json
 
-    @classmethod
-    def read(cls) -> "Run":
-        """Raises UserError if stages index, shard or logits have not run."""
-        sizes = {name.removesuffix(".tar"): n for name, n in read_json(require(Path("data/shard/sizes.json"))).items()}
-        photographs: Counter[str] = Counter()
-        for name, n in sizes.items():
-            photographs[split_of(name)] += n
-        rows = [row for row in read_table(Path("data/index/taxa.parquet")).to_pylist() if row["leaf"]]
-        taxa = store.map_tensors(store.folder(Path("data")) / "taxa.safetensors")[0]["text"]
-        return cls(sizes, photographs, len(rows), taxa.shape[1], bundle.names_bytes(rows) / max(1, len(rows)))
+
+def read_run() -> Run:
+    """Read what plan needs of the run in this folder. Raises UserError if stage index, shard or logits has not run."""
+    sizes = {name.removesuffix(".tar"): n for name, n in read_json(require(Path("data/shard/sizes.json"))).items()}
+    photographs: Counter[str] = Counter()
+    for name, n in sizes.items():
+        photographs[split_of(name)] += n
+    rows = [row for row in read_table(Path("data/index/taxa.parquet")).to_pylist() if row["leaf"]]
+    text = store.map_tensors(store.folder(Path("data")) / "taxa.safetensors")[0]["text"]
+    return Run(sizes, photographs, len(rows), text.shape[1], bundle.names_bytes(rows) / max(1, len(rows)))
 
 
 def plan(run: Run, asked: Collection) -> tuple[dict[str, int], list[Row]]:
@@ -199,7 +201,7 @@ def _with_taxa(row: Row, done: list[Job], run: Run, asked: Collection) -> Row:
     rules = Counter(job.rule for job in done)
     growth, width = asked.images / run.photographs.total(), run.width
     each = growth_of.loss_seconds(asked.taxa, width) - growth_of.loss_seconds(run.taxa, width)
-    trained = sum(_epochs(rule) for rule in rules) * run.photographs["train"] * growth * each
+    trained = sum(_epochs(rule) for rule in rules if rule in EPOCHS) * run.photographs["train"] * growth * each
     tested = run.photographs["test"] * growth
     answered = rules["predict"] * (
         growth_of.prediction_seconds(tested, asked.taxa, width) - growth_of.prediction_seconds(tested, run.taxa, width)
@@ -213,8 +215,10 @@ def _with_taxa(row: Row, done: list[Job], run: Run, asked: Collection) -> Row:
 
 
 def _epochs(rule: str) -> int:
-    section, name = EPOCHS.get(rule, ("", ""))
-    return int(params.load(Path("params.yaml"))[section][name]) if section else 0
+    value: Any = params.load(Path("params.yaml"))
+    for name in EPOCHS[rule].split("."):
+        value = value[name]
+    return int(value)
 
 
 def remarks(rows: list[Row], run: Run, asked: Collection, teraflops: float) -> Iterator[str]:
@@ -308,7 +312,7 @@ def main(arguments: list[str]) -> int:
         raise UserError("images, --taxa, --per-shard and --jobs must be 1 or more")
     if not 0 < options.teraflops < math.inf:
         raise UserError(f"--teraflops is {options.teraflops}; it must be a number above 0")
-    run = Run.read()
+    run = read_run()
     asked = Collection(options.images, options.taxa or run.taxa, options.per_shard, options.jobs)
     shards, rows = plan(run, asked)
     counts = yaml.safe_dump({"counts": shards}, default_flow_style=True, sort_keys=False, width=200).strip()
