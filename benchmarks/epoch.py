@@ -42,7 +42,6 @@ from bioclip_lite.photographs.shards import ShardSet, shard_names, shard_paths
 from bioclip_lite.stages import logits
 from bioclip_lite.teacher_cache import reader, store
 from bioclip_lite.training import distillation, losses, memory_format, shuffling, trainer
-from bioclip_lite.utils import sections
 from bioclip_lite.utils.files import read_json, replacing
 
 OUTPUT = Path(__file__).with_suffix(".md")
@@ -241,7 +240,7 @@ def with_open_clip(
     return [b - a for a, b in zip(starts, [*starts[1:], end], strict=True)][: count - 1]
 
 
-def made(data: Path, section: sections.Logits, train: reader.CachedSplit) -> dict[str, float]:
+def made(data: Path, section: Any, train: reader.CachedSplit) -> dict[str, float]:
     """Seconds to make the cache of split "train", and its bytes."""
     photographs, count = len(train.images), train.view_count
     with tempfile.TemporaryDirectory() as scratch:

@@ -53,7 +53,7 @@ index: {{source: folder, path: {photos}, min_side: 64, unlabelled: {unlabelled}}
 shard: {{counts: {{pretrain: 0, unlabelled: {shards}}}}}
 caption: {{}}
 teacher: {{kind: lit, allow_weak: true, lit: {{weights: {teacher}.safetensors}}}}
-logits: {{views: 12, logit_scale: given}}
+logits: {{views: 8, logit_scale: given}}
 distill:
   student: mobilenetv2_100
   student_options: {{pad_type: same}}
@@ -89,13 +89,14 @@ class Way(NamedTuple):
 
 CONTROL, STUDENT = Way("control"), Way("student")
 UNLABELLED = Way("student", (("splits", ("train", "unlabelled")),))
+FEW = (5, 1)  # labels per species
 SIZES = (96, 160)
 LONGER = 3 * STEPS
 Run = tuple[Collection, Way]
 TABLES: dict[str, list[Run]] = {
     "labels": [
-        *((Collection(n), way) for n in (1, 2, 5) for way in (CONTROL, STUDENT, UNLABELLED)),
         *((Collection(None), way) for way in (CONTROL, STUDENT)),
+        *((Collection(n), way) for n in FEW for way in (CONTROL, STUDENT, UNLABELLED)),
     ],
     "unlabelled": [(Collection(1, times), UNLABELLED) for times in (1, 4)],
     "steps": [(Collection(None), Way(way.job, steps=LONGER)) for way in (CONTROL, STUDENT)],
@@ -265,7 +266,7 @@ def by_labels(seeds: int, rows: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield from ("## Labels per species", "")
     yield from table("labels per species", "photographs", "teacher", "control", "student", "student and unlabelled")
     differences = []
-    for n in (1, 2, 5, None):
+    for n in (None, *FEW):
         collection = Collection(n)
         ways = [CONTROL, STUDENT, *([UNLABELLED] if n else [])]
         runs = {way: trained(rows, collection, way, seeds) for way in ways}

@@ -52,7 +52,11 @@ RUN_BY = (
     ("bioclip-lite (push|pull)( .*)?", "tests/engines/test_remotes.py", "python -m bioclip_lite {0}"),
     ("bioclip-lite status", "tests/engines/test_sync.py", "python -m bioclip_lite status"),
     ("bioclip-lite why .*", "tests/commands/test_why.py", "why.main(["),
-    ("bioclip-lite plan 10000000", "tests/commands/test_plan.py", "python -m bioclip_lite plan 10000000"),
+    (
+        "bioclip-lite plan 10000000 --taxa 450000",
+        "tests/commands/test_plan.py",
+        "bioclip_lite plan 10000000 --taxa 450000",
+    ),
     ("bioclip-lite init .*", "tests/commands/test_init.py", "init.main(["),
     ("make init .*", "tests/test_paths.py", 'command=("init",)'),
     ("bioclip-lite search rates.yaml", "tests/commands/test_search.py", "command.main([file])"),

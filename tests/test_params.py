@@ -403,7 +403,7 @@ JOBS: list[tuple[str, str, Any]] = [
     ("teacher", "tuned", jobs.LitTeacher),
     ("teacher", "bought", jobs.PretrainedTeacher),
     ("teacher", "features/tuned/train-00000", jobs.LockedFeatures),
-    ("logits", "taxa", jobs.TaxonPrompts),
+    ("logits", "taxa", jobs.ShippedTaxa),
     ("logits", "tuned/taxa", jobs.TaxonPrompts),
     ("logits", "tuned/val-00000", jobs.CachedViews),
     ("logits", "texts", jobs.Nothing),
@@ -461,6 +461,8 @@ def _agree(part: Any, whole: Any) -> None:
     fields = get_type_hints(whole)
     if whole is sections.Evaluate:  # whose jobs are told of it
         fields["control"] = get_type_hints(sections.Distill)["control"]
+    if whole is sections.Logits:
+        fields |= {name: get_type_hints(sections.Convert)[name] for name in ("taxa_bytes", "over_budget")}
     for name, wanted in get_type_hints(part, localns={"sections": sections}).items():
         if name == "kind":
             assert set(get_args(wanted)) < set(get_args(fields[name]))
@@ -487,9 +489,10 @@ def test_of_captioners_lists_and_suites_a_job_gets_its_own() -> None:
 
 
 def test_a_whole_section_is_for_all_jobs_and_for_stages_with_one() -> None:
+    """With what the stage is told of other sections."""
+    told = {"evaluate": {"control": "auto"}, "logits": {"taxa_bytes": 40_000_000, "over_budget": "refuse"}}
     for stage in STAGES:
-        control = {"control": True} if stage == "evaluate" else {}  # of section distill
-        assert parameters.of_job(DEFAULT, stage, None) == DEFAULT[stage] | control
+        assert parameters.of_job(DEFAULT, stage, None) == DEFAULT[stage] | told.get(stage, {})
     assert parameters.of_job(DEFAULT, "prune", "anything") == DEFAULT["prune"]
 
 

@@ -18,6 +18,7 @@ from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import convert, quantize
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import store
+from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json, write_table
 from bioclip_lite.web import bundle, confidence
 from support import fake_bundles, fake_data, lessons
@@ -25,6 +26,7 @@ from support.checkout import ROOT
 from support.fake_bundles import DAISY
 
 PACKAGE = ROOT / "packages" / "react-bio-clip"
+NO_LIMIT: Any = {"taxa_bytes": None, "over_budget": "refuse"}
 TINY = params.load(ROOT / "tests/tiny.yaml")
 LIST = "name,common_name_de\nBellis perennis,G\u00e4nsebl\u00fcmchen\nBellis annua,\nMorus bassanus,\n"
 
@@ -48,8 +50,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     quantize.run(TINY["quantize"], data)
     (data / "lists").mkdir()
     (data / "lists" / "field.csv").write_text(LIST)
-    section: dict[str, Any] = {"images": 2, "tolerance": 1e-4, "taxa_bytes": None, "onnx": [], "text_encoder": None}
-    section["prior"] = None
+    section: dict[str, Any] = {
+        "images": 2,
+        "tolerance": 1e-4,
+        "onnx": [],
+        "text_encoder": None,
+        "prior": None,
+    } | NO_LIMIT
     convert.run(section | {"lists": ["field.csv"]}, data)
     return data
 
@@ -62,14 +69,22 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "report.json"}
 
 
-def test_the_stage_and_the_command_write_the_same_bundle(run: Path, tmp_path: Path) -> None:
+def test_the_stage_and_the_command_write_the_same_bundle(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert command(run / "lists/field.csv", "--data", run, "--output", tmp_path / "out") == 0
     own = run / "convert/lists/field"
     assert files(tmp_path / "out") == files(own / "tfjs")
     assert read_json(own / "report.json").items() <= read_json(tmp_path / "out/report.json").items()
     before = files(own / "tfjs")
-    convert.run({"taxa_bytes": None, "lists": ["field.csv"]}, run, "lists/field")
+    convert.run({**NO_LIMIT, "lists": ["field.csv"]}, run, "lists/field")
     assert files(own / "tfjs") == before
+    with pytest.raises(UserError, match=r"table of \d taxa would take 0.0 MB, more than convert.taxa_bytes .*regional"):
+        convert.run({"taxa_bytes": 1, "over_budget": "refuse", "lists": ["field.csv"]}, run, "lists/field")
+    assert files(own / "tfjs") == before
+    monkeypatch.setattr(relist, "defaults", lambda: {"convert": {"taxa_bytes": 1}})
+    assert command(run / "lists/field.csv", "--data", run, "--output", tmp_path / "none") == 1
+    assert "Lists are regional" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_a_bundle_from_elsewhere_needs_its_teacher_and_calibration(

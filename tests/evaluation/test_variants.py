@@ -17,11 +17,12 @@ from bioclip_lite.metrics.ranks import softmax
 from bioclip_lite.models import costs, students, teachers
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing
 from bioclip_lite.photographs.shards import ShardSet, shard_paths
+from bioclip_lite.predicting import models
 from bioclip_lite.stages import evaluate
 from bioclip_lite.taxa.label_space import Labels, read_labels
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import write_json
+from bioclip_lite.utils.files import read_json, write_json
 from support.fake_data import save_teacher
 from support.fake_evaluation import PARAMS, write_data
 
@@ -168,6 +169,29 @@ def test_the_control_answers_without_the_text_matrix(tmp_path: Path, labels: Lab
     (tmp_path / "logits" / "taxa.safetensors").unlink()
     found, cost = answers(tmp_path, "control")
     assert set(ShardSet(tmp_path, "test").keys) < set(found) and "table_bytes" not in cost
+
+
+def test_a_control_without_a_classifier_answers_against_the_texts(tmp_path: Path, labels: Labels) -> None:
+    folder = tmp_path / "distill" / "control"
+    save_student(tmp_path / "distill" / "model", DIMENSIONS, TEACHER)
+    save_student(folder, DIMENSIONS, TEACHER)
+    sizes = {"instead_of_parameters": 9, "student_parameters": 5}
+    write_json(folder / "student.json", read_json(folder / "student.json") | {"fixed_classifier": sizes})
+    found, cost = answers(tmp_path, "control")
+    same, _ = answers(tmp_path, "student")
+    assert found.keys() == same.keys() and all(np.array_equal(found[key], same[key]) for key in found)
+    assert cost["fixed_classifier"] == sizes and cost["table_bytes"] == len(labels.ids) * DIMENSIONS * 4
+    evaluate.run(PARAMS, tmp_path, "control")
+    stored = predictions.read(tmp_path / "evaluate" / "predictions", ["control"], ["test-00000"])["control"]
+    assert stored.costs["fixed_classifier"] == sizes and not [*stored.embeddings()]
+    assert "logits/taxa.safetensors" in models.hashes(tmp_path, "control")
+    _, answer = variants.load(tmp_path, "control", labels)
+    shards = ShardSet(tmp_path, "test")
+    pixels = torch.from_numpy(preprocess(shards.image(0), preprocessing(32)))[None]
+    np.testing.assert_allclose(answer(pixels).logits[0], found[shards.keys[0]], atol=1e-4)
+    save_student(folder, DIMENSIONS, "e" * 64)
+    with pytest.raises(UserError, match="was distilled from teacher eeeeeeeeeeee, but"):
+        answers(tmp_path, "control")
 
 
 def test_a_control_for_other_taxa_is_refused(tmp_path: Path, labels: Labels) -> None:

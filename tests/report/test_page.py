@@ -223,6 +223,14 @@ def test_gain_and_loss_follow_the_sign(page: tuple[str, Page, dict[str, Any]]) -
     assert "neither gains nor loses" in sentence(0.0001, -0.01, 0.01)
 
 
+def test_a_control_without_a_classifier_is_told(page: tuple[str, Page, dict[str, Any]]) -> None:
+    variants = copy.deepcopy(page[2]["variants"])
+    assert not any("text embeddings of the taxa" in found for found in sentences(variants, page[2]["protocol"]))
+    variants["control"]["fixed_classifier"] = {"instead_of_parameters": 460_000_000, "student_parameters": 11_000_000}
+    (told,) = (found for found in sentences(variants, page[2]["protocol"]) if "text embeddings of the taxa" in found)
+    assert "460 M parameters" in told and "11 M" in told
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     paths = [(*path[:6], f"<script>alert('{path[6]}')</script>&\"") for path in tree(4)]
     html, parsed, _ = made(tmp_path, paths=paths, known_to_genus=0)

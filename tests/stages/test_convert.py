@@ -40,7 +40,7 @@ from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache.store import read_taxa
 from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import read_json, write_json
+from bioclip_lite.utils.files import read_json, read_table, write_json
 from bioclip_lite.web import bundle, confidence
 from support import lessons
 from support.checkout import ROOT
@@ -52,6 +52,7 @@ PARAMS: sections.Convert = {
     "images": 4,
     "tolerance": 1e-4,
     "taxa_bytes": None,
+    "over_budget": "refuse",
     "onnx": [],
     "text_encoder": None,
     "lists": [],
@@ -245,6 +246,12 @@ def test_the_report(data: Path) -> None:
     assert report["bytes"] == sum(file.stat().st_size for file in (data / "convert" / "tfjs").iterdir())
     assert report["latency_ms"]["runs"] == 30
     assert set(report["confidence"]["thresholds"]["ranks"]) == set(RANKS)
+    content = read_json(data / "convert" / "tfjs" / "bundle.json")
+    assert report["taxa"]["table_bytes"] == content["files"][content["text"]["file"]]["bytes"] == 5 * (lessons.D + 4)
+    assert report["taxa"]["names_bytes"] == len(bundle.json_bytes(content["taxa"]))
+    leaves = [row for row in read_table(data / "index" / "taxa.parquet").to_pylist() if row["leaf"]]
+    plain = [{key: entry[key] for key in ("id", "ranks", "common_names", "rank")} for entry in content["taxa"]]
+    assert bundle.names_bytes(leaves) == len(bundle.json_bytes(plain)) - 1  # which plan counts before there is a bundle
 
 
 def test_the_download_is_as_small_as_the_grid(data: Path) -> None:
@@ -534,6 +541,12 @@ def test_a_converter_that_fails_leaves_no_bundle(broken: Path) -> None:
     with pytest.raises(UserError, match="converter failed with status 1"):
         convert.run(PARAMS, broken)
     assert not (broken / "convert" / "tfjs").exists()
+
+
+def test_a_table_that_is_too_large_leaves_no_bundle(broken: Path) -> None:
+    with pytest.raises(UserError, match=r"table of 5 taxa would take .* more than convert.taxa_bytes .*convert.lists"):
+        convert.run({**PARAMS, "taxa_bytes": 5 * (lessons.D + 4) - 1}, broken)
+    assert not (broken / "convert").exists()
 
 
 def test_taxa_of_another_teacher(broken: Path) -> None:

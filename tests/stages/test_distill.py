@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from bioclip_lite.models import students, text_towers
 from bioclip_lite.photographs.preprocess import preprocessing
+from bioclip_lite.photographs.shards import shard_names
 from bioclip_lite.stages import distill
 from bioclip_lite.teacher_cache import reader, store, synthetic_captions
 from bioclip_lite.texts import text_types
@@ -33,10 +34,39 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_control_of_too_many_taxa_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distill, "MOST_OUTPUTS", 4)
-    with pytest.raises(UserError, match=r"an output for each of 5 taxa, more than 4: .*; set distill.control to false"):
-        distill.run(PARAMS, data, "control")
+@pytest.mark.parametrize("weights", [None, "student.safetensors"])
+def test_a_control_of_many_taxa_learns_labels_against_the_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], weights: str | None
+) -> None:
+    """And nothing of what the teacher says of photographs: other answers of it give the same control."""
+    monkeypatch.setattr(students, "parameters", lambda _spec: (3000, 1281))
+    data = lessons.make_cache(lessons.make_data(tmp_path))
+    (data / "weights").mkdir()
+    torch.manual_seed(0)
+    published = students.build_student(students.student_spec(PARAMS["student"], {}, 3, 32))
+    save_file(published.state_dict(), data / "weights" / "student.safetensors")
+    params: Any = {**PARAMS, "control": "auto", "weights": weights}
+    distill.run(params, data, "control")
+    made = contents(data / "distill" / "control")
+    taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
+    other = lessons.unit(np.random.default_rng(1).normal(size=taxa.text.shape))
+    for split in ("train", "val"):
+        for name in shard_names(data, split):
+            lessons.write_cached(data, name, other, taxa.taxon_ids, taxa.teacher)
+    distill.run(params, data, "control")
+    assert contents(data / "distill" / "control")["model.safetensors"] == made["model.safetensors"]
+    spec = read_json(data / "distill" / "control" / "student.json")
+    sizes = {"instead_of_parameters": 5 * 1281, "student_parameters": 3000}
+    assert (spec["outputs"], spec["trained_on"], spec["fixed_classifier"]) == (lessons.D, "teacher-a", sizes)
+    assert "the teacher's text embeddings, fixed, take its place" in capsys.readouterr().out
+
+
+def test_parameters_of_a_network_and_of_one_more_output() -> None:
+    spec = students.student_spec(PARAMS["student"], {}, lessons.D, 32)
+    total, each = students.parameters(spec)
+    model = students.build_student(spec)
+    assert total == sum(parameter.numel() for parameter in model.parameters())
+    assert each == model.get_classifier().in_features + 1  # type: ignore[operator]
 
 
 def test_student_and_control_are_complete_and_two_runs_are_one(data: Path) -> None:
@@ -48,7 +78,7 @@ def test_student_and_control_are_complete_and_two_runs_are_one(data: Path) -> No
         "history.parquet",
         "control/history.parquet",
     }
-    distill.run(PARAMS, data, "control")
+    distill.run({**PARAMS, "control": "auto"}, data, "control")  # of five taxa the same
     distill.run(PARAMS, data, "student")
     assert contents(data / "distill") == first
 

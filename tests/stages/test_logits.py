@@ -4,7 +4,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,6 @@ from bioclip_lite.taxa import label_space, taxonomy
 from bioclip_lite.teacher_cache import logit_scale, store, synthetic_captions
 from bioclip_lite.texts import text_types
 from bioclip_lite.training import losses
-from bioclip_lite.utils import sections
 from bioclip_lite.utils.code_fingerprint import PACKAGE, closure, file_meaning, meaning
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json, write_table
@@ -32,6 +31,9 @@ from bioclip_lite.utils.randomness import generator
 from support import checkout, lessons
 from support.fake_data import save_teacher
 from support.photographs import encoded, picture
+
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
 
 PARAMS = lessons.VIEWS
 
@@ -112,6 +114,28 @@ def test_the_taxon_matrix_has_a_row_per_leaf(data: Path) -> None:
     expected = teachers.embed_texts(teacher, [f"a photo of {path} with common name Morus alba."])
     np.testing.assert_allclose(taxa.text[3:4], expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(taxa.text, axis=1), 1, atol=1e-5)
+
+
+def test_a_list_too_long_for_a_bundle_is_refused_before_it_is_embedded(
+    data: Path, own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = 5 * (lessons.D + 4)
+    embedded: list[str] = []
+    embed = logits.embed_prompts
+
+    def recorded(teacher: Any, prompts: list[str], openai: bool) -> np.ndarray:
+        embedded.extend(prompts)
+        return embed(teacher, prompts, openai)
+
+    monkeypatch.setattr(logits, "embed_prompts", recorded)
+    with pytest.raises(
+        UserError, match=rf"5 taxa would take .* \(0.0 MB, 4 taxa\).* set convert.taxa_bytes to {size} "
+    ):
+        logits.run({**PARAMS, "taxa_bytes": size - 1}, own, "taxa")
+    assert not embedded and not (own / "logits" / "taxa.safetensors").exists()
+    for allowed in ({"taxa_bytes": size}, {"taxa_bytes": None}, {"taxa_bytes": size - 1, "over_budget": "genera"}):
+        logits.run({**PARAMS, **allowed}, data, "taxa")  # type: ignore[typeddict-item]
+    assert "the table of 5 taxa in the web bundle will take 0.00 MB" in capsys.readouterr().out
 
 
 def test_a_job_without_a_shard_is_named(data: Path) -> None:
@@ -240,7 +264,7 @@ def test_the_scale_that_made_the_labels_is_found(truth: float) -> None:
 
 
 def test_a_tuned_scale_is_stored_with_its_curve(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tuned: sections.Logits = {**PARAMS, "logit_scale": "tuned"}
+    tuned: jobs.Logits = {**PARAMS, "logit_scale": "tuned"}
     with pytest.raises(UserError, match=r"val-00000.safetensors is missing"):
         logits.run(tuned, own, "taxa")
     logits.run(PARAMS, own, "taxa")
@@ -303,7 +327,7 @@ def test_one_photograph_more_changes_few_batches(count: int, place: float) -> No
     assert len(after - before) <= 8
 
 
-Recorder = Callable[[sections.Logits], None]
+Recorder = Callable[["jobs.Logits"], None]
 
 
 @pytest.fixture
@@ -315,7 +339,7 @@ def recorded(own: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
         monkeypatch.setattr(logits, name, value)
     repo = Repo.init(no_scm=True)
 
-    def record(params: sections.Logits) -> None:
+    def record(params: "jobs.Logits") -> None:
         code, of_jobs = {path: file_meaning(PACKAGE.parents[1] / path) for path in closure("stages.logits")}, "code.md5"
         section = {name: value for name, value in params.items() if name not in ("prompt", "templates", "logit_scale")}
         jobs = {}
@@ -337,7 +361,7 @@ def md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def embed(params: sections.Logits, data: Path, capsys: pytest.CaptureFixture[str]) -> tuple[bytes, int, int]:
+def embed(params: "jobs.Logits", data: Path, capsys: pytest.CaptureFixture[str]) -> tuple[bytes, int, int]:
     """(the cache of shard train-00000, how many views were embedded, how many taken over), as Snakemake makes it."""
     path = data / "logits" / "train-00000.safetensors"
     path.unlink(missing_ok=True)
@@ -358,7 +382,7 @@ def replace_photographs(data: Path, change: Callable[[list[tuple[str, bytes, Any
 def test_another_view_is_all_that_is_embedded(
     own: Path, recorded: Recorder, precision: Literal["float16", "int8"], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params: sections.Logits = {**PARAMS, "precision": precision}
+    params: jobs.Logits = {**PARAMS, "precision": precision}
     assert embed(params, own, capsys)[1:] == (54, 0)
     recorded(params)
     more, *counts = embed({**params, "views": 5}, own, capsys)

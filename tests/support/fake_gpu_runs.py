@@ -76,8 +76,9 @@ def cases(data: Path) -> dict[str, Callable[[], Work]]:
         "train: two towers": partial(fitted, objectives.two_towers, data, weights=EVERY_LOSS),
         "train: teacher": partial(fitted, objectives.trained, data, accumulation=2, precision="bfloat16"),
         "train: lit": partial(fitted, objectives.tuned, data),
-        "embed: warm start": partial(warm_started, data, lessons.D, False),
-        "embed: warm start of the control": partial(warm_started, data, 5, True),
+        "embed: warm start": partial(warm_started, data, lessons.D, warm_start.embeddings),
+        "embed: warm start of the control": partial(warm_started, data, 5, partial(warm_start.leaves, data)),
+        "embed: warm start by texts": partial(warm_started, data, lessons.D, partial(warm_start.texts, data)),
         "embed: photographs": partial(photographs, data, "tf32"),
         "embed: photographs in float16": partial(photographs, data, "float16"),
         "embed: texts": partial(texts, data),
@@ -101,13 +102,13 @@ def fitted(build: Callable[..., trainer.Objective], data: Path, **changes: Any) 
     return partial(trainer.fit, objective)
 
 
-def warm_started(data: Path, outputs: int, control: bool) -> Work:
+def warm_started(data: Path, outputs: int, targets_of: Callable[[reader.CachedSplit], warm_start.Targets]) -> Work:
     model = students.build_student(students.student_spec(STUDENT, {}, outputs, 32))
     train, weights = reader.CachedSplit(data, "train"), data / "weights" / "student.safetensors"
 
     def start() -> None:
-        distill._start_from(model, weights, data, train, preprocessing(32), control)
-        warm_start.fit_head(model, data, preprocessing(32), train, control=control)
+        distill._start_from(model, weights, preprocessing(32), train, targets_of(train))
+        warm_start.fit_head(model, preprocessing(32), train, targets_of(train))
 
     return start
 

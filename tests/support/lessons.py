@@ -1,7 +1,7 @@
 """A data folder of a few small photographs, made in a second, for the tests of the learning stages."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,9 @@ from bioclip_lite.utils.files import read_json, write_json, write_table
 from bioclip_lite.utils.randomness import generator
 from support.photographs import encoded, picture
 
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
+
 # Five leaves; the last path is a genus with species below it, so it is no leaf.
 PATHS: list[taxonomy.Path] = [
     ("Animalia", "Chordata", "Aves", "Suliformes", "Sulidae", "Morus", "bassanus"),
@@ -27,7 +30,7 @@ PATHS: list[taxonomy.Path] = [
 ]
 IDS = [taxonomy.taxon_id(path) for path in PATHS]
 IMAGES = {"pretrain": 2, "train": 6, "val": 2, "calibration": 1, "test": 1}  # per taxon
-VIEWS: sections.Logits = {
+VIEWS: "jobs.Logits" = {
     "views": 3,
     "crop_scale": [0.5, 1.0],
     "operations": 2,
@@ -38,6 +41,8 @@ VIEWS: sections.Logits = {
     "precision": "float16",
     "forward_precision": "auto",
     "seed": 0,
+    "taxa_bytes": None,
+    "over_budget": "refuse",
 }
 D = 16
 DISTILL: sections.Distill = {

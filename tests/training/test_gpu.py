@@ -35,6 +35,7 @@ EXPECTED = {
     "train: lit": TEACHER,
     "embed: warm start": {},
     "embed: warm start of the control": {},
+    "embed: warm start by texts": {},
     "embed: photographs": {f"stages/logits.py _embed {TO_CPU}": 2},  # one a batch
     "embed: photographs in float16": {f"stages/logits.py _embed {TO_CPU}": 2},
     "embed: texts": {f"models/teachers.py embed_texts {TO_CPU}": 1},

@@ -443,10 +443,16 @@ def test_measured_batch_norms_compute_the_same_and_work_in_training(data: Path) 
 def test_a_fitted_head_answers_as_the_teacher_does_from_the_start(data: Path) -> None:
     torch.manual_seed(0)
     preprocess = preprocessing(32)
-    for labels, outputs in ((False, lessons.D), (True, 5)):
-        model = student(outputs)
+    train = reader.CachedSplit(data, "train")
+    by_embeddings, by_leaves, by_texts = (
+        warm_start.embeddings(train),
+        warm_start.leaves(data, train),
+        warm_start.texts(data, train),
+    )
+    for targets, outputs in ((by_embeddings, lessons.D), (by_leaves, 5), (by_texts, lessons.D)):
+        model, labels = student(outputs), targets is by_leaves
         before = agreement(model, data, preprocess, labels)
-        warm_start.fit_head(model, data, preprocess, reader.CachedSplit(data, "train"), control=labels)
+        warm_start.fit_head(model, preprocess, train, targets)
         assert agreement(model, data, preprocess, labels) > before + 0.1
 
 
@@ -465,7 +471,7 @@ def test_a_start_is_measured_on_some_photographs(data: Path, monkeypatch: pytest
         seen += len(inputs[0])
 
     model.register_forward_pre_hook(count)
-    warm_start.fit_head(model, data, preprocess, train)
+    warm_start.fit_head(model, preprocess, train, warm_start.embeddings(train))
     assert seen == 7
     answers = model(shown)  # seven photographs teach the head their own targets
     target = torch.from_numpy(np.stack([train.target(i, 0) for i in numbers]))
@@ -479,7 +485,8 @@ def test_both_heads_of_a_model_with_two_are_fitted(data: Path) -> None:
     assert len(warm_start.heads(model)) == 2
     warm_start.measure_batch_norms(model, loading.plain_pixels(reader.CachedSplit(data, "train").images, preprocess))
     before = agreement(model, data, preprocess, False)
-    warm_start.fit_head(model, data, preprocess, reader.CachedSplit(data, "train"))
+    train = reader.CachedSplit(data, "train")
+    warm_start.fit_head(model, preprocess, train, warm_start.embeddings(train))
     assert agreement(model, data, preprocess, False) > before + 0.1
 
 

@@ -30,6 +30,7 @@ PARAMS: sections.Convert = {
     "images": 1,
     "tolerance": 1e-4,
     "taxa_bytes": None,
+    "over_budget": "refuse",
     "onnx": [],
     "text_encoder": "teacher",
     "lists": [],

@@ -33,7 +33,7 @@ rule embed_taxa:
         runtime=60,
         gpu=0,
     params:
-        section=section("logits", "taxa"),
+        section=lambda wildcards: section("logits", f"{wildcards.cache}taxa"),
     shell:
         "python -m bioclip_lite logits {wildcards.cache}taxa --section {params.section:q} > {log} 2>&1"
 

@@ -13,9 +13,10 @@ from bioclip_lite.evaluation import relisted as evaluation
 from bioclip_lite.indexing import placing
 from bioclip_lite.models import identified, teachers
 from bioclip_lite.utils.command_line import new_parser
+from bioclip_lite.utils.defaults import defaults
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_folder, replacing_folder, write_json
-from bioclip_lite.web import bundle, confidence, relisting
+from bioclip_lite.web import budget, bundle, confidence, relisting
 from bioclip_lite.web.parent import Parent, known_of_bundle, known_of_run, read_parent
 
 REPORT = "report.json"
@@ -46,7 +47,12 @@ def parser() -> argparse.ArgumentParser:
         help=f"{confidence.FILE} that stage convert wrote with the bundle (default, without --bundle: data/convert's); "
         "without it the new bundle has no thresholds",
     )
-    parser.add_argument("--taxa-bytes", type=int, help="budget of the table of taxa, as convert.taxa_bytes")
+    parser.add_argument(
+        "--taxa-bytes",
+        type=int,
+        help="budget of the table of taxa, in bytes: over it, species with few photographs give way to one "
+        "representative of their genus (default: a list above the default of convert.taxa_bytes is refused)",
+    )
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
     return parser
 
@@ -64,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     placed = placing.read(species_list, known.names)
     for warning in placing.warnings(placed):
         print(f"relist: {warning}")
+    if options.taxa_bytes is None:
+        budget.check(len(placed.leaves), parent.width, defaults()["convert"]["taxa_bytes"], "refuse")
     photographs = _photographs(options, parent)
     relisted = relisting.relist(
         parent, known, placed, lambda: _teacher(options, parent), photographs, options.taxa_bytes

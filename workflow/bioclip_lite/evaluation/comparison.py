@@ -26,6 +26,7 @@ TWINS = {"tfjs": ("int8",), "chromium": ("int8", "tfjs")}  # the same weights, w
 _DEFINITIONS = 2
 NOT_SEEN = "not_seen_by_teacher"  # a stratum: the photographs that the teacher was not trained on
 _COSTS = ("params", "macs", "bytes", "gzipped", "table_bytes", "table_gzipped", "latency_ms")  # of <variant>.json
+_IF_KNOWN = ("fixed_classifier",)  # of a control whose last layer are the teacher's text embeddings
 _TRAINING_IMAGES = (0, 10, 50)  # upper ends of the bins of training frequency; the last one is open
 
 
@@ -107,7 +108,8 @@ def compare(
         row["calibration"] |= {"temperature": fits[variant].temperature, "source": fits[variant].source}
         row["back_off"] = _back_off(scores[variant], fits[variant], covered, truth, labels, groups, resampling)
         row["off_list"] = _off_list(scores[variant], fits[variant], covered, test, truth, labels, groups, resampling)
-        row |= {name: predictions[variant].costs.get(name) for name in _COSTS}
+        costs = predictions[variant].costs
+        row |= {name: costs.get(name) for name in _COSTS} | {name: costs[name] for name in _IF_KNOWN if name in costs}
     return {"protocol": protocol, "variants": rows}
 
 

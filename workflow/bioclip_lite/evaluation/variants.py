@@ -36,7 +36,12 @@ if TYPE_CHECKING:
     from bioclip_lite.params.jobs import EnsembleVariant, Latency
 
 IN_PYTORCH = ("teacher", "first", "student", "pruned", "int8", "control")
-_FOLDERS = {"first": "distill/first", "student": "distill/model", "pruned": "prune/model"}  # of networks
+_FOLDERS = {  # of networks
+    "first": "distill/first",
+    "student": "distill/model",
+    "pruned": "prune/model",
+    "control": "distill/control",
+}
 _BATCH = 64
 
 
@@ -171,9 +176,14 @@ def _check_teacher(folder: Path, spec: dict[str, Any], taxa: store.Taxa) -> None
 
 
 def control(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
-    """The same network with one output per leaf, trained on labels alone."""
-    folder = data / "distill" / "control"
+    """The same network trained on labels alone: with one output per leaf, or with the teacher's texts as classifier."""
+    folder = data / _FOLDERS["control"]
     model, spec, prepared = _student(folder)
+    if spec["trained_on"]:
+        found = _distilled(params, data, shards, labels, "control")
+        # No embeddings: it has seen none of the teacher's, so how near they are says nothing.
+        blocks = (Block(block.logits) for block in found.blocks)
+        return Answers(found.keys, blocks, lambda: found.costs() | {"fixed_classifier": spec["fixed_classifier"]})
     if spec["outputs"] != len(labels.ids):
         raise UserError(
             f"{folder} has {spec['outputs']} outputs for the {len(labels.ids)} leaves of data/index/taxa.parquet; "
@@ -231,19 +241,27 @@ def load(data: Path, variant: str, labels: Labels) -> tuple[dict[str, Any], Call
 
     Returns:
         (its preprocessing; a function from pixels (b, 3, size, size) to its answers, logits in the order of
-        ``labels``; control has no embeddings).
+        ``labels``; a control with a classifier of its own has no embeddings).
 
     Raises:
         UserError: the variant is not one of IN_PYTORCH, or a part of it is missing or does not fit.
     """
     if variant not in IN_PYTORCH:
         raise UserError(f"{variant} is no variant that runs here; those are {', '.join(IN_PYTORCH)}")
-    if variant == "control":
-        model, _, prepared = _student(data / "distill" / "control")
+    if not reads_texts(data, variant):
+        model, _, prepared = _student(data / _FOLDERS[variant])
         return prepared, lambda pixels: Block(_inferred(model, pixels))
     taxa = _taxa(data, labels)
     prepared, embed = embedder(data, variant, taxa)
     return prepared, lambda pixels: _answer(embed(pixels), taxa)
+
+
+def reads_texts(data: Path, variant: str) -> bool:
+    """Whether a variant of IN_PYTORCH answers in the teacher's space: all do but a control with its own classifier.
+
+    Raises UserError if the control is missing.
+    """
+    return variant != "control" or bool(read_json(require(data / _FOLDERS[variant] / students.SPEC_FILE))["trained_on"])
 
 
 def weights_file(data: Path, variant: str) -> Path:
@@ -252,11 +270,11 @@ def weights_file(data: Path, variant: str) -> Path:
         return require(data / "teacher" / FIRST / teachers.TEACHER_WEIGHTS)
     if variant == "int8":
         return require(data / "quantize" / "model" / quantized.WEIGHTS_FILE)
-    return require(data / _FOLDERS.get(variant, "distill/control") / students.WEIGHTS_FILE)
+    return require(data / _FOLDERS[variant] / students.WEIGHTS_FILE)
 
 
 def embedder(data: Path, variant: str, taxa: store.Taxa) -> tuple[dict[str, Any], Callable[[torch.Tensor], np.ndarray]]:
-    """A variant that runs in PyTorch and answers in the teacher's space, which all but control do.
+    """A variant that runs in PyTorch and answers in the teacher's space, see ``reads_texts``.
 
     Returns:
         (its preprocessing; a function from pixels (b, 3, size, size) to embeddings float32 [b, D] of any length).

@@ -20,6 +20,7 @@ from timm.models.fastvit import ConvMlp
 from timm.utils.model import reparameterize_model
 from torch import nn
 
+from bioclip_lite.models import costs
 from bioclip_lite.models.prunable import PRUNABLE, reshape, shapes
 from bioclip_lite.photographs.preprocess import FILE as PREPROCESS_FILE
 from bioclip_lite.photographs.preprocess import read_preprocess
@@ -45,10 +46,10 @@ def student_spec(
 ) -> dict[str, Any]:
     """The content of a ``student.json`` for a student that is neither re-parameterised nor pruned.
 
-    ``outputs`` is the length of the embedding (of the logits, for the control); ``image_size`` in pixels;
-    ``trained_on`` the identity of the teacher whose embedding space is the student's; ``initial_weights`` the source of
-    its initial weights (``hub.Weights.about``), None for random ones; ``teachers`` the names of those whose caches it
-    learned from.
+    ``outputs`` is the length of the embedding, or for a control with a classifier of the logits; ``image_size`` in
+    pixels; ``trained_on`` the identity of the teacher whose embedding space is the student's; ``initial_weights`` the
+    source of its initial weights (``hub.Weights.about``), None for random ones; ``teachers`` the names of those whose
+    caches it learned from.
     """
     return {
         "architecture": architecture,
@@ -61,6 +62,13 @@ def student_spec(
         "initial_weights": initial_weights,
         "teachers": list(teachers),
     }
+
+
+def parameters(spec: dict[str, Any]) -> tuple[int, int]:
+    """Count the learned numbers of the student of ``spec``, and those that one output more would add to it."""
+    own, more = (build_student({**spec, "outputs": spec["outputs"] + extra}) for extra in (0, 1))
+    count = costs.parameters(own)
+    return count, costs.parameters(more) - count
 
 
 def build_student(spec: dict[str, Any]) -> nn.Module:

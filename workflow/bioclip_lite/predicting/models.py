@@ -57,7 +57,7 @@ def hashes(data: Path, variant: str) -> dict[str, str]:
         files = [data / "convert" / "tfjs" / BUNDLE_FILE, taxa]
     else:
         weights = variants.weights_file(data, variant)
-        text = [] if variant == "control" else [store.folder(data, FIRST) / "taxa.safetensors"]
+        text = [store.folder(data, FIRST) / "taxa.safetensors"] if variants.reads_texts(data, variant) else []
         files = [weights, *sorted(weights.parent.glob("*.json")), taxa, *text]
     return {file.relative_to(data).as_posix(): _sha256(require(file)) for file in files}
 

@@ -25,6 +25,7 @@ def findings(variants: Mapping[str, Any], protocol: Mapping[str, Any]) -> Markup
         back_off=shipped["back_off"],
         answered=doubt.answered(shipped["back_off"]),
         distillation=variants["student"]["difference_to"].get("control", {}).get("top1"),
+        fixed=variants.get("control", {}).get("fixed_classifier"),
         compression=shipped["difference_to"]["student"]["top1"],
         bytes=stored(shipped),
         teacher_bytes=stored(variants["teacher"]),

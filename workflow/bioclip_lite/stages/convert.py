@@ -29,7 +29,7 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, replacing_folder, require, write_json
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import drawn
-from bioclip_lite.web import bundle, confidence, javascript, onnx_export, tfjs
+from bioclip_lite.web import budget, bundle, confidence, javascript, onnx_export, tfjs
 
 if TYPE_CHECKING:
     from bioclip_lite.params import jobs
@@ -89,7 +89,7 @@ def run(params: Any, data: Path, job: str | None = None) -> None:
         importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
     if job is None or form == "lists/{list}":
         for file in params["lists"]:
-            importlib.import_module("bioclip_lite.web.relisting").write_list(params["taxa_bytes"], file, data)
+            importlib.import_module("bioclip_lite.web.relisting").write_list(params, file, data)
     if (job is None and params["prior"]) or (job is not None and form == "prior"):
         importlib.import_module("bioclip_lite.web.prior_fitting").write(params["prior"], data)
 
@@ -98,6 +98,7 @@ def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
     javascript.check_tools()
     model = _read_model(data / "quantize" / "model")
     text = _text(data)
+    budget.check(len(text.text), text.text.shape[1], params["taxa_bytes"], params["over_budget"])
     table = bundle.make_table(data, text, params["taxa_bytes"])
     with replacing_folder(data / "convert" / "tfjs", (bundle.FILE, bundle.HASHED)) as folder:
         javascript.convert(model.folder, folder)
@@ -113,12 +114,17 @@ def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
         }
     report["bytes"] = sum(report["files"].values())
     report["model"] = {key: about["model"][key] for key in ("nodes", "operations", "macs", "parameters")}
-    report["taxa"] = {"rows": len(table.paths), "left_out": table.left_out, "representatives": table.representatives}
+    report["taxa"] = {
+        **{"rows": len(table.paths), "left_out": table.left_out, "representatives": table.representatives},
+        **{"table_bytes": len(table.content()), "names_bytes": len(bundle.json_bytes(about["taxa"]))},
+    }
     report["confidence"] = certainty
     confidence.write(data / "convert" / confidence.FILE, photographs, about["provenance"]["weights_sha256"])
     write_json(data / "convert" / "report.json", report)
     print(
-        f"convert: {report['bytes'] / 1e6:.2f} MB, {report['model']['nodes']} nodes; {report['weights_identical']} "
+        f"convert: {report['bytes'] / 1e6:.2f} MB, of it {report['taxa']['table_bytes'] / 1e6:.2f} MB the table of "
+        f"{report['taxa']['rows']:,} taxa, and {report['taxa']['names_bytes'] / 1e6:.2f} MB of names in {bundle.FILE}; "
+        f"{report['model']['nodes']} nodes; {report['weights_identical']} "
         f"weights bit-identical in JavaScript; {report['images']} photographs within "
         f"{report['largest_difference']:.1e} of PyTorch; {report['latency_ms']['median']:.1f} ms an image in Node "
         "(WebAssembly, one thread)"

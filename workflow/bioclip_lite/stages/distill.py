@@ -24,7 +24,6 @@ from bioclip_lite.training import checkpoint, distillation, distributed, trainer
 from bioclip_lite.training.losses import Weights
 from bioclip_lite.training.text_distillation import TwoTowerDistillation
 from bioclip_lite.utils import job_names, machine
-from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_json, write_table
 
 if TYPE_CHECKING:
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from bioclip_lite.utils import sections
 
 JOBS = ("student", "finetune", "control")
-MOST_OUTPUTS = 50_000  # of a control
 _CHECKED = 32  # photographs whose answers must be numbers
+_LABELS = Weights(affinity=0.0, cosine=0.0, labels=1.0)
 _MIXES = [n / 10 for n in range(11)]  # shares of the fine-tuned weights
 
 
@@ -59,21 +58,18 @@ def _train(params: "jobs.Control", data: Path, student: "jobs.Student | None") -
     """Train the student, or with None for its own parameters the control."""
     control, job = student is None, "student" if student else "control"
     taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
-    if control and len(taxa.taxon_ids) > MOST_OUTPUTS:
-        raise UserError(
-            f"distill.control is true, but the control would have an output for each of {len(taxa.taxon_ids):,} taxa, "
-            f"more than {MOST_OUTPUTS:,}: its last layer would be larger than the student; set distill.control to false"
-        )
     weights = _weights(params, data)
     spec = students.student_spec(
         params["student"],
         params["student_options"],
-        len(taxa.taxon_ids) if control else taxa.text.shape[1],
+        taxa.text.shape[1],
         params["image_size"],
-        None if control else taxa.teacher,
+        taxa.teacher,
         weights.about() if weights else None,
         student["teachers"] if student else [],
     )
+    if control:
+        spec = _spec_of_control(params, spec, len(taxa.taxon_ids))
     # Published weights expect the pixels that they were trained on.
     colours = (weights.mean, weights.std) if weights and weights.mean and weights.std else ()
     preprocess = preprocessing(params["image_size"], *colours)
@@ -84,8 +80,8 @@ def _train(params: "jobs.Control", data: Path, student: "jobs.Student | None") -
     options = _options(params, student, preprocess)
     train = reader.CachedSplit(data, options.splits, options.teachers)
     if weights and distributed.first():  # several processes start from the weights of the first
-        _start_from(model, weights.path, data, train, preprocess, control)
-    objective = _objective(student, model, data, options, train)
+        _start_from(model, weights.path, preprocess, train, _targets(spec, data, train, control))
+    objective = _objective(student, spec, model, data, options, train)
     size = sum(p.numel() for p in model.parameters())
     pixels, outputs = spec["image_size"], spec["outputs"]
     print(f"{job}: {params['student']}, {size / 1e6:.2f} M parameters, {pixels} px, {outputs} outputs")
@@ -94,6 +90,26 @@ def _train(params: "jobs.Control", data: Path, student: "jobs.Student | None") -
     if distributed.first():
         _save(student, data, objective, spec, history)
         checkpoint.remove(checkpoint_file)
+
+
+def _spec_of_control(params: "jobs.Control", spec: dict[str, Any], taxa: int) -> dict[str, Any]:
+    """The spec of a control beside the student of ``spec``.
+
+    Its last layer is a classifier of its own, with an output for each of the ``taxa``; where ``distill.control`` is
+    auto and that classifier would have more parameters than the student, the teacher's text embeddings of the taxa,
+    which do not learn: then the control has the student's outputs, and the spec says why.
+    """
+    own = {**spec, "outputs": taxa, "trained_on": None}
+    if params["control"] != "auto":
+        return own
+    student, each = students.parameters(spec)
+    if taxa * each <= student:
+        return own
+    print(
+        f"control: a classifier of {taxa:,} taxa would have {taxa * each / 1e6:.1f} M parameters, the student has "
+        f"{student / 1e6:.2f} M: the teacher's text embeddings, fixed, take its place (distill.control: true trains it)"
+    )
+    return {**spec, "fixed_classifier": {"instead_of_parameters": taxa * each, "student_parameters": student}}
 
 
 def _weights(params: "jobs.Control", data: Path) -> hub.Weights | None:
@@ -105,14 +121,15 @@ def _weights(params: "jobs.Control", data: Path) -> hub.Weights | None:
 
 def _objective(
     params: "jobs.Student | None",
+    spec: dict[str, Any],
     model: nn.Module,
     data: Path,
     options: distillation.Options,
     train: reader.CachedSplit,
 ) -> distillation.Student:
-    if params is None:
+    if params is None and not spec["trained_on"]:
         return distillation.Control(model, data, options, train)
-    if not params["text_tower"]:
+    if params is None or not params["text_tower"]:
         return distillation.Distillation(model, data, options, train)
     arguments = _text_tower(params["text_tower"], params["student"], train.taxa[0].text.shape[1])
     tower, tokenizer = text_towers.build(**arguments), text_towers.tokenizer(arguments)
@@ -175,7 +192,7 @@ def _options(
         **trainer.chosen(params),
     )
     if student is None:
-        return options
+        return replace(options, weights=_LABELS)
     captioners, synthetic_share = synthetic(student["text_tower"])
     return replace(
         options,
@@ -191,10 +208,9 @@ def _options(
 def _start_from(
     model: nn.Module,
     path: Path,
-    data: Path,
-    train: reader.CachedSplit,
     preprocess: dict[str, Any],
-    control: bool,
+    train: reader.CachedSplit,
+    targets: warm_start.Targets,
 ) -> None:
     """Load weights from a file, in place; fit a last layer that the file lacks to the features of the others."""
     random = students.load_initial_weights(model, path)
@@ -202,7 +218,14 @@ def _start_from(
     print(f"initial weights from {path}; random: {', '.join(random) or 'none'}")
     warm_start.measure_batch_norms(model, warm_start.pixels(train.images, preprocess))
     if {f"{head}.{part}" for head in warm_start.heads(model) for part in ("weight", "bias")} & set(random):
-        warm_start.fit_head(model, data, preprocess, train, control=control)
+        warm_start.fit_head(model, preprocess, train, targets)
+
+
+def _targets(spec: dict[str, Any], data: Path, train: reader.CachedSplit, control: bool) -> warm_start.Targets:
+    """What a last layer that the initial weights lack is fitted to: of a control nothing that a teacher saw."""
+    if not control:
+        return warm_start.embeddings(train)
+    return warm_start.texts(data, train) if spec["trained_on"] else warm_start.leaves(data, train)
 
 
 def _finetune(params: "jobs.FinetunedStudent", data: Path) -> None:
@@ -213,7 +236,7 @@ def _finetune(params: "jobs.FinetunedStudent", data: Path) -> None:
         job="finetune",
         preprocess=preprocess,
         seed=params["seed"],
-        weights=Weights(affinity=0.0, cosine=0.0, labels=1.0),
+        weights=_LABELS,
         **trainer.chosen({**params, **params["finetune"]}),
     )
     checkpoint_file = checkpoint.path(data, "distill", "finetune")

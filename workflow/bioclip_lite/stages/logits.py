@@ -27,10 +27,10 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table, replacing, write_json, write_table
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import digest, generator
+from bioclip_lite.web import budget
 
 if TYPE_CHECKING:
     from bioclip_lite.params import jobs
-    from bioclip_lite.utils import sections
 
 LEARNED = ("train", UNLABELLED)  # splits that students learn from, under several views
 _LEAST, _USUAL, _MOST = 32, 64, 128  # photographs that are embedded together: at least, after that on average, at most
@@ -57,7 +57,7 @@ SCORES = pa.schema(
 )
 
 
-def run(params: "sections.Logits", data: Path, job: str | None = None) -> None:
+def run(params: "jobs.Logits", data: Path, job: str | None = None) -> None:
     """Embed the photographs of one shard (e.g. job "train-00000") or the taxa (job "taxa"); None does all.
 
     "second/train-00000" is the job of a further teacher, that of data/teacher/second. A logit scale is tuned by job
@@ -104,12 +104,14 @@ def _all_jobs(data: Path) -> list[str]:
 # Taxa
 
 
-def _embed_taxa(params: "jobs.TaxonPrompts", data: Path, teacher: teachers.Teacher, teacher_name: str) -> None:
+def _embed_taxa(params: Any, data: Path, teacher: teachers.Teacher, teacher_name: str) -> None:
     leaves = [row for row in _taxa(data) if row["leaf"]]
     if not leaves:
         raise UserError(f"{data / 'index' / 'taxa.parquet'} lists no leaf taxon; is the index empty?")
     lit_columns = captions.lit_columns(data) if params["prompt"] == "lit" else None
     prompts = [_caption(row, params["prompt"], lit_columns or text_types.LIT_COLUMNS) for row in leaves]
+    if teacher_name == FIRST:
+        _check_bundle(params, teacher, prompts)
     openai = params["templates"] == "openai"
     text = embed_prompts(teacher, prompts, openai)
     maker = _maker(data, teacher_name)
@@ -128,6 +130,14 @@ def _embed_taxa(params: "jobs.TaxonPrompts", data: Path, teacher: teachers.Teach
     )
     job, width = _job(teacher_name, "taxa"), text.shape[1]
     print(f"{job}: {len(leaves)} x {width} numbers, e.g. {prompts[0]!r}; logit scale {scale:.1f}")
+
+
+def _check_bundle(params: "jobs.ShippedTaxa", teacher: teachers.Teacher, prompts: Sequence[str]) -> None:
+    """Say how large the table of the taxa will be in a web bundle; UserError if that is too large."""
+    columns = teachers.embed_texts(teacher, prompts[:2]).shape[1]
+    size = budget.table_bytes(len(prompts), columns) / 1e6
+    print(f"taxa: the table of {len(prompts):,} taxa in the web bundle will take {size:.2f} MB, besides their names")
+    budget.check(len(prompts), columns, params["taxa_bytes"], params["over_budget"])
 
 
 def _maker(data: Path, teacher_name: str) -> str:

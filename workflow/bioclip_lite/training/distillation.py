@@ -1,4 +1,7 @@
-"""The objectives of students: a student learns its teachers' cached answers, its control learns from labels alone."""
+"""The objectives of students: a student learns its teachers' cached answers, its control learns from labels alone.
+
+A control whose classifier is the teacher's taxon matrix is a ``Distillation`` whose only loss is that over labels.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

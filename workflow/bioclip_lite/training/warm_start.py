@@ -1,13 +1,14 @@
 """Start a student from foreign weights: measure its batch statistics and fit its last layer to the targets."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from bioclip_lite.photographs import loading, views
 from bioclip_lite.photographs.shards import ShardSet
@@ -16,6 +17,10 @@ from bioclip_lite.teacher_cache.reader import CachedSplit
 from bioclip_lite.training import losses
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.randomness import drawn
+
+Targets = Callable[
+    [Sequence[int]], torch.Tensor
+]  # of photographs by their numbers: float64 (b, outputs), on the device
 
 _RIDGE = 1.0  # in units of the features' mean variance
 _PROBE_LOGIT = 10.0
@@ -78,19 +83,49 @@ def heads(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in model.named_modules() if module in last and isinstance(module, nn.Linear)}
 
 
+def embeddings(train: CachedSplit) -> Targets:
+    """The first teacher's embeddings of the plain views."""
+    return lambda rows: machine.moved(torch.from_numpy(np.stack([train.target(i, 0) for i in rows]))).double()
+
+
+def leaves(data: Path, train: CachedSplit) -> Targets:
+    """Logits that single out the leaves of each photograph's taxon."""
+    every, ranges = _labelled(data, train)
+    return lambda rows: _PROBE_LOGIT * losses.under(machine.moved(torch.tensor(ranges(rows))), len(every)).double()
+
+
+def texts(data: Path, train: CachedSplit) -> Targets:
+    """The first teacher's embedding of the name of each photograph's taxon: the unit mean of those of its leaves."""
+    _, ranges = _labelled(data, train)
+    text = torch.from_numpy(train.taxa[0].text).double()
+    return lambda rows: machine.moved(
+        F.normalize(torch.stack([text[start:stop].mean(0) for start, stop in ranges(rows)]), dim=1)
+    )
+
+
+def _labelled(data: Path, train: CachedSplit) -> tuple[list[str], Callable[[Sequence[int]], list[tuple[int, int]]]]:
+    """(all leaves; what gives the first of those below the taxon of each photograph, and the one after the last)."""
+    every, below = label_space.leaves_below(data)
+
+    def ranges(rows: Sequence[int]) -> list[tuple[int, int]]:
+        labels = (below[train.images.taxon_id(i)] for i in rows)  # type: ignore[index]  # a control has labels
+        return [(leaves_of.start, leaves_of.stop) for leaves_of in labels]
+
+    return every, ranges
+
+
 @torch.inference_mode()
-def fit_head(
-    model: nn.Module, data: Path, preprocess: dict[str, Any], train: CachedSplit, *, control: bool = False
-) -> None:
+def fit_head(model: nn.Module, preprocess: dict[str, Any], train: CachedSplit, targets: Targets) -> None:
     """Set the last layers of a timm model, in place, by ridge regression from their inputs to the targets.
 
     For a network that starts from foreign weights: a random last layer would send large gradients through good features
-    and spoil them before it fits (linear probing before fine-tuning, arXiv 2202.10054). Targets are the teacher's
-    embeddings of the plain views of split "train", or for the ``control`` logits that single out the leaves of each
-    taxon. The photographs are those of ``pixels``. The model is on ``machine.device()``. Only sums over the photographs
-    are kept, so memory does not grow with their number.
+    and spoil them before it fits (linear probing before fine-tuning, arXiv 2202.10054). The photographs are those of
+    ``pixels``. The model is on ``machine.device()``. Only sums over the photographs are kept, so memory does not grow
+    with their number.
+
+    Args:
+        targets: ``embeddings``, ``leaves`` or ``texts``, as many numbers a photograph as the model has outputs.
     """
-    leaves, below = label_space.leaves_below(data)
     sums = {head: _Sums(head) for head in heads(model).values()}
     read: dict[nn.Module, torch.Tensor] = {}
     hooks = [
@@ -100,12 +135,7 @@ def fit_head(
     model.eval()
     for rows, shown in zip(loading.chunks(photographs(train.images)), pixels(train.images, preprocess), strict=True):
         model(shown)
-        if control:
-            labels = [below[train.images.taxon_id(i)] for i in rows]  # type: ignore[index]  # a control has labels
-            ranges = torch.tensor([(leaves_of.start, leaves_of.stop) for leaves_of in labels])
-            y = _PROBE_LOGIT * losses.under(machine.moved(ranges), len(leaves)).double()
-        else:
-            y = machine.moved(torch.from_numpy(np.stack([train.target(i, 0) for i in rows]))).double()
+        y = targets(rows)
         for head, own in sums.items():
             own.add(read[head], y)
     for hook in hooks:

@@ -269,7 +269,7 @@ class Distill(TypedDict):
     labels: float
     ema: float
     finetune: DistillFinetune
-    control: bool
+    control: Literal["auto"] | bool
     seed: int
 
 
@@ -308,6 +308,7 @@ class Convert(TypedDict):
     images: int
     tolerance: float
     taxa_bytes: int | None
+    over_budget: Literal["refuse", "genera"]
     onnx: list[Literal["fp32", "qdq"]]
     text_encoder: Literal["teacher", "student"] | None
     lists: list[str]

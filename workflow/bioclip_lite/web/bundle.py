@@ -26,7 +26,7 @@ from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table, require
 from bioclip_lite.utils.spreadsheets import unguarded
-from bioclip_lite.web import tfjs
+from bioclip_lite.web import budget, tfjs
 
 FILE = "bundle.json"
 FORMAT = 2  # of bundle.json; react-bio-clip refuses others
@@ -79,7 +79,7 @@ class Table:
         """Entry ``taxa`` of bundle.json; what is so for most taxa is not written."""
         columns = zip(self.paths, self.common_names, self.zero_shot, self.finest_rank, self.notes, strict=True)
         return [
-            {"id": taxon_id(path), "ranks": list(path), "common_names": names, "rank": RANKS[label_rank(path)]}
+            _entry(path, names)
             | ({"zero_shot": True} if zero_shot else {})
             | ({"finest_rank": RANKS[finest]} if finest < label_rank(path) else {})
             | ({"note": note} if note else {})
@@ -87,11 +87,11 @@ class Table:
         ]
 
 
-def make_table(data: Path, text: store.Taxa, budget: int | None) -> Table:
-    """Make the table of data/index/taxa.parquet and the teacher's ``text``, in at most ``budget`` bytes (None: all).
+def make_table(data: Path, text: store.Taxa, limit: int | None) -> Table:
+    """Make the table of data/index/taxa.parquet and the teacher's ``text``, in at most ``limit`` bytes (None: all).
 
     Raises:
-        UserError: ``text`` belongs to other taxa, or one row per genus exceeds the budget.
+        UserError: ``text`` belongs to other taxa, or one row per genus exceeds the limit.
     """
     rows = read_table(data / "index" / "taxa.parquet").to_pylist()
     leaves = {row["taxon_id"]: number for number, row in enumerate(rows) if row["leaf"]}
@@ -104,7 +104,16 @@ def make_table(data: Path, text: store.Taxa, budget: int | None) -> Table:
     labels = read_labels(data)
     columns = labels.leaves, labels.zero_shot.tolist(), labels.finest_rank.tolist(), labels.notes
     remarks = {path: Remark(*row) for path, *row in zip(*columns, strict=True)}
-    return table_of(vectors, names_of(rows), remarks, photographs_of(rows), budget)
+    return table_of(vectors, names_of(rows), remarks, photographs_of(rows), limit)
+
+
+def names_bytes(rows: Iterable[dict[str, Any]]) -> int:
+    """Count the bytes of entry ``taxa`` of bundle.json for rows of data/index/taxa.parquet, remarks left out."""
+    return sum(len(json_bytes(_entry(_path(row), _common_names(row)))) + 1 for row in rows)
+
+
+def _entry(path: TaxonPath, names: dict[str, str]) -> dict[str, Any]:
+    return {"id": taxon_id(path), "ranks": list(path), "common_names": names, "rank": RANKS[label_rank(path)]}
 
 
 def names_of(rows: Iterable[dict[str, Any]]) -> dict[TaxonPath, dict[str, str]]:
@@ -122,9 +131,9 @@ def table_of(
     names: Mapping[TaxonPath, dict[str, str]],
     remarks: Mapping[TaxonPath, Remark],
     photographs: Mapping[TaxonPath, int],
-    budget: int | None,
+    limit: int | None,
 ) -> Table:
-    """Make the table of C leaves from their unit ``vectors``, float32 (D,), in at most ``budget`` bytes (None: all).
+    """Make the table of C leaves from their unit ``vectors``, float32 (D,), in at most ``limit`` bytes (None: all).
 
     Args:
         names: common names by language; a path may be missing.
@@ -132,11 +141,11 @@ def table_of(
         photographs: that models learned from; a path may be missing.
 
     Raises:
-        UserError: one row per genus exceeds the budget.
+        UserError: one row per genus exceeds the limit.
     """
     vectors, said = dict(vectors), dict(remarks)
     width = len(next(iter(vectors.values())))
-    places = len(vectors) if budget is None else budget // (width + 4)
+    places = len(vectors) if limit is None else limit // budget.row_bytes(width)
     left_out = _left_out(list(vectors), [photographs.get(path, 0) for path in vectors], places)
     genera: dict[TaxonPath, list[TaxonPath]] = defaultdict(list)
     for path in left_out:
@@ -185,7 +194,7 @@ def _left_out(paths: Sequence[TaxonPath], photographs: Sequence[int], places: in
     least = len(paths) - len(order) + len(genera)
     raise UserError(
         f"convert.taxa_bytes leaves room for {places} rows, but one row per genus needs {least}; set it to at least "
-        f"{least} times the bytes of a row, or leave it out for all species, or shorten the list of species"
+        f"{least} times the bytes of a row, or to null for all species, or shorten the list of species"
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,11 @@ from bioclip_lite.texts import text_types
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing_folder, write_json
-from bioclip_lite.web import bundle, confidence
+from bioclip_lite.web import budget, bundle, confidence
 from bioclip_lite.web.parent import Known, Parent, known_of_run, read_parent
+
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
 
 
 class Relisted(NamedTuple):
@@ -37,18 +40,19 @@ class Relisted(NamedTuple):
     report: dict[str, Any]
 
 
-def write_list(taxa_bytes: int | None, file: str, data: Path) -> None:
+def write_list(params: "jobs.OneList", file: str, data: Path) -> None:
     """Write data/convert/lists/<name>, tfjs and report.json, for a ``file`` in data/lists, from data/convert/tfjs.
 
     Raises:
-        UserError: the list names fewer than two taxa, or an input is missing or of another model.
+        UserError: the list names fewer than two taxa or too many, or an input is missing or of another model.
     """
     species_list, out = data / "lists" / file, data / "convert" / "lists" / Path(file).stem
     parent, known = read_parent(data / "convert" / "tfjs"), known_of_run(data)
     placed = placing.read(species_list, known.names)
+    budget.check(len(placed.leaves), parent.width, params["taxa_bytes"], params["over_budget"])
     teacher = partial(identified.load, str(data / "teacher" / "model"), None, data / "weights", parent.teacher)
     photographs = confidence.read(data / "convert" / confidence.FILE, parent.weights_sha256, parent.width)
-    relisted = relist(parent, known, placed, teacher, photographs, taxa_bytes)
+    relisted = relist(parent, known, placed, teacher, photographs, params["taxa_bytes"])
     with replacing_folder(out / "tfjs", (bundle.FILE, bundle.HASHED)) as folder:
         about = write(folder, parent, relisted, species_list)
     write_json(out / "report.json", relisted.report | {"bytes": about["bytes"]})
@@ -64,14 +68,14 @@ def relist(
     placed: placing.Placed,
     teacher: Callable[[], teachers.Teacher],
     photographs: confidence.Photographs | None,
-    budget: int | None,
+    limit: int | None,
 ) -> Relisted:
     """Make the table of a list, and fit how certain answers among its taxa are.
 
     Args:
         teacher: loads the teacher of the bundle; not called if the bundle has a row for every prompt.
         photographs: of split calibration; without them there are no thresholds.
-        budget: of the table, in bytes (None: all taxa).
+        limit: on the table, in bytes (None: all taxa).
 
     Raises:
         UserError: the teacher is another, or the prompts of the bundle are not known.
@@ -84,7 +88,7 @@ def relist(
     vectors = {path: vectors[path] for path in placed.leaves}
     learned = confidence.nodes_of(path for path, count in known.photographs.items() if count)
     remarks = {path: _remark(path, parent, placed, learned) for path in placed.leaves}
-    table = _with_rows(bundle.table_of(vectors, names_of, remarks, known.photographs, budget), parent, rows)
+    table = _with_rows(bundle.table_of(vectors, names_of, remarks, known.photographs, limit), parent, rows)
     certainty, promise = _certainty(parent, table, placed.leaves, photographs)
     report = {
         "taxa": {
