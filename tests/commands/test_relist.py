@@ -54,6 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "images": 2,
         "tolerance": 1e-4,
         "onnx": [],
+        "tflite": False,
         "text_encoder": None,
         "prior": None,
     } | NO_LIMIT

@@ -247,6 +247,7 @@ def test_the_linter_of_snakemake_has_no_remarks(pulled: Path) -> None:
         ("prune.budget.macs", 0.6),
         ("quantize.images", 3),
         ("convert.images", 3),
+        ("convert.tflite", True),
         ("convert.text_encoder", "teacher"),
         ("evaluate.examples", 5),
     ],

@@ -10,7 +10,7 @@ import pytest
 from bioclip_lite.compression import quantized, rounding
 from bioclip_lite.compression.grid import fit
 from bioclip_lite.evaluation import speed
-from bioclip_lite.evaluation.variant_names import IN_BROWSER, VARIANTS, further_teacher, variants
+from bioclip_lite.evaluation.variant_names import IN_BROWSER, ON_PHONES, VARIANTS, further_teacher, variants
 from bioclip_lite.graph import folding
 from bioclip_lite.metrics.summary import agreement
 from bioclip_lite.models.students import load_student
@@ -161,13 +161,15 @@ def test_a_missing_chromium_is_named_with_what_to_install(monkeypatch: pytest.Mo
 
 
 def test_chromium_is_a_variant_where_it_is_asked_for() -> None:
-    assert variants({"also": [], "chromium": False, "control": True}) == VARIANTS
-    assert variants({"also": [], "chromium": True, "control": True}) == (*VARIANTS[:6], IN_BROWSER, *VARIANTS[6:])
+    asked = {"also": [], "chromium": False, "tflite": False, "control": True}
+    assert variants(asked) == VARIANTS
+    assert variants({**asked, "chromium": True}) == (*VARIANTS[:6], IN_BROWSER, *VARIANTS[6:])
+    assert variants({**asked, "tflite": True}) == (*VARIANTS[:6], ON_PHONES, *VARIANTS[6:])
     assert VARIANTS[5] == "tfjs"
 
 
 def test_further_variants_stand_with_their_like() -> None:
-    found = variants({"also": ["first", "teacher-b", "teacher-a"], "chromium": False, "control": True})
+    found = variants({"also": ["first", "teacher-b", "teacher-a"], "chromium": False, "tflite": False, "control": True})
     assert found[:5] == ("teacher", "teacher-b", "teacher-a", "table", "first") and found[5:] == VARIANTS[2:]
     assert [further_teacher(name) for name in ("teacher-b", "teacher", "first")] == ["b", None, None]
 

@@ -29,6 +29,7 @@ from torch import nn
 from bioclip_lite import params
 from bioclip_lite.commands import predict
 from bioclip_lite.compression import quantized
+from bioclip_lite.evaluation import variants
 from bioclip_lite.graph import execution, folding
 from bioclip_lite.graph.operations.activations import ACTIVATIONS
 from bioclip_lite.graph.operations.table import OPERATIONS
@@ -36,12 +37,13 @@ from bioclip_lite.models.students import build_student, reparameterize, student_
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing, resize
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import convert, quantize
+from bioclip_lite.taxa.label_space import read_labels
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache.store import read_taxa
 from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json
-from bioclip_lite.web import bundle, confidence
+from bioclip_lite.web import bundle, confidence, javascript, litert
 from support import lessons
 from support.checkout import ROOT
 from support.fake_data import FASTVIT, finish_pruning, lively, make_data
@@ -54,6 +56,7 @@ PARAMS: sections.Convert = {
     "taxa_bytes": None,
     "over_budget": "refuse",
     "onnx": [],
+    "tflite": False,
     "text_encoder": None,
     "lists": [],
     "prior": None,
@@ -71,7 +74,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_data(tmp_path_factory.mktemp("data"), *FASTVIT)
     finish_pruning(folder)
     quantize.run(TINY["quantize"], folder)
-    convert.run({**PARAMS, "onnx": ["fp32", "qdq"]}, folder)
+    convert.run({**PARAMS, "onnx": ["fp32", "qdq"], "tflite": True}, folder)
     return folder
 
 
@@ -191,6 +194,100 @@ def test_files_are_named_by_what_is_in_them(data: Path) -> None:
     model = read_json(folder / said["model"]["file"])
     paths = [path for group in model["weightsManifest"] for path in group["paths"]]
     assert {said["model"]["file"], said["text"]["file"], *paths} == set(said["files"])
+
+
+# The bundle for phones
+
+_STORED = """
+import json, sys
+import numpy as np
+import tensorflow as tf
+interpreter = tf.lite.Interpreter(sys.argv[1])
+found = [
+    [entry["quantization"], interpreter.get_tensor(entry["index"]).reshape(-1).tolist()]
+    for entry in interpreter.get_tensor_details() if entry["dtype"] == np.int8
+]
+print(json.dumps(found))
+"""
+
+
+def test_the_phone_model_holds_the_integers_that_were_measured(data: Path) -> None:
+    graph, tensors, grids = quantized.load_integers(data / "quantize" / "model")
+    folder = data / "convert" / "tflite"
+    command = javascript.in_converter("x", str(folder / read_json(folder / "bundle.json")["model"]["file"]))
+    done = subprocess.run([command[0], "-c", _STORED, command[-1]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    stored = sorted((sorted(values), scale, zero) for (scale, zero), values in json.loads(done.stdout))
+    narrow = {name: used for name, used in grids.items() if used.bits == 8}
+    assert len(stored) == len(narrow) > 10
+    factors = set()
+    for values, scale, zero in stored:
+        ((used, factor),) = [
+            (used, scale / used.scale)
+            for name, used in narrow.items()
+            if sorted((tensors[name].astype(int) - 128).reshape(-1).tolist()) == values
+        ]
+        assert zero == round(-used.minimum / used.scale) - 128
+        factors.add(round(factor, 5))
+    assert factors <= {1.0, 1.41421, 2.0}  # beside a GELU
+    assert {tensors[name].dtype for name in narrow} == {np.dtype(np.uint8)} and graph["nodes"]
+
+
+def test_the_phone_bundle_is_the_web_bundle_with_another_model(data: Path) -> None:
+    folder, said = data / "convert" / "tflite", about(data)
+    phone = read_json(folder / "bundle.json")
+    assert {key for key in said if said[key] != phone[key]} == {"model", "files", "bytes"}
+    assert phone["model"] == {
+        "file": phone["model"]["file"],
+        "macs": said["model"]["macs"],
+        "parameters": said["model"]["parameters"],
+    }
+    assert set(phone["files"]) == {phone["model"]["file"], said["text"]["file"]}
+    assert {file.name for file in folder.iterdir()} == {"bundle.json", *phone["files"]}
+    for name, described in phone["files"].items():
+        content = (folder / name).read_bytes()
+        assert described == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    found = read_json(data / "convert" / "tflite_report.json")
+    assert found["images"] == PARAMS["images"] and found["latency_ms"] > 0
+    assert found["largest_difference"] < 1e-5 and found["least_cosine"] > 0.9995
+
+
+def test_a_phone_model_that_answers_otherwise_is_not_handed_over(data: Path) -> None:
+    reference = convert._reference(2, data, convert._read_model(data / "quantize" / "model"))
+    turned = litert.Computed(np.roll(reference.embeddings, 1, axis=1), np.ones(2, np.float32))
+    with pytest.raises(UserError, match=r"differs between PyTorch and LiteRT .*convert\.tflite to false"):
+        convert._compare_litert(lambda pixels: turned, reference, {**PARAMS, "tflite": True})
+    same = litert.Computed(3 * reference.embeddings, np.ones(2, np.float32))
+    assert convert._compare_litert(lambda pixels: same, reference, PARAMS)["largest_difference"] < 1e-6
+
+
+def test_the_phone_model_answers_in_evaluate_as_the_web_model_does(data: Path, tmp_path: Path) -> None:
+    labels, shards = read_labels(data), ["test-00000"]
+    phone, web = (variants.answers(name, {"latency_runs": 3}, data, shards, labels) for name in ("tflite", "tfjs"))
+    costs, others = phone.costs(), web.costs()
+    (block,), (other,) = list(phone.blocks), list(web.blocks)
+    assert phone.keys == web.keys and np.abs(block.logits - other.logits).max() < 1e-3
+    same = ("params", "macs", "calibration", "table_bytes")
+    assert {key: costs[key] for key in same} == {key: others[key] for key in same}
+    assert costs["latency_ms"] == {
+        **{"runtime": "LiteRT, CPU", "n": 3, "threads": 1, "batch": 1},
+        **{key: costs["latency_ms"][key] for key in ("median", "min")},
+    }
+    assert costs["latency_ms"]["median"] >= costs["latency_ms"]["min"] > 0
+
+    for name in ("convert", "shard", "logits", "index"):
+        (tmp_path / name).symlink_to(data / name)
+    shutil.copytree(data / "quantize", tmp_path / "quantize")
+    weights = tmp_path / "quantize" / "model" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(UserError, match=r"tflite was not made from the weights in"):
+        variants.answers("tflite", {"latency_runs": 3}, tmp_path, shards, labels)
+
+
+def test_litert_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(b"no model")
+    with pytest.raises(UserError, match=r"LiteRT, which runs .*model\.tflite, .*\n"):
+        litert.load(tmp_path / "model.tflite")
 
 
 def test_every_layer_is_fused_with_its_bias(data: Path) -> None:

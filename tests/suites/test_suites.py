@@ -130,7 +130,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     monkeypatch.setattr(store, "read_taxa", lambda path: store.Taxa([], np.empty((0, 2)), 20.0, "t", ""))
     monkeypatch.setattr(teachers, "load_teacher", lambda folder: teacher)
     monkeypatch.setattr(answering.variants, "embedder", embedder)
-    monkeypatch.setattr(answering, "check_weights", lambda data, about: None)
+    monkeypatch.setattr(answering, "check_weights", lambda data, bundle, about: None)
     monkeypatch.setattr(answering.javascript, "answer", answer)
 
     def run(root: Path, **more: Any) -> dict[str, Any]:
@@ -709,7 +709,9 @@ def test_names_that_stand_for_several_classes(tmp_path: Path, ask: Callable[...,
 def test_a_suite_that_nobody_listed(tmp_path: Path) -> None:
     section: Any = {**PARAMS, "suites": [{**ENTRY, "path": "data/suites/it"}]}
     with pytest.raises(UserError, match=r"no job 'suites/that'; its jobs are report, speed, suites/it, teacher, "):
-        of_job({"evaluate": section, "distill": {"control": True}}, "evaluate", "suites/that")
+        of_job(
+            {"evaluate": section, "distill": {"control": True}, "convert": {"tflite": False}}, "evaluate", "suites/that"
+        )
     with pytest.raises(UserError, match=r"evaluate\.suites in params\.yaml has no 'that'; it lists it"):
         evaluate.run(section, tmp_path, "suites/that")
 

@@ -31,6 +31,7 @@ PARAMS: "jobs.Evaluate" = {
     "also": [],
     "chromium": False,
     "control": True,
+    "tflite": False,
     "speed": {"sizes": []},
     "examples": 4,
     "prompts": {"types": ["sci", "com"], "templates": ["plain"], "taxa": 100},

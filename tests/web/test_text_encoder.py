@@ -32,6 +32,7 @@ PARAMS: sections.Convert = {
     "taxa_bytes": None,
     "over_budget": "refuse",
     "onnx": [],
+    "tflite": False,
     "text_encoder": "teacher",
     "lists": [],
     "prior": None,

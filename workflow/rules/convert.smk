@@ -1,5 +1,6 @@
 READER = config["convert"]["text_encoder"]
 TEXT_ENCODER = ["data/convert/text"] if READER else []
+PHONE = ["data/convert/tflite", "data/convert/tflite_report.json"] if config["convert"]["tflite"] else []
 SPECIES_LISTS = parameters.species_lists(config["convert"])
 OCCURRENCES = config["convert"]["prior"]
 PRIOR = ["data/convert/prior/tfjs", "data/convert/prior/report.json"] if OCCURRENCES else []
@@ -34,6 +35,32 @@ rule convert_student:
         section=section("convert", "bundle"),
     shell:
         "python -m bioclip_lite convert bundle --section {params.section:q} > {log} 2>&1"
+
+
+if PHONE:
+
+    rule convert_tflite:
+        input:
+            code("convert", "tflite"),
+            expand("data/shard/{shard}.tar", shard=shards("test")),
+            model=expand("data/quantize/model/{file}", file=GRAPH),
+            bundle="data/convert/tfjs",
+            sizes="data/shard/sizes.json",
+            lock=CONVERT_LOCK,
+            environment=ancient(CONVERT_ENV),
+        output:
+            directory("data/convert/tflite"),
+            "data/convert/tflite_report.json",
+        log:
+            "logs/convert/tflite.log",
+        threads: 8
+        resources:
+            mem_mb=4000,
+            runtime=60,
+        params:
+            section=section("convert", "tflite"),
+        shell:
+            "python -m bioclip_lite convert tflite --section {params.section:q} > {log} 2>&1"
 
 
 if READER:
@@ -110,6 +137,7 @@ if OCCURRENCES:
 rule record_convert:
     input:
         rules.convert_student.output,
+        PHONE,
         TEXT_ENCODER,
         expand("data/convert/lists/{list}/{made}", list=SPECIES_LISTS, made=["tfjs", "report.json"]),
         PRIOR,

@@ -15,6 +15,7 @@ MADE_OF = {
     "int8": expand("data/quantize/model/{file}", file=GRAPH),
     "tfjs": SHIPPED,
     "chromium": [*SHIPPED, *BROWSER_CODE],
+    "tflite": ["data/convert/tflite", *expand("data/quantize/model/{file}", file=GRAPH), CONVERT_LOCK],
     "control": expand("data/distill/control/{file}", file=STUDENT),
     "majority": [],
     "random": [],
@@ -27,6 +28,7 @@ for variant in config["evaluate"]["also"]:
     elif variant == "ensemble":
         CACHED_BY[variant] = members(config["evaluate"]["also"])
         MADE_OF[variant] = expand("data/logits/{cache}taxa.safetensors", cache=map(cache_of, CACHED_BY[variant]))
+RUN_IN = {"tfjs": NODE_ENV, "chromium": NODE_ENV, "tflite": CONVERT_ENV}  # variants that other runtimes answer for
 SUITES = {suite["name"]: suite for suite in config["evaluate"]["suites"]}
 VARIANTS = variants(parameters.of_job(config, "evaluate", None))
 SPEED = ["data/evaluate/predictions/speed.json"] if config["evaluate"]["speed"]["sizes"] else []
@@ -46,7 +48,7 @@ rule predict:
         code("evaluate"),
         lambda wildcards: seen(wildcards.variant, [*shards("calibration"), *AT_ONCE]),
         lambda wildcards: read_by(wildcards.variant),
-        lambda wildcards: ancient(NODE_ENV) if wildcards.variant in ("tfjs", "chromium") else [],
+        lambda wildcards: ancient(RUN_IN[wildcards.variant]) if wildcards.variant in RUN_IN else [],
         model=lambda wildcards: MADE_OF[wildcards.variant],
         text="data/logits/taxa.safetensors",
         taxa="data/index/taxa.parquet",
@@ -78,7 +80,7 @@ if not AT_ONCE:
         input:
             code("evaluate"),
             lambda wildcards: seen(wildcards.variant, [wildcards.shard]),
-            lambda wildcards: ancient(NODE_ENV) if wildcards.variant in ("tfjs", "chromium") else [],
+            lambda wildcards: ancient(RUN_IN[wildcards.variant]) if wildcards.variant in RUN_IN else [],
             model=lambda wildcards: MADE_OF[wildcards.variant],
             calibration="data/evaluate/predictions/{variant}.json",
             text="data/logits/taxa.safetensors",

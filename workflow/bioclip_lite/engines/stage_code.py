@@ -24,6 +24,7 @@ LOADED_BY_NAME: dict[str, dict[str, tuple[str, ...]]] = {
     "caption": {"captioner": ("captioning.coca",), "fine_tuning": ("captioning.fine_tuning",)},
     "convert": {
         "bundle": ("web.tfjs",),
+        "tflite": ("web.tfjs", "web.litert"),
         "text": ("web.tfjs", "web.text_encoder"),
         "list": ("web.relisting",),
         "prior": ("web.prior_fitting",),

@@ -20,7 +20,8 @@ from bioclip_lite.taxa.taxonomy import label_rank
 from bioclip_lite.utils.errors import UserError
 
 REFERENCES = ("teacher", "student", "control")  # agreement is measured with the first
-TWINS = {"tfjs": ("int8",), "chromium": ("int8", "tfjs")}  # the same weights, which should give the same answers
+# The same weights, which should give the same answers.
+TWINS = {"tfjs": ("int8",), "chromium": ("int8", "tfjs"), "tflite": ("int8", "tfjs")}
 
 # Part of the protocol's id. Raise it when a definition changes: figures of two protocols must not be compared.
 _DEFINITIONS = 2

@@ -8,19 +8,24 @@ from bioclip_lite.teacher_cache.ensemble import FIRST
 VARIANTS = ("teacher", "table", "student", "pruned", "int8", "tfjs", "control", "majority", "random")
 BEFORE_FINETUNING = "first"
 IN_BROWSER = "chromium"
+ON_PHONES = "tflite"
 ENSEMBLE = "ensemble"
-KNOWN = (*VARIANTS, BEFORE_FINETUNING, IN_BROWSER, ENSEMBLE)  # besides further teachers
+KNOWN = (*VARIANTS, BEFORE_FINETUNING, IN_BROWSER, ON_PHONES, ENSEMBLE)  # besides further teachers
 _TEACHER = "teacher-"  # before the name of a further teacher
 # Where further variants stand: beginnings of their names.
-_AFTER = {"teacher": (_TEACHER, ENSEMBLE), "table": (BEFORE_FINETUNING,), "tfjs": (IN_BROWSER,)}
+_AFTER = {"teacher": (_TEACHER, ENSEMBLE), "table": (BEFORE_FINETUNING,), "tfjs": (IN_BROWSER, ON_PHONES)}
 
 
 def variants(section: Mapping[str, Any]) -> tuple[str, ...]:
-    """The variants that ``also``, ``chromium`` and ``control`` ask for, in the order of the report.
+    """The variants that ``also``, ``chromium``, ``tflite`` and ``control`` ask for, in the order of the report.
 
     ``section`` is evaluate, as ``jobs.of_job`` completes it.
     """
-    asked = [*section["also"], *([IN_BROWSER] if section["chromium"] else [])]
+    asked = [
+        *section["also"],
+        *([IN_BROWSER] if section["chromium"] else []),
+        *([ON_PHONES] if section["tflite"] else []),
+    ]
     order = []
     for variant in VARIANTS:
         if variant != "control" or section["control"]:

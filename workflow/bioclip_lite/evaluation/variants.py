@@ -1,7 +1,7 @@
 """Compute the answers of each variant to the photographs of some splits, and their cost.
 
 The teacher's answers come from its cache; student, pruned, INT8 and control run in PyTorch; the web model runs as it
-ships, in Node on the JPEG files of the shards.
+ships, in Node on the JPEG files of the shards, and its copy for phones in LiteRT.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from torch import nn
 from bioclip_lite.compression import quantized
 from bioclip_lite.evaluation.predictions import Answers, Block
 from bioclip_lite.evaluation.variant_names import further_teacher, members
-from bioclip_lite.evaluation.web_variants import chromium, columns, tfjs
+from bioclip_lite.evaluation.web_variants import check_weights, chromium, columns, tfjs
 from bioclip_lite.graph import execution
 from bioclip_lite.models import costs, students, teachers
 from bioclip_lite.photographs import loading
@@ -30,6 +30,7 @@ from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, require
 from bioclip_lite.utils.progress import progress
+from bioclip_lite.web import litert
 from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
 
 if TYPE_CHECKING:
@@ -90,15 +91,18 @@ def table(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) 
     about = read_json(require(bundle / BUNDLE_FILE))
     column, share = columns(bundle, about["taxa"], labels)
     file = require(bundle / about["text"]["file"])
-    content = file.read_bytes()
-    rows = about["text"]["rows"]
-    scales = np.frombuffer(content, "<f4", rows)
-    text = store.decode(np.frombuffer(content, np.int8, offset=scales.nbytes).reshape(rows, -1), scales)
-    shipped = replace(_taxa(data, labels), text=text[column])
+    shipped = replace(_taxa(data, labels), text=_shipped_text(file, about["text"]["rows"])[column])
     found = _taught(params, data, shards, shipped)
     # No embeddings: they are the teacher's own.
     blocks = (Block(block.logits + share) for block in found.blocks)
     return Answers(found.keys, blocks, lambda: found.costs() | costs.of_table(costs.files([file])))
+
+
+def _shipped_text(file: Path, rows: int) -> np.ndarray:
+    """The table of a bundle, float32 (rows, D)."""
+    content = file.read_bytes()
+    scales = np.frombuffer(content, "<f4", rows)
+    return store.decode(np.frombuffer(content, np.int8, offset=scales.nbytes).reshape(rows, -1), scales)
 
 
 def _taught(params: "Latency", data: Path, shards: Sequence[str], taxa: store.Taxa, who: str = FIRST) -> Answers:
@@ -216,9 +220,38 @@ def int8(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -
     return _run(data, shards, forward, prepared, lambda outputs: _answer(outputs, taxa), measured)
 
 
+def tflite(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
+    """The bundle for phones, in LiteRT: its model, its table and its thresholds, on pixels prepared as in PyTorch."""
+    bundle = data / "convert" / "tflite"
+    about = read_json(require(bundle / BUNDLE_FILE))
+    column, share = columns(bundle, about["taxa"], labels)
+    check_weights(data, bundle, about)
+    files = [bundle / about["model"]["file"], bundle / about["text"]["file"]]
+    taxa = replace(_taxa(data, labels), text=_shipped_text(require(files[1]), about["text"]["rows"])[column])
+    compute = litert.load(require(files[0]))
+
+    def answer(embeddings: np.ndarray) -> Block:
+        block = _answer(embeddings, taxa)
+        return Block(block.logits + share, block.embeddings)
+
+    def measured() -> dict[str, Any]:
+        return {
+            **{"params": about["model"]["parameters"], "macs": about["model"]["macs"]},
+            **costs.files(files[:1]),
+            **costs.of_table(costs.files(files[1:])),
+            "calibration": {"temperature": about["temperature"], "thresholds": about["thresholds"]},
+            "latency_ms": litert.latency(compute, about["preprocess"]["size"], params["latency_runs"]),
+        }
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(compute(images.cpu().numpy()).embeddings)
+
+    return _run(data, shards, forward, about["preprocess"], answer, measured)
+
+
 _ANSWERS: dict[str, Callable[[Any, Path, Sequence[str], Labels], Answers]] = {
     function.__name__: function
-    for function in (teacher, ensemble, table, first, student, pruned, int8, tfjs, chromium, control)
+    for function in (teacher, ensemble, table, first, student, pruned, int8, tfjs, chromium, tflite, control)
 }
 
 

@@ -38,7 +38,7 @@ def _shipped(where: str, params: "Latency", data: Path, shards: Sequence[str], l
     bundle = data / "convert" / "tfjs"
     about = read_json(require(bundle / BUNDLE_FILE))
     column, share = columns(bundle, about["taxa"], labels)
-    check_weights(data, about)
+    check_weights(data, bundle, about)
     nodes, weights = quantized.load(data / "quantize" / "model")
     scratch = tempfile.TemporaryDirectory(prefix="bioclip-lite-")  # removed when the blocks are consumed
     prefix = Path(scratch.name) / where
@@ -91,13 +91,11 @@ def for_files(data: Path, labels: Labels) -> Callable[[Sequence[Path]], np.ndarr
     return logits
 
 
-def check_weights(data: Path, about: dict[str, Any]) -> None:
+def check_weights(data: Path, bundle: Path, about: dict[str, Any]) -> None:
     """Raise UserError unless a bundle, ``about`` being its bundle.json, was made from the weights in data/quantize."""
     folder = data / "quantize" / "model"
     if about["provenance"]["weights_sha256"] != _sha256(require(folder / quantized.WEIGHTS_FILE)):
-        raise UserError(
-            f"{data / 'convert' / 'tfjs'} was not made from the weights in {folder}; run stage convert again"
-        )
+        raise UserError(f"{bundle} was not made from the weights in {folder}; run stage convert again")
 
 
 def columns(bundle: Path, taxa: list[dict[str, Any]], labels: Labels) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import yaml
 from markupsafe import Markup
 
 from bioclip_lite.evaluation.comparison import NOT_SEEN
+from bioclip_lite.evaluation.variant_names import ON_PHONES
 from bioclip_lite.metrics.backoff import LEAST_ANSWERS, MOSTLY
 from bioclip_lite.report.content import Sample
 from bioclip_lite.report.elements import render
@@ -14,7 +15,7 @@ from bioclip_lite.report.suites import TITLES
 from bioclip_lite.report.text import LABELS, SHIPPED
 from bioclip_lite.taxa.taxonomy import RANKS
 
-_ROWS = ("teacher", "student", SHIPPED, "control", "majority", "random")
+_ROWS = ("teacher", "student", SHIPPED, ON_PHONES, "control", "majority", "random")
 
 
 def card(metrics: Mapping[str, Any], sample: Sample) -> str:

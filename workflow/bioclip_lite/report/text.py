@@ -16,6 +16,7 @@ VARIANTS = {
     "int8": ("INT8", "the pruned student on the 8-bit grid, computed in PyTorch"),
     "tfjs": ("Web model", "the files that ship: TensorFlow.js, run in Node on the JPEG files"),
     "chromium": ("In Chromium", "the same files in a browser, with its own JPEG decoder"),
+    "tflite": ("Phone model", "the file that ships for phones: LiteRT, run in Python on pixels prepared as in PyTorch"),
     "control": ("Control", "the student's network trained on labels alone, without a teacher"),
     "majority": ("Majority", "always the species with most training photographs"),
     "random": ("Random", "a species drawn by lot"),

@@ -8,6 +8,7 @@ photographs, computes the same embeddings. Files are named after their content, 
 
 import importlib
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ _RUNS = 30  # inferences that the latency is the median of
 _BATCH = 32
 
 
-JOBS = ("bundle", "text", "lists/{list}", "prior")
+JOBS = ("bundle", "tflite", "text", "lists/{list}", "prior")
 
 
 @dataclass(frozen=True)
@@ -69,22 +70,24 @@ class _Reference:
 
 
 def run(params: Any, data: Path, job: str | None = None) -> None:
-    """Write data/convert/tfjs, report.json and calibration.safetensors (job "bundle"), the text encoder (job "text"),
-    the bundle of one further species list (job "lists/<name>"), the bundle with a prior of place and month (job
-    "prior"), or all that the parameters ask for (None).
+    """Write data/convert/tfjs, report.json and calibration.safetensors (job "bundle"), the same for LiteRT (job
+    "tflite"), the text encoder (job "text"), the bundle of one further species list (job "lists/<name>"), the bundle
+    with a prior of place and month (job "prior"), or all that the parameters ask for (None).
 
     Args:
-        params: ``sections.Convert`` for None, else ``jobs.Bundle``, ``jobs.TextEncoder``, ``jobs.OneList`` or
-            ``jobs.Prior``.
+        params: ``sections.Convert`` for None, else ``jobs.Bundle``, ``jobs.Phone``, ``jobs.TextEncoder``,
+            ``jobs.OneList`` or ``jobs.Prior``.
     """
     if job is not None:
-        # Parameters of the bundle do not say whether there is a text encoder.
-        optional = {"text": "text_encoder", "prior": "prior"}
+        # Parameters of the bundle do not say whether there are others.
+        optional = {"tflite": "tflite", "text": "text_encoder", "prior": "prior"}
         forms = [form for form in JOBS if form not in optional or params.get(optional[form])]
         form, _ = job_names.parse("convert", job, forms)
     if job is None or form == "bundle":
         _write_bundle(params, data)
     # Not imports that closure sees: the bundle need not be made again when the code of other jobs changes.
+    if (job is None and params["tflite"]) or (job is not None and form == "tflite"):
+        _write_for_phones(params, data)
     if (job is None and params["text_encoder"]) or (job is not None and form == "text"):
         importlib.import_module("bioclip_lite.web.text_encoder").write(params, data)
     if job is None or form == "lists/{list}":
@@ -128,6 +131,35 @@ def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
         f"weights bit-identical in JavaScript; {report['images']} photographs within "
         f"{report['largest_difference']:.1e} of PyTorch; {report['latency_ms']['median']:.1f} ms an image in Node "
         "(WebAssembly, one thread)"
+    )
+
+
+def _write_for_phones(params: "jobs.Phone", data: Path) -> None:
+    """Write data/convert/tflite, the bundle in data/convert/tfjs with the model for LiteRT, and tflite_report.json."""
+    litert = importlib.import_module("bioclip_lite.web.litert")  # as in ``run``
+    model = _read_model(data / "quantize" / "model")
+    about = read_json(require(data / "convert" / "tfjs" / bundle.FILE))
+    table = about["text"]["file"]
+    with replacing_folder(data / "convert" / "tflite", (bundle.FILE, bundle.HASHED)) as folder:
+        content = folder / "model.tflite"
+        javascript.convert_to_litert(model.folder, content)
+        name = bundle.add(folder, "model", ".tflite", content.read_bytes())
+        content.unlink()
+        shutil.copyfile(require(data / "convert" / "tfjs" / table), folder / table)
+        report = _compare_litert(litert.load(folder / name), _reference(params["images"], data, model), params)
+        kept = {key: about["model"][key] for key in ("macs", "parameters")}
+        files = bundle.listed(folder)
+        about |= {
+            "model": {"file": name, **kept},
+            "files": files,
+            "bytes": sum(file["bytes"] for file in files.values()),
+        }
+        (folder / bundle.FILE).write_bytes(bundle.json_bytes(about) + b"\n")
+    report["files"] = {name: file["bytes"] for name, file in files.items()}
+    write_json(data / "convert" / "tflite_report.json", report)
+    print(
+        f"convert: {about['bytes'] / 1e6:.2f} MB for phones; {report['images']} photographs within "
+        f"{report['largest_difference']:.1e} of PyTorch; {report['latency_ms']:.1f} ms an image in LiteRT (one thread)"
     )
 
 
@@ -303,6 +335,27 @@ def _compare(folder: Path, model: _Model, reference: _Reference, tolerance: floa
         "weights_identical": identical,
         "latency_ms": result["latency_ms"],
         "backend": result["backend"],
+    }
+
+
+def _compare_litert(compute: Any, reference: _Reference, params: "jobs.Phone") -> dict[str, Any]:
+    """Compare embeddings in LiteRT, of the same pixels, with PyTorch's; UserError where they differ."""
+    computed = compute(reference.pixels.numpy())
+    embeddings = _units(torch.from_numpy(computed.embeddings))
+    differences = np.abs(embeddings - reference.embeddings).max(axis=1)
+    worst = int(differences.argmax())
+    if not differences[worst] <= params["tolerance"]:
+        raise UserError(
+            f"convert: the embedding of {reference.keys[worst]} differs between PyTorch and LiteRT by "
+            f"{differences[worst]:.2e}, more than convert.tolerance ({params['tolerance']}), so an operation is wrong; "
+            "no bundle for phones was written. Set convert.tflite to false to do without it"
+        )
+    return {
+        "images": len(reference.keys),
+        "tolerance": params["tolerance"],
+        "largest_difference": float(differences[worst]),
+        "least_cosine": float(_cosines(embeddings, reference).min()),
+        "latency_ms": float(np.median(computed.milliseconds)),
     }
 
 

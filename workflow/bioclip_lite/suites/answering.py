@@ -131,7 +131,7 @@ def _observe(
     """The photographs that can be read, and ``scoring.observe`` of each variant; others are added to ``rejects``."""
     taxa = store.read_taxa(data / "logits" / "taxa.safetensors")
     bundle = data / "convert" / "tfjs"
-    check_weights(data, read_json(require(bundle / BUNDLE_FILE)))
+    check_weights(data, bundle, read_json(require(bundle / BUNDLE_FILE)))
     students = {variant: variants.embedder(data, variant, taxa) for variant in STUDENTS}
     teacher = variants.teacher_of(data, taxa)
     device = machine.device()  # of the teacher, which is large; students run where they are measured otherwise

@@ -310,6 +310,7 @@ class Convert(TypedDict):
     taxa_bytes: int | None
     over_budget: Literal["refuse", "genera"]
     onnx: list[Literal["fp32", "qdq"]]
+    tflite: bool
     text_encoder: Literal["teacher", "student"] | None
     lists: list[str]
     prior: str | None

@@ -1,4 +1,4 @@
-"""Run the JavaScript package in Node or Chromium, and the TensorFlow.js converter in its own environment."""
+"""Run the JavaScript package in Node or Chromium, and the converters in their own environment."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from typing import Any
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.exit_status import in_words
 from bioclip_lite.utils.files import read_json
-from bioclip_lite.web import tfjs
+from bioclip_lite.web import tfjs, tflite
 
 PACKAGE = Path(__file__).resolve().parents[3] / "packages" / "react-bio-clip"
 RUNTIMES = {"wasm": "WASM", "webgl": "WebGL", "cpu": "CPU"}  # names of backends in reports
@@ -29,7 +29,23 @@ def check_tools() -> None:
 
 def convert(model: Path, folder: Path) -> None:
     """Convert a model of stage quantize for TensorFlow.js: writes model.json and the files of its weights."""
-    _execute([_converter(), "-m", tfjs.__name__, str(model), str(folder)], "the TensorFlow.js converter")
+    _execute(in_converter(tfjs.__name__, str(model), str(folder)), "the TensorFlow.js converter")
+
+
+def convert_to_litert(model: Path, file: Path) -> None:
+    """Convert a model of stage quantize for LiteRT: writes a .tflite file."""
+    _execute(in_converter(tflite.__name__, "convert", str(model), str(file)), "the converter to LiteRT")
+
+
+def in_converter(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of this package in the converter's environment, with ``environment()``."""
+    return [_converter(), "-m", module, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """The variables of programs that import this package."""
+    source = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def answer(
@@ -91,10 +107,8 @@ def _check_packages() -> None:
 
 
 def _execute(command: list[str], label: str) -> str:
-    source = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment())
     except FileNotFoundError:
         raise UserError(f"{command[0]} is not installed, but {label} needs it (Node 20.19 or newer)") from None
     if done.returncode:

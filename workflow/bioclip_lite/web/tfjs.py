@@ -10,14 +10,14 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bioclip_lite.compression import grid, quantized
-from bioclip_lite.graph.nodes import Graph, Weights, arrays_of, shapes_of
+from bioclip_lite.graph.nodes import Graph, Node, Weights, arrays_of, shapes_of
 from bioclip_lite.graph.operations.table import operation_of
 
 MODEL_FILE = "model.json"
@@ -30,15 +30,20 @@ FILE_BYTES = 4 * 1024 * 1024  # small files: browsers load them in parallel and 
 
 
 def main(model_folder: str, output_folder: str) -> None:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # oneDNN aborts on depthwise + explicit padding + bias
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    quiet_tensorflow()
     graph, tensors, grids = quantized.load_integers(model_folder)
     arrays = {name: _stand_in(array) for name, array in to_tensorflow(graph, quantized.decode(tensors, grids)).items()}
     with tempfile.TemporaryDirectory() as scratch:
         _save_model(graph, arrays, scratch)
         _convert(scratch, output_folder)
     _replace_weights(Path(output_folder), arrays, to_tensorflow(graph, tensors), grids)
+
+
+def quiet_tensorflow() -> None:
+    """Set what TensorFlow reads when it is imported: it computes on the CPU and logs no more than errors."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # oneDNN aborts on depthwise + explicit padding + bias
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 
 def _stand_in(array: np.ndarray) -> np.ndarray:
@@ -64,19 +69,36 @@ def to_tensorflow(graph: Graph, tensors: Mapping[str, np.ndarray]) -> Weights:
 def _save_model(graph: Graph, arrays: Weights, folder: str) -> None:
     import tensorflow as tf
 
+    student = network(graph, arrays, None, _compute)
+    tf.saved_model.save(student, folder, signatures=student.serve)
+
+
+def _compute(tf: Any, node: Node, arrays: Weights, *inputs: Any) -> Any:
+    return operation_of(node).tensorflow(tf, node, arrays, *inputs)
+
+
+def network(graph: Graph, arrays: Weights, batch: int | None, compute: Callable[..., Any]) -> Any:
+    """The graph as a ``tf.Module``: its function ``serve`` maps images (batch, size, size, 3) to {"embedding"}.
+
+    Args:
+        arrays: in TensorFlow's layout, as of ``to_tensorflow``.
+        batch: None: of any length.
+        compute: ``(tf, node, arrays of the node, *inputs)`` to the symbolic output of a node.
+    """
+    import tensorflow as tf
+
     channels, height, width = graph["input"]["shape"]
 
     class Student(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([None, height, width, channels], tf.float32, name="image")])
+        @tf.function(input_signature=[tf.TensorSpec([batch, height, width, channels], tf.float32, name="image")])
         def serve(self, image: Any) -> dict[str, Any]:
             values = {graph["input"]["name"]: image}
             for node in graph["nodes"]:
                 inputs = [values[name] for name in node["inputs"]]
-                values[node["name"]] = operation_of(node).tensorflow(tf, node, arrays_of(node, arrays), *inputs)
+                values[node["name"]] = compute(tf, node, arrays_of(node, arrays), *inputs)
             return {"embedding": values[graph["output"]]}
 
-    student = Student()
-    tf.saved_model.save(student, folder, signatures=student.serve)
+    return Student()
 
 
 def _convert(saved_model: str, folder: str) -> None:
