@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import {execFile} from 'node:child_process';
+import {createHash} from 'node:crypto';
 import {access, mkdtemp, readdir, readFile, rm, writeFile} from 'node:fs/promises';
 import {register} from 'node:module';
 import {tmpdir} from 'node:os';
@@ -16,7 +17,8 @@ import sharp from 'sharp';
 
 import {loadBioClip} from '../dist/native/index.js';
 import {exifOrientation, upright} from '../dist/native/orientation.js';
-import {makeBundle, writeBundle} from './fixture.js';
+import {openBioClip} from '../dist/core/clip.js';
+import {makeBundle, readerOf, SIZE, writeBundle} from './fixture.js';
 
 const asset = `export class Asset {
   constructor(module) { this.module = module; this.localUri = null; }
@@ -60,9 +62,9 @@ before(async () => {
 after(() => rm(folder, {recursive: true}));
 
 /** What Metro makes of the folder that bioclip-native wrote: assets become numbers, JSON becomes objects. */
-async function bundled() {
-  const target = path.join(folder, 'assets');
-  await run(path.join(folder, 'bundle'), target);
+async function bundled(bundle = 'bundle') {
+  const target = path.join(folder, `assets of ${bundle}`);
+  await run(path.join(folder, bundle), target);
   globalThis.metro = [];
   const json = {'./bundle.json': JSON.parse(await readFile(path.join(target, 'bundle.json'), 'utf8'))};
   const require = (name) => json[name] ?? globalThis.metro.push(pathToFileURL(path.join(target, name)).href) - 1;
@@ -148,6 +150,131 @@ test('an adapter of another kind needs two functions', async () => {
   const {taxa} = await clip.classifyJpeg(new Uint8Array([0xff, 0xd8, 0xff, 0xd9]));
   assert.equal(taxa[0].name, 'Morus alba');
   clip.dispose();
+});
+
+/** The fixture with its model for LiteRT, and react-native-fast-tflite: the mean colour, computed here. */
+function forLitert() {
+  const {bundle, files} = makeBundle();
+  const {[bundle.model.file]: _, ...others} = files;
+  const name = 'model-0a1b2c3d.tflite';
+  const content = new TextEncoder().encode('stands for a model');
+  const sha256 = createHash('sha256').update(content).digest('hex');
+  const made = {
+    files: {...others, [name]: content},
+    bundle: {...bundle, model: {file: name}, files: {...bundle.files, [name]: {bytes: content.length, sha256}}},
+  };
+  delete made.bundle.files[bundle.model.file];
+  const asked = [];
+  const tflite = async (...given) => {
+    asked.push(given);
+    return {
+      async run([input]) {
+        assert.ok(input instanceof ArrayBuffer);
+        const values = new Float32Array(input);
+        assert.equal(values.length, SIZE * SIZE * 3);
+        const means = [0, 1, 2].map((c) => values.filter((_, i) => i % 3 === c).reduce((a, b) => a + b) / SIZE ** 2);
+        return [Float32Array.from(means).buffer];
+      },
+    };
+  };
+  return {made, name, asked, tflite};
+}
+
+test('LiteRT answers as TensorFlow.js does, from the same photographs', async () => {
+  const {made, name, asked, tflite} = forLitert();
+  const photo = path.join(folder, 'leaf.jpg');
+  await writeFile(photo, await jpeg('#30c020', 6));
+  const uri = pathToFileURL(photo).href;
+  const web = await loadBioClip(expoAdapter(await bundled()));
+  const expected = await web.classifyJpeg(await readFile(photo));
+
+  await writeBundle(path.join(folder, 'litert'), made);
+  const clip = await loadBioClip(expoAdapter(await bundled('litert'), {tflite}));
+  assert.deepEqual([clip.backend, clip.info.model.file], ['tflite', name]);
+  const [[source, delegates]] = asked;
+  assert.deepEqual([asked.length, delegates], [1, []]);
+  assert.equal(await readFile(new URL(source.url), 'utf8'), 'stands for a model');
+  for (const found of [await clip.classifyJpeg(await readFile(photo)), await clip.classifyUri(uri)]) {
+    assert.equal(found.answer.name, expected.answer.name);
+    found.taxa.forEach((taxon, i) => {
+      assert.equal(taxon.name, expected.taxa[i].name);
+      assert.ok(Math.abs(taxon.probability - expected.taxa[i].probability) < 1e-5);
+    });
+  }
+  assert.ok(Math.abs(Math.hypot(...(await clip.embedUri(uri))) - 1) < 1e-6);
+  clip.dispose();
+  await assert.rejects(clip.classifyUri(uri), {code: 'disposed'});
+});
+
+test('what is wrong with a model for LiteRT is named', async () => {
+  const {made, name} = forLitert();
+  await writeBundle(path.join(folder, 'litert'), made);
+  const given = await bundled('litert');
+  await assert.rejects(loadBioClip(expoAdapter(given)), {code: 'environment', file: name, message: /fast-tflite/});
+  const tflite = async () => {
+    throw new Error('no kernel');
+  };
+  await assert.rejects(loadBioClip(expoAdapter(given, {tflite})), {code: 'backend', message: /no kernel/});
+  await assert.rejects(openBioClip(readerOf(made)), {code: 'bundle', file: name, message: /convert\/tfjs/});
+  const silent = {...expoAdapter(given, {tflite: async () => ({run: async () => [new ArrayBuffer(12)]})})};
+  const clip = await loadBioClip({...silent, readPhotograph: undefined});
+  await assert.rejects(clip.classifyUri('file:///a.jpg'), {code: 'argument'});
+  await assert.rejects(clip.classifyJpeg(await jpeg('#00ff00')), {code: 'backend', message: /tflite/}); // zeros
+});
+
+/** expo-image-manipulator: upright, resized copies in another folder. */
+const manipulatorOf = (sizes) => ({
+  manipulate(uri) {
+    const image = sharp(fileURLToPath(uri)).autoOrient();
+    let [wanted, copies] = [null, 0];
+    const context = {
+      resize(size) {
+        wanted = size;
+        return context;
+      },
+      async renderAsync() {
+        if (wanted) sizes.push(wanted);
+        const {data, info} = await image
+          .resize(wanted ?? undefined)
+          .jpeg({quality: 100})
+          .toBuffer({resolveWithObject: true});
+        return {
+          width: info.width,
+          height: info.height,
+          async saveAsync({compress}) {
+            assert.equal(compress, 1);
+            const copy = path.join(folder, `copy-${copies++}.jpg`);
+            await writeFile(copy, data);
+            return {uri: pathToFileURL(copy).href};
+          },
+        };
+      },
+    };
+    return context;
+  },
+});
+
+test('expo-image-manipulator scales photographs to twice what the model sees', async () => {
+  const sizes = [];
+  const plain = await loadBioClip(expoAdapter(await bundled()));
+  const clip = await loadBioClip(expoAdapter(await bundled(), {manipulator: manipulatorOf(sizes)}));
+  const noise = await sharp({
+    create: {width: 64, height: 40, channels: 3, noise: {type: 'gaussian', mean: 90, sigma: 50}},
+  })
+    .withMetadata({orientation: 8})
+    .jpeg()
+    .toBuffer();
+  const photo = path.join(folder, 'large.jpg');
+  await writeFile(photo, noise);
+  const uri = pathToFileURL(photo).href;
+  const [found, expected] = [await clip.embedUri(uri), await plain.embedUri(uri)];
+  assert.deepEqual(sizes, [{width: 2 * SIZE}]); // upright it is 40 x 64
+  assert.ok(found.reduce((sum, value, i) => sum + value * expected[i], 0) > 0.9995);
+
+  await writeFile(photo, await jpeg('#ff0000')); // 24 x 16: small enough
+  assert.equal((await clip.classifyUri(uri)).answer.name, 'Morus bassanus');
+  assert.equal(sizes.length, 1);
+  await assert.rejects(clip.classifyUri(pathToFileURL(path.join(folder, 'nothing.jpg')).href), {code: 'image'});
 });
 
 test('files are read by expo-file-system where XMLHttpRequest may not', async (t) => {

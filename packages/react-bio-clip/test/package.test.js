@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import {execFile} from 'node:child_process';
-import {mkdir, mkdtemp, readFile, rm, symlink, writeFile} from 'node:fs/promises';
+import {mkdir, mkdtemp, readFile, rm, stat, symlink, writeFile} from 'node:fs/promises';
 import {createRequire} from 'node:module';
 import {tmpdir} from 'node:os';
 import path from 'node:path';
@@ -14,7 +14,7 @@ import {writeBundle} from './fixture.js';
 
 const PACKAGE = fileURLToPath(new URL('..', import.meta.url));
 const TSC = createRequire(import.meta.url).resolve('typescript/bin/tsc');
-const {exports: entries} = JSON.parse(await readFile(path.join(PACKAGE, 'package.json'), 'utf8'));
+const {exports: entries, files} = JSON.parse(await readFile(path.join(PACKAGE, 'package.json'), 'utf8'));
 
 async function inFolder(work) {
   const folder = await mkdtemp(path.join(tmpdir(), 'package-'));
@@ -46,6 +46,28 @@ for (const [resolution, module] of [
       assert.match(stdout.trim(), /^a\.ts\(\d+,7\): error TS2322: [^\n]*UseBioClip[^\n]*$/);
     }));
 }
+
+/** As Metro of React Native 0.72 resolves a path in a package: it knows no `exports`. */
+async function withoutExports(name) {
+  const target = path.join(PACKAGE, name);
+  const isFile = (file) =>
+    stat(file).then(
+      (found) => found.isFile(),
+      () => false,
+    );
+  for (const file of [target, `${target}.js`]) if (await isFile(file)) return file;
+  const described = path.join(target, 'package.json');
+  const {main = 'index.js'} = (await isFile(described)) ? JSON.parse(await readFile(described, 'utf8')) : {};
+  const file = path.join(target, main);
+  return (await isFile(file)) ? file : null;
+}
+
+test("React Native's entries are found without exports, and are packed", async () => {
+  for (const name of ['.', './native', './native/expo']) {
+    assert.equal(await withoutExports(name), path.join(PACKAGE, entries[name].default));
+  }
+  assert.ok(files.includes('native'));
+});
 
 test("React's entry is a module of the client", async () => {
   const code = await readFile(path.join(PACKAGE, 'dist', 'react', 'index.js'), 'utf8');

@@ -1,10 +1,10 @@
 /** A bioclip-lite bundle: bundle.json and the files that it lists. */
 
-import type {GraphModel} from '@tensorflow/tfjs-converter';
 import type {io} from '@tensorflow/tfjs-core';
 
 import {download, modelArtifacts, openModel} from './folder.js';
 import type {Download, Kind, ReadFolderOptions} from './folder.js';
+import type {Model} from './model.js';
 import type {Origin} from './origin.js';
 import {type Prior, readPrior} from './prior.js';
 import {readTaxa, type Table} from './taxa.js';
@@ -20,7 +20,7 @@ const BUNDLE: Kind<BundleInfo> = {
 
 export interface Bundle {
   info: BundleInfo;
-  model: GraphModel;
+  model: Model;
   table: Table;
   tree: Tree;
   /** Of place and month, if the bundle has one. */
@@ -37,13 +37,20 @@ export function downloadBundle(origin: Origin, options: ReadFolderOptions = {}):
   return download(origin, BUNDLE, options);
 }
 
-/** Load downloaded files on the current TensorFlow.js backend. */
-export async function openDownload(found: Download<BundleInfo>, signal?: AbortSignal): Promise<Bundle> {
+/** Load the model of a bundle, given its name in the manifest. */
+export type OpenModel = typeof openModel<BundleInfo>;
+
+/** Load downloaded files, on the current TensorFlow.js backend unless `open` uses another runtime. */
+export async function openDownload(
+  found: Download<BundleInfo>,
+  signal?: AbortSignal,
+  open: OpenModel = openModel,
+): Promise<Bundle> {
   const {info, files} = found;
   const table = readTaxa(info, files.get(info.text.file));
   const tree = plantTree(info);
   const prior = readPrior(info, info.prior && files.get(info.prior.file));
-  const model = await openModel(found, BUNDLE.manifest, signal);
+  const model = await open(found, BUNDLE.manifest, signal);
   return {info, model, table, tree, prior};
 }
 

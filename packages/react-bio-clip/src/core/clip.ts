@@ -3,7 +3,7 @@
 import {downloadBundle, openDownload, type Bundle} from './bundle.js';
 import {abortable, throwIfAborted} from './errors.js';
 import type {ReadFolderOptions} from './folder.js';
-import {readMeanwhile, run, turnsOf, unit} from './model.js';
+import {readMeanwhile, turnsOf, unit} from './model.js';
 import {answerFor} from './off-list.js';
 import {originOf} from './origin.js';
 import {pixelsOf} from './pixels.js';
@@ -20,24 +20,24 @@ export async function openBioClip(
   backendSet: Promise<void> = Promise.resolve(),
 ): Promise<BioClip> {
   const read = async () => downloadBundle(await originOf(source), options);
-  const [download, backend] = await readMeanwhile(backendSet, read, options.signal);
-  return clipOf(await openDownload(download, options.signal), backend);
+  const download = await readMeanwhile(backendSet, read, options.signal);
+  return clipOf(await openDownload(download, options.signal));
 }
 
 /** Run the model on one preprocessed image or on several in a row; returns embeddings, not normalised. */
 export async function predict({info, model}: Pick<Bundle, 'info' | 'model'>, input: Float32Array) {
   const {size} = info.preprocess;
-  return run(model, input, [input.length / (size * size * 3), size, size, 3]);
+  return model.run(input, [input.length / (size * size * 3), size, size, 3]);
 }
 
 /** The unit embedding of an image. */
 export async function embed(bundle: Pick<Bundle, 'info' | 'model'>, image: Pixels): Promise<Float32Array> {
-  return unit(await predict(bundle, preprocessImage(image, bundle.info.preprocess)));
+  return unit(await predict(bundle, preprocessImage(image, bundle.info.preprocess)), bundle.model.backend);
 }
 
-export function clipOf(bundle: Bundle, backend: string): BioClip {
+export function clipOf(bundle: Bundle): BioClip {
   const {info, model, table, tree, prior} = bundle;
-  const {check, inTurn, dispose} = turnsOf(model, backend, 'classifier');
+  const {check, inTurn, dispose} = turnsOf(model, 'classifier');
 
   async function embedding(image: ImageInput, {signal}: CallOptions = {}): Promise<Float32Array> {
     check();
@@ -48,7 +48,7 @@ export function clipOf(bundle: Bundle, backend: string): BioClip {
 
   return {
     info,
-    backend,
+    backend: model.backend,
     embed: embedding,
     async classify(image, options = {}) {
       checkOptions(info, options);

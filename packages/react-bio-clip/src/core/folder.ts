@@ -4,6 +4,7 @@ import {loadGraphModel, type GraphModel} from '@tensorflow/tfjs-converter';
 import type {io} from '@tensorflow/tfjs-core';
 
 import {abortable, BioClipError, controllerUnder, throwIfAborted, within} from './errors.js';
+import {onTensorFlow, type Model} from './model.js';
 import {checkFileName} from './names.js';
 import {concatenate, messageOf, progressOf, type Manifest, type Origin} from './origin.js';
 import {sha256} from './sha256.js';
@@ -272,8 +273,16 @@ export async function openModel<Info extends Listing>(
   found: Download<Info>,
   manifest: Manifest,
   signal?: AbortSignal,
-): Promise<GraphModel> {
+): Promise<Model> {
   const {info, files} = found;
+  if (info.model.file.endsWith('.tflite')) {
+    throw new BioClipError(
+      'bundle',
+      `${info.model.file} is a model for LiteRT, which react-bio-clip/native runs on phones: TensorFlow.js takes the ` +
+        'bundle in data/convert/tfjs',
+      info.model.file,
+    );
+  }
   const artifacts = modelArtifacts(manifest, info, files);
   throwIfAborted(signal);
   let model: GraphModel;
@@ -289,5 +298,5 @@ export async function openModel<Info extends Listing>(
   if (signal?.aborted) model.dispose();
   throwIfAborted(signal);
   await store(found, manifest); // only now: this version is usable
-  return model;
+  return onTensorFlow(model);
 }

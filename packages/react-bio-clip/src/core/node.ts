@@ -52,7 +52,7 @@ export async function openFolder(folder: string, backend = 'wasm'): Promise<Bund
 /** Load a bundle from a folder on disk, as `loadBioClip` does from an address. */
 export async function loadFolder(folder: string, {backend = 'wasm', ...options}: LoadOptions = {}): Promise<BioClip> {
   await startNodeBackend(backend);
-  return clipOf(await openBundle(folderOrigin(folder), options), backend);
+  return clipOf(await openBundle(folderOrigin(folder), options));
 }
 
 /** The image decoder: not every application that classifies decodes files. */

@@ -1,10 +1,8 @@
 /** A text encoder: texts to embeddings in the space of the photographs. It has a folder of its own. */
 
-import type {GraphModel} from '@tensorflow/tfjs-converter';
-
 import {BioClipError, throwIfAborted} from './errors.js';
 import {download, openModel, type Download, type Kind, type ReadFolderOptions} from './folder.js';
-import {readMeanwhile, run, turnsOf, unit} from './model.js';
+import {readMeanwhile, turnsOf, unit, type Model} from './model.js';
 import {concatenate, originOf, type Origin} from './origin.js';
 import {readTable, softmax, type Table} from './taxa.js';
 import {tokenizerOf, type Tokenizer} from './tokenizer.js';
@@ -19,7 +17,7 @@ const TEXT: Kind<TextInfo> = {
 
 export interface TextModel {
   info: TextInfo;
-  model: GraphModel;
+  model: Model;
   tokenizer: Tokenizer;
   table: Table;
   /** Context x width, row by row. */
@@ -71,8 +69,8 @@ export async function openTextEncoder(
   backendSet: Promise<void> = Promise.resolve(),
 ): Promise<BioClipText> {
   const read = async () => downloadText(await originOf(source, TEXT.manifest), options);
-  const [found, backend] = await readMeanwhile(backendSet, read, options.signal);
-  return textOf(await openDownload(found, options.signal), backend);
+  const found = await readMeanwhile(backendSet, read, options.signal);
+  return textOf(await openDownload(found, options.signal));
 }
 
 /** The unit embedding of a text, given its tokens. */
@@ -88,7 +86,7 @@ export async function embedTokens({info, model, tokenizer, table, positions}: Te
     }
     if (hides && i <= last) input[i * columns + width] = 1;
   });
-  const output = await run(model, input, [1, context, 1, columns]);
+  const output = await model.run(input, [1, context, 1, columns]);
   if (output.length !== context * embedding) {
     throw new BioClipError(
       'bundle',
@@ -96,16 +94,16 @@ export async function embedTokens({info, model, tokenizer, table, positions}: Te
       info.model.file,
     );
   }
-  return unit(output.subarray(last * embedding, (last + 1) * embedding));
+  return unit(output.subarray(last * embedding, (last + 1) * embedding), model.backend);
 }
 
-function textOf(parts: TextModel, backend: string): BioClipText {
+function textOf(parts: TextModel): BioClipText {
   const {info, model, tokenizer} = parts;
-  const {check, inTurn, dispose} = turnsOf(model, backend, TEXT.label);
+  const {check, inTurn, dispose} = turnsOf(model, TEXT.label);
 
   return {
     info,
-    backend,
+    backend: model.backend,
     async embed(texts, {signal} = {}) {
       check();
       throwIfAborted(signal);
