@@ -37,7 +37,7 @@ def test_what_is_published(built: Path) -> None:
     promised = [path for entry in about["exports"].values() if isinstance(entry, dict) for path in entry.values()]
     promised += [*about["bin"].values(), about["main"], about["types"], "README.md", "package.json"]
     assert {path.removeprefix("./") for path in promised} <= files
-    assert {path.split("/")[0] for path in files} == {"README.md", "package.json", "dist", "bin"}
+    assert {path.split("/")[0] for path in files} == {"README.md", "package.json", "dist", "bin", "native"}
     assert not [path for path in files if path.endswith((".tsx", "package-lock.json")) or "node_modules" in path]
     assert not files & {"bin/browser.mjs", "bin/chromium.mjs", "bin/page.mjs"}  # they need what is installed here only
     assert not [path for path in files if "ready-" in path or path.endswith(".tsbuildinfo")]

@@ -226,9 +226,9 @@ def tflite(params: "Latency", data: Path, shards: Sequence[str], labels: Labels)
     about = read_json(require(bundle / BUNDLE_FILE))
     column, share = columns(bundle, about["taxa"], labels)
     check_weights(data, bundle, about)
-    files = [bundle / about["model"]["file"], bundle / about["text"]["file"]]
-    taxa = replace(_taxa(data, labels), text=_shipped_text(require(files[1]), about["text"]["rows"])[column])
-    compute = litert.load(require(files[0]))
+    model, table = require(bundle / about["model"]["file"]), require(bundle / about["text"]["file"])
+    taxa = replace(_taxa(data, labels), text=_shipped_text(table, about["text"]["rows"])[column])
+    compute = litert.load(model)
 
     def answer(embeddings: np.ndarray) -> Block:
         block = _answer(embeddings, taxa)
@@ -237,8 +237,8 @@ def tflite(params: "Latency", data: Path, shards: Sequence[str], labels: Labels)
     def measured() -> dict[str, Any]:
         return {
             **{"params": about["model"]["parameters"], "macs": about["model"]["macs"]},
-            **costs.files(files[:1]),
-            **costs.of_table(costs.files(files[1:])),
+            **costs.files([model]),
+            **costs.of_table(costs.files([bundle / BUNDLE_FILE, table])),
             "calibration": {"temperature": about["temperature"], "thresholds": about["thresholds"]},
             "latency_ms": litert.latency(compute, about["preprocess"]["size"], params["latency_runs"]),
         }
