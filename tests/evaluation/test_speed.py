@@ -202,6 +202,19 @@ def test_metrics_say_how_often_the_browser_answers_as_node_and_what_was_timed(tm
     assert "Time per photograph by its size" in page
 
 
+def test_the_model_for_phones_has_a_row_in_report_and_card(tmp_path: Path) -> None:
+    labels = write_data(tmp_path)
+    leaves = sorted(set(labels.values()), key=lambda path: tuple(name or "" for name in path))
+    leaves = [leaf for leaf in leaves if leaf[6] is not None]
+    write_prediction(tmp_path, ON_PHONES, list(labels), leaves, plausible("tfjs", labels, leaves))
+    evaluate.run(PARAMS | {"tflite": True, "bootstrap": 100, "examples": 0}, tmp_path, "report")
+    rows = read_json(tmp_path / "evaluate" / "metrics.json")["variants"]
+    assert rows[ON_PHONES]["agreement_with_tfjs"]["value"] == 1
+    assert set(rows[ON_PHONES]) == set(rows["tfjs"]) | {"agreement_with_tfjs"}
+    for name in ("report.html", "MODEL_CARD.md"):
+        assert "Phone model" in (tmp_path / "evaluate" / name).read_text()
+
+
 # ---- the section of the report
 
 

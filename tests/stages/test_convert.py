@@ -353,9 +353,16 @@ def test_react_native_names_photographs_as_node_does(data: Path, tmp_path: Path)
         assert found["probability"] == pytest.approx(expected["probability"], abs=1e-4)
 
 
-def test_litert_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
-    (tmp_path / "model.tflite").write_bytes(b"no model")
-    with pytest.raises(UserError, match=r"LiteRT, which runs .*model\.tflite, .*\n"):
+def test_litert_says_why_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nprintf '\\002\\000\\000\\000'\necho no kernel >&2\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("BIOCLIP_LITE_CONVERT_PYTHON", str(python))
+    compute = litert.load(tmp_path / "model.tflite")
+    with pytest.raises(UserError, match=r"LiteRT, which runs .*model\.tflite, failed with status 3:\nno kernel"):
+        compute(np.zeros((1, 3, 64, 64), np.float32))
+    python.write_text("#!/bin/sh\necho no model >&2\nexit 1\n")
+    with pytest.raises(UserError, match=r"failed with status 1:\nno model"):
         litert.load(tmp_path / "model.tflite")
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from bioclip_lite.evaluation import predictions
 from bioclip_lite.evaluation.fitting import Photographs, calibrate, reduce_answers
 from bioclip_lite.evaluation.predictions import Answers, Block
-from bioclip_lite.evaluation.variant_names import IN_BROWSER, VARIANTS
+from bioclip_lite.evaluation.variant_names import IN_BROWSER, ON_PHONES, VARIANTS
 from bioclip_lite.taxa.label_space import Labels, read_labels, truth_of
 from bioclip_lite.taxa.taxonomy import RANKS, is_ancestor, label_rank, label_space, taxon_id
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
@@ -138,7 +138,7 @@ def write_list(
 def plausible(variant: str, labels: dict[str, TaxonPath], leaves: list[TaxonPath]) -> np.ndarray:
     """Logits float32 [n, C] that are higher for the truth and its relatives, with noise that the variants share."""
     shared = np.random.default_rng(1).normal(size=(len(labels), len(leaves)))
-    own = np.random.default_rng((*VARIANTS, IN_BROWSER).index(variant) + 2).normal(size=shared.shape)
+    own = np.random.default_rng((*VARIANTS, IN_BROWSER, ON_PHONES).index(variant) + 2).normal(size=shared.shape)
     logits = 2.0 * shared + 0.5 * own if variant in QUALITY else 3.0 * own
     for row, truth in enumerate(labels.values()):
         for column, leaf in enumerate(leaves):
