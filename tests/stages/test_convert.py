@@ -34,6 +34,7 @@ from bioclip_lite.graph import execution, folding
 from bioclip_lite.graph.operations.activations import ACTIVATIONS
 from bioclip_lite.graph.operations.table import OPERATIONS
 from bioclip_lite.models.students import build_student, reparameterize, student_spec
+from bioclip_lite.params import jobs
 from bioclip_lite.photographs.preprocess import preprocess, preprocessing, resize
 from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import convert, quantize
@@ -255,10 +256,11 @@ def test_the_phone_bundle_is_the_web_bundle_with_another_model(data: Path) -> No
 def test_a_phone_model_that_answers_otherwise_is_not_handed_over(data: Path) -> None:
     reference = convert._reference(2, data, convert._read_model(data / "quantize" / "model"))
     turned = litert.Computed(np.roll(reference.embeddings, 1, axis=1), np.ones(2, np.float32))
+    phone: jobs.Phone = {"images": 2, "tolerance": 1e-4, "tflite": True}
     with pytest.raises(UserError, match=r"differs between PyTorch and LiteRT .*convert\.tflite to false"):
-        convert._compare_litert(lambda pixels: turned, reference, {**PARAMS, "tflite": True})
+        convert._compare_litert(lambda pixels: turned, reference, phone)
     same = litert.Computed(3 * reference.embeddings, np.ones(2, np.float32))
-    assert convert._compare_litert(lambda pixels: same, reference, PARAMS)["largest_difference"] < 1e-6
+    assert convert._compare_litert(lambda pixels: same, reference, phone)["largest_difference"] < 1e-6
 
 
 def test_the_phone_model_answers_in_evaluate_as_the_web_model_does(data: Path, tmp_path: Path) -> None:
