@@ -413,6 +413,7 @@ JOBS: list[tuple[str, str, Any]] = [
     ("distill", "finetune", jobs.FinetunedStudent),
     ("distill", "control", jobs.Control),
     ("convert", "bundle", jobs.Bundle),
+    ("convert", "tflite", jobs.Phone),
     ("convert", "text", jobs.TextEncoder),
     ("convert", "lists/alps", jobs.OneList),
     ("convert", "prior", jobs.Prior),
@@ -459,8 +460,9 @@ def test_the_types_of_jobs_agree_with_those_of_sections(kind: Any) -> None:
 
 def _agree(part: Any, whole: Any) -> None:
     fields = get_type_hints(whole)
-    if whole is sections.Evaluate:  # whose jobs are told of it
+    if whole is sections.Evaluate:  # whose jobs are told of both
         fields["control"] = get_type_hints(sections.Distill)["control"]
+        fields["tflite"] = get_type_hints(sections.Convert)["tflite"]
     if whole is sections.Logits:
         fields |= {name: get_type_hints(sections.Convert)[name] for name in ("taxa_bytes", "over_budget")}
     for name, wanted in get_type_hints(part, localns={"sections": sections}).items():
