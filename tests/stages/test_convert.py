@@ -259,6 +259,8 @@ def test_a_phone_model_that_answers_otherwise_is_not_handed_over(data: Path) -> 
     phone: jobs.Phone = {"images": 2, "tolerance": 1e-4, "tflite": True}
     with pytest.raises(UserError, match=r"differs between PyTorch and LiteRT .*convert\.tflite to false"):
         convert._compare_litert(lambda pixels: turned, reference, phone)
+    with pytest.raises(UserError, match="convert has no job 'tflite'"):
+        convert.run(PARAMS, data, "tflite")
     same = litert.Computed(3 * reference.embeddings, np.ones(2, np.float32))
     assert convert._compare_litert(lambda pixels: same, reference, phone)["largest_difference"] < 1e-6
 
