@@ -239,7 +239,7 @@ def tflite(params: "Latency", data: Path, shards: Sequence[str], labels: Labels)
             **{"params": about["model"]["parameters"], "macs": about["model"]["macs"]},
             **costs.files([model]),
             **costs.of_table(costs.files([bundle / BUNDLE_FILE, table])),
-            "calibration": {"temperature": about["temperature"], "thresholds": about["thresholds"]},
+            "calibration": {name: about.get(name) for name in ("temperature", "thresholds", "off_list")},
             "latency_ms": litert.latency(compute, about["preprocess"]["size"], params["latency_runs"]),
         }
 
