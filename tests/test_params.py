@@ -492,7 +492,10 @@ def test_of_captioners_lists_and_suites_a_job_gets_its_own() -> None:
 
 def test_a_whole_section_is_for_all_jobs_and_for_stages_with_one() -> None:
     """With what the stage is told of other sections."""
-    told = {"evaluate": {"control": "auto", "tflite": False}, "logits": {"taxa_bytes": 40_000_000, "over_budget": "refuse"}}
+    told = {
+        "evaluate": {"control": "auto", "tflite": False},
+        "logits": {"taxa_bytes": 40_000_000, "over_budget": "refuse"},
+    }
     for stage in STAGES:
         assert parameters.of_job(DEFAULT, stage, None) == DEFAULT[stage] | told.get(stage, {})
     assert parameters.of_job(DEFAULT, "prune", "anything") == DEFAULT["prune"]

@@ -50,7 +50,7 @@ def read(data: Path, variant: str, labels: Labels) -> Places:
         )
     about = read_json(file)
     column, _ = web_variants.columns(folder, about["taxa"], labels)
-    web_variants.check_weights(data, about)
+    web_variants.check_weights(data, folder, about)
     said = about["prior"]
     made = prior.decode((folder / said["file"]).read_bytes(), said, len(about["taxa"]))
     return Places(made, column, said["temperature"], said["thresholds"]["ranks"], bundle.sha256(file.read_bytes()))
