@@ -31,6 +31,7 @@ PARAMS: sections.Convert = {
     "tolerance": 1e-4,
     "taxa_bytes": None,
     "over_budget": "refuse",
+    "sign_with": None,
     "onnx": [],
     "text_encoder": "teacher",
     "lists": [],

@@ -243,6 +243,7 @@ class Bundle(TypedDict):
     tolerance: float
     taxa_bytes: int | None
     over_budget: Literal["refuse", "genera"]
+    sign_with: str | None
     onnx: list[Literal["fp32", "qdq"]]
 
 
@@ -251,6 +252,7 @@ class OneList(TypedDict):
 
     taxa_bytes: int | None
     over_budget: Literal["refuse", "genera"]
+    sign_with: str | None
     lists: list[str]
 
 
@@ -262,6 +264,7 @@ class Prior(TypedDict):
 
 class TextEncoder(TypedDict):
     tolerance: float
+    sign_with: str | None
     text_encoder: Literal["teacher", "student"] | None
 
 

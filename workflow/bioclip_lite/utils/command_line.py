@@ -32,6 +32,7 @@ GROUPS = {
         "predict": "name what photographs show, in the forms of ecologists",
         "recalibrate": "fit thresholds again for your site, from answers that you confirmed",
         "relist": "make a bundle for another species list, without training",
+        "verify": "check the signature of a bundle, and each of its files",
         "completion": "print a completion script for bash, zsh or fish",
     },
 }
