@@ -124,9 +124,7 @@ def test_keys_that_will_not_do_are_refused_in_a_sentence(pair: tuple[Path, Path]
             manifest.read_public_key(path)
 
 
-def test_the_command(
-    signed: Path, pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(signed: Path, pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([str(signed), "--key", str(pair[1])]) == 0
     assert "4 files unchanged\n" in (said := capsys.readouterr().out) and "says nothing of" not in said
     (signed / "report.json").write_text("{}")

@@ -38,7 +38,9 @@ def read_private_key(path: str | None, data: Path) -> Ed25519PrivateKey | None:
         return None
     file = Path(path).expanduser()
     if file.resolve().is_relative_to(data.resolve()):
-        raise UserError(f"{path} lies in {data}, whose files are shared; keep the private key outside, e.g. in ~/.config")
+        raise UserError(
+            f"{path} lies in {data}, whose files are shared; keep the private key outside, e.g. in ~/.config"
+        )
     try:
         key = serialization.load_pem_private_key(_read(file, _NEW_KEY), password=None)
     except TypeError:
@@ -100,7 +102,9 @@ def verify(folder: Path, key: Ed25519PublicKey) -> list[str]:
         raise UserError(f"{folder} is no bundle: it has no {' or '.join(_MANIFESTS)}")
     signature = Path(f"{path}{SIGNATURE}")
     if not signature.is_file():
-        raise UserError(f"{folder} is not signed: it has no {signature.name}; set convert.sign_with, or fetch that file")
+        raise UserError(
+            f"{folder} is not signed: it has no {signature.name}; set convert.sign_with, or fetch that file"
+        )
     content = path.read_bytes()
     try:
         key.verify(signature.read_bytes(), content)

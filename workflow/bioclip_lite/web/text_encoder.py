@@ -87,7 +87,10 @@ def write(params: "TextEncoder", data: Path) -> None:
     outputs = everywhere[torch.arange(len(texts)), :, ends, 0]
     expected, exact = (normalize(values, dim=1).numpy() for values in (outputs, _exact(reader, tokens)))
     target = data / "convert" / "text"
-    with replacing_folder(target, (FILE, FILE + manifest.SIGNATURE, bundle.HASHED)) as folder, tempfile.TemporaryDirectory() as scratch:
+    with (
+        replacing_folder(target, (FILE, FILE + manifest.SIGNATURE, bundle.HASHED)) as folder,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         quantized.save(scratch, folded, rounded.weights, rounded.grids)
         javascript.convert(Path(scratch), folder)
         about = _describe(folder, reader, folded, weights, rows, positions)
