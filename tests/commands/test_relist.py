@@ -105,8 +105,8 @@ def test_a_bundle_from_elsewhere_needs_its_teacher_and_calibration(
     assert command(run / "lists/field.csv", *here, "--output", tmp_path / "out") == 1
     assert "test teacher" in (said := capsys.readouterr().err) or "small" in said
     assert "name it with --teacher" in said and not (tmp_path / "out").exists()
-    given = ("--teacher", run / "teacher/model", "--calibration", run / "convert" / confidence.FILE)
-    given = (*given, "--sign-with", run.parent / "keys" / "signing.pem")
+    key = ("--sign-with", run.parent / "keys" / "signing.pem")
+    given = (*key, "--teacher", run / "teacher/model", "--calibration", run / "convert" / confidence.FILE)
     assert command(run / "lists/field.csv", *here, *given, "--output", tmp_path / "out") == 0
     assert files(tmp_path / "out") == files(run / "convert/lists/field/tfjs")
     (tmp_path / "part.txt").write_text("Bellis perennis\nMorus alba\n")

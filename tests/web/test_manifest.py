@@ -66,7 +66,7 @@ def test_another_key_is_refused_and_openssl_agrees(signed: Path, pair: tuple[Pat
     assert "by key " + manifest.fingerprint(manifest.read_public_key(other)) in refused(signed, other)
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
-    check = ["openssl", "pkeyutl", "-verify", "-rawin", "-in", signed / "bundle.json", "-sigfile"]
+    check = ["openssl", "pkeyutl", "-verify", "-rawin", "-in", str(signed / "bundle.json"), "-sigfile"]
     for key, status in ((pair[1], 0), (other, 1)):
         done = subprocess.run([*check, signed / "bundle.json.sig", "-pubin", "-inkey", key], capture_output=True)
         assert done.returncode == status, done

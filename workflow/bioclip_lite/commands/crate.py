@@ -5,6 +5,7 @@ The file is a Workflow Run RO-Crate: what a reader needs, and a description of h
 
 import argparse
 import json
+import shutil
 import subprocess
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -59,10 +60,11 @@ def write(output: Path, left_out: Sequence[str]) -> tuple[int, int]:
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
     with replacing(output) as scratch, zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(_entry(run_crate.METADATA), text)
+        for folder in sorted({folder for folder in _RESULTS if any(name.startswith(f"{folder}/") for name in packed)}):
+            archive.writestr(_entry(f"{folder}/"), b"")
         for name, path in sorted(packed.items()):
             with path.open("rb") as source, archive.open(_entry(name, path.stat().st_size), "w") as target:
-                for block in iter(lambda source=source: source.read(1 << 20), b""):
-                    target.write(block)
+                shutil.copyfileobj(source, target)
     return len(packed) + 1, len(jobs)
 
 

@@ -8,9 +8,11 @@ https://w3id.org/ro/wfrun/provenance/0.5 and https://w3id.org/ro/crate/1.1
 """
 
 import ast
+import csv
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,18 +22,21 @@ from typing import Any, NamedTuple
 from bioclip_lite.engines import snakemake_records
 from bioclip_lite.engines.dvc_yaml import ledger_path, parameter
 from bioclip_lite.engines.ledger import files_of
-from bioclip_lite.utils.files import read_json
+from bioclip_lite.utils.files import read_json, require
+from bioclip_lite.utils.spreadsheets import unguarded
 from bioclip_lite.utils.stage_names import STAGES
 
 METADATA = "ro-crate-metadata.json"
 BUNDLE = "data/convert/tfjs"
+CREDITS = Path("data/index/ATTRIBUTION.csv")
 _ELSEWHERE = "arcp://name,bioclip-lite/"  # of files that are not packed
 _CODE = ("workflow/", "packages/", ".venv", "Snakefile")  # where inputs lie that the commit accounts for
+_WORKFLOW_CRATE = "https://w3id.org/workflowhub/workflow-ro-crate/1.0"
 _PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": ("Process Run Crate", "0.5"),
     "https://w3id.org/ro/wfrun/workflow/0.5": ("Workflow Run Crate", "0.5"),
     "https://w3id.org/ro/wfrun/provenance/0.5": ("Provenance Run Crate", "0.5"),
-    "https://w3id.org/workflowhub/workflow-ro-crate/1.0": ("Workflow RO-Crate", "1.0"),
+    _WORKFLOW_CRATE: ("Workflow RO-Crate", "1.0"),
 }
 _TERMS = {name: f"https://w3id.org/ro/terms/workflow-run#{name}" for name in ("md5", "sha256")}
 _TYPES = {".json": "application/json", ".html": "text/html", ".md": "text/markdown", ".csv": "text/csv"}
@@ -65,7 +70,8 @@ class Run(NamedTuple):
 
 def read_jobs() -> tuple[list[Job], dict[str, str]]:
     """Read the ledgers of all stages: (jobs in the order of the stages, MD5 of each file that they made)."""
-    jobs, files = [], {}
+    jobs: list[Job] = []
+    files: dict[str, str] = {}
     for stage in STAGES:
         ledger = read_json(ledger_path(stage))
         files |= dict(files_of(ledger))
@@ -92,18 +98,20 @@ def describe(run: Run, packed: Mapping[str, Path]) -> Entity:
     """
     graph = _Graph(packed)
     tools = _tools(graph, run)
+    for path, md5 in run.files.items():
+        graph.file(path, md5)
     actions = [_action(graph, job) for job in run.jobs]
     workflow = _workflow(graph, run, tools)
     _run_of_workflow(graph, run, workflow, actions)
     for path in packed:
         graph.file(path)
-    _licences(graph, packed)
-    root = _root(graph, run, workflow)
+    _licences(graph)
+    root = _root(graph, run, workflow, actions)
     descriptor = {
         "@id": METADATA,
         "@type": "CreativeWork",
         "about": {"@id": "./"},
-        "conformsTo": [{"@id": "https://w3id.org/ro/crate/1.1"}],
+        "conformsTo": [{"@id": "https://w3id.org/ro/crate/1.1"}, {"@id": _WORKFLOW_CRATE}],
     }
     rest = sorted((entity for name, entity in graph.entities.items() if name != "./"), key=lambda entity: entity["@id"])
     return {"@context": ["https://w3id.org/ro/crate/1.1/context", _TERMS], "@graph": [descriptor, root, *rest]}
@@ -265,7 +273,6 @@ def _run_of_workflow(graph: _Graph, run: Run, workflow: Entity, actions: list[En
         "CreateAction",
         name="Run of the pipeline",
         instrument=workflow,
-        agent=_people(graph, run.citation),
         object=[graph.file("params.yaml"), *_sources(graph, run)],
         result=[graph.file(path) for path in _outputs(graph)],
         actionStatus="http://schema.org/CompletedActionStatus",
@@ -301,16 +308,17 @@ def _sources(graph: _Graph, run: Run) -> list[Entity]:
 # Licences and people
 
 
-def _licences(graph: _Graph, packed: Mapping[str, Path]) -> None:
-    """State the licences of the bundle: those of the teacher and of initial weights, and of the photographs."""
-    manifest = f"{BUNDLE}/bundle.json"
-    if manifest not in packed:
-        return
-    said = read_json(packed[manifest]).get("licences", {})
-    bundle = graph.entities[BUNDLE + "/"]
-    bundle["license"] = [_licence(graph, said[name], name) for name in ("teacher", "initial_weights") if said.get(name)]
-    photographs = said.get("photographs", {})
-    bundle["usageInfo"] = "; ".join(f"{count} photographs {licence}" for licence, count in photographs.items())
+def _licences(graph: _Graph) -> None:
+    """State the licences of what the bundle was made from, and how many photographs have which licence."""
+    manifest = Path(BUNDLE, "bundle.json")
+    said = read_json(manifest)["licences"] if manifest.exists() else {}
+    made_from = [_licence(graph, said[name], name) for name in ("teacher", "initial_weights") if said.get(name)]
+    graph.entities[graph.file(BUNDLE)["@id"]] |= {"license": made_from} if made_from else {}
+    with require(CREDITS).open(newline="", encoding="utf-8") as file:
+        counts = Counter(unguarded(row["licence"]) or "not stated" for row in csv.DictReader(file))
+    credits = ", ".join(f"{count} {licence}" for licence, count in sorted(counts.items()))
+    credits = f"Owners and licences of the photographs: {credits}"
+    graph.entities[graph.file(CREDITS.as_posix())["@id"]]["description"] = credits
 
 
 def _licence(graph: _Graph, name: str, of: str) -> Entity:
@@ -335,7 +343,7 @@ def _person(graph: _Graph, author: Mapping[str, str]) -> Entity:
     return graph.add(address, "Organization" if "name" in author else "Person", name=name, affiliation=affiliation)
 
 
-def _root(graph: _Graph, run: Run, workflow: Entity) -> Entity:
+def _root(graph: _Graph, run: Run, workflow: Entity, actions: list[Entity]) -> Entity:
     """The crate as a whole; its parts are all files and folders."""
     for address, (name, number) in _PROFILES.items():
         graph.add(address, "CreativeWork", name=name, version=number)
@@ -354,7 +362,7 @@ def _root(graph: _Graph, run: Run, workflow: Entity) -> Entity:
         "author": _people(graph, citation),
         "conformsTo": [{"@id": address} for address in _PROFILES],
         "mainEntity": workflow,
-        "mentions": [{"@id": "#run"}, {"@id": "#organized"}],
+        "mentions": [{"@id": "#run"}, {"@id": "#organized"}, *actions],
         "hasPart": [{"@id": name} for name in sorted(parts)],
     }
 
