@@ -65,6 +65,8 @@ RUN_BY = (
     ("bioclip-lite predict .*", "tests/commands/test_predict.py", "predict.main(["),
     ("bioclip-lite recalibrate .*", "tests/commands/test_recalibrate.py", "recalibrate.main(["),
     ("bioclip-lite relist .*", "tests/commands/test_relist.py", "relist.main(["),
+    ("bioclip-lite verify .*", "tests/web/test_manifest.py", "command.main(["),
+    ("bioclip-lite crate run.zip", "tests/commands/test_crate.py", "python -m bioclip_lite crate"),
     ("bioclip-lite compare .*", "tests/commands/test_compare.py", "compare.main("),
     ("bioclip-lite verify-cache", "tests/commands/test_verify_cache.py", "main(["),
     ("bioclip-lite completion bash > .*", "tests/test_cli.py", 'completion.main(["bash"])'),
