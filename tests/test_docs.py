@@ -66,6 +66,7 @@ RUN_BY = (
     ("bioclip-lite recalibrate .*", "tests/commands/test_recalibrate.py", "recalibrate.main(["),
     ("bioclip-lite relist .*", "tests/commands/test_relist.py", "relist.main(["),
     ("bioclip-lite verify .*", "tests/web/test_manifest.py", "command.main(["),
+    ("bioclip-lite export-cache cache", "tests/publishing/test_cache_export.py", "export_cache.main(["),
     ("bioclip-lite crate run.zip", "tests/commands/test_crate.py", "python -m bioclip_lite crate"),
     ("bioclip-lite compare .*", "tests/commands/test_compare.py", "compare.main("),
     ("bioclip-lite verify-cache", "tests/commands/test_verify_cache.py", "main(["),

@@ -26,6 +26,7 @@ GROUPS = {
     },
     "work together": {
         "push": "send artifacts to a remote, to a public one only what may be published",
+        "export-cache": "write the teacher cache as a data set, without photographs",
         "crate": "write a finished run, and how it was made, as one file for an archive",
         "pull": "fetch artifacts from a remote, and name what is damaged there",
     },
