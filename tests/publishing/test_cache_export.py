@@ -87,6 +87,8 @@ def test_it_says_whose_photographs_they_are_and_holds_none(data: Path, tmp_path:
 def test_croissant_reads_it(data: Path, tmp_path: Path) -> None:
     export(data, tmp_path / "cache")
     described = mlcroissant.Dataset(jsonld=tmp_path / "cache" / "croissant.json")  # ValidationError if it is wrong
+    fields = {field.id: field for table in described.metadata.record_sets for field in table.fields}
+    assert fields["photographs/embeddings"].is_array and not fields["photographs/key"].is_array
     taxa = list(described.records("taxa"))
     text = store.read_taxa(data / "logits" / "taxa.safetensors").text
     assert np.array([row["taxa/text"] for row in taxa], np.float32).tolist() == text.tolist()

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from bioclip_lite.utils.files import read_json
 
-CONTEXT = Path(__file__).with_name("croissant_context.json")  # as the specification has it, appendix 1
+CONTEXT = Path(__file__).with_name("croissant_context.json")  # the terms of the specification
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
 _KINDS = {"string": "sc:Text", "uint64": "cr:UInt64", "int8": "cr:Int8", "float": "cr:Float32"}
 
