@@ -58,9 +58,10 @@ def _table(name: str, shard: store.Shard, photographs: ShardSet) -> pa.Table:
         raise UserError(f"{shard.path} lists other photographs than data/shard/{name}.tar; run stage logits again")
     n = len(shard.keys)
     described = list(_descriptions(photographs))
-    encoded = {"embeddings": shard.embeddings, "scales": shard.scales}
     if shard.scales is None:
         encoded = store.encode(shard.target(slice(None), slice(None)), "int8")
+    else:
+        encoded = {"embeddings": shard.embeddings, "scales": shard.scales}
     return pa.table(
         {
             "key": pa.array(shard.keys, pa.string()),
