@@ -12,7 +12,7 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_table
 from support.checkout import clone, sh
 
-REPORT = "data/evaluate/report.html"
+REPORT, SIGNATURE = "data/evaluate/report.html", "data/convert/tfjs/bundle.json.sig"
 
 
 def write_samples(licences: dict[str, str | None]) -> None:
@@ -28,12 +28,12 @@ def test_photographs_that_may_not_be_published_are_named_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in (REPORT, "data/evaluate/plots/chart.png", "data/index/ATTRIBUTION.csv", "LICENSE"):
+    for name in (REPORT, "data/evaluate/plots/chart.png", "data/index/ATTRIBUTION.csv", "LICENSE", SIGNATURE):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(name)
     write_samples({"a": "CC-BY", "b": "all rights reserved", "c": None})
     packed = list(crate._packed([]))
-    assert set(packed) == {REPORT, "data/evaluate/plots/chart.png", "data/index/ATTRIBUTION.csv", "LICENSE"}
+    assert {*packed} == {REPORT, SIGNATURE, "data/evaluate/plots/chart.png", "data/index/ATTRIBUTION.csv", "LICENSE"}
     with pytest.raises(UserError) as error:
         crate._check_photographs({name: Path(name) for name in packed})
     message = str(error.value)

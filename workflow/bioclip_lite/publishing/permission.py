@@ -24,6 +24,7 @@ TABLES_AND_MODELS = {
     ".yaml",
     ".safetensors",
     ".bin",
+    ".sig",
     ".pt",
     ".onnx",
 }
