@@ -83,7 +83,8 @@ def test_the_stage_and_the_command_write_the_same_bundle(
     convert.run({**NO_LIMIT, "lists": ["field.csv"], "sign_with": str(private)}, run, "lists/field")
     assert files(own / "tfjs") == before
     with pytest.raises(UserError, match=r"table of \d taxa would take 0.0 MB, more than convert.taxa_bytes .*regional"):
-        convert.run({"taxa_bytes": 1, "over_budget": "refuse", "lists": ["field.csv"], "sign_with": None}, run, "lists/field")
+        section = {"taxa_bytes": 1, "over_budget": "refuse", "sign_with": None}
+        convert.run({**section, "lists": ["field.csv"]}, run, "lists/field")
     assert files(own / "tfjs") == before
     monkeypatch.setattr(relist, "defaults", lambda: {"convert": {"taxa_bytes": 1}})
     assert command(run / "lists/field.csv", "--data", run, "--output", tmp_path / "none") == 1

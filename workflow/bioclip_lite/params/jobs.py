@@ -260,6 +260,7 @@ class Prior(TypedDict):
     """The bundle with a prior of place and month."""
 
     prior: str | None
+    sign_with: str | None
 
 
 class TextEncoder(TypedDict):

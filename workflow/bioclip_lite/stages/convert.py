@@ -91,7 +91,7 @@ def run(params: Any, data: Path, job: str | None = None) -> None:
         for file in params["lists"]:
             importlib.import_module("bioclip_lite.web.relisting").write_list(params, file, data)
     if (job is None and params["prior"]) or (job is not None and form == "prior"):
-        importlib.import_module("bioclip_lite.web.prior_fitting").write(params["prior"], data)
+        importlib.import_module("bioclip_lite.web.prior_fitting").write(params, data)
 
 
 def _write_bundle(params: "jobs.Bundle", data: Path) -> None:

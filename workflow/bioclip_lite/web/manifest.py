@@ -85,6 +85,11 @@ def signed_by(key: Ed25519PrivateKey | None) -> dict[str, str]:
     return {RECORDED: fingerprint(key.public_key())} if key else {}
 
 
+def signed_anew(provenance: Mapping[str, Any], key: Ed25519PrivateKey | None) -> dict[str, Any]:
+    """The "provenance" of a bundle made from another, whose signature it does not have."""
+    return {name: value for name, value in provenance.items() if name != RECORDED} | signed_by(key)
+
+
 def sign(path: Path, key: Ed25519PrivateKey | None) -> None:
     """Write the signature of a manifest beside it; nothing without a key."""
     if key:

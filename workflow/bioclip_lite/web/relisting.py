@@ -269,12 +269,11 @@ def write(
         "files": files,
         "bytes": sum(file["bytes"] for file in files.values()),
         "provenance": {
-            **{name: value for name, value in about["provenance"].items() if name != manifest.RECORDED},
+            **manifest.signed_anew(about["provenance"], key),
             "taxonomy_sha256": bundle.sha256(bundle.json_bytes(taxa)),
             "calibration_photographs": relisted.report["promise"]["photographs"],
             "relisted_from": parent.sha256,
             "species_list_sha256": bundle.sha256(species_list.read_bytes()),
-            **manifest.signed_by(key),
         },
     }
     (folder / bundle.FILE).write_bytes(bundle.json_bytes(new) + b"\n")
