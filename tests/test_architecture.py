@@ -14,7 +14,7 @@ FLOORS = (
     {"compression", "indexing", "teacher_cache"},
     {"training", "web"},
     {"captioning", "evaluation"},
-    {"params", "planning", "predicting", "report"},
+    {"params", "planning", "predicting", "publishing", "report"},
     {"search", "stages", "suites"},
     {"commands", "__main__"},
 )

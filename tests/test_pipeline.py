@@ -1,10 +1,12 @@
 """What the tiny pipeline leaves behind is what its users expect."""
 
 import csv
+import hashlib
 import io
 import json
 import os
 import re
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,14 +14,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import rocrate.rocrate as rocrate
 import webdataset
 from safetensors.numpy import load_file
 
 from bioclip_lite.engines import dvc_yaml, stage_code
+from bioclip_lite.publishing import run_crate
 from bioclip_lite.sources.sample import LABELLED
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.stage_names import STAGES
-from support import checkout
+from support import checkout, ro_crate
 from support.checkout import artifacts, planned, repro, settled, sh
 
 pytestmark = pytest.mark.pipeline
@@ -47,6 +51,62 @@ def test_dvc_repro_from_nothing_makes_the_same_bytes(built: Path, tmp_path: Path
     timed = {name for name in ours if "evaluate" in name or name.endswith(("report.json", "history.parquet"))}
     assert {name for name in theirs if ours.get(name) != theirs[name]} <= timed
     assert ours.keys() == theirs.keys()
+    other = write_crate(folder, tmp_path / "dvc.zip")
+    assert comparable(other, timed) == comparable(write_crate(built, tmp_path / "snakemake.zip"), timed)
+
+
+def write_crate(folder: Path, file: Path) -> Path:
+    said = sh(f"{sys.executable} -m bioclip_lite crate {file}", folder)
+    assert f"crate: {file}" in said
+    return file
+
+
+def comparable(crate: Path, timed: set[str]) -> object:
+    """What a crate says, without the times that it states and the content of files that hold measured times."""
+    with zipfile.ZipFile(crate) as archive:
+        about = json.loads(archive.read(run_crate.METADATA))
+    own = {"dvc.lock", *map(dvc_yaml.ledger_path, STAGES)}  # which have the hashes of all files
+    for entity in about["@graph"]:
+        varying = {"startTime", "endTime", "datePublished"}
+        if entity.get("name") in timed | own or entity["@type"] == "Dataset":
+            varying |= {"md5", "sha256", "contentSize"}
+        for name in varying & entity.keys():
+            entity[name] = "differs"
+    commit = next(entity["version"] for entity in about["@graph"] if entity["@id"] == "Snakefile")
+    text = json.dumps(about).replace(commit, "commit").replace(commit[:12], "commit")
+    return json.loads(text)
+
+
+def test_a_crate_of_the_run_is_valid_and_says_how_its_files_were_made(built: Path, tmp_path: Path) -> None:
+    file = write_crate(built, tmp_path / "run.zip")
+    assert ro_crate.problems(file) == []
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(tmp_path / "run")
+    crate = rocrate.ROCrate(tmp_path / "run")
+    assert crate.mainEntity.id == "Snakefile"
+    for entity in crate.get_entities():
+        path = tmp_path / "run" / entity.id
+        if entity.type == "File" and "://" not in entity.id:
+            assert entity["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and path.stat().st_size
+    files = {entity["name"] for entity in crate.get_entities() if entity.type == "File" and entity.get("sha256")}
+    assert {name for name in artifacts(built) if name.split("/")[1] in STAGES} <= files
+    (whole,) = (entity for entity in crate.get_entities() if entity.id == "#run")
+    assert {entity["name"] for entity in whole["result"]} >= {"data/convert/tfjs", "data/evaluate/report.html"}
+    assert "data/lists/three.csv" in {entity["name"] for entity in whole["object"]}
+    job = crate.get("#job/data/quantize/model/graph.json")
+    assert job["instrument"]["name"] == "quantize_student" and job["startTime"] <= job["endTime"]
+    assert "data/prune/model/model.safetensors" in {entity["name"] for entity in job["object"]}
+    commit = sh("git rev-parse HEAD", built).strip()
+    assert crate.mainEntity["version"] == job["instrument"]["softwareVersion"] == commit
+    values = {entity["name"]: entity["value"] for entity in job["object"] if entity.type == "PropertyValue"}
+    assert values["quantize.bytes_per_parameter"] == 1.2
+    assert [person["name"] for person in crate.root_dataset["author"]] == ["The bioclip-lite authors"]
+    assert "CC0" in crate.get("data/index/ATTRIBUTION.csv")["description"]
+    # The validator does look: an action without its tool is no crate.
+    about = json.loads((tmp_path / "run" / run_crate.METADATA).read_text())
+    next(entity for entity in about["@graph"] if entity["@id"] == job.id).pop("instrument")
+    (tmp_path / "run" / run_crate.METADATA).write_text(json.dumps(about))
+    assert any(job.id in problem for problem in ro_crate.problems(tmp_path / "run"))
 
 
 def test_every_variant_is_measured_on_the_same_photographs(built: Path, metrics: dict) -> None:

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bioclip_lite.commands import push as module
 from bioclip_lite.commands.push import main, push
 from bioclip_lite.photographs.licences import may_be_published
 from bioclip_lite.photographs.shards import write_shard
+from bioclip_lite.publishing import permission
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import write_table
 from support.checkout import sh
@@ -189,16 +189,16 @@ def test_without_the_index_nothing_is_published(clone: Path) -> None:
     push(["data/shard"])  # to lab
     sh("dvc config --local --unset cache.dir && dvc pull -q data/shard", clone)
     message = refused()
-    assert module.SAMPLES in message and "nothing was pushed" in message
+    assert permission.SAMPLES in message and "nothing was pushed" in message
     assert objects(clone.parent / "open") == 0
 
 
 def test_the_report_of_the_index_may_go_unless_it_shows_what_was_left_out(tmp_path: Path) -> None:
-    page, samples = tmp_path / "report.html", module.Samples({"a": "CC0"}, {"a": None}, [], {})
+    page, samples = tmp_path / "report.html", permission.Samples({"a": "CC0"}, {"a": None}, [], {})
     page.write_text("<p>Nothing was left out.</p>")
-    assert module._refuse("data/index/report.html", page, samples) is None
+    assert permission.refuse("data/index/report.html", page, samples) is None
     page.write_text('<div class="example"><img></div>')
-    refused = module._refuse("data/index/report.html", page, samples)
+    refused = permission.refuse("data/index/report.html", page, samples)
     assert refused is not None and refused.licences == {"unknown to the index": 1}
 
 

@@ -20,8 +20,8 @@ from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json, write_table
-from bioclip_lite.web import bundle, confidence
-from support import fake_bundles, fake_data, lessons
+from bioclip_lite.web import bundle, confidence, manifest
+from support import fake_bundles, fake_data, keys, lessons
 from support.checkout import ROOT
 from support.fake_bundles import DAISY
 
@@ -58,6 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "text_encoder": None,
         "prior": None,
     } | NO_LIMIT
+    section["sign_with"] = str(keys.make_pair(data.parent / "keys")[0])
     convert.run(section | {"lists": ["field.csv"]}, data)
     return data
 
@@ -73,16 +74,26 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_the_stage_and_the_command_write_the_same_bundle(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(run / "lists/field.csv", "--data", run, "--output", tmp_path / "out") == 0
+    private = run.parent / "keys" / "signing.pem"
+    arguments = [run / "lists/field.csv", "--data", run, "--sign-with", private]
+    assert command(*arguments, "--output", tmp_path / "out") == 0
     own = run / "convert/lists/field"
     assert files(tmp_path / "out") == files(own / "tfjs")
     assert read_json(own / "report.json").items() <= read_json(tmp_path / "out/report.json").items()
     before = files(own / "tfjs")
-    convert.run({**NO_LIMIT, "lists": ["field.csv"]}, run, "lists/field")
+    convert.run({**NO_LIMIT, "lists": ["field.csv"], "sign_with": str(private)}, run, "lists/field")
     assert files(own / "tfjs") == before
     with pytest.raises(UserError, match=r"table of \d taxa would take 0.0 MB, more than convert.taxa_bytes .*regional"):
-        convert.run({"taxa_bytes": 1, "over_budget": "refuse", "lists": ["field.csv"]}, run, "lists/field")
+        section = {"taxa_bytes": 1, "over_budget": "refuse", "sign_with": None}
+        convert.run({**section, "lists": ["field.csv"]}, run, "lists/field")
     assert files(own / "tfjs") == before
+    key = manifest.read_public_key(private.with_name("signing.pub.pem"))
+    for signed in (own / "tfjs", run / "convert/tfjs", tmp_path / "out"):
+        manifest.verify(signed, key)
+    # Whoever does not sign claims no signature: not even that of the bundle it was made from.
+    assert command(*arguments[:-2], "--output", tmp_path / "out") == 0
+    assert not (tmp_path / "out/bundle.json.sig").exists()
+    assert manifest.RECORDED not in read_json(tmp_path / "out/bundle.json")["provenance"]
     monkeypatch.setattr(relist, "defaults", lambda: {"convert": {"taxa_bytes": 1}})
     assert command(run / "lists/field.csv", "--data", run, "--output", tmp_path / "none") == 1
     assert "Lists are regional" in capsys.readouterr().err and not (tmp_path / "none").exists()
@@ -96,7 +107,8 @@ def test_a_bundle_from_elsewhere_needs_its_teacher_and_calibration(
     assert command(run / "lists/field.csv", *here, "--output", tmp_path / "out") == 1
     assert "test teacher" in (said := capsys.readouterr().err) or "small" in said
     assert "name it with --teacher" in said and not (tmp_path / "out").exists()
-    given = ("--teacher", run / "teacher/model", "--calibration", run / "convert" / confidence.FILE)
+    key = ("--sign-with", run.parent / "keys" / "signing.pem")
+    given = (*key, "--teacher", run / "teacher/model", "--calibration", run / "convert" / confidence.FILE)
     assert command(run / "lists/field.csv", *here, *given, "--output", tmp_path / "out") == 0
     assert files(tmp_path / "out") == files(run / "convert/lists/field/tfjs")
     (tmp_path / "part.txt").write_text("Bellis perennis\nMorus alba\n")

@@ -44,8 +44,8 @@ from bioclip_lite.teacher_cache.store import read_taxa
 from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json
-from bioclip_lite.web import bundle, confidence, javascript, litert
-from support import lessons
+from bioclip_lite.web import bundle, confidence, javascript, litert, manifest
+from support import keys, lessons
 from support.checkout import ROOT
 from support.fake_data import FASTVIT, finish_pruning, lively, make_data
 
@@ -56,6 +56,7 @@ PARAMS: sections.Convert = {
     "tolerance": 1e-4,
     "taxa_bytes": None,
     "over_budget": "refuse",
+    "sign_with": None,
     "onnx": [],
     "tflite": False,
     "text_encoder": None,
@@ -256,7 +257,7 @@ def test_the_phone_bundle_is_the_web_bundle_with_another_model(data: Path) -> No
 def test_a_phone_model_that_answers_otherwise_is_not_handed_over(data: Path) -> None:
     reference = convert._reference(2, data, convert._read_model(data / "quantize" / "model"))
     turned = litert.Computed(np.roll(reference.embeddings, 1, axis=1), np.ones(2, np.float32))
-    phone: jobs.Phone = {"images": 2, "tolerance": 1e-4, "tflite": True}
+    phone: jobs.Phone = {"images": 2, "tolerance": 1e-4, "sign_with": None, "tflite": True}
     with pytest.raises(UserError, match=r"differs between PyTorch and LiteRT .*convert\.tflite to false"):
         convert._compare_litert(lambda pixels: turned, reference, phone)
     with pytest.raises(UserError, match="convert has no job 'tflite'"):
@@ -449,11 +450,53 @@ def test_onnx_files_are_written_when_asked_for(data: Path) -> None:
     assert report["qdq"]["bytes"] < 0.6 * report["fp32"]["bytes"]
 
 
-def test_two_runs_give_the_same_bundle(data: Path) -> None:
-    folder = data / "convert" / "tfjs"
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    convert.run(PARAMS, data)
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+_CHANGED = """
+import {readFileSync} from 'node:fs';
+import {downloadBundle} from '%s';
+import {folderOrigin} from '%s';
+const [folder, key] = process.argv.slice(2);
+const [origin, publicKey] = [folderOrigin(folder), readFileSync(key, 'utf8')];
+const {files} = await downloadBundle(origin, {publicKey});
+const codes = {};
+for (const name of [...files.keys(), 'bundle.json', 'bundle.json.sig']) {
+  const read = async (asked) => {
+    const bytes = await origin.read(asked);
+    if (asked === name) bytes[bytes.length >> 1] ^= 1;
+    return bytes;
+  };
+  codes[name] = await downloadBundle({...origin, read}, {publicKey}).then(() => 'accepted', ({code}) => code);
+}
+console.log(JSON.stringify(codes));
+"""
+
+
+def test_two_runs_give_the_same_bundle_and_a_key_adds_its_signature(data: Path, tmp_path: Path) -> None:
+    private, public = keys.make_pair(tmp_path / "keys")
+    again = tmp_path / "data"
+    again.mkdir()
+    for stage in {path.name for path in data.iterdir()} - {"convert"}:
+        (again / stage).symlink_to(data / stage)
+    convert.run({**PARAMS, "sign_with": str(private), "tflite": True}, again)
+    before, after = (
+        {file.name: file.read_bytes() for file in (folder / "convert" / "tfjs").iterdir()} for folder in (data, again)
+    )
+    said = json.loads(after.pop("bundle.json"))
+    key = manifest.read_public_key(public)
+    assert said["provenance"].pop("signing_key_sha256") == manifest.fingerprint(key)
+    assert bundle.json_bytes(said) + b"\n" == before.pop("bundle.json")
+    assert len(after.pop("bundle.json.sig")) == 64 and after == before
+    written = [file.read_bytes() for file in again.rglob("*") if file.is_file()]
+    assert not any(b"PRIVATE KEY" in content or private.read_bytes()[30:90] in content for content in written)
+
+    signed = again / "convert" / "tfjs"
+    assert len(manifest.verify(signed, key)) == len(before) + 1
+    assert len(manifest.verify(again / "convert" / "tflite", key)) == 3
+    script = tmp_path / "changed.mjs"
+    script.write_text(_CHANGED % tuple((PACKAGE / "dist/core" / f"{name}.js").as_uri() for name in ("bundle", "node")))
+    done = node(script, signed, public)
+    assert done.returncode == 0, done.stderr
+    codes = json.loads(done.stdout)
+    assert codes == dict.fromkeys(before, "damaged") | dict.fromkeys(("bundle.json", "bundle.json.sig"), "signature")
 
 
 # The command line of the package

@@ -44,7 +44,14 @@ def parent_of(leaves: Sequence[TaxonPath], finest_rank: dict[TaxonPath, str], fo
         leaf: bundle.Remark(False, RANKS.index(finest_rank.get(leaf, RANKS[-1])), None) for leaf in leaves
     }  # fmt: skip
     table = bundle.table_of(vectors, {}, remarks, {}, None)
-    about = {"embedding": lessons.D, "logit_scale": 16.0, "temperature": 1.0, "files": {}, "thresholds": None}
+    about = {
+        "embedding": lessons.D,
+        "logit_scale": 16.0,
+        "temperature": 1.0,
+        "files": {},
+        "provenance": {},
+        "thresholds": None,
+    }
     about |= {"ranks": list(RANKS), "taxa": table.described()}
     entries = {tuple(entry["ranks"]): entry for entry in table.described()}
     return Parent(folder, about, "", entries, table.scales, table.integers)

@@ -12,6 +12,8 @@ from PIL import Image
 
 from bioclip_lite.sources import synthetic
 from bioclip_lite.utils.files import read_json, write_json
+from bioclip_lite.web import manifest
+from support import keys
 from support.photographs import synthetic_params
 
 ROOT = Path(__file__).parents[2]
@@ -58,16 +60,19 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def in_chromium(bundle: Path, photos: Path, *options: str) -> None:
+def in_chromium(bundle: Path, photos: Path, *options: str, **environment: object) -> None:
     find = "import {findChromium} from './bin/chromium.mjs'; process.exit(findChromium() ? 0 : 1)"
     if node("--input-type=module", "-e", find).returncode:
         pytest.skip("no browser is installed: apt-get install chromium")
-    done = node("--test", *options, "e2e/demo.e2e.mjs", BUNDLE=bundle, PHOTOS=photos)
+    done = node("--test", *options, "e2e/demo.e2e.mjs", BUNDLE=bundle, PHOTOS=photos, **environment)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-def test_the_page_in_chromium(bundle: Path, photos: Path) -> None:
-    in_chromium(bundle, photos)
+def test_the_page_in_chromium(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "signed")
+    private, public = keys.make_pair(tmp_path / "keys")
+    manifest.sign(tmp_path / "signed/bundle.json", manifest.read_private_key(str(private), tmp_path / "data"))
+    in_chromium(tmp_path / "signed", photos, KEY=public)
 
 
 def test_without_thresholds_the_page_gives_its_best_guess_and_says_so(bundle: Path, photos: Path) -> None:

@@ -15,10 +15,10 @@ from bioclip_lite.metrics.ranks import capped, softmax, sum_up
 from bioclip_lite.sources.occurrences import Occurrence
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.errors import UserError
-from bioclip_lite.web import bundle, prior, prior_fitting
+from bioclip_lite.web import bundle, manifest, prior, prior_fitting
 from bioclip_lite.web.parent import Parent
 from bioclip_lite.web.prior import Prior
-from support import ranges
+from support import keys, ranges
 from support.checkout import ROOT
 
 CORE = ROOT / "packages" / "react-bio-clip" / "dist" / "core"
@@ -184,8 +184,12 @@ def test_javascript_computes_the_same_numbers(
     fitted: tuple[Parent, dict[str, Any], bytes, dict[str, Any]], tmp_path: Path
 ) -> None:
     parent, about, content, _ = fitted
-    written = prior_fitting.write_bundle(tmp_path, parent, about, content)
-    assert json.loads((tmp_path / bundle.FILE).read_text()) == written and written["bytes"] == len(content)
+    private, public = keys.make_pair(tmp_path / "keys")
+    (folder := tmp_path / "bundle").mkdir()
+    key = manifest.read_private_key(str(private), tmp_path / "data")
+    written = prior_fitting.write_bundle(folder, parent, about, content, key)
+    assert json.loads((folder / bundle.FILE).read_text()) == written and written["bytes"] == len(content)
+    assert manifest.verify(folder, manifest.read_public_key(public)) == [bundle.FILE, *written["files"]]
     made = prior.decode(content, written["prior"], len(LEAVES))
     random = np.random.default_rng(3)
     occurrences = ranges.occurrences(LEAVES, 8)
@@ -197,7 +201,7 @@ def test_javascript_computes_the_same_numbers(
         for place, month in zip(places, months, strict=True)
     ]
     given = json.dumps({"info": written, "where": where, "logits": logits.tolist()})
-    command = ["node", "--input-type=module", "-e", SCRIPT, CORE.as_uri(), str(tmp_path / written["prior"]["file"])]
+    command = ["node", "--input-type=module", "-e", SCRIPT, CORE.as_uri(), str(folder / written["prior"]["file"])]
     done = subprocess.run(command, input=given, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     expected = [prior.expect(made, *place, month) for place, month in zip(places, months, strict=True)]

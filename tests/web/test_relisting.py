@@ -52,7 +52,7 @@ def relist(
     relisted = relisting.relist(parent, known, placed, asked, photographs, budget)
     out = here / f"out-{len(list(here.iterdir()))}"
     out.mkdir()
-    return relisted, relisting.write(out, parent, relisted, here / "list.csv")
+    return relisted, relisting.write(out, parent, relisted, here / "list.csv", None)
 
 
 def test_rows_of_taxa_that_the_model_has_stay_bit_by_bit(parent: Parent) -> None:

@@ -19,8 +19,9 @@ from bioclip_lite.stages import convert
 from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, write_json
-from bioclip_lite.web import javascript, text_encoder
+from bioclip_lite.web import javascript, manifest, text_encoder
 from bioclip_lite.web.text_graph import fold_text
+from support import keys
 from support.fake_data import save_teacher
 from support.lessons import make_data
 
@@ -31,6 +32,7 @@ PARAMS: sections.Convert = {
     "tolerance": 1e-4,
     "taxa_bytes": None,
     "over_budget": "refuse",
+    "sign_with": None,
     "onnx": [],
     "tflite": False,
     "text_encoder": "teacher",
@@ -121,7 +123,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     make_data(folder)
     save_teacher(folder)
-    convert.run(PARAMS, folder, "text")
+    private, _ = keys.make_pair(folder.parent / "keys")
+    convert.run({**PARAMS, "sign_with": str(private)}, folder, "text")
     return folder
 
 
@@ -155,7 +158,9 @@ def test_javascript_reads_as_the_teacher_does(data: Path, tmp_path: Path) -> Non
 def test_the_description_fits_the_files(data: Path) -> None:
     folder = data / "convert" / "text"
     about = read_json(folder / text_encoder.FILE)
-    assert {file.name for file in folder.iterdir()} == {text_encoder.FILE, *about["files"]}
+    names = manifest.verify(folder, manifest.read_public_key(data.parent / "keys" / "signing.pub.pem"))
+    assert names == [text_encoder.FILE, *sorted(about["files"])]
+    assert {file.name for file in folder.iterdir()} == {*names, "text.json.sig"}
     assert about["bytes"] == sum((folder / name).stat().st_size for name in about["files"])
     assert max(file["bytes"] for file in about["files"].values()) <= 4 * 1024 * 1024
     assert about["teacher_identity"] == read_json(data / "teacher" / "model" / "teacher.json")["identity"]

@@ -1,9 +1,10 @@
 /**
- * Make the demo page around a bundle: node demo/make.mjs BUNDLE [FOLDER] [--serve]
+ * Make the demo page around a bundle: node demo/make.mjs BUNDLE [FOLDER] [--serve] [--key PUBLIC]
  *
  * Writes FOLDER/site, for any static web server, and FOLDER/bioclip-lite.html, the same page as one file that opens by
  * a double click (default folder: demo/dist). Both replace output of an earlier run, and nothing else. --serve serves
  * the site at a local address, which it prints; HOST=0.0.0.0 serves it to the network, PORT=... on another port than 4173.
+ * With --key, an Ed25519 public key in PEM, the page refuses a model that was not signed with it.
  */
 
 import {createHash} from 'node:crypto';
@@ -11,20 +12,21 @@ import {cp, mkdir, mkdtemp, readFile, readdir, realpath, rm, stat, writeFile} fr
 import {tmpdir} from 'node:os';
 import path from 'node:path';
 import {fileURLToPath} from 'node:url';
+import {parseArgs} from 'node:util';
 
 import {build, preview} from 'vite';
 
 const DEMO = path.dirname(fileURLToPath(import.meta.url));
 const configFile = path.join(DEMO, 'vite.config.js');
 
-const given = process.argv.slice(2).filter((argument) => argument !== '--serve');
-const serve = given.length < process.argv.length - 2;
+const {serve, key, given} = readArguments();
 const [bundle, folder = path.join(DEMO, 'dist')] = given.map((name) => path.resolve(name));
-if (!bundle || given.length > 2 || given.some((name) => name.startsWith('-'))) {
-  console.error('usage: node demo/make.mjs BUNDLE [FOLDER] [--serve]');
-  process.exit(2);
-}
 const [site, file] = ['site', 'bioclip-lite.html'].map((name) => path.join(folder, name));
+const publicKey = key && (await readFile(key, 'utf8').catch(() => null));
+if (publicKey === null) {
+  console.error(`${key} cannot be read. Print the public key of a private one: openssl pkey -in PRIVATE -pubout`);
+  process.exit(1);
+}
 try {
   await readFile(path.join(bundle, 'bundle.json'));
 } catch {
@@ -39,12 +41,13 @@ try {
   process.exit(1);
 }
 
-await build({configFile, logLevel: 'warn', build: {outDir: site}});
+const define = {'import.meta.env.PUBLIC_KEY': publicKey === undefined ? 'undefined' : JSON.stringify(publicKey)};
+await build({configFile, define, logLevel: 'warn', build: {outDir: site}});
 await cp(bundle, path.join(site, 'model'), {recursive: true, dereference: true});
 
 const single = await mkdtemp(path.join(tmpdir(), 'bioclip-lite-'));
 try {
-  await build({configFile, mode: 'single', logLevel: 'warn', build: {outDir: single}});
+  await build({configFile, define, mode: 'single', logLevel: 'warn', build: {outDir: single}});
   await writeFile(file, await oneFile(single));
 } finally {
   await rm(single, {recursive: true});
@@ -63,6 +66,18 @@ if (serve) {
   });
   for (const url of [...server.resolvedUrls.local, ...server.resolvedUrls.network]) console.log(`\n  ${url}`);
   console.log('\nStop with Ctrl+C.');
+}
+
+function readArguments() {
+  try {
+    const options = {serve: {type: 'boolean'}, key: {type: 'string'}};
+    const {values, positionals: given} = parseArgs({options, allowPositionals: true});
+    if (given.length === 1 || given.length === 2) return {...values, given};
+  } catch {
+    // an option that does not exist, or --key without a file
+  }
+  console.error('usage: node demo/make.mjs BUNDLE [FOLDER] [--serve] [--key PUBLIC]');
+  process.exit(2);
 }
 
 /** Throw if a file in the way was not written by an earlier run: building empties the site. */

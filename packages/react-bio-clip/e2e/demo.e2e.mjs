@@ -2,6 +2,7 @@
  * The demo page as `make demo` serves it, in Chromium: BUNDLE=folder PHOTOS=folder node --test e2e/demo.e2e.mjs
  *
  * PHOTOS holds JPEG files; their answers must be those that Node gives. SCREENSHOTS=folder keeps pictures of the page.
+ * KEY=file, a public key, makes the page check the signature of the bundle.
  */
 
 import assert from 'node:assert/strict';
@@ -20,7 +21,7 @@ import sharp from 'sharp';
 import {findChromium, serve} from '../bin/chromium.mjs';
 import {decode, loadFolder} from '../dist/core/node.js';
 
-const {BUNDLE, PHOTOS, SCREENSHOTS} = process.env;
+const {BUNDLE, PHOTOS, SCREENSHOTS, KEY} = process.env;
 const MAKE = fileURLToPath(new URL('../demo/make.mjs', import.meta.url));
 const AXE = createRequire(import.meta.url).resolve('axe-core');
 const PHONE = {width: 390, height: 844};
@@ -49,7 +50,11 @@ after(async () => {
 /** Builds the page and serves it, as `make demo` does, on a free port. */
 async function makeDemo(bundle) {
   const env = {...process.env, PORT: '0', HOST: '127.0.0.1'};
-  const child = spawn(process.execPath, [MAKE, bundle, path.join(folder, 'demo'), '--serve'], {env});
+  const child = spawn(
+    process.execPath,
+    [MAKE, bundle, path.join(folder, 'demo'), '--serve', ...(KEY ? ['--key', KEY] : [])],
+    {env},
+  );
   let said = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (said += data));
   const ended = once(child, 'exit').then(() => assert.fail(`make.mjs ended:\n${said}`));
@@ -342,6 +347,18 @@ test('it can be installed', async (t) => {
   const {installabilityErrors} = await session.send('Page.getInstallabilityErrors');
   const reasons = installabilityErrors.map(({errorId}) => errorId).filter((id) => id !== 'in-incognito'); // as tests are
   assert.deepEqual([errors, reasons], [[], []]);
+});
+
+test('a model with one changed byte is refused by its signature', {skip: !KEY}, async (t) => {
+  const file = path.join(folder, 'demo', 'site', 'model', 'bundle.json');
+  const content = await readFile(file);
+  t.after(() => writeFile(file, content));
+  const changed = Buffer.from(content);
+  changed[changed.lastIndexOf('0')] ^= 1;
+  await writeFile(file, changed);
+  const {page} = await visit(t);
+  await page.getByText('is not the signature of bundle.json').waitFor();
+  assert.equal(await page.getByText('About this model').count(), 0);
 });
 
 test('a page that its server isolates answers too', async (t) => {

@@ -1,7 +1,7 @@
 /** The package in a real browser: what Node lacks (elements, canvases, the Cache API, workers). */
 
 import assert from 'node:assert/strict';
-import {createHash} from 'node:crypto';
+import {createHash, generateKeyPairSync, sign} from 'node:crypto';
 import {mkdtemp, readFile, rm, writeFile} from 'node:fs/promises';
 import {createRequire} from 'node:module';
 import path from 'node:path';
@@ -472,6 +472,31 @@ test('a stored copy that has the hash asked for needs no network', {skip: SKIP},
   assert.equal((await red(page, {integrity})).probability, first.probability);
   assert.deepEqual(asked, []);
   await assert.rejects(red(page, {integrity: '0'.repeat(64)}), /has SHA-256/);
+});
+
+test('a signed bundle loads offline too, and what was not signed is refused or passed over', {skip: SKIP}, async () => {
+  const {publicKey: key, privateKey} = generateKeyPairSync('ed25519');
+  const publicKey = key.export({type: 'spki', format: 'pem'});
+  const [manifest, signature] = ['/models/oaks/bundle.json', '/models/oaks/bundle.json.sig'];
+  const signed = ({bundle}) => ({
+    [manifest]: JSON.stringify(bundle),
+    [signature]: sign(null, JSON.stringify(bundle), privateKey),
+  });
+  const [first, newer] = [signed(makeBundle()), signed(makeBundle({temperature: 9}))];
+  const page = await open(ALL, {more: {...first, [manifest]: newer[manifest]}});
+  await ready(page);
+  await assert.rejects(red(page, {publicKey}), /bundle.json.sig in http.* is not the signature/);
+  Object.assign(site, first);
+  const {probability} = await red(page, {publicKey});
+  await page.context().setOffline(true);
+  assert.equal((await red(page, {publicKey})).probability, probability);
+  await page.context().setOffline(false);
+  site[manifest] = newer[manifest];
+  assert.equal((await red(page, {publicKey})).probability, probability); // the newest that was signed
+  Object.assign(site, newer);
+  assert.ok((await red(page, {publicKey})).probability < probability);
+  await page.context().setOffline(true);
+  assert.ok((await red(page, {publicKey})).probability < probability);
 });
 
 test('a first load from a server that never answers ends', {skip: SKIP}, async () => {

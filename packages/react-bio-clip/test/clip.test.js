@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import {mkdtemp, rm} from 'node:fs/promises';
-import {createHash} from 'node:crypto';
+import {createHash, generateKeyPairSync, sign} from 'node:crypto';
 import {createServer} from 'node:http';
 import {tmpdir} from 'node:os';
 import path from 'node:path';
@@ -8,8 +8,9 @@ import {before, test} from 'node:test';
 
 import * as tf from '@tensorflow/tfjs-core';
 
+import {downloadBundle} from '../dist/core/bundle.js';
 import {loadFolder, startNodeBackend} from '../dist/core/node.js';
-import {addressOf} from '../dist/core/origin.js';
+import {addressOf, originOf} from '../dist/core/origin.js';
 import {fetchReader, loadBioClip, loadTextEncoder} from '../dist/index.js';
 import {assertCancellable, makeBundle, makeText, plain, readerOf, SIZE, TAXA, writeBundle} from './fixture.js';
 
@@ -228,6 +229,49 @@ test('a bundle.json that is not the one asked for is refused before its files ar
   await assert.rejects(load({integrity: 'sha256-AAAA'}, read), {code: 'argument'});
   const text = makeText();
   await assert.rejects(loadTextEncoder(readerOf(text), {integrity}), {code: 'integrity', file: 'text.json'});
+});
+
+test('with a key, one changed byte in any file of a signed bundle is refused', async () => {
+  const pem = ({publicKey}) => publicKey.export({type: 'spki', format: 'pem'});
+  const [pair, other] = [generateKeyPairSync('ed25519'), generateKeyPairSync('ed25519')];
+  const text = await readerOf(MADE)('bundle.json');
+  const files = {...MADE.files, 'bundle.json': text, 'bundle.json.sig': sign(null, text, pair.privateKey)};
+  const read = async (replace, options) =>
+    downloadBundle(await originOf(readerOf(MADE, {...files, ...replace})), options);
+  const publicKey = pem(pair);
+  (await load({publicKey}, readerOf(MADE, files))).dispose();
+  for (const [name, content] of Object.entries(files)) {
+    for (const place of [0, content.length >> 1, content.length - 1]) {
+      const changed = Uint8Array.from(content);
+      changed[place] ^= 1;
+      const code = name.startsWith('bundle.json') ? 'signature' : 'damaged';
+      await assert.rejects(read({[name]: changed}, {publicKey}), {code}, `${name}, byte ${place}`);
+    }
+  }
+  await assert.rejects(read({}, {publicKey: pem(other)}), {code: 'signature', file: 'bundle.json.sig'});
+  for (const wrong of [new Uint8Array(), new Uint8Array(64), Buffer.from('<!doctype html>')])
+    await assert.rejects(read({'bundle.json.sig': wrong}, {publicKey}), {code: 'signature'});
+  const rsa = pem(generateKeyPairSync('rsa', {modulusLength: 1024}));
+  for (const key of ['', 'x', rsa, publicKey.replace('PUBLIC', 'PRIVATE')])
+    await assert.rejects(read({}, {publicKey: key}), {code: 'argument'});
+  await assert.rejects(load({publicKey}), {code: 'argument'}); // a parsed bundle.json has no bytes that were signed
+  await assert.rejects(load({publicKey}, readerOf(MADE)), /bundle.json.sig is missing/);
+  const encoder = readerOf(makeText(), {'text.json.sig': files['bundle.json.sig']});
+  await assert.rejects(loadTextEncoder(encoder, {publicKey}), {code: 'signature', file: 'text.json.sig'});
+  const asked = [];
+  await downloadBundle(await originOf((name) => asked.push(name) && readerOf(MADE, files)(name)));
+  assert.ok(!asked.includes('bundle.json.sig')); // without a key nothing is different
+});
+
+test('an engine without Ed25519 says so', async (t) => {
+  const publicKey = generateKeyPairSync('ed25519').publicKey.export({type: 'spki', format: 'pem'});
+  const read = readerOf(MADE, {'bundle.json.sig': new Uint8Array(64)});
+  const unknown = () => Promise.reject(Object.assign(new Error('Unrecognized name.'), {name: 'NotSupportedError'}));
+  const mocked = t.mock.method(crypto.subtle, 'importKey', unknown);
+  await assert.rejects(load({publicKey}, read), {code: 'environment'});
+  mocked.mock.restore();
+  t.mock.getter(globalThis.crypto, 'subtle', () => undefined);
+  await assert.rejects(load({publicKey}, read), {code: 'environment', message: /React Native/});
 });
 
 test('a tensor of another scale or type is refused, one whose filter overshot is not', async () => {

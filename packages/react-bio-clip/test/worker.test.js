@@ -66,6 +66,8 @@ test('errors, progress and cancelling go through', async () => {
     (_, load) => assert.rejects(load(), /cannot be sent to a worker/),
     () => null,
   );
+  const publicKey = 'a key';
+  await connected((_, load) => assert.rejects(load(), {code: 'argument', message: /publicKey/}), MADE, {publicKey});
 });
 
 test('a worker whose script does not answer is given up', async (t) => {

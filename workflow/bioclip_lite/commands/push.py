@@ -5,59 +5,22 @@ A remote that .dvc/public_remotes names gets a file only if every photograph in 
 """
 
 import argparse
-import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bioclip_lite.commands.common import command
 from bioclip_lite.engines import remotes, run_cache
 from bioclip_lite.engines.remotes import PUBLIC, Tracked
-from bioclip_lite.photographs.licences import may_be_published
+from bioclip_lite.publishing import permission
 from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.errors import UserError
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-SAMPLES = "data/index/samples.parquet"
-CHARTS = "data/evaluate/plots/"
-# Every other kind of file may hold photographs.
-TABLES_AND_MODELS = {
-    ".json",
-    ".parquet",
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".md",
-    ".yaml",
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".onnx",
-}
-# Collections whose terms forbid to hand photographs on, whatever the licence of each.
-TERMS = {"inat2021": "terms of iNaturalist 2021: not to be distributed"}
-_LISTED = 10  # refused files in a message
 _CHILDREN = 20  # of a folder that may go in part, in a message
-
-
-class Samples(NamedTuple):
-    """Licences, owners and splits of the photographs, from the index."""
-
-    licences: dict[str, str | None]
-    attributions: dict[str, str | None]
-    test: list[str]  # keys
-    keys: dict[str, str]  # by path, where the source is a folder
-
-
-class Refused(NamedTuple):
-    path: str
-    photographs: int  # that the file holds or may hold
-    licences: Counter[str]  # of those that may not be published
-    example: str
 
 
 def push(targets: Sequence[str] = (), remote: str | None = None, again: bool = False) -> int:
@@ -94,101 +57,42 @@ def push(targets: Sequence[str] = (), remote: str | None = None, again: bool = F
 def _check(repo: "Repo", files: list[Tracked], remote: str) -> None:
     """Raise UserError if a file that would go to a public remote holds a photograph that may not."""
     here = {file: path for file in files if (path := remotes.here(repo, file)) and not file.md5.endswith(".dir")}
-    if not any(_may_hold_photographs(file.path) for file in here):
+    if not any(permission.may_hold_photographs(file.path) for file in here):
         return
     samples = _samples(repo, remote)
-    refused = [refusal for file, content in here.items() if (refusal := _refuse(file.path, content, samples))]
+    refused = [refusal for file, content in here.items() if (refusal := permission.refuse(file.path, content, samples))]
     if refused:
         raise UserError(_explain(refused, files, remote))
 
 
-def _may_hold_photographs(path: str) -> bool:
-    return PurePath(path).suffix.lower() not in TABLES_AND_MODELS and not path.startswith(CHARTS)
-
-
-def _refuse(path: str, content: Path, samples: Samples) -> Refused | None:
-    keys = _photographs(path, content, samples)
-    kept = [key for key in keys if not may_be_published(samples.licences.get(key))]
-    if not kept:
-        return None
-    counts = Counter(_licence(key, samples) for key in kept)
-    owner = samples.attributions.get(kept[0])
-    return Refused(path, len(keys), counts, f"{kept[0]} by {owner}" if owner else kept[0])
-
-
-def _licence(key: str, samples: Samples) -> str:
-    if key not in samples.licences:
-        return "unknown to the index"
-    licence = (samples.licences[key] or "").strip()
-    return f'"{licence}"' if licence else "without a licence"
-
-
-def _photographs(path: str, content: Path, samples: Samples) -> list[str]:
-    """Keys of the photographs that a file holds or may hold; a file that the index does not know stands for itself."""
-    from bioclip_lite.photographs.members import open_shard
-
-    if path in samples.keys:
-        return [samples.keys[path]]
-    if not _may_hold_photographs(path):
-        return []
-    if path.startswith("data/shard/") and path.endswith(".tar"):
-        return [entry.key for entry in open_shard(content)]
-    if path == "data/index/contact_sheet.png":  # some of all photographs
-        return list(samples.licences)
-    if path == "data/index/report.html":  # some of all photographs, and examples of those that were left out
-        return [*samples.licences, *([path] if b'class="example"' in content.read_bytes() else [])]
-    if path == "data/evaluate/report.html":  # some of the test photographs
-        return samples.test
-    return [path]
-
-
-def _samples(repo: "Repo", remote: str) -> Samples:
+def _samples(repo: "Repo", remote: str) -> permission.Samples:
     """Read the index that dvc.lock names; in a clone without it, fetch that one file."""
-    import pyarrow.parquet as pq
-
     path = _cached_samples(repo)
     for source in {repo.config["core"].get("remote"), remote} - {None}:
         if path is None:
-            remotes.fetch(repo, [SAMPLES], source)
+            remotes.fetch(repo, [permission.SAMPLES], source)
             path = _cached_samples(repo)
     if path is None:
         raise UserError(
-            f"{remote} is a public remote, and {SAMPLES}, which knows the licences of the photographs, is neither here "
-            f"nor in a remote; nothing was pushed. Fetch it (dvc pull -r <remote> {SAMPLES}) or make it "
-            "(snakemake --cores all index)"
+            f"{remote} is a public remote, and {permission.SAMPLES}, which knows the licences of the photographs, is "
+            f"neither here nor in a remote; nothing was pushed. Fetch it (dvc pull -r <remote> {permission.SAMPLES}) "
+            "or make it (snakemake --cores all index)"
         )
-    table = pq.read_table(path, columns=["key", "locator", "split", "licence", "attribution"])
-    origin = json.loads(table.schema.metadata[b"source"])
-    key, locator, split, licence, attribution = (table[name].to_pylist() for name in table.column_names)
-    in_folder = origin["source"] == "folder"
-    if origin["source"] in TERMS:
-        licence = [TERMS[origin["source"]]] * len(key)
-    return Samples(
-        licences=dict(zip(key, licence, strict=True)),
-        attributions=dict(zip(key, attribution, strict=True)),
-        test=[k for k, s in zip(key, split, strict=True) if s == "test"],
-        keys={f"{PurePath(origin['path'])}/{where}": k for where, k in zip(locator, key, strict=True)}
-        if in_folder
-        else {},
-    )
+    return permission.read_samples(path)
 
 
 def _cached_samples(repo: "Repo") -> Path | None:
-    entries = (file for file in remotes.tracked(repo, [SAMPLES], None) if file.path == SAMPLES)
+    entries = (file for file in remotes.tracked(repo, [permission.SAMPLES], None) if file.path == permission.SAMPLES)
     return next((path for file in entries if (path := remotes.here(repo, file))), None)
 
 
 # ---------------------------------------------------------------------------------------------------------- the message
 
 
-def _explain(refused: list[Refused], files: list[Tracked], remote: str) -> str:
+def _explain(refused: list[permission.Refused], files: list[Tracked], remote: str) -> str:
     lines = [f"{remote} is a public remote ({PUBLIC}), and photographs that may not be published are in"]
-    for file in refused[:_LISTED]:
-        kinds = ", ".join(f"{count} {licence}" for licence, count in file.licences.most_common(3))
-        lines.append(f"  {file.path}: {file.licences.total()} of {file.photographs}: {kinds}; e.g. {file.example}")
-    if len(refused) > _LISTED:
-        lines.append(f"  and {len(refused) - _LISTED} more files")
-    lines.append("Nothing was pushed. Public domain, CC0 and CC BY licences may be published, also -NC, -ND and -SA.")
+    lines += permission.lines(refused)
+    lines.append(f"Nothing was pushed. {permission.MAY_GO}")
     lines.append(
         "Leave those photographs out (index.where in params.yaml, or take them from the source) and run the pipeline "
         "again, or push them to a remote that is not public."

@@ -16,11 +16,11 @@ from bioclip_lite.utils.command_line import new_parser
 from bioclip_lite.utils.defaults import defaults
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_folder, replacing_folder, write_json
-from bioclip_lite.web import budget, bundle, confidence, relisting
+from bioclip_lite.web import budget, bundle, confidence, manifest, relisting
 from bioclip_lite.web.parent import Parent, known_of_bundle, known_of_run, read_parent
 
 REPORT = "report.json"
-NAMES = (bundle.FILE, bundle.HASHED, REPORT)  # of the files in a folder that this command writes
+NAMES = (*bundle.NAMES, REPORT)  # of the files in a folder that this command writes
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         help="budget of the table of taxa, in bytes: over it, species with few photographs give way to one "
         "representative of their genus (default: a list above the default of convert.taxa_bytes is refused)",
     )
+    parser.add_argument("--sign-with", help="Ed25519 private key in PEM, as convert.sign_with, for the new bundle")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all stage outputs (default: data)")
     return parser
 
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = options.bundle or options.data / "convert" / "tfjs"
     if options.output.resolve() == folder.resolve():
         raise UserError(f"{options.output} is the bundle that the new one is made from; name another folder")
+    key = manifest.read_private_key(options.sign_with, options.data)
     parent = read_parent(folder)
     known = known_of_bundle(parent) if options.bundle else known_of_run(options.data)
     species_list = Path(options.list)
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     accuracy = evaluation.accuracy(options.data, parent, relisted, photographs) if photographs else None
     with replacing_folder(options.output, NAMES) as scratch:
-        about = relisting.write(scratch, parent, relisted, species_list)
+        about = relisting.write(scratch, parent, relisted, species_list, key)
         write_json(scratch / REPORT, relisted.report | {"bytes": about["bytes"], "accuracy": accuracy})
     print(f"relist: {relisting.summary(relisted)}")
     if accuracy:

@@ -24,6 +24,12 @@ def check_sources(params: dict[str, Any]) -> None:
         _check_index(params["index"])
     if not Path("data/provenance/evaluate.json").exists():
         _check_suites(params["evaluate"]["suites"])
+    key = params["convert"]["sign_with"]
+    if key and not Path(key).expanduser().is_file() and not Path("data/provenance/convert.json").exists():
+        raise UserError(
+            f"convert.sign_with is {key}, but there is no such file; make a key: openssl genpkey -algorithm ed25519 "
+            f"-out {key}"
+        )
     for file in params["convert"]["lists"]:
         if not (LISTS / file).is_file():
             raise UserError(f"convert.lists has {file}, but {LISTS / file} does not exist; put it there")

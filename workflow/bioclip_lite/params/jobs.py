@@ -244,6 +244,7 @@ class Bundle(TypedDict):
     tolerance: float
     taxa_bytes: int | None
     over_budget: Literal["refuse", "genera"]
+    sign_with: str | None
     onnx: list[Literal["fp32", "qdq"]]
 
 
@@ -252,6 +253,7 @@ class OneList(TypedDict):
 
     taxa_bytes: int | None
     over_budget: Literal["refuse", "genera"]
+    sign_with: str | None
     lists: list[str]
 
 
@@ -259,6 +261,7 @@ class Prior(TypedDict):
     """The bundle with a prior of place and month."""
 
     prior: str | None
+    sign_with: str | None
 
 
 class Phone(TypedDict):
@@ -266,11 +269,13 @@ class Phone(TypedDict):
 
     images: int
     tolerance: float
+    sign_with: str | None
     tflite: bool
 
 
 class TextEncoder(TypedDict):
     tolerance: float
+    sign_with: str | None
     text_encoder: Literal["teacher", "student"] | None
 
 

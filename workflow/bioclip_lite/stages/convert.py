@@ -30,7 +30,7 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, replacing_folder, require, write_json
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import drawn
-from bioclip_lite.web import budget, bundle, confidence, javascript, onnx_export, tfjs
+from bioclip_lite.web import budget, bundle, confidence, javascript, manifest, onnx_export, tfjs
 
 if TYPE_CHECKING:
     from bioclip_lite.params import jobs
@@ -94,20 +94,21 @@ def run(params: Any, data: Path, job: str | None = None) -> None:
         for file in params["lists"]:
             importlib.import_module("bioclip_lite.web.relisting").write_list(params, file, data)
     if (job is None and params["prior"]) or (job is not None and form == "prior"):
-        importlib.import_module("bioclip_lite.web.prior_fitting").write(params["prior"], data)
+        importlib.import_module("bioclip_lite.web.prior_fitting").write(params, data)
 
 
 def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
     javascript.check_tools()
+    key = manifest.read_private_key(params["sign_with"], data)
     model = _read_model(data / "quantize" / "model")
     text = _text(data)
     budget.check(len(text.text), text.text.shape[1], params["taxa_bytes"], params["over_budget"])
     table = bundle.make_table(data, text, params["taxa_bytes"])
-    with replacing_folder(data / "convert" / "tfjs", (bundle.FILE, bundle.HASHED)) as folder:
+    with replacing_folder(data / "convert" / "tfjs", bundle.NAMES) as folder:
         javascript.convert(model.folder, folder)
         photographs = _calibration(data, model, len(table.paths))
         certainty = confidence.fit(table, text.logit_scale, photographs) | {"photographs": len(photographs.keys)}
-        about = _describe(folder, data, model, text, table, certainty)
+        about = _describe(folder, data, model, text, table, certainty, key)
         reference = _reference(params["images"], data, model)
         report = _compare(folder, model, reference, params["tolerance"])
         report["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
@@ -137,24 +138,27 @@ def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
 def _write_for_phones(params: "jobs.Phone", data: Path) -> None:
     """Write data/convert/tflite, the bundle in data/convert/tfjs with the model for LiteRT, and tflite_report.json."""
     litert = importlib.import_module("bioclip_lite.web.litert")  # as in ``run``
+    key = manifest.read_private_key(params["sign_with"], data)
     model = _read_model(data / "quantize" / "model")
     about = read_json(require(data / "convert" / "tfjs" / bundle.FILE))
     table = about["text"]["file"]
-    with replacing_folder(data / "convert" / "tflite", (bundle.FILE, bundle.HASHED)) as folder:
+    with replacing_folder(data / "convert" / "tflite", bundle.NAMES) as folder:
         content = folder / "model.tflite"
         javascript.convert_to_litert(model.folder, content)
         name = bundle.add(folder, "model", ".tflite", content.read_bytes())
         content.unlink()
         shutil.copyfile(require(data / "convert" / "tfjs" / table), folder / table)
         report = _compare_litert(litert.load(folder / name), _reference(params["images"], data, model), params)
-        kept = {key: about["model"][key] for key in ("macs", "parameters")}
+        kept = {name: about["model"][name] for name in ("macs", "parameters")}
         files = bundle.listed(folder)
         about |= {
             "model": {"file": name, **kept},
             "files": files,
             "bytes": sum(file["bytes"] for file in files.values()),
+            "provenance": manifest.signed_anew(about["provenance"], key),
         }
         (folder / bundle.FILE).write_bytes(bundle.json_bytes(about) + b"\n")
+        manifest.sign(folder / bundle.FILE, key)
     report["files"] = {name: file["bytes"] for name, file in files.items()}
     write_json(data / "convert" / "tflite_report.json", report)
     print(
@@ -233,9 +237,15 @@ def _units(outputs: torch.Tensor) -> np.ndarray:
 
 
 def _describe(
-    folder: Path, data: Path, model: _Model, text: Taxa, table: bundle.Table, certainty: dict[str, Any]
+    folder: Path,
+    data: Path,
+    model: _Model,
+    text: Taxa,
+    table: bundle.Table,
+    certainty: dict[str, Any],
+    key: manifest.PrivateKey | None,
 ) -> dict[str, Any]:
-    """Rename the files of the model after their hash, add the table, and write bundle.json; returns its content."""
+    """Rename the files of the model after their hash, add the table, and write and sign bundle.json; its content."""
     model_files = bundle.take_model(folder, model.graph, model.weights)
     taxa_file = bundle.add(folder, "taxa", ".bin", table.content())
     files = bundle.listed(folder)
@@ -281,9 +291,11 @@ def _describe(
             "weights_sha256": bundle.sha256((model.folder / quantized.WEIGHTS_FILE).read_bytes()),
             "taxonomy_sha256": bundle.sha256(bundle.json_bytes(taxa)),
             "calibration_photographs": certainty["photographs"],
+            **manifest.signed_by(key),
         },
     }
     (folder / bundle.FILE).write_bytes(bundle.json_bytes(about) + b"\n")
+    manifest.sign(folder / bundle.FILE, key)
     return about
 
 

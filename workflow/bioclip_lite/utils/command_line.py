@@ -26,12 +26,15 @@ GROUPS = {
     },
     "work together": {
         "push": "send artifacts to a remote, to a public one only what may be published",
+        "export-cache": "write the teacher cache as a data set, without photographs",
+        "crate": "write a finished run, and how it was made, as one file for an archive",
         "pull": "fetch artifacts from a remote, and name what is damaged there",
     },
     "use a model": {
         "predict": "name what photographs show, in the forms of ecologists",
         "recalibrate": "fit thresholds again for your site, from answers that you confirmed",
         "relist": "make a bundle for another species list, without training",
+        "verify": "check the signature of a bundle, and each of its files",
         "completion": "print a completion script for bash, zsh or fish",
     },
 }

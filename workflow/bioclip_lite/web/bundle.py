@@ -26,11 +26,12 @@ from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_table, require
 from bioclip_lite.utils.spreadsheets import unguarded
-from bioclip_lite.web import budget, tfjs
+from bioclip_lite.web import budget, manifest, tfjs
 
 FILE = "bundle.json"
 FORMAT = 2  # of bundle.json; react-bio-clip refuses others
-HASHED = "*-" + 8 * "[0-9a-f]" + ".*"  # names of all other files, as written by ``add``
+HASHED = "*-" + 8 * "[0-9a-f]" + ".*"  # names of the files that it lists, as written by ``add``
+NAMES = (FILE, FILE + manifest.SIGNATURE, HASHED)  # of all files
 _SPECIES, _GENUS = RANKS.index("species"), RANKS.index("genus")
 _OWNERS = 20  # of most photographs, named in bundle.json
 

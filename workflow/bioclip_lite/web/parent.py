@@ -1,6 +1,5 @@
 """Read a bundle, and what is known of its taxa, to make another from it."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,7 @@ import numpy as np
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
-from bioclip_lite.web import bundle
-
-_PLAIN_NAME = re.compile(r"[\w-]+(\.[\w-]+)+")  # of a file in the folder itself
+from bioclip_lite.web import bundle, manifest
 
 
 @dataclass(frozen=True)
@@ -65,8 +62,7 @@ def read_parent(folder: Path) -> Parent:
                 f"{path} has format {about['format']}; this version reads format {bundle.FORMAT}: make the bundle "
                 "again, or take the version of bioclip-lite that made it"
             )
-        for name, said in about["files"].items():
-            _check_file(folder, name, said["sha256"])
+        manifest.check_files(path, about["files"])
         rows, columns, table = len(about["taxa"]), about["embedding"], about["text"]["file"]
         if table not in about["files"]:
             raise ValueError(f"its table {table} is not among the files")
@@ -81,14 +77,6 @@ def read_parent(folder: Path) -> Parent:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not as stage convert writes it ({error!r}); copy the bundle again") from None
-
-
-def _check_file(folder: Path, name: str, sha256: str) -> None:
-    path = folder / name
-    if not _PLAIN_NAME.fullmatch(name) or not path.is_file():
-        raise UserError(f"{folder / bundle.FILE} lists {name}, which is not in the folder; copy the bundle again")
-    if bundle.sha256(path.read_bytes()) != sha256:
-        raise UserError(f"{path} is damaged: it is not the file that {bundle.FILE} lists; copy the bundle again")
 
 
 def known_of_run(data: Path) -> Known:

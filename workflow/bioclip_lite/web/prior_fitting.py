@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,9 +30,12 @@ from bioclip_lite.teacher_cache import store
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing_folder, write_json
 from bioclip_lite.utils.randomness import digest
-from bioclip_lite.web import bundle, confidence, prior
+from bioclip_lite.web import bundle, confidence, manifest, prior
 from bioclip_lite.web.parent import Parent, read_parent
 from bioclip_lite.web.prior import Expectation, Prior
+
+if TYPE_CHECKING:
+    from bioclip_lite.params import jobs
 
 LOSS = 0.005  # of right answers to photographs out of range: half of what other photographs may then lose
 _CERTAIN = 1.645  # standard errors: a one-sided bound of 95 %
@@ -69,21 +72,22 @@ class Seen(NamedTuple):
     outside: list[Occurrence]  # m places
 
 
-def write(file: str, data: Path) -> None:
+def write(params: "jobs.Prior", data: Path) -> None:
     """Write data/convert/prior, tfjs and report.json, for a table in data/lists, from data/convert/tfjs.
 
     Raises:
         UserError: the table is none of occurrences, or has too few of the taxa of the bundle.
     """
-    table, out = data / "lists" / file, data / "convert" / "prior"
+    key = manifest.read_private_key(params["sign_with"], data)
+    table, out = data / "lists" / str(params["prior"]), data / "convert" / "prior"
     parent = read_parent(data / "convert" / "tfjs")
     photographs = confidence.read(data / "convert" / confidence.FILE, parent.weights_sha256, parent.width)
     left_out: Counter[str] = Counter()
     counted = count(occurrences.read(table, left_out), list(parent.entries), left_out)
     seen = place_photographs(parent, photographs, counted, str(table))
     about, content, report = fit(parent, seen, counted)
-    with replacing_folder(out / "tfjs", (bundle.FILE, bundle.HASHED)) as folder:
-        made = write_bundle(folder, parent, about, content)
+    with replacing_folder(out / "tfjs", bundle.NAMES) as folder:
+        made = write_bundle(folder, parent, about, content, key)
     write_json(out / "report.json", report | {"bytes": made["bytes"]})
     print(f"convert: {summary(report)}")
 
@@ -358,8 +362,10 @@ def summary(report: Mapping[str, Any]) -> str:
 # ---- the files
 
 
-def write_bundle(folder: Path, parent: Parent, about: Mapping[str, Any], content: bytes) -> dict[str, Any]:
-    """Write the files of the bundle and the prior to an empty folder; returns its bundle.json."""
+def write_bundle(
+    folder: Path, parent: Parent, about: Mapping[str, Any], content: bytes, key: manifest.PrivateKey | None
+) -> dict[str, Any]:
+    """Write the files of the bundle and the prior, signed by ``key``, to an empty folder; returns its bundle.json."""
     for name in parent.about["files"]:
         (folder / name).write_bytes((parent.folder / name).read_bytes())
     described = {"file": bundle.add(folder, "prior", ".bin", content), **about}
@@ -369,6 +375,8 @@ def write_bundle(folder: Path, parent: Parent, about: Mapping[str, Any], content
         "prior": described,
         "files": files,
         "bytes": sum(file["bytes"] for file in files.values()),
+        "provenance": manifest.signed_anew(parent.about["provenance"], key),
     }
     (folder / bundle.FILE).write_bytes(bundle.json_bytes(new) + b"\n")
+    manifest.sign(folder / bundle.FILE, key)
     return new

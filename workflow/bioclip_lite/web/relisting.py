@@ -24,7 +24,7 @@ from bioclip_lite.texts import text_types
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing_folder, write_json
-from bioclip_lite.web import budget, bundle, confidence
+from bioclip_lite.web import budget, bundle, confidence, manifest
 from bioclip_lite.web.parent import Known, Parent, known_of_run, read_parent
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def write_list(params: "jobs.OneList", file: str, data: Path) -> None:
     Raises:
         UserError: the list names fewer than two taxa or too many, or an input is missing or of another model.
     """
+    key = manifest.read_private_key(params["sign_with"], data)
     species_list, out = data / "lists" / file, data / "convert" / "lists" / Path(file).stem
     parent, known = read_parent(data / "convert" / "tfjs"), known_of_run(data)
     placed = placing.read(species_list, known.names)
@@ -53,8 +54,8 @@ def write_list(params: "jobs.OneList", file: str, data: Path) -> None:
     teacher = partial(identified.load, str(data / "teacher" / "model"), None, data / "weights", parent.teacher)
     photographs = confidence.read(data / "convert" / confidence.FILE, parent.weights_sha256, parent.width)
     relisted = relist(parent, known, placed, teacher, photographs, params["taxa_bytes"])
-    with replacing_folder(out / "tfjs", (bundle.FILE, bundle.HASHED)) as folder:
-        about = write(folder, parent, relisted, species_list)
+    with replacing_folder(out / "tfjs", bundle.NAMES) as folder:
+        about = write(folder, parent, relisted, species_list, key)
     write_json(out / "report.json", relisted.report | {"bytes": about["bytes"]})
     print("\n".join([*placing.warnings(placed), summary(relisted)]))
 
@@ -243,8 +244,10 @@ def summary(relisted: Relisted) -> str:
 # The files
 
 
-def write(folder: Path, parent: Parent, relisted: Relisted, species_list: Path) -> dict[str, Any]:
-    """Write the files of the new bundle to an empty folder; returns its bundle.json."""
+def write(
+    folder: Path, parent: Parent, relisted: Relisted, species_list: Path, key: manifest.PrivateKey | None
+) -> dict[str, Any]:
+    """Write the files of the new bundle, signed by ``key``, to an empty folder; returns its bundle.json."""
     about, table = parent.about, relisted.table
     for name in about["files"]:
         if name != about["text"]["file"]:
@@ -266,7 +269,7 @@ def write(folder: Path, parent: Parent, relisted: Relisted, species_list: Path) 
         "files": files,
         "bytes": sum(file["bytes"] for file in files.values()),
         "provenance": {
-            **about["provenance"],
+            **manifest.signed_anew(about["provenance"], key),
             "taxonomy_sha256": bundle.sha256(bundle.json_bytes(taxa)),
             "calibration_photographs": relisted.report["promise"]["photographs"],
             "relisted_from": parent.sha256,
@@ -274,6 +277,7 @@ def write(folder: Path, parent: Parent, relisted: Relisted, species_list: Path) 
         },
     }
     (folder / bundle.FILE).write_bytes(bundle.json_bytes(new) + b"\n")
+    manifest.sign(folder / bundle.FILE, key)
     return new
 
 

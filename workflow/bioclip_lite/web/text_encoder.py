@@ -28,7 +28,7 @@ from bioclip_lite.texts import text_types
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, replacing_folder, require, write_json
 from bioclip_lite.utils.randomness import drawn
-from bioclip_lite.web import bundle, javascript, tfjs
+from bioclip_lite.web import bundle, javascript, manifest, tfjs
 from bioclip_lite.web.text_graph import fold_text, hides_padding
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def write(params: "TextEncoder", data: Path) -> None:
         UserError: the tower or its tokenizer has parts that the web model lacks, a file is missing, or Node differs.
     """
     javascript.check_tools()
+    key = manifest.read_private_key(params["sign_with"], data)
     who = params["text_encoder"]
     reader = _reader(who, data)
     folded, weights = fold_text(reader.tower)
@@ -86,7 +87,10 @@ def write(params: "TextEncoder", data: Path) -> None:
     outputs = everywhere[torch.arange(len(texts)), :, ends, 0]
     expected, exact = (normalize(values, dim=1).numpy() for values in (outputs, _exact(reader, tokens)))
     target = data / "convert" / "text"
-    with replacing_folder(target, (FILE, bundle.HASHED)) as folder, tempfile.TemporaryDirectory() as scratch:
+    with (
+        replacing_folder(target, (FILE, FILE + manifest.SIGNATURE, bundle.HASHED)) as folder,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         quantized.save(scratch, folded, rounded.weights, rounded.grids)
         javascript.convert(Path(scratch), folder)
         about = _describe(folder, reader, folded, weights, rows, positions)
@@ -106,7 +110,9 @@ def write(params: "TextEncoder", data: Path) -> None:
             "cosine": {"mean": float(cosines.mean()), "min": float(cosines.min())},
             "bytes_per_parameter": quantized_tower.bytes_per_parameter,
         }
+        about["provenance"] |= manifest.signed_by(key)
         write_json(folder / FILE, about)
+        manifest.sign(folder / FILE, key)
     print(
         f"convert: text encoder of the {who}, {about['bytes'] / 1e6:.2f} MB; {len(texts)} texts: the same tokens in "
         f"Node, cosine to float32 mean {cosines.mean():.5f}, least {cosines.min():.5f}"

@@ -12,6 +12,7 @@ const IS_ONE_FILE = import.meta.env.MODE === 'single';
 const WASM = 'tfjs-backend-wasm';
 
 export const OPTIONS: LoadOptions = {
+  publicKey: import.meta.env.PUBLIC_KEY, // which make.mjs was given, or undefined
   wasmPaths: {
     [`${WASM}.wasm`]: absolute(plain),
     [`${WASM}-simd.wasm`]: absolute(simd),

@@ -16,6 +16,8 @@ export type BioClipErrorCode =
   | 'image'
   /** A bundle.json that is not the one asked for. */
   | 'integrity'
+  /** A bundle.json that was not signed with the key asked for. */
+  | 'signature'
   /** A text encoder of another teacher than the bundle's. */
   | 'teacher'
   /** Something that does not answer. */

@@ -6,8 +6,9 @@ import type {io} from '@tensorflow/tfjs-core';
 import {abortable, BioClipError, controllerUnder, throwIfAborted, within} from './errors.js';
 import {onTensorFlow, type Model} from './model.js';
 import {checkFileName} from './names.js';
-import {concatenate, messageOf, progressOf, type Manifest, type Origin} from './origin.js';
+import {concatenate, messageOf, progressOf, signatureOf, type Manifest, type Origin} from './origin.js';
 import {sha256} from './sha256.js';
+import {checkSignature} from './signature.js';
 import type {LoadOptions, ReadOptions} from './types.js';
 
 /** Entries that every manifest has. */
@@ -30,13 +31,15 @@ export interface Kind<Info extends Listing> {
 }
 
 export type Files = Map<string, Uint8Array<ArrayBuffer>>;
-export type ReadFolderOptions = Pick<LoadOptions, 'signal' | 'onProgress' | 'integrity'>;
+export type ReadFolderOptions = Pick<LoadOptions, 'signal' | 'onProgress' | 'integrity' | 'publicKey'>;
 
 /** The files of a folder, checked against their sizes and hashes. */
 export interface Download<Info> {
   origin: Origin;
   info: Info;
   text: Uint8Array<ArrayBuffer>;
+  /** Empty where no key is given to check it. */
+  signature: Uint8Array<ArrayBuffer>;
   files: Files;
   /** Whether all of it lies on the shelf already. */
   isStored: boolean;
@@ -54,11 +57,11 @@ export async function download<Info extends Listing>(
   kind: Kind<Info>,
   options: ReadFolderOptions = {},
 ): Promise<Download<Info>> {
-  const {signal, integrity, onProgress} = options;
+  const {integrity, onProgress} = options;
   const began = Date.now();
-  const kept = await readKept(origin, kind, integrity);
+  const kept = await readKept(origin, kind, options);
   if (!kept) return fetchFolder(origin, kind, options);
-  const found = integrity ? kept : await newest(origin, kind, kept, began + GRACE, signal);
+  const found = integrity ? kept : await newest(origin, kind, kept, began + GRACE, options);
   onProgress?.({loaded: found.info.bytes, total: found.info.bytes});
   return found;
 }
@@ -69,9 +72,9 @@ async function newest<Info extends Listing>(
   kind: Kind<Info>,
   kept: Download<Info>,
   deadline: number,
-  signal?: AbortSignal,
+  {signal, publicKey}: ReadFolderOptions,
 ): Promise<Download<Info>> {
-  const update = fetchFolder(origin, kind, {signal}, kept);
+  const update = fetchFolder(origin, kind, {signal, publicKey}, kept);
   try {
     return await abortable(within(update, deadline - Date.now(), `${kind.manifest} is late`), signal);
   } catch {
@@ -86,20 +89,21 @@ async function newest<Info extends Listing>(
 async function readKept<Info extends Listing>(
   origin: Origin,
   kind: Kind<Info>,
-  integrity?: string,
+  options: ReadFolderOptions,
 ): Promise<Download<Info> | null> {
   const {shelf} = origin;
   if (!shelf) return null;
   try {
     const text = new Uint8Array((await shelf.get(kind.manifest)) ?? []);
-    const info = await readInfo(origin, kind, text, integrity);
+    const signature = new Uint8Array((await shelf.get(signatureOf(kind.manifest))) ?? []);
+    const info = await readInfo(origin, kind, text, signature, options);
     const read = Object.keys(info.files).map(async (name) => {
       const bytes = new Uint8Array((await shelf.get(name)) ?? []);
       const wrong = await damage(kind.manifest, info, name, bytes);
       if (wrong !== null) throw new BioClipError('damaged', wrong, name);
       return [name, bytes] as const;
     });
-    return {origin, info, text, files: new Map(await Promise.all(read)), isStored: true};
+    return {origin, info, text, signature, files: new Map(await Promise.all(read)), isStored: true};
   } catch {
     return null; // the folder itself will do, or state what is wrong
   }
@@ -114,17 +118,25 @@ async function fetchFolder<Info extends Listing>(
 ): Promise<Download<Info>> {
   const text = asBytes(await origin.read(kind.manifest, {signal: options.signal}));
   if (kept && text.length === kept.text.length && text.every((byte, i) => byte === kept.text[i])) return kept;
-  const info = await readInfo(origin, kind, text, options.integrity);
-  return {origin, info, text, files: await readFiles(origin, kind.manifest, info, options), isStored: false};
+  const signature = await readSignature(origin, kind.manifest, options);
+  const info = await readInfo(origin, kind, text, signature, options);
+  return {origin, info, text, signature, files: await readFiles(origin, kind.manifest, info, options), isStored: false};
+}
+
+/** The signature of a manifest; nothing is asked for without a key to check it. */
+async function readSignature(origin: Origin, manifest: Manifest, {signal, publicKey}: ReadFolderOptions) {
+  return asBytes(publicKey === undefined ? new Uint8Array() : await origin.read(signatureOf(manifest), {signal}));
 }
 
 async function readInfo<Info extends Listing>(
   origin: Origin,
   kind: Kind<Info>,
   text: Uint8Array<ArrayBuffer>,
-  integrity?: string,
+  signature: Uint8Array<ArrayBuffer>,
+  {integrity, publicKey}: ReadFolderOptions,
 ): Promise<Info> {
   if (integrity !== undefined) await checkIntegrity(origin, kind.manifest, text, integrity);
+  if (publicKey !== undefined) await checkSignature(origin.where, kind.manifest, text, signature, publicKey);
   const info = parseInfo(origin, kind, text);
   kind.check?.(info);
   return info;
@@ -147,10 +159,12 @@ async function checkIntegrity({where}: Origin, manifest: Manifest, text: Uint8Ar
 }
 
 /** Store the manifest for the next load, after its files, so that what is stored is always complete. */
-async function store<Info extends Listing>({origin, info, text, isStored}: Download<Info>, manifest: Manifest) {
+async function store<Info extends Listing>(found: Download<Info>, manifest: Manifest) {
+  const {origin, info, text, signature, isStored} = found;
   if (isStored) return;
+  if (signature.length) await origin.shelf?.put(signatureOf(manifest), signature);
   await origin.shelf?.put(manifest, text);
-  await origin.shelf?.keep([manifest, ...Object.keys(info.files)]);
+  await origin.shelf?.keep([manifest, signatureOf(manifest), ...Object.keys(info.files)]);
 }
 
 function parseInfo<Info extends Listing>(

@@ -21,6 +21,12 @@ export interface Origin {
   shelf: Shelf | null;
 }
 
+/** The file with the signature of a manifest. */
+export const signatureOf = (manifest: Manifest) => `${manifest}.sig`;
+
+/** Whether a file has a fixed name, so that its content may be new. */
+const isFixed = (name: string) => name.replace(/\.sig$/, '') in CACHES;
+
 /** Cache names. Each manifest has its own: in a folder that holds both, neither deletes the other's files. */
 const CACHES: Record<Manifest, string> = {'bundle.json': 'react-bio-clip', 'text.json': 'react-bio-clip-text'};
 
@@ -70,7 +76,7 @@ export function fetchReader(url: string | URL): Reader {
 }
 
 async function fetchFile(url: string, name: string, {signal, onBytes}: ReadOptions = {}): Promise<Uint8Array> {
-  const cache = name in CACHES ? 'no-cache' : 'default'; // a fixed name may have new content
+  const cache = isFixed(name) ? 'no-cache' : 'default';
   const where = partsOf(url).path; // a signature is nobody else's business
   const {controller, release} = controllerUnder(signal);
   const heard: Heard = (work) => within(work, SILENCE, `${where}: nothing arrived for ${SILENCE / 1000} s`, name);
@@ -124,6 +130,11 @@ function bundledReader(source: Bundled | BundledText): Reader {
   return async (name, options) => {
     const manifest = manifests[name as Manifest];
     if (manifest) return new TextEncoder().encode(JSON.stringify(manifest));
+    if (isFixed(name)) {
+      const parsed =
+        'publicKey is not for {bundle, files}, whose manifest was parsed and has other bytes than were signed';
+      throw new BioClipError('argument', parsed, name);
+    }
     const file = files[name];
     if (file === undefined) throw new BioClipError('unreachable', `${name} is not among the files given`, name);
     return typeof file === 'string' ? fetchFile(file, name, options) : file;
@@ -132,7 +143,7 @@ function bundledReader(source: Bundled | BundledText): Reader {
 
 /**
  * Files are stored without the query, so that those of yesterday's signature are found: their names and SHA-256 tell
- * which they are. The manifest, whose name is fixed, keeps it: another query may be another bundle.
+ * which they are. The manifest and its signature, whose names are fixed, keep it: another query may be another bundle.
  */
 async function openShelf({base, query}: Folder, name: string): Promise<Shelf | null> {
   let cache: Cache;
@@ -142,7 +153,7 @@ async function openShelf({base, query}: Folder, name: string): Promise<Shelf | n
   } catch {
     return null; // forbidden by the browser's settings
   }
-  const keyOf = (file: string) => new URL(base + file + (file in CACHES ? query : '')).href;
+  const keyOf = (file: string) => new URL(base + file + (isFixed(file) ? query : '')).href;
   return {
     get: async (file) => (await cache.match(keyOf(file)))?.arrayBuffer(),
     // A full disk prevents offline use, not the answer.

@@ -162,6 +162,8 @@ export interface LoadOptions {
   threads?: number;
   /** SHA-256 of bundle.json or text.json, 64 hexadecimal digits: another file is refused. */
   integrity?: string;
+  /** Ed25519 public key in PEM: a bundle.json or text.json that was not signed with it is refused. */
+  publicKey?: string;
   onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
 }

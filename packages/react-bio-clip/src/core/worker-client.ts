@@ -68,9 +68,10 @@ export async function loadInWorker(worker: Port, source: Source, options: LoadOp
     }
   }
 
-  const {backend, wasmPaths, threads, integrity} = options;
+  const {backend, wasmPaths, threads, integrity, publicKey} = options;
   const where = typeof source === 'string' || source instanceof URL ? absolute(source) : source;
-  const request: LoadRequest = {kind: 'load', source: where, options: {backend, wasmPaths, threads, integrity}};
+  const asked = {backend, wasmPaths, threads, integrity, publicKey};
+  const request: LoadRequest = {kind: 'load', source: where, options: asked};
   const loading = ask<Loaded>(request, options);
   await within(Promise.race([loading, heard]), PATIENCE, SILENT);
   const loaded = await loading;

@@ -6,7 +6,7 @@ import type {Answer, BundleInfo, Bundled, ClassifyOptions, LoadOptions, Pixels, 
 export interface LoadRequest {
   kind: 'load';
   source: string | Bundled;
-  options: Pick<LoadOptions, 'backend' | 'wasmPaths' | 'threads' | 'integrity'>;
+  options: Pick<LoadOptions, 'backend' | 'wasmPaths' | 'threads' | 'integrity' | 'publicKey'>;
 }
 
 export interface ImageRequest {
