@@ -96,14 +96,14 @@ def main() -> int:
 
 
 class Draw(NamedTuple):
-    """What a teacher says of photographs whose taxa are on its list, and of others."""
+    """Hold what a teacher says of photographs whose taxa are on its list, and of others."""
 
     nodes: np.ndarray  # int64 [7, C], as in ``metrics.calibration``
     arrays: Mapping[str, np.ndarray]  # "<split>_logits", "_embeddings", "_truth", "_leaf"; of "off" also "kind"
 
 
 def off_list(options: argparse.Namespace) -> str:
-    """Which score tells photographs off the list apart, and what answers are worth that allow for them."""
+    """Compare scores that tell photographs off the list apart, and measure answers that allow for them."""
     draws = [kept(options, draw) for draw in DRAWS]
     rows = [of_scores(draw) for draw in draws]
     lines = [
@@ -217,7 +217,7 @@ def lacks(rows: list[dict[str, str]], draw: int) -> dict[tuple[str, str], int]:
 
 
 def kind_of(row: Mapping[str, str], lacking: Mapping[tuple[str, str], int]) -> int | None:
-    """What the list lacks of a photograph; None: nothing."""
+    """Name what the list lacks of a photograph; None: nothing."""
     if row["kingdom"] != "Animalia":
         return others.GROUP
     genera = {genus for (genus, _), kind in lacking.items() if kind == others.GENUS}

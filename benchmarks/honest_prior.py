@@ -85,7 +85,7 @@ def prior(options: argparse.Namespace) -> str:
 
 
 def recalibration(options: argparse.Namespace) -> str:
-    """How often thresholds that are fitted again on few confirmed answers break the promise."""
+    """Count how often thresholds that are fitted again on few confirmed answers break the promise."""
     parent = read_parent(options.data / "convert" / "tfjs")
     tested, leaves = test_photographs(options.data), list(parent.entries)
     logits = parent.about["logit_scale"] * tested.embeddings @ store.decode(parent.integers, parent.scales).T

@@ -194,7 +194,7 @@ def without_labels(rows: list[dict[str, str]], collection: Collection) -> Iterat
 
 
 def taught(data: Path) -> dict[str, Any]:
-    """What the teacher names right on splits val and test."""
+    """Count what the teacher names right on splits val and test."""
     found: dict[str, Any] = {"photographs": len(ShardSet(data, "train").keys)}
     for split in ("val", "test"):
         cached = reader.CachedSplit(data, split)
@@ -373,7 +373,7 @@ def trained(rows: dict[str, dict[str, Any]], collection: Collection, way: Way, s
 
 
 def difference(ours: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> str:
-    """How much more is right, in points, with its interval; paired over the photographs and the seeds."""
+    """Compare two ways: how much more is right, in points, with its interval; paired over photographs and seeds."""
     change = np.mean(
         [
             [int(a) - int(b) for a, b in zip(x["right"], y["right"], strict=True)]

@@ -333,7 +333,7 @@ def shuffled(photographs: int, buffer: int, epoch: int) -> np.ndarray:
 
 
 def moved(photographs: int) -> float:
-    """How far a photograph is from its place of the epoch before, as a share of the epoch, in the mean."""
+    """Measure how far a photograph moves from its place of the epoch before, as a share of the epoch, in the mean."""
     first, second = (np.argsort(shuffled(photographs, BUFFER, epoch)) for epoch in range(2))
     return float(np.abs(first - second).mean() / photographs)
 
@@ -409,7 +409,7 @@ MEASURED: dict[str, tuple[str, Callable[[int], float]]] = {
 
 
 def sections(taxa: int, photographs: int) -> dict[str, tuple[str, Callable[[], list[str]]]]:
-    """Of each part of the page: what stands above its table, and the table, measured as far as this."""
+    """Hold, for each part of the page, the text above its table and the table, measured as far as this."""
     numbers = [n for n in PHOTOGRAPHS if n <= photographs]
     return {
         "taxa": (

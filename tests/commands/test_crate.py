@@ -1,4 +1,4 @@
-"""What keeps a run from being packed: photographs that may not be published, code that no commit holds, other files."""
+"""Find what keeps a run from being packed: unpublishable photographs, uncommitted code, other files."""
 
 import json
 import zipfile

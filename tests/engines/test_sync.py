@@ -114,7 +114,7 @@ def test_many_shards_make_a_small_graph(thin_built: Path, monkeypatch: pytest.Mo
 
 
 def test_a_graph_with_nothing_to_do_is_made_once(pulled: Path) -> None:
-    """Where the manifests stay, jobs of shards do not wait for them, which would make each of them twice."""
+    """Where the manifests stay, jobs of shards do not wait for them; waiting would make each of them twice."""
     twice = "Updating checkpoint dependencies"
     assert twice not in sh("snakemake --dry-run -- evaluate", pulled)
     shutil.copy2(pulled / "data/photographs/train/alba3.jpg", pulled / "data/photographs/train/alba4.jpg")

@@ -74,7 +74,7 @@ function trunk({answer, ranks: best}: Answer, ranks: readonly string[]): Step[] 
   return steps;
 }
 
-/** What the model says of photographs that are unlike all that it knows. */
+/** Tell the visitor that a photograph is unlike all that the model knows. */
 function OffList({onList = 1}: Answer): ReactNode {
   return (
     <p className="note off-list">

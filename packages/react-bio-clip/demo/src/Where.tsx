@@ -1,4 +1,4 @@
-/** Where and when the photograph was taken, if the visitor wants both to count. */
+/** Ask where and when the photograph was taken, if the visitor wants both to count. */
 
 import type {ClassifyOptions} from 'react-bio-clip';
 import {useEffect, useState} from 'react';

@@ -17,7 +17,7 @@ export interface Prior {
   months: Float64Array;
 }
 
-/** What a prior says of a place and a month. */
+/** Hold what a prior says of a place and a month. */
 export interface Expectation {
   /** Of each taxon; the sum is one. */
   share: Float64Array;
@@ -60,7 +60,7 @@ function countOf(level: number): number {
   return level < 4 ? level : (4 + (level % 4)) * 2 ** (Math.floor(level / 4) - 1);
 }
 
-/** What the prior says of the place and date of `options`; undefined where one is not given, or the table knows nothing. */
+/** Look up the place and date of `options`; undefined where one is not given, or the table knows nothing. */
 export function expect(
   prior: Prior | undefined,
   {place, date}: Pick<ClassifyOptions, 'place' | 'date'>,
