@@ -1,4 +1,4 @@
-"""Measure what a prior of place and month gains, and what it costs out of range: ``python benchmarks/honest_prior.py``.
+"""Measure a prior of place and month, thresholds of a site, and observations: ``python benchmarks/honest_prior.py``.
 
     PYTHONPATH=workflow python benchmarks/honest_prior.py [--data data] [--draws 200]
 
@@ -35,7 +35,7 @@ from bioclip_lite.web.parent import Parent, read_parent
 from bioclip_lite.web.prior_fitting import Counted, Seen
 
 OUTPUT = Path(__file__).with_suffix(".md")
-TITLE = "# Honest answers: place and month"
+TITLE = "# Honest answers: place, month, site and observations"
 SEEDS = (0, 1, 2)  # of the ranges
 EACH = 150  # occurrences of a species
 
@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=200, help="of calibration photographs (default: 200)")
     options = parser.parse_args()
     check_file(OUTPUT, TITLE)
-    text = f"{TITLE}\n\n{prior(options)}\n\n{recalibration(options)}\n\n{NOTES}"
+    text = "\n\n".join([TITLE, prior(options), recalibration(options), observations(options), NOTES])
     print(text)
     with replacing(OUTPUT) as scratch:
         scratch.write_text(text)
@@ -128,6 +128,59 @@ def recalibration(options: argparse.Namespace) -> str:
     return (
         f"Thresholds of a site: confirmed answers drawn from {len(first)} observations of the test photographs, "
         f"{options.draws} draws each. In %.\n\n" + "\n".join(lines)
+    )
+
+
+def observations(options: argparse.Namespace) -> str:
+    """Compare answers to photographs alone with one answer to all photographs of an observation."""
+    parent = read_parent(options.data / "convert" / "tfjs")
+    calibrated = confidence.read(options.data / "convert" / confidence.FILE, parent.weights_sha256, parent.width)
+    tested, leaves = test_photographs(options.data), list(parent.entries)
+    members: dict[str | None, list[int]] = {}
+    for row, observation in enumerate(tested.observations):
+        members.setdefault(observation, []).append(row)
+    several = [rows for rows in members.values() if len(rows) > 1]
+    alone = np.concatenate(several)
+    logits, known = (
+        parent.about["logit_scale"] * some.embeddings @ store.decode(parent.integers, parent.scales).T
+        for some in (tested, calibrated)
+    )
+    asked = {
+        "each photograph alone": (logits[alone], [tested.taxa[row] for row in alone]),
+        "all of an observation": (
+            np.stack([logits[rows].mean(axis=0) for rows in several]),
+            [tested.taxa[rows[0]] for rows in several],
+        ),
+    }
+    nodes, truth_known = calibration.nodes_of(leaves), calibration.place(calibrated.taxa, leaves)
+    first = calibration.first_of_each(calibrated.observations)
+    lines = [
+        "| asked | answers | species right | answered | answers right | answered to the species | promise broken |",
+        "|---" * 7 + "|",
+    ]
+    for name, (scores, taxa) in asked.items():
+        probabilities = softmax(scores / parent.about["temperature"])
+        truth = calibration.place(taxa, leaves)
+        share, node = calibration.best_nodes(probabilities, nodes)
+        lowest = calibration.lowest(share, parent.about["thresholds"]["ranks"])
+        right = calibration.judge(lowest, calibration.chosen(node, lowest), truth, nodes)
+        broken = 0
+        for draw in range(options.draws):
+            rows = first[generator("observations", draw).integers(len(first), size=len(first))]
+            own = calibration.best_nodes(softmax(known[rows] / parent.about["temperature"]), nodes)
+            limits = calibration.fit_reduced(*own, truth_known[rows], nodes, calibration.LEVEL)
+            at = calibration.lowest(share, limits)
+            judged = calibration.judge(at, calibration.chosen(node, at), truth, nodes)
+            broken += bool((~np.isnan(judged)).any() and np.nanmean(judged) < calibration.LEVEL)
+        named = node[:, -1] == truth[:, -1]
+        figures = (named, lowest >= 0, right[lowest >= 0], lowest == len(RANKS) - 1)
+        lines.append(
+            f"| {name} | {len(taxa)} | {' | '.join(f'{100 * np.nanmean(of):.1f}' for of in figures)} | "
+            f"{100 * broken / options.draws:.1f} |"
+        )
+    return (
+        f"Several photographs: {len(several)} observations of split test with {len(alone)} photographs, thresholds of "
+        f"single calibration photographs; {options.draws} draws of these for the promise. In %.\n\n" + "\n".join(lines)
     )
 
 
@@ -236,6 +289,8 @@ NOTES = """Read with it:
   a prior gains depends on how much the ranges of similar species overlap.
 - Out of range: each photograph is lent up to four places at which the table has other species and not its own.
 - The guarantee of the thresholds is for photographs in range; the share of right answers out of range is beside it.
+- Observations: those with several photographs; none of the sample has more than two. They are not independent of the
+  first table's photographs. Their thresholds are those of single photographs.
 - A draw for the guarantee is with replacement from calibration and test photographs, and the share is counted on all.
 """
 

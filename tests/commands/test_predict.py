@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,45 @@ def test_an_output_file_and_an_unreadable_photograph(
     assert [file.name for file in output.parent.iterdir()] == ["names.csv"]
     said = capsys.readouterr().err
     assert f"{bad} has no answer: not an image" in said and "1 of 13 files are without an answer" in said
+
+
+def test_the_photographs_of_a_folder_make_one_answer(
+    data: Path, photographs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    photos = tmp_path / "photos"
+    for number, file in enumerate(sorted(photographs.values())):
+        (photos / f"{number % 3}").mkdir(exist_ok=True)
+        file.rename(photos / f"{number % 3}" / file.name)
+    (photos / "0" / "bad.jpg").write_bytes(b"no image")
+    shutil.copy2(next((photos / "1").iterdir()), photos / "alone.jpg")
+    monkeypatch.setattr(models, "_BATCH", 5)  # an observation goes on in the next batch
+
+    def ask(name: str, *more: str) -> list[dict[str, Any]]:
+        options = [str(photos), "--variant", "control", "--format", "parquet", "--output", str(tmp_path / name)]
+        assert predict.main([*options, "--data", str(data), *more]) == 1  # for the one that is no image
+        rows = pq.read_table(tmp_path / name).to_pylist()
+        return sorted(rows, key=lambda row: row["file_name"])
+
+    apart, together = ask("apart.parquet"), ask("together.parquet", "--by", "folder")
+    assert [row["file_name"] for row in together] == [row["file_name"] for row in apart]
+    for folder in (photos, *(photos / f"{number}" for number in range(3))):
+        of = [
+            number for number, row in enumerate(apart) if Path(row["file_name"]).parent == folder and not row["error"]
+        ]
+        logs = np.log([apart[number]["probabilities"] for number in of]).mean(axis=0)
+        for number in of:
+            expected = np.exp(logs) / np.exp(logs).sum()
+            assert np.allclose(together[number]["probabilities"], expected, atol=1e-6)
+            assert together[number]["answers"] == together[of[0]]["answers"]
+    alone = next(number for number, row in enumerate(apart) if row["file_name"] == str(photos / "alone.jpg"))
+    assert together[alone] == apart[alone]
+    (bad,) = (row for row in together if row["error"])
+    assert bad["file_name"] == str(photos / "0" / "bad.jpg") and not bad["answers"]
+
+    monkeypatch.setattr(predict, "MOST_TOGETHER", 3)
+    options = [str(photos), "--variant", "control", "--by", "folder", "--data", str(data)]
+    assert predict.main(options) == 1
+    assert "holds 5 photographs; --by folder gives them one answer, and takes at most 3" in capsys.readouterr().err
 
 
 def test_a_variant_that_was_not_evaluated_is_refused(

@@ -41,6 +41,23 @@ test('pixels in, taxa out', async () => {
   clip.dispose();
 });
 
+test('several photographs of one observation make one answer', async () => {
+  const clip = await load();
+  const said = async (images) => (await clip.classify(images, {topK: 9})).taxa;
+  const alone = await Promise.all([RED, GREEN].map(said));
+  assert.deepEqual(await said([RED]), alone[0]);
+  // The mean of log-probabilities, made to sum to one.
+  const of = (taxa, id) => taxa.find((taxon) => taxon.id === id).probability;
+  const means = alone[0].map(({id}) => [id, Math.sqrt(of(alone[0], id) * of(alone[1], id))]);
+  const total = means.reduce((sum, [, value]) => sum + value, 0);
+  const together = await said([RED, GREEN]);
+  for (const [id, value] of means) assert.ok(Math.abs(of(together, id) - value / total) < 1e-6);
+  const turned = await said([GREEN, RED]);
+  for (const {id, probability} of together) assert.ok(Math.abs(of(turned, id) - probability) < 1e-9);
+  await assert.rejects(clip.classify([]), {code: 'argument', message: /empty list/});
+  clip.dispose();
+});
+
 test('the temperature of the bundle makes answers less sure', async () => {
   const sure = await load();
   const unsure = await load({}, makeBundle({temperature: 20}));

@@ -27,6 +27,9 @@ test('a worker answers as the page itself would', () =>
     const [there, here] = [await load(), await loadBioClip(MADE)];
     assert.deepEqual(there.info, here.info);
     assert.deepEqual(await there.classify(RED, {topK: 2}), await here.classify(RED, {topK: 2}));
+    const two = [RED, plain([0, 255, 0])];
+    assert.deepEqual(await there.classify(two), await here.classify(two));
+    await assert.rejects(there.classify([]), {code: 'argument'});
     assert.deepEqual(await there.embed(RED), await here.embed(RED));
     assert.equal(RED.data.length, 20 * 14 * 3); // still the caller's
     there.dispose();

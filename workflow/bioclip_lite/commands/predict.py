@@ -49,6 +49,7 @@ from bioclip_lite.utils.progress import progress
 FORMATS = ("csv", "camtrap-dp", "darwin-core", "megadetector", "parquet", "xmp")
 _ON_OUTPUT = ("csv", "megadetector")  # what standard output can take
 _ONE_ANSWER = ("camtrap-dp", "darwin-core", "xmp")  # that hold the answer to a photograph, or that it is unknown
+MOST_TOGETHER = 200  # photographs of a folder that --by folder takes for one observation
 _PROGRAM = "bioclip-lite predict"
 LOG = f'{{\n "program": "{_PROGRAM}",'  # how a log begins
 
@@ -102,6 +103,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--confirm", action="store_true", help="csv: back off, and add an empty column confirmed for `recalibrate`"
     )
+    parser.add_argument(
+        "--by",
+        choices=("photograph", "folder"),
+        default="photograph",
+        help="what has one answer: each photograph, or all photographs of a folder, which show one individual "
+        "(default: photograph)",
+    )
     parser.add_argument("--output", type=Path, help="file to write, folder for camtrap-dp (default: standard output)")
     parser.add_argument(
         "--prior",
@@ -136,13 +144,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = image_files(options.images, sys.stdin)
     if found.others:
         _tell(f"not read: {counted(found.others)}; export photographs among them, or frames of films, as JPEG")
-    run = _prepare(options, found.images)
+    run = _prepare(options, by_folder(found.images) if options.by == "folder" else found.images)
     done = _write_xmp(options, run) if options.format == "xmp" else _write_output(options, run)
     if done.failed or done.left_out:
         _tell(f"{done.failed + len(done.left_out)} of {len(found.images)} files are without an answer, see above")
     if options.log:
         _write_log(options, run, done, list(sys.argv[1:] if argv is None else argv))
     return 1 if done.failed or done.left_out else 0
+
+
+def by_folder(files: Sequence[Path]) -> list[Path]:
+    """The files with those of one folder side by side. Raises UserError for a folder that is hardly one observation."""
+    folders: dict[Path, list[Path]] = {}
+    for file in files:
+        folders.setdefault(file.parent, []).append(file)
+    for folder, members in folders.items():
+        if len(members) > MOST_TOGETHER:
+            raise UserError(
+                f"{folder} holds {len(members)} photographs; --by folder gives them one answer, and takes at most "
+                f"{MOST_TOGETHER}: put those of each individual into a folder of its own, or leave out --by folder"
+            )
+    return [file for members in folders.values() for file in members]
 
 
 class _Run(NamedTuple):
@@ -184,8 +206,11 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} is for --format {form}, not for {options.format}")
     if options.format == "camtrap-dp" and not OFFSET.fullmatch(options.utc_offset or ""):
         raise UserError("--format camtrap-dp needs --utc-offset, of the cameras' clocks from UTC, such as +02:00")
-    if options.format == "xmp" and options.output:
-        raise UserError("--format xmp writes beside each photograph, or into it (--in-place); leave out --output")
+    if options.format == "xmp" and (options.output or options.by == "folder"):
+        raise UserError(
+            "--format xmp writes beside each photograph, or into it (--in-place), an answer of its own; leave out "
+            "--output and --by folder"
+        )
     if options.format not in (*_ON_OUTPUT, "xmp") and not options.output:
         raise UserError(f"--format {options.format} needs --output")
     if options.output:
@@ -223,6 +248,7 @@ def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
         off_list=others,
         fitted=thresholds is not None and options.threshold is None,
         paths=options.confirm,
+        together=options.by == "folder",
         embeddings=options.format == "parquet",
         probabilities=options.format == "parquet" and len(labels.ids) <= parquet.MOST_TAXA,
     )
@@ -240,6 +266,8 @@ def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
     hashes |= {"convert/prior/tfjs/bundle.json": where.sha256} if where else {}
     settings = {"version": __version__, "variant": options.variant, "files": hashes, **question._asdict()}
     settings["off_list"] = others and others._asdict()
+    if question.together:  # an answer depends on all photographs of its folder
+        settings["photographs"] = records.fingerprint(files)
     camera = None
     if options.format == "camtrap-dp":
         folders = {camtrap.deployment_of(below(file, origin.root), origin.root) for file in files}

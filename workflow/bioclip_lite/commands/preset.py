@@ -15,7 +15,7 @@ PRESETS = Path("workflow/presets")
 WEIGHTS = Path("data/weights")
 
 
-def put_in_place(name: str, photos: Path | None, weights: Path | None) -> None:
+def put_in_place(name: str, photos: Path | None, weights: Sequence[Path]) -> None:
     """Copy a preset to params.yaml, link the folder of photographs to data/photos, copy weights to data/weights.
 
     Photographs and weights that are in place already stay unchanged.
@@ -28,14 +28,14 @@ def put_in_place(name: str, photos: Path | None, weights: Path | None) -> None:
     if name not in presets:
         raise UserError(f"there is no preset {name!r}; choose one of {', '.join(presets)}")
     put_photographs = link_photographs(photos, "--photos") if photos is not None else None
-    put_weights = copy_into(WEIGHTS, weights, "--weights") if weights is not None else None
+    put_weights = [copy_into(WEIGHTS, file, "--weights") for file in weights]
     if PARAMS.exists() and not (
         committed(PARAMS) or any(filecmp.cmp(PARAMS, p, shallow=False) for p in presets.values())
     ):
         raise UserError(
             "params.yaml has changes that are not committed and would be lost; commit or discard them, or move it away"
         )
-    for put in filter(None, (put_photographs, put_weights)):
+    for put in filter(None, (put_photographs, *put_weights)):
         put()
     with replacing(PARAMS) as scratch:
         shutil.copyfile(presets[name], scratch)
@@ -50,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", nargs="?", default="", help="a file in workflow/presets, e.g. insects")
     parser.add_argument("--photos", type=Path, help="folder of photographs; data/photos becomes a link to it")
-    parser.add_argument("--weights", type=Path, help="file of weights; copied to data/weights")
+    parser.add_argument(
+        "--weights", type=Path, action="append", default=[], help="file of weights; copied to data/weights; repeatable"
+    )
     return parser
 
 

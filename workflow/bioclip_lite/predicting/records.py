@@ -5,9 +5,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -96,6 +96,7 @@ class Question(NamedTuple):
     off_list: OffList | None  # None where it was not fitted
     fitted: bool  # whether these are fitted ones, which differ with a prior
     paths: bool  # whether records hold the best path
+    together: bool  # whether neighbouring photographs of a folder have one answer
     embeddings: bool  # whether records hold them
     probabilities: bool  # whether records hold those of all leaves
 
@@ -103,6 +104,11 @@ class Question(NamedTuple):
 class _Read(NamedTuple):
     record: Record  # without answers
     ready: Any  # what ``Model.prepare`` returned; None if the file cannot be read
+
+
+_Told = tuple[Record, Said | None]
+_Shared = Literal["answers", "on_list", "best", "best_scores", "probabilities"]
+_SHARED: tuple[_Shared, ...] = get_args(_Shared)  # fields that all photographs of an observation have in common
 
 
 def path_of(record: Record) -> Path:
@@ -119,41 +125,82 @@ def state(file: Path) -> tuple[int, int]:
     return about.st_size, about.st_mtime_ns
 
 
+def fingerprint(files: Iterable[Path]) -> str:
+    """SHA-256 of the files' paths, sizes and times of change."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(repr((os.fsencode(file), *state(file))).encode())
+    return digest.hexdigest()
+
+
 def batches(
     files: Iterable[Path], model: Model, labels: Labels, question: Question, where: Places | None
 ) -> Iterator[list[Record]]:
-    """Yield the records of the photographs, in their order, by batches of the model.
+    """Yield the records of the photographs, in their order, by batches of the model, and observations as a whole.
 
     Threads read and prepare some photographs ahead on all cores; no more than those are in memory.
 
     Args:
-        where: the prior of place and month, for photographs that state both.
+        where: the prior of place and month, for photographs that state both; of an observation the first that does.
     """
     read = _read_ahead(files, model.prepare)
+    waiting: list[_Told] = []  # photographs of an observation that may go on
     while batch := list(islice(read, model.batch)):
         ready = [photograph.ready for photograph in batch if photograph.record["error"] is None]
         said = iter(model.ask(ready) if ready else [])
-        records = [photograph.record for photograph in batch]
-        pairs = [(record, next(said)) for record in records if record["error"] is None]
-        _answer(pairs, labels, question, where)
-        _look_for_others(pairs, labels, question)
-        yield records
+        told = [_told(record, said) for record, _ in batch]
+        complete = observations([*waiting, *told], question.together)
+        waiting = complete.pop() if question.together else []
+        yield _answer(complete, labels, question, where)
+    if waiting:
+        yield _answer([waiting], labels, question, where)
+
+
+def _told(record: Record, said: Iterator[Said | str]) -> _Told:
+    """What a model said of a photograph; None of one that cannot be read, or that it cannot answer."""
+    if record["error"] is None:
+        found = next(said)
+        if not isinstance(found, str):
+            return record, found
+        record["error"] = found
+    return record, None
+
+
+def observations(told: Sequence[_Told], together: bool) -> list[list[_Told]]:
+    """Each photograph alone, or, ``together``, neighbours that are in one folder."""
+    if not together:
+        return [[one] for one in told]
+    return [list(group) for _, group in groupby(told, key=lambda one: os.path.dirname(one[0]["file"]))]
 
 
 def _answer(
-    pairs: Sequence[tuple[Record, Said | str]], labels: Labels, question: Question, where: Places | None
-) -> None:
-    """Write into records what a model said of them."""
-    for record, reason in pairs:
-        record["error"] = reason if isinstance(reason, str) else None
-    answered = [(record, said) for record, said in pairs if not isinstance(said, str)]
-    expected = [where.expect(record) if where else None for record, _ in answered]
+    complete: Sequence[Sequence[_Told]], labels: Labels, question: Question, where: Places | None
+) -> list[Record]:
+    """Write one answer into the records of each observation; returns all records, in their order."""
+    spoken = [[(record, said) for record, said in told if said] for told in complete]
+    pairs = [_as_one(told, where) for told in spoken if told]
+    expected = [where.expect(record) if where else None for record, _ in pairs]
     for placed in (None, where) if where else (None,):
-        group = [
-            (*pair, one) for pair, one in zip(answered, expected, strict=True) if (one is None) == (placed is None)
-        ]
+        group = [(*pair, one) for pair, one in zip(pairs, expected, strict=True) if (one is None) == (placed is None)]
         if group:
             _answer_group(group, labels, question, placed)
+    _look_for_others(pairs, labels, question)
+    for (answered, _), told in zip(pairs, filter(None, spoken), strict=True):
+        for record, said in told:
+            for name in _SHARED:
+                record[name] = answered[name]
+            if question.embeddings and said.embedding is not None:
+                record["embedding"] = said.embedding.tolist()
+    return [record for told in complete for record, _ in told]
+
+
+def _as_one(told: Sequence[tuple[Record, Said]], where: Places | None) -> tuple[Record, Said]:
+    """The photograph of an observation whose place and month count, and the mean of the logits of all.
+
+    Their softmax is the mean of the log-probabilities, made to sum to one.
+    """
+    stated = (record for record, _ in told if where and where.expect(record))
+    return next(stated, told[0][0]), Said(np.mean([said.logits for _, said in told], axis=0), None)
 
 
 def _answer_group(
@@ -168,18 +215,15 @@ def _answer_group(
     logits = np.stack([said.logits for said in said_of])
     probabilities = prior.combine(logits, temperature, expected, where.prior.weight if where else 0.0)
     found = answers(probabilities, labels, question.rank, question.k, thresholds, unexpected)
-    for record, said, row, best in zip(records, said_of, probabilities, found, strict=True):
+    for record, row, best in zip(records, probabilities, found, strict=True):
         record["answers"] = best
         record["best"], record["best_scores"] = best_path(row, labels) if question.paths else ([], [])
-        if question.embeddings and said.embedding is not None:
-            record["embedding"] = said.embedding.tolist()
         if question.probabilities:
             record["probabilities"] = row.tolist()
 
 
-def _look_for_others(pairs: Sequence[tuple[Record, Said | str]], labels: Labels, question: Question) -> None:
+def _look_for_others(answered: Sequence[tuple[Record, Said]], labels: Labels, question: Question) -> None:
     """Write into records whether they are on the list; where asked for, the answers that allow for others too."""
-    answered = [(record, said) for record, said in pairs if not isinstance(said, str)]
     if question.off_list is None or not answered:
         return
     logits = np.stack([said.logits for _, said in answered])

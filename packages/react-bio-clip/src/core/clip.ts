@@ -6,7 +6,7 @@ import type {ReadFolderOptions} from './folder.js';
 import {readMeanwhile, turnsOf, unit} from './model.js';
 import {answerFor} from './off-list.js';
 import {originOf} from './origin.js';
-import {pixelsOf} from './pixels.js';
+import {listOf, pixelsOf} from './pixels.js';
 import {preprocessImage} from './preprocess.js';
 import {expect} from './prior.js';
 import {logits, probabilitiesOf} from './taxa.js';
@@ -35,6 +35,11 @@ export async function embed(bundle: Pick<Bundle, 'info' | 'model'>, image: Pixel
   return unit(await predict(bundle, preprocessImage(image, bundle.info.preprocess)), bundle.model.backend);
 }
 
+/** The mean of embeddings: its logits are the mean of theirs, so probabilities are those of the mean of log-probabilities. */
+function mean(embeddings: Float32Array[]): Float32Array {
+  return embeddings[0].map((_, i) => embeddings.reduce((sum, one) => sum + one[i], 0) / embeddings.length);
+}
+
 export function clipOf(bundle: Bundle): BioClip {
   const {info, model, table, tree, prior} = bundle;
   const {check, inTurn, dispose} = turnsOf(model, 'classifier');
@@ -52,7 +57,8 @@ export function clipOf(bundle: Bundle): BioClip {
     embed: embedding,
     async classify(image, options = {}) {
       checkOptions(info, options);
-      const found = await embedding(image, options);
+      const images = listOf(image);
+      const found = mean(await Promise.all(images.map((one) => embedding(one, options))));
       const expected = expect(prior, options);
       const scores = logits(info, table, found);
       return answerFor(info, tree, probabilitiesOf(info, scores, expected), scores, options, expected);

@@ -11,6 +11,13 @@ const LARGEST_CANVAS = 16_777_216;
 /** The value of white in a tensor, by its type. */
 const WHITE: Partial<Record<string, number>> = {int32: 255, float32: 1};
 
+/** The photographs of one observation. Throws for none. */
+export function listOf(image: ImageInput | readonly ImageInput[]): readonly ImageInput[] {
+  const images = Array.isArray(image) ? (image as readonly ImageInput[]) : [image as ImageInput];
+  if (!images.length) throw new BioClipError('argument', 'classify was given an empty list of photographs');
+  return images;
+}
+
 /** Copy the current pixels of an image: a video plays on, a canvas may be drawn over. */
 export async function pixelsOf(image: ImageInput): Promise<Pixels> {
   if (image instanceof Tensor) return tensorPixels(image);

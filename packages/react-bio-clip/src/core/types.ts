@@ -256,7 +256,8 @@ export interface Answer {
 export interface BioClip {
   readonly info: BundleInfo;
   readonly backend: string;
-  classify(image: ImageInput, options?: ClassifyOptions): Promise<Answer>;
+  /** What one photograph shows, or what several of one observation, of one individual, show together. */
+  classify(image: ImageInput | readonly ImageInput[], options?: ClassifyOptions): Promise<Answer>;
   /** The unit embedding of an image, of length info.embedding. */
   embed(image: ImageInput, options?: CallOptions): Promise<Float32Array>;
   /** Free the memory; waiting and later calls fail. */

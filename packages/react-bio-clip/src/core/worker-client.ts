@@ -1,5 +1,5 @@
 import {abortable, BioClipError, throwIfAborted, within} from './errors.js';
-import {is, pixelsOf} from './pixels.js';
+import {is, listOf, pixelsOf} from './pixels.js';
 import {checkOptions} from './tree.js';
 import type {Answer, BioClip, CallOptions, ClassifyOptions, ImageInput, LoadOptions, Source} from './types.js';
 import type {ErrorReply, ImageRequest, Loaded, LoadRequest, Port, Reply} from './worker-protocol.js';
@@ -77,20 +77,25 @@ export async function loadInWorker(worker: Port, source: Source, options: LoadOp
   const loaded = await loading;
   let disposed = false;
 
-  async function send<T>(kind: 'classify' | 'embed', image: ImageInput, given: ClassifyOptions): Promise<T> {
+  async function send<T>(
+    kind: ImageRequest['kind'],
+    images: readonly ImageInput[],
+    given: ClassifyOptions,
+  ): Promise<T> {
     if (disposed) throw new BioClipError('disposed', 'this classifier has been disposed of; load it again');
     const {signal, ...rest} = given;
     throwIfAborted(signal);
-    const {content, transfer} = await sendable(image);
-    return ask<T>({kind, image: content, options: rest}, {signal}, transfer);
+    const sent = await Promise.all(images.map(sendable));
+    const transfer = sent.flatMap((one) => one.transfer);
+    return ask<T>({kind, images: sent.map(({content}) => content), options: rest}, {signal}, transfer);
   }
 
   return {
     ...loaded,
-    embed: (image, given: CallOptions = {}) => send<Float32Array>('embed', image, given),
+    embed: (image, given: CallOptions = {}) => send<Float32Array>('embed', [image], given),
     classify: async (image, given = {}) => {
       checkOptions(loaded.info, given);
-      return send<Answer>('classify', image, given);
+      return send<Answer>('classify', listOf(image), given);
     },
     dispose() {
       if (!disposed) worker.postMessage({call: ++calls, kind: 'dispose'}, []);
@@ -105,7 +110,9 @@ function absolute(source: string | URL): string {
 }
 
 /** Turn elements into bitmaps, which transfer without a copy; copy pixels, which belong to the caller. */
-async function sendable(image: ImageInput): Promise<{content: ImageRequest['image']; transfer: Transferable[]}> {
+async function sendable(
+  image: ImageInput,
+): Promise<{content: ImageRequest['images'][number]; transfer: Transferable[]}> {
   if (is(image, 'Blob')) return {content: image, transfer: []};
   const element =
     is(image, 'HTMLImageElement') ||

@@ -11,7 +11,8 @@ export interface LoadRequest {
 
 export interface ImageRequest {
   kind: 'classify' | 'embed';
-  image: ImageBitmap | Blob | Pixels;
+  /** Those of one observation; `embed` has one. */
+  images: (ImageBitmap | Blob | Pixels)[];
   options: Omit<ClassifyOptions, 'signal'>;
 }
 

@@ -24,11 +24,13 @@ export function serve(port: Port): void {
       reply({call, value: {info: clip.info, backend: clip.backend}});
     } else if (request.kind === 'classify' || request.kind === 'embed') {
       if (!clip) throw new BioClipError('worker', 'no bundle has been loaded in this worker');
-      const {image} = request;
+      const {images} = request;
+      const options = {...request.options, signal};
       try {
-        reply({call, value: await clip[request.kind](image, {...request.options, signal})});
+        const value = request.kind === 'embed' ? clip.embed(images[0], options) : clip.classify(images, options);
+        reply({call, value: await value});
       } finally {
-        if (is(image, 'ImageBitmap')) image.close();
+        for (const image of images) if (is(image, 'ImageBitmap')) image.close();
       }
     }
   }

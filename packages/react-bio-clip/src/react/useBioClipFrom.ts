@@ -15,7 +15,7 @@ export interface UseBioClip<C extends BioClip = BioClip> {
   /** While loading, once something has arrived. */
   progress: Progress | null;
   error: Error | null;
-  classify: (image: ImageInput, options?: ClassifyOptions) => Promise<Answer>;
+  classify: (image: ImageInput | readonly ImageInput[], options?: ClassifyOptions) => Promise<Answer>;
 }
 
 type State<C extends BioClip> = Omit<UseBioClip<C>, 'classify'>;
@@ -75,7 +75,7 @@ export function useBioClipFrom<S, C extends BioClip>(
     };
   }, [source, backend]);
 
-  const classify = useCallback(async (image: ImageInput, asked: ClassifyOptions = {}) => {
+  const classify = useCallback(async (image: ImageInput | readonly ImageInput[], asked: ClassifyOptions = {}) => {
     const now = current.current;
     if (!now) throw new Error('the model is not loaded yet: wait until status is "ready"');
     const {signal, release} = either(now.signal, asked.signal);
