@@ -5,7 +5,7 @@
 # make demo       the page in which the model answers, made from data/convert/tfjs and served on this machine
 # make docs       the documentation as a site, in site/; links are checked
 # make init PHOTOS="my photos"   look at photographs and machine, write params.yaml; also LIST=species.txt HOURS=2
-# make preset NAME=insects PHOTOS=folder WEIGHTS=file    put a preset's params.yaml and its data in place
+# make preset NAME=photographs PHOTOS=folder WEIGHTS=tower START=file   put a preset's params.yaml and its data in place
 
 SHELL := bash
 # Not that of .venv, which is deleted while the other environments are made anew.
@@ -86,4 +86,4 @@ init: $(MAIN)
 	python -m bioclip_lite init $${LIST:+"--list=$$LIST"} $${HOURS:+"--hours=$$HOURS"} -- "$${PHOTOS:?is missing; name the folder of your photographs}"
 
 preset: $(MAIN)
-	python -m bioclip_lite preset "$$NAME" $${PHOTOS:+"--photos=$$PHOTOS"} $${WEIGHTS:+"--weights=$$WEIGHTS"}
+	python -m bioclip_lite preset "$$NAME" $${PHOTOS:+"--photos=$$PHOTOS"} $${WEIGHTS:+"--weights=$$WEIGHTS"} $${START:+"--weights=$$START"}

@@ -18,31 +18,36 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_text("index: mine\n")
     (tmp_path / "photos").mkdir()
     (tmp_path / "tower.safetensors").write_bytes(b"weights")
+    (tmp_path / "start.safetensors").write_bytes(b"other weights")
     sh("git init -q && git add -A && git commit -qm start", tmp_path)
     return tmp_path
 
 
 def test_params_photos_and_weights_are_put_in_place(repository: Path) -> None:
     for _ in range(2):
-        preset.put_in_place("birds", Path("photos"), Path("tower.safetensors"))
+        preset.put_in_place("birds", Path("photos"), [Path("tower.safetensors"), Path("start.safetensors")])
     assert Path("params.yaml").read_text() == "index: birds\n"
     assert Path("data/photos").resolve() == (repository / "photos").resolve()
-    assert Path("data/weights/tower.safetensors").read_bytes() == b"weights"
+    assert {path.name: path.read_bytes() for path in Path("data/weights").iterdir()} == {
+        "tower.safetensors": b"weights",
+        "start.safetensors": b"other weights",
+    }
 
 
 def test_mistakes_change_nothing(repository: Path) -> None:
     for name, photos, weights, message in (
-        ("fish", None, None, "choose one of birds"),
-        ("birds", Path("nowhere"), None, "--photos nowhere is not a folder"),
-        ("birds", None, Path("nothing"), "--weights nothing is not a file"),
+        ("fish", None, [], "choose one of birds"),
+        ("birds", Path("nowhere"), [], "--photos nowhere is not a folder"),
+        ("birds", None, [Path("tower.safetensors"), Path("nothing")], "--weights nothing is not a file"),
     ):
         with pytest.raises(UserError, match=message):
             preset.put_in_place(name, photos, weights)
     assert Path("params.yaml").read_text() == "index: mine\n"
+    assert not list(Path("data/weights").iterdir())
 
 
 def test_uncommitted_parameters_are_kept(repository: Path) -> None:
     Path("params.yaml").write_text("index: edited\n")
     with pytest.raises(UserError, match="would be lost"):
-        preset.put_in_place("birds", None, None)
+        preset.put_in_place("birds", None, [])
     assert Path("params.yaml").read_text() == "index: edited\n"
