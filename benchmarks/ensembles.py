@@ -48,7 +48,7 @@ logits: {{views: 1, logit_scale: given}}
 distill: {{text_tower: null, teachers: [model, second]}}
 prune: {{}}
 quantize: {{}}
-convert: {{}}
+convert: {{taxa_bytes: null, over_budget: refuse}}
 evaluate: {{also: [teacher-second, ensemble]}}
 """
 

@@ -70,7 +70,7 @@ logits: {{views: 1, logit_scale: given}}
 distill: {{text_tower: null}}
 prune: {{}}
 quantize: {{}}
-convert: {{}}
+convert: {{taxa_bytes: null, over_budget: refuse}}
 evaluate: {{also: []}}
 """
 

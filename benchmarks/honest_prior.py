@@ -27,6 +27,7 @@ from bioclip_lite.taxa.label_space import read_labels
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.teacher_cache import store
+from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_file, replacing
 from bioclip_lite.utils.randomness import generator
 from bioclip_lite.web import confidence, prior_fitting
@@ -45,8 +46,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--draws", type=int, default=200, help="of calibration photographs (default: 200)")
     options = parser.parse_args()
-    check_file(OUTPUT, TITLE)
-    text = "\n\n".join([TITLE, prior(options), recalibration(options), observations(options), NOTES])
+    try:
+        check_file(OUTPUT, TITLE)
+        text = "\n\n".join([TITLE, prior(options), recalibration(options), observations(options), NOTES])
+    except UserError as error:
+        print(f"honest_prior: {error}", file=sys.stderr)
+        return 1
     print(text)
     with replacing(OUTPUT) as scratch:
         scratch.write_text(text)

@@ -57,7 +57,7 @@ shard: {{counts: {{pretrain: 0}}}}
 caption: {{}}
 prune: {{}}
 quantize: {{}}
-convert: {{}}
+convert: {{taxa_bytes: null, over_budget: refuse}}
 evaluate: {{also: []}}
 teacher: {{kind: lit, lit: {{weights: {weights}, epochs: 30}}}}
 logits: {{views: 2, logit_scale: given}}

@@ -66,7 +66,7 @@ distill:
   finetune: {{epochs: 0}}
 prune: {{}}
 quantize: {{}}
-convert: {{}}
+convert: {{taxa_bytes: null, over_budget: refuse}}
 evaluate: {{also: []}}
 """
 
@@ -116,9 +116,10 @@ def main() -> int:
     options = parser.parse_args()
     try:
         check_file(OUTPUT, TITLE)
+        known = finished_rows(options.rows)
         require(options.samples / "real_species" / "metadata.csv")
         with tempfile.TemporaryDirectory() as scratch:
-            rows = finished(options, Path(scratch), finished_rows(options.rows))
+            rows = finished(options, Path(scratch), known)
     except UserError as error:
         print(f"real: {error}", file=sys.stderr)
         return 1

@@ -37,12 +37,15 @@ PACKAGE = ROOT / "packages" / "react-bio-clip"
 BENCHMARKS = sorted(f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py"))
 Situation = Callable[[Path], Path]  # makes it in an empty folder; returns the path to name
 
-# For each option that writes a file: the rest of the command line, and the first line of what it writes.
-FILES = {
+# For each option that writes a file: the rest of the command line, and the first line of what it writes; None where an
+# earlier output is known by more than that, which the tests of the command have.
+FILES: dict[tuple[str, str], tuple[list[str], str | None]] = {
     ("predict", "--output"): (["x.png"], ",".join(csv_table.COLUMNS)),
     ("predict", "--log"): (["x.png"], predict.LOG),
     ("compare", "--csv"): (["HEAD"], ",".join(compare.COLUMNS)),
     ("init", "--output"): (["absent"], init.first_line(b"more\n")),
+    ("recalibrate", "--output"): (["names.csv"], None),
+    ("crate", "output"): ([], None),
     ("benchmarks/distill.py", "--out"): ([], "# Distilled students by loss"),
     ("benchmarks/int8.py", "--out"): ([], "# INT8 by way of rounding"),
     ("benchmarks/prune.py", "--out"): ([], "# Pruned students"),
@@ -50,9 +53,13 @@ FILES = {
     ("benchmarks/web.py", "--out"): (["--params", "absent.yaml"], "# The web model in a browser"),
 }
 # For each option that writes a folder: the rest of the command line.
-FOLDERS: dict[tuple[str, str], list[str]] = {("captioner", "--out"): [], ("relist", "--output"): ["list.txt"]}
+FOLDERS: dict[tuple[str, str], list[str]] = {
+    ("captioner", "--out"): [],
+    ("relist", "--output"): ["list.txt"],
+    ("export-cache", "folder"): [],
+}
 # Lines are added to these, behind what an earlier run has left.
-ROWS = {(f"benchmarks/{name}.py", "--rows") for name in ("distill", "list", "prune", "warmup", "web")}
+ROWS = {(f"benchmarks/{name}.py", "--rows") for name in ("distill", "list", "prune", "real", "warmup", "web")}
 ROWS |= {("search", "--storage")}
 CAMERAS = ("--format", "camtrap-dp", "--utc-offset", "+02:00", "--output", "new")
 # For each option that reads, or names the data folder: the rest of the command line. Of --data, stages and the other
@@ -63,6 +70,12 @@ READ: dict[tuple[str, str], list[str]] = {
     ("predict", "--data"): ["x.png"],
     **{("predict", option): ["x.png", *CAMERAS] for option in ("--deployments", "--package")},
     **{("relist", option): ["x.png", "--output", "new"] for option in ("--bundle", "--calibration", "--data")},
+    ("predict", "--calibration"): ["x.png"],
+    ("recalibrate", "table"): ["--output", "new"],
+    ("recalibrate", "--data"): ["x.png", "--output", "new"],
+    ("verify", "bundle"): ["--key", "x.png"],
+    ("verify", "--key"): ["x.png"],
+    ("export-cache", "--data"): ["new"],
     ("search", "space"): ["--params", str(ROOT / "tests/tiny.yaml")],
     ("search", "--params"): ["x.png"],
     ("search", "--data"): ["x.png", "--params", str(ROOT / "tests/tiny.yaml")],
@@ -78,7 +91,8 @@ READ: dict[tuple[str, str], list[str]] = {
 READ_BY_BENCHMARKS = {
     *((f"benchmarks/{name}.py", "--data") for name in ("backoff", "distill", "epoch", "int8", "prune", "warmup")),
     *((f"benchmarks/{name}.py", "--params") for name in ("distill", "epoch", "int8", "prune", "warmup", "web")),
-    *((f"benchmarks/{name}.py", "--samples") for name in ("ensembles", "list", "warmup")),
+    *((f"benchmarks/{name}.py", "--samples") for name in ("ensembles", "honest", "list", "real", "warmup")),
+    *(("benchmarks/honest.py", "--kept"), ("benchmarks/honest_prior.py", "--data")),
     ("benchmarks/taxonomy.py", "--duckdb"),
     *(("benchmarks/int8.py", option) for option in ("--students", "--samples")),
     *(("benchmarks/data.py", option) for option in ("--photographs", "--img2dataset")),
@@ -107,6 +121,11 @@ def run(command: str, arguments: list[str]) -> tuple[int, str]:
         except SystemExit as end:
             status = int(end.code or 0)
     return status, said.getvalue()
+
+
+def given(option: str, path: Path) -> list[str]:
+    """An option, or an argument without a name, on the command line."""
+    return [option, str(path)] if option.startswith("-") else [str(path)]
 
 
 def path_options(command: str) -> set[tuple[str, str]]:
@@ -230,14 +249,14 @@ def refused(command: str, arguments: list[str], path: Path, here: Path) -> None:
 @pytest.mark.parametrize(("command", "option"), FILES)
 def test_a_file_is_written_over_nothing_else(command: str, option: str, situation: str, here: Path) -> None:
     path = {**REFUSED_ALWAYS, "an empty folder": empty}[situation](here)
-    refused(command, [*FILES[command, option][0], option, str(path)], path, here)
+    refused(command, [*FILES[command, option][0], *given(option, path)], path, here)
 
 
 @pytest.mark.parametrize("situation", REFUSED_ALWAYS)
 @pytest.mark.parametrize(("command", "option"), FOLDERS)
 def test_a_folder_is_written_over_nothing_else(command: str, option: str, situation: str, here: Path) -> None:
     path = REFUSED_ALWAYS[situation](here)
-    refused(command, [*FOLDERS[command, option], option, str(path)], path, here)
+    refused(command, [*FOLDERS[command, option], *given(option, path)], path, here)
 
 
 @pytest.mark.parametrize("situation", [*REFUSED_ALWAYS, "an empty folder"])
@@ -252,7 +271,7 @@ def test_rows_are_added_to_rows_only(command: str, option: str, situation: str, 
     refused(command, arguments, path, here)
 
 
-@pytest.mark.parametrize(("command", "option"), FILES)
+@pytest.mark.parametrize(("command", "option"), [case for case, (_, line) in FILES.items() if line])
 def test_an_earlier_output_is_no_obstacle(command: str, option: str, here: Path) -> None:
     more, line = FILES[command, option]
     earlier, blank = here / "earlier", here / "blank"
@@ -308,8 +327,7 @@ def test_what_is_read_stays(command: str, option: str, situation: str, repositor
     if path.name == "pipe" and option == "--params":
         pytest.skip("a pipe may hold parameters")
     before = content(repository)
-    named = [option, str(path)] if option.startswith("-") else [str(path)]
-    status, said = run(command, [*READ[command, option], *named])
+    status, said = run(command, [*READ[command, option], *given(option, path)])
     if status == 0:  # folders of photographs, and files of weights, are what a preset asks for
         assert command == "preset" and Path("params.yaml").read_text() == "index: birds\n"
         del before["params.yaml"]

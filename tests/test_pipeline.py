@@ -222,7 +222,7 @@ ON_REQUEST = {
     "logits": ["data/caption"],
     "convert": [
         *("data/distill", "packages/react-bio-clip/bin/text.mjs"),
-        *(file for kind in ("text", "list") for file in stage_code.code("convert", kind)),
+        *(file for kind in ("text", "list", "tflite", "prior") for file in stage_code.code("convert", kind)),
     ],
     "evaluate": [
         *stage_code.code("evaluate", "suite"),

@@ -71,7 +71,7 @@ def test_an_edit_of_a_template_is_an_edit_of_code(monkeypatch: pytest.MonkeyPatc
 
 def test_templates_are_installed_with_the_package() -> None:
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["bioclip_lite"]
-    beside = [path for path in module.PACKAGE.rglob("*") if path.suffix in module.RENDERED]
+    beside = [path for path in module.PACKAGE.rglob("*") if path.suffix in {*module.RENDERED, ".json"}]
     assert beside and {path for pattern in data for path in module.PACKAGE.glob(pattern)} == set(beside)
 
 

@@ -18,6 +18,7 @@ from bioclip_lite.commands.common import PARAMS, PHOTOS, command, committed, cop
 from bioclip_lite.planning import choices, speed, survey
 from bioclip_lite.sources.recognition import recognise
 from bioclip_lite.utils.command_line import new_parser
+from bioclip_lite.utils.defaults import defaults
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import check_file, check_place, replacing
 
@@ -118,7 +119,7 @@ def parameters(plan: choices.Plan, source: str, path: Path, species_list: Path |
         "distill": student,
         "prune": {"budget": budget, "epochs": choices.recovery(plan)},
         "quantize": {},
-        "convert": {},
+        "convert": {name: defaults()["convert"][name] for name in ("taxa_bytes", "over_budget")},
         "evaluate": {"prompts": {"templates": ["plain"]}, "speed": {"sizes": []}},
     }
     head = f"# {plan.teacher.about}.\n# docs/parameters.md lists all parameters; what is not here has their defaults.\n"

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 @command("recalibrate")
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    check_output(options.output, lambda path: bool(sites.read_site(path)))
+    check_output(options.output, sites.is_site)
     confirmed, model, sha256 = sites.read_confirmed(options.table, read_labels(options.data).leaves)
     found = site.recalibrate(confirmed)
     print(f"recalibrate: {sentence(found)}")

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from bioclip_lite.evaluation.fitting import FITTED_ON_AT_MOST, Fit
 from bioclip_lite.evaluation.predictions import FITTED_ON, SPLIT, Predictions, identity_of
-from bioclip_lite.metrics import backoff, calibration, off_list
+from bioclip_lite.metrics import backoff, calibration, off_list, off_list_summary
 from bioclip_lite.metrics.summary import Columns, Strata, agreement, summarise
 from bioclip_lite.taxa.label_space import Labels, Truth, observations
 from bioclip_lite.taxa.taxonomy import label_rank
@@ -265,7 +265,7 @@ def _off_list(
         return None
     drawn = off_list.hidden(test["key"].to_pylist(), truth.nodes, labels.node_of_leaf, off_list.SHARE)
     covered = strata["in_calibration",]
-    found = off_list.summarise(scores, drawn, covered, labels.node_of_leaf, groups, *resampling)
+    found = off_list_summary.summarise(scores, drawn, covered, labels.node_of_leaf, groups, *resampling)
     return {**fit.off_list, **found}
 
 

@@ -140,9 +140,10 @@ into its section of `params.yaml`, or change it for one experiment: `dvc exp run
 that `params.yaml` leaves out, write `++`: `dvc exp run -S ++prune.steps=3`. A change runs again the stages that read
 the parameter and the stages that depend on those.
 
-`params.yaml` must hold every section, `index.path` and `distill.text_tower`, since `dvc.yaml` names them; a section may
-be empty (`{}`). Mappings such as `index.split` may be given in part. Lists, and mappings with a default of their own
-such as `prune.budget`, replace the default as a whole."""
+`params.yaml` must hold every section, `index.path`, `distill.text_tower`, `convert.taxa_bytes` and
+`convert.over_budget`, since `dvc.yaml` names them; other sections may be empty (`{}`). Mappings such as `index.split`
+may be given in part. Lists, and mappings with a default of their own such as `prune.budget`, replace the default as a
+whole."""
 
 
 def reference_page() -> str:

@@ -19,10 +19,19 @@ KIND = "bioclip-lite thresholds of a site"
 
 def read_site(path: Path) -> dict[str, Any]:
     """Read a file of ``recalibrate``. Raises UserError for another one."""
-    about: dict[str, Any] = read_json(require(path))
-    if about.get("kind") != KIND:
+    if not is_site(path):
         raise UserError(f"{path} is no file of recalibrate")
+    about: dict[str, Any] = read_json(path)
     return about
+
+
+def is_site(path: Path) -> bool:
+    """Whether a file is one of ``recalibrate``."""
+    try:
+        about = read_json(require(path))
+    except ValueError:
+        return False
+    return isinstance(about, dict) and about.get("kind") == KIND
 
 
 def read_confirmed(table: Path, leaves: Sequence[TaxonPath]) -> tuple[list[Confirmed], str, str]:

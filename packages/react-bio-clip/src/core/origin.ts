@@ -130,7 +130,7 @@ function bundledReader(source: Bundled | BundledText): Reader {
   return async (name, options) => {
     const manifest = manifests[name as Manifest];
     if (manifest) return new TextEncoder().encode(JSON.stringify(manifest));
-    if (isFixed(name)) {
+    if (isFixed(name) && !(name in manifests)) {
       const parsed =
         'publicKey is not for {bundle, files}, whose manifest was parsed and has other bytes than were signed';
       throw new BioClipError('argument', parsed, name);
