@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from snakemake.dag import DAG
-from snakemake.exceptions import WorkflowError
+from snakemake.exceptions import MissingInputException, WorkflowError
 from snakemake.logging import logger
 from snakemake.shell import shell
 
@@ -295,8 +295,11 @@ def manifests_stay():
         forcerules=workflow.dag.forcerules,  # by a person, e.g. with --forcerun
         forcefiles=workflow.dag.forcefiles,
     )
-    with ThreadPoolExecutor(1) as pool:  # this thread is in the midst of making the graph of all jobs
-        pool.submit(workflow.async_run, dag.init()).result()
+    try:
+        with ThreadPoolExecutor(1) as pool:  # this thread is in the midst of making the graph of all jobs
+            pool.submit(workflow.async_run, dag.init()).result()
+    except MissingInputException:  # what they were made from was not pulled; the graph of all jobs takes them as they are
+        return False
     return not any(dag.needrun_jobs())
 
 
