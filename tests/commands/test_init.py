@@ -14,7 +14,7 @@ from bioclip_lite.planning.speed import Machine
 from bioclip_lite.utils import yaml_files
 from bioclip_lite.utils.errors import UserError
 from support.checkout import sh
-from support.photographs import encoded, picture
+from support.photographs import GANNET, encoded, picture, row, write_folder
 from support.raw_forms import put, serving, write_csv
 
 SPECIES = ("Bellis perennis", "Morus alba", "Morus bassanus")
@@ -69,6 +69,27 @@ def test_subfolders_with_spaces_and_a_list(repository: Path, capsys: pytest.Capt
     assert found["shard"]["counts"]["pretrain"] == 0 and found["shard"]["max_side"] is None
     assert len(Path("params.yaml").read_text().splitlines()) < 16
     params.check_sources(found)
+
+
+@pytest.mark.parametrize(("nameless", "learned_from"), [(40, True), (31, False)])
+def test_photographs_without_a_name_teach_the_student(
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    nameless: int,
+    learned_from: bool,
+) -> None:
+    monkeypatch.setattr(hub, "whereabouts", lambda _: "cache")
+    photographs = [row(f"{i}.jpg", GANNET) for i in range(8)]
+    photographs += [row(f"unknown-{i}.jpg", (None,) * 7) for i in range(nameless)]
+    assert init.main([str(write_folder(repository.parent / "photos", photographs)), "--hours", "2"]) == 0
+    said = capsys.readouterr().out
+    assert f"no name      {nameless} photographs" in said
+    assert ("the student learns the teacher's answers to them" in said) == learned_from
+    found = written()
+    assert found["index"]["unlabelled"] == ("keep" if learned_from else "leave_out")
+    assert found["shard"]["counts"]["unlabelled"] == int(learned_from)
+    assert found["distill"]["splits"] == ["train", "unlabelled"][: 1 + learned_from]
 
 
 def test_an_export_of_addresses_is_looked_at_by_a_few_photographs(

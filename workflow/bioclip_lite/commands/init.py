@@ -109,6 +109,8 @@ def parameters(plan: choices.Plan, source: str, path: Path, species_list: Path |
         "batch_size": plan.batch,
         "finetune": {"epochs": choices.fine_tuning(plan)},
     }
+    if "unlabelled" in plan.counts:
+        index["unlabelled"], student["splits"] = "keep", ["train", "unlabelled"]
     budget = {"macs": 0.75 if "weights" in plan.student.section else 0.5}
     sections = {
         "index": {name: value for name, value in index.items() if value is not None},
@@ -173,6 +175,8 @@ def _chosen(plan: choices.Plan) -> Iterator[str]:
         f"training     {plan.views} views per photograph, {plan.epochs} epochs"
         + (f"; photographs are packed at {plan.max_side} pixels" if plan.max_side else "")
     )
+    if "unlabelled" in plan.counts:
+        yield "unlabelled   photographs without a name: the student learns the teacher's answers to them"
     yield ""
     yield from (f"{stage:12} {_duration(seconds):>12}" for stage, seconds in plan.seconds.items())
     yield f"{'all':12} {_duration(3600 * plan.hours):>12}   computed from rates that were measured just now"

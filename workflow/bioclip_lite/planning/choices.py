@@ -22,6 +22,7 @@ _MARGIN = 0.8  # of the hours, as rates are measured on a moment of this machine
 _LEAST_EPOCHS, _MOST_EPOCHS = 20, 40  # of a student that starts from published weights
 _MOST_FROM_NOTHING = 100
 _BATCH, _BATCH_ON_A_GPU = 32, 128
+_ENOUGH_WITHOUT_NAMES = 32  # photographs without a name: fewer are left out
 _SECOND = 0.5  # of the first processor's worth to a training, that each further one has
 
 
@@ -249,6 +250,9 @@ def _filled(
 ) -> Plan:
     """A plan with as many epochs as there is time for."""
     counts = shards(found, machine.cores)
+    without = unlabelled(found, teacher)
+    if without:
+        counts["unlabelled"] = max(1, without // _PER_SHARD)
     plan = Plan(teacher, student, image_size, views, 1, counts, max_side(seen), batch_size(machine), {})
 
     def with_epochs(epochs: int) -> Plan:
@@ -272,6 +276,11 @@ def numbers(found: Survey) -> dict[str, float]:
     own = found.splits.total()
     dealt = defaults()["index"]["split"]
     return {split: found.splits[split] + (found.photographs - own) * dealt[split] for split in SHARES}
+
+
+def unlabelled(found: Survey, teacher: Teacher) -> int:
+    """Photographs without any name from which the student learns the answers of a teacher that knows more than it."""
+    return found.unnamed if teacher.kind != "train" and found.unnamed >= _ENOUGH_WITHOUT_NAMES else 0
 
 
 def shards(found: Survey, cores: int) -> dict[str, int]:
@@ -300,12 +309,13 @@ def recovery(plan: Plan) -> int:
 
 def estimate(plan: Plan, found: Survey, seen: Look, rates: Rates, machine: Machine) -> dict[str, float]:
     """Seconds per stage. What does not grow with photographs was measured once, on 2 processors: benchmarks/init.md."""
-    split, photographs, cores = numbers(found), found.photographs, machine.cores
+    split, cores, without = numbers(found), machine.cores, unlabelled(found, plan.teacher)
+    photographs, learned = found.photographs + without, split["train"] + without
     side_by_side = min(cores, plan.counts["train"] + 1)
     half = max(1, min(8, cores // 2))
     embed = (rates.embed(plan.teacher) if plan.teacher.kind != "train" else rates.view) * plan.teacher.times
     step = (rates.step(plan.student, plan.image_size) + rates.view) / (1 if machine.gpu else 1 + _SECOND * (half - 1))
-    shown = split["train"] * plan.views + photographs - split["train"]
+    shown = learned * plan.views + photographs - learned
     at_once = 1 if machine.gpu else side_by_side  # a GPU works for one job after the other
     fetch = photographs * seen.fetch / 4  # four at a time from one server
     return {
@@ -314,8 +324,8 @@ def estimate(plan: Plan, found: Survey, seen: Look, rates: Rates, machine: Machi
         "caption": 5 + photographs * 0.0005,
         "teacher": _teacher_seconds(plan.teacher, split, rates),
         "logits": 20 + shown * (embed / at_once + rates.view / side_by_side) + len(found.taxa) * rates.text,
-        "distill": 30 + (plan.epochs + fine_tuning(plan)) * (split["train"] + 0.3 * split["val"]) * step,
-        "prune": 30 + (recovery(plan) + 1) * split["train"] * step,
+        "distill": 30 + (plan.epochs + fine_tuning(plan)) * (learned + 0.3 * split["val"]) * step,
+        "prune": 30 + (recovery(plan) + 1) * learned * step,
         "quantize": 10 + 60 * (plan.image_size / 224) ** 2 / half,
         "convert": 20,
         "evaluate": 40 + 12 * split["test"] * step + 4 * 200 * rates.text,

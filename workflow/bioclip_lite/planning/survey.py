@@ -242,10 +242,11 @@ def _terms(found: Survey) -> Iterator[str]:
 
 def _left_out(found: Survey) -> Iterator[str]:
     parts = [f"{n:,} {reason}" for reason, n in found.rejects.most_common(4)]
-    parts += [f"{found.unnamed:,} without a name"] * bool(found.unnamed)
     parts += [f"{found.unlisted:,} of taxa that the list lacks"] * bool(found.unlisted)
     if parts:
         yield f"left out     {', '.join(parts)}"
+    if found.unnamed:
+        yield f"no name      {found.unnamed:,} photographs"
 
 
 def _some(texts: Iterable[str]) -> str:
