@@ -89,21 +89,21 @@ class Way(NamedTuple):
 
 CONTROL, STUDENT = Way("control"), Way("student")
 UNLABELLED = Way("student", (("splits", ("train", "unlabelled")),))
-FEW = (5, 1)  # labels per species
+LABELS = (None, 5, 1)  # per species
 SIZES = (96, 160)
 LONGER = 3 * STEPS
 Run = tuple[Collection, Way]
 TABLES: dict[str, list[Run]] = {
-    "labels": [
-        *((Collection(None), way) for way in (CONTROL, STUDENT)),
-        *((Collection(n), way) for n in FEW for way in (CONTROL, STUDENT, UNLABELLED)),
+    "labels": [(Collection(n, 0), way) for n in LABELS for way in (CONTROL, STUDENT)],
+    "unlabelled": [
+        *((Collection(5, 0), STUDENT), (Collection(5), UNLABELLED)),
+        *((Collection(1, 0), STUDENT), *((Collection(1, times), UNLABELLED) for times in (1, 4))),
     ],
-    "unlabelled": [(Collection(1, times), UNLABELLED) for times in (1, 4)],
-    "steps": [(Collection(None), Way(way.job, steps=LONGER)) for way in (CONTROL, STUDENT)],
+    "steps": [(Collection(None, 0), Way(way.job, steps=LONGER)) for way in (CONTROL, STUDENT)],
     "sizes": [
-        (Collection(None), Way(way.job, (("image_size", size),))) for size in SIZES for way in (CONTROL, STUDENT)
+        (Collection(None, 0), Way(way.job, (("image_size", size),))) for size in SIZES for way in (CONTROL, STUDENT)
     ],
-    "teachers": [(Collection(n, teacher=IMAGENET), STUDENT) for n in (5, None)],
+    "teachers": [(Collection(n, 0, IMAGENET), STUDENT) for n in (5, None)],
 }
 
 
@@ -161,11 +161,13 @@ def make(options: argparse.Namespace, collection: Collection, folder: Path) -> P
     data, samples = folder / "data", options.samples.resolve()
     photos = data / "photos"
     photos.mkdir(parents=True)
-    (photos / "images").symlink_to(samples / "real_species" / "images")
     (data / "weights").symlink_to(samples / "weights")
     photographs = [row for row in read_csv(samples / "real_species" / "metadata.csv") if row["class"] == "Insecta"]
     rows = list(without_labels(photographs, collection))
     write_csv(photos / "metadata.csv", rows)
+    for row in rows:  # no others: a photograph in the folder that the table does not list would be unlabelled
+        (photos / row["file"]).parent.mkdir(parents=True, exist_ok=True)
+        (photos / row["file"]).symlink_to(samples / "real_species" / row["file"])
     some = any(not row["split"] for row in rows)
     file = folder / "params.yaml"
     chosen = {"unlabelled": "keep" if some else "leave_out", "shards": int(some), "batch": BATCH}
@@ -265,59 +267,31 @@ def page(options: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> str:
 
 def by_labels(seeds: int, rows: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield from ("## Labels per species", "")
-    yield from table("labels per species", "photographs", "teacher", "control", "student", "student and unlabelled")
-    differences = []
-    for n in (None, *FEW):
-        collection = Collection(n)
-        ways = [CONTROL, STUDENT, *([UNLABELLED] if n else [])]
-        runs = {way: trained(rows, collection, way, seeds) for way in ways}
-        taught = rows[name_of(collection, None, 0)]
-        count = str(taught["photographs"])
-        if n:
-            count += f", unlabelled {runs[UNLABELLED][0]['photographs'] - taught['photographs']}"
-        cells = [
-            spread([row["test"] for row in runs[way]]) if way in runs else "" for way in (CONTROL, STUDENT, UNLABELLED)
-        ]
-        yield line(n or "all", count, f"{taught['test']:.1f}", *cells)
-        best = runs[ways[-1]]
-        differences.append(
-            line(
-                n or "all",
-                difference(runs[STUDENT], runs[CONTROL]),
-                difference(best, runs[STUDENT]) if n else "",
-                difference(best, runs[CONTROL]),
-                difference(best, [taught] * seeds),
-                f"{100 * statistics.mean(row['test'] for row in best) / taught['test']:.1f}",
-            )
-        )
-    yield ""
     yield from table(
-        "labels per species",
-        "student less control",
-        "with unlabelled less without",
-        "the better less control",
-        "the better less teacher",
-        "of the teacher's, %",
+        *("labels per species", "photographs", "teacher", "control", "student"),
+        *("student less control", "student less teacher", "of the teacher's, %"),
     )
-    yield from differences
+    for n in LABELS:
+        collection = Collection(n, 0)
+        control, student = (trained(rows, collection, way, seeds) for way in (CONTROL, STUDENT))
+        taught = rows[name_of(collection, None, 0)]
+        accuracies = [[row["test"] for row in runs] for runs in (control, student)]
+        share = 100 * statistics.mean(accuracies[1]) / taught["test"]
+        cells = f"{taught['test']:.1f}", *map(spread, accuracies), difference(student, control)
+        yield line(n or "all", taught["photographs"], *cells, difference(student, [taught] * seeds), f"{share:.1f}")
 
 
 def by_unlabelled(seeds: int, rows: dict[str, dict[str, Any]]) -> Iterator[str]:
-    yield from (
-        "## Unlabelled photographs",
-        "",
-        "One label per species, as many unlabelled photographs as labelled ones:",
-        "",
-    )
-    yield from table("times", "unlabelled", "student", "less the student without")
-    without = trained(rows, Collection(1), STUDENT, seeds)
-    known = without[0]["photographs"]
-    yield line(0, 0, spread([row["test"] for row in without]), "")
-    for collection in (Collection(1, 1), Collection(1, 4), Collection(1)):
-        runs = trained(rows, collection, UNLABELLED, seeds)
-        count = runs[0]["photographs"] - known
-        cells = spread([row["test"] for row in runs]), difference(runs, without)
-        yield line(f"{count / known:.1f}", count, *cells)
+    yield from ("## Unlabelled photographs", "")
+    columns = "labels per species", "labelled", "unlabelled", "student", "student less the one without", "less control"
+    yield from table(*columns)
+    for collection, way in TABLES["unlabelled"]:
+        plain = Collection(collection.labelled, 0)
+        runs, without = trained(rows, collection, way, seeds), trained(rows, plain, STUDENT, seeds)
+        known = without[0]["photographs"]
+        cells = spread([row["test"] for row in runs]), difference(runs, without) if way == UNLABELLED else ""
+        against = difference(runs, trained(rows, plain, CONTROL, seeds))
+        yield line(collection.labelled, known, runs[0]["photographs"] - known, *cells, against)
 
 
 def by_change(title: str, name: str, changed: dict[str, dict[str, Run]], seeds: int, rows: Any) -> Iterator[str]:
@@ -338,7 +312,7 @@ def by_teacher(seeds: int, rows: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield from table("labels per species", "image tower", "teacher", "student", "less the control")
     for (collection, _), tower in product(TABLES["teachers"], (INSECTS, IMAGENET)):
         of = collection._replace(teacher=tower)
-        control = trained(rows, Collection(collection.labelled), CONTROL, seeds)
+        control = trained(rows, Collection(collection.labelled, 0), CONTROL, seeds)
         student = trained(rows, of, STUDENT, seeds)
         cells = f"{rows[name_of(of, None, 0)]['test']:.1f}", spread([row["test"] for row in student])
         yield line(of.labelled or "all", tower, *cells, difference(student, control))
@@ -352,7 +326,7 @@ def pairs(table: str, *fixed: tuple[str, dict[str, Run]], value: Any) -> dict[st
     return changed
 
 
-SAME = {way.job: (Collection(None), way) for way in (CONTROL, STUDENT)}
+SAME = {way.job: (Collection(None, 0), way) for way in (CONTROL, STUDENT)}
 PAGES: dict[str, Callable[[int, dict[str, dict[str, Any]]], Iterator[str]]] = {
     "labels": by_labels,
     "unlabelled": by_unlabelled,
@@ -396,7 +370,16 @@ def line(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-NOTES = ""
+NOTES = """Read with it:
+
+- Distillation pays where labels are few: the teacher's image tower knows insects from many more photographs than are
+  here, and its answers to a photograph say more than the label does.
+- A seed changes the order of photographs and views, and the last layer. The photographs that keep their label are the
+  same for all seeds, and so is the teacher, which is tuned once for each number of labels.
+- The student ends below the teacher. It is no smaller than the teacher's image tower: 2.2 M of its 3.9 M parameters are
+  the same network, and the others lead to the teacher's 1,280 numbers. At 128 pixels it computes a third of what the
+  teacher does at 224.
+"""
 
 if __name__ == "__main__":
     sys.exit(main())
