@@ -22,12 +22,13 @@ def test_a_change_of_one_list_makes_its_bundle_and_no_other(thin_built: Path, tm
 
     (lists / "alps.csv").write_text("Morus alba\nMorus bassanus\n")
     stages, jobs = checkout.repro(folder)
-    assert (stages, jobs) == (["index", "convert"], {"relist": 1, "convert": 1})
+    # DVC tracks lists, and all that is converted, as one folder each: two stages start and find nothing to do.
+    assert (stages, jobs) == (["index", "convert", "evaluate"], {"relist": 1, "convert": 1})
     assert (bundles["alps"] / "model.json").read_text() != before["alps"]
     assert (bundles["coast"] / "model.json").read_text() == before["coast"]
 
     (lists / "gbif.csv").write_text("species,decimalLatitude,decimalLongitude,month\nMorus alba,47,9,5\n")
-    assert checkout.repro(folder) == (["index", "convert"], {"make_prior": 1, "convert": 1})
+    assert checkout.repro(folder) == (["index", "convert", "evaluate"], {"make_prior": 1, "convert": 1})
 
     set_parameter(folder, "convert.lists", ["coast.txt"])
     set_parameter(folder, "convert.prior", None)
