@@ -145,4 +145,4 @@ def test_types_are_found_and_refuse_mistakes(built: Path, tmp_path: Path) -> Non
         assert right.returncode == 0, right.stdout
         wrong = run(*command, "wrong.ts", folder=tmp_path)
         assert wrong.returncode
-        assert "'number' is not assignable to parameter of type 'ImageInput'" in wrong.stdout
+        assert "'number' is not assignable to parameter of type 'ImageInput | readonly ImageInput[]'" in wrong.stdout
