@@ -102,11 +102,12 @@ def one(options: argparse.Namespace, embedded: Path, folder: Path, seed: int) ->
     for part in ("index", "shard", "caption", "weights", "teacher/features"):
         (data / part).symlink_to(embedded / part)
     section = read_params(options, embedded, seed)
+    of_logits: Any = params.of_job(section, "logits", None)
     for name, one_teacher in teacher_sections(section["teacher"]).items():
         teacher.run(own_parameters(one_teacher), data, name)
         shards = [*shard_names(data, "calibration"), *shard_names(data, "test")]
         for job in ("taxa", *shards):
-            logits.run(section["logits"], data, job if name == FIRST else f"{name}/{job}")
+            logits.run(of_logits, data, job if name == FIRST else f"{name}/{job}")
     return {**measure(data), "CPU s": time.process_time() - began}
 
 

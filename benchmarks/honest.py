@@ -186,7 +186,7 @@ def trained(samples: Path, draw: int) -> dict[str, np.ndarray]:
             "index": index, "shard": shard, "caption": caption, "teacher": teacher, "logits": logits
         }  # fmt: skip
         for name, stage in stages.items():
-            stage.run(sections[name], data)
+            stage.run(params.of_job(sections, name, None), data)
         labels = read_labels(data)
         found = {"nodes": labels.node_of_leaf}
         for name in ("train", "calibration", "test"):

@@ -140,7 +140,8 @@ def train(section: dict[str, Any], data: Path) -> None:
     shard.run(section["shard"], data)
     caption.run(section["caption"], data)
     teacher.run(section["teacher"], data)
-    logits.run(section["logits"], data)
+    of_logits: Any = params.of_job(section, "logits", None)
+    logits.run(of_logits, data)
     distill.run(section["distill"], data, "student")
 
 

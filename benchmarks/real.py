@@ -175,7 +175,8 @@ def make(options: argparse.Namespace, collection: Collection, folder: Path) -> P
     section = params.load(file)
     for name, stage in (("index", index), ("shard", shard), ("caption", caption), ("teacher", teacher)):
         stage.run(section[name], data)
-    logits.run(section["logits"], data)
+    of_logits: Any = params.of_job(section, "logits", None)
+    logits.run(of_logits, data)
     return data
 
 
