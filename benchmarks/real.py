@@ -256,7 +256,8 @@ def page(options: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> str:
     lines = [
         TITLE,
         "",
-        f"`python benchmarks/real.py --only {' '.join(options.only)}`: species named right, in % of {len(first['right'])} test photographs of insects; "
+        f"`python benchmarks/real.py --only {' '.join(options.only)}`: species named right, in % of "
+        f"{len(first['right'])} test photographs of insects; "
         f"mean and standard deviation of {options.seeds} seeds. Differences are in points, with 95 % intervals by "
         "bootstrap over the photographs, each counted with its mean over the seeds. Each training takes "
         f"{STEPS} steps of {BATCH} photographs at 128 pixels unless its row says otherwise. {processor()}, one thread.",
