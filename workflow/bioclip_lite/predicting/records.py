@@ -178,14 +178,13 @@ def _answer(
 ) -> list[Record]:
     """Write one answer into the records of each observation; returns all records, in their order."""
     spoken = [[(record, said) for record, said in told if said] for told in complete]
-    pairs = [_as_one(told, where) for told in spoken if told]
-    expected = [where.expect(record) if where else None for record, _ in pairs]
+    asked = [_as_one(told, where) for told in spoken if told]
     for placed in (None, where) if where else (None,):
-        group = [(*pair, one) for pair, one in zip(pairs, expected, strict=True) if (one is None) == (placed is None)]
+        group = [one for one in asked if (one[2] is None) == (placed is None)]
         if group:
             _answer_group(group, labels, question, placed)
-    _look_for_others(pairs, labels, question)
-    for (answered, _), told in zip(pairs, filter(None, spoken), strict=True):
+    _look_for_others([(record, said) for record, said, _ in asked], labels, question)
+    for (answered, _, _), told in zip(asked, filter(None, spoken), strict=True):
         for record, said in told:
             for name in _SHARED:
                 record[name] = answered[name]
@@ -194,13 +193,17 @@ def _answer(
     return [record for told in complete for record, _ in told]
 
 
-def _as_one(told: Sequence[tuple[Record, Said]], where: Places | None) -> tuple[Record, Said]:
-    """The photograph of an observation whose place and month count, and the mean of the logits of all.
+def _as_one(told: Sequence[tuple[Record, Said]], where: Places | None) -> tuple[Record, Said, Expectation | None]:
+    """Merge an observation: the photograph whose place and month count, the mean of the logits, what is expected there.
 
-    Their softmax is the mean of the log-probabilities, made to sum to one.
+    The softmax of the mean is that of the log-probabilities' mean, made to sum to one.
     """
-    stated = (record for record, _ in told if where and where.expect(record))
-    return next(stated, told[0][0]), Said(np.mean([said.logits for _, said in told], axis=0), None)
+    merged = Said(np.mean([said.logits for _, said in told], axis=0), None)
+    for record, _ in told:
+        found = where.expect(record) if where else None
+        if found:
+            return record, merged, found
+    return told[0][0], merged, None
 
 
 def _answer_group(

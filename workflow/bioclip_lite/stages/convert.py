@@ -157,8 +157,7 @@ def _write_for_phones(params: "jobs.Phone", data: Path) -> None:
             "bytes": sum(file["bytes"] for file in files.values()),
             "provenance": manifest.signed_anew(about["provenance"], key),
         }
-        (folder / bundle.FILE).write_bytes(bundle.json_bytes(about) + b"\n")
-        manifest.sign(folder / bundle.FILE, key)
+        bundle.write_manifest(folder, about, key)
     report["files"] = {name: file["bytes"] for name, file in files.items()}
     write_json(data / "convert" / "tflite_report.json", report)
     print(
@@ -294,8 +293,7 @@ def _describe(
             **manifest.signed_by(key),
         },
     }
-    (folder / bundle.FILE).write_bytes(bundle.json_bytes(about) + b"\n")
-    manifest.sign(folder / bundle.FILE, key)
+    bundle.write_manifest(folder, about, key)
     return about
 
 

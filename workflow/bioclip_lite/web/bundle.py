@@ -257,6 +257,12 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def write_manifest(folder: Path, about: Mapping[str, Any], key: manifest.PrivateKey | None) -> None:
+    """Write bundle.json, and its signature if there is a key."""
+    (folder / FILE).write_bytes(json_bytes(about) + b"\n")
+    manifest.sign(folder / FILE, key)
+
+
 def json_bytes(value: Any) -> bytes:
     """Encode JSON in as few bytes as possible; equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()

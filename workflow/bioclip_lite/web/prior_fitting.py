@@ -377,6 +377,5 @@ def write_bundle(
         "bytes": sum(file["bytes"] for file in files.values()),
         "provenance": manifest.signed_anew(parent.about["provenance"], key),
     }
-    (folder / bundle.FILE).write_bytes(bundle.json_bytes(new) + b"\n")
-    manifest.sign(folder / bundle.FILE, key)
+    bundle.write_manifest(folder, new, key)
     return new

@@ -276,8 +276,7 @@ def write(
             "species_list_sha256": bundle.sha256(species_list.read_bytes()),
         },
     }
-    (folder / bundle.FILE).write_bytes(bundle.json_bytes(new) + b"\n")
-    manifest.sign(folder / bundle.FILE, key)
+    bundle.write_manifest(folder, new, key)
     return new
 
 

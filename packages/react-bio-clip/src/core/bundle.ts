@@ -23,7 +23,7 @@ export interface Bundle {
   model: Model;
   table: Table;
   tree: Tree;
-  /** Of place and month, if the bundle has one. */
+  /** The prior of place and month, if the bundle has one. */
   prior?: Prior;
 }
 

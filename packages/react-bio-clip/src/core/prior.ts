@@ -19,7 +19,7 @@ export interface Prior {
 
 /** Hold what a prior says of a place and a month. */
 export interface Expectation {
-  /** Of each taxon; the sum is one. */
+  /** A share for each taxon; the sum is one. */
   share: Float64Array;
   /** 1 for taxa that the table has, but not around the place or not around the month. */
   unexpected: Uint8Array;

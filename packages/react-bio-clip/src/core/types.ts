@@ -39,7 +39,7 @@ export interface Thresholds {
   ranks: Record<string, number | null>;
 }
 
-/** Where a photograph was taken, in degrees (WGS 84). */
+/** Latitude and longitude of a photograph, in degrees (WGS 84). */
 export interface Place {
   latitude: number;
   longitude: number;
@@ -192,7 +192,7 @@ export interface ClassifyOptions extends CallOptions {
   offList?: boolean;
   /** By rank, in place of the calibrated ones: those of your site (`recalibrate`). */
   thresholds?: Thresholds['ranks'];
-  /** Where it was taken. Counts if the bundle has a prior, `date` is given too, and the prior knows both. */
+  /** The place of the photograph. Counts if the bundle has a prior, `date` is given too, and the prior knows both. */
   place?: Place;
   /** When it was taken: a Date, or a text that begins with year and month, 2026-05. */
   date?: Date | string;
@@ -256,7 +256,7 @@ export interface Answer {
 export interface BioClip {
   readonly info: BundleInfo;
   readonly backend: string;
-  /** What one photograph shows, or what several of one observation, of one individual, show together. */
+  /** Name what a photograph shows, or what several photographs of one individual show together. */
   classify(image: ImageInput | readonly ImageInput[], options?: ClassifyOptions): Promise<Answer>;
   /** The unit embedding of an image, of length info.embedding. */
   embed(image: ImageInput, options?: CallOptions): Promise<Float32Array>;

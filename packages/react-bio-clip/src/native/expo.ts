@@ -48,7 +48,7 @@ export function readUri(uri: string): Promise<ArrayBuffer> {
   });
 }
 
-/** What is called of `ImageManipulator` of expo-image-manipulator. */
+/** The calls to `ImageManipulator` of expo-image-manipulator. */
 export interface Manipulator {
   manipulate(source: string): Rendering;
 }

@@ -4,7 +4,7 @@ import type {OpenModel} from '../core/bundle.js';
 import {BioClipError, throwIfAborted} from '../core/errors.js';
 import type {Model} from '../core/model.js';
 
-/** What is called of a model of react-native-fast-tflite, version 3 or newer. */
+/** The calls to a model of react-native-fast-tflite, version 3 or newer. */
 export interface TfliteModel {
   run(inputs: ArrayBuffer[]): Promise<ArrayBuffer[]>;
 }
