@@ -44,28 +44,8 @@ export function WhereField({onChange}: {onChange: (where: Where) => void}): Reac
       </label>
       {counts && (
         <div>
-          <label>
-            <span>Latitude</span>
-            <input
-              type="number"
-              min={-90}
-              max={90}
-              step="any"
-              value={latitude}
-              onChange={(e) => setLatitude(e.target.value)}
-            />
-          </label>
-          <label>
-            <span>Longitude</span>
-            <input
-              type="number"
-              min={-180}
-              max={180}
-              step="any"
-              value={longitude}
-              onChange={(e) => setLongitude(e.target.value)}
-            />
-          </label>
+          <Degrees name="Latitude" most={90} value={latitude} onChange={setLatitude} />
+          <Degrees name="Longitude" most={180} value={longitude} onChange={setLongitude} />
           <label>
             <span>Month</span>
             <input type="month" value={month} onChange={(event) => setMonth(event.target.value)} />
@@ -77,5 +57,28 @@ export function WhereField({onChange}: {onChange: (where: Where) => void}): Reac
         </div>
       )}
     </fieldset>
+  );
+}
+
+interface DegreesProps {
+  name: string;
+  most: number;
+  value: string;
+  onChange: (value: string) => void;
+}
+
+function Degrees({name, most, value, onChange}: DegreesProps) {
+  return (
+    <label>
+      <span>{name}</span>
+      <input
+        type="number"
+        min={-most}
+        max={most}
+        step="any"
+        value={value}
+        onChange={(event) => onChange(event.target.value)}
+      />
+    </label>
   );
 }
