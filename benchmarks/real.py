@@ -89,7 +89,7 @@ class Way(NamedTuple):
 
 CONTROL, STUDENT = Way("control"), Way("student")
 UNLABELLED = Way("student", (("splits", ("train", "unlabelled")),))
-LABELS = (None, 5)  # per species
+LABELS = (None, 5, 1)  # per species
 SIZES = (96, 160)
 LONGER = 3 * STEPS
 Run = tuple[Collection, Way]

@@ -211,6 +211,17 @@ def test_variants_that_are_not_made_cannot_be_evaluated() -> None:
         parameters.check(params)
 
 
+def test_an_ensemble_needs_no_finetuning_but_a_second_teacher() -> None:
+    params = copy.deepcopy(DEFAULT)
+    params["distill"]["finetune"]["epochs"] = 0
+    params["evaluate"]["also"] = ["ensemble"]
+    with pytest.raises(UserError, match=r"also has ensemble, but no teacher beside the first one"):
+        parameters.check(params)
+    params["teacher"]["ensemble"] = [{"name": "second", "seed": 1}]
+    params["evaluate"]["also"] = ["teacher-second", "ensemble"]
+    parameters.check(params)
+
+
 def test_further_teachers_are_the_first_but_for_what_differs() -> None:
     section = copy.deepcopy(DEFAULT["teacher"])
     options = {"drop_path_rate": 0.1}

@@ -287,11 +287,13 @@ def _wrong_initial_weights(teachers: Mapping[str, Any]) -> Iterator[str]:
 def _unknown_variants(params: dict[str, Any], teachers: Mapping[str, Any]) -> Iterator[str]:
     for variant in params["evaluate"]["also"]:
         name = variant_names.further_teacher(variant)
-        if name is None and not params["distill"]["finetune"]["epochs"]:
+        if variant == variant_names.BEFORE_FINETUNING and not params["distill"]["finetune"]["epochs"]:
             yield (
                 f"evaluate.also has {variant}, the student before its fine-tuning, but distill.finetune.epochs is 0: "
                 "take one of them back"
             )
+        elif variant == variant_names.ENSEMBLE and len(variant_names.members(params["evaluate"]["also"])) == 1:
+            yield f"evaluate.also has {variant}, but no teacher beside the first one; add teacher-NAME for each of them"
         elif name == FIRST or (name is not None and name not in teachers):
             further = ", ".join(other for other in teachers if other != FIRST) or "none"
             yield f"evaluate.also has {variant}, but teacher.ensemble has no {name}; there is {further}"
