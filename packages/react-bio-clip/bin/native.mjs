@@ -27,7 +27,9 @@ try {
   const names = Object.keys(JSON.parse(description).files).sort();
   for (const name of names) checkFileName(name, 'bundle.json');
   const asset = (name) => (name.endsWith('.bin') ? name : `${name}.bin`);
-  const there = [...names.map(asset), 'bundle.json', 'index.js', 'index.d.ts'].find((name) => existsSync(path.join(folder, name)));
+  const there = [...names.map(asset), 'bundle.json', 'index.js', 'index.d.ts'].find((name) =>
+    existsSync(path.join(folder, name)),
+  );
   const index = there && (await readFile(path.join(folder, 'index.js'), 'utf8').catch(() => ''));
   if (there && !index.startsWith(HEAD)) {
     throw new Error(

@@ -87,7 +87,10 @@ async function* tarImages(file: string): AsyncGenerator<ImageFile> {
     for (let offset = 0; ; ) {
       const {bytesRead} = await handle.read(header, 0, 512, offset);
       if (bytesRead < 512 || header[0] === 0) return;
-      const [prefix, last] = [header.toString('utf8', 345, 500), header.toString('utf8', 0, 100)].map(beforeNul) as [string, string];
+      const [prefix, last] = [header.toString('utf8', 345, 500), header.toString('utf8', 0, 100)].map(beforeNul) as [
+        string,
+        string,
+      ];
       const name = prefix ? `${prefix}/${last}` : last;
       const size = parseInt(header.toString('ascii', 124, 136), 8);
       const kind = String.fromCharCode(header[156]!);

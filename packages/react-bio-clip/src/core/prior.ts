@@ -71,7 +71,9 @@ export function expect(
   const month = monthOf(date);
   const before = (month + 11) % 12;
   const after = (month + 1) % 12;
-  const now = everywhere.map((_, i) => 2 * months[12 * i + month]! + months[12 * i + before]! + months[12 * i + after]!);
+  const now = everywhere.map(
+    (_, i) => 2 * months[12 * i + month]! + months[12 * i + before]! + months[12 * i + after]!,
+  );
   const always = everywhere.map((_, i) => sum(months.subarray(12 * i, 12 * i + 12)));
   if (!sum(here) || !sum(now)) return undefined;
   const ofPlace = ratios(here, 16, everywhere);

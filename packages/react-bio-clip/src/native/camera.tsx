@@ -88,7 +88,15 @@ const BUTTON = {minHeight: 48, justifyContent: 'center', alignItems: 'center'};
  * in the background.
  */
 export function BioClipCamera(props: NativeCameraProps): ReactNode {
-  const {classifyUri, continuous = false, interval = 300, facing = 'back', torch = false, styles = {}, children} = props;
+  const {
+    classifyUri,
+    continuous = false,
+    interval = 300,
+    facing = 'back',
+    torch = false,
+    styles = {},
+    children,
+  } = props;
   const labels = {...LABELS, ...props.labels};
   const latest = useRef(props);
   useEffect(() => {
@@ -188,8 +196,15 @@ export function BioClipCamera(props: NativeCameraProps): ReactNode {
 
   if (!permission) return <View style={styles.camera} />;
   if (!permission.granted) {
-    if (permission.canAskAgain) return message(labels.ask, button(labels.allow, () => void ask()));
-    return message(labels.refused, button(labels.settings, () => void Linking.openSettings()));
+    if (permission.canAskAgain)
+      return message(
+        labels.ask,
+        button(labels.allow, () => void ask()),
+      );
+    return message(
+      labels.refused,
+      button(labels.settings, () => void Linking.openSettings()),
+    );
   }
   if (isBusy) {
     const retry = () => {
