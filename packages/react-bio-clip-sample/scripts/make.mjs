@@ -6,6 +6,7 @@ import path from 'node:path';
 import {fileURLToPath} from 'node:url';
 
 import {decode, imageFiles, loadFolder} from '../../react-bio-clip/dist/core/node.js';
+import {moduleOf} from './module.mjs';
 
 const HERE = fileURLToPath(new URL('../', import.meta.url));
 const SAMPLE = 'bioclip-lite synthetic sample';
@@ -30,16 +31,9 @@ async function write(folder, shard) {
   clip.dispose();
   const names = Object.keys(bundle.files);
   const contents = await Promise.all(names.map((name) => readFile(path.join(folder, name))));
-  const files = names.map((name, i) => `  ${JSON.stringify(name)}: bytes('${contents[i].toString('base64')}'),\n`);
-  const lines = [
-    '// Written by scripts/make.mjs.',
-    'const bytes = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));',
-    `export const photo = bytes('${Buffer.from(photo.bytes).toString('base64')}');`,
-    `export const shows = ${JSON.stringify(photo.shows)};`,
-    `export default {bundle: ${JSON.stringify(bundle)}, files: {\n${files.join('')}}};\n`,
-  ];
+  const files = Object.fromEntries(names.map((name, i) => [name, contents[i]]));
   const unfinished = path.join(HERE, 'index.js.part');
-  await writeFile(unfinished, lines.join('\n'));
+  await writeFile(unfinished, moduleOf({bundle, files, ...photo}));
   await rename(unfinished, path.join(HERE, 'index.js'));
 }
 
@@ -48,7 +42,7 @@ async function firstNamed(clip, shard) {
   for await (const {key, bytes} of imageFiles([shard])) {
     const {answer} = await clip.classify(await decode(bytes));
     const isRight = answer?.rank === 'species' && key.startsWith(answer.name.toLowerCase().replace(' ', '_'));
-    if (isRight) return {bytes, shows: answer.name};
+    if (isRight) return {photo: bytes, shows: answer.name};
   }
   throw new Error(`the model names no photograph of ${shard}`);
 }
