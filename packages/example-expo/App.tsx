@@ -14,7 +14,7 @@ export default function App() {
       {status === 'loading' && <Text>Loading the model{progress && `, ${percent(progress)} %`} …</Text>}
       {status === 'error' && <Text accessibilityRole="alert">{error?.message}</Text>}
       <BioClipCamera
-        classifyUri={clip && clip.classifyUri}
+        classifyUri={clip?.classifyUri}
         continuous={continuous}
         interval={1000}
         remove={remove}

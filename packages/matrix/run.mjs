@@ -61,7 +61,14 @@ const APPLICATIONS = {
   async 'react-native-0.72'(folder) {
     await bundleFor(folder, makeBundle());
     for (const system of ['ios', 'android']) {
-      const names = ['--entry-file', 'index.js', '--bundle-output', `${system}.js`, '--assets-dest', `assets-${system}`];
+      const names = [
+        '--entry-file',
+        'index.js',
+        '--bundle-output',
+        `${system}.js`,
+        '--assets-dest',
+        `assets-${system}`,
+      ];
       await run('npx', ['react-native', 'bundle', '--platform', system, '--dev', 'false', ...names], folder);
       const code = await readFile(path.join(folder, `${system}.js`), 'utf8');
       if (!code.includes('classifyUri')) throw new Error(`${system}.js lacks the package`);
@@ -131,7 +138,9 @@ async function pack(folder) {
   await cp(path.join(PACKAGES, 'react-bio-clip-sample'), sample, {recursive: true});
   const sharp = createRequire(path.join(PACKAGE, 'package.json'))('sharp');
   const raw = {width: 20, height: 14, channels: 3};
-  const photo = await sharp(plain([255, 0, 0]).data, {raw}).jpeg({quality: 95}).toBuffer();
+  const photo = await sharp(plain([255, 0, 0]).data, {raw})
+    .jpeg({quality: 95})
+    .toBuffer();
   await writeFile(path.join(sample, 'index.js'), moduleOf({...makeBundle(), photo, shows: 'Morus bassanus'}));
   const tarballs = {};
   for (const source of [PACKAGE, sample]) {
@@ -186,7 +195,8 @@ try {
     rows.push(await check(name, path.join(folder, name), tarballs));
   }
   console.log('| application | passed | seen | time |\n|---|---|---|---|');
-  for (const {name, passed, seen, took} of rows) console.log(`| ${name} | ${passed ? 'yes' : 'NO'} | ${seen} | ${took} |`);
+  for (const {name, passed, seen, took} of rows)
+    console.log(`| ${name} | ${passed ? 'yes' : 'NO'} | ${seen} | ${took} |`);
   process.exitCode = rows.every(({passed}) => passed) ? 0 : 1;
 } finally {
   await rm(folder, {recursive: true});

@@ -9,7 +9,7 @@ export function summaryOf({answer, taxa, onList = 1}: Answer): {title: string; n
   if (onList < PROBABLY) return {title: 'Probably not on the list', note: nearest(taxa)};
   if (!answer) return {title: 'Not certain at any rank', note: nearest(taxa)};
   const {rank, name, commonNames, note} = answer;
-  const common = commonNames['en'];
+  const common = commonNames.en;
   const title = common === undefined ? name : `${common} (${name})`;
   return {title: rank === 'species' ? title : `A ${rank}: ${title}`, note};
 }

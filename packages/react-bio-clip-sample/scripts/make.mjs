@@ -24,7 +24,9 @@ async function write(folder, shard) {
   const bundle = JSON.parse(await readFile(path.join(folder, 'bundle.json'), 'utf8'));
   const from = bundle.attribution.map(({name}) => name);
   if (from.join() !== SAMPLE) {
-    throw new Error(`its model was made from ${from.join(', ')}, not from the built-in sample, and may not be yours to publish`);
+    throw new Error(
+      `its model was made from ${from.join(', ')}, not from the built-in sample, and may not be yours to publish`,
+    );
   }
   const clip = await loadFolder(folder);
   const photo = await firstNamed(clip, shard);

@@ -82,7 +82,7 @@ test('the shutter classifies a photograph, which is kept, and the preview goes o
   };
   const remove = () => assert.fail('photographs of the shutter stay');
   const onAnswer = (answer, photo) => photos.push([answer, photo]);
-  await show({classifyUri: null});
+  await show({classifyUri: undefined});
   assert.equal(buttons()[0].disabled, true); // the model loads
   await show({classifyUri, options: {topK: 2}, remove, onAnswer, onPhoto: (uri) => photos.push(uri)});
   await press('Take a photograph');
@@ -114,7 +114,7 @@ test('continuous answers delete their photographs, and rest in the background an
   await settle(30);
   assert.equal(answers, before);
   device.appState = 'active';
-  await show({classifyUri: null, continuous: true, interval: 1, remove});
+  await show({classifyUri: undefined, continuous: true, interval: 1, remove});
   assert.ok(signals.at(-1).aborted);
   assert.equal(device.files.size, 0);
 });

@@ -42,8 +42,8 @@ export interface NativeCameraStyles {
 }
 
 export interface NativeCameraProps {
-  /** `clip.classifyUri`, or null while the model loads: the preview runs, the shutter waits. */
-  classifyUri: ((uri: string, options?: ClassifyOptions) => Promise<Answer>) | null;
+  /** `clip.classifyUri`. Undefined while the model loads: the preview runs, the shutter waits. */
+  classifyUri: ((uri: string, options?: ClassifyOptions) => Promise<Answer>) | undefined;
   /** Answer again and again, without a shutter. */
   continuous?: boolean;
   /** Milliseconds of rest between continuous answers. */
