@@ -27,13 +27,14 @@ try {
   const names = Object.keys(JSON.parse(description).files).sort();
   for (const name of names) checkFileName(name, 'bundle.json');
   const asset = (name) => (name.endsWith('.bin') ? name : `${name}.bin`);
-  const there = [...names.map(asset), 'bundle.json', 'index.js', 'index.d.ts'].find((name) =>
-    existsSync(path.join(folder, name)),
-  );
-  const index = there && (await readFile(path.join(folder, 'index.js'), 'utf8').catch(() => ''));
-  if (there && !index.startsWith(HEAD)) {
+  const start = async (name) => (await readFile(path.join(folder, name), 'utf8').catch(() => '')).slice(0, HEAD.length);
+  const isOurs = (await start('index.js')) === HEAD;
+  const isThere = (name) => existsSync(path.join(folder, name));
+  const others = [...names.map(asset), 'bundle.json', 'index.js'].filter((name) => !isOurs && isThere(name));
+  if (isThere('index.d.ts') && (await start('index.d.ts')) !== HEAD) others.push('index.d.ts'); // older versions wrote none
+  if (others.length) {
     throw new Error(
-      `${there} exists there, was not written by bioclip-native, and would be overwritten; choose another folder`,
+      `${others[0]} exists there, was not written by bioclip-native, and would be overwritten; choose another folder`,
     );
   }
   await mkdir(folder, {recursive: true});

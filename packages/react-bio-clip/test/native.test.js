@@ -304,6 +304,18 @@ test('a bundle whose file names lead out of the folder is not copied', async () 
   await assert.rejects(access(path.join(folder, 'app')));
 });
 
+test('bioclip-native replaces its own files, and no types of others', async () => {
+  const target = path.join(folder, 'typed');
+  const types = path.join(target, 'index.d.ts');
+  for (let times = 0; times < 2; times++) await run(path.join(folder, 'bundle'), target);
+  assert.match(await readFile(types, 'utf8'), /BundledFiles/);
+  await writeFile(types, 'export const mine: 1;');
+  await assert.rejects(run(path.join(folder, 'bundle'), target), ({stderr}) =>
+    stderr.includes('index.d.ts exists there'),
+  );
+  assert.equal(await readFile(types, 'utf8'), 'export const mine: 1;');
+});
+
 test('bioclip-native explains itself', async () => {
   await assert.rejects(run(), ({code, stderr}) => code === 2 && /usage/.test(stderr));
   const isClear = ({code, stderr}) => code === 1 && /nowhere/.test(stderr) && !/ at /.test(stderr);
