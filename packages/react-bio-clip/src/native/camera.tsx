@@ -6,6 +6,7 @@ import type {ReactNode} from 'react';
 import {AppState, Linking, Pressable, Text, View} from 'react-native';
 
 import type {Answer, ClassifyOptions} from '../core/types.js';
+import {repeat, type PropsOf, type ViewOf} from '../react/camera.js';
 
 /** All texts of the component; replace them to translate it. */
 export interface NativeCameraLabels {
@@ -22,14 +23,8 @@ export interface NativeCameraLabels {
   failed: string;
 }
 
-export interface NativeCameraView {
-  answer: Answer | null;
-  /** A photograph is being classified. */
-  working: boolean;
-  error: Error | null;
-  /** The address of the photograph that was taken; null while the preview runs. */
-  photo: string | null;
-}
+/** The photograph is an address. */
+export type NativeCameraView = ViewOf<string>;
 
 /** Styles of the parts, as React Native's `style`. */
 export interface NativeCameraStyles {
@@ -41,26 +36,14 @@ export interface NativeCameraStyles {
   answer?: object;
 }
 
-export interface NativeCameraProps {
+export interface NativeCameraProps extends PropsOf<string, NativeCameraLabels> {
   /** `clip.classifyUri`. Undefined while the model loads: the preview runs, the shutter waits. */
   classifyUri: ((uri: string, options?: ClassifyOptions) => Promise<Answer>) | undefined;
-  /** Answer again and again, without a shutter. */
-  continuous?: boolean;
-  /** Milliseconds of rest between continuous answers. */
-  interval?: number;
   facing?: 'back' | 'front';
   torch?: boolean;
-  /** Options of each answer. */
-  options?: Omit<ClassifyOptions, 'signal'>;
-  onAnswer?: (answer: Answer, photo: string | null) => void;
-  /** Called with the address of a photograph of the shutter. */
-  onPhoto?: (photo: string) => void;
   /** Deletes the file of a continuous answer, which the camera leaves in the cache folder: `(uri) => new File(uri).delete()`. */
   remove?: (uri: string) => void;
-  labels?: Partial<NativeCameraLabels>;
   styles?: NativeCameraStyles;
-  /** Draws the answer, inside a live region: a node, or a function of the current view. */
-  children?: ReactNode | ((view: NativeCameraView) => ReactNode);
 }
 
 const LABELS: NativeCameraLabels = {
@@ -159,17 +142,12 @@ export function BioClipCamera(props: NativeCameraProps): ReactNode {
 
   useEffect(() => {
     if (!continuous || !running) return undefined;
-    let timer: ReturnType<typeof setTimeout>;
-    let over = false;
     resume(); // the shutter stopped the preview
-    const turn = async () => {
+    const stop = repeat(async () => {
       if (AppState.currentState === 'active') await look(false);
-      if (!over) timer = setTimeout(turn, interval);
-    };
-    void turn();
+    }, interval);
     return () => {
-      over = true;
-      clearTimeout(timer);
+      stop();
       pending.current?.abort();
     };
   }, [continuous, running, interval, look, resume]);
