@@ -35,13 +35,28 @@ def test_what_is_published(built: Path) -> None:
     files = {entry["path"] for entry in pack["files"]}
     about = json.loads((built / "package.json").read_text())
     promised = [path for entry in about["exports"].values() if isinstance(entry, dict) for path in entry.values()]
-    promised += [*about["bin"].values(), about["main"], about["types"], "README.md", "package.json"]
+    promised += [*about["bin"].values(), about["main"], about["types"], about["jsdelivr"], about["unpkg"]]
     assert {path.removeprefix("./") for path in promised} <= files
-    assert {path.split("/")[0] for path in files} == {"README.md", "package.json", "dist", "bin", "native"}
+    texts = {"README.md", "CHANGELOG.md", "LICENSE", "package.json"}
+    assert {path.split("/")[0] for path in files} == texts | {"dist", "bin", "native"}
     assert not [path for path in files if path.endswith((".tsx", "package-lock.json")) or "node_modules" in path]
     assert not files & {"bin/browser.mjs", "bin/chromium.mjs", "bin/page.mjs"}  # they need what is installed here only
     assert not [path for path in files if "ready-" in path or path.endswith(".tsbuildinfo")]
-    assert pack["unpackedSize"] < 300_000
+    assert pack["size"] < 400_000
+    done = run("npm", "publish", "--dry-run", "--ignore-scripts", "--tag", "next")
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("npm warn")]
+    assert [line for line in warnings if "requires you to be logged in" not in line] == []
+
+
+def test_applications_that_install_the_packed_package_answer(built: Path) -> None:
+    """The cheap part of `npm run matrix`; needs npm's registry, as `make setup` does."""
+    done = run("node", "../matrix/run.mjs", "node", "html")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split(" | ")[:2] for line in done.stdout.splitlines()]
+    assert rows[2:] == [["| node", "yes"], ["| html", "yes"]]
+    unknown = run("node", "../matrix/run.mjs", "cobol")
+    assert unknown.returncode == 2 and "no application cobol" in unknown.stderr
 
 
 def test_importing_the_package_brings_no_backend_along(built: Path) -> None:

@@ -56,15 +56,16 @@ const TYPES = {
 const ISOLATED = {'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp'};
 
 /**
- * Serve `content(path)` (bytes, or null for status 404) on a free local port.
+ * Serve `content(path)` (bytes, or null for status 404) on a free local port; `isOpen` to pages of other origins.
  * @returns {Promise<{url: string, close: () => void}>}
  */
-export async function serve(content, {isolated = false} = {}) {
+export async function serve(content, {isolated = false, isOpen = false} = {}) {
+  const headers = {...(isolated && ISOLATED), ...(isOpen && {'access-control-allow-origin': '*'})};
   const server = createServer(async (request, response) => {
     const {pathname} = new URL(request.url, 'http://localhost');
     const body = await content(pathname).catch(() => null);
     const type = TYPES[pathname === '/' ? '.html' : path.extname(pathname)] ?? 'application/octet-stream';
-    response.writeHead(body === null ? 404 : 200, {'content-type': type, ...(isolated ? ISOLATED : {})});
+    response.writeHead(body === null ? 404 : 200, {'content-type': type, ...headers});
     response.end(body);
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));

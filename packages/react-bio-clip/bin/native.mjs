@@ -4,6 +4,7 @@
  *
  * Metro takes only literal require() calls, so index.js lists them. It reads *.json as modules, which loses the bytes
  * that are checked, so all files but bundle.json end in .bin: add 'bin' to resolver.assetExts in metro.config.js.
+ * index.d.ts tells TypeScript what index.js gives.
  */
 
 import {existsSync} from 'node:fs';
@@ -26,11 +27,14 @@ try {
   const names = Object.keys(JSON.parse(description).files).sort();
   for (const name of names) checkFileName(name, 'bundle.json');
   const asset = (name) => (name.endsWith('.bin') ? name : `${name}.bin`);
-  const there = [...names.map(asset), 'bundle.json', 'index.js'].find((name) => existsSync(path.join(folder, name)));
-  const index = there && (await readFile(path.join(folder, 'index.js'), 'utf8').catch(() => ''));
-  if (there && !index.startsWith(HEAD)) {
+  const start = async (name) => (await readFile(path.join(folder, name), 'utf8').catch(() => '')).slice(0, HEAD.length);
+  const isOurs = (await start('index.js')) === HEAD;
+  const isThere = (name) => existsSync(path.join(folder, name));
+  const others = [...names.map(asset), 'bundle.json', 'index.js'].filter((name) => !isOurs && isThere(name));
+  if (isThere('index.d.ts') && (await start('index.d.ts')) !== HEAD) others.push('index.d.ts'); // older versions wrote none
+  if (others.length) {
     throw new Error(
-      `${there} exists there, was not written by bioclip-native, and would be overwritten; choose another folder`,
+      `${others[0]} exists there, was not written by bioclip-native, and would be overwritten; choose another folder`,
     );
   }
   await mkdir(folder, {recursive: true});
@@ -38,11 +42,15 @@ try {
   await writeFile(path.join(folder, 'bundle.json'), description);
   const lines = names.map((name) => `  ${JSON.stringify(name)}: require(${JSON.stringify(`./${asset(name)}`)}),\n`);
   await writeFile(
+    path.join(folder, 'index.d.ts'),
+    `${HEAD}.\ndeclare const bundled: import('react-bio-clip/native/expo').BundledFiles;\nexport = bundled;\n`,
+  );
+  await writeFile(
     path.join(folder, 'index.js'),
     `${HEAD}; run it again after the model has changed.\n` +
       `module.exports = {bundle: require('./bundle.json'), files: {\n${lines.join('')}}};\n`,
   );
-  console.log(`${folder}: ${names.length + 2} files`);
+  console.log(`${folder}: ${names.length + 3} files`);
 } catch (error) {
   console.error(`${bundle} cannot be copied to ${folder}: ${error.message}`);
   process.exit(1);

@@ -139,6 +139,24 @@ export function makeBundle(changes = {}) {
   return {bundle, files};
 }
 
+/** The same with its model for LiteRT, which tflite.js stands in for: {made: a bundle, name: the file of its model}. */
+export function makeLitert() {
+  const {bundle, files} = makeBundle();
+  const {[bundle.model.file]: _, ...others} = files;
+  const {[bundle.model.file]: __, ...listed} = bundle.files;
+  const name = 'model-0a1b2c3d.tflite';
+  const content = new TextEncoder().encode('stands for a model');
+  const made = {
+    files: {...others, [name]: content},
+    bundle: {
+      ...bundle,
+      model: {file: name},
+      files: {...listed, [name]: {bytes: content.length, sha256: sha256(content)}},
+    },
+  };
+  return {made, name};
+}
+
 /** Of the tiny text encoder: tokens 512 to 516; 517 and 518 are the start and the end. */
 export const MERGES = ['a b', 'b c</w>', 'ab c</w>', 'ab ab', 'l l</w>'];
 export const CONTEXT = 6;

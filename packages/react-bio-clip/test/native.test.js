@@ -2,7 +2,6 @@
 
 import assert from 'node:assert/strict';
 import {execFile} from 'node:child_process';
-import {createHash} from 'node:crypto';
 import {access, mkdtemp, readdir, readFile, rm, writeFile} from 'node:fs/promises';
 import {register} from 'node:module';
 import {tmpdir} from 'node:os';
@@ -18,7 +17,8 @@ import sharp from 'sharp';
 import {loadBioClip} from '../dist/native/index.js';
 import {exifOrientation, upright} from '../dist/native/orientation.js';
 import {openBioClip} from '../dist/core/clip.js';
-import {makeBundle, readerOf, SIZE, writeBundle} from './fixture.js';
+import {makeBundle, makeLitert, readerOf, SIZE, writeBundle} from './fixture.js';
+import {standInOf} from './tflite.js';
 
 const asset = `export class Asset {
   constructor(module) { this.module = module; this.localUri = null; }
@@ -152,36 +152,9 @@ test('an adapter of another kind needs two functions', async () => {
   clip.dispose();
 });
 
-/** The fixture with its model for LiteRT, and react-native-fast-tflite: the mean colour, computed here. */
-function forLitert() {
-  const {bundle, files} = makeBundle();
-  const {[bundle.model.file]: _, ...others} = files;
-  const name = 'model-0a1b2c3d.tflite';
-  const content = new TextEncoder().encode('stands for a model');
-  const sha256 = createHash('sha256').update(content).digest('hex');
-  const made = {
-    files: {...others, [name]: content},
-    bundle: {...bundle, model: {file: name}, files: {...bundle.files, [name]: {bytes: content.length, sha256}}},
-  };
-  delete made.bundle.files[bundle.model.file];
-  const asked = [];
-  const tflite = async (...given) => {
-    asked.push(given);
-    return {
-      async run([input]) {
-        assert.ok(input instanceof ArrayBuffer);
-        const values = new Float32Array(input);
-        assert.equal(values.length, SIZE * SIZE * 3);
-        const means = [0, 1, 2].map((c) => values.filter((_, i) => i % 3 === c).reduce((a, b) => a + b) / SIZE ** 2);
-        return [Float32Array.from(means).buffer];
-      },
-    };
-  };
-  return {made, name, asked, tflite};
-}
-
 test('LiteRT answers as TensorFlow.js does, from the same photographs', async () => {
-  const {made, name, asked, tflite} = forLitert();
+  const {made, name} = makeLitert();
+  const {asked, tflite} = standInOf(SIZE);
   const photo = path.join(folder, 'leaf.jpg');
   await writeFile(photo, await jpeg('#30c020', 6));
   const uri = pathToFileURL(photo).href;
@@ -207,7 +180,7 @@ test('LiteRT answers as TensorFlow.js does, from the same photographs', async ()
 });
 
 test('what is wrong with a model for LiteRT is named', async () => {
-  const {made, name} = forLitert();
+  const {made, name} = makeLitert();
   await writeBundle(path.join(folder, 'litert'), made);
   const given = await bundled('litert');
   await assert.rejects(loadBioClip(expoAdapter(given)), {code: 'environment', file: name, message: /fast-tflite/});
@@ -329,6 +302,18 @@ test('a bundle whose file names lead out of the folder is not copied', async () 
   const target = path.join(folder, 'app', 'assets');
   await assert.rejects(run(outside, target), ({code, stderr}) => code === 1 && stderr.includes('"../escaped.bin"'));
   await assert.rejects(access(path.join(folder, 'app')));
+});
+
+test('bioclip-native replaces its own files, and no types of others', async () => {
+  const target = path.join(folder, 'typed');
+  const types = path.join(target, 'index.d.ts');
+  for (let times = 0; times < 2; times++) await run(path.join(folder, 'bundle'), target);
+  assert.match(await readFile(types, 'utf8'), /BundledFiles/);
+  await writeFile(types, 'export const mine: 1;');
+  await assert.rejects(run(path.join(folder, 'bundle'), target), ({stderr}) =>
+    stderr.includes('index.d.ts exists there'),
+  );
+  assert.equal(await readFile(types, 'utf8'), 'export const mine: 1;');
 });
 
 test('bioclip-native explains itself', async () => {

@@ -9,6 +9,11 @@ import path from 'node:path';
 import {test} from 'node:test';
 import {fileURLToPath} from 'node:url';
 import {promisify} from 'node:util';
+import {gzipSync} from 'node:zlib';
+
+import {checkPackage, createPackageFromTarballData} from '@arethetypeswrong/core';
+import {build} from 'esbuild';
+import {publint} from 'publint';
 
 import {writeBundle} from './fixture.js';
 
@@ -63,7 +68,7 @@ async function withoutExports(name) {
 }
 
 test("React Native's entries are found without exports, and are packed", async () => {
-  for (const name of ['.', './native', './native/expo']) {
+  for (const name of ['.', './native', './native/expo', './native/camera']) {
     assert.equal(await withoutExports(name), path.join(PACKAGE, entries[name].default));
   }
   assert.ok(files.includes('native'));
@@ -92,3 +97,57 @@ test('without sharp, classify names it', () =>
       return code === 1;
     });
   }));
+
+/** The tarball that npm would publish. */
+async function packed(folder) {
+  const args = ['pack', '--silent', '--ignore-scripts', '--pack-destination', folder];
+  const {stdout} = await promisify(execFile)('npm', args, {cwd: PACKAGE});
+  return new Uint8Array(await readFile(path.join(folder, stdout.trim()))).buffer;
+}
+
+test('publint and attw find nothing wrong with what is packed', () =>
+  inFolder(async (folder) => {
+    const tarball = await packed(folder);
+    const {messages} = await publint({pack: {tarball}});
+    assert.deepEqual(messages, []);
+    const {problems} = await checkPackage(createPackageFromTarballData(new Uint8Array(tarball)));
+    // The package is of modules alone, which require() loads too from Node 20.19 on.
+    const others = problems.filter(({kind}) => kind !== 'CJSResolvesToESM');
+    assert.deepEqual(others, []);
+  }));
+
+/** Bytes of an entry with what it imports of this package, minified and gzipped; TensorFlow.js is the application's. */
+async function sizeOf(name) {
+  const {outputFiles} = await build({
+    entryPoints: [path.join(PACKAGE, entries[name].default)],
+    bundle: true,
+    minify: true,
+    write: false,
+    format: 'esm',
+    external: ['@tensorflow/*', 'react', 'react/*', 'react-native', 'expo-*', 'jpeg-js'],
+  });
+  return gzipSync(outputFiles[0].contents).length;
+}
+
+test('entries stay small', async () => {
+  for (const [name, limit] of [
+    ['.', 18_000],
+    ['./react', 20_000],
+    ['./native', 18_000],
+    ['./native/camera', 3_000],
+  ]) {
+    const bytes = await sizeOf(name);
+    assert.ok(bytes < limit, `${name} has ${bytes} bytes gzipped, more than ${limit}`);
+  }
+  const all = gzipSync(await readFile(path.join(PACKAGE, 'dist', 'cdn.js')));
+  assert.ok(all.length < 210_000, `with TensorFlow.js in one file: ${all.length} bytes gzipped`);
+});
+
+test('source maps hold their sources, and the licence is that of the repository', async () => {
+  const map = JSON.parse(await readFile(path.join(PACKAGE, 'dist', 'index.js.map'), 'utf8'));
+  assert.equal(map.sourcesContent[0], await readFile(path.join(PACKAGE, 'src', 'index.ts'), 'utf8'));
+  const licence = await readFile(path.join(PACKAGE, '..', '..', 'LICENSE'), 'utf8');
+  for (const folder of ['react-bio-clip', 'react-bio-clip-sample']) {
+    assert.equal(await readFile(path.join(PACKAGE, '..', folder, 'LICENSE'), 'utf8'), licence);
+  }
+});

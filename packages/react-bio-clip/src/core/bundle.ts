@@ -24,7 +24,7 @@ export interface Bundle {
   table: Table;
   tree: Tree;
   /** The prior of place and month, if the bundle has one. */
-  prior?: Prior;
+  prior: Prior | undefined;
 }
 
 /** Load a bundle on the current TensorFlow.js backend. */

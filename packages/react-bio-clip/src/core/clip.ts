@@ -37,7 +37,7 @@ export async function embed(bundle: Pick<Bundle, 'info' | 'model'>, image: Pixel
 
 /** The mean of embeddings: its logits are the mean of theirs, so probabilities are those of the mean of log-probabilities. */
 function mean(embeddings: Float32Array[]): Float32Array {
-  return embeddings[0].map((_, i) => embeddings.reduce((sum, one) => sum + one[i], 0) / embeddings.length);
+  return embeddings[0]!.map((_, i) => embeddings.reduce((sum, one) => sum + one[i]!, 0) / embeddings.length);
 }
 
 export function clipOf(bundle: Bundle): BioClip {

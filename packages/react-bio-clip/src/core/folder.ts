@@ -211,7 +211,7 @@ export async function readFiles(
     const names = Object.keys(info.files);
     const read = names.map((name) => readFile(origin, manifest, info, name, {signal: controller.signal, onBytes}));
     const contents = await Promise.all(read);
-    return new Map(names.map((name, i) => [name, contents[i]]));
+    return new Map(names.map((name, i) => [name, contents[i]!]));
   } catch (error) {
     controller.abort(error);
     throwIfAborted(signal);
@@ -246,7 +246,7 @@ async function readFile(origin: Origin, manifest: Manifest, info: Listing, name:
 
 /** Why the content of a file cannot be used, or null if it can. */
 async function damage(manifest: Manifest, info: Listing, name: string, bytes: Uint8Array<ArrayBuffer>) {
-  const expected = info.files[name];
+  const expected = info.files[name]!;
   if (bytes.length !== expected.bytes) {
     return `has ${bytes.length} bytes, ${manifest} says ${expected.bytes}: the download is incomplete or of another version`;
   }

@@ -15,7 +15,7 @@ const WARM_UP = 5;
 
 export function median(times: number[]): number {
   const sorted = [...times].sort((a, b) => a - b);
-  return sorted[sorted.length >> 1];
+  return sorted[sorted.length >> 1]!;
 }
 
 async function time(runs: number, work: () => unknown): Promise<number[]> {

@@ -87,10 +87,13 @@ async function* tarImages(file: string): AsyncGenerator<ImageFile> {
     for (let offset = 0; ; ) {
       const {bytesRead} = await handle.read(header, 0, 512, offset);
       if (bytesRead < 512 || header[0] === 0) return;
-      const [prefix, last] = [header.toString('utf8', 345, 500), header.toString('utf8', 0, 100)].map(beforeNul);
+      const [prefix, last] = [header.toString('utf8', 345, 500), header.toString('utf8', 0, 100)].map(beforeNul) as [
+        string,
+        string,
+      ];
       const name = prefix ? `${prefix}/${last}` : last;
       const size = parseInt(header.toString('ascii', 124, 136), 8);
-      const kind = String.fromCharCode(header[156]);
+      const kind = String.fromCharCode(header[156]!);
       if ('xgLK'.includes(kind)) throw new Error(`${file}: names of over 100 bytes (pax or GNU tar) are not supported`);
       const isFile = kind === '0' || kind === '\0';
       if (Number.isNaN(size)) throw new Error(`${file}: damaged tar header at byte ${offset}`);
@@ -98,7 +101,7 @@ async function* tarImages(file: string): AsyncGenerator<ImageFile> {
         const bytes = Buffer.alloc(size);
         const body = await handle.read(bytes, 0, size, offset + 512);
         if (body.bytesRead < size) throw new Error(`${file}: ends inside ${name}`);
-        yield {key: path.basename(name).split('.')[0], file: name, bytes}; // webdataset: up to the first dot
+        yield {key: path.basename(name).split('.')[0]!, file: name, bytes}; // webdataset: up to the first dot
       }
       offset += 512 + Math.ceil(size / 512) * 512;
     }

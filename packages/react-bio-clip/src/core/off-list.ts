@@ -17,7 +17,7 @@ export function onListOf(ranks: string[], {known}: Fitted, logits: Float32Array)
   const largest = logits.reduce((best, value) => Math.max(best, value), -Infinity);
   let least = 1;
   return ranks.map((rank) => {
-    const [slope, offset] = known[rank];
+    const [slope, offset] = known[rank]!;
     least = Math.min(least, 1 / (1 + Math.exp(-(slope * largest + offset))));
     return least;
   });
@@ -39,15 +39,15 @@ export function answerFor(
   const plain = () => answerOf(info, tree, probabilities, options, expected);
   if (!fitted) return plain();
   const onList = onListOf(ranks, fitted, logits);
-  const onListed = {onList: onList[ranks.length - 1]};
+  const onListed = {onList: onList[ranks.length - 1]!};
   if (!options.offList || options.minConfidence !== undefined || options.thresholds || expected) {
     return {...plain(), ...onListed};
   }
-  const needed = ranks.map((rank, r) => [rank, (fitted.ranks[rank] ?? Infinity) / onList[r]]);
+  const needed = ranks.map((rank, r) => [rank, (fitted.ranks[rank] ?? Infinity) / onList[r]!]);
   const thresholds = {level: fitted.level, ranks: Object.fromEntries(needed)};
   const found = answerOf({...info, thresholds}, tree, probabilities, options);
   const scaled = <Named extends {probability: number}>(node: Named, rank: string) => {
-    return {...node, probability: node.probability * onList[ranks.indexOf(rank)]};
+    return {...node, probability: node.probability * onList[ranks.indexOf(rank)]!};
   };
   return {
     ...found,

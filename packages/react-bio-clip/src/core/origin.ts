@@ -58,7 +58,7 @@ function folderOf(source: string | URL): Folder {
 
 /** An address without its fragment, which is nothing to a server. */
 function partsOf(address: string): {path: string; query: string} {
-  const [whole] = address.split('#');
+  const whole = address.split('#')[0]!;
   const start = whole.indexOf('?');
   return start < 0 ? {path: whole, query: ''} : {path: whole.slice(0, start), query: whole.slice(start)};
 }

@@ -88,7 +88,7 @@ function canvasOf(width: number, height: number): CanvasRenderingContext2D | Off
 }
 
 async function tensorPixels(image: Tensor): Promise<Pixels> {
-  const [height, width, channels] = image.shape;
+  const [height = 0, width = 0, channels] = image.shape;
   if (image.rank !== 3 || (channels !== 3 && channels !== 4)) {
     throw new BioClipError(
       'image',

@@ -49,10 +49,10 @@ function filterBank(from: number, to: number, filter: Filter) {
     let sum = 0;
     for (let k = 0; k < n; k++) {
       weights[k] = filter.at((k + begin - center + 0.5) * inverse);
-      sum += weights[k];
+      sum += weights[k]!;
     }
     for (let k = 0; k < n; k++) {
-      const exact = (sum === 0 ? weights[k] : weights[k] / sum) * (1 << PRECISION_BITS);
+      const exact = (sum === 0 ? weights[k]! : weights[k]! / sum) * (1 << PRECISION_BITS);
       coefficients[i * stride + k] = Math.trunc(exact < 0 ? exact - 0.5 : exact + 0.5);
     }
     first[i] = begin;
@@ -84,16 +84,16 @@ export function resize(
       const target = (y * width + x) * 3;
       if (!horizontal) {
         const source = (y * width + x) * channels;
-        for (let c = 0; c < 3; c++) rows[target + c] = image.data[source + c];
+        for (let c = 0; c < 3; c++) rows[target + c] = image.data[source + c]!;
         continue;
       }
       const {first, count, coefficients, stride} = horizontal;
       let [r, g, b] = [half, half, half];
-      for (let k = 0, source = (y * image.width + first[x]) * channels; k < count[x]; k++, source += channels) {
-        const weight = coefficients[x * stride + k];
-        r += image.data[source] * weight;
-        g += image.data[source + 1] * weight;
-        b += image.data[source + 2] * weight;
+      for (let k = 0, source = (y * image.width + first[x]!) * channels; k < count[x]!; k++, source += channels) {
+        const weight = coefficients[x * stride + k]!;
+        r += image.data[source]! * weight;
+        g += image.data[source + 1]! * weight;
+        b += image.data[source + 2]! * weight;
       }
       rows[target] = r >> PRECISION_BITS; // Uint8ClampedArray clips as Pillow's table does
       rows[target + 1] = g >> PRECISION_BITS;
@@ -108,8 +108,8 @@ export function resize(
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < line; x++) {
       let sum = half;
-      for (let k = 0, source = first[y] * line + x; k < count[y]; k++, source += line) {
-        sum += rows[source] * coefficients[y * stride + k];
+      for (let k = 0, source = first[y]! * line + x; k < count[y]!; k++, source += line) {
+        sum += rows[source]! * coefficients[y * stride + k]!;
       }
       pixels[y * line + x] = sum >> PRECISION_BITS;
     }
@@ -150,10 +150,10 @@ export function resizeAndCrop(image: Pixels, {size, resize: mode, interpolation,
 export function preprocessImage(image: Pixels, preprocess: Preprocess): Float32Array {
   const pixels = resizeAndCrop(image, preprocess);
   const table = [0, 1, 2].map((c) => {
-    const [mean, std] = [Math.fround(preprocess.mean[c]), Math.fround(preprocess.std[c])];
+    const [mean, std] = [Math.fround(preprocess.mean[c]!), Math.fround(preprocess.std[c]!)];
     return Float32Array.from({length: 256}, (_, v) => Math.fround(Math.fround(v / 255) - mean) / std);
   });
   const input = new Float32Array(pixels.length);
-  for (let i = 0; i < input.length; i++) input[i] = table[i % 3][pixels[i]];
+  for (let i = 0; i < input.length; i++) input[i] = table[i % 3]![pixels[i]!]!;
   return input;
 }

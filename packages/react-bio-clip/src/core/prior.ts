@@ -49,7 +49,7 @@ export function readPrior({prior: info, taxa}: BundleInfo, bytes: Uint8Array | u
       const there = cells.get(cell) ?? [];
       there.push(taxon, count);
       cells.set(cell, there);
-      everywhere[taxon] += count;
+      everywhere[taxon]! += count;
     }
   }
   return {info, cells, everywhere, months};
@@ -71,12 +71,14 @@ export function expect(
   const month = monthOf(date);
   const before = (month + 11) % 12;
   const after = (month + 1) % 12;
-  const now = everywhere.map((_, i) => 2 * months[12 * i + month] + months[12 * i + before] + months[12 * i + after]);
+  const now = everywhere.map(
+    (_, i) => 2 * months[12 * i + month]! + months[12 * i + before]! + months[12 * i + after]!,
+  );
   const always = everywhere.map((_, i) => sum(months.subarray(12 * i, 12 * i + 12)));
   if (!sum(here) || !sum(now)) return undefined;
   const ofPlace = ratios(here, 16, everywhere);
   const ofMonth = ratios(now, 4, always);
-  const product = ofPlace.map((value, i) => value * ofMonth[i]);
+  const product = ofPlace.map((value, i) => value * ofMonth[i]!);
   const total = sum(product);
   const shares = product.map((value) => value / total);
   const most = shares.reduce((a, b) => Math.max(a, b));
@@ -99,7 +101,7 @@ function aroundPlace({info, cells, everywhere}: Prior, {latitude, longitude}: Pl
     for (const right of ABOUT) {
       const found = cells.get((row + down) * columns + ((column + right + columns) % columns)) ?? [];
       const weight = (2 - Math.abs(down)) * (2 - Math.abs(right));
-      for (let i = 0; i < found.length; i += 2) here[found[i]] += weight * found[i + 1];
+      for (let i = 0; i < found.length; i += 2) here[found[i]!]! += weight * found[i + 1]!;
     }
   }
   return here;
@@ -109,7 +111,7 @@ function aroundPlace({info, cells, everywhere}: Prior, {latitude, longitude}: Pl
 function ratios(weighted: Float64Array, weights: number, totals: Float64Array): Float64Array {
   const here = weighted.map((value) => value / weights);
   const base = sum(here) / sum(totals);
-  return here.map((value, i) => (value + PSEUDO * base) / (totals[i] + PSEUDO) / base);
+  return here.map((value, i) => (value + PSEUDO * base) / (totals[i]! + PSEUDO) / base);
 }
 
 function sum(values: Float64Array): number {

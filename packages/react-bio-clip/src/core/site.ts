@@ -43,7 +43,7 @@ export function recalibrate({ranks}: BundleInfo, confirmed: readonly Confirmed[]
       throw new BioClipError('argument', 'an answer has ranks that this bundle does not have');
     const scores = ranks.map((rank) => answer.ranks[rank]?.probability ?? 0);
     const lowest = scores.findLastIndex((score) => score >= LEAST);
-    const best = lowest < 0 ? [] : answer.ranks[ranks[lowest]].path;
+    const best = lowest < 0 ? [] : answer.ranks[ranks[lowest]!]!.path;
     const answered = answer.answer ? ranks.indexOf(answer.answer.rank) : -1;
     return {scores, answered, right: best.map((_, rank) => judge(best, label, rank))};
   });

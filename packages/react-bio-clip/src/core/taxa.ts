@@ -49,8 +49,8 @@ export function logits(info: BundleInfo, {scale, rows}: Table, embedding: Float3
   const found = new Float32Array(scale.length);
   for (let row = 0, at = 0; row < found.length; row++) {
     let sum = 0;
-    for (let c = 0; c < columns; c++, at++) sum += rows[at] * embedding[c];
-    found[row] = info.logit_scale * scale[row] * sum;
+    for (let c = 0; c < columns; c++, at++) sum += rows[at]! * embedding[c]!;
+    found[row] = info.logit_scale * scale[row]! * sum;
   }
   return found;
 }
@@ -61,7 +61,7 @@ export function probabilitiesOf(info: BundleInfo, scores: Float32Array, expected
   if (!prior || !expected) return softmax(scores, info.temperature);
   const {share} = expected;
   return softmax(
-    Float64Array.from(scores, (score, i) => score / prior.temperature + prior.weight * Math.log(share[i])),
+    Float64Array.from(scores, (score, i) => score / prior.temperature + prior.weight * Math.log(share[i]!)),
     1,
   );
 }

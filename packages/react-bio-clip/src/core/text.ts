@@ -58,7 +58,7 @@ async function openDownload(found: Download<TextInfo>, signal?: AbortSignal): Pr
   const [rows, columns] = [tokenizer.size, positions.length / context];
   const because = `${file} makes ${rows} tokens and ${info.positions.file} has vectors of ${columns} numbers`;
   const bytes = concatenate(tokens.files.map((name) => files.get(name)!));
-  const table = readTable({...tokens, file: tokens.files[0]}, bytes, {rows, columns, because});
+  const table = readTable({...tokens, file: tokens.files[0]!}, bytes, {rows, columns, because});
   return {info, tokenizer, positions, table, model: await openModel(found, TEXT.manifest, signal)};
 }
 
@@ -82,7 +82,7 @@ export async function embedTokens({info, model, tokenizer, table, positions}: Te
   const input = new Float32Array(context * columns);
   tokens.forEach((token, i) => {
     for (let c = 0; c < width; c++) {
-      input[i * columns + c] = positions[i * width + c] + table.scale[token] * table.rows[token * width + c];
+      input[i * columns + c] = positions[i * width + c]! + table.scale[token]! * table.rows[token * width + c]!;
     }
     if (hides && i <= last) input[i * columns + width] = 1;
   });
@@ -141,7 +141,7 @@ export function compareTexts(
       );
     }
   }
-  const cosine = (vector: Float32Array) => vector.reduce((sum, value, i) => sum + value * embedding[i], 0);
+  const cosine = (vector: Float32Array) => vector.reduce((sum, value, i) => sum + value * embedding[i]!, 0);
   return Array.from(
     softmax(
       Float32Array.from(vectors, (vector) => logit_scale * cosine(vector)),

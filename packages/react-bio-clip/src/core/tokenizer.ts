@@ -28,7 +28,7 @@ export function tokenizerOf(merges: string, file = 'the merges'): Tokenizer {
   const {ids, tokenOf} = alphabet();
   const merged = new Map<number, number>(); // pair of tokens, left * size + right, to merged token
   lines.forEach((line, rank) => {
-    const [left, right, more] = line.split(' ');
+    const [left = '', right = '', more] = line.split(' ');
     const [first, second] = [ids.get(left), ids.get(right)];
     if (first === undefined || second === undefined || more !== undefined) {
       throw new BioClipError('bundle', `line ${rank + 1} of ${file} is no pair of earlier tokens: ${line}`, file);
@@ -45,8 +45,8 @@ export function tokenizerOf(merges: string, file = 'the merges'): Tokenizer {
   function tokensOf(word: string): number[] {
     const found = special.get(word) ?? cache.get(word);
     if (found) return found;
-    let tokens = Array.from(encoder.encode(word), (byte) => tokenOf[byte]);
-    tokens[tokens.length - 1] += 256;
+    let tokens = Array.from(encoder.encode(word), (byte) => tokenOf[byte]!);
+    tokens[tokens.length - 1]! += 256;
     for (let token = firstMerge(tokens); token < Infinity; token = firstMerge(tokens)) tokens = merge(tokens, token);
     if (cache.size >= CACHED) cache.clear();
     cache.set(word, tokens);
@@ -57,7 +57,7 @@ export function tokenizerOf(merges: string, file = 'the merges'): Tokenizer {
   function firstMerge(tokens: number[]): number {
     let lowest = Infinity;
     for (let i = 1; i < tokens.length; i++) {
-      lowest = Math.min(lowest, merged.get(tokens[i - 1] * size + tokens[i]) ?? Infinity);
+      lowest = Math.min(lowest, merged.get(tokens[i - 1]! * size + tokens[i]!) ?? Infinity);
     }
     return lowest;
   }
@@ -66,8 +66,8 @@ export function tokenizerOf(merges: string, file = 'the merges'): Tokenizer {
   function merge(tokens: number[], token: number): number[] {
     const result: number[] = [];
     for (let i = 0; i < tokens.length; i++) {
-      const both = i + 1 < tokens.length && merged.get(tokens[i] * size + tokens[i + 1]) === token;
-      result.push(both ? token : tokens[i]);
+      const both = i + 1 < tokens.length && merged.get(tokens[i]! * size + tokens[i + 1]!) === token;
+      result.push(both ? token : tokens[i]!);
       if (both) i++;
     }
     return result;
@@ -114,7 +114,7 @@ const NAMED: Record<string, string> = {amp: '&', lt: '<', gt: '>', quot: '"', ap
 
 function replaceEntities(text: string): string {
   return text.replace(ENTITY, (_, decimal, hexadecimal, name) => {
-    if (name) return NAMED[name];
+    if (name) return NAMED[name]!;
     const code = decimal ? Number(decimal) : parseInt(hexadecimal, 16);
     const character = code > 0 && code <= 0x10ffff && !(code >= 0xd800 && code < 0xe000);
     return character ? String.fromCodePoint(code) : '\ufffd';

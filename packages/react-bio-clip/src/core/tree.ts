@@ -36,21 +36,21 @@ export function plantTree({ranks, taxa}: BundleInfo): Tree {
   const numbers = nodes.map((branches) => numbersOf(branches, taxa.length));
   /** The node that names a taxon below its `finest_rank`: the lowest one above it that may. */
   const higher = ({finest_rank}: Taxon, i: number): Branch | undefined => {
-    const r = numbers.slice(0, ranks.indexOf(finest_rank!) + 1).findLastIndex((number) => number[i] >= 0);
-    return r < 0 ? undefined : nodes[r][numbers[r][i]];
+    const r = numbers.slice(0, ranks.indexOf(finest_rank!) + 1).findLastIndex((number) => number[i]! >= 0);
+    return r < 0 ? undefined : nodes[r]![numbers[r]![i]!];
   };
   const namesAt = (own: Branch[], isBelow: (finest: number, taxon: Taxon) => boolean): Names => {
     const of = numbersOf(own, taxa.length);
     const place = new Map<Branch, number>();
     taxa.forEach((taxon, i) => {
-      if (of[i] < 0 || taxon.finest_rank === undefined || !isBelow(ranks.indexOf(taxon.finest_rank), taxon)) return;
+      if (of[i]! < 0 || taxon.finest_rank === undefined || !isBelow(ranks.indexOf(taxon.finest_rank), taxon)) return;
       const branch = higher(taxon, i);
       if (branch && !place.has(branch)) place.set(branch, own.length + place.size);
       of[i] = branch ? place.get(branch)! : -1;
     });
     return {branches: [...own, ...place.keys()], of, own: own.length};
   };
-  const tree: Tree = new Map(ranks.map((rank, r) => [rank, namesAt(nodes[r], (finest) => finest < r)]));
+  const tree: Tree = new Map(ranks.map((rank, r) => [rank, namesAt(nodes[r]!, (finest) => finest < r)]));
   return tree.set(
     TAXA,
     namesAt(leaves, (finest, {rank}) => finest < ranks.indexOf(rank)),
@@ -69,7 +69,7 @@ function branchesAt(rank: string, r: number, taxa: Taxon[]): Branch[] {
     const path = taxon.ranks.slice(0, r + 1);
     const key = JSON.stringify(path);
     if (key === last) {
-      branches[branches.length - 1].end = i + 1;
+      branches[branches.length - 1]!.end = i + 1;
       return;
     }
     if (seen.has(key)) {
@@ -99,7 +99,7 @@ function numbersOf(branches: Branch[], taxa: number): Int32Array {
 function sums({branches, of}: Names, probabilities: Float64Array): Float64Array {
   const found = new Float64Array(branches.length).fill(-1);
   of.forEach((number, i) => {
-    if (number >= 0) found[number] = Math.max(found[number], 0) + probabilities[i];
+    if (number >= 0) found[number] = Math.max(found[number]!, 0) + probabilities[i]!;
   });
   return found;
 }
@@ -108,9 +108,9 @@ function sums({branches, of}: Names, probabilities: Float64Array): Float64Array 
 export function largest(values: Float64Array, k: number): number[] {
   const found: number[] = [];
   for (let i = 0; i < values.length; i++) {
-    if (found.length === k && values[i] <= values[found[k - 1]]) continue;
+    if (found.length === k && values[i]! <= values[found[k - 1]!]!) continue;
     let place = found.length;
-    while (place > 0 && values[found[place - 1]] < values[i]) place--;
+    while (place > 0 && values[found[place - 1]!]! < values[i]!) place--;
     found.splice(place, 0, i);
     if (found.length > k) found.pop();
   }
@@ -137,11 +137,11 @@ function candidate(
   probabilities: Float64Array,
   expected?: Expectation,
 ): Candidate {
-  const {rank, path, start, end} = names.branches[number];
+  const {rank, path, start, end} = names.branches[number]!;
   const below = info.taxa.slice(start, end);
   const taxon = below.find((one) => one.rank === rank);
   const own = probabilities.subarray(start, end).map((value, i) => (names.of[start + i] === number ? value : -1));
-  const best = below[largest(own, 1)[0]];
+  const best = below[largest(own, 1)[0]!]!;
   const depth = info.ranks.indexOf(rank);
   const isFinest = depth === finestOf(best, info);
   return {
@@ -173,25 +173,25 @@ export function answerOf(
     const names = tree.get(name)!;
     const values = sums(names, probabilities);
     const [first] = largest(values, 1);
-    if (first === undefined || first >= names.own || values[first] < 0) continue;
-    const {path} = names.branches[first];
-    best.set(name, [first, values[first]]);
-    ranks[name] = {name: scientificName(path), path, probability: values[first]};
+    if (first === undefined || first >= names.own || values[first]! < 0) continue;
+    const {path} = names.branches[first]!;
+    best.set(name, [first, values[first]!]);
+    ranks[name] = {name: scientificName(path), path, probability: values[first]!};
   }
 
   const asked = tree.get(rank ?? TAXA)!;
   const summed = sums(asked, probabilities);
   const taxa = largest(summed, topK)
-    .filter((number) => summed[number] >= 0)
+    .filter((number) => summed[number]! >= 0)
     .map((number) => candidate(info, asked, number, probabilities, expected));
 
   const lowest = rank ? info.ranks.indexOf(rank) : info.ranks.length - 1;
   let answer: Candidate | null = null;
   for (let r = lowest; r >= 0 && !answer; r--) {
-    const threshold = minConfidence ?? thresholds?.[info.ranks[r]];
-    const found = best.get(info.ranks[r]);
+    const threshold = minConfidence ?? thresholds?.[info.ranks[r]!];
+    const found = best.get(info.ranks[r]!);
     if (!found || threshold == null || found[1] < threshold) continue;
-    answer = candidate(info, tree.get(info.ranks[r])!, found[0], probabilities, expected);
+    answer = candidate(info, tree.get(info.ranks[r]!)!, found[0], probabilities, expected);
   }
   return {taxa, ranks, answer, ...(expected && {placed: true as const})};
 }

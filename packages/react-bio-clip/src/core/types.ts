@@ -120,9 +120,9 @@ export interface TextInfo {
 }
 
 export interface ReadOptions {
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called with the number of bytes that arrived since the last call. */
-  onBytes?: (bytes: number) => void;
+  onBytes?: ((bytes: number) => void) | undefined;
 }
 
 /** The bytes of one file of the folder, by name. */
@@ -152,50 +152,50 @@ export interface Progress {
 
 export interface LoadOptions {
   /** Name of a TensorFlow.js backend: wasm (default), or any that is registered: webgl, webgpu, cpu ... */
-  backend?: string;
+  backend?: string | undefined;
   /** Location of the WebAssembly files, as for setWasmPaths: a prefix, whose query stays last, or an address for each. */
-  wasmPaths?: string | Record<string, string>;
+  wasmPaths?: string | Record<string, string> | undefined;
   /**
    * Threads of WebAssembly (default 1), in a cross-origin isolated page whose bundler leaves them working. If they do
    * not start, one is used and the console says so. The first load of a page decides.
    */
-  threads?: number;
+  threads?: number | undefined;
   /** SHA-256 of bundle.json or text.json, 64 hexadecimal digits: another file is refused. */
-  integrity?: string;
+  integrity?: string | undefined;
   /** Ed25519 public key in PEM: a bundle.json or text.json that was not signed with it is refused. */
-  publicKey?: string;
-  onProgress?: (progress: Progress) => void;
-  signal?: AbortSignal;
+  publicKey?: string | undefined;
+  onProgress?: ((progress: Progress) => void) | undefined;
+  signal?: AbortSignal | undefined;
 }
 
 export interface TextLoadOptions extends LoadOptions {
   /** `info` of the classifier: loading fails at once if the two are of different teachers. */
-  for?: BundleInfo;
+  for?: BundleInfo | undefined;
 }
 
 export interface CallOptions {
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 export interface ClassifyOptions extends CallOptions {
   /** Number of candidates (default 5). */
-  topK?: number;
+  topK?: number | undefined;
   /** Rank of the candidates, and the lowest rank of the answer (default: the taxa themselves). */
-  rank?: string;
+  rank?: string | undefined;
   /** Least probability of the answer at every rank, in place of the calibrated thresholds. */
-  minConfidence?: number;
+  minConfidence?: number | undefined;
   /**
    * Expect photographs of what is not on the list: `answer` and `ranks` count it, and an answer has the thresholds that
    * were fitted for it. Without effect with `minConfidence` or `thresholds`, where place and date count, and for a bundle
    * that has none (`info.off_list`).
    */
-  offList?: boolean;
+  offList?: boolean | undefined;
   /** By rank, in place of the calibrated ones: those of your site (`recalibrate`). */
-  thresholds?: Thresholds['ranks'];
+  thresholds?: Thresholds['ranks'] | undefined;
   /** The place of the photograph. Counts if the bundle has a prior, `date` is given too, and the prior knows both. */
-  place?: Place;
+  place?: Place | undefined;
   /** When it was taken: a Date, or a text that begins with year and month, 2026-05. */
-  date?: Date | string;
+  date?: Date | string | undefined;
 }
 
 /** A photograph, at its own size. A tensor is height x width x 3 or 4: int32 in 0..255, or float32 in 0..1. */

@@ -27,7 +27,7 @@ export function serve(port: Port): void {
       const {images} = request;
       const options = {...request.options, signal};
       try {
-        const value = request.kind === 'embed' ? clip.embed(images[0], options) : clip.classify(images, options);
+        const value = request.kind === 'embed' ? clip.embed(images[0]!, options) : clip.classify(images, options);
         reply({call, value: await value});
       } finally {
         for (const image of images) if (is(image, 'ImageBitmap')) image.close();

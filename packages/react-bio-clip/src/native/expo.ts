@@ -65,6 +65,8 @@ interface Rendered {
 export interface ExpoModules {
   /** Reads the files that expo-asset unpacks, and photographs. */
   read?: UriReader;
+  /** Deletes the copies that the manipulator leaves in the cache folder: `(uri) => new File(uri).delete()`. */
+  remove?: (uri: string) => void;
   /** `loadTensorflowModel` of react-native-fast-tflite, for bundles in data/convert/tflite. */
   tflite?: (source: {url: string}, delegates: []) => Promise<TfliteModel>;
   /** `ImageManipulator` of expo-image-manipulator: decodes, turns and scales photographs faster than JavaScript. */
@@ -73,7 +75,7 @@ export interface ExpoModules {
 
 /** An adapter for the module that bioclip-native wrote. */
 export function expoAdapter({bundle, files}: BundledFiles, modules: ExpoModules = {}): NativeAdapter {
-  const {read = readUri, tflite, manipulator} = modules;
+  const {read = readUri, remove, tflite, manipulator} = modules;
 
   async function unpack(name: string): Promise<string> {
     const module = files[name];
@@ -99,7 +101,9 @@ export function expoAdapter({bundle, files}: BundledFiles, modules: ExpoModules 
     ...(tflite && {openTflite: async (name) => tflite({url: await unpack(name)}, [])}),
     async readPhotograph(uri, shortest) {
       try {
-        return await decodeUpright(manipulator ? await scaled(manipulator, uri, shortest) : uri);
+        if (!manipulator) return await decodeUpright(uri);
+        const copy = await scaled(manipulator, uri, shortest);
+        return await decodeUpright(copy).finally(() => remove?.(copy));
       } catch (error) {
         if (error instanceof BioClipError) throw error;
         throw new BioClipError('image', `${uri} cannot be decoded: ${(error as Error).message}`, null, error);

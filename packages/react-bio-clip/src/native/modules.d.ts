@@ -1,4 +1,7 @@
-/** Declarations for expo.ts of modules that the application installs: only React Native projects have them. */
+/**
+ * Declarations of modules that the application installs, as far as expo.ts and camera.tsx use them: only React Native
+ * projects have them. packages/example-expo checks both files against the modules themselves.
+ */
 
 declare module 'expo-asset' {
   export class Asset {
@@ -7,4 +10,51 @@ declare module 'expo-asset' {
     name: string;
     localUri: string | null;
   }
+}
+
+declare module 'expo-camera' {
+  import type {ComponentType, Ref} from 'react';
+
+  export interface CameraView {
+    takePictureAsync(options?: {quality?: number; shutterSound?: boolean}): Promise<{uri: string}>;
+    pausePreview(): Promise<void>;
+    resumePreview(): Promise<void>;
+  }
+  export const CameraView: ComponentType<{
+    ref?: Ref<CameraView>;
+    style?: object;
+    facing?: 'back' | 'front';
+    enableTorch?: boolean;
+    onCameraReady?: () => void;
+    onMountError?: (event: {message: string}) => void;
+  }>;
+  export interface PermissionResponse {
+    granted: boolean;
+    canAskAgain: boolean;
+  }
+  export function useCameraPermissions(): [PermissionResponse | null, () => Promise<PermissionResponse>, ...unknown[]];
+}
+
+declare module 'react-native' {
+  import type {ComponentType, ReactNode} from 'react';
+
+  export const View: ComponentType<{
+    style?: object | undefined;
+    accessibilityLiveRegion?: 'polite';
+    children?: ReactNode;
+  }>;
+  export const Text: ComponentType<{style?: object; accessibilityRole?: 'alert'; children?: ReactNode}>;
+  export const Pressable: ComponentType<{
+    style?: object;
+    accessibilityRole?: 'button';
+    accessibilityState?: {disabled: boolean};
+    disabled?: boolean;
+    onPress?: () => void;
+    children?: ReactNode;
+  }>;
+  export const Linking: {openSettings(): Promise<void>};
+  export const AppState: {
+    currentState: string;
+    addEventListener(type: 'change', listener: (state: string) => void): {remove(): void};
+  };
 }

@@ -52,7 +52,7 @@ export function upright({data, width, height}: Pixels, orientation: number): Pix
       const column = fromTheRight ? width - 1 - across : across;
       const row = fromBelow ? height - 1 - down : down;
       const from = (row * width + column) * channels;
-      for (let c = 0; c < channels; c++) result[(y * newWidth + x) * channels + c] = data[from + c];
+      for (let c = 0; c < channels; c++) result[(y * newWidth + x) * channels + c] = data[from + c]!;
     }
   }
   return {data: result, width: newWidth, height: newHeight};

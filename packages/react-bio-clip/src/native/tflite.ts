@@ -32,7 +32,7 @@ function onTflite(model: TfliteModel): Model {
   return {
     backend: 'tflite',
     async run(input) {
-      const [output] = await model.run([input.slice().buffer]);
+      const [output = new ArrayBuffer(0)] = await model.run([input.slice().buffer]);
       return new Float32Array(output);
     },
     dispose: () => {}, // with the last reference

@@ -4,6 +4,7 @@ import {useCallback, useEffect, useId, useRef, useState} from 'react';
 import type {ReactNode} from 'react';
 
 import type {Answer, ClassifyOptions, ImageInput} from '../core/types.js';
+import {repeat, type PropsOf, type ViewOf} from './camera.js';
 
 /** All texts of the component; replace them to translate it. */
 export interface CameraLabels {
@@ -20,32 +21,14 @@ export interface CameraLabels {
   failed: string;
 }
 
-export interface CameraView {
-  answer: Answer | null;
-  /** A photograph is being classified. */
-  working: boolean;
-  error: Error | null;
-  /** The photograph that was taken; null while the preview runs. */
-  photo: HTMLCanvasElement | null;
-}
+export type CameraView = ViewOf<HTMLCanvasElement>;
 
-export interface BioClipCameraProps {
+export interface BioClipCameraProps extends PropsOf<HTMLCanvasElement, CameraLabels> {
   /** From `useBioClip` or a loaded model. It must stay the same between renders. */
   classify: (image: ImageInput, options?: ClassifyOptions) => Promise<Answer>;
   /** False while the model loads: the preview runs, the shutter waits. */
   ready?: boolean;
-  /** Answer again and again, without a shutter. */
-  continuous?: boolean;
-  /** Milliseconds of rest between continuous answers. */
-  interval?: number;
-  /** Options of each answer. */
-  options?: Omit<ClassifyOptions, 'signal'>;
-  onAnswer?: (answer: Answer, photo: HTMLCanvasElement | null) => void;
-  onPhoto?: (photo: HTMLCanvasElement) => void;
-  labels?: Partial<CameraLabels>;
   className?: string;
-  /** Draws the answer, inside a live region: a node, or a function of the current view. */
-  children?: ReactNode | ((view: CameraView) => ReactNode);
 }
 
 const LABELS: CameraLabels = {
@@ -164,19 +147,14 @@ export function BioClipCamera(props: BioClipCameraProps): ReactNode {
 
   useEffect(() => {
     if (!continuous || !running || !ready) return undefined;
-    let timer: ReturnType<typeof setTimeout>;
-    let over = false;
     setView((last) => ({...last, photo: null})); // of the shutter, which stopped the preview
     video.current?.play().catch(() => setTrouble('busy'));
-    const turn = async () => {
+    const stop = repeat(async () => {
       const element = video.current;
       if (element && !document.hidden) await look(element);
-      if (!over) timer = setTimeout(turn, interval);
-    };
-    void turn();
+    }, interval);
     return () => {
-      over = true;
-      clearTimeout(timer);
+      stop();
       pending.current?.abort();
     };
   }, [continuous, running, ready, interval, look]);

@@ -1,0 +1,5 @@
+const {getDefaultConfig} = require('expo/metro-config');
+
+const config = getDefaultConfig(__dirname);
+config.resolver.assetExts.push('bin'); // the files of the bundle
+module.exports = config;

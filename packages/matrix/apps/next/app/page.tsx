@@ -1,0 +1,5 @@
+import {Identify} from './Identify';
+
+export default function Page() {
+  return <Identify />;
+}

@@ -1,0 +1,1 @@
+import 'react-bio-clip/worker';
