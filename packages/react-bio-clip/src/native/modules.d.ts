@@ -1,6 +1,6 @@
 /**
  * Declarations of modules that the application installs, as far as expo.ts and camera.tsx use them: only React Native
- * projects have them. packages/example-expo checks both files against the modules themselves.
+ * projects have them. packages/example-expo passes the modules themselves to the adapter, which checks that part.
  */
 
 declare module 'expo-asset' {
