@@ -226,7 +226,7 @@ def test_8_a_bundle_names_what_it_was_made_of_by_content(data: Path, tmp_path: P
         text = convert._text(data)
         table = bundle.make_table(data, text, None)
         sure = {"temperature": 1.0, "thresholds": None, "off_list": None, "photographs": 0}
-        convert._describe(made, data, convert._read_model(model), text, table, sure, None)
+        convert._describe(made, data, convert._read_model(model), text, convert._Table(table, None), sure, None)
         return dict(read_json(made / "bundle.json"))
 
     nodes: dict[str, Any] = {"input": {"name": "x", "shape": [3, 32, 32]}, "output": "x", "nodes": []}

@@ -26,7 +26,7 @@ from support.checkout import ROOT
 from support.fake_bundles import DAISY
 
 PACKAGE = ROOT / "packages" / "react-bio-clip"
-NO_LIMIT: Any = {"taxa_bytes": None, "over_budget": "refuse"}
+NO_LIMIT: Any = {"taxa_bytes": None, "over_budget": "refuse", "whole_table": None}
 TINY = params.load(ROOT / "tests/tiny.yaml")
 LIST = "name,common_name_de\nBellis perennis,G\u00e4nsebl\u00fcmchen\nBellis annua,\nMorus bassanus,\n"
 
@@ -94,7 +94,7 @@ def test_the_stage_and_the_command_write_the_same_bundle(
     assert command(*arguments[:-2], "--output", tmp_path / "out") == 0
     assert not (tmp_path / "out/bundle.json.sig").exists()
     assert manifest.RECORDED not in read_json(tmp_path / "out/bundle.json")["provenance"]
-    monkeypatch.setattr(relist, "defaults", lambda: {"convert": {"taxa_bytes": 1}})
+    monkeypatch.setattr(relist, "defaults", lambda: {"convert": {"taxa_bytes": 1, "whole_table": None}})
     assert command(run / "lists/field.csv", "--data", run, "--output", tmp_path / "none") == 1
     assert "Lists are regional" in capsys.readouterr().err and not (tmp_path / "none").exists()
 

@@ -56,6 +56,7 @@ PARAMS: sections.Convert = {
     "tolerance": 1e-4,
     "taxa_bytes": None,
     "over_budget": "refuse",
+    "whole_table": None,
     "sign_with": None,
     "onnx": [],
     "tflite": False,

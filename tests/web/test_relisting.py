@@ -39,6 +39,7 @@ def relist(
     teacher: teachers.Teacher | None,
     photographs: confidence.Photographs | None = None,
     budget: int | None = None,
+    whole_table: int | None = None,
 ) -> tuple[relisting.Relisted, dict[str, Any]]:
     """The table of a list, and the bundle.json that is written; without a teacher none may be asked for."""
 
@@ -49,7 +50,7 @@ def relist(
     known, here = known_of_bundle(parent), parent.folder.parent
     (here / "list.csv").write_text(text)
     placed = placing.read(here / "list.csv", known.names)
-    relisted = relisting.relist(parent, known, placed, asked, photographs, budget)
+    relisted = relisting.relist(parent, known, placed, asked, photographs, relisting.Limits(budget, whole_table))
     out = here / f"out-{len(list(here.iterdir()))}"
     out.mkdir()
     return relisted, relisting.write(out, parent, relisted, here / "list.csv", None)

@@ -75,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.taxa_bytes is None:
         budget.check(len(placed.leaves), parent.width, defaults()["convert"]["taxa_bytes"], "refuse")
     photographs = _photographs(options, parent)
-    relisted = relisting.relist(
-        parent, known, placed, lambda: _teacher(options, parent), photographs, options.taxa_bytes
-    )
+    limits = relisting.Limits(options.taxa_bytes, defaults()["convert"]["whole_table"])
+    relisted = relisting.relist(parent, known, placed, lambda: _teacher(options, parent), photographs, limits)
     accuracy = evaluation.accuracy(options.data, parent, relisted, photographs) if photographs else None
     with replacing_folder(options.output, NAMES) as scratch:
         about = relisting.write(scratch, parent, relisted, species_list, key)

@@ -45,14 +45,14 @@ def accuracy(
     rows = confidence.under(labels, relisted.leaves, parent.entries.keys() - set(relisted.leaves))
     if not rows or not _of_the_model(found, photographs):
         return None
-    paths, table = relisted.table.paths, relisted.table
+    scale, temperature = parent.about["logit_scale"], relisted.certainty["temperature"]
+    logits, paths, _ = confidence.answered(relisted.table, scale, relisted.split)
     node_of_leaf, truth = calibration.nodes_of(paths), calibration.place([labels[row] for row in rows], paths)
     right = np.full((len(rows), len(RANKS)), np.nan)
     answered, judged = np.zeros(len(rows), bool), np.full(len(rows), np.nan)
-    factor = parent.about["logit_scale"] / relisted.certainty["temperature"]
     blocks = predictions.placed([keys[row] for row in rows], found.embeddings())
     for places, embeddings in _smaller(blocks, len(paths)):
-        share, node = calibration.best_nodes(softmax(factor * (embeddings @ table.text.T)), node_of_leaf)
+        share, node = calibration.best_nodes(softmax(logits(embeddings) / temperature), node_of_leaf)
         own = truth[places]
         right[places] = np.where(own == calibration.UNNAMED, np.nan, node == own)
         if thresholds := relisted.certainty["thresholds"]:

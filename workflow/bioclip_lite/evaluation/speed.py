@@ -20,7 +20,7 @@ from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, require, write_json
 from bioclip_lite.utils.progress import progress
-from bioclip_lite.web import bundle, javascript, tfjs
+from bioclip_lite.web import bundle, javascript, parts, tfjs
 
 if TYPE_CHECKING:
     from bioclip_lite.params.jobs import Timing
@@ -89,7 +89,8 @@ def _bundled(model: Path, shipped: Path, size: int, folder: Path) -> None:
     """The bundle that ships with another model in it."""
     about = read_json(shipped / bundle.FILE)
     javascript.convert(model, folder)
-    shutil.copy(shipped / about["text"]["file"], folder)
+    for table in parts.files(about):
+        shutil.copy(shipped / table, folder)
     files = bundle.listed(folder)
     about["preprocess"]["size"] = size
     about["model"]["file"] = tfjs.MODEL_FILE

@@ -30,7 +30,7 @@ from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, require
 from bioclip_lite.utils.progress import progress
-from bioclip_lite.web import litert
+from bioclip_lite.web import litert, parts
 from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
 
 if TYPE_CHECKING:
@@ -86,23 +86,19 @@ def _mean(logits: Sequence[np.ndarray]) -> Block:
 
 
 def table(params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
-    """The teacher against the table that ships: 8 bits, and representatives of genera where it has no room."""
+    """The teacher against the table that ships: 8 bits, and representatives of genera where it has no room.
+
+    Of a table in parts all are loaded.
+    """
     bundle = data / "convert" / "tfjs"
     about = read_json(require(bundle / BUNDLE_FILE))
-    column, share = columns(bundle, about["taxa"], labels)
-    file = require(bundle / about["text"]["file"])
-    shipped = replace(_taxa(data, labels), text=_shipped_text(file, about["text"]["rows"])[column])
-    found = _taught(params, data, shards, shipped)
+    files = [require(bundle / name) for name in parts.files(about)]
+    found = parts.read(bundle, about)
+    text = store.decode(found.integers, found.scales)[columns(bundle, found.entries, labels)]
+    taught = _taught(params, data, shards, replace(_taxa(data, labels), text=text))
     # No embeddings: they are the teacher's own.
-    blocks = (Block(block.logits + share) for block in found.blocks)
-    return Answers(found.keys, blocks, lambda: found.costs() | costs.of_table(costs.files([file])))
-
-
-def _shipped_text(file: Path, rows: int) -> np.ndarray:
-    """The table of a bundle, float32 (rows, D)."""
-    content = file.read_bytes()
-    scales = np.frombuffer(content, "<f4", rows)
-    return store.decode(np.frombuffer(content, np.int8, offset=scales.nbytes).reshape(rows, -1), scales)
+    blocks = (Block(block.logits) for block in taught.blocks)
+    return Answers(taught.keys, blocks, lambda: taught.costs() | costs.of_table(costs.files(files)))
 
 
 def _taught(params: "Latency", data: Path, shards: Sequence[str], taxa: store.Taxa, who: str = FIRST) -> Answers:
@@ -224,21 +220,22 @@ def tflite(params: "Latency", data: Path, shards: Sequence[str], labels: Labels)
     """The bundle for phones, in LiteRT: its model, its table and its thresholds, on pixels prepared as in PyTorch."""
     bundle = data / "convert" / "tflite"
     about = read_json(require(bundle / BUNDLE_FILE))
-    column, share = columns(bundle, about["taxa"], labels)
     check_weights(data, bundle, about)
-    model, table = require(bundle / about["model"]["file"]), require(bundle / about["text"]["file"])
-    taxa = replace(_taxa(data, labels), text=_shipped_text(table, about["text"]["rows"])[column])
+    model, *files = (require(bundle / name) for name in (about["model"]["file"], BUNDLE_FILE, *parts.files(about)))
+    found = parts.read(bundle, about)
+    column, scale = columns(bundle, found.entries, labels), _taxa(data, labels).logit_scale
+    logits = parts.answering(store.decode(found.integers, found.scales), found.split, scale)
     compute = litert.load(model)
 
     def answer(embeddings: np.ndarray) -> Block:
-        block = _answer(embeddings, taxa)
-        return Block(block.logits + share, block.embeddings)
+        unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        return Block(logits(unit)[:, column], unit)
 
     def measured() -> dict[str, Any]:
         return {
             **{"params": about["model"]["parameters"], "macs": about["model"]["macs"]},
             **costs.files([model]),
-            **costs.of_table(costs.files([bundle / BUNDLE_FILE, table])),
+            **costs.of_table(costs.files(files)),
             "calibration": {name: about.get(name) for name in ("temperature", "thresholds", "off_list")},
             "latency_ms": litert.latency(compute, about["preprocess"]["size"], params["latency_runs"]),
         }

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from bioclip_lite.models import costs
 from bioclip_lite.taxa.label_space import Labels
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, require
-from bioclip_lite.web import javascript
+from bioclip_lite.web import javascript, parts
 from bioclip_lite.web.bundle import FILE as BUNDLE_FILE
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ def chromium(params: "Latency", data: Path, shards: Sequence[str], labels: Label
 def _shipped(where: str, params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     bundle = data / "convert" / "tfjs"
     about = read_json(require(bundle / BUNDLE_FILE))
-    column, share = columns(bundle, about["taxa"], labels)
+    column = columns(bundle, parts.read(bundle, about).entries, labels)
     check_weights(data, bundle, about)
     nodes, weights = quantized.load(data / "quantize" / "model")
     scratch = tempfile.TemporaryDirectory(prefix="bioclip-lite-")  # removed when the blocks are consumed
     prefix = Path(scratch.name) / where
     tars = [data / "shard" / f"{shard}.tar" for shard in shards]
     found = javascript.answer(where, bundle, tars, prefix, params.get("latency_runs", 0))
-    table = [bundle / BUNDLE_FILE, bundle / about["text"]["file"]]
+    table = [bundle / name for name in (BUNDLE_FILE, *parts.files(about))]
     model = [path for path in bundle.iterdir() if path not in table]
 
     def blocks() -> Iterator[Block]:
@@ -55,7 +55,7 @@ def _shipped(where: str, params: "Latency", data: Path, shards: Sequence[str], l
             )
             for start in range(0, len(logits), _BATCH):
                 rows = slice(start, start + _BATCH)
-                yield Block(logits[rows][:, column] + share, embeddings[rows])
+                yield Block(logits[rows][:, column], embeddings[rows])
 
     return Answers(
         keys=found["keys"],
@@ -79,14 +79,14 @@ def for_files(data: Path, labels: Labels) -> Callable[[Sequence[Path]], np.ndarr
     """
     bundle = data / "convert" / "tfjs"
     about = read_json(require(bundle / BUNDLE_FILE))
-    column, share = columns(bundle, about["taxa"], labels)
+    column = columns(bundle, parts.read(bundle, about).entries, labels)
 
     def logits(files: Sequence[Path]) -> np.ndarray:
         with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as scratch:
             prefix = Path(scratch) / "node"
             found = javascript.answer("node", bundle, [file.resolve() for file in files], prefix)
             rows = np.fromfile(f"{prefix}.logits.f32", "<f4").reshape(len(files), found["taxa"])
-        return rows[:, column] + share
+        return rows[:, column]
 
     return logits
 
@@ -98,21 +98,23 @@ def check_weights(data: Path, bundle: Path, about: dict[str, Any]) -> None:
         raise UserError(f"{bundle} was not made from the weights in {folder}; run stage convert again")
 
 
-def columns(bundle: Path, taxa: list[dict[str, Any]], labels: Labels) -> tuple[np.ndarray, np.ndarray]:
-    """Position of each leaf's logit in the bundle's output, int64 (C,), and the number to add to it, float32 (C,).
+def columns(bundle: Path, taxa: Sequence[Mapping[str, Any]], labels: Labels) -> np.ndarray:
+    """Position of each leaf's logit in the bundle's output, int64 (C,).
 
-    A species that the bundle has no room for gets the logit of its genus' representative less the logarithm of their
-    number: together they are as probable as it.
+    A species that the bundle has no room for has the logit of its genus' representative, which counts as often.
+
+    Args:
+        taxa: entries of the bundle's table.
     """
     place = {taxon["id"]: number for number, taxon in enumerate(taxa)}
     genera = {tuple(taxon["ranks"][:6]): number for number, taxon in enumerate(taxa) if taxon["rank"] == "genus"}
     column = [place.get(leaf, genera.get(path[:6], -1)) for leaf, path in zip(labels.ids, labels.leaves, strict=True)]
     count = np.bincount(np.maximum(column, 0), minlength=len(taxa))
-    if min(column, default=0) < 0 or not count.all():
+    if min(column, default=0) < 0 or count.tolist() != [taxon.get("stands_for", 1) for taxon in taxa]:
         raise UserError(
             f"{bundle} answers among other taxa than data/index/taxa.parquet lists; run stage convert again"
         )
-    return np.array(column), -np.log(count[column]).astype(np.float32)
+    return np.array(column)
 
 
 def _sha256(path: Path) -> str:

@@ -244,6 +244,7 @@ class Bundle(TypedDict):
     tolerance: float
     taxa_bytes: int | None
     over_budget: Literal["refuse", "genera"]
+    whole_table: int | None
     sign_with: str | None
     onnx: list[Literal["fp32", "qdq"]]
 
@@ -253,6 +254,7 @@ class OneList(TypedDict):
 
     taxa_bytes: int | None
     over_budget: Literal["refuse", "genera"]
+    whole_table: int | None
     sign_with: str | None
     lists: list[str]
 

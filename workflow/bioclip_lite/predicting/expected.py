@@ -49,7 +49,7 @@ def read(data: Path, variant: str, labels: Labels) -> Places:
             f"--prior needs {file}: name a table of occurrences in convert.prior of params.yaml and run stage convert"
         )
     about = read_json(file)
-    column, _ = web_variants.columns(folder, about["taxa"], labels)
+    column = web_variants.columns(folder, about["taxa"], labels)
     web_variants.check_weights(data, folder, about)
     said = about["prior"]
     made = prior.decode((folder / said["file"]).read_bytes(), said, len(about["taxa"]))

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, replacing_folder, require, write_json
 from bioclip_lite.utils.progress import progress
 from bioclip_lite.utils.randomness import drawn
-from bioclip_lite.web import budget, bundle, confidence, javascript, manifest, onnx_export, tfjs
+from bioclip_lite.web import budget, bundle, confidence, javascript, manifest, onnx_export, parts, tfjs
 
 if TYPE_CHECKING:
     from bioclip_lite.params import jobs
@@ -57,6 +57,13 @@ class _Model:
     def embed(self, pixels: torch.Tensor) -> np.ndarray:
         """Unit embeddings, float32 (n, D), of preprocessed photographs, float32 (n, 3, size, size)."""
         return _units(execution.run(self.graph, self.weights, pixels))
+
+
+class _Table(NamedTuple):
+    """The table of taxa, and how it is divided if it is too large for one file."""
+
+    whole: bundle.Table
+    split: parts.Split | None
 
 
 @dataclass(frozen=True)
@@ -107,8 +114,12 @@ def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
     with replacing_folder(data / "convert" / "tfjs", bundle.NAMES) as folder:
         javascript.convert(model.folder, folder)
         photographs = _calibration(data, model, len(table.paths))
-        certainty = confidence.fit(table, text.logit_scale, photographs) | {"photographs": len(photographs.keys)}
-        about = _describe(folder, data, model, text, table, certainty, key)
+        divided, measured = parts.choose(
+            table, parts.split(table, params["whole_table"]), text.logit_scale, photographs.embeddings
+        )
+        fitted = confidence.fit(table, text.logit_scale, photographs, divided)
+        certainty = fitted | {"photographs": len(photographs.keys)}
+        about = _describe(folder, data, model, text, _Table(table, divided), certainty, key)
         reference = _reference(params["images"], data, model)
         report = _compare(folder, model, reference, params["tolerance"])
         report["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
@@ -120,19 +131,22 @@ def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
     report["model"] = {key: about["model"][key] for key in ("nodes", "operations", "macs", "parameters")}
     report["taxa"] = {
         **{"rows": len(table.paths), "left_out": table.left_out, "representatives": table.representatives},
-        **{"table_bytes": len(table.content()), "names_bytes": len(bundle.json_bytes(about["taxa"]))},
+        **{"table_bytes": len(table.content()), "names_bytes": len(bundle.json_bytes(table.described()))},
+        **({"parts": measured} if measured else {}),
     }
     report["confidence"] = certainty
     confidence.write(data / "convert" / confidence.FILE, photographs, about["provenance"]["weights_sha256"])
     write_json(data / "convert" / "report.json", report)
     print(
         f"convert: {report['bytes'] / 1e6:.2f} MB, of it {report['taxa']['table_bytes'] / 1e6:.2f} MB the table of "
-        f"{report['taxa']['rows']:,} taxa, and {report['taxa']['names_bytes'] / 1e6:.2f} MB of names in {bundle.FILE}; "
+        f"{report['taxa']['rows']:,} taxa, and {report['taxa']['names_bytes'] / 1e6:.2f} MB of names; "
         f"{report['model']['nodes']} nodes; {report['weights_identical']} "
         f"weights bit-identical in JavaScript; {report['images']} photographs within "
         f"{report['largest_difference']:.1e} of PyTorch; {report['latency_ms']['median']:.1f} ms an image in Node "
         "(WebAssembly, one thread)"
     )
+    if measured:
+        print(f"convert: {parts.sentence(measured)}")
 
 
 def _write_for_phones(params: "jobs.Phone", data: Path) -> None:
@@ -141,13 +155,13 @@ def _write_for_phones(params: "jobs.Phone", data: Path) -> None:
     key = manifest.read_private_key(params["sign_with"], data)
     model = _read_model(data / "quantize" / "model")
     about = read_json(require(data / "convert" / "tfjs" / bundle.FILE))
-    table = about["text"]["file"]
     with replacing_folder(data / "convert" / "tflite", bundle.NAMES) as folder:
         content = folder / "model.tflite"
         javascript.convert_to_litert(model.folder, content)
         name = bundle.add(folder, "model", ".tflite", content.read_bytes())
         content.unlink()
-        shutil.copyfile(require(data / "convert" / "tfjs" / table), folder / table)
+        for table in parts.files(about):
+            shutil.copyfile(require(data / "convert" / "tfjs" / table), folder / table)
         report = _compare_litert(litert.load(folder / name), _reference(params["images"], data, model), params)
         kept = {name: about["model"][name] for name in ("macs", "parameters")}
         files = bundle.listed(folder)
@@ -240,19 +254,19 @@ def _describe(
     data: Path,
     model: _Model,
     text: Taxa,
-    table: bundle.Table,
+    table: _Table,
     certainty: dict[str, Any],
     key: manifest.PrivateKey | None,
 ) -> dict[str, Any]:
     """Rename the files of the model after their hash, add the table, and write and sign bundle.json; its content."""
     model_files = bundle.take_model(folder, model.graph, model.weights)
-    taxa_file = bundle.add(folder, "taxa", ".bin", table.content())
+    written = parts.write(folder, *table)
     files = bundle.listed(folder)
-    teacher, taxa = _teacher(data), table.described()
+    teacher = _teacher(data)
     student = read_json(require(data / "prune" / "model" / "student.json"))
     licences, attribution = bundle.photographs(data)
     about = {
-        "format": bundle.FORMAT,
+        **written,
         "preprocess": model.preprocessing,
         "embedding": text.text.shape[1],
         "logit_scale": text.logit_scale,
@@ -260,17 +274,13 @@ def _describe(
         "thresholds": certainty["thresholds"],
         "off_list": certainty["off_list"],
         "ranks": list(RANKS),
-        "languages": table.languages(),
-        "taxa": taxa,
+        "languages": table.whole.languages(),
         "text": {
-            "file": taxa_file,
+            **written["text"],
             "dtype": "int8",
-            "rows": len(taxa),
             "columns": text.text.shape[1],
             "prompt": text.prompt,
             **({"lit_columns": text.lit_columns} if text.lit_columns else {}),
-            "left_out": table.left_out,
-            "representatives": table.representatives,
         },
         "model": model_files,
         "files": files,
@@ -288,7 +298,7 @@ def _describe(
             "teacher_identity": teacher["identity"],
             "graph_sha256": bundle.sha256((model.folder / quantized.GRAPH_FILE).read_bytes()),
             "weights_sha256": bundle.sha256((model.folder / quantized.WEIGHTS_FILE).read_bytes()),
-            "taxonomy_sha256": bundle.sha256(bundle.json_bytes(taxa)),
+            "taxonomy_sha256": bundle.sha256(bundle.json_bytes(table.whole.described())),
             "calibration_photographs": certainty["photographs"],
             **manifest.signed_by(key),
         },

@@ -309,6 +309,7 @@ class Convert(TypedDict):
     tolerance: float
     taxa_bytes: int | None
     over_budget: Literal["refuse", "genera"]
+    whole_table: int | None
     sign_with: str | None
     onnx: list[Literal["fp32", "qdq"]]
     tflite: bool

@@ -23,9 +23,10 @@ def check(taxa: int, columns: int, limit: int | None, over_budget: Literal["refu
     if limit is not None and size > limit and over_budget == "refuse":
         raise UserError(
             f"the web bundle's table of {taxa:,} taxa would take {size / 1e6:.1f} MB, more than convert.taxa_bytes "
-            f"({limit / 1e6:.1f} MB, {limit // row_bytes(columns):,} taxa), and each visitor of a page downloads it. "
-            "Lists are regional: shorten index.species_list to the taxa of a region. Or set convert.taxa_bytes to "
-            f"{size} and name lists of regions in convert.lists, whose bundles come from the same model. Or set "
+            f"({limit / 1e6:.1f} MB, {limit // row_bytes(columns):,} taxa), of which each visitor of a page downloads "
+            "what convert.whole_table says. Lists are regional: shorten index.species_list to the taxa of a region. Or "
+            f"set convert.taxa_bytes to {size} and name lists of regions in convert.lists, whose bundles come from the "
+            "same model. Or set "
             "convert.over_budget to genera, which puts a representative of their genus in the place of species with "
             "few photographs"
         )

@@ -3,7 +3,8 @@
 The rows of the taxon table are in tree order, so that the taxa below one node are neighbours and the probability of
 the node is the sum of a segment. A row is int8 with a float32 scale: value = scale * int8. If a budget of bytes leaves
 no room for every species, those with the fewest photographs are replaced by one representative of their genus: the
-unit mean of their rows. (A table without the genera of omitted species is worse at the family than no table at all.)
+unit mean of their rows, which counts as the row of each of them. (A table without the genera of omitted species is
+worse at the family than no table at all.) ``parts`` divides tables that are too large for one file.
 """
 
 import csv
@@ -53,6 +54,7 @@ class Table:
     zero_shot: list[bool]
     finest_rank: np.ndarray  # int8 (C,), index into RANKS of the lowest rank that an answer may have
     notes: list[str | None]
+    stands_for: np.ndarray  # int64 (C,), species that a representative of a genus replaces; 1 for any other row
     scales: np.ndarray  # float32 (C,)
     integers: np.ndarray  # int8 (C, D)
     left_out: int  # species replaced by a representative of their genus
@@ -68,8 +70,8 @@ class Table:
         return store.decode(self.integers, self.scales)
 
     def content(self) -> bytes:
-        """The file: the scales, little-endian, then the integers row by row."""
-        return self.scales.astype("<f4").tobytes() + np.ascontiguousarray(self.integers).tobytes()
+        """The file."""
+        return content(self.scales, self.integers)
 
     def languages(self) -> list[str]:
         """Languages of the common names, English first."""
@@ -77,15 +79,27 @@ class Table:
         return sorted(languages, key=lambda language: (language != "en", language))
 
     def described(self) -> list[dict[str, Any]]:
-        """Entry ``taxa`` of bundle.json; what is so for most taxa is not written."""
-        columns = zip(self.paths, self.common_names, self.zero_shot, self.finest_rank, self.notes, strict=True)
-        return [
-            _entry(path, names)
-            | ({"zero_shot": True} if zero_shot else {})
-            | ({"finest_rank": RANKS[finest]} if finest < label_rank(path) else {})
-            | ({"note": note} if note else {})
-            for path, names, zero_shot, finest, note in columns
-        ]
+        """Entry ``taxa`` of bundle.json."""
+        remarks = self.zero_shot, self.finest_rank.tolist(), self.notes, self.stands_for.tolist()
+        return [entry_of(*row) for row in zip(self.paths, self.common_names, *remarks, strict=True)]
+
+
+def content(scales: np.ndarray, integers: np.ndarray) -> bytes:
+    """Bytes of a table: the scales, float32 (C,), little-endian, then the integers, int8 (C, D), row by row."""
+    return scales.astype("<f4").tobytes() + np.ascontiguousarray(integers).tobytes()
+
+
+def entry_of(
+    path: TaxonPath, names: dict[str, str], zero_shot: bool, finest: int, note: str | None, stands_for: int
+) -> dict[str, Any]:
+    """One entry of ``taxa``; what is so for most taxa is not written."""
+    return (
+        _entry(path, names)
+        | ({"zero_shot": True} if zero_shot else {})
+        | ({"finest_rank": RANKS[finest]} if finest < label_rank(path) else {})
+        | ({"note": note} if note else {})
+        | ({"stands_for": stands_for} if stands_for > 1 else {})
+    )
 
 
 def make_table(data: Path, text: store.Taxa, limit: int | None) -> Table:
@@ -164,6 +178,7 @@ def table_of(
         zero_shot=[said[path].zero_shot for path in paths],
         finest_rank=np.array([said[path].finest_rank for path in paths], dtype=np.int8),
         notes=[said[path].note for path in paths],
+        stands_for=np.array([len(genera.get(path, (path,))) for path in paths]),
         scales=encoded["scales"],
         integers=encoded["embeddings"],
         left_out=len(left_out),

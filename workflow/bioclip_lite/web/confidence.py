@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from bioclip_lite.taxa.taxonomy import lineage
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.randomness import drawn
 from bioclip_lite.utils.tensors import Tensors, map_tensors, write_tensors
+from bioclip_lite.web import parts
 from bioclip_lite.web.bundle import Table
 
 FILE = "calibration.safetensors"
@@ -88,16 +89,36 @@ def _tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
         raise UserError(f"{path} is no {FILE} of stage convert, or is not complete; copy it again") from None
 
 
-def fit(table: Table, logit_scale: float, photographs: Photographs) -> dict[str, Any]:
-    """``temperature``, ``thresholds`` and ``off_list`` of bundle.json, as fitted for the INT8 table."""
-    logits = logit_scale * (photographs.embeddings @ table.text.T)
-    fitted = calibration.calibrate(logits, photographs.taxa, table.paths, photographs.observations, table.finest_rank)
+def fit(
+    table: Table, logit_scale: float, photographs: Photographs, divided: parts.Split | None = None
+) -> dict[str, Any]:
+    """``temperature``, ``thresholds`` and ``off_list`` of bundle.json, as fitted for the INT8 table as it ships."""
+    answering, leaves, finest = answered(table, logit_scale, divided)
+    logits = answering(photographs.embeddings)
+    fitted = calibration.calibrate(logits, photographs.taxa, leaves, photographs.observations, finest)
     first = calibration.first_of_each(photographs.observations)
     keys, taxa = [photographs.keys[row] for row in first], [photographs.taxa[row] for row in first]
-    nodes, truth = calibration.nodes_of(table.paths), calibration.place(taxa, table.paths)
-    drawn_off, named = off_list.hidden(keys, truth, nodes, off_list.HIDDEN), capped(nodes, table.finest_rank)
+    nodes, truth = calibration.nodes_of(leaves), calibration.place(taxa, leaves)
+    drawn_off, named = off_list.hidden(keys, truth, nodes, off_list.HIDDEN), capped(nodes, finest)
     others = off_list.calibrate(logits[first], drawn_off, truth, nodes, named, fitted["temperature"])
     return fitted | {"off_list": others}
+
+
+class Answered(NamedTuple):
+    """What a table answers: the taxa that its rows stand for, C of them."""
+
+    logits: parts.Answering  # float32 (n, C)
+    leaves: list[TaxonPath]  # a genus once for each species that its representative replaces
+    finest_rank: np.ndarray  # int8 (C,)
+
+
+def answered(table: Table, logit_scale: float, divided: parts.Split | None) -> Answered:
+    """The answers of a table as it ships, in parts or in one file."""
+    ask = parts.answering(table.text, divided, logit_scale)
+    if not table.representatives:
+        return Answered(ask, table.paths, table.finest_rank)
+    rows = np.repeat(np.arange(len(table.paths)), table.stands_for)
+    return Answered(lambda units: ask(units)[:, rows], [table.paths[row] for row in rows], table.finest_rank[rows])
 
 
 def affordable(photographs: Photographs, taxa: int) -> Photographs:

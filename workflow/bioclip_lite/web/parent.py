@@ -10,7 +10,7 @@ import numpy as np
 from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
-from bioclip_lite.web import bundle, manifest
+from bioclip_lite.web import bundle, manifest, parts
 
 
 @dataclass(frozen=True)
@@ -57,23 +57,23 @@ def read_parent(folder: Path) -> Parent:
         raise UserError(f"{folder} is no bundle: it has no {bundle.FILE}; stage convert makes one in data/convert/tfjs")
     try:
         about = read_json(path)
-        if about["format"] != bundle.FORMAT:
+        if about["format"] not in (bundle.FORMAT, parts.FORMAT):
             raise UserError(
-                f"{path} has format {about['format']}; this version reads format {bundle.FORMAT}: make the bundle "
-                "again, or take the version of bioclip-lite that made it"
+                f"{path} has format {about['format']}; this version reads formats {bundle.FORMAT} and {parts.FORMAT}: "
+                "make the bundle again, or take the version of bioclip-lite that made it"
             )
         manifest.check_files(path, about["files"])
-        rows, columns, table = len(about["taxa"]), about["embedding"], about["text"]["file"]
-        if table not in about["files"]:
-            raise ValueError(f"its table {table} is not among the files")
-        content = (folder / table).read_bytes()
+        for table in parts.files(about):
+            if table not in about["files"]:
+                raise ValueError(f"its table {table} is not among the files")
+        shipped = parts.read(folder, about)
         return Parent(
             folder=folder,
             about=about,
             sha256=bundle.sha256(path.read_bytes()),
-            entries={tuple(entry["ranks"]): entry for entry in about["taxa"]},
-            scales=np.frombuffer(content, "<f4", rows),
-            integers=np.frombuffer(content, "i1", rows * columns, 4 * rows).reshape(rows, columns),
+            entries={tuple(entry["ranks"]): entry for entry in shipped.entries},
+            scales=shipped.scales,
+            integers=shipped.integers,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not as stage convert writes it ({error!r}); copy the bundle again") from None

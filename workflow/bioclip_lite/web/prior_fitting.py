@@ -81,6 +81,11 @@ def write(params: "jobs.Prior", data: Path) -> None:
     key = manifest.read_private_key(params["sign_with"], data)
     table, out = data / "lists" / str(params["prior"]), data / "convert" / "prior"
     parent = read_parent(data / "convert" / "tfjs")
+    if "parts" in parent.about["text"]:
+        raise UserError(
+            f"convert.prior counts place and month of all {len(parent.entries):,} taxa at once, but their table is in "
+            "parts; set convert.whole_table to null, or name regions in convert.lists and make their prior from them"
+        )
     photographs = confidence.read(data / "convert" / confidence.FILE, parent.weights_sha256, parent.width)
     left_out: Counter[str] = Counter()
     counted = count(occurrences.read(table, left_out), list(parent.entries), left_out)
@@ -182,7 +187,9 @@ def place_photographs(parent: Parent, photographs: confidence.Photographs, count
             "these taxa"
         )
     text = store.decode(parent.integers, parent.scales)
-    logits = parent.about["logit_scale"] * (chosen.embeddings @ text.T)
+    # A representative of a genus counts as often as the species that it replaces.
+    counts = np.array([entry.get("stands_for", 1) for entry in parent.entries.values()], np.float32)
+    logits = parent.about["logit_scale"] * (chosen.embeddings @ text.T) + parent.about["temperature"] * np.log(counts)
     outside = [one for _, one in away]
     return Seen(logits, chosen.taxa, chosen.observations, inside, np.array([row for row, _ in away], int), outside)
 

@@ -24,11 +24,18 @@ from bioclip_lite.texts import text_types
 from bioclip_lite.utils import machine
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import replacing_folder, write_json
-from bioclip_lite.web import budget, bundle, confidence, manifest
+from bioclip_lite.web import budget, bundle, confidence, manifest, parts
 from bioclip_lite.web.parent import Known, Parent, known_of_run, read_parent
 
 if TYPE_CHECKING:
     from bioclip_lite.params import jobs
+
+
+class Limits(NamedTuple):
+    """Bytes of a table, as section convert has them; None: any."""
+
+    taxa_bytes: int | None  # at most
+    whole_table: int | None  # in one file
 
 
 class Relisted(NamedTuple):
@@ -36,6 +43,7 @@ class Relisted(NamedTuple):
 
     leaves: list[TaxonPath]  # of the list, in tree order
     table: bundle.Table
+    split: parts.Split | None  # of the table, where it is too large for one file
     certainty: dict[str, Any]  # entries "temperature", "thresholds" and "off_list" of bundle.json
     report: dict[str, Any]
 
@@ -53,7 +61,8 @@ def write_list(params: "jobs.OneList", file: str, data: Path) -> None:
     budget.check(len(placed.leaves), parent.width, params["taxa_bytes"], params["over_budget"])
     teacher = partial(identified.load, str(data / "teacher" / "model"), None, data / "weights", parent.teacher)
     photographs = confidence.read(data / "convert" / confidence.FILE, parent.weights_sha256, parent.width)
-    relisted = relist(parent, known, placed, teacher, photographs, params["taxa_bytes"])
+    limits = Limits(params["taxa_bytes"], params["whole_table"])
+    relisted = relist(parent, known, placed, teacher, photographs, limits)
     with replacing_folder(out / "tfjs", bundle.NAMES) as folder:
         about = write(folder, parent, relisted, species_list, key)
     write_json(out / "report.json", relisted.report | {"bytes": about["bytes"]})
@@ -69,14 +78,13 @@ def relist(
     placed: placing.Placed,
     teacher: Callable[[], teachers.Teacher],
     photographs: confidence.Photographs | None,
-    limit: int | None,
+    limits: Limits,
 ) -> Relisted:
     """Make the table of a list, and fit how certain answers among its taxa are.
 
     Args:
         teacher: loads the teacher of the bundle; not called if the bundle has a row for every prompt.
         photographs: of split calibration; without them there are no thresholds.
-        limit: on the table, in bytes (None: all taxa).
 
     Raises:
         UserError: the teacher is another, or the prompts of the bundle are not known.
@@ -89,8 +97,8 @@ def relist(
     vectors = {path: vectors[path] for path in placed.leaves}
     learned = confidence.nodes_of(path for path, count in known.photographs.items() if count)
     remarks = {path: _remark(path, parent, placed, learned) for path in placed.leaves}
-    table = _with_rows(bundle.table_of(vectors, names_of, remarks, known.photographs, limit), parent, rows)
-    certainty, promise = _certainty(parent, table, placed.leaves, photographs)
+    table = _with_rows(bundle.table_of(vectors, names_of, remarks, known.photographs, limits.taxa_bytes), parent, rows)
+    fitted = _certainty(parent, table, parts.split(table, limits.whole_table), placed.leaves, photographs)
     report = {
         "taxa": {
             "listed": len(placed.leaves),
@@ -107,9 +115,10 @@ def relist(
         "nearly": placed.nearly,
         "without_relatives": placed.without_relatives,
         "repeated": placed.repeated,
-        "promise": promise,
+        "promise": fitted.promise,
+        **({"parts": fitted.parts} if fitted.parts else {}),
     }
-    return Relisted(placed.leaves, table, certainty, report)
+    return Relisted(placed.leaves, table, fitted.split, fitted.certainty, report)
 
 
 def _names(path: TaxonPath, known: Known, placed: placing.Placed) -> dict[str, str]:
@@ -176,30 +185,42 @@ def _with_rows(table: bundle.Table, parent: Parent, rows: Mapping[TaxonPath, int
 # The promise
 
 
+class _Fitted(NamedTuple):
+    """What the calibration photographs say of a new table."""
+
+    certainty: dict[str, Any]  # temperature, thresholds and ``off_list`` of the new bundle
+    promise: dict[str, Any]  # what it says and covers
+    split: parts.Split | None
+    parts: dict[str, Any] | None = None  # what loading only some of them does, where that was measured
+
+
 def _certainty(
     parent: Parent,
     table: bundle.Table,
+    divided: parts.Split | None,
     leaves: list[TaxonPath],
     photographs: confidence.Photographs | None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(temperature, thresholds and ``off_list`` of the new bundle, what the promise says and covers)."""
+) -> _Fitted:
+    """Fit how certain answers are; without photographs all clades stay chosen, so answers are those of the table."""
     unfitted = {"temperature": parent.about["temperature"], "thresholds": None, "off_list": None}
     if photographs is None:
-        return unfitted, _no_promise("no calibration photographs were given", 0, 0, leaves, leaves)
+        why = "no calibration photographs were given"
+        return _Fitted(unfitted, _no_promise(why, 0, 0, leaves, leaves), divided)
     rows = confidence.under(photographs.taxa, leaves, parent.entries.keys() - set(leaves))
     usable = confidence.affordable(confidence.chosen(photographs, rows), len(leaves))
     observations = len(calibration.first_of_each(usable.observations))
     without = _without_photographs(leaves, usable.taxa)
     if confidence.too_few(observations):
         why = f"{observations} observations of the list's taxa in split calibration are too few to show anything"
-        return unfitted, _no_promise(why, len(usable.keys), observations, leaves, without)
-    certainty = confidence.fit(table, parent.about["logit_scale"], usable)
+        return _Fitted(unfitted, _no_promise(why, len(usable.keys), observations, leaves, without), divided)
+    divided, measured = parts.choose(table, divided, parent.about["logit_scale"], usable.embeddings)
+    certainty = confidence.fit(table, parent.about["logit_scale"], usable, divided)
     covered = _coverage(len(usable.keys), observations, leaves, without)
     if not any(certainty["thresholds"]["ranks"].values()):
         why = "at no threshold are answers right often enough, so the model gives none"
-        return certainty, {"holds": False, "why_not": why, **covered}
+        return _Fitted(certainty, {"holds": False, "why_not": why, **covered}, divided, measured)
     held = {name: certainty["thresholds"][name] for name in ("level", "confidence")}
-    return certainty, {"holds": True, **held, **covered}
+    return _Fitted(certainty, {"holds": True, **held, **covered}, divided, measured)
 
 
 def _no_promise(
@@ -249,28 +270,22 @@ def write(
 ) -> dict[str, Any]:
     """Write the files of the new bundle, signed by ``key``, to an empty folder; returns its bundle.json."""
     about, table = parent.about, relisted.table
-    for name in about["files"]:
-        if name != about["text"]["file"]:
-            (folder / name).write_bytes((parent.folder / name).read_bytes())
-    taxa = table.described()
-    text = {
-        "file": bundle.add(folder, "taxa", ".bin", table.content()),
-        "rows": len(taxa),
-        "left_out": table.left_out,
-        "representatives": table.representatives,
-    }
+    for name in about["files"].keys() - set(parts.files(about)):
+        (folder / name).write_bytes((parent.folder / name).read_bytes())
+    written = parts.write(folder, table, relisted.split)
+    text = {name: value for name, value in about["text"].items() if name != "parts"}
     files = bundle.listed(folder)
     new = {
         **about,
         **relisted.certainty,
+        **written,
         "languages": table.languages(),
-        "taxa": taxa,
-        "text": {**about["text"], **text},
+        "text": text | written["text"],
         "files": files,
         "bytes": sum(file["bytes"] for file in files.values()),
         "provenance": {
             **manifest.signed_anew(about["provenance"], key),
-            "taxonomy_sha256": bundle.sha256(bundle.json_bytes(taxa)),
+            "taxonomy_sha256": bundle.sha256(bundle.json_bytes(table.described())),
             "calibration_photographs": relisted.report["promise"]["photographs"],
             "relisted_from": parent.sha256,
             "species_list_sha256": bundle.sha256(species_list.read_bytes()),
