@@ -160,14 +160,13 @@ def test_whatever_the_budget(tmp_path_factory: pytest.TempPathFactory, counts: d
     assert {path[:6] for path in table.paths} == genera
     assert table.paths == sorted(table.paths, key=lambda path: tuple(name or "" for name in path))
     assert table.left_out == len(counts) + table.representatives - len(table.paths)
-    # every leaf finds its row, and what is left out shares its representative's probability
+    # every leaf finds its row, and a representative counts as often as there are species that it replaces
     leaves = label_space(counts)
     ids, none = [taxon_id(path) for path in leaves], np.empty(0)
     labels = Labels(pa.table({}), ids, leaves, [], none, [], none, none, [])
-    column, share = columns(folder, table.described(), labels)
-    back = np.zeros(len(table.paths))
-    np.add.at(back, column, np.exp(share))
-    assert np.allclose(back, 1)
+    column = columns(folder, table.described(), labels)
+    assert np.bincount(column).tolist() == table.stands_for.tolist()
+    assert [leaf[:6] for leaf in leaves] == [table.paths[row][:6] for row in column]
 
 
 def test_photographs_are_counted_by_licence_and_owner(tmp_path: Path) -> None:

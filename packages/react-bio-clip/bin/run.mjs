@@ -119,7 +119,7 @@ export async function run(engine, {files, top, raw, runs}) {
   if (streams) {
     for (const stream of Object.values(streams)) await finished(stream.end());
     const {info, backend, bytes, about} = engine;
-    const [embedding, taxa] = [info.embedding, info.taxa.length];
+    const [embedding, taxa] = [info.embedding, info.text.parts?.taxa ?? info.taxa.length];
     const report = {
       ...{keys, rows: keys.length, embedding, taxa, backend, latency_ms: latency, bytes},
       ...{first_ms: first, peak_bytes: await engine.peak(), processor: cpus()[0]?.model ?? null},

@@ -13,7 +13,7 @@ chosen is measured on calibration photographs, and temperature and thresholds ar
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, groupby, pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +74,7 @@ def split(table: bundle.Table, limit: int | None) -> Split | None:
     row = budget.row_bytes(table.integers.shape[1])
     if limit is None or len(table.paths) * row <= limit:
         return None
-    clades = list(_clades(table.paths, 0, max(1, limit // _PARTS // row)))
+    clades = list(clades_of(table.paths, 0, max(1, limit // _PARTS // row)))
     if len(clades) == 1:
         return None
     text, places = table.text, _places(clades)
@@ -92,16 +92,18 @@ def _places(clades: Sequence[Clade]) -> list[slice]:
     return [slice(*ends) for ends in pairwise(accumulate((clade.rows for clade in clades), initial=0))]
 
 
-def _clades(paths: Sequence[TaxonPath], rank: int, most: int) -> Iterator[Clade]:
+def clades_of(paths: Sequence[TaxonPath], rank: int, most: int) -> Iterator[Clade]:
     """The highest clades of at most ``most`` rows, or a genus, in paths that share all names above ``rank``."""
     for above, group in groupby(paths, key=lambda path: path[: rank + 1]):
         below = list(group)
         if len(below) == 1:
             yield Clade(below[0], 1)
         elif any(above) and (len(below) <= most or rank == _GENUS):
-            yield Clade((*above, *[None] * (len(RANKS) - len(above))), len(below))
+            ends = zip(below[0], below[-1], strict=True)  # of sorted paths: what they share all share
+            shared = [one for one, _ in takewhile(lambda names: names[0] == names[1], ends)]
+            yield Clade((*shared, *[None] * (len(RANKS) - len(shared))), len(below))
         else:
-            yield from _clades(below, rank + 1, most)
+            yield from clades_of(below, rank + 1, most)
 
 
 def choose(
@@ -206,7 +208,12 @@ def write(folder: Path, table: bundle.Table, divided: Split | None) -> dict[str,
         "file": bundle.add(folder, "taxa", ".bin", bundle.content(divided.scales, divided.integers)),
         "rows": len(divided.clades),
         **counts,
-        "parts": {"chosen": divided.chosen, "files": files},
+        "parts": {
+            "chosen": divided.chosen,
+            "taxa": len(taxa),
+            "zero_shot": sum(table.zero_shot),
+            "files": files,
+        },
     }
     return {"format": FORMAT, "taxa": _described(table, divided, taxa), "text": text}
 

@@ -6,23 +6,27 @@ import {download, modelArtifacts, openModel} from './folder.js';
 import type {Download, Kind, ReadFolderOptions} from './folder.js';
 import type {Model} from './model.js';
 import type {Origin} from './origin.js';
+import {openTaxa, type Taxa} from './parts.js';
 import {type Prior, readPrior} from './prior.js';
-import {readTaxa, type Table} from './taxa.js';
-import {plantTree, type Tree} from './tree.js';
 import type {BundleInfo} from './types.js';
 
 const BUNDLE: Kind<BundleInfo> = {
   manifest: 'bundle.json',
   label: 'bundle',
-  format: 2,
-  uses: ({text, model, prior}) => [text?.file, model?.file, ...(prior ? [prior.file] : [])],
+  formats: [2, 3], // 3: its table is in parts
+  uses: (info) => [info.text?.file, info.model?.file, ...(info.prior ? [info.prior.file] : []), ...partsOf(info)],
+  later: partsOf,
 };
+
+/** Names of the parts of the table. */
+function partsOf({text}: BundleInfo): string[] {
+  return (text?.parts?.files ?? []).flatMap((part) => (part ? [part.file] : []));
+}
 
 export interface Bundle {
   info: BundleInfo;
   model: Model;
-  table: Table;
-  tree: Tree;
+  taxa: Taxa;
   /** The prior of place and month, if the bundle has one. */
   prior: Prior | undefined;
 }
@@ -47,11 +51,10 @@ export async function openDownload(
   open: OpenModel = openModel,
 ): Promise<Bundle> {
   const {info, files} = found;
-  const table = readTaxa(info, files.get(info.text.file));
-  const tree = plantTree(info);
+  const taxa = openTaxa(found);
   const prior = readPrior(info, info.prior && files.get(info.prior.file));
   const model = await open(found, BUNDLE.manifest, signal);
-  return {info, model, table, tree, prior};
+  return {info, model, taxa, prior};
 }
 
 /** Read the model of a bundle without loading it; bin/weights.mjs decodes its weights. */

@@ -41,7 +41,7 @@ function mean(embeddings: Float32Array[]): Float32Array {
 }
 
 export function clipOf(bundle: Bundle): BioClip {
-  const {info, model, table, tree, prior} = bundle;
+  const {info, model, taxa, prior} = bundle;
   const {check, inTurn, dispose} = turnsOf(model, 'classifier');
 
   async function embedding(image: ImageInput, {signal}: CallOptions = {}): Promise<Float32Array> {
@@ -60,8 +60,15 @@ export function clipOf(bundle: Bundle): BioClip {
       const images = listOf(image);
       const found = mean(await Promise.all(images.map((one) => embedding(one, options))));
       const expected = expect(prior, options);
-      const scores = logits(info, table, found);
-      return answerFor(info, tree, probabilitiesOf(info, scores, expected), scores, options, expected);
+      const rows = await taxa.rowsFor(found, options.signal);
+      const scores = logits(rows.info, rows.table, found);
+      const probabilities = probabilitiesOf(rows.info, scores, expected);
+      const answer = answerFor(rows.info, rows.tree, probabilities, scores, options, expected);
+      return {...answer, ...(rows.missing.length && {missing: rows.missing})};
+    },
+    async preload(names, options) {
+      check();
+      return taxa.preload(names, options);
     },
     dispose,
   };

@@ -23,9 +23,11 @@ export interface Kind<Info extends Listing> {
   manifest: Manifest;
   /** Name of the folder's content in error messages. */
   label: string;
-  format: number;
+  formats: number[];
   /** Names of the files that the manifest refers to; it must list them all. */
   uses(info: Info): (string | undefined)[];
+  /** Names of the files that are read when they are needed. */
+  later?(info: Info): string[];
   /** Throws if it is not what the caller can use. */
   check?(info: Info): void;
 }
@@ -62,9 +64,18 @@ export async function download<Info extends Listing>(
   const kept = await readKept(origin, kind, options);
   if (!kept) return fetchFolder(origin, kind, options);
   const found = integrity ? kept : await newest(origin, kind, kept, began + GRACE, options);
-  onProgress?.({loaded: found.info.bytes, total: found.info.bytes});
+  const total = bytesOf(found.info, atOnce(kind, found.info));
+  onProgress?.({loaded: total, total});
   return found;
 }
+
+/** Names of the files that are read at once. */
+function atOnce<Info extends Listing>({later}: Kind<Info>, info: Info): string[] {
+  const others = new Set(later?.(info));
+  return Object.keys(info.files).filter((name) => !others.has(name));
+}
+
+const bytesOf = ({files}: Listing, names: string[]) => names.reduce((sum, name) => sum + files[name].bytes, 0);
 
 /** The version in the folder, or `kept` if it does not arrive before the deadline. */
 async function newest<Info extends Listing>(
@@ -97,7 +108,7 @@ async function readKept<Info extends Listing>(
     const text = new Uint8Array((await shelf.get(kind.manifest)) ?? []);
     const signature = new Uint8Array((await shelf.get(signatureOf(kind.manifest))) ?? []);
     const info = await readInfo(origin, kind, text, signature, options);
-    const read = Object.keys(info.files).map(async (name) => {
+    const read = atOnce(kind, info).map(async (name) => {
       const bytes = new Uint8Array((await shelf.get(name)) ?? []);
       const wrong = await damage(kind.manifest, info, name, bytes);
       if (wrong !== null) throw new BioClipError('damaged', wrong, name);
@@ -120,7 +131,8 @@ async function fetchFolder<Info extends Listing>(
   if (kept && text.length === kept.text.length && text.every((byte, i) => byte === kept.text[i])) return kept;
   const signature = await readSignature(origin, kind.manifest, options);
   const info = await readInfo(origin, kind, text, signature, options);
-  return {origin, info, text, signature, files: await readFiles(origin, kind.manifest, info, options), isStored: false};
+  const files = await readFiles(origin, kind.manifest, info, atOnce(kind, info), options);
+  return {origin, info, text, signature, files, isStored: false};
 }
 
 /** The signature of a manifest; nothing is asked for without a key to check it. */
@@ -169,7 +181,7 @@ async function store<Info extends Listing>(found: Download<Info>, manifest: Mani
 
 function parseInfo<Info extends Listing>(
   {where}: Origin,
-  {manifest, label, format, uses}: Kind<Info>,
+  {manifest, label, formats, uses}: Kind<Info>,
   text: Uint8Array,
 ): Info {
   let info: Info;
@@ -182,11 +194,11 @@ function parseInfo<Info extends Listing>(
       manifest,
     );
   }
-  if (info?.format !== format) {
+  if (!formats.includes(info?.format)) {
     throw new BioClipError(
       'bundle',
-      `${manifest} in ${where} has format ${info?.format}; this version of react-bio-clip reads format ${format}: ` +
-        `make the ${label} again with the pipeline of the same version`,
+      `${manifest} in ${where} has format ${info?.format}; this version of react-bio-clip reads format ` +
+        `${formats.join(' and ')}: make the ${label} again with the pipeline of the same version`,
       manifest,
     );
   }
@@ -198,17 +210,17 @@ function parseInfo<Info extends Listing>(
   return info;
 }
 
-/** Read all files at the same time; the first failure stops the others. */
-export async function readFiles(
+/** Read files at the same time; the first failure stops the others. */
+async function readFiles(
   origin: Origin,
   manifest: Manifest,
   info: Listing,
+  names: string[],
   {signal, onProgress}: ReadFolderOptions = {},
 ): Promise<Files> {
-  const onBytes = progressOf(info.bytes, onProgress);
+  const onBytes = progressOf(bytesOf(info, names), onProgress);
   const {controller, release} = controllerUnder(signal);
   try {
-    const names = Object.keys(info.files);
     const read = names.map((name) => readFile(origin, manifest, info, name, {signal: controller.signal, onBytes}));
     const contents = await Promise.all(read);
     return new Map(names.map((name, i) => [name, contents[i]!]));
@@ -222,7 +234,7 @@ export async function readFiles(
 }
 
 /** Read one file from the shelf if it is there and whole, else from the folder itself. */
-async function readFile(origin: Origin, manifest: Manifest, info: Listing, name: string, options: ReadOptions) {
+export async function readFile(origin: Origin, manifest: Manifest, info: Listing, name: string, options: ReadOptions) {
   const kept = await origin.shelf?.get(name);
   if (kept) {
     const bytes = new Uint8Array(kept);

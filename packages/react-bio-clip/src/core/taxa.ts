@@ -32,7 +32,7 @@ export function readTable(
       file,
     );
   }
-  const whole = bytes.slice(); // float32 must start at a multiple of 4
+  const whole = new Uint8Array(bytes); // float32 must start at a multiple of 4; the slice of a Buffer is no copy
   return {scale: new Float32Array(whole.buffer, 0, rows), rows: new Int8Array(whole.buffer, rows * 4)};
 }
 
@@ -55,22 +55,27 @@ export function logits(info: BundleInfo, {scale, rows}: Table, embedding: Float3
   return found;
 }
 
-/** Probabilities of the taxa from their logits; with the prior where place and month are expected to tell something. */
+/** Probabilities of the rows from their logits, one counting as the taxa that it stands for; with the prior where place and month are expected to tell something. */
 export function probabilitiesOf(info: BundleInfo, scores: Float32Array, expected?: Expectation): Float64Array {
   const {prior} = info;
-  if (!prior || !expected) return softmax(scores, info.temperature);
+  const counts = info.taxa.map(({stands_for = 1}) => stands_for);
+  if (!prior || !expected) return softmax(scores, info.temperature, counts);
   const {share} = expected;
   return softmax(
     Float64Array.from(scores, (score, i) => score / prior.temperature + prior.weight * Math.log(share[i]!)),
     1,
+    counts,
   );
 }
 
-/** Float64 probabilities that sum to one. */
-export function softmax(values: Float32Array | Float64Array, temperature: number): Float64Array {
+/** Float64 probabilities that sum to one, of values that count once, or as often as `counts` says. */
+export function softmax(values: Float32Array | Float64Array, temperature: number, counts?: number[]): Float64Array {
   let largest = -Infinity;
   for (const value of values) largest = Math.max(largest, value);
-  const powers = Float64Array.from(values, (value) => Math.exp((value - largest) / temperature));
+  const powers = Float64Array.from(
+    values,
+    (value, i) => Math.exp((value - largest) / temperature) * (counts?.[i] ?? 1),
+  );
   let sum = 0;
   for (const power of powers) sum += power;
   return powers.map((power) => power / sum);

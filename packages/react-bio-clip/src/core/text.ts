@@ -11,7 +11,7 @@ import type {BioClipText, BundleInfo, TextInfo, TextLoadOptions, TextSource} fro
 const TEXT: Kind<TextInfo> = {
   manifest: 'text.json',
   label: 'text encoder',
-  format: 1,
+  formats: [1],
   uses: ({model, tokens, positions, merges}) => [model?.file, ...(tokens?.files ?? []), positions?.file, merges?.file],
 };
 

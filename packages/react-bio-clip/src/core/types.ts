@@ -31,6 +31,8 @@ export interface Taxon {
   finest_rank?: string;
   /** From the species list. */
   note?: string;
+  /** Taxa that this row counts as: species that a genus replaces, or those of a clade that is not loaded. */
+  stands_for?: number;
 }
 
 export interface Thresholds {
@@ -58,7 +60,7 @@ export interface PriorInfo {
   thresholds: Thresholds;
 }
 
-/** bundle.json, format 2. */
+/** bundle.json, format 2; 3 if its table is in parts. */
 export interface BundleInfo {
   format: number;
   preprocess: Preprocess;
@@ -84,9 +86,20 @@ export interface BundleInfo {
   } | null;
   ranks: string[];
   languages: string[];
-  /** In tree order: the taxa below one node are neighbours. */
+  /** In tree order: the taxa below one node are neighbours. Clades, if the table is in parts. */
   taxa: Taxon[];
-  text: {file: string; dtype: string; rows: number; columns: number; prompt?: string};
+  text: {
+    file: string;
+    dtype: string;
+    rows: number;
+    columns: number;
+    prompt?: string;
+    /**
+     * For each of `taxa` the file with the rows and entries of its taxa; null: it is one. The taxa of the `chosen` clades
+     * that are nearest to a photograph answer. `taxa` and `zero_shot` count those of all parts.
+     */
+    parts?: {chosen: number; taxa: number; zero_shot: number; files: ({file: string; rows: number} | null)[]};
+  };
   prior?: PriorInfo;
   model: {file: string; nodes?: number; operations?: Record<string, number>; macs?: number; parameters?: number};
   files: Record<string, {bytes: number; sha256: string}>;
@@ -177,6 +190,10 @@ export interface CallOptions {
   signal?: AbortSignal | undefined;
 }
 
+export interface PreloadOptions extends CallOptions {
+  onProgress?: (progress: Progress) => void;
+}
+
 export interface ClassifyOptions extends CallOptions {
   /** Number of candidates (default 5). */
   topK?: number | undefined;
@@ -250,6 +267,8 @@ export interface Answer {
   onList?: number;
   /** Place and month have counted. */
   placed?: true;
+  /** Clades whose taxa would have been compared and cannot be fetched: no answer is below them, and nothing is promised. */
+  missing?: string[];
 }
 
 /** A loaded classifier. Calls may overlap: they are answered one after the other. */
@@ -260,6 +279,11 @@ export interface BioClip {
   classify(image: ImageInput | readonly ImageInput[], options?: ClassifyOptions): Promise<Answer>;
   /** The unit embedding of an image, of length info.embedding. */
   embed(image: ImageInput, options?: CallOptions): Promise<Float32Array>;
+  /**
+   * Load, and store for offline use, the taxa of a bundle whose table is in parts: all, or those of clades by their
+   * scientific names. Without effect for other bundles, which are loaded whole.
+   */
+  preload(names?: readonly string[], options?: PreloadOptions): Promise<void>;
   /** Free the memory; waiting and later calls fail. */
   dispose(): void;
 }

@@ -2,7 +2,7 @@ import {abortable, BioClipError, throwIfAborted, within} from './errors.js';
 import {is, listOf, pixelsOf} from './pixels.js';
 import {checkOptions} from './tree.js';
 import type {Answer, BioClip, CallOptions, ClassifyOptions, ImageInput, LoadOptions, Source} from './types.js';
-import type {ErrorReply, ImageRequest, Loaded, LoadRequest, Port, Reply} from './worker-protocol.js';
+import type {ErrorReply, ImageRequest, Loaded, LoadRequest, Port, PreloadRequest, Reply} from './worker-protocol.js';
 
 // biome-ignore lint/suspicious/noExplicitAny: each call has a type of answer of its own, which `ask` states
 type Waiting = {resolve: (value: any) => void; reject: (error: unknown) => void; options: LoadOptions};
@@ -50,7 +50,7 @@ export async function loadInWorker(worker: Port, source: Source, options: LoadOp
   }
 
   async function ask<T>(
-    request: LoadRequest | ImageRequest,
+    request: LoadRequest | ImageRequest | PreloadRequest,
     given: LoadOptions,
     transfer: Transferable[] = [],
   ): Promise<T> {
@@ -77,12 +77,16 @@ export async function loadInWorker(worker: Port, source: Source, options: LoadOp
   const loaded = await loading;
   let disposed = false;
 
+  function checkLoaded(): void {
+    if (disposed) throw new BioClipError('disposed', 'this classifier has been disposed of; load it again');
+  }
+
   async function send<T>(
     kind: ImageRequest['kind'],
     images: readonly ImageInput[],
     given: ClassifyOptions,
   ): Promise<T> {
-    if (disposed) throw new BioClipError('disposed', 'this classifier has been disposed of; load it again');
+    checkLoaded();
     const {signal, ...rest} = given;
     throwIfAborted(signal);
     const sent = await Promise.all(images.map(sendable));
@@ -96,6 +100,10 @@ export async function loadInWorker(worker: Port, source: Source, options: LoadOp
     classify: async (image, given = {}) => {
       checkOptions(loaded.info, given);
       return send<Answer>('classify', listOf(image), given);
+    },
+    async preload(names, given = {}) {
+      checkLoaded();
+      await ask<null>({kind: 'preload', names}, given);
     },
     dispose() {
       if (!disposed) worker.postMessage({call: ++calls, kind: 'dispose'}, []);

@@ -16,7 +16,18 @@ export interface ImageRequest {
   options: Omit<ClassifyOptions, 'signal'>;
 }
 
-export type Request = {call: number} & (LoadRequest | ImageRequest | {kind: 'abort'} | {kind: 'dispose'});
+export interface PreloadRequest {
+  kind: 'preload';
+  names?: readonly string[];
+}
+
+export type Request = {call: number} & (
+  | LoadRequest
+  | ImageRequest
+  | PreloadRequest
+  | {kind: 'abort'}
+  | {kind: 'dispose'}
+);
 
 export interface Loaded {
   info: BundleInfo;
@@ -35,7 +46,7 @@ export interface ErrorReply {
 export type Reply = {call: number} & (
   | {received: true}
   | {progress: Progress}
-  | {value: Loaded | Answer | Float32Array}
+  | {value: Loaded | Answer | Float32Array | null}
   | {error: ErrorReply}
 );
 

@@ -12,6 +12,11 @@ export function serve(port: Port): void {
 
   const reply = (message: Reply, transfer: Transferable[] = []) => port.postMessage(message, transfer);
 
+  function loaded(): BioClip {
+    if (!clip) throw new BioClipError('worker', 'no bundle has been loaded in this worker');
+    return clip;
+  }
+
   async function answer(request: Request, signal: AbortSignal): Promise<void> {
     const {call} = request;
     if (request.kind === 'load') {
@@ -22,12 +27,15 @@ export function serve(port: Port): void {
       const all = {...options, signal, onProgress};
       clip = await openBioClip(source, all, startBackend(all));
       reply({call, value: {info: clip.info, backend: clip.backend}});
+    } else if (request.kind === 'preload') {
+      await loaded().preload(request.names, {signal, onProgress: (progress) => reply({call, progress})});
+      reply({call, value: null});
     } else if (request.kind === 'classify' || request.kind === 'embed') {
-      if (!clip) throw new BioClipError('worker', 'no bundle has been loaded in this worker');
       const {images} = request;
       const options = {...request.options, signal};
       try {
-        const value = request.kind === 'embed' ? clip.embed(images[0]!, options) : clip.classify(images, options);
+        const value =
+          request.kind === 'embed' ? loaded().embed(images[0]!, options) : loaded().classify(images, options);
         reply({call, value: await value});
       } finally {
         for (const image of images) if (is(image, 'ImageBitmap')) image.close();
