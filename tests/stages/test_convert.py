@@ -40,11 +40,12 @@ from bioclip_lite.photographs.shards import ShardSet
 from bioclip_lite.stages import convert, quantize
 from bioclip_lite.taxa.label_space import read_labels
 from bioclip_lite.taxa.taxonomy import RANKS
+from bioclip_lite.teacher_cache import store
 from bioclip_lite.teacher_cache.store import read_taxa
 from bioclip_lite.utils import sections
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table, write_json
-from bioclip_lite.web import bundle, confidence, javascript, litert, manifest
+from bioclip_lite.web import bundle, confidence, javascript, litert, manifest, parts
 from support import keys, lessons
 from support.checkout import ROOT
 from support.fake_data import FASTVIT, finish_pruning, lively, make_data
@@ -355,6 +356,35 @@ def test_react_native_sees_photographs_as_node_does(data: Path, tmp_path: Path) 
     expected = np.fromfile(tmp_path / "web.embeddings.f32", "<f4").reshape(len(files), lessons.D)
     assert found.shape == expected.shape and len(files) > 3
     assert (found * expected).sum(axis=1).min() > 0.9995 and np.abs(found - expected).max() < 1e-5
+
+
+def test_a_table_in_parts_answers_in_node_and_on_phones_as_in_python(data: Path, tmp_path: Path) -> None:
+    own = tmp_path / "data"
+    shutil.copytree(data, own, ignore=shutil.ignore_patterns("convert"))
+    convert.run({**PARAMS, "whole_table": 1, "tflite": True}, own)
+    folder, measured = own / "convert" / "tfjs", read_json(own / "convert" / "report.json")["taxa"]["parts"]
+    about, phone = read_json(folder / "bundle.json"), read_json(own / "convert" / "tflite" / "bundle.json")
+    assert about["format"] == phone["format"] == 3 and about["text"] == phone["text"]
+    assert about["text"]["parts"]["chosen"] == measured["chosen"] and measured["same_taxon"] >= parts.SAME
+    assert {*parts.files(phone)} < {*phone["files"]}
+    before = read_json(data / "convert" / "tfjs" / "bundle.json")
+    assert about["provenance"]["taxonomy_sha256"] == before["provenance"]["taxonomy_sha256"]
+    # With one clade left, so that the others stand for their taxa.
+    about["text"]["parts"]["chosen"] = phone["text"]["parts"]["chosen"] = 1
+    write_json(folder / "bundle.json", about)
+    write_json(own / "convert" / "tflite" / "bundle.json", phone)
+    shutil.copytree(data / "index", own / "index", dirs_exist_ok=True)
+    labels, names = read_labels(own), ShardSet(own, "test").names
+    answers = {
+        variant: variants.answers(variant, {"latency_runs": 1}, own, names, labels) for variant in ("tfjs", "tflite")
+    }
+    blocks = {variant: list(found.blocks) for variant, found in answers.items()}
+    shipped = parts.read(folder, about)
+    ask = parts.answering(store.decode(shipped.integers, shipped.scales), shipped.split, about["logit_scale"])
+    for found in blocks.values():
+        logits, units = (np.concatenate(column) for column in zip(*found, strict=True))
+        assert np.abs(logits - ask(units)).max() < 1e-3
+        assert any(len(set(row)) < len(row) for row in logits.round(4).tolist())
 
 
 def test_litert_says_why_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,24 @@ export function makeLitert() {
   return {made, name};
 }
 
+/** The same bundle in parts: the animal, which is a clade of its own, and the plants, whose part is `part`. */
+export function makeParts(chosen) {
+  const {bundle, files} = makeBundle();
+  const whole = files[bundle.text.file];
+  const [scales, rows] = [whole.subarray(0, 4 * TEXT.length), whole.subarray(4 * TEXT.length)];
+  const plants = Buffer.concat([scales.subarray(4), rows.subarray(3), json(TAXA.slice(1))]);
+  const path = ['Plantae', null, 'Magnoliopsida', 'Rosales', 'Moraceae', null, null];
+  const coarse = Buffer.concat([scales.subarray(0, 8), rows.subarray(0, 3), Buffer.from([40, 90, 50])]);
+  const {files: made, add, listed} = shop();
+  for (const name of Object.keys(files)) if (name !== bundle.text.file) made[name] = files[name];
+  const file = add('taxa', coarse, 'bin');
+  const part = add('part', plants, 'bin');
+  const parts = {chosen, taxa: 4, zero_shot: 0, files: [null, {file: part, rows: 3}]};
+  const text = {...bundle.text, file, rows: 2, parts};
+  const taxa = [TAXA[0], {...taxon(path, 'family'), stands_for: 3}];
+  return {bundle: {...bundle, format: 3, taxa, text, ...listed()}, files: made, part};
+}
+
 /** Of the tiny text encoder: tokens 512 to 516; 517 and 518 are the start and the end. */
 export const MERGES = ['a b', 'b c</w>', 'ab c</w>', 'ab ab', 'l l</w>'];
 export const CONTEXT = 6;

@@ -3,7 +3,7 @@
 import type {BundleInfo} from 'react-bio-clip';
 import type {ReactNode} from 'react';
 
-import {many, megabytes, percent} from './names.js';
+import {many, megabytes, percent, taxaOf} from './names.js';
 
 /** A text, a number, or a table of them. Hashes are shortened: their start tells them apart. */
 function Value({of}: {of: unknown}): ReactNode {
@@ -38,9 +38,9 @@ function lineOf(key: string, value: unknown): [string, unknown] {
 
 export function About({info}: {info: BundleInfo}): ReactNode {
   const {model, thresholds} = info;
-  const byName = info.taxa.filter(({zero_shot}) => zero_shot).length;
+  const byName = info.text.parts?.zero_shot ?? info.taxa.filter(({zero_shot}) => zero_shot).length;
   const facts: [string, string | null][] = [
-    ['Knows', `${info.taxa.length.toLocaleString('en')} taxa`],
+    ['Knows', `${taxaOf(info).toLocaleString('en')} taxa`],
     ['Of them by name alone', byName ? many(byName) : null],
     ['Download', megabytes(info.bytes)],
     ['Parameters', model.parameters === undefined ? null : many(model.parameters)],

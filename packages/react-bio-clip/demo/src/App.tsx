@@ -6,8 +6,9 @@ import type {ChangeEvent, ReactNode} from 'react';
 import {About} from './About.js';
 import {AnswerView, spoken} from './Answer.js';
 import {load, OPTIONS, SOURCE} from './model.js';
-import {languageName, megabytes, preferred} from './names.js';
+import {languageName, megabytes, partBytes, preferred, taxaOf} from './names.js';
 import {useOffline} from './offline.js';
+import {Preload} from './Preload.js';
 import {WhereField, type Where} from './Where.js';
 import {imageIn, openPhoto} from './photographs.js';
 import type {Photo} from './photographs.js';
@@ -24,7 +25,7 @@ export function App(): ReactNode {
   const [chosen, setChosen] = useState<string | null>(null);
   const [dragging, setDragging] = useState(false);
   const [where, setWhere] = useState<Where>({});
-  const offline = useOffline(status === 'ready');
+  const offline = useOffline(status === 'ready', clip?.info.text.parts !== undefined);
   const picker = useRef<HTMLInputElement>(null);
   const cameraButton = useRef<HTMLButtonElement>(null);
   const label = useId();
@@ -111,9 +112,7 @@ export function App(): ReactNode {
         <div>
           <h1>Which species is this?</h1>
           <p>
-            {info
-              ? `One of ${info.taxa.length.toLocaleString('en')}, named on this device. `
-              : 'Named on this device. '}
+            {info ? `One of ${taxaOf(info).toLocaleString('en')}, named on this device. ` : 'Named on this device. '}
             Your photos stay here.
           </p>
         </div>
@@ -182,6 +181,12 @@ export function App(): ReactNode {
           {error && <Trouble title="That did not work" error={error} />}
           {status === 'loading' && <Loading loaded={progress?.loaded ?? 0} total={progress?.total ?? 0} />}
           {answer && info && <AnswerView answer={answer} ranks={info.ranks} language={language} level={level} />}
+          {answer?.missing && (
+            <p className="note">
+              The names below {answer.missing.join(', ')} could not be loaded: the answer may be of a higher rank than
+              it could be, and nothing is promised for it.
+            </p>
+          )}
           {isWorking && status === 'ready' && <p className="note">Looking …</p>}
           {!answer && !isWorking && !error && status === 'ready' && (
             <>
@@ -198,6 +203,7 @@ export function App(): ReactNode {
       <footer>
         {info && <About info={info} />}
         <p className="note">{offline}</p>
+        {clip?.info.text.parts && location.protocol !== 'file:' && <Preload clip={clip} bytes={partBytes(clip.info)} />}
       </footer>
     </div>
   );

@@ -1,5 +1,14 @@
 /** Names of taxa and numbers as text. */
 
+import type {BundleInfo} from 'react-bio-clip';
+
+/** Number of the taxa that a bundle knows, in parts or not. */
+export const taxaOf = ({text, taxa}: BundleInfo): number => text.parts?.taxa ?? taxa.length;
+
+/** Bytes of the parts of its table. */
+export const partBytes = ({text, files}: BundleInfo): number =>
+  (text.parts?.files ?? []).reduce((sum, part) => sum + (part ? files[part.file].bytes : 0), 0);
+
 /** The part of a taxon that an answer has: `path` runs from kingdom to the taxon, null where a rank has no name. */
 export interface Named {
   rank: string;

@@ -2,7 +2,7 @@
 
 import {useEffect, useState} from 'react';
 
-export function useOffline(loaded: boolean): string {
+export function useOffline(loaded: boolean, inParts: boolean): string {
   const [controlled, setControlled] = useState(false);
   useEffect(() => {
     const {serviceWorker} = navigator;
@@ -20,5 +20,8 @@ export function useOffline(loaded: boolean): string {
   if (location.protocol === 'file:') return 'This page is one file. It needs no network.';
   if (!('serviceWorker' in navigator))
     return 'Opened from https, or from this device itself, it would also work offline.';
-  return controlled && loaded ? 'Stored on this device: this page works offline from now on.' : '';
+  if (!controlled || !loaded) return '';
+  return inParts
+    ? 'Stored on this device: this page works offline from now on, with the names that were loaded.'
+    : 'Stored on this device: this page works offline from now on.';
 }

@@ -28,7 +28,7 @@ function spread(scores: Float32Array, sizes: number[]): Float32Array {
   const all = new Float32Array(sizes.reduce((sum, size) => sum + size, 0));
   let at = 0;
   sizes.forEach((size, i) => {
-    all.fill(scores[i], at, at + size);
+    all.fill(scores[i]!, at, at + size);
     at += size;
   });
   return all;

@@ -75,7 +75,7 @@ function atOnce<Info extends Listing>({later}: Kind<Info>, info: Info): string[]
   return Object.keys(info.files).filter((name) => !others.has(name));
 }
 
-const bytesOf = ({files}: Listing, names: string[]) => names.reduce((sum, name) => sum + files[name].bytes, 0);
+const bytesOf = ({files}: Listing, names: string[]) => names.reduce((sum, name) => sum + files[name]!.bytes, 0);
 
 /** The version in the folder, or `kept` if it does not arrive before the deadline. */
 async function newest<Info extends Listing>(

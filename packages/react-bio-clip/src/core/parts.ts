@@ -69,13 +69,13 @@ function inParts(found: Download<BundleInfo>, clades: Table, parts: Parts): Taxa
       const read = chosen.map(async (clade) => [clade, await load(clade).catch(nothingIfAway)] as const);
       const loaded = new Map((await abortable(Promise.all(read), signal)).filter(([, part]) => part !== null));
       const key = [...loaded.keys()].sort((a, b) => a - b).join();
-      const missing = chosen.filter((clade) => !loaded.has(clade)).map((clade) => nameOf(info.taxa[clade]));
+      const missing = chosen.filter((clade) => !loaded.has(clade)).map((clade) => nameOf(info.taxa[clade]!));
       if (last?.key !== key) last = {key, rows: merge(info, clades, parts, loaded as Map<number, Part>)};
       return {...last.rows, missing};
     },
     async preload(names, {signal, onProgress} = {}) {
       const wanted = cladesOf(info, names).filter((clade) => parts.files[clade]);
-      const bytes = (clade: number) => info.files[parts.files[clade]!.file].bytes;
+      const bytes = (clade: number) => info.files[parts.files[clade]!.file]!.bytes;
       const arrived = progressOf(
         wanted.reduce((sum, clade) => sum + bytes(clade), 0),
         onProgress,
@@ -140,5 +140,5 @@ function cladesOf({taxa}: BundleInfo, names?: readonly string[]): number[] {
       );
     }
   }
-  return [...taxa.keys()].filter((i) => !names || names.some((name) => taxa[i].ranks.includes(name)));
+  return [...taxa.keys()].filter((i) => !names || names.some((name) => taxa[i]!.ranks.includes(name)));
 }

@@ -18,7 +18,7 @@ export interface ImageRequest {
 
 export interface PreloadRequest {
   kind: 'preload';
-  names?: readonly string[];
+  names: readonly string[] | undefined;
 }
 
 export type Request = {call: number} & (
