@@ -49,8 +49,8 @@ def test_a_bundle_json_of_another_form_is_refused(folder: Path, change: dict[str
 def test_no_bundle_or_one_of_another_format(folder: Path) -> None:
     with pytest.raises(UserError, match="is no bundle"):
         read_parent(folder.parent)
-    write_json(folder / "bundle.json", read_json(folder / "bundle.json") | {"format": 3})
-    with pytest.raises(UserError, match="has format 3; this version reads format 2"):
+    write_json(folder / "bundle.json", read_json(folder / "bundle.json") | {"format": 4})
+    with pytest.raises(UserError, match="has format 4; this version reads formats 2 and 3"):
         read_parent(folder)
     (folder / "bundle.json").write_text("[1]")
     with pytest.raises(UserError, match="is not as stage convert writes it"):
