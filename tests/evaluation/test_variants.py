@@ -221,7 +221,7 @@ def test_a_bundle_for_other_taxa_or_weights_is_refused(tmp_path: Path, labels: L
     save_file({"w": np.zeros(1, np.float32)}, weights)
     bundle = tmp_path / "convert" / "tfjs" / "bundle.json"
     taxa = [{"id": taxon, "rank": "species"} for taxon in labels.ids]
-    about = {"taxa": taxa, "provenance": {"weights_sha256": "0" * 64}}
+    about = {"taxa": taxa, "text": {}, "provenance": {"weights_sha256": "0" * 64}}
     write_json(bundle, about)
     with pytest.raises(UserError, match="was not made from the weights in"):
         evaluate.run(PARAMS, tmp_path, "tfjs")

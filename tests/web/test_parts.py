@@ -81,7 +81,8 @@ def test_a_table_within_the_limit_stays_one_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_read_is_what_was_written(tmp_path: Path, seed: int) -> None:
     table, split = table_of(seed), divided(table_of(seed))
-    about = {"embedding": D, **parts.write(tmp_path, table, split)}
+    about = parts.write(tmp_path, table, split)
+    about["text"]["columns"] = D
     assert about["format"] == 3 and len(about["taxa"]) == len(split.clades) < len(table.paths)
     assert {file.name for file in tmp_path.iterdir()} == set(parts.files(about))
     shipped = parts.read(tmp_path, about)

@@ -37,7 +37,7 @@ def chromium(params: "Latency", data: Path, shards: Sequence[str], labels: Label
 def _shipped(where: str, params: "Latency", data: Path, shards: Sequence[str], labels: Labels) -> Answers:
     bundle = data / "convert" / "tfjs"
     about = read_json(require(bundle / BUNDLE_FILE))
-    column = columns(bundle, parts.read(bundle, about).entries, labels)
+    column = columns(bundle, parts.entries(bundle, about), labels)
     check_weights(data, bundle, about)
     nodes, weights = quantized.load(data / "quantize" / "model")
     scratch = tempfile.TemporaryDirectory(prefix="bioclip-lite-")  # removed when the blocks are consumed
@@ -79,7 +79,7 @@ def for_files(data: Path, labels: Labels) -> Callable[[Sequence[Path]], np.ndarr
     """
     bundle = data / "convert" / "tfjs"
     about = read_json(require(bundle / BUNDLE_FILE))
-    column = columns(bundle, parts.read(bundle, about).entries, labels)
+    column = columns(bundle, parts.entries(bundle, about), labels)
 
     def logits(files: Sequence[Path]) -> np.ndarray:
         with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as scratch:

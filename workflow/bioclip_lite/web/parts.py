@@ -246,37 +246,43 @@ def files(about: Mapping[str, Any]) -> list[str]:
     return [text["file"], *(part["file"] for part in text.get("parts", {}).get("files", ()) if part)]
 
 
+def entries(folder: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read ``taxa`` of all rows of a bundle's table, ``about`` being its bundle.json."""
+    text, taxa = about["text"], about["taxa"]
+    if "parts" not in text:
+        return list(taxa)
+    found: list[dict[str, Any]] = []
+    for clade, part in zip(taxa, text["parts"]["files"], strict=True):
+        found += json.loads(_rows(folder, part, text["columns"])[2]) if part else [clade]
+    return found
+
+
 def read(folder: Path, about: Mapping[str, Any]) -> Shipped:
     """Read the table of a bundle and all of its parts, whose hashes the caller has checked.
 
     Raises:
         ValueError, KeyError: ``about``, its bundle.json, does not say what the files hold.
     """
-    text, taxa, columns = about["text"], about["taxa"], about["embedding"]
-    scales, integers, _ = _rows(folder / text["file"], len(taxa), columns)
+    text, taxa, named = about["text"], about["taxa"], entries(folder, about)
+    scales, integers, _ = _rows(folder, {"file": text["file"], "rows": len(taxa)}, text["columns"])
     if "parts" not in text:
-        return Shipped(taxa, scales, integers, None)
-    parts = text["parts"]
-    tables: list[Sequence[np.ndarray]] = []
-    entries: list[dict[str, Any]] = []
-    clades: list[Clade] = []
-    for place, (clade, part) in enumerate(zip(taxa, parts["files"], strict=True)):
-        if part is None:
-            tables.append((scales[place : place + 1], integers[place : place + 1]))
-            entries.append(clade)
-        else:
-            part_scales, part_integers, behind = _rows(folder / part["file"], part["rows"], columns)
-            tables.append((part_scales, part_integers))
-            entries += json.loads(behind)
-        clades.append(Clade(tuple(clade["ranks"]), part["rows"] if part else 1))
+        return Shipped(named, scales, integers, None)
+    files = text["parts"]["files"]
+    clades = [
+        Clade(tuple(clade["ranks"]), part["rows"] if part else 1) for clade, part in zip(taxa, files, strict=True)
+    ]
+    tables = [
+        _rows(folder, part, text["columns"])[:2] if part else (scales[row : row + 1], integers[row : row + 1])
+        for row, part in enumerate(files)
+    ]
     whole_scales, whole_integers = (np.concatenate(values) for values in zip(*tables, strict=True))
-    if len(entries) != len(whole_scales):
-        raise ValueError(f"its parts have {len(whole_scales)} rows for {len(entries)} taxa")
-    return Shipped(entries, whole_scales, whole_integers, Split(clades, scales, integers, parts["chosen"]))
+    if len(named) != len(whole_scales):
+        raise ValueError(f"its parts have {len(whole_scales)} rows for {len(named)} taxa")
+    return Shipped(named, whole_scales, whole_integers, Split(clades, scales, integers, text["parts"]["chosen"]))
 
 
-def _rows(file: Path, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, bytes]:
-    """(scales, integers, what is behind them) of a table."""
-    content = file.read_bytes()
+def _rows(folder: Path, table: Mapping[str, Any], columns: int) -> tuple[np.ndarray, np.ndarray, bytes]:
+    """(scales, integers, what is behind them) of a file with a table: its "file" and "rows"."""
+    content, rows = (folder / table["file"]).read_bytes(), table["rows"]
     integers = np.frombuffer(content, "i1", rows * columns, 4 * rows).reshape(rows, columns)
     return np.frombuffer(content, "<f4", rows), integers, content[rows * (4 + columns) :]
