@@ -66,6 +66,8 @@ def read_parent(folder: Path) -> Parent:
         for table in parts.files(about):
             if table not in about["files"]:
                 raise ValueError(f"its table {table} is not among the files")
+        if about["text"]["columns"] != about["embedding"]:
+            raise ValueError(f"its table is for embeddings of {about['text']['columns']} numbers")
         shipped = parts.read(folder, about)
         return Parent(
             folder=folder,
