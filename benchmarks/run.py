@@ -118,15 +118,20 @@ def read(logs: Path) -> dict[str, list[Took]]:
     return dict(jobs)
 
 
-def page(own: Run, avx2: Run, cores: str) -> str:
+def circumstances() -> str:
+    """Name commit, day and machine."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    machine = f"{os.cpu_count()} cores of {model[1] if model else 'a processor'}"
     commit = subprocess.check_output(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], text=True).strip()
+    day = time.strftime("%Y-%m-%d")
+    return f"commit {commit} on {day}, {os.cpu_count()} cores of {model[1] if model else 'a processor'}"
+
+
+def page(own: Run, avx2: Run, cores: str) -> str:
     lines = [
         "# What a run costs",
         "",
         f"`python benchmarks/run.py`: the default run, `snakemake --cores {cores} evaluate`, in a fresh clone of "
-        f"commit {commit} on {time.strftime('%Y-%m-%d')}, {machine}.",
+        f"{circumstances()}.",
         "",
         "| | minutes | of processor time | right, %: " + " | ".join(COMPARED) + " |",
         "|---" * (3 + len(COMPARED)) + "|",

@@ -2,10 +2,10 @@
 
     python benchmarks/shape.py [--species 10000] [--cores 2] [--folder FOLDER]
 
-Writes benchmarks/shape.md. The commit that is checked out is cloned into FOLDER, which must not exist and stays, or into
-a temporary folder, and run there with the parameters below: drawings of 64 pixels, ten of each species, and one epoch
-of small models, which learn little. Every job says at the end of its log what it used. What lies on the disk is looked
-at once in two seconds, without the environments that the clone borrows.
+Writes benchmarks/shape.md. The commit that is checked out is cloned into FOLDER, which must not exist and stays, or
+into a temporary folder, and run there with the parameters below: drawings of 64 pixels, ten of each species, and one
+epoch of small models, which learn little. Every job says at the end of its log what it used. What lies on the disk is
+looked at once in two seconds, without the environments that the clone borrows.
 """
 
 import argparse
@@ -24,8 +24,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
-from memory_format import processor
-from run import ENVIRONMENTS, ROOT, Took, children_seconds, read
+from run import ENVIRONMENTS, ROOT, Took, children_seconds, circumstances, read
 
 OUTPUT = Path(__file__).with_suffix(".md")
 STAGES = ("index", "shard", "caption", "teacher", "logits", "distill", "prune", "quantize", "convert", "evaluate")
@@ -150,15 +149,14 @@ def files(folder: Path) -> Iterator[os.stat_result]:
 
 
 def page(run: Run, cores: int) -> str:
-    commit = subprocess.check_output(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], text=True).strip()
     counts = ", ".join(f"{split} {count:,}" for split, count in run.splits.items())
     photographs = run.splits.total()
     cached = sum(run.splits[split] * (2 if split == "train" else 1) for split in run.splits)
     lines = [
         "# A run on the shape of iNaturalist 2021",
         "",
-        f"`python benchmarks/shape.py --cores {cores}`: every stage in a fresh clone of commit {commit} on "
-        f"{time.strftime('%Y-%m-%d')}, {processor()}: {run.taxa:,} species, {photographs:,} drawings of 64 pixels "
+        f"`python benchmarks/shape.py --cores {cores}`: every stage in a fresh clone of {circumstances()}: "
+        f"{run.taxa:,} species, {photographs:,} drawings of 64 pixels "
         f"({counts}). A resnet10t as teacher and a mobilenetv4_conv_small_050 as student, 64 pixels, 64 dimensions, "
         "one epoch each: what grows with taxa and photographs is all there, and the models are nearly untaught.",
         "",
@@ -166,8 +164,8 @@ def page(run: Run, cores: int) -> str:
         f"{max(took.memory for jobs in run.jobs.values() for took in jobs):,.0f} MB in a process; at most "
         f"{run.peak / 1e6:,.0f} MB on the disk.**",
         "",
-        "Of each kind of job: how many, their seconds together, and the memory of the largest process. A job is a fork of "
-        "a process that has imported all libraries, which count in its memory.",
+        "Of each kind of job: how many, their seconds together, and the memory of the largest process. A job is a fork "
+        "of a process that has imported all libraries, which count in its memory.",
         "",
         "| job | n | s | s of processor time | MB |",
         "|---|---|---|---|---|",
