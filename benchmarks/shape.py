@@ -36,7 +36,7 @@ REPORTED = ("teacher", "student", "control", "pruned", "int8", "tfjs")  # varian
 
 def parameters(species: int) -> dict[str, Any]:
     """What params.yaml says."""
-    tower = {"image_tower": "resnet10t", "image_size": 64, "embed_dim": 64, "text_width": 64, "text_layers": 1}
+    tower = {"image_tower": "resnet10t", "image_size": 48, "embed_dim": 64, "text_width": 64, "text_layers": 1}
     return {
         "index": {
             "path": "data/source",
