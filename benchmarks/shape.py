@@ -49,9 +49,10 @@ def parameters(species: int) -> dict[str, Any]:
         "distill": {
             "student": "mobilenetv4_conv_small_050",
             "student_options": {},
+            "image_size": 48,
             "text_tower": None,
             **LEARNING,
-            "finetune": {"epochs": 1},
+            "finetune": {"epochs": 0},
         },
         "prune": LEARNING,
         "quantize": {"bytes_per_parameter": 1.2},
@@ -157,8 +158,8 @@ def page(run: Run, cores: int) -> str:
         "",
         f"`python benchmarks/shape.py --cores {cores}`: every stage in a fresh clone of {circumstances()}: "
         f"{run.taxa:,} species, {photographs:,} drawings of 64 pixels "
-        f"({counts}). A resnet10t as teacher and a mobilenetv4_conv_small_050 as student, 64 pixels, 64 dimensions, "
-        "one epoch each: what grows with taxa and photographs is all there, and the models are nearly untaught.",
+        f"({counts}). A resnet10t as teacher and a mobilenetv4_conv_small_050 as student see 48 pixels, for one "
+        "epoch each: what grows with taxa and photographs is all there, and the models are nearly untaught.",
         "",
         f"**{run.wall / 60:.1f} minutes, {run.processor / 60:.1f} of processor time; at most "
         f"{max(took.memory for jobs in run.jobs.values() for took in jobs):,.0f} MB in a process; at most "
