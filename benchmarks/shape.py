@@ -126,7 +126,9 @@ class Disk:
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._ended.wait(2):
+        ended = False
+        while not ended:  # the last look is at what is left
+            ended = self._ended.wait(2)
             self.peak = max(self.peak, size([self._folder / name for name in ("data", ".dvc", ".snakemake", "logs")]))
 
 
