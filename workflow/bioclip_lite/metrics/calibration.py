@@ -68,7 +68,8 @@ def calibrate(
     rows = first_of_each(observations)
     named = capped(node_of_leaf, finest_rank)
     best = [best_nodes(softmax(logits[some] / temperature), named) for some in in_blocks(rows, logits.shape[1])]
-    ranks = fit_reduced(*map(np.concatenate, zip(*best, strict=True)), truth[rows], named, LEVEL)
+    share, node = (np.concatenate(part) for part in zip(*best, strict=True))
+    ranks = fit_reduced(share, node, truth[rows], named, LEVEL)
     return {"temperature": temperature, "thresholds": {"level": LEVEL, "confidence": CONFIDENCE, "ranks": ranks}}
 
 
