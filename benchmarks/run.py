@@ -21,12 +21,15 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path(__file__).with_suffix(".md")
 ENVIRONMENTS = (".venv", ".venv-convert", "packages/react-bio-clip/node_modules", "packages/react-bio-clip/dist")
 COMPARED = ("teacher", "student", "control", "pruned", "int8", "tfjs")  # variants
-TOOK = re.compile(r"^\w+: took ([\d.]+) s, ([\d.]+) s of processor time, ([\d.]+) s of them to start$", re.MULTILINE)
+TOOK = re.compile(
+    r"^\w+: took ([\d.]+) s, ([\d.]+) s of processor time, ([\d.]+) s of them to start, (\d+) MB at most$", re.MULTILINE
+)
 # The jobs at commit 00d6606, each a process that imported all it needed: processor seconds of all of its kind, start-up
 # of one. Measured once with bash's `times` and --cores 1 on 2026-11-30, AMD EPYC (family 26) with AVX-512, beside other
 # work; start-up is the import of the stage in a new process.
@@ -60,11 +63,20 @@ BEFORE = {
 }
 
 
+class Took(NamedTuple):
+    """What a job says at the end of its log."""
+
+    seconds: float
+    processor: float  # seconds
+    start: float  # seconds of those, until the stage is imported
+    memory: float  # MB, of its largest process
+
+
 @dataclass(frozen=True)
 class Run:
     wall: float  # seconds
     processor: float  # seconds of all processes
-    jobs: dict[str, list[tuple[float, float, float]]]  # by what they do: seconds, processor seconds, those to start
+    jobs: dict[str, list[Took]]  # by what they do
     right: dict[str, float]  # % of the test photographs known to species, by variant
 
 
@@ -82,40 +94,44 @@ def run(cores: str, environment: dict[str, str]) -> Run:
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
         for name in ENVIRONMENTS:
             (clone / name).symlink_to(ROOT / name)
-        began, used = time.monotonic(), _children()
+        began, used = time.monotonic(), children_seconds()
         command = [str(Path(sys.executable).with_name("snakemake")), "--cores", cores, "evaluate"]
         subprocess.run(command, cwd=clone, env=os.environ | environment, check=True)
-        wall, processor = time.monotonic() - began, _children() - used
+        wall, processor = time.monotonic() - began, children_seconds() - used
         variants = json.loads((clone / "data/evaluate/metrics.json").read_text())["variants"]
         right = {variant: 100 * row["top1"]["value"] for variant, row in variants.items()}
         return Run(wall, processor, read(clone / "logs"), right)
 
 
-def _children() -> float:
+def children_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def read(logs: Path) -> dict[str, list[tuple[float, float, float]]]:
+def read(logs: Path) -> dict[str, list[Took]]:
     """Times from the logs of the jobs, in the order in which they ended; jobs of shards count as one."""
-    jobs: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    for log in sorted(logs.glob("*/*.log"), key=lambda log: log.stat().st_mtime):
+    jobs: dict[str, list[Took]] = defaultdict(list)
+    for log in sorted(logs.rglob("*.log"), key=lambda log: log.stat().st_mtime):
         for took in TOOK.findall(log.read_text(encoding="utf-8")):
             job = re.sub(r"\w+-\d{5}$", "<shard>", log.relative_to(logs).with_suffix("").as_posix())
-            seconds, processor, start = map(float, took)
-            jobs[job].append((seconds, processor, start))
+            jobs[job].append(Took(*map(float, took)))
     return dict(jobs)
 
 
-def page(own: Run, avx2: Run, cores: str) -> str:
+def circumstances() -> str:
+    """Name commit, day and machine."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    machine = f"{os.cpu_count()} cores of {model[1] if model else 'a processor'}"
     commit = subprocess.check_output(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], text=True).strip()
+    day = time.strftime("%Y-%m-%d")
+    return f"commit {commit} on {day}, {os.cpu_count()} cores of {model[1] if model else 'a processor'}"
+
+
+def page(own: Run, avx2: Run, cores: str) -> str:
     lines = [
         "# What a run costs",
         "",
         f"`python benchmarks/run.py`: the default run, `snakemake --cores {cores} evaluate`, in a fresh clone of "
-        f"commit {commit} on {time.strftime('%Y-%m-%d')}, {machine}.",
+        f"{circumstances()}.",
         "",
         "| | minutes | of processor time | right, %: " + " | ".join(COMPARED) + " |",
         "|---" * (3 + len(COMPARED)) + "|",
@@ -135,7 +151,7 @@ def page(own: Run, avx2: Run, cores: str) -> str:
     ]
     for job, runs in own.jobs.items():
         before, before_start = BEFORE[job]
-        start = statistics.median(start for _, _, start in runs)
+        start = statistics.median(took.start for took in runs)
         lines.append(
             f"| {job} | {len(runs)} | {before:.1f} | {_used(runs):.1f} | {_used(avx2.jobs[job]):.1f} | "
             f"{before_start:.1f} | {start:.1f} |"
@@ -145,8 +161,8 @@ def page(own: Run, avx2: Run, cores: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _used(runs: list[tuple[float, float, float]]) -> float:
-    return sum(processor for _, processor, _ in runs)
+def _used(runs: list[Took]) -> float:
+    return sum(took.processor for took in runs)
 
 
 if __name__ == "__main__":

@@ -93,9 +93,12 @@ def test_the_first_stages_run_alone(tmp_path: Path) -> None:
         done = cli(stage, "--params", params, folder=tmp_path)
         assert done.returncode == 0, done.stderr
         took = re.search(
-            rf"^{stage}: took ([\d.]+) s, ([\d.]+) s of processor time, ([\d.]+) s of them to start$", done.stdout, re.M
+            rf"^{stage}: took [\d.]+ s, ([\d.]+) s of processor time, ([\d.]+) s of them to start, (\d+) MB at most$",
+            done.stdout,
+            re.M,
         )
-        assert took and 0 <= float(took[3]) <= float(took[2])
+        assert took and 0 <= float(took[2]) <= float(took[1])
+        assert 10 < int(took[3]) < 2000  # an interpreter, and less than all libraries together
     assert (tmp_path / "data/caption/test-00000.parquet").exists()
 
 

@@ -1,5 +1,6 @@
 """Photographs of what is not on the list: what is hidden, what the answers then promise, and laws of the tree."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,19 @@ def test_the_hidden_have_no_probability_left() -> None:
 def fit(keys: list[str], logits: np.ndarray, leaf: np.ndarray, named: np.ndarray = NODES) -> dict[str, Any] | None:
     truth = NODES[:, leaf].T
     return off_list.calibrate(logits, off_list.hidden(keys, truth, NODES, off_list.HIDDEN), truth, NODES, named, 1.0)
+
+
+def test_memory_does_not_grow_with_photographs_times_taxa(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_AT_ONCE", 50 * len(LEAVES))
+    keys, logits, leaf = photographs(6000, 99)
+    many, nodes = np.repeat(logits.astype(np.float32), 20, axis=1), np.repeat(NODES, 20, axis=1)
+    truth = NODES[:, leaf].T
+    drawn = off_list.hidden(keys, truth, nodes, off_list.HIDDEN)
+    tracemalloc.start()
+    off_list.calibrate(many, drawn, truth, nodes, nodes, 1.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < many.nbytes  # all probabilities at once take six times as much
 
 
 def test_the_promise_holds_among_photographs_off_the_list() -> None:

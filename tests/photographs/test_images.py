@@ -211,6 +211,14 @@ def test_a_part_of_a_jpeg_is_refused(options: dict[str, Any], share: float) -> N
             assert bad.value.reason == "truncated"
 
 
+def test_an_end_within_a_segment_is_not_that_of_the_picture() -> None:
+    whole = encoded(PHOTO)
+    segment = b"\xff\xe0" + (40).to_bytes(2, "big") + b"JFXX" + b"\xff\xd9" + 32 * b"\0"
+    cut = whole[:2] + segment + whole[2:-2]
+    assert to_jpeg(cut + b"\xff\xd9") == cut + b"\xff\xd9"
+    assert decode(to_jpeg(cut)).size == PHOTO.size
+
+
 def test_a_whole_jpeg_with_a_grey_bottom_is_not_truncated() -> None:
     image = LARGE.copy()
     image.paste((128, 128, 128), (0, 100, 320, 240))

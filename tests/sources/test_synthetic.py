@@ -29,7 +29,7 @@ def pixels(params: Origin, locator: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(synthetic.read(params, locator))))
 
 
-@pytest.mark.parametrize("species", [8, 13, 64, 300])
+@pytest.mark.parametrize("species", [8, 13, 64, 300, 4000])
 def test_the_tree_is_cut_into_seven_ranks(species: int) -> None:
     found = synthetic.tree_of_life(3, species, 1).values()
     sizes = [len({s.path[: rank + 1] for s in found}) for rank in range(7)]

@@ -7,6 +7,7 @@ import errno
 import faulthandler
 import importlib
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -68,7 +69,7 @@ def _run_stage(arguments: "argparse.Namespace") -> int:
         stage.run(section, arguments.data, arguments.job)
         print(
             f"{arguments.stage}: took {time.monotonic() - start:.1f} s, {_processor_seconds():.1f} s of processor "
-            f"time, {imported:.1f} s of them to start",
+            f"time, {imported:.1f} s of them to start, {_peak_megabytes():.0f} MB at most",
             flush=True,
         )
 
@@ -82,6 +83,15 @@ def _processor_seconds() -> float:
     """Processor time of this process and of its children that have ended, in seconds."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
+
+
+def _peak_megabytes() -> float:
+    """Most memory that this process, or the largest of its children that have ended, has held, in MB.
+
+    A fork of the server counts the libraries that it shares with the other jobs.
+    """
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return peak / 1e6 * (1 if sys.platform == "darwin" else 1024)  # macOS counts bytes, Linux kibibytes
 
 
 def _train_together(run: Callable[[], None], arguments: "argparse.Namespace") -> int:

@@ -34,6 +34,7 @@ LEVEL = 0.95  # share of the answers that are right
 CONFIDENCE = 0.9  # share of the draws of calibration photographs for which LEVEL holds
 UNNAMED, UNLISTED = -1, -2  # in ``truth_nodes``
 
+_AT_ONCE = 1_000_000  # probabilities in float64, several times over
 Thresholds = Mapping[str, float | None]
 
 # Careful ones first. One for all ranks: a threshold for each, from the model's own mean probabilities, answers no
@@ -65,8 +66,10 @@ def calibrate(
     node_of_leaf, truth = nodes_of(leaves), place(taxa, leaves)
     temperature = fit_temperature(logits, truth, node_of_leaf)
     rows = first_of_each(observations)
-    probabilities = softmax(logits[rows] / temperature)
-    ranks = fit_thresholds(probabilities, truth[rows], capped(node_of_leaf, finest_rank), LEVEL)
+    named = capped(node_of_leaf, finest_rank)
+    best = [best_nodes(softmax(logits[some] / temperature), named) for some in in_blocks(rows, logits.shape[1])]
+    share, node = (np.concatenate(part) for part in zip(*best, strict=True))
+    ranks = fit_reduced(share, node, truth[rows], named, LEVEL)
     return {"temperature": temperature, "thresholds": {"level": LEVEL, "confidence": CONFIDENCE, "ranks": ranks}}
 
 
@@ -91,6 +94,12 @@ def first_of_each(observations: Sequence[str | None]) -> np.ndarray:
     for row, name in enumerate(observations):
         first.setdefault(row if name is None else name, row)
     return np.array(list(first.values()), dtype=np.int64)
+
+
+def in_blocks(rows: np.ndarray, taxa: int) -> list[np.ndarray]:
+    """Rows, int64 [n], in blocks whose probabilities among ``taxa`` take 8 MB; one empty block where there are none."""
+    step = max(1, _AT_ONCE // max(1, taxa))
+    return [rows[start : start + step] for start in range(0, max(1, len(rows)), step)]
 
 
 # ---- back-off

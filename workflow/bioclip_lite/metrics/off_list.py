@@ -179,10 +179,12 @@ def calibrate(
 ) -> dict[str, Any] | None:
     """``fit`` from the logits of independent calibration photographs, float [n, C]; ``drawn``: ``hidden`` of them."""
     nodes, may_name = ([grouping(names) for names in tree] for tree in (node_of_leaf, named))
-    probabilities = softmax(logits / temperature)
-    best = Best(*calibration.best_of_groups(probabilities, may_name), logits.max(axis=1))
-    best = among_others(best, logits, truth_nodes, drawn.rank, nodes, may_name, temperature)
-    return fit(best, drawn.truth_nodes, named)
+    blocks = []
+    for rows in calibration.in_blocks(np.arange(len(logits)), logits.shape[1]):
+        some = logits[rows]
+        best = Best(*calibration.best_of_groups(softmax(some / temperature), may_name), some.max(axis=1))
+        blocks.append(among_others(best, some, truth_nodes[rows], drawn.rank[rows], nodes, may_name, temperature))
+    return fit(Best(*map(np.concatenate, zip(*blocks, strict=True))), drawn.truth_nodes, named)
 
 
 def answer(best: Best, fitted: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -289,7 +289,8 @@ def _first_scan(data: bytes) -> int:
 
 def _end(data: bytes) -> int:
     """Offset behind the end of a JPEG file's first picture; 0 if it has no end, or is none."""
-    return data.find(_END, _first_scan(data)) + len(_END) if data[:2] == b"\xff\xd8" and _END in data else 0
+    place = data.find(_END, _first_scan(data)) if data[:2] == b"\xff\xd8" else -1
+    return place + len(_END) if place >= 0 else 0
 
 
 def _open(data: bytes) -> Image.Image:
