@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bioclip_lite.indexing import parts, reading
+from bioclip_lite.indexing import batches, database, merging, reading
 from bioclip_lite.sources import downloads, places
 from bioclip_lite.stages import index
 from bioclip_lite.utils.files import read_table
@@ -25,11 +25,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Locators of the photographs that are read, all in this process."""
     locators: list[str] = []
 
-    def see(read: Any, state: Any, min_side: int, locator: str) -> parts.Result:
+    def see(read: Any, state: Any, min_side: int, locator: str) -> batches.Result:
         locators.append(locator)
         return SEE(read, state, min_side, locator)
 
-    monkeypatch.setattr(reading, "BATCH", PART)
+    monkeypatch.setattr(database, "BATCH", PART)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     monkeypatch.setattr(reading, "_see", see)
     return locators
@@ -41,15 +41,15 @@ def outputs(data: Path) -> dict[str, bytes]:
 
 def run_killed(params: Any, data: Path, monkeypatch: pytest.MonkeyPatch, complete: int) -> None:
     """Run stage index in a process that is killed where more than so many parts would be complete."""
-    keep, folder = parts.keep, data / "index" / parts.FOLDER
+    keep, folder = batches.keep, data / "index" / batches.FOLDER
 
-    def keep_or_die(path: Path, results: Sequence[parts.Result]) -> None:
+    def keep_or_die(path: Path, results: Sequence[batches.Result]) -> None:
         if len(list(folder.rglob("*.parquet"))) == complete:
             os.kill(os.getpid(), signal.SIGKILL)
         keep(path, results)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "keep", keep_or_die)
+        patch.setattr(batches, "keep", keep_or_die)
         process = multiprocessing.get_context("fork").Process(target=index.run, args=(params, data))
         process.start()
         process.join()
@@ -106,7 +106,7 @@ def test_parts_serve_runs_that_would_find_the_same(
 ) -> None:
     params = many(tmp_path / "source", 100)
     run_killed(params, tmp_path / "data", monkeypatch, 3)
-    first = next(iter((tmp_path / "data" / "index" / parts.FOLDER).rglob("*.parquet")))
+    first = next(iter((tmp_path / "data" / "index" / batches.FOLDER).rglob("*.parquet")))
     first.write_bytes(first.read_bytes()[:-1])
     changes: list[tuple[Any, int]] = [
         ({"min_side": params["min_side"] + 1}, 100),
@@ -114,7 +114,7 @@ def test_parts_serve_runs_that_would_find_the_same(
     ]
     for change, again in changes:
         with monkeypatch.context() as patch:
-            patch.setattr(index, "write", lambda *_: pytest.fail("ended"))
+            patch.setattr(merging, "write", lambda *_: pytest.fail("ended"))
             asked.clear()
             with pytest.raises(pytest.fail.Exception):
                 index.run(params | change, tmp_path / "data")

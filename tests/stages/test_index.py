@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bioclip_lite.indexing import copies, parts, reading, splits, tables
+from bioclip_lite.indexing import batches, copies, database, splits, tables
 from bioclip_lite.params import load
 from bioclip_lite.params.jobs import Origin
 from bioclip_lite.sources.registry import find_source
@@ -315,7 +315,7 @@ def fails(params: sections.Index, tmp_path: Path, *words: str) -> None:
     for word in words:
         assert word in str(error.value)
     assert earlier.read_text() == "earlier"
-    assert {path.name for path in earlier.parent.iterdir()} <= {earlier.name, parts.FOLDER}
+    assert {path.name for path in earlier.parent.iterdir()} <= {earlier.name, batches.FOLDER}
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
@@ -866,7 +866,7 @@ def test_a_file_name_that_is_not_utf_8(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_number_of_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a size that tests can afford; of processes with 10,000 and 100,000 photographs the peaks differ by 1 %."""
     monkeypatch.setattr(tables, "_ROWS", 128)
-    monkeypatch.setattr(reading, "BATCH", 128)
+    monkeypatch.setattr(database, "BATCH", 128)
     monkeypatch.setattr(copies, "BATCH", 128)
     peaks: list[int] = []
     for count in (400, 400, 1600):  # the first fills caches

@@ -25,6 +25,7 @@ from bioclip_lite.engines import run_cache, snakemake_config, stage_code
 from bioclip_lite.engines.dvc_yaml import ledger_path
 from bioclip_lite.engines.stage_code import of_jobs as code  # a change in what these files mean runs the job again
 from bioclip_lite.engines.sync import sync
+from bioclip_lite.sources.registry import find_source
 from bioclip_lite.teacher_cache.ensemble import FIRST, teacher_sections
 from bioclip_lite.texts.captions import synthetic
 from bioclip_lite.utils import gpus, job_names
@@ -74,7 +75,7 @@ TEACHER = [
 
 
 wildcard_constraints:
-    **{field: job_names.FIELDS[field] for field in ("shard", "captioner", "teacher", "suite", "variant", "list")},
+    **{field: job_names.FIELDS[field] for field in ("part", "shard", "captioner", "teacher", "suite", "variant", "list")},
     split="[a-z]+",
 
 

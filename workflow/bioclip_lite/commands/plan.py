@@ -37,7 +37,7 @@ from bioclip_lite.utils.stage_names import STAGES
 from bioclip_lite.web import budget, bundle
 
 SPLITS_OF = {  # the splits whose photographs a job works on; jobs that are not here grow with something else
-    "make_index": SPLITS,
+    **dict.fromkeys(("list_parts", "download_part", "read_part", "make_index"), SPLITS),
     "list_shards": SPLITS,
     "write_sizes": SPLITS,
     "make_teacher": ("pretrain", "train"),

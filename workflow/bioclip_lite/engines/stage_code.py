@@ -21,6 +21,7 @@ FOLDER = Path("workflow/code")
 JOBS = Path(".snakemake/bioclip_lite/code")
 # Modules that some jobs of a stage load by name, where no import statement shows them: stage -> kind of job -> modules.
 LOADED_BY_NAME: dict[str, dict[str, tuple[str, ...]]] = {
+    "index": {"manifest": ("indexing.listing",), "tables": ("indexing.merging",)},
     "caption": {"captioner": ("captioning.coca",), "fine_tuning": ("captioning.fine_tuning",)},
     "convert": {
         "bundle": ("web.tfjs",),

@@ -1,94 +1,91 @@
-"""What was read of photographs, in parts that outlive a job that is killed, until its outputs are complete.
+"""Read a large source by parts, each in a job of its own, and hand what was found to the job that writes the tables.
 
-A part is the photographs of one batch: a table with what was found out about each, and the state that its file was in.
-It lies in a folder named after all else that decides the result, in a file named after the photographs, so that it is
-found only by a run that would find out the same. A job that is killed loses the parts that it was reading.
+data/index/manifest/<part>.parquet lists the photographs of a part, data/index/read/<part>.parquet what was found out
+about each of them, in the same order. Parts follow the order of the source and are of even size.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import version
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from bioclip_lite.indexing import batches, reading
+from bioclip_lite.indexing.database import BATCH
 from bioclip_lite.sources.sample import Reject
-from bioclip_lite.utils.code_fingerprint import PACKAGE, closure, file_meaning
-from bioclip_lite.utils.files import PARTIAL, read_table, write_table
+from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.files import require, write_json, write_rows
 
 if TYPE_CHECKING:
-    from bioclip_lite.utils.sections import Index
+    from bioclip_lite.params.jobs import Origin, ReadPart
 
-FOLDER = f"{PARTIAL}read"  # in data/index; no engine tracks it, and the ledger job of a complete stage removes it
-_DECIDE = ("source", "path", "seed", "synthetic", "min_side")  # parameters
-
-
-class Seen(NamedTuple):
-    """Properties of a photograph's file."""
-
-    md5: bytes
-    width: int  # pixels
-    height: int
-    clean: bool  # stage shard can take the file as it is
-    truncated: bool  # lacks its last bytes
-    phash: int | None  # signed, as SQLite stores it; None for a plain image
-    dhash: int | None
+_LOCATOR = ("locator", pa.string())
+_MANIFEST = pa.schema([_LOCATOR])
+_READ = pa.schema([_LOCATOR, *batches.FOUND])
 
 
-class Result(NamedTuple):
-    """What came of reading a photograph."""
-
-    found: Seen | Reject
-    state: str | None  # of its file, see ``places.state``; None: it is to be read again
+def name(number: int) -> str:
+    """The name of a part, 0 and up."""
+    return f"{number:05d}"
 
 
-_SCHEMA = pa.schema(
-    [
-        *(("place", pa.int32()), ("state", pa.string()), ("reason", pa.string()), ("detail", pa.string())),
-        *(("md5", pa.binary(16)), ("width", pa.int32()), ("height", pa.int32())),
-        *(("clean", pa.bool_()), ("truncated", pa.bool_()), ("phash", pa.int64()), ("dhash", pa.int64())),
-    ]
-)
+def write_manifests(out: Path, locators: Iterator[str], total: int, count: int) -> None:
+    """Divide ``total`` photographs among ``count`` parts."""
+    for part in range(count):
+        size = total * (part + 1) // count - total * part // count
+        rows = ((locator,) for locator in islice(locators, size))
+        write_rows(out / "manifest" / f"{name(part)}.parquet", _MANIFEST, rows, BATCH)
 
 
-def folder_of(out: Path, params: "Index") -> Path:
-    """The folder in ``out``, data/index, of the parts of a run with these parameters, this code and these libraries."""
-    code = [file_meaning(PACKAGE.parents[1] / file) for file in closure("indexing.reading", "sources.registry")]
-    libraries = [version(library) for library in ("pillow", "pillow-heif", "numpy", "scipy")]
-    decided = [[params[name] for name in _DECIDE], code, libraries]  # type: ignore[literal-required]
-    return out / FOLDER / hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:16]
+def download(params: "Origin", out: Path, part: str) -> None:
+    """Download the photographs of a part that are not here; what cannot be had is left to ``read`` to tell."""
+    listed = _manifest(out, part)
+    if prepare := reading.access(params).prepare:
+        prepare(chain.from_iterable(_locators(listed)))
+    write_json(out / "downloads" / f"{part}.json", {"photographs": listed.metadata.num_rows})
 
 
-def path_of(folder: Path, locators: Iterable[str]) -> Path:
-    """The file of the part with the photographs at ``locators``."""
-    return folder / f"{hashlib.sha256(json.dumps([*locators]).encode()).hexdigest()}.parquet"
+def read(params: "ReadPart", out: Path, part: str) -> None:
+    """Read the photographs of a part; raises as ``reading.read_photographs``."""
+    listed = _manifest(out, part)
+    folder = batches.folder_of(out, params)
+    numbered = ([*enumerate(locators)] for locators in _locators(listed))
+    found = reading.read_photographs(params, numbered, listed.metadata.num_rows, folder)
+    pairs = zip(chain.from_iterable(_locators(listed)), found, strict=True)
+    rows = ((locator, *batches.columns(one).values()) for locator, (_, one) in pairs)
+    write_rows(out / "read" / f"{part}.parquet", _READ, rows, BATCH)
+    for locators in _locators(listed):
+        batches.path_of(folder, locators).unlink(missing_ok=True)
+    print(f"index: part {part}, {listed.metadata.num_rows} photographs")
 
 
-def kept(path: Path, locators: Sequence[str], state: Callable[[str], str | None]) -> dict[int, Result]:
-    """What the part at ``path`` holds, by place in ``locators``, of photographs whose files are as they were."""
-    try:
-        rows = read_table(path).to_pylist() if path.exists() else []
-    except pa.ArrowInvalid:  # the computer itself stopped before all was on its disk
-        return {}
-    same = (row for row in rows if state(locators[row["place"]]) == row["state"])
-    return {row["place"]: Result(_found(row, locators[row["place"]]), row["state"]) for row in same}
+def found(listed: Iterable[reading.Batch], out: Path, count: int) -> Iterator[tuple[int, batches.Seen | Reject]]:
+    """Yield the number of each photograph in ``listed``, and what the jobs of ``count`` parts have found.
+
+    Raises:
+        UserError: they have read other photographs.
+    """
+    rows = chain.from_iterable(_rows(out, name(part)) for part in range(count))
+    for photograph, row in zip_longest(chain.from_iterable(listed), rows):
+        if photograph is None or row is None or photograph[1] != row["locator"]:
+            raise UserError(
+                f"{out / 'read'} holds other photographs than the source lists now; read it again: "
+                "snakemake --cores all index"
+            )
+        yield photograph[0], batches.found(row, row["locator"])
 
 
-def _found(row: dict[str, Any], locator: str) -> Seen | Reject:
-    if row["reason"] is not None:
-        return Reject(locator, row["reason"], row["detail"])
-    return Seen(*(row[name] for name in Seen._fields))
+def _manifest(out: Path, part: str) -> pq.ParquetFile:
+    return pq.ParquetFile(require(out / "manifest" / f"{part}.parquet"))
 
 
-def keep(path: Path, results: Sequence[Result]) -> None:
-    """Write what came of a part's photographs, in their order, but for those that are to be read again."""
-    rows = [
-        {"place": place, "state": state, **found._asdict()}
-        if isinstance(found, Seen)
-        else {"place": place, "state": state, "reason": found.reason, "detail": found.detail}
-        for place, (found, state) in enumerate(results)
-        if state is not None
-    ]
-    write_table(path, pa.Table.from_pylist(rows, _SCHEMA))
+def _locators(listed: pq.ParquetFile) -> Iterator[list[str]]:
+    """Yield the locators of a manifest in batches, the same ones at any time."""
+    return (batch["locator"].to_pylist() for batch in listed.iter_batches(BATCH))
+
+
+def _rows(out: Path, part: str) -> Iterator[dict[str, Any]]:
+    for batch in pq.ParquetFile(require(out / "read" / f"{part}.parquet")).iter_batches(BATCH):
+        yield from batch.to_pylist()

@@ -2,21 +2,25 @@
 
 import hashlib
 import os
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from bioclip_lite.indexing import duplicates, parts
-from bioclip_lite.indexing.database import BATCH, add_reject, count
-from bioclip_lite.indexing.parts import Result, Seen
+from bioclip_lite.indexing import batches, duplicates
+from bioclip_lite.indexing.batches import Result, Seen
 from bioclip_lite.photographs.images import BadImage, inspect
+from bioclip_lite.sources import places
+from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import Reject
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.progress import progress
+
+if TYPE_CHECKING:
+    from bioclip_lite.params.jobs import Origin, ReadPart
 
 _WHAT = "index: photographs read"
 _CHUNK = 32  # photographs handed to a worker at a time
@@ -28,47 +32,49 @@ _SIDECARS = (".aae", ".xmp", ".xml", ".json", ".txt", ".pp3", ".ini")
 Batch = list[tuple[int, str]]  # number and locator of photographs
 
 
+class Access(NamedTuple):
+    """The functions that give the files of a source."""
+
+    read: Callable[[str], bytes]  # the file at a locator; is sent to other processes
+    prepare: Callable[[Iterable[str]], None] | None  # downloads the files at some locators; None: nothing to download
+    state: Callable[
+        [str], str | None
+    ]  # is the file at a locator the same? see ``places.state``; is sent to others, too
+
+
+def access(params: "Origin") -> Access:
+    """Give access to the files of the source that the parameters name."""
+    source = find_source(params["source"])
+    return Access(
+        partial(source.read, params),
+        partial(source.prepare, params) if hasattr(source, "prepare") else None,
+        partial(getattr(source, "state", places.state), params),
+    )
+
+
 def read_photographs(
-    database: sqlite3.Connection,
-    read: Callable[[str], bytes],
-    prepare: Callable[[Iterable[str]], None] | None,
-    state: Callable[[str], str | None],
-    min_side: int,
-    folder: Path,
-) -> None:
-    """Read all photographs into the database, and leave out those that are damaged or too small.
+    params: "ReadPart", listed: Iterable[Batch], total: int, folder: Path
+) -> Iterator[tuple[int, Seen | Reject]]:
+    """Read photographs batch by batch, and tell which are damaged or too small.
 
     Args:
-        read: returns the file at a locator; is sent to other processes.
-        prepare: downloads the files at some locators; None if the source needs no download.
-        state: tells whether the file at a locator is still the same, see ``places.state``; is sent to others, too.
-        min_side: least length of the shorter side in pixels.
-        folder: of the parts, see ``parts.folder_of``. What a run that was ended has left there is not read again.
+        params: of the source, and the least length of the shorter side in pixels.
+        total: the number of photographs.
+        folder: of batches, see ``batches.folder_of``. What a run that was ended has left there is not read again.
+
+    Yields:
+        The number of each photograph, in the order of ``listed``, and what was found.
 
     Raises:
         UserError: a worker was killed.
     """
-    total = count(database)
-    see = partial(_see, read, state, min_side)
-    for number, found in progress(_results(database, see, prepare, state, folder, total), total, _WHAT):
-        if isinstance(found, Reject):
-            add_reject(database, found)
-            database.execute("DELETE FROM photograph WHERE id = ?", (number,))
-        else:
-            database.execute(
-                "UPDATE photograph SET md5 = ?, width = ?, height = ?, clean = ?, truncated = ?, phash = ?, dhash = ? "
-                "WHERE id = ?",
-                (*found, number),
-            )
+    files = access(params)
+    see = partial(_see, files.read, files.state, params["min_side"])
+    yield from progress(_results(listed, see, files, folder, total), total, _WHAT)
 
 
 def _results(
-    database: sqlite3.Connection,
-    see: Callable[[str], Result],
-    prepare: Callable[[Iterable[str]], None] | None,
-    state: Callable[[str], str | None],
-    folder: Path,
-    total: int,
+    listed: Iterable[Batch], see: Callable[[str], Result], files: Access, folder: Path, total: int
 ) -> Iterator[tuple[int, Seen | Reject]]:
     """Number of each photograph, and what was found: in this run, or before it was ended."""
     affinity = getattr(os, "sched_getaffinity", None)
@@ -76,20 +82,23 @@ def _results(
     begun: deque[tuple[Batch, Path, dict[int, Result]]] = deque()
 
     def lacking() -> Iterator[list[str]]:
-        for batch in _batches(database):
+        for batch in listed:
             locators = [locator for _, locator in batch]
-            path = parts.path_of(folder, locators)
-            begun.append((batch, path, known := parts.kept(path, locators, state)))
+            path = batches.path_of(folder, locators)
+            begun.append((batch, path, known := batches.kept(path, locators, files.state)))
             yield [locator for place, locator in enumerate(locators) if place not in known]
 
-    here = workers == 1 or total < _WORTH_WORKERS
+    if workers == 1 or total < _WORTH_WORKERS:
+        seen = _in_this_process(lacking(), see, files.prepare)
+    else:
+        seen = _in_workers(lacking(), see, files.prepare, workers)
     known_before = 0
-    for new in _in_this_process(lacking(), see, prepare) if here else _in_workers(lacking(), see, prepare, workers):
+    for new in seen:
         batch, path, known = begun.popleft()
         rest = iter(new)
         results = [known[place] if place in known else next(rest) for place in range(len(batch))]
         if new:
-            parts.keep(path, results)
+            batches.keep(path, results)
         known_before += len(known)
         yield from ((number, found) for (number, _), (found, _) in zip(batch, results, strict=True))
     if known_before:
@@ -125,17 +134,17 @@ def _see_all(see: Callable[[str], Result], locators: Sequence[str]) -> list[Resu
 
 
 def _in_this_process(
-    batches: Iterable[list[str]], see: Callable[[str], Result], prepare: Callable[[Iterable[str]], None] | None
+    locators: Iterable[list[str]], see: Callable[[str], Result], prepare: Callable[[Iterable[str]], None] | None
 ) -> Iterator[list[Result]]:
     """Yield what is seen at the locators of each batch."""
-    for batch in batches:
+    for batch in locators:
         if prepare:
             prepare(iter(batch))
         yield _see_all(see, batch)
 
 
 def _in_workers(
-    batches: Iterable[list[str]],
+    locators: Iterable[list[str]],
     see: Callable[[str], Result],
     prepare: Callable[[Iterable[str]], None] | None,
     workers: int,
@@ -145,7 +154,7 @@ def _in_workers(
     try:
         with ProcessPoolExecutor(workers) as pool:
             pool.submit(int).result()  # starts all workers, before a download starts threads
-            for batch in batches:
+            for batch in locators:
                 if prepare:
                     prepare(iter(batch))
                 chunks = [batch[i : i + _CHUNK] for i in range(0, len(batch), _CHUNK)]
@@ -157,11 +166,3 @@ def _in_workers(
                 yield [result for future in waiting for result in future.result()]
     except BrokenProcessPool:
         raise UserError("index: a process that reads photographs was killed; usually memory ran out") from None
-
-
-def _batches(database: sqlite3.Connection) -> Iterator[Batch]:
-    last = 0
-    query = "SELECT id, locator FROM photograph WHERE id > ? ORDER BY id LIMIT ?"
-    while batch := database.execute(query, (last, BATCH)).fetchall():
-        yield batch
-        last = batch[-1][0]

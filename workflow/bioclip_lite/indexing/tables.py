@@ -7,12 +7,10 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bioclip_lite.indexing import list_summary, listed_taxa, names, page, teacher_saw
 from bioclip_lite.indexing.contact_sheet import draw_contact_sheet
@@ -21,7 +19,7 @@ from bioclip_lite.sources.registry import find_source
 from bioclip_lite.sources.sample import LABELLED, NOTHING
 from bioclip_lite.taxa import taxonomy
 from bioclip_lite.taxa.iconic_groups import supercategory
-from bioclip_lite.utils.files import replacing, write_table
+from bioclip_lite.utils.files import replacing, write_rows, write_table
 from bioclip_lite.utils.randomness import digest
 from bioclip_lite.utils.spreadsheets import guarded
 
@@ -104,9 +102,9 @@ def write(
     _write_samples(database, labels, called, out / "samples.parquet", {"source": json.dumps(origin)})
     write_table(out / "taxa.parquet", taxa)
     rejects = database.execute("SELECT locator, reason, detail FROM reject ORDER BY locator, reason, detail")
-    _write_rows(out / "rejects.parquet", REJECTS, rejects)
+    write_rows(out / "rejects.parquet", REJECTS, rejects, _ROWS)
     resolved = list(_names(database, labels, matches))
-    _write_rows(out / "names.parquet", NAMES, iter(resolved))
+    write_rows(out / "names.parquet", NAMES, iter(resolved), _ROWS)
     _write_attribution(database, labels.paths, out / "ATTRIBUTION.csv")
     rows_shown = _sheet_rows(database, labels.paths, taxa)
     photographed = sum(map(_shown, taxa.select(["leaf", *LABELLED]).to_pylist()))
@@ -117,15 +115,6 @@ def write(
     with replacing(out / "report.html") as scratch:
         scratch.write_text(page.page(facts, read), encoding="utf-8")
     return facts
-
-
-def _write_rows(path: Path, schema: pa.Schema, rows: Iterator[tuple[Any, ...]]) -> None:
-    """Write rows as they come, so that a table of any length takes the memory of one group of rows."""
-    with replacing(path) as scratch, pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
-        while batch := list(islice(rows, _ROWS)):
-            values = zip(*batch, strict=True)
-            columns = [pa.array(column, kind) for column, kind in zip(values, schema.types, strict=True)]
-            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
 def _write_samples(
@@ -178,7 +167,7 @@ def _write_samples(
             None if seen is None else bool(seen),
         )
 
-    _write_rows(path, SAMPLES.with_metadata(metadata), map(row, rows))
+    write_rows(path, SAMPLES.with_metadata(metadata), map(row, rows), _ROWS)
 
 
 def _taxa_table(

@@ -45,6 +45,26 @@ class Origin(TypedDict):
     downloads: sections.IndexDownloads
 
 
+class Listing(Origin):
+    """Which photographs of a source are wanted, and the number of parts that they are divided into."""
+
+    where: dict[str, list[str]]
+    species_list: str | None
+    unlisted: Literal["leave_out", "keep"]
+    synonyms: str | None
+    taxonomy: str | None
+    licences: list[Literal["cc0", "pd", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd"]]
+    quality_grades: list[Literal["research", "needs_id", "casual"]]
+    unlabelled: Literal["leave_out", "keep"]
+    parts: int
+
+
+class ReadPart(Origin):
+    """The photographs of one part of a source."""
+
+    min_side: int
+
+
 class Manifests(TypedDict):
     """Jobs "manifests" and "sizes" of stage shard."""
 
@@ -425,6 +445,10 @@ def species_lists(section: Section) -> dict[str, str]:
 # Stage -> form of a job's name (utils.job_names) -> the keys of the section that it reads, or how to choose them. The
 # other stages are one job each.
 PARTS: dict[str, dict[str, Any]] = {
+    "index": {
+        **{"manifest": Listing, "downloads/{part}": Origin, "read/{part}": ReadPart},
+        "tables": lambda section, fields: section,
+    },
     "shard": {"manifests": Manifests, "sizes": Manifests, "{shard}": OneShard},
     "caption": {
         **{"columns": Nothing, "{shard}": Texts},

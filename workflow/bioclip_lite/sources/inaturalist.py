@@ -17,14 +17,13 @@ from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from bioclip_lite.params.jobs import Origin
-    from bioclip_lite.utils.sections import Index
+    from bioclip_lite.params.jobs import Listing, Origin
 
 _NEEDED = ("id", "image_url", "scientific_name")
 _RESERVED = "all rights reserved"
 
 
-def samples(params: "Index") -> Iterator[Sample | Reject]:
+def samples(params: "Listing") -> Iterator[Sample | Reject]:
     grades = {grade.lower() for grade in params["quality_grades"]}
     for table in _tables(Path(params["path"])):
         lines = delimited.rows(table)

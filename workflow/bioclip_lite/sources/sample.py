@@ -10,8 +10,7 @@ from bioclip_lite.taxa import taxonomy
 from bioclip_lite.utils.randomness import digest
 
 if TYPE_CHECKING:
-    from bioclip_lite.params.jobs import Origin
-    from bioclip_lite.utils.sections import Index
+    from bioclip_lite.params.jobs import Listing, Origin
 
 LABELLED = ("pretrain", "train", "val", "calibration", "test")
 SPLITS = (*LABELLED, UNLABELLED)
@@ -49,7 +48,7 @@ class Reject:
 class Source(Protocol):
     """A source; ``registry`` describes these functions and others, which are optional."""
 
-    def samples(self, params: "Index") -> Iterator[Sample | Reject]: ...
+    def samples(self, params: "Listing") -> Iterator[Sample | Reject]: ...
 
     def read(self, params: "Origin", locator: str) -> bytes: ...
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,6 +206,18 @@ def write_table(path: str | os.PathLike[str], table: "pa.Table") -> None:
 
     with replacing(path) as scratch:
         pq.write_table(table, scratch, compression="zstd")
+
+
+def write_rows(path: Path, schema: "pa.Schema", rows: Iterator[tuple[Any, ...]], at_once: int) -> None:
+    """Write rows as they come, so that a table of any length takes the memory of ``at_once`` rows, a row group."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with replacing(path) as scratch, pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
+        while batch := list(islice(rows, at_once)):
+            values = zip(*batch, strict=True)
+            columns = [pa.array(column, kind) for column, kind in zip(values, schema.types, strict=True)]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
 def read_table(path: str | os.PathLike[str], columns: list[str] | None = None) -> "pa.Table":

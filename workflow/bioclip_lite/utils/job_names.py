@@ -13,6 +13,7 @@ from typing import NamedTuple
 from bioclip_lite.utils.errors import UserError
 
 FIELDS = {
+    "part": r"\d{5}",
     "shard": r"[a-z]+-\d{5}",
     "captioner": r"[a-z][a-z0-9_]*",
     "teacher": r"[a-z][a-z0-9_]*",

@@ -42,6 +42,7 @@ class Index(TypedDict):
     quality_grades: list[Literal["research", "needs_id", "casual"]]
     unlabelled: Literal["leave_out", "keep"]
     min_side: int
+    parts: int
     near_duplicates: int
     reject_budget: float
     split: dict[str, float]
