@@ -404,6 +404,9 @@ CAPTIONER |= {"top_p": 0.9, "beams": 3, "tokens": 30}
 FINE_TUNING = {"captions": "a/b.json", "images": "a/c", "epochs": 1, "batch_size": 8, "learning_rate": 0.0001}
 SUITE = {"name": "rare", "format": "folder", "path": "data/suites/rare", "prompt": "name", "templates": "plain"}
 JOBS: list[tuple[str, str, Any]] = [
+    ("index", "manifest", jobs.Listing),
+    ("index", "downloads/00000", jobs.Origin),
+    ("index", "read/00000", jobs.ReadPart),
     ("shard", "manifests", jobs.Manifests),
     ("shard", "sizes", jobs.Manifests),
     ("shard", "train-00000", jobs.OneShard),

@@ -74,7 +74,7 @@ def folder_params(path: Path, **more: Any) -> Any:
     return {
         **{"source": "folder", "path": str(path), "where": {}, "min_side": 16, "split": split, "seed": 0},
         **{"species_list": None, "unlisted": "leave_out", "synonyms": None, "taxonomy": None, "teacher_saw": None},
-        **{"licences": [], "near_duplicates": 4, "reject_budget": 1.0, "unlabelled": "leave_out"},
+        **{"licences": [], "near_duplicates": 4, "reject_budget": 1.0, "unlabelled": "leave_out", "parts": 1},
         "downloads": {"folder": str(path.parent / "downloads"), "per_host": 4, "tries": 3, "timeout": 5},
         "synthetic": {},
         **more,
