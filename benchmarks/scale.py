@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,7 @@ from bioclip_lite.photographs.shards import ShardSet, write_shard
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.teacher_cache import store
 from bioclip_lite.training import shuffling
+from bioclip_lite.utils.defaults import defaults
 from bioclip_lite.utils.files import write_json, write_table
 
 OUTPUT = Path(__file__).with_suffix(".md")
@@ -42,7 +44,7 @@ WIDTH, BATCH, LEARNED, SHARD, RESAMPLES = 512, 64, 128, 10_000, 1000
 BUFFER = 100_000
 COLD_SHARDS, COLD_SHARD, COLD_BYTES, COLD_READ, COLD_WINDOW = 40, 2500, 25_000, 20_000, 8
 ORDER = ("shards_touched", "shards_touched_at_once", "moved", "unlike")
-COUNTED = ("size", *ORDER)  # not timed
+COUNTED = ("size", "parts_size", *ORDER)  # not timed
 UNDER = (150_000, 50_000, 10_000, 2_000, 200, 9, 1)  # leaves of a node at each rank
 # CPU milliseconds and seconds of the code before (00d6606), on the same kind of machine: per photograph, per 10,000.
 BEFORE = {
@@ -266,6 +268,73 @@ def write_samples(data: Path, photographs: int) -> None:
     writer.close()
 
 
+def listing(photographs: int) -> float:
+    """Seconds in which the index lists what each part of a table holds."""
+    return seconds_of("manifest", photographs, write_rows_of_a_table)
+
+
+def merging(photographs: int) -> float:
+    """Seconds in which the index writes its tables by what the parts have read."""
+    return seconds_of("tables", photographs, write_parts)
+
+
+def seconds_of(job: str, photographs: int, write: Callable[[Path, int], None]) -> float:
+    """Seconds of a job of stage index, where ``write`` has written what it reads."""
+    from bioclip_lite.stages import index
+
+    with tempfile.TemporaryDirectory() as name:
+        made_by_another(write, Path(name), photographs)
+        begun = time.process_time()
+        index.run(index_section(Path(name), photographs), Path(name), job)
+        return time.process_time() - begun
+
+
+def parts_size(photographs: int) -> float:
+    """Bytes of a photograph in the manifests and in what was read."""
+    with tempfile.TemporaryDirectory() as name:
+        write_parts(Path(name), photographs)
+        return sum(path.stat().st_size for path in Path(name, "index").rglob("*.parquet")) / photographs
+
+
+def index_section(data: Path, photographs: int) -> Any:
+    """Parameters for ``write_rows_of_a_table``."""
+    count = max(2, photographs // 100_000)
+    return {**defaults()["index"], "source": "csv", "path": str(data / "table.csv"), "parts": count}
+
+
+def write_rows_of_a_table(data: Path, photographs: int) -> None:
+    """A table of photographs that lie nowhere, of 1,000 taxa, three of them an observation."""
+    with (data / "table.csv").open("w", encoding="utf-8") as file:
+        file.write("file,kingdom,family,genus,species,observation,licence,source\n")
+        for n in range(photographs):
+            word = "".join("abcdefghij"[int(digit)] for digit in f"{n // 3 % 1000:03d}")
+            named = f"Animalia,Examplidae,Exemplum,{word}ensis"
+            file.write(f"{n // 1000:05d}/{n:08d}.jpg,{named},visit-{n // 3},CC0,person {n % 99}\n")
+
+
+def write_parts(data: Path, photographs: int) -> None:
+    """What the jobs of parts would have found: sound photographs, no two of which look alike."""
+    from bioclip_lite.indexing import batches
+    from bioclip_lite.stages import index
+
+    write_rows_of_a_table(data, photographs)
+    index.run(index_section(data, photographs), data, "manifest")
+    random = np.random.default_rng(0)
+    for manifest in sorted((data / "index/manifest").iterdir()):
+        listed = pq.read_table(manifest)
+        many = len(listed)
+        hashes = random.integers(-(2**63), 2**63, (2, many))
+        columns = {
+            **{"reason": pa.nulls(many), "detail": pa.nulls(many), "md5": [random.bytes(16) for _ in range(many)]},
+            **{"width": [400] * many, "height": [300] * many, "clean": [True] * many, "truncated": [False] * many},
+            **{"phash": hashes[0], "dhash": hashes[1]},
+        }
+        found = [pa.array(columns[column], kind) for column, kind in batches.FOUND]
+        schema = pa.schema([listed.schema.field("locator"), *batches.FOUND])
+        arrays = [listed["locator"].combine_chunks(), *found]
+        write_table(data / "index/read" / manifest.name, pa.Table.from_arrays(arrays, schema=schema))
+
+
 def loose_files(photographs: int) -> float:
     """Seconds that a start takes to find out that no photograph of a folder has changed."""
     from bioclip_lite.engines.hashes import Hashes
@@ -399,6 +468,9 @@ MEASURED: dict[str, tuple[str, Callable[[int], float]]] = {
     "compare": ("figures of one variant, 1,000 resamples, s", compare),
     "start": ("start of a training, s", start),
     "manifests": ("manifests of the shards, s", manifests),
+    "listing": ("list the parts of the index, s", listing),
+    "merging": ("write its tables by what the parts have read, s", merging),
+    "parts_size": ("bytes of a photograph in the parts", parts_size),
     "loose_files": ("a start with loose photographs, s", loose_files),
     "order": ("order of an epoch, s", order),
     "shards_touched": ("shards that 1,000 photographs come from", shards_touched),
@@ -442,7 +514,27 @@ def sections(taxa: int, photographs: int) -> dict[str, tuple[str, Callable[[], l
             f"windows of {COLD_WINDOW} tars. Elapsed time, on the disk of this machine beside other work:",
             waits,
         ),
+        "index": (
+            "The jobs of stage index beside those that read a part each: a table of photographs, three an observation, "
+            "which none looks like, in parts of 100,000. With its tables, SQLite's scratch file lies in data/index:",
+            lambda: table("photographs", numbers, ("listing", "merging", "parts_size")),
+        ),
+        "graph": (
+            "A run that has nothing to do, CPU seconds, from [the engines' benchmark](engines.md). A job is for one "
+            f"shard. Several shards in one job were not built: at 10,000 shards of {SHARD:,} photographs, 100 million, "
+            "the graph takes less than the 45 s that were the limit, and Snakemake repeats a job as a whole, so that "
+            "one changed photograph would make as many shards again, with their captions and embeddings, as a job had:",
+            graph,
+        ),
     }
+
+
+def graph() -> list[str]:
+    """The lines of the engines' benchmark about Snakemake."""
+    lines = OUTPUT.with_name("engines.md").read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("| |"))
+    rows = [line for line in lines if line.startswith(("| `snakemake", "| the same"))]
+    return [*lines[first : first + 2], *rows]
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def tables(data: Path) -> dict[str, bytes]:
 def run_by_parts(params: Any, data: Path, count: int) -> None:
     names = [parts.name(number) for number in range(count)]
     for job in ("manifest", *(f"read/{name}" for name in reversed(names)), "tables"):
-        index.run({**params, "parts": count}, data, job)
+        index.run(params | {"parts": count}, data, job)
 
 
 @pytest.mark.parametrize("count", [2, 7, 160])
@@ -71,7 +71,7 @@ def test_any_number_of_parts_gives_the_bytes_of_one_job(tmp_path: Path, asked: l
 def test_a_part_that_was_ended_is_read_alone_from_its_batch(
     tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params: Any = {**many(tmp_path / "source", COUNT, kinds=60), "parts": 3}
+    params = many(tmp_path / "source", COUNT, kinds=60) | {"parts": 3}
     data = tmp_path / "data"
     for job in ("manifest", "read/00000", "read/00002"):
         index.run(params, data, job)
@@ -99,11 +99,15 @@ def test_what_was_read_of_another_list_is_refused(tmp_path: Path, asked: list[st
     params = many(tmp_path / "source", COUNT, kinds=60)
     run_by_parts(params, tmp_path / "data", 2)
     read = tmp_path / "data/index/read"
-    for changed in ({"where": {"species": ["abensis"]}}, {"parts": 3}):
-        if "parts" in changed:  # one that was read of more photographs than there are now
-            shutil.copy(read / "00001.parquet", read / "00002.parquet")
-        with pytest.raises(UserError, match="holds other photographs than the source lists now"):
-            index.run({**params, "parts": 2, **changed}, tmp_path / "data", "tables")
+    refused = pytest.raises(UserError, match="holds other photographs than the source lists now")
+    with refused:  # fewer
+        index.run(params | {"parts": 2, "where": {"species": ["abensis"]}}, tmp_path / "data", "tables")
+    shutil.copy(read / "00001.parquet", read / "00002.parquet")
+    with refused:  # more
+        index.run(params | {"parts": 3}, tmp_path / "data", "tables")
+    shutil.copy(read / "00000.parquet", read / "00001.parquet")
+    with refused:  # as many, in another order
+        index.run(params | {"parts": 2}, tmp_path / "data", "tables")
 
 
 def test_addresses_are_downloaded_in_jobs_of_their_own(
@@ -129,7 +133,7 @@ def test_addresses_are_downloaded_in_jobs_of_their_own(
 def test_memory_does_not_grow_with_the_photographs_of_a_part(tmp_path: Path, asked: list[str]) -> None:
     peaks: list[int] = []
     for count in (200, 200, 800):  # the first fills caches
-        params: Any = {**many(tmp_path / f"{count}-{len(peaks)}", count, kinds=20), "parts": 1}
+        params = many(tmp_path / f"{count}-{len(peaks)}", count, kinds=20)
         data = tmp_path / f"data{len(peaks)}"
         index.run(params, data, "manifest")
         asked.clear()

@@ -25,9 +25,9 @@ SENTENCES = {
 
 
 def captioned(folder: Path, each: int = 6) -> None:
-    """Two tars with running numbers, which begin anew in the folder val."""
+    """Two tars with running numbers, as img2dataset writes them, which begin anew in the folder val."""
     found = [
-        {"__key__": f"{number:09d}", "jpg": photo("inat captions", number), "txt": sentence}
+        {"__key__": f"{number:09d}", "jpg": photo("inat captions", number), "txt": sentence, "json": "{}"}
         for number, sentence in enumerate(list(SENTENCES) * each)
     ]
     webdataset_tar(folder / "000000.tar", found[: len(found) // 2])
