@@ -489,19 +489,27 @@ def test_shards_more_or_less_touch_those_that_give_or_take(twins: tuple[Path, Pa
     assert settled(ours) and settled(theirs)
 
 
-@pytest.mark.parametrize("engine", ["snakemake --cores all evaluate", "dvc repro"])
-def test_a_changed_photograph_with_an_older_time_makes_its_shard_again(pulled: Path, engine: str) -> None:
+# DVC starts Snakemake stage by stage, and that of logits sees that the taxa came out as they were.
+OF_THE_SAME_TAXA = {rule: count for rule, count in ONE_SHARD.items() if rule != "embed_taxa"} | {"predict": 6}
+
+
+@pytest.mark.parametrize(
+    ("engine", "jobs"), [("snakemake --cores all evaluate", ONE_SHARD), ("dvc repro", OF_THE_SAME_TAXA)]
+)
+def test_a_changed_photograph_with_an_older_time_makes_its_shard_again(
+    pulled: Path, engine: str, jobs: dict[str, int]
+) -> None:
     assert planned(pulled) == {}
     before = artifacts(pulled)
     photograph = pulled / "data/photographs/train/alba3.jpg"
     set_photograph(pulled, "train/alba3.jpg", "another picture")
     os.utime(photograph, (1e9, 1e9))
     sh("dvc add -q data/photographs", pulled)
-    assert ran(pulled, engine) == ONE_SHARD
+    assert ran(pulled, engine) == jobs
     new = [Path(name) for name, md5 in artifacts(pulled).items() if before.get(name) != md5]
     of_shards = [path for path in new if path.parts[1] in ("shard", "caption", "logits") and "-" in path.name]
-    assert {path.parent.name for path in of_shards} == {"shard", "manifest", "caption", "logits"}
-    assert len({path.stem for path in of_shards}) == 1  # its shard, and what is made from it
+    assert {path.parent.name for path in of_shards} == {"shard", "manifest", "logits"}  # captions come out the same
+    assert len({path.stem for path in of_shards}) == 1
     assert settled(pulled)
 
 

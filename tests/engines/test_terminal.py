@@ -132,10 +132,10 @@ def test_a_users_mistake_is_told_once_and_ends_both_engines(folder: Path) -> Non
     set_parameter(folder, "index.min_side", 5000)
     output = fails("dvc repro", folder)
     (folder / "params.yaml").write_text(before)
-    head, *said = block(output, "index index")
-    assert re.fullmatch(r"FAILED  index index: the job failed after [\d.]+ s with status 1", head)
+    head, *said = block(output, "index tables")
+    assert re.fullmatch(r"FAILED  index tables: the job failed after [\d.]+ s with status 1", head)
     assert said[-3].startswith("  | index: ") and "the shorter side must have 5000" in said[-3]
-    assert said[-2:] == ["  log: logs/index/index.log", "  this job alone: python -m bioclip_lite index"]
+    assert said[-2:] == ["  log: logs/index/tables.log", "  this job alone: python -m bioclip_lite index tables"]
     assert output.count(said[-3].removeprefix("  | ")) == 1
     assert "workflow/bioclip_lite/" not in output  # inputs of the rule
     assert re.search(r"^1 job failed, 0 of \d+ done\. .* run the same command again", output, re.M)

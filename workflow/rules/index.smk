@@ -89,7 +89,7 @@ rule make_index:
         "data/index/contact_sheet.png",
         "data/index/report.html",
     log:
-        "logs/index/index.log",
+        "logs/index/tables.log",
     threads: 1 if PARTS else 8
     resources:
         mem_mb=4000,
