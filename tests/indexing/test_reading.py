@@ -10,29 +10,14 @@ from typing import Any
 
 import pytest
 
-from bioclip_lite.indexing import batches, database, merging, reading
+from bioclip_lite.indexing import batches, merging, reading
 from bioclip_lite.sources import downloads, places
 from bioclip_lite.stages import index
 from bioclip_lite.utils.files import read_table
 from support.photographs import encoded, many, picture
 
-COUNT, PART = 300, 32  # photographs; enough for several processes
+COUNT, BATCH = 300, 32  # photographs; enough for several processes
 SEE = reading._see
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Locators of the photographs that are read, all in this process."""
-    locators: list[str] = []
-
-    def see(read: Any, state: Any, min_side: int, locator: str) -> batches.Result:
-        locators.append(locator)
-        return SEE(read, state, min_side, locator)
-
-    monkeypatch.setattr(database, "BATCH", PART)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-    monkeypatch.setattr(reading, "_see", see)
-    return locators
 
 
 def outputs(data: Path) -> dict[str, bytes]:
@@ -40,7 +25,7 @@ def outputs(data: Path) -> dict[str, bytes]:
 
 
 def run_killed(params: Any, data: Path, monkeypatch: pytest.MonkeyPatch, complete: int) -> None:
-    """Run stage index in a process that is killed where more than so many parts would be complete."""
+    """Run stage index in a process that is killed where more than so many batches would be complete."""
     keep, folder = batches.keep, data / "index" / batches.FOLDER
 
     def keep_or_die(path: Path, results: Sequence[batches.Result]) -> None:
@@ -57,7 +42,7 @@ def run_killed(params: Any, data: Path, monkeypatch: pytest.MonkeyPatch, complet
     assert len(list(folder.rglob("*.parquet"))) == complete
 
 
-def test_a_killed_run_loses_one_part_and_ends_with_the_same_bytes(
+def test_a_killed_run_loses_one_batch_and_ends_with_the_same_bytes(
     tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = many(tmp_path / "source", COUNT)
@@ -66,20 +51,20 @@ def test_a_killed_run_loses_one_part_and_ends_with_the_same_bytes(
     locators = [*asked]
     assert len(locators) == COUNT and "a run before" not in capsys.readouterr().out
 
-    for _ in range(2):  # the second time before a further part is complete
+    for _ in range(2):  # the second time before a further batch is complete
         run_killed(params, tmp_path / "data", monkeypatch, 4)
     asked.clear()
     index.run(params, tmp_path / "data")
-    assert asked == locators[4 * PART :]
-    assert f"{4 * PART} of {COUNT} photographs were read by a run before" in capsys.readouterr().out
-    assert outputs(tmp_path / "data") == outputs(tmp_path / "undisturbed")  # and no parts beside them
+    assert asked == locators[4 * BATCH :]
+    assert f"{4 * BATCH} of {COUNT} photographs were read by a run before" in capsys.readouterr().out
+    assert outputs(tmp_path / "data") == outputs(tmp_path / "undisturbed")  # and no batches beside them
 
     run_killed(params, tmp_path / "data", monkeypatch, 3)
     with monkeypatch.context() as patch:
         patch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
         patch.setattr(reading, "_see", SEE)
         index.run(params, tmp_path / "data")  # in several processes
-    assert f"{3 * PART} of {COUNT} photographs were read by a run before" in capsys.readouterr().out
+    assert f"{3 * BATCH} of {COUNT} photographs were read by a run before" in capsys.readouterr().out
     assert outputs(tmp_path / "data") == outputs(tmp_path / "undisturbed")
 
 
@@ -94,14 +79,14 @@ def test_what_has_changed_since_is_read_again(
         (source / name).write_bytes(encoded(picture("changed", name)))
     asked.clear()
     index.run(params, tmp_path / "data")
-    assert asked == [f"0/{i:07d}.jpg" for i in (1, 2, *range(2 * PART, 100))]
+    assert asked == [f"0/{i:07d}.jpg" for i in (1, 2, *range(2 * BATCH, 100))]
     index.run(params, tmp_path / "undisturbed")
     assert outputs(tmp_path / "data") == outputs(tmp_path / "undisturbed")
     reasons = {row["locator"]: row["reason"] for row in read_table(tmp_path / "data/index/rejects.parquet").to_pylist()}
     assert reasons["0/0000003.jpg"] == "not an image" and "0/0000002.jpg" not in reasons
 
 
-def test_parts_serve_runs_that_would_find_the_same(
+def test_batches_serve_runs_that_would_find_the_same(
     tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = many(tmp_path / "source", 100)
@@ -110,7 +95,7 @@ def test_parts_serve_runs_that_would_find_the_same(
     first.write_bytes(first.read_bytes()[:-1])
     changes: list[tuple[Any, int]] = [
         ({"min_side": params["min_side"] + 1}, 100),
-        ({"split": {"train": 1.0}}, 100 - 2 * PART),
+        ({"split": {"train": 1.0}}, 100 - 2 * BATCH),
     ]
     for change, again in changes:
         with monkeypatch.context() as patch:

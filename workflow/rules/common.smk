@@ -75,7 +75,10 @@ TEACHER = [
 
 
 wildcard_constraints:
-    **{field: job_names.FIELDS[field] for field in ("part", "shard", "captioner", "teacher", "suite", "variant", "list")},
+    **{
+        field: job_names.FIELDS[field]
+        for field in ("part", "shard", "captioner", "teacher", "suite", "variant", "list")
+    },
     split="[a-z]+",
 
 
