@@ -24,7 +24,7 @@ from bioclip_lite.compression import quantized
 from bioclip_lite.evaluation import variants
 from bioclip_lite.photographs.images import decode
 from bioclip_lite.photographs.shards import ShardSet
-from bioclip_lite.predicting import models
+from bioclip_lite.predicting import models, observations
 from bioclip_lite.taxa.label_space import read_labels
 from bioclip_lite.taxa.taxonomy import RANKS
 from bioclip_lite.utils.errors import UserError
@@ -126,7 +126,12 @@ def test_the_photographs_of_a_folder_make_one_answer(
         rows = pq.read_table(tmp_path / name).to_pylist()
         return sorted(rows, key=lambda row: row["file_name"])
 
+    visits = tmp_path / "visits.csv"
+    named = [f"{file},{file.parent.name}" for file in sorted(photos.rglob("*.jpg"))]
+    visits.write_text("\n".join(["file,observation", *named]))
     apart, together = ask("apart.parquet"), ask("together.parquet", "--by", "folder")
+    assert ask("visits.parquet", "--by", "observation", "--observations", str(visits)) == together
+    assert "14 photographs make 4 observations, each with one answer" in capsys.readouterr().err
     assert [row["file_name"] for row in together] == [row["file_name"] for row in apart]
     for folder in (photos, *(photos / f"{number}" for number in range(3))):
         of = [
@@ -142,10 +147,13 @@ def test_the_photographs_of_a_folder_make_one_answer(
     (bad,) = (row for row in together if row["error"])
     assert bad["file_name"] == str(photos / "0" / "bad.jpg") and not bad["answers"]
 
-    monkeypatch.setattr(predict, "MOST_TOGETHER", 3)
+    for more in (["--by", "observation"], ["--observations", str(visits)], ["--within", "5"]):
+        assert predict.main([str(photos), "--data", str(data), *more]) == 1
+    assert capsys.readouterr().err.count("need each other") == 2
+    monkeypatch.setattr(observations, "MOST_TOGETHER", 3)
     options = [str(photos), "--variant", "control", "--by", "folder", "--data", str(data)]
     assert predict.main(options) == 1
-    assert "holds 5 photographs; --by folder gives them one answer, and takes at most 3" in capsys.readouterr().err
+    assert "5 photographs from" in capsys.readouterr().err
 
 
 def test_a_variant_that_was_not_evaluated_is_refused(

@@ -319,6 +319,7 @@ def test_a_telephone_with_many_pixels_is_read_and_a_bomb_is_not(monkeypatch: pyt
 def taken(time: object = None, offset: object = None, place: Mapping[int, object] | None = None) -> Capture:
     exif = Image.Exif()
     exif[0x0132] = "2030:01:01 00:00:00"  # when the file was changed
+    exif[0x010F], exif[0x0110] = "Moult Co.\0", " Trap 3 "
     exif.get_ifd(0x8769).update({tag: value for tag, value in ((0x9003, time), (0x9011, offset)) if value})
     exif.get_ifd(0x8825).update(place or {})
     return capture(encoded(PHOTO, exif=exif))
@@ -327,14 +328,14 @@ def taken(time: object = None, offset: object = None, place: Mapping[int, object
 def test_time_and_place_are_read_from_exif() -> None:
     place = {1: "S", 2: (52.0, 31.0, 12.0), 3: "W", 4: (13.0, 30.0, 0.0)}
     assert taken("2026:04:01 06:30:00", "+02:00", place) == Capture(
-        "image/jpeg", "2026-04-01T06:30:00", "+02:00", -52.52, -13.5
+        "image/jpeg", "2026-04-01T06:30:00", "+02:00", -52.52, -13.5, "Moult Co. Trap 3"
     )
-    assert capture(encoded(PHOTO, "PNG")) == Capture("image/png", None, None, None, None)
+    assert capture(encoded(PHOTO, "PNG")) == Capture("image/png", None, None, None, None, None)
 
 
 @pytest.mark.parametrize("time", ["0000:00:00 00:00:00", "    :  :     :  :  ", "2026:02:30 00:00:00", "yesterday"])
 def test_a_time_that_is_none(time: str) -> None:
-    assert taken(time, "CET") == Capture("image/jpeg", None, None, None, None)
+    assert taken(time, "CET") == Capture("image/jpeg", None, None, None, None, "Moult Co. Trap 3")
 
 
 @pytest.mark.parametrize(
@@ -348,4 +349,4 @@ def test_a_time_that_is_none(time: str) -> None:
     ],
 )
 def test_a_place_that_is_none(place: Mapping[int, object]) -> None:
-    assert taken(place=place)[3:] == (None, None)
+    assert taken(place=place)[3:5] == (None, None)

@@ -28,12 +28,14 @@ from bioclip_lite.predicting import (
     expected,
     megadetector,
     models,
+    observations,
     parquet,
     parts,
     records,
     xmp,
 )
 from bioclip_lite.predicting.files import counted, image_files
+from bioclip_lite.predicting.observations import Observations
 from bioclip_lite.predicting.on_list import OffList
 from bioclip_lite.predicting.origin import Origin, below, root_of
 from bioclip_lite.predicting.records import Question, Record
@@ -49,7 +51,6 @@ from bioclip_lite.utils.progress import progress
 FORMATS = ("csv", "camtrap-dp", "darwin-core", "megadetector", "parquet", "xmp")
 _ON_OUTPUT = ("csv", "megadetector")  # what standard output can take
 _ONE_ANSWER = ("camtrap-dp", "darwin-core", "xmp")  # that hold the answer to a photograph, or that it is unknown
-MOST_TOGETHER = 200  # photographs of a folder that --by folder takes for one observation
 _PROGRAM = "bioclip-lite predict"
 LOG = f'{{\n "program": "{_PROGRAM}",'  # how a log begins
 
@@ -105,10 +106,19 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--by",
-        choices=("photograph", "folder"),
+        choices=("photograph", "folder", "time", "observation"),
         default="photograph",
-        help="what has one answer: each photograph, or all photographs of a folder, which show one individual "
-        "(default: photograph)",
+        help="what has one answer: each photograph, or all that show one individual: those of a folder, of one camera "
+        "within a short time (EXIF), or of an observation in a table (default: photograph)",
+    )
+    parser.add_argument(
+        "--within",
+        type=float,
+        help="--by time: seconds from one photograph to the next that show the same individual "
+        f"(default: {observations.WITHIN:g})",
+    )
+    parser.add_argument(
+        "--observations", type=Path, help="--by observation: CSV table with columns file and observation"
     )
     parser.add_argument("--output", type=Path, help="file to write, folder for camtrap-dp (default: standard output)")
     parser.add_argument(
@@ -144,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = image_files(options.images, sys.stdin)
     if found.others:
         _tell(f"not read: {counted(found.others)}; export photographs among them, or frames of films, as JPEG")
-    run = _prepare(options, by_folder(found.images) if options.by == "folder" else found.images)
+    run = _prepare(options, found.images)
     done = _write_xmp(options, run) if options.format == "xmp" else _write_output(options, run)
     if done.failed or done.left_out:
         _tell(f"{done.failed + len(done.left_out)} of {len(found.images)} files are without an answer, see above")
@@ -153,18 +163,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if done.failed or done.left_out else 0
 
 
-def by_folder(files: Sequence[Path]) -> list[Path]:
-    """The files with those of one folder side by side. Raises UserError for a folder that is hardly one observation."""
-    folders: dict[Path, list[Path]] = {}
-    for file in files:
-        folders.setdefault(file.parent, []).append(file)
-    for folder, members in folders.items():
-        if len(members) > MOST_TOGETHER:
-            raise UserError(
-                f"{folder} holds {len(members)} photographs; --by folder gives them one answer, and takes at most "
-                f"{MOST_TOGETHER}: put those of each individual into a folder of its own, or leave out --by folder"
-            )
-    return [file for members in folders.values() for file in members]
+def _together(options: argparse.Namespace, files: Sequence[Path]) -> Observations | None:
+    """The photographs that have one answer; None: each has its own."""
+    if options.by == "photograph":
+        return None
+    if options.by == "folder":
+        found = observations.of_folders(files)
+    elif options.by == "time":
+        found = observations.of_moments(files, observations.WITHIN if options.within is None else options.within)
+    else:
+        found = observations.of_table(files, options.observations)
+    _tell(f"{len(files)} photographs make {len(set(found.values()))} observations, each with one answer")
+    return found
 
 
 class _Run(NamedTuple):
@@ -177,6 +187,7 @@ class _Run(NamedTuple):
     settings: dict[str, Any]  # that answers depend on
     camera: camtrap.Camera | None
     where: expected.Places | None  # the prior of place and month
+    observation_of: Observations | None
 
 
 class _Done(NamedTuple):
@@ -194,6 +205,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--k {options.k}: at least one answer is needed")
     if options.threshold is not None and not 0 < options.threshold <= 1:
         raise UserError(f"--threshold {options.threshold}: a probability above 0 and up to 1 is needed")
+    _check_by(options)
     only = {
         "exif": "csv",
         "confirm": "csv",
@@ -206,10 +218,10 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} is for --format {form}, not for {options.format}")
     if options.format == "camtrap-dp" and not OFFSET.fullmatch(options.utc_offset or ""):
         raise UserError("--format camtrap-dp needs --utc-offset, of the cameras' clocks from UTC, such as +02:00")
-    if options.format == "xmp" and (options.output or options.by == "folder"):
+    if options.format == "xmp" and (options.output or options.by != "photograph"):
         raise UserError(
             "--format xmp writes beside each photograph, or into it (--in-place), an answer of its own; leave out "
-            "--output and --by folder"
+            "--output and --by"
         )
     if options.format not in (*_ON_OUTPUT, "xmp") and not options.output:
         raise UserError(f"--format {options.format} needs --output")
@@ -217,6 +229,15 @@ def _check(options: argparse.Namespace) -> None:
         _check_output(options.format, options.output)
     if options.log:
         check_output(options.log, lambda path: _begins(path, LOG))
+
+
+def _check_by(options: argparse.Namespace) -> None:
+    if options.within is not None and (options.by != "time" or not options.within >= 0):
+        raise UserError("--within is for --by time, and takes seconds, 0 or more")
+    if (options.observations is None) == (options.by == "observation"):
+        raise UserError(
+            "--by observation and --observations, a table with columns file and observation, need each other"
+        )
 
 
 def _check_output(form: str, output: Path) -> None:
@@ -238,6 +259,8 @@ def _begins(path: Path, text: str) -> bool:
 def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
     labels = read_labels(options.data)
     measured = _measured(options.data, options.variant)
+    observation_of = _together(options, files)
+    files = list(observation_of or files)
     others = _off_list(options, measured)
     thresholds = others.fitted["ranks"] if others and others.answers else _thresholds(options, measured)
     question = Question(
@@ -248,7 +271,6 @@ def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
         off_list=others,
         fitted=thresholds is not None and options.threshold is None,
         paths=options.confirm,
-        together=options.by == "folder",
         embeddings=options.format == "parquet",
         probabilities=options.format == "parquet" and len(labels.ids) <= parquet.MOST_TAXA,
     )
@@ -266,13 +288,13 @@ def _prepare(options: argparse.Namespace, files: list[Path]) -> _Run:
     hashes |= {"convert/prior/tfjs/bundle.json": where.sha256} if where else {}
     settings = {"version": __version__, "variant": options.variant, "files": hashes, **question._asdict()}
     settings["off_list"] = others and others._asdict()
-    if question.together:  # an answer depends on all photographs of its folder
-        settings["photographs"] = records.fingerprint(files)
+    if observation_of:  # an answer depends on all photographs of its observation
+        settings["photographs"] = records.fingerprint(observation_of)
     camera = None
     if options.format == "camtrap-dp":
         folders = {camtrap.deployment_of(below(file, origin.root), origin.root) for file in files}
         camera = camtrap.read_camera(options.utc_offset, options.deployments, options.package, folders)
-    return _Run(files, labels, question, origin, settings, camera, where)
+    return _Run(files, labels, question, origin, settings, camera, where, observation_of)
 
 
 def _measured(data: Path, variant: str) -> dict[str, Any]:
@@ -343,7 +365,7 @@ def _of_site(options: argparse.Namespace) -> dict[str, float | None]:
 def _asked(options: argparse.Namespace, run: _Run, files: Iterable[Path], count: int) -> Iterator[list[Record]]:
     """Yield the records of the files by batches; tells of each file that cannot be read."""
     with models.opened(options.data, options.variant, run.labels) as model:
-        batches = records.batches(files, model, run.labels, run.question, run.where)
+        batches = records.batches(files, model, run.labels, run.question, run.where, run.observation_of)
         total = -(-count // model.batch)
         for batch in progress(batches, total, f"predict: batches of {model.batch} photographs", model.batch):
             for record in batch:

@@ -40,6 +40,7 @@ _ORIENTATION = 0x0112  # EXIF tag
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
 _TIME, _TIME_DIGITIZED = 0x9003, 0x9004  # EXIF tags: when it was taken, and made digital
 _OFFSET = 0x9011  # EXIF tag: of _TIME from UTC
+_CAMERA = (0x010F, 0x0110)  # EXIF tags: make and model
 _SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706  # TIFF tags
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -104,6 +105,7 @@ class Capture(NamedTuple):
     offset: str | None  # of the clock from UTC, "+02:00"
     latitude: float | None  # degrees, WGS 84
     longitude: float | None
+    camera: str | None  # make and model
 
 
 def decode(data: bytes, side: int | None = None) -> Image.Image:
@@ -143,7 +145,7 @@ def inspect(data: bytes, min_side: int) -> Inspected:
 
 
 def capture(data: bytes) -> Capture:
-    """Read time and place of the taking from EXIF. Pixels are not decoded. Raises BadImage.
+    """Read time, place and camera of the taking from EXIF. Pixels are not decoded. Raises BadImage.
 
     Broken EXIF data count as none. A time when the file was changed is none of its taking.
     """
@@ -153,14 +155,15 @@ def capture(data: bytes) -> Capture:
         exif = image.getexif()
         about, place = exif.get_ifd(_EXIF_IFD), exif.get_ifd(_GPS_IFD)
     except Exception:  # a photograph with broken EXIF data is still a photograph
-        return Capture(media_type, None, None, None, None)
+        return Capture(media_type, None, None, None, None, None)
     time = _time(about.get(_TIME)) or _time(about.get(_TIME_DIGITIZED))
     offset = str(about.get(_OFFSET, "")).strip("\0 ")
     latitude = _degrees(place.get(2), place.get(1), "NS", 90)
     longitude = _degrees(place.get(4), place.get(3), "EW", 180)
     if latitude is None or longitude is None:
         latitude = longitude = None
-    return Capture(media_type, time, offset if OFFSET.fullmatch(offset) else None, latitude, longitude)
+    camera = " ".join(name for tag in _CAMERA if (name := str(exif.get(tag, "")).strip("\0 ")))
+    return Capture(media_type, time, offset if OFFSET.fullmatch(offset) else None, latitude, longitude, camera or None)
 
 
 def _time(value: object) -> str | None:

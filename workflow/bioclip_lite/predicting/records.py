@@ -18,6 +18,7 @@ from bioclip_lite.photographs.images import BadImage, Capture, capture, decode
 from bioclip_lite.predicting.answers import Answer, answers, best_path
 from bioclip_lite.predicting.expected import Places
 from bioclip_lite.predicting.models import Model, Said
+from bioclip_lite.predicting.observations import Observations
 from bioclip_lite.predicting.on_list import OffList, allowing, on_list
 from bioclip_lite.sources import places
 from bioclip_lite.taxa.label_space import Labels
@@ -26,7 +27,7 @@ from bioclip_lite.web import prior
 from bioclip_lite.web.prior import Expectation
 
 _AHEAD = 2  # photographs per core that are read before the model takes them
-_NOTHING = Capture("", None, None, None, None)
+_NOTHING = Capture("", None, None, None, None, None)
 SCHEMA = pa.schema(
     {
         "file": pa.binary(),
@@ -40,6 +41,7 @@ SCHEMA = pa.schema(
         "offset": pa.string(),
         "latitude": pa.float64(),
         "longitude": pa.float64(),
+        "camera": pa.string(),
         "answers": pa.list_(
             pa.struct(
                 {
@@ -78,6 +80,7 @@ class Record(TypedDict):
     offset: str | None  # of that clock from UTC
     latitude: float | None  # degrees
     longitude: float | None
+    camera: str | None  # make and model
     answers: list[Answer]
     on_list: float | None  # probability that it shows a taxon of the list; None where that was not fitted
     best: list[str | None]  # names from the kingdom down, to the lowest rank with a taxon of half the probability
@@ -96,7 +99,6 @@ class Question(NamedTuple):
     off_list: OffList | None  # None where it was not fitted
     fitted: bool  # whether these are fitted ones, which differ with a prior
     paths: bool  # whether records hold the best path
-    together: bool  # whether neighbouring photographs of a folder have one answer
     embeddings: bool  # whether records hold them
     probabilities: bool  # whether records hold those of all leaves
 
@@ -125,16 +127,21 @@ def state(file: Path) -> tuple[int, int]:
     return about.st_size, about.st_mtime_ns
 
 
-def fingerprint(files: Iterable[Path]) -> str:
-    """SHA-256 of the files' paths, sizes and times of change."""
+def fingerprint(observation_of: Observations) -> str:
+    """SHA-256 of the photographs' paths, sizes and times of change, observation by observation."""
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(repr((os.fsencode(file), *state(file))).encode())
+    for _, files in groupby(observation_of, key=observation_of.__getitem__):
+        digest.update(repr([(os.fsencode(file), *state(file)) for file in files]).encode())
     return digest.hexdigest()
 
 
 def batches(
-    files: Iterable[Path], model: Model, labels: Labels, question: Question, where: Places | None
+    files: Iterable[Path],
+    model: Model,
+    labels: Labels,
+    question: Question,
+    where: Places | None,
+    observation_of: Observations | None,
 ) -> Iterator[list[Record]]:
     """Yield the records of the photographs, in their order, by batches of the model, and observations as a whole.
 
@@ -142,6 +149,7 @@ def batches(
 
     Args:
         where: the prior of place and month, for photographs that state both; of an observation the first that does.
+        observation_of: the photographs that have one answer, side by side in ``files``; None: each has its own.
     """
     read = _read_ahead(files, model.prepare)
     waiting: list[_Told] = []  # photographs of an observation that may go on
@@ -149,8 +157,8 @@ def batches(
         ready = [photograph.ready for photograph in batch if photograph.record["error"] is None]
         said = iter(model.ask(ready) if ready else [])
         told = [_told(record, said) for record, _ in batch]
-        complete = observations([*waiting, *told], question.together)
-        waiting = complete.pop() if question.together else []
+        complete = _observations([*waiting, *told], observation_of)
+        waiting = complete.pop() if observation_of else []
         yield _answer(complete, labels, question, where)
     if waiting:
         yield _answer([waiting], labels, question, where)
@@ -166,11 +174,11 @@ def _told(record: Record, said: Iterator[Said | str]) -> _Told:
     return record, None
 
 
-def observations(told: Sequence[_Told], together: bool) -> list[list[_Told]]:
-    """Each photograph alone, or, ``together``, neighbours that are in one folder."""
-    if not together:
+def _observations(told: Sequence[_Told], observation_of: Observations | None) -> list[list[_Told]]:
+    """Each photograph alone, or neighbours that are of one observation."""
+    if observation_of is None:
         return [[one] for one in told]
-    return [list(group) for _, group in groupby(told, key=lambda one: os.path.dirname(one[0]["file"]))]
+    return [list(group) for _, group in groupby(told, key=lambda one: observation_of[path_of(one[0])])]
 
 
 def _answer(
