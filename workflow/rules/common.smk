@@ -302,7 +302,7 @@ def manifests_stay():
     try:
         with ThreadPoolExecutor(1) as pool:  # this thread is in the midst of making the graph of all jobs
             pool.submit(workflow.async_run, dag.init()).result()
-    except MissingInputException:  # what they were made from was not pulled; the graph of all jobs takes them as they are
+    except MissingInputException:  # their inputs were not pulled; the graph of all jobs takes them as they are
         return False
     return not any(dag.needrun_jobs())
 
