@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
+from bioclip_lite.report.content import sample_of
+from bioclip_lite.report.model_card import card
 from bioclip_lite.stages import evaluate
 from bioclip_lite.utils.files import read_json
 from support.fake_evaluation import PARAMS, write_data
@@ -43,3 +46,16 @@ def test_text_says_the_same(made: tuple[str, dict[str, Any]]) -> None:
     assert "For other species of the label space" in text and "Animalia" in text
     for section in ("Model details", "Uses", "Bias, risks and limitations", "How to get started", "Evaluation"):
         assert f"\n## {section}\n" in text
+
+
+def test_a_teacher_of_the_hub_is_the_base_model(made: tuple[str, dict[str, Any]]) -> None:
+    text, metrics = made
+    assert ModelCard(text).data.get("base_model") is None
+    nothing = pa.table({"split": [], "licence": [], "attribution": []})
+    for name, expected in (
+        ("hf-hub:imageomics/bioclip-2", "imageomics/bioclip-2"),
+        ("hf-hub:BGLab/BioTrove-CLIP (bioclip.pt)", "BGLab/BioTrove-CLIP"),
+        ("ViT-B-16", None),
+    ):
+        sample = sample_of(nothing, nothing, {"name": name})
+        assert ModelCard(card(metrics, sample)).data.get("base_model") == expected

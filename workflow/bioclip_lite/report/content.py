@@ -24,6 +24,7 @@ from bioclip_lite.utils.randomness import digest
 _THUMBNAIL = 240  # pixels, longest side
 _WEAKEST = 10
 _MISTAKES = 3  # wrong answers listed per species
+_HUB = "hf-hub:"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Sample:
     licences: Mapping[str, int]  # of the test photographs
     sources: Mapping[str, int]
     teacher: str = ""
+    base_model: str | None = None  # organisation/name of a teacher from the hub
 
 
 def sample_of(samples: pa.Table, test: pa.Table, teacher: Mapping[str, Any]) -> Sample:
@@ -96,7 +98,13 @@ def sample_of(samples: pa.Table, test: pa.Table, teacher: Mapping[str, Any]) -> 
         teacher=", ".join(
             f"{what}{teacher[key]}" for key, what in (("name", ""), ("licence", "licence ")) if teacher.get(key)
         ),
+        base_model=_on_the_hub(teacher.get("name") or ""),
     )
+
+
+def _on_the_hub(teacher: str) -> str | None:
+    """Read organisation/name from the name that ``models.hub`` gives a teacher: ``hf-hub:organisation/name (file)``."""
+    return teacher.removeprefix(_HUB).split(" ")[0] if teacher.startswith(_HUB) else None
 
 
 class Pictures:

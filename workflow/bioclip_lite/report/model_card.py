@@ -27,7 +27,7 @@ def card(metrics: Mapping[str, Any], sample: Sample) -> str:
     """
     variants, protocol = metrics["variants"], metrics["protocol"]
     shipped = variants[SHIPPED]
-    front = yaml.safe_dump(_front(shipped, protocol), sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(_front(shipped, protocol, sample), sort_keys=False, allow_unicode=True)
     return render(
         "report/model_card.md.j2",
         front=Markup(front),  # YAML, which HTML escapes would change
@@ -46,7 +46,7 @@ def card(metrics: Mapping[str, Any], sample: Sample) -> str:
     )
 
 
-def _front(shipped: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
+def _front(shipped: Mapping[str, Any], protocol: Mapping[str, Any], sample: Sample) -> dict[str, Any]:
     """The front matter, whose ``model-index`` Hugging Face shows beside the card."""
     back_off = shipped["back_off"]
     numbers = {
@@ -71,6 +71,7 @@ def _front(shipped: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str,
     return {
         "license": "other",
         "license_name": "see-licences-below",
+        **({"base_model": sample.base_model} if sample.base_model else {}),
         "library_name": "tfjs",
         "pipeline_tag": "image-classification",
         "tags": ["biology", "species", "taxonomy", "clip", "distillation"],
