@@ -66,6 +66,16 @@ def sentences(variants: dict[str, Any], protocol: dict[str, Any]) -> list[str]:
     return [" ".join(item.split()) for item in re.findall("<li>(.*?)</li>", findings(variants, protocol), re.DOTALL)]
 
 
+def test_an_ensemble_stands_beside_its_first_teacher(page: tuple[str, Page, dict[str, Any]]) -> None:
+    variants, protocol = page[2]["variants"], page[2]["protocol"]
+    assert "The teacher reaches" in sentences(variants, protocol)[0]
+    together = variants | {"ensemble": {"top1": {"value": 0.987}}}
+    first = (
+        f"The first teacher reaches {100 * variants['teacher']['top1']['value']:.1f} %, all teachers together 98.7 %."
+    )
+    assert first in sentences(together, protocol)[0]
+
+
 def test_page_asks_for_nothing_else(page: tuple[str, Page, dict[str, Any]]) -> None:
     html, parsed, _ = page
     assert parsed.addresses and all(address.startswith(("data:image/", "#s")) for address in parsed.addresses)

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from bioclip_lite.evaluation.variant_names import ENSEMBLE
 from bioclip_lite.metrics.backoff import LEAST_ANSWERS, MOSTLY
 from bioclip_lite.report import doubt
 from bioclip_lite.report.elements import render
@@ -22,6 +23,7 @@ def findings(variants: Mapping[str, Any], protocol: Mapping[str, Any]) -> Markup
         mostly=MOSTLY,
         least=LEAST_ANSWERS,
         teacher=variants["teacher"],
+        ensemble=variants.get(ENSEMBLE),
         back_off=shipped["back_off"],
         answered=doubt.answered(shipped["back_off"]),
         distillation=variants["student"]["difference_to"].get("control", {}).get("top1"),

@@ -17,6 +17,7 @@ _LOOK = {
     "teacher": ("#000000", "s", "-"),
     "table": ("#777777", "s", ":"),
     "student": ("#0072B2", "o", "-"),
+    "ensemble": ("#000000", "o", "-"),
     "pruned": ("#56B4E9", "^", "-"),
     "int8": ("#E69F00", "v", "-"),
     "tfjs": ("#D55E00", "D", "-"),
@@ -26,7 +27,7 @@ _LOOK = {
     "majority": ("#b0a060", "*", ":"),
     "random": ("#8a8a8a", "X", ":"),
 }
-_OTHER = ("#F0E442", "h", "-")
+_OTHER = ("#F0E442", "h", "-")  # further teachers
 _CURVES = ("teacher", "student", "tfjs", "control")
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",

@@ -24,7 +24,7 @@ from bioclip_lite.report.content import Pictures, Shown, confusion_of, examples_
 from bioclip_lite.report.dvc_views import curves, headline
 from bioclip_lite.report.model_card import card
 from bioclip_lite.report.page import page
-from bioclip_lite.report.text import LABELS, SHIPPED
+from bioclip_lite.report.text import SHIPPED, named
 from bioclip_lite.taxa.label_space import read_labels, truth_of
 from bioclip_lite.utils.files import read_json, read_table, replacing, require, write_json
 
@@ -95,12 +95,13 @@ def _split(samples: pa.Table, split: str) -> pa.Table:
 
 def _figures(variants: dict[str, Any]) -> dict[str, bytes]:
     """PNG files by name."""
+    labels = {variant: named(variant)[0] for variant in variants}
     return {
-        "per_rank": plots.per_rank(variants, LABELS),
-        "accuracy_by_size": plots.accuracy_by_size(variants, LABELS),
-        "accuracy_by_time": plots.accuracy_by_time(variants, LABELS),
+        "per_rank": plots.per_rank(variants, labels),
+        "accuracy_by_size": plots.accuracy_by_size(variants, labels),
+        "accuracy_by_time": plots.accuracy_by_time(variants, labels),
         "back_off": plots.back_off(variants[SHIPPED]["back_off"]["levels"]),
-        "risk_coverage": plots.risk_coverage(variants, LABELS),
+        "risk_coverage": plots.risk_coverage(variants, labels),
     }
 
 
