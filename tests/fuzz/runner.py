@@ -20,7 +20,6 @@ from fuzz.inputs import Kind
 
 BOMBS = 8  # at most, of a kind
 LONGEST = 20  # seconds of processor time for one input; more is a hang
-MOST = 1_000_000_000  # bytes of memory beside those that the process began with
 
 
 @dataclass
@@ -36,10 +35,11 @@ class Found:
 
 def run(kind: Kind, numbers: range) -> Found:
     """Read the inputs with these numbers; a process that dies is followed by another from the next input on."""
-    found, start = Found(kind.name), numbers.start
-    while start < numbers.stop:
-        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-            start = _one_process(kind, range(start, numbers.stop), Path(folder), found)
+    found = Found(kind.name)
+    for start, stop in ((numbers.start, min(0, numbers.stop)), (max(0, numbers.start), numbers.stop)):
+        while start < stop:
+            with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+                start = _one_process(kind, range(start, stop), Path(folder), found)
     return found
 
 
@@ -76,16 +76,17 @@ def _read_all(kind: Kind, numbers: range, folder: Path, report: Path) -> None:
         os.dup2(silent, 2)
         with report.open("w") as lines, contextlib.redirect_stdout(io.StringIO()):
             before = _held()
-            size = os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[0])
             for number, content in inputs.every(kind, numbers):
                 print(json.dumps({"number": number}), file=lines, flush=True)
                 place = folder / "input"
                 place.mkdir()
-                resource.setrlimit(resource.RLIMIT_AS, (size + MOST, resource.RLIM_INFINITY))
+                # Not its addresses (RLIMIT_AS), of which Arrow reserves some without using them.
+                size = os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[5])
+                resource.setrlimit(resource.RLIMIT_DATA, (size + kind.most, resource.RLIM_INFINITY))
                 signal.setitimer(signal.ITIMER_PROF, LONGEST)
                 what = _read(kind, place, content)
                 signal.setitimer(signal.ITIMER_PROF, 0)
-                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
                 shutil.rmtree(place)
                 # Bombs themselves are held as well; what a small input takes is what counts.
                 peak = max(0, _held() - before) if number >= 0 else 0

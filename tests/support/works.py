@@ -115,11 +115,10 @@ def _evaluate() -> None:
 
 def _control() -> None:
     """A network to ask, and photographs."""
-    from evaluation.test_variants import save_student
-
     from bioclip_lite.photographs.shards import ShardSet
     from bioclip_lite.taxa.taxonomy import RANKS
     from bioclip_lite.utils.files import write_json
+    from evaluation.test_variants import save_student
 
     fake_evaluation.write_data(DATA, species=4, images=1, known_to_genus=0, unseen=0, variants=())
     save_student(DATA / "distill" / "control", 4, None)
