@@ -61,7 +61,9 @@ def limited(
     with (folder / "output").open("wb") as output:
         run = Popen(command.split(), cwd=folder, env=checkout.ENVIRONMENT, stdout=output, stderr=output)
     yield folder, run
-    run.terminate()
+    if run.poll() is None:  # a test has failed; SIGTERM would have Snakemake wait for the jobs
+        sh("scancel --me", folder)
+        run.kill()
     run.wait()
 
 

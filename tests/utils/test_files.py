@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bioclip_lite.utils import files
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, replacing, replacing_folder, require, write_json
 from support import checkout
@@ -81,22 +82,37 @@ def test_what_comes_while_a_folder_is_made_stays(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize("failing", [1, 2])
 def test_a_folder_comes_back_where_the_new_one_cannot_take_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
     make_folder(tmp_path / "model")
     rename, seen = os.rename, []
 
     def fail_once(source: Path, target: Path) -> None:
         seen.append(target)
-        if len(seen) == 2:
+        if len(seen) == failing:
             raise OSError("the network has gone")
         rename(source, target)
 
+    monkeypatch.setattr(files, "_exchange", lambda new, old: False)  # as on NFS
     monkeypatch.setattr(os, "rename", fail_once)
     with pytest.raises(OSError, match="gone"):
         make_folder(tmp_path / "model")
     assert (tmp_path / "model" / "model.json").read_text() == "model.json"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_folder_is_replaced_with_and_without_an_exchange_of_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    make_folder(tmp_path / "model")
+    if not at_once:
+        monkeypatch.setattr(files, "_exchange", lambda new, old: False)
+    with replacing_folder(tmp_path / "model", ["model.json"]) as scratch:
+        (scratch / "model.json").write_text("new")
+    assert (tmp_path / "model" / "model.json").read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
 def test_links(tmp_path: Path) -> None:

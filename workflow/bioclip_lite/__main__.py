@@ -3,7 +3,6 @@
 A stage runs here without Snakemake and DVC. A command looks at what was made, shares it or uses it.
 """
 
-import errno
 import faulthandler
 import importlib
 import os
@@ -14,19 +13,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bioclip_lite.engines import forkserver_client
-from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.errors import UserError, tell
 
 if TYPE_CHECKING:
     import argparse
-
-HINTS = {
-    errno.ENOSPC: "the disk is full; free some space and run again: what was finished stays",
-    errno.EDQUOT: "your quota is full; free some space and run again: what was finished stays",
-    errno.EROFS: "the folder is read-only; run in a clone of your own",
-    errno.EACCES: "you have no permission to write there; ask its owner, or run in a clone of your own",
-    errno.EISDIR: "it is a folder, but a file is needed",
-    errno.ENOTDIR: "a part of this path is a file, but a folder is needed",
-}
 
 
 def main() -> int:
@@ -42,14 +32,8 @@ def main() -> int:
         parser.error(f"options of {arguments.stage} follow its name: {parser.prog} {arguments.stage} ...")
     try:
         return _run_stage(arguments)
-    except UserError as error:
-        print(f"{arguments.stage}: {error}", file=sys.stderr)
-        return getattr(error, "status", 1)
-    except OSError as error:
-        if error.errno not in HINTS:
-            raise
-        print(f"{arguments.stage}: {error}; {HINTS[error.errno]}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return tell(arguments.stage, error)
 
 
 def _run_stage(arguments: "argparse.Namespace") -> int:
@@ -107,7 +91,7 @@ def _train_together(run: Callable[[], None], arguments: "argparse.Namespace") ->
     from bioclip_lite.utils import machine
 
     if distributed.launched():
-        return distributed.work(run)
+        distributed.work(run)
     nodes.start_by_slurm(arguments.nodes, arguments.meet, machine.cores(), sys.argv[1:])
     threads = max(1, machine.cores() // arguments.processes)
     return distributed.launch(

@@ -4,13 +4,12 @@ import filecmp
 import functools
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec
 
-from bioclip_lite.utils.errors import UserError
-from bioclip_lite.utils.files import replacing
+from bioclip_lite.utils.errors import UserError, tell
+from bioclip_lite.utils.files import replace_link, replacing
 
 PARAMS = Path("params.yaml")
 PHOTOS = Path("data/photos")
@@ -19,9 +18,9 @@ P = ParamSpec("P")
 
 
 def command(name: str) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Decorate a ``main`` that returns an exit status: print a UserError as "<name>: ..." and return its ``status``.
+    """Decorate a ``main`` that returns an exit status: print errors that a user can correct as "<name>: ...".
 
-    That is 1, and 75 where a training was asked to stop (``checkpoint.Stopped``).
+    The status is then 1, and 75 where a training was asked to stop (``checkpoint.Stopped``).
     """
 
     def decorate(main: Callable[P, int]) -> Callable[P, int]:
@@ -29,9 +28,8 @@ def command(name: str) -> Callable[[Callable[P, int]], Callable[P, int]]:
         def report_mistakes(*args: P.args, **kwargs: P.kwargs) -> int:
             try:
                 return main(*args, **kwargs)
-            except UserError as error:
-                print(f"{name}: {error}", file=sys.stderr)
-                return getattr(error, "status", 1)
+            except Exception as error:
+                return tell(name, error)
 
         return report_mistakes
 
@@ -56,9 +54,7 @@ def link_photographs(folder: Path, what: str) -> Callable[[], None]:
     def link() -> None:
         if PHOTOS.is_symlink():
             print(f"{PHOTOS} led to {PHOTOS.readlink()}; now to {folder.resolve()}")
-            PHOTOS.unlink()
-        PHOTOS.parent.mkdir(parents=True, exist_ok=True)
-        PHOTOS.symlink_to(folder.resolve(), target_is_directory=True)
+        replace_link(PHOTOS, folder.resolve())
 
     return link
 

@@ -18,7 +18,7 @@ from bioclip_lite.engines import dvc_lock, snakemake_records, stage_code
 from bioclip_lite.engines.dvc_yaml import STAMP, dvc_stages, files_in, inputs, ledger_path, parameter, within
 from bioclip_lite.engines.hashes import Hashes
 from bioclip_lite.engines.records import DEFINITION, Records
-from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.errors import UserError, tell
 from bioclip_lite.utils.files import PARTIAL, replacing, write_json
 
 AT_START = Path(".snakemake/bioclip_lite/sources.json")  # MD5 of every source file when the run began
@@ -244,5 +244,5 @@ def locked_ledgers() -> dict[str, str | None]:
 if __name__ == "__main__":
     try:
         write_ledger(sys.argv[1], sys.stdin.read().splitlines())
-    except UserError as error:
-        sys.exit(f"{sys.argv[1]}: {error}")
+    except Exception as error:
+        sys.exit(tell(sys.argv[1], error))

@@ -35,6 +35,7 @@ _LARGEST = 100_000_000  # pixels; a decompressed image above 300 MB is a mistake
 _LARGEST_JPEG = 200_000_000  # cameras of telephones reach this, and JPEG does not compress nothing into it
 _MISSING = 0.05  # share of the rows that a JPEG file may lack at its end
 _GLANCE = 64  # pixels of the shorter side that perceptual hashes can do with
+_STRIP = 256  # rows that are put on white together
 _MOST_DAMAGED = 10_000_000  # pixels of a damaged file that is decoded
 _ORIENTATION = 0x0112  # EXIF tag
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
@@ -359,7 +360,16 @@ def _rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.clip(np.rint(values / 257.0), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = _on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """A transparent image on white, mode RGB; strip by strip, for whole copies of a large one fill the memory."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP):
+        box = (0, top, image.width, min(top + _STRIP, image.height))
+        strip = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        result.paste(Image.alpha_composite(white, strip).convert("RGB"), box)
+    return result

@@ -5,7 +5,9 @@ header are otherwise than meta.xml says, the file is believed, and a line says s
 """
 
 import codecs
+import errno
 import io
+import lzma
 import re
 import zipfile
 import zlib
@@ -23,6 +25,7 @@ Row = dict[str, str | None]  # by term, without its namespace, in lower case
 Open = Callable[[str], IO[bytes]]
 
 _LOOKED_AT = 1 << 18  # bytes of a file that tell its dialect
+_LONGEST_META = 10_000_000  # bytes of meta.xml; those of GBIF have some 20,000
 
 
 class Table(NamedTuple):
@@ -60,7 +63,9 @@ def opened(path: Path) -> Iterator[tuple[Open, list[str]]]:
         raise UserError(f"params.yaml, index.path: {path} does not exist; it must be a Darwin Core archive") from None
     except NotImplementedError as error:  # Deflate64, in which Windows packs large files
         raise UserError(f"{path}: {error}; unpack it with another program and set index.path to the folder") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # bz2, or a place before the start
+            raise
         what = f"is no complete zip file ({error}); download the archive again"
         if path.suffix.lower() in (".csv", ".tsv", ".txt"):
             what = "is a table; download the occurrences as Darwin Core archive, or read it as source csv"
@@ -76,7 +81,10 @@ def described(path: str, open_file: Open, names: Collection[str], terms: Collect
         raise UserError(f"{path} has no meta.xml; download the occurrences as Darwin Core archive, not as simple table")
     try:
         with open_file("meta.xml") as file:
-            root = ElementTree.parse(file).getroot()
+            text = file.read(_LONGEST_META + 1)
+        if len(text) > _LONGEST_META:
+            raise ValueError(f"it has more than {_LONGEST_META:,} bytes")
+        root = ElementTree.fromstring(text)
         core = [_table(element, "id", terms) for element in root if element.tag.endswith("core")]
         extensions = [_table(element, "coreid", terms) for element in root if element.tag.endswith("extension")]
         for table in (*core, *extensions):
@@ -178,7 +186,9 @@ def rows(open_file: Open, table: Table) -> Iterator[tuple[str | None, Row]]:
 def _split(text: io.TextIOWrapper, table: Table) -> Iterator[list[str]]:
     if table.quote:
         name = f"{table.files[0]} of the archive"
-        yield from (values for _, values in delimited.parse(text, name, table.separator, table.quote))
+        yield from (
+            values for _, values in delimited.parse(delimited.lines_of(text, name), name, table.separator, table.quote)
+        )
         return
-    for line in text:  # quotation marks are part of the names
+    for line in delimited.lines_of(text, f"{table.files[0]} of the archive"):  # quotation marks are part of the names
         yield line.removesuffix(table.end).split(table.separator)

@@ -21,6 +21,7 @@ _NO_TEXT = {  # by how the file begins, in small letters
 }
 _END = "end"  # a line that is read after the last one
 _LONGEST = 131_072  # characters of a value; more is a quotation mark that is not closed
+_LONGEST_LINE = 1_000_000  # characters; more is no table, and would fill the memory
 
 
 def rows(table: Path) -> Iterator[tuple[int, list[str]]]:
@@ -42,12 +43,22 @@ def _decoded(file: TextIO, table: Path) -> Iterator[str]:
     """The lines of a file. Raises UserError where its bytes are not what its encoding has."""
     number = 0
     try:
-        for number, line in enumerate(file, 1):  # noqa: B007
+        for number, line in enumerate(lines_of(file, str(table)), 1):  # noqa: B007
             yield line
     except UnicodeError as error:
         raise UserError(
             f"{table} is not UTF-8 text ({error}, behind line {number}); save it again as CSV UTF-8"
         ) from None
+
+
+def lines_of(file: TextIO, name: str) -> Iterator[str]:
+    """Yield the lines of a file. Raises UserError for one that is longer than those of any table."""
+    while line := file.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise UserError(
+                f"{name} has a line of {_LONGEST_LINE:,} characters or more, so it is no table; save it again"
+            )
+        yield line
 
 
 def encoding_of(table: Path) -> str:

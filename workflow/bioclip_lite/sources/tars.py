@@ -22,6 +22,7 @@ _PACKED = (*gzipped.ENDINGS, ".tar.bz2", ".tar.xz", ".tar.zst")
 _ROWS = 4096  # groups in memory at a time
 _TABLE = pa.schema([("group", pa.string())])  # JSON: key, parts, texts
 _LONGEST_TEXT = 10_000  # bytes; a longer member is no name or caption
+_LONGEST_HEADER = 1_000_000  # bytes of a name or of pax records, which tarfile reads at once
 
 
 class Group(NamedTuple):
@@ -141,7 +142,7 @@ def _is_otherwise_compressed(tar: Path) -> bool:
 
 def _members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
     """(name, offset, size) of each file in a tar. Raises tarfile.TarError where the tar is damaged or breaks off."""
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
         while (member := tar.next()) is not None:
             if member.isreg() and not places.hidden(member.name):  # ._NAME is what a Mac adds to each file
                 yield member.name, member.offset_data, member.size
@@ -149,6 +150,15 @@ def _members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a spoilt header for the end
             raise tarfile.ReadError("it breaks off")
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar whose header is of a size that headers have."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if not (self.isreg() or self.isdir()) and self.size > _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc]
 
 
 def _checked(group: Group, seen: set[str]) -> Group | Reject:

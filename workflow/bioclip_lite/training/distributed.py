@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -42,7 +42,7 @@ from torch.overrides import TorchFunctionMode
 
 from bioclip_lite.training.nodes import torchrun
 from bioclip_lite.utils import gpus, machine
-from bioclip_lite.utils.errors import UserError
+from bioclip_lite.utils.errors import UserError, explain
 from bioclip_lite.utils.exit_status import in_words
 
 _FOLDER = "BIOCLIP_LITE_RUN"  # environment: a folder that the processes of a run share with their starter
@@ -330,8 +330,17 @@ def asked_to_stop() -> bool:
     return launched() and Path(os.environ[_FOLDER], "stop").exists()
 
 
-def work(job: Callable[[], None]) -> int:
-    """Run this process's part of ``job`` and leave a message for ``launch`` if it fails; returns the exit status."""
+def work(job: Callable[[], None]) -> NoReturn:
+    """Run this process's part of ``job``, leave a message for ``launch`` if it fails, and end the process."""
+    status = _status_of(job)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # Threads of gloo outlive the process group, and Python cannot be taken apart beside them: the process would abort
+    # with "terminate called without an active exception", also after a training that is complete.
+    os._exit(status)
+
+
+def _status_of(job: Callable[[], None]) -> int:
     die_with_parent()
     folder, number = Path(os.environ[_FOLDER]), int(os.environ["RANK"])
     if number:
@@ -346,13 +355,13 @@ def work(job: Callable[[], None]) -> int:
         wait()
         dist.destroy_process_group()
         return 0
-    except UserError as error:
-        status = getattr(error, "status", 1)
-        (folder / f"message-{number}").write_text(json.dumps([status, str(error)]), encoding="utf-8")
-        return status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
+        status = getattr(error, "status", 1)
+        if text := explain(error):
+            (folder / f"message-{number}").write_text(json.dumps([status, text]), encoding="utf-8")
+            return int(status)
         kind = "lost" if _is_lost_peer(error) else "traceback"
         (folder / f"{kind}-{number}").write_text(traceback.format_exc(), encoding="utf-8")
         return 1

@@ -1,8 +1,11 @@
 """Reading and writing: every output appears complete under its name, or not at all."""
 
+import ctypes
+import errno
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ if TYPE_CHECKING:  # Snakemake imports this module at every start, and needs no 
     import pyarrow as pa
 
 PARTIAL = ".partial-"  # how the names of unfinished outputs begin; a killed job leaves them behind
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 _UMASK = os.umask(0)
 os.umask(_UMASK)  # the only way to read it
 _LEFT_BY_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")  # in every folder that somebody looks into
@@ -59,15 +63,48 @@ def replacing_folder(path: str | os.PathLike[str], names: Sequence[str]) -> Iter
         for made in scratch.rglob("*"):
             _readable(made)
         check_folder(path, names)  # somebody may have put a file there since
-        before = scratch.with_name(f"{PARTIAL}before")
-        if path.exists():
-            os.rename(path, before)
-        try:
+        if not path.exists():
             os.rename(scratch, path)
-        except OSError:
-            if before.exists():
-                os.rename(before, path)
-            raise
+        elif not _exchange(scratch, path):
+            _put_in_place_of(scratch, path)
+
+
+def _exchange(new: Path, old: Path) -> bool:
+    """Exchange the names of two folders at once, so that a kill leaves either of them whole; False if it cannot be.
+
+    Python has no such function. Linux has it on most file systems (renameat2), but not on NFS.
+    """
+    if sys.platform != "linux":
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "renameat2"):  # glibc before 2.28
+        return False
+    if library.renameat2(_HERE, os.fsencode(new.absolute()), _HERE, os.fsencode(old), _EXCHANGE) == 0:
+        return True
+    error = ctypes.get_errno()
+    if error in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(error, os.strerror(error), str(old))
+
+
+def _put_in_place_of(new: Path, old: Path) -> None:
+    """As ``_exchange``, in two steps; the earlier folder lies beside its place in between."""
+    before = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=old.parent)) / old.name
+    os.rename(old, before)
+    try:
+        os.rename(new, old)
+    except BaseException:
+        os.rename(before, old)
+        before.parent.rmdir()
+        raise
+    shutil.rmtree(before.parent, ignore_errors=True)
+
+
+def replace_link(path: Path, target: Path) -> None:
+    """Make ``path`` a link to a folder, in place of a link that is there; missing folders are made."""
+    with _beside(path) as scratch:
+        scratch.symlink_to(target, target_is_directory=True)
+        os.replace(scratch, path)
 
 
 @contextmanager

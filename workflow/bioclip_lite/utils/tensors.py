@@ -93,7 +93,10 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
     """(its length in bytes, what it says), with metadata in it."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length)) if 0 < length <= path.stat().st_size else {}
+        try:
+            header = json.loads(file.read(length)) if 0 < length <= path.stat().st_size else {}
+        except RecursionError:
+            raise ValueError("its header is nested too deeply") from None
     if "__metadata__" not in header:
         raise ValueError("no '__metadata__'")
     return length, header
@@ -102,9 +105,10 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
 def _place(entry: Mapping[str, Any], start: int, size: int) -> _Place:
     try:
         dtype, shape, (begin, end) = np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"]), entry["data_offsets"]
+        fits = min((*shape, begin)) >= 0 and end - begin == dtype.itemsize * math.prod(shape) and start + end <= size
     except (KeyError, TypeError) as error:
         raise ValueError(f"no {error}") from error
-    if end - begin != dtype.itemsize * math.prod(shape) or start + end > size:
+    if not fits:
         raise ValueError(f"a tensor ends at byte {start + end} of {size}")
     return dtype, shape, start + begin
 

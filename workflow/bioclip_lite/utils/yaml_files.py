@@ -9,6 +9,8 @@ from typing import Any
 
 from bioclip_lite.utils.errors import UserError
 
+_MOST_VALUES = 100_000  # of a parameter file
+
 
 def read(path: Path) -> dict[str, Any]:
     """The content of a parameter file, not yet checked against the schema.
@@ -35,7 +37,20 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}, line 1: the file holds no mapping, but {'nothing' if params is None else repr(params)}; it "
             f"must have sections, each a name followed by a colon"
         )
+    if _is_larger(params, _MOST_VALUES):
+        raise UserError(f"{path} has more than {_MOST_VALUES:,} values, most of them by references; write out few")
     return copy.deepcopy(params)
+
+
+def _is_larger(value: Any, most: int) -> bool:
+    """Whether a value has more than ``most`` values in it; a few lines that refer to each other can have billions."""
+    left, count = [value], 0
+    while left and count <= most:
+        one = left.pop()
+        count += 1
+        if isinstance(one, dict | list):
+            left += one.values() if isinstance(one, dict) else one
+    return count > most
 
 
 @cache
