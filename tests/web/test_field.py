@@ -47,7 +47,7 @@ RECORDS = [
     record("north/2 3.jpg", time="2026-04-03T21:00:00", offset="+01:00", on_list=0.25, best=[], best_scores=[]),
     record("south/a, b.jpg", answer(HUMAN, 1.0), latitude=-1.2345678, longitude=-70.25, on_list=None),
     record("south/4.jpg", answer(OAK, 0.85, zero_shot=True, note="needs\tfruit"), latitude=-1.2345, longitude=-70.25),
-    record("south/5.jpg", answer(FOX[:4] + (None,) * 3, UNLIKELY), latitude=-1.2345, longitude=-70.25, on_list=UNLIKELY),
+    record("south/5.jpg", answer((*FOX[:4], None, None, None), UNLIKELY), latitude=None, longitude=None, on_list=0.00001),
 ]  # fmt: skip
 
 
