@@ -25,12 +25,22 @@ self.addEventListener('activate', (event) => {
 self.addEventListener('fetch', (event) => {
   const {request} = event;
   const url = new URL(request.url);
+  if (request.method === 'POST' && url.href === new URL('share', START).href) event.respondWith(share(request));
   if (request.method !== 'GET' || !url.href.startsWith(START.href)) return;
   const name = url.pathname.slice(START.pathname.length);
   if (request.mode === 'navigate' && ['', 'index.html'].includes(name)) event.respondWith(stored(request, START));
   else if (name && (PAGE.files.includes(name) || name.startsWith('assets/')))
     event.respondWith(stored(request, request));
 });
+
+/** Keep photographs that another application shares (manifest.webmanifest) until the page takes them (shared.ts). */
+async function share(request) {
+  const shelf = await caches.open('bioclip-shared');
+  const files = (await request.formData()).getAll('photographs');
+  const put = (file, i) => shelf.put(new URL(`share/${i}/${encodeURIComponent(file.name)}`, START), new Response(file));
+  await Promise.all(files.map(put));
+  return Response.redirect(new URL('#field', START), 303);
+}
 
 /** File names carry a hash of their content, so stored files never go stale; a new page is a new version. */
 async function stored(request, key) {

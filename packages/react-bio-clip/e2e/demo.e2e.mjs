@@ -7,8 +7,9 @@
 
 import assert from 'node:assert/strict';
 import {spawn} from 'node:child_process';
+import {createHash} from 'node:crypto';
 import {once} from 'node:events';
-import {mkdtemp, readdir, readFile, rm, writeFile} from 'node:fs/promises';
+import {mkdir, mkdtemp, readdir, readFile, rm, writeFile} from 'node:fs/promises';
 import {createRequire} from 'node:module';
 import {tmpdir} from 'node:os';
 import path from 'node:path';
@@ -96,6 +97,13 @@ async function visit(t, options = {}, address = url) {
   const page = await context.newPage();
   await page.goto(address);
   return {page, context, complaints};
+}
+
+/** Opens the view of many photographs, and waits for the answers to photographs. */
+async function openMany(page, files) {
+  await page.getByRole('link', {name: 'Many photographs'}).click();
+  await page.locator('input[type=file]').first().setInputFiles(files);
+  await page.locator('.batch p:not(:empty)').waitFor();
 }
 
 const open = (page, file) => page.locator('input[type=file]').setInputFiles(file);
@@ -278,10 +286,12 @@ test('common names in another language', async (t) => {
   const {languages} = node.info;
   const {page} = await visit(t);
   await page.getByText('About this model').waitFor();
-  assert.equal(await page.locator('select').count(), languages.length > 1 ? 1 : 0);
-  if (languages.length < 2) return;
-  const [, other] = languages;
+  const [, other = 'de'] = languages;
   await page.locator('select').selectOption(other);
+  await page.getByText('Über dieses Modell').waitFor({state: other === 'de' ? 'visible' : 'detached'});
+  await page.reload(); // the choice is kept
+  assert.equal(await page.locator('select').inputValue(), other);
+  assert.equal(await page.locator('html').getAttribute('lang'), other);
   await open(page, photos[0]);
   const {candidates} = await answerOn(page);
   const {taxa} = await node.classify(await decode(await readFile(photos[0])), {topK: 5});
@@ -329,6 +339,128 @@ test('errors are sentences', async (t) => {
   const broken = await other.newPage();
   await broken.goto(url);
   await broken.getByRole('alert').filter({hasText: weights}).waitFor();
+  await other.unroute(`**/${weights}`);
+  await broken.getByRole('button', {name: 'Try again'}).click();
+  await broken.getByText('About this model').waitFor();
+});
+
+test('many photographs are named, decided on, kept and exported', async (t) => {
+  const {page, complaints} = await visit(t, {acceptDownloads: true});
+  const taken = path.join(folder, 'taken');
+  await mkdir(taken, {recursive: true});
+  const exif = (time) => ({IFD2: {DateTimeOriginal: time, OffsetTimeOriginal: '+02:00'}});
+  const times = ['2026:05:01 10:00:00', '2026:05:01 10:04:00', '2026:05:01 12:00:00'];
+  const files = times.map((_, i) => path.join(taken, `${i}.jpg`));
+  for (const [i, time] of times.entries()) {
+    await writeFile(
+      files[i],
+      await sharp(photos[i % photos.length])
+        .withExif(exif(time))
+        .jpeg()
+        .toBuffer(),
+    );
+  }
+  const notes = path.join(folder, 'notes.txt');
+  await writeFile(notes, 'no photograph');
+  await openMany(page, [...files, notes, files[0]]);
+  await page.getByText('3 photographs were added. 1 was here already.').waitFor();
+  await page.getByRole('alert').filter({hasText: 'notes.txt is no photograph'}).waitFor();
+  await page.getByRole('button', {name: 'Dismiss'}).click();
+  await page.getByText('3 photographs · 2 observations · 0 looked at').waitFor();
+
+  const rows = page.locator('.notes tbody tr:not(.observation)');
+  for (const [i, file] of files.entries()) {
+    const {answer, taxa} = await node.classify(await decode(await readFile(file)), {topK: 1});
+    const named = answer ?? (node.info.thresholds ? null : taxa[0]);
+    const said = await rows.nth(i).locator('.taxon').innerText();
+    assert.ok(said.startsWith(named ? named.name : 'Not sure'), `${said}, in Node ${named?.name}`);
+    assert.equal(await rows.nth(i).locator('.time').innerText(), times[i].slice(11, 16));
+  }
+
+  await rows.nth(0).getByRole('button', {name: 'Reject'}).click();
+  await page.getByText('nothing of the list').waitFor();
+  await rows.nth(1).getByRole('button', {name: 'Change'}).last().click();
+  const wanted = node.info.taxa.at(-1).ranks.at(-1);
+  await page.getByRole('searchbox').fill(wanted);
+  await keep(page, 'many-edit');
+  await assertAccessible(page, 'edit');
+  await page.getByRole('list', {name: 'Another taxon'}).getByRole('button').first().click();
+  await rows.nth(1).getByText('changed').waitFor();
+  assert.ok((await rows.nth(1).locator('.taxon').innerText()).includes(wanted));
+
+  await page.reload(); // all is kept
+  await page.getByText('3 photographs · 2 observations · 2 looked at').waitFor();
+  await page.locator('.export').waitFor();
+  await keep(page, 'many');
+  await assertAccessible(page, 'many');
+
+  const saved = async (click) => {
+    const [download] = await Promise.all([page.waitForEvent('download'), click()]);
+    return readFile(await download.path());
+  };
+  const button = (name) => page.getByRole('button', {name, exact: true});
+  const csv = (await saved(() => button('CSV').click())).toString();
+  const [header, ...lines] = csv.trimEnd().split('\n');
+  const at = (column) => header.split(',').indexOf(column);
+  const confirmed = lines.map((line) => line.split(',')[at('confirmed')]);
+  assert.deepEqual(confirmed, ['none', confirmed[1], '']);
+  assert.ok(confirmed[1].includes(wanted));
+  const sha256 = createHash('sha256')
+    .update(await readFile(path.join(BUNDLE, 'bundle.json')))
+    .digest('hex');
+  assert.ok(lines.every((line) => line.includes(sha256)));
+  const archive = await saved(() => button('Darwin Core').click());
+  assert.ok(['meta.xml', 'occurrence.txt'].every((name) => archive.includes(name)));
+  await button('Camtrap DP').click();
+  await assertAccessible(page, 'camtrap');
+  await page.getByLabel('Latitude').fill('47.5');
+  await page.getByLabel('Longitude').fill('8.5');
+  const camtrap = await saved(() => button('Export').click());
+  assert.ok(camtrap.includes('datapackage.json'));
+
+  page.on('dialog', (dialog) => dialog.accept());
+  await page.getByRole('button', {name: 'Delete all'}).click();
+  await page.getByText('No photographs yet').waitFor();
+  await page.reload();
+  await page.getByText('No photographs yet').waitFor();
+  await page.goBack(); // to the view of one photograph
+  await page.getByRole('button', {name: 'Open a photo'}).waitFor();
+  assert.deepEqual(complaints, []);
+});
+
+test('several dropped photographs, and those of other applications, become notes', async (t) => {
+  const {page} = await visit(t);
+  await page.getByText('works offline from now on').waitFor();
+  await page.locator('input[type=file]').setInputFiles(photos.slice(0, 2));
+  await page.getByText('2 photographs were added.').waitFor();
+  const content = [...(await readFile(photos[2]))];
+  await page.evaluate(async (bytes) => {
+    const body = new FormData();
+    body.append('photographs', new File([new Uint8Array(bytes)], 'shared & sent.jpg', {type: 'image/jpeg'}));
+    await fetch('share', {method: 'POST', body});
+  }, content);
+  await page.reload();
+  await page.getByText('3 photographs').waitFor();
+  await page.getByText('shared & sent.jpg').waitFor();
+});
+
+test('a large photograph is answered as the same one scaled down', async (t) => {
+  const {page} = await visit(t, {viewport: {width: 280, height: 600}});
+  const large = path.join(folder, 'large.jpg');
+  const upright = sharp(photos.at(-1)).resize(4000, 3000, {fit: 'fill'});
+  await writeFile(
+    large,
+    await upright
+      .withExif({IFD0: {Orientation: '6'}})
+      .jpeg()
+      .toBuffer(),
+  );
+  await openMany(page, large);
+  const [{name, probability}] = (await node.classify(await decode(await readFile(large)))).taxa;
+  await page.locator('.picture button').click();
+  const [first] = await page.locator('.choices li').filter({hasText: name}).allInnerTexts();
+  assert.ok(Math.abs(percent(first.replace('\n', ' ').trim()) - 100 * probability) < 2.5, `${first}, ${probability}`);
+  await assertAccessible(page, 'many at 280 pixels');
 });
 
 test('the page that is one file needs nothing else', async (t) => {
@@ -336,6 +468,8 @@ test('the page that is one file needs nothing else', async (t) => {
   const {page, complaints} = await visit(t, {}, address);
   await open(page, photos[0]);
   await assertAnswer(await answerOn(page), photos[0]);
+  await openMany(page, photos.slice(0, 2));
+  await page.getByText('2 photographs were added.').waitFor();
   assert.deepEqual(complaints, []);
 });
 
@@ -403,6 +537,8 @@ test('after the first visit the server may be gone', async (t) => {
   await page.reload();
   await open(page, photos[0]);
   await assertAnswer(await answerOn(page), photos[0]);
+  await openMany(page, photos.slice(0, 2));
+  await page.getByText('2 photographs were added.').waitFor();
   const tab = await context.newPage();
   await tab.goto(url);
   await open(tab, photos[1]);

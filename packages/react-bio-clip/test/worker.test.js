@@ -26,6 +26,8 @@ test('a worker answers as the page itself would', () =>
   connected(async (_, load) => {
     const [there, here] = [await load(), await loadBioClip(MADE)];
     assert.deepEqual(there.info, here.info);
+    assert.match(there.sha256, /^[0-9a-f]{64}$/);
+    assert.equal(there.sha256, here.sha256);
     assert.deepEqual(await there.classify(RED, {topK: 2}), await here.classify(RED, {topK: 2}));
     const two = [RED, plain([0, 255, 0])];
     assert.deepEqual(await there.classify(two), await here.classify(two));

@@ -13,6 +13,7 @@ from bioclip_lite.taxa.taxonomy import Path as TaxonPath
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, require
 
+OBSERVATION = "observation"  # column of the page's field notes
 NOTHING = "none"  # what a person writes where a photograph shows nothing of the list
 KIND = "bioclip-lite thresholds of a site"
 
@@ -37,15 +38,19 @@ def is_site(path: Path) -> bool:
 def read_confirmed(table: Path, leaves: Sequence[TaxonPath]) -> tuple[list[Confirmed], str, str]:
     """(the rows with a name in column confirmed, the model, its SHA-256) of a table of predict.
 
+    A table of the page's field notes also says which photographs are of one observation: a name counts once in it.
+
     Raises:
         UserError: the table was written without --confirm, a name is not in the list, or the models differ.
     """
     names = _names(leaves)
-    confirmed, models = [], set()
+    confirmed, models, counted = [], set(), set()
     for number, row in _rows(table):
         models.add((row["model"], row["model_sha256"]))
         text = (row["confirmed"] or "").strip()
-        if text and not row["error"]:
+        one = row.get(OBSERVATION) and (row[OBSERVATION], text.lower())
+        if text and not row["error"] and one not in counted:
+            counted |= {one} if one else set()
             label = _label(text, names, f"{table}, row {number}")
             best = [name or None for name in row["best"].split(BETWEEN)] if row["best"] else []
             scores = [float(score) for score in row["best_scores"].split()]

@@ -3,20 +3,23 @@
 import type {BundleInfo} from 'react-bio-clip';
 import type {ReactNode} from 'react';
 
-import {many, megabytes, percent, taxaOf} from './names.js';
+import {megabytes, percent, taxaOf} from './names.js';
+import {useTexts} from './texts.js';
 
 /** A text, a number, or a table of them. Hashes are shortened: their start tells them apart. */
 function Value({of}: {of: unknown}): ReactNode {
-  if (of === null || of === undefined || of === '') return 'not stated';
-  if (typeof of === 'number') return of.toLocaleString('en');
+  const {t, number} = useTexts();
+  if (of === null || of === undefined || of === '') return t('about.nothing');
+  if (typeof of === 'number') return number(of);
   if (typeof of === 'string' && /^[0-9a-f]{40,}$/.test(of)) return <code title={of}>{of.slice(0, 12)}</code>;
   if (typeof of !== 'object') return String(of);
   return <Lines of={of} />;
 }
 
 function Lines({of}: {of: object | undefined}): ReactNode {
+  const {t} = useTexts();
   const entries = Object.entries(of ?? {}).map(([key, value]) => lineOf(key, value));
-  if (!entries.length) return <p>Not stated.</p>;
+  if (!entries.length) return <p>{t('about.nothing')}</p>;
   return (
     <ul>
       {entries.map(([what, value]) => (
@@ -37,48 +40,46 @@ function lineOf(key: string, value: unknown): [string, unknown] {
 }
 
 export function About({info}: {info: BundleInfo}): ReactNode {
+  const {t, rank, number, about} = useTexts();
   const {model, thresholds} = info;
   const byName = info.text.parts?.zero_shot ?? info.taxa.filter(({zero_shot}) => zero_shot).length;
   const facts: [string, string | null][] = [
-    ['Knows', `${taxaOf(info).toLocaleString('en')} taxa`],
-    ['Of them by name alone', byName ? many(byName) : null],
-    ['Download', megabytes(info.bytes)],
-    ['Parameters', model.parameters === undefined ? null : many(model.parameters)],
-    ['Multiply-adds per photo', model.macs === undefined ? null : many(model.macs)],
-    ['Operations in its graph', model.nodes === undefined ? null : many(model.nodes)],
-    ['Looks at', `${info.preprocess.size} × ${info.preprocess.size} pixels`],
+    [t('about.knows'), t('about.taxa', {count: number(taxaOf(info))})],
+    [t('about.byname'), byName ? about(byName) : null],
+    [t('about.download'), megabytes(info.bytes)],
+    [t('about.parameters'), model.parameters === undefined ? null : about(model.parameters)],
+    [t('about.macs'), model.macs === undefined ? null : about(model.macs)],
+    [t('about.nodes'), model.nodes === undefined ? null : about(model.nodes)],
+    [t('about.looks'), t('about.pixels', {size: String(info.preprocess.size)})],
   ];
   return (
     <details className="about">
-      <summary>About this model</summary>
+      <summary>{t('about.title')}</summary>
       <div className="about-parts">
         <section>
-          <h3>How sure is sure?</h3>
+          <h3>{t('about.sure')}</h3>
           {thresholds ? (
             <>
               <p>
-                The answer is the lowest rank whose probability reaches the threshold below. The thresholds were set on
-                photographs that the model did not learn from, so that at least {percent(thresholds.level)} of its
-                answers are right. With other cameras, places or species fewer may be.
-                {byName > 0 &&
-                  ` For ${many(byName)} taxa that it knows by name alone, without a photo to learn from, nothing is promised.`}
+                {t('about.sure.text', {level: percent(thresholds.level)})}
+                {byName > 0 && ` ${t('about.sure.byname', {count: about(byName)})}`}
               </p>
               <dl>
-                {info.ranks.map((rank) => (
-                  <div key={rank}>
-                    <dt>{rank}</dt>
-                    <dd>{thresholds.ranks[rank] == null ? 'never answers' : percent(thresholds.ranks[rank])}</dd>
+                {info.ranks.map((name) => (
+                  <div key={name}>
+                    <dt>{rank(name)}</dt>
+                    <dd>{thresholds.ranks[name] == null ? t('about.sure.never') : percent(thresholds.ranks[name])}</dd>
                   </div>
                 ))}
               </dl>
             </>
           ) : (
-            <p>This model is not calibrated: no thresholds were set, so it gives its best guess, sure or not.</p>
+            <p>{t('about.uncalibrated')}</p>
           )}
         </section>
         <div>
           <section>
-            <h3>The model</h3>
+            <h3>{t('about.model')}</h3>
             <dl>
               {facts.map(
                 ([what, value]) =>
@@ -92,17 +93,17 @@ export function About({info}: {info: BundleInfo}): ReactNode {
             </dl>
           </section>
           <section>
-            <h3>Provenance</h3>
+            <h3>{t('about.provenance')}</h3>
             <Lines of={info.provenance} />
           </section>
         </div>
         <div>
           <section>
-            <h3>Licences</h3>
+            <h3>{t('about.licences')}</h3>
             <Lines of={info.licences} />
           </section>
           <section>
-            <h3>Photographs it learnt from</h3>
+            <h3>{t('about.attribution')}</h3>
             <Lines of={info.attribution} />
           </section>
         </div>

@@ -5,10 +5,12 @@ import {useState} from 'react';
 import type {ReactNode} from 'react';
 
 import {megabytes} from './names.js';
+import {useTexts} from './texts.js';
 
 export function Preload({clip, bytes}: {clip: BioClip; bytes: number}): ReactNode {
+  const {t} = useTexts();
   const [progress, setProgress] = useState<Progress | null>(null);
-  const [said, setSaid] = useState('The names of a group are loaded when a photo needs them.');
+  const [said, setSaid] = useState(t('names.lazy'));
   const [loaded, setLoaded] = useState(false);
 
   const start = async () => {
@@ -16,19 +18,19 @@ export function Preload({clip, bytes}: {clip: BioClip; bytes: number}): ReactNod
     try {
       await clip.preload(undefined, {onProgress: setProgress});
       setLoaded(true);
-      setSaid('All names are loaded.');
+      setSaid(t('names.done'));
     } catch (failure) {
-      setSaid(`Not all names could be loaded: ${(failure as Error).message}`);
+      setSaid(t('names.failed', {reason: (failure as Error).message}));
     }
     setProgress(null);
   };
 
   return (
     <p className="note" role="status">
-      {progress ? `Loading names: ${megabytes(progress.loaded)} of ${megabytes(progress.total)}` : said}{' '}
+      {progress ? t('names.loading', {loaded: megabytes(progress.loaded), total: megabytes(progress.total)}) : said}{' '}
       {!loaded && !progress && (
         <button type="button" onClick={() => void start()}>
-          Load all now, {megabytes(bytes)}
+          {t('names.start', {size: megabytes(bytes)})}
         </button>
       )}
     </p>

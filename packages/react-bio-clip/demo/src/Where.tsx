@@ -4,16 +4,19 @@ import type {ClassifyOptions} from 'react-bio-clip';
 import {useEffect, useState} from 'react';
 import type {ReactNode} from 'react';
 
+import {useTexts} from './texts.js';
+
 export type Where = Pick<ClassifyOptions, 'place' | 'date'>;
 
 const THIS_MONTH = new Date().toISOString().slice(0, 7);
 
 export function WhereField({onChange}: {onChange: (where: Where) => void}): ReactNode {
+  const {t} = useTexts();
   const [counts, setCounts] = useState(false);
   const [latitude, setLatitude] = useState('');
   const [longitude, setLongitude] = useState('');
   const [month, setMonth] = useState(THIS_MONTH);
-  const [trouble, setTrouble] = useState('');
+  const [lost, setLost] = useState(false);
 
   useEffect(() => {
     const place = {latitude: Number(latitude), longitude: Number(longitude)};
@@ -31,29 +34,29 @@ export function WhereField({onChange}: {onChange: (where: Where) => void}): Reac
       ({coords}) => {
         setLatitude(coords.latitude.toFixed(2));
         setLongitude(coords.longitude.toFixed(2));
-        setTrouble('');
+        setLost(false);
       },
-      () => setTrouble('This device does not tell where it is: type it.'),
+      () => setLost(true),
     );
 
   return (
     <fieldset className="where">
       <label>
         <input type="checkbox" checked={counts} onChange={(event) => setCounts(event.target.checked)} />
-        <span>Count place and month</span>
+        <span>{t('where.count')}</span>
       </label>
       {counts && (
         <div>
-          <Degrees name="Latitude" most={90} value={latitude} onChange={setLatitude} />
-          <Degrees name="Longitude" most={180} value={longitude} onChange={setLongitude} />
+          <Degrees name={t('where.latitude')} most={90} value={latitude} onChange={setLatitude} />
+          <Degrees name={t('where.longitude')} most={180} value={longitude} onChange={setLongitude} />
           <label>
-            <span>Month</span>
+            <span>{t('where.month')}</span>
             <input type="month" value={month} onChange={(event) => setMonth(event.target.value)} />
           </label>
           <button type="button" onClick={locate}>
-            Where I am
+            {t('where.here')}
           </button>
-          {trouble && <p className="note">{trouble}</p>}
+          {lost && <p className="note">{t('where.unknown')}</p>}
         </div>
       )}
     </fieldset>

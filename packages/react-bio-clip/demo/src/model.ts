@@ -3,12 +3,12 @@
 import simd from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url';
 import plain from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm?url';
 import {loadBioClip, loadInWorker} from 'react-bio-clip';
-import type {LoadOptions, Source} from 'react-bio-clip';
+import type {BioClip, LoadOptions, Source} from 'react-bio-clip';
 import type {Loader} from 'react-bio-clip/react';
 
 const absolute = (url: string) => new URL(url, document.baseURI).href;
 
-const IS_ONE_FILE = import.meta.env.MODE === 'single';
+export const IS_ONE_FILE = import.meta.env.MODE === 'single';
 const WASM = 'tfjs-backend-wasm';
 
 export const OPTIONS: LoadOptions = {
@@ -20,15 +20,26 @@ export const OPTIONS: LoadOptions = {
   },
 };
 
-export const SOURCE: Source = IS_ONE_FILE ? inThisPage : absolute('./model/');
+/** The bundle beside the page or in it. A new value is loaded anew: after a failure. */
+export const source = (): Source => (IS_ONE_FILE ? (name) => inThisPage(name) : new URL(absolute('./model/')));
 
 /** Load in the page: browsers start no worker for a page from a file. */
-export const load: Loader<Source> = IS_ONE_FILE
-  ? loadBioClip
-  : (source, options) => loadInWorker(worker(), source, options);
+export const load: Loader<Source> = IS_ONE_FILE ? loadBioClip : inWorker;
 
 let started: Worker | undefined;
-const worker = () => (started ??= new Worker(new URL('../../src/worker.ts', import.meta.url), {type: 'module'}));
+
+async function inWorker(from: Source, options: LoadOptions): Promise<BioClip> {
+  started ??= new Worker(new URL('../../src/worker.ts', import.meta.url), {type: 'module'});
+  try {
+    return await loadInWorker(started, from, options);
+  } catch (error) {
+    if (!options.signal?.aborted) {
+      started.terminate(); // the next attempt fetches its script again
+      started = undefined;
+    }
+    throw error;
+  }
+}
 
 async function inThisPage(name: string): Promise<ArrayBuffer> {
   const files: Record<string, string> = JSON.parse(document.getElementById('bundle')?.textContent ?? '{}');

@@ -1,4 +1,4 @@
-/** Names of taxa and numbers as text. */
+/** Names of taxa, and numbers that read the same in every language. */
 
 import type {BundleInfo} from 'react-bio-clip';
 
@@ -38,26 +38,4 @@ export function megabytes(bytes: number): string {
   return bytes < 1e5
     ? `${Math.max(1, Math.round(bytes / 1e3))} kB`
     : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
-}
-
-/** "1.2 million", "860 thousand". */
-export function many(count: number): string {
-  if (count >= 1e9) return `${(count / 1e9).toFixed(1)} billion`;
-  if (count >= 1e6) return `${(count / 1e6).toFixed(1)} million`;
-  return count >= 1e4 ? `${Math.round(count / 1e3)} thousand` : count.toLocaleString('en');
-}
-
-/** "German" for "de". */
-export function languageName(code: string): string {
-  try {
-    return new Intl.DisplayNames(['en'], {type: 'language'}).of(code) ?? code;
-  } catch {
-    return code; // not a code that browsers support
-  }
-}
-
-/** The visitor's first language in which the model has names, else the model's first. */
-export function preferred(languages: readonly string[]): string {
-  const wanted = navigator.languages.map((tag) => tag.split('-')[0]);
-  return wanted.find((code) => languages.includes(code)) ?? languages[0] ?? 'en';
 }

@@ -2,7 +2,10 @@
 
 import {useEffect, useState} from 'react';
 
+import {useTexts} from './texts.js';
+
 export function useOffline(loaded: boolean, inParts: boolean): string {
+  const {t} = useTexts();
   const [controlled, setControlled] = useState(false);
   useEffect(() => {
     const {serviceWorker} = navigator;
@@ -17,11 +20,8 @@ export function useOffline(loaded: boolean, inParts: boolean): string {
     if (loaded && controlled) void navigator.storage?.persist?.();
   }, [loaded, controlled]);
 
-  if (location.protocol === 'file:') return 'This page is one file. It needs no network.';
-  if (!('serviceWorker' in navigator))
-    return 'Opened from https, or from this device itself, it would also work offline.';
+  if (location.protocol === 'file:') return t('offline.file');
+  if (!('serviceWorker' in navigator)) return t('offline.insecure');
   if (!controlled || !loaded) return '';
-  return inParts
-    ? 'Stored on this device: this page works offline from now on, with the names that were loaded.'
-    : 'Stored on this device: this page works offline from now on.';
+  return inParts ? t('offline.stored.parts') : t('offline.stored');
 }

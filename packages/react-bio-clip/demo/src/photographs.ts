@@ -1,5 +1,7 @@
 /** Photographs from files, from drag and drop and from the clipboard. */
 
+import type {Texts} from './texts.js';
+
 export interface Photo {
   bitmap: ImageBitmap;
   /** Object URL, to show it; `release` when it is no longer shown. */
@@ -8,19 +10,13 @@ export interface Photo {
   release: () => void;
 }
 
-/**
- * Decode upright and without colour profiles, as in training.
- *
- * @throws Error for a file that is no image this browser can decode
- */
-export async function openPhoto(file: File): Promise<Photo> {
-  let bitmap: ImageBitmap;
-  try {
-    bitmap = await createImageBitmap(file, {colorSpaceConversion: 'none'});
-  } catch {
-    const hint = /\.hei[cf]$/i.test(file.name) ? ' Save it as JPEG first: this browser cannot open HEIC.' : '';
-    throw new Error(`${file.name || 'The image'} is no photograph that this browser can open.${hint}`);
-  }
+/** Decode upright and without colour profiles, as in training. Throws for a file that this browser cannot decode. */
+export const decode = (file: Blob) => createImageBitmap(file, {colorSpaceConversion: 'none'});
+
+/** Open a photograph to show it and to classify it; null for a file that is no image this browser can decode. */
+export async function openPhoto(file: File): Promise<Photo | null> {
+  const bitmap = await decode(file).catch(() => null);
+  if (!bitmap) return null;
   const url = URL.createObjectURL(file);
   const release = () => {
     URL.revokeObjectURL(url);
@@ -29,8 +25,15 @@ export async function openPhoto(file: File): Promise<Photo> {
   return {bitmap, url, name: file.name, release};
 }
 
-/** The first image among dropped or pasted things; null if there is none. */
-export function imageIn(items: DataTransfer | null): File | null {
+/** Sentence about a file that cannot be decoded. */
+export function unreadable(name: string, {t}: Texts): string {
+  const told = t('file.none', {name: name || t('file.unnamed')});
+  return /\.hei[cf]$/i.test(name) ? `${told} ${t('file.heic')}` : told;
+}
+
+/** The images among dropped or pasted files; all files if there is no image, whose names then say what is wrong. */
+export function imagesIn(items: DataTransfer | null): File[] {
   const files = [...(items?.files ?? [])];
-  return files.find((file) => file.type.startsWith('image/')) ?? files[0] ?? null;
+  const images = files.filter((file) => file.type.startsWith('image/'));
+  return images.length ? images : files;
 }

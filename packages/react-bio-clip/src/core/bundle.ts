@@ -8,6 +8,7 @@ import type {Model} from './model.js';
 import type {Origin} from './origin.js';
 import {openTaxa, type Taxa} from './parts.js';
 import {type Prior, readPrior} from './prior.js';
+import {sha256} from './sha256.js';
 import type {BundleInfo} from './types.js';
 
 const BUNDLE: Kind<BundleInfo> = {
@@ -25,6 +26,8 @@ function partsOf({text}: BundleInfo): string[] {
 
 export interface Bundle {
   info: BundleInfo;
+  /** Of bundle.json. */
+  sha256: string;
   model: Model;
   taxa: Taxa;
   /** The prior of place and month, if the bundle has one. */
@@ -50,11 +53,11 @@ export async function openDownload(
   signal?: AbortSignal,
   open: OpenModel = openModel,
 ): Promise<Bundle> {
-  const {info, files} = found;
+  const {info, text, files} = found;
   const taxa = openTaxa(found);
   const prior = readPrior(info, info.prior && files.get(info.prior.file));
   const model = await open(found, BUNDLE.manifest, signal);
-  return {info, model, taxa, prior};
+  return {info, sha256: await sha256(text), model, taxa, prior};
 }
 
 /** Read the model of a bundle without loading it; bin/weights.mjs decodes its weights. */

@@ -53,6 +53,7 @@ export function clipOf(bundle: Bundle): BioClip {
 
   return {
     info,
+    sha256: bundle.sha256,
     backend: model.backend,
     embed: embedding,
     async classify(image, options = {}) {

@@ -274,6 +274,8 @@ export interface Answer {
 /** A loaded classifier. Calls may overlap: they are answered one after the other. */
 export interface BioClip {
   readonly info: BundleInfo;
+  /** Of bundle.json, in hexadecimal: which model it is. */
+  readonly sha256: string;
   readonly backend: string;
   /** Name what a photograph shows, or what several photographs of one individual show together. */
   classify(image: ImageInput | readonly ImageInput[], options?: ClassifyOptions): Promise<Answer>;

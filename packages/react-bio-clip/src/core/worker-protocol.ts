@@ -31,6 +31,7 @@ export type Request = {call: number} & (
 
 export interface Loaded {
   info: BundleInfo;
+  sha256: string;
   backend: string;
 }
 

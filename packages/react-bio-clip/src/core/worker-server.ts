@@ -26,7 +26,7 @@ export function serve(port: Port): void {
       const onProgress = (progress: Progress) => reply({call, progress});
       const all = {...options, signal, onProgress};
       clip = await openBioClip(source, all, startBackend(all));
-      reply({call, value: {info: clip.info, backend: clip.backend}});
+      reply({call, value: {info: clip.info, sha256: clip.sha256, backend: clip.backend}});
     } else if (request.kind === 'preload') {
       await loaded().preload(request.names, {signal, onProgress: (progress) => reply({call, progress})});
       reply({call, value: null});
