@@ -29,16 +29,16 @@ from support import disturbances, faults, works  # noqa: E402
 
 INTRODUCTION = """# Reliability
 
-What happens when a computer stops, a disk is full, or a file is not what it claims to be. This page is written by
-`python benchmarks/reliability.py`{options}, on {processor}; it took {seconds:.0f} s of processor time. A slice of it runs
-with the tests.
+A computer stops, a disk is full, or a file is not what it claims to be: this page tells what was tried, and what was
+lost. It is written by `python benchmarks/reliability.py`{options}, on {processor}; it took {seconds:.0f} s of processor
+time. A slice of it runs with the tests.
 """
 WRITES = """
 ## Each place that writes
 
 A work ran once before with other parameters, so that there is an earlier result to lose. A *site* is a function that
-asks for one kind of operation (open, write, mkdir, rename, link, delete, chmod) on files of one name, numbers and random
-parts aside; libraries in C and Rust are seen too. At the first and last operation of a site the process was killed
+asks for one kind of operation (open, write, mkdir, rename, link, delete, chmod) on files of one name, numbers and
+random parts aside; libraries in C and Rust are seen too. At the first and last operation of a site the process was killed
 (half of a write done), or the operation failed: with ENOSPC from then on, with EIO and EACCES once. Then the work ran
 again. *Lost* counts tries after which an earlier result was missing, a file under its final name was half written, a
 program said nothing or printed a traceback, or the next run did not give the content of an undisturbed one. Files that
@@ -58,8 +58,8 @@ FUZZ = """
 
 Files of each kind with one to four changes: bits, bytes, numbers and words exchanged, parts deleted, repeated, moved or
 cut off; and *bombs*, which are small and claim or unpack to hundreds of megabytes, or are nested or refer to themselves
-without end. Each was read under limits: {longest} s of processor time, and memory as in the table. A *fault* is any error
-that is not a sentence for the user, a hang or a crash.
+without end. Each was read under limits: {longest} s of processor time, and memory as in the table. A *fault* is any
+error that is not a sentence for the user, a hang or a crash.
 
 | kind | inputs | bombs | refused | memory of inputs, MB | limit, MB | faults |
 |---|---|---|---|---|---|---|
@@ -80,7 +80,9 @@ def main(arguments: Sequence[str]) -> int:
     writes = _writes(options) if options.part != "fuzz" else []
     fuzzed = _fuzz(options) if options.part != "writes" else []
     if options.json:
-        options.json.write_text(json.dumps([dataclasses.asdict(one) for one in (*writes, *fuzzed)], indent=1))
+        options.json.write_text(
+            json.dumps([*map(dataclasses.asdict, writes), *map(dataclasses.asdict, fuzzed)], indent=1)
+        )
     if options.part is None and len(writes) == len(works.WORKS):
         given = "".join(f" {word}" for word in arguments)
         with replacing(PAGE) as scratch:

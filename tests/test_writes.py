@@ -19,7 +19,7 @@ SCRIPT = ROOT / "benchmarks/reliability.py"
 @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a C compiler")
 def test_nothing_is_lost_at_any_place(tmp_path: Path) -> None:
     options = ["--seconds", "1.5", "--works", "preset", "relist", "caption"]
-    command = [sys.executable, SCRIPT, "writes", *options, "--json", tmp_path / "found.json"]
+    command = [sys.executable, str(SCRIPT), "writes", *options, "--json", str(tmp_path / "found.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())

@@ -37,7 +37,7 @@ class Kind:
 
     name: str
     good: Callable[[], list[bytes]]
-    read: Callable[[Path, bytes], None]  # in an empty folder
+    read: Callable[[Path, bytes], object]  # in an empty folder
     words: tuple[bytes, ...] = ()  # that mutations put in
     bombs: Callable[[], list[bytes]] = list
     most: int = 300_000_000  # bytes of memory that one may take

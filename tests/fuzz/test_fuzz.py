@@ -29,10 +29,10 @@ def test_changed_files_and_bombs_do_no_harm(name: str) -> None:
 
 
 def test_a_fault_a_hang_and_a_hunger_for_memory_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the tests above rely on."""
-    monkeypatch.setattr(runner, "LONGEST", 0.2)
+    """The tests above rely on this."""
+    monkeypatch.setattr(runner, "LONGEST", 1.0)
     harmful = {b"fault": lambda: [][1], b"hang": lambda: sum(iter(int, 1)), b"hungry": lambda: bytes(400_000_000)}
-    kind = inputs.Kind("harm", list, lambda _, content: harmful[content](), bombs=lambda: [*harmful])  # type: ignore[func-returns-value]
+    kind = inputs.Kind("harm", list, lambda _, content: harmful[content](), bombs=lambda: [*harmful])
     found = runner.run(kind, range(-runner.BOMBS, 0))
     assert [(what.split(" ")[0], numbers) for what, numbers in found.faults.items()] == [
         ("IndexError", [-3]),

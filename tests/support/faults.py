@@ -66,7 +66,7 @@ def preloaded(arguments: list[str]) -> bool:
         return False
     library = Path(tempfile.gettempdir()) / f"bioclip-lite-{os.getuid()}-{os.getpid()}-faults.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, SOURCE, "-ldl"], check=True)
-    os.execve(
+    return os.execve(
         sys.executable, [sys.executable, *arguments], os.environ | {PRELOAD: str(library), "OMP_NUM_THREADS": "1"}
     )
 

@@ -49,7 +49,7 @@ def before(*programs: Callable[[], int]) -> None:
 # The stages
 
 INDEX = folder_params(DATA / "photographs")
-SHARD = {"counts": {"train": 2, "val": 1, "calibration": 1, "test": 1}, "max_side": None}
+SHARD: dict[str, Any] = {"counts": {"train": 2, "val": 1, "calibration": 1, "test": 1}, "max_side": None}
 CAPTION = {"lit_columns": ["common_name", "family"], "templates": {}, "languages": [], "captioners": [], "seed": 0}
 EVALUATE = fake_evaluation.PARAMS | {"bootstrap": 10, "examples": 1}
 
