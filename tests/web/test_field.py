@@ -29,17 +29,18 @@ OAK = ("Plantae", None, "Magnoliopsida", "Fagales", "Fagaceae", "Quercus", None)
 UNLIKELY = 3.14159265e-05
 
 
-def answer(path: Sequence[str | None], score: float, **more: Any) -> Answer:
+def answer(path: tuple[str | None, ...], score: float, **more: Any) -> Answer:
     rank = RANKS[label_rank(path)]
     base = {"rank": rank, "path": list(path), "scientific_name": scientific_name(path), "common_name": None}
     return base | {"score": score, "threshold": LIMITS[rank], "zero_shot": False, "note": ""} | more  # type: ignore[return-value]
 
 
 def record(name: str, *answers: Answer, **more: Any) -> Record:
-    base = {"file": str(FOLDER / name).encode(), "file_name": name, "sha256": f"{len(name):064x}", "error": None}
-    exif = {"time": "2026-04-01T06:30:00", "offset": None, "latitude": 47.0, "longitude": 1e-05}
+    base: dict[str, Any] = {"file": str(FOLDER / name).encode(), "file_name": name, "sha256": f"{len(name):064x}"}
+    exif: dict[str, Any] = {"time": "2026-04-01T06:30:00", "offset": None, "latitude": 47.0, "longitude": 1e-05}
     best: dict[str, Any] = {"best": list(FOX[:2]), "best_scores": [1.0, 0.123456789]}
-    return {**base, "media_type": "image/jpeg", **exif, "answers": list(answers), "on_list": 0.9, **best, **more}  # type: ignore[return-value]
+    told = {"error": None, "media_type": "image/jpeg", "answers": list(answers), "on_list": 0.9}
+    return base | told | exif | best | more  # type: ignore[return-value]
 
 
 RECORDS = [
@@ -47,7 +48,7 @@ RECORDS = [
     record("north/2 3.jpg", time="2026-04-03T21:00:00", offset="+01:00", on_list=0.25, best=[], best_scores=[]),
     record("south/a, b.jpg", answer(HUMAN, 1.0), latitude=-1.2345678, longitude=-70.25, on_list=None),
     record("south/4.jpg", answer(OAK, 0.85, zero_shot=True, note="needs\tfruit"), latitude=-1.2345, longitude=-70.25),
-    record("south/5.jpg", answer((*FOX[:4], None, None, None), UNLIKELY), latitude=None, longitude=None, on_list=0.00001),
+    record("south/5.jpg", answer((*FOX[:4], None, None, None), UNLIKELY), latitude=None, longitude=None, on_list=1e-5),
 ]  # fmt: skip
 
 
@@ -59,12 +60,12 @@ def of_page(number: int, one: Record) -> dict[str, Any]:
     """The record that the page makes of the same answer."""
     found = one["answers"][0] if one["answers"] else None
     named = found and {
-        **{name: found[name] for name in ("rank", "path", "score", "threshold", "note")},  # type: ignore[literal-required]
+        **{name: found[name] for name in ("rank", "path", "score", "threshold", "note")},
         **{"name": found["scientific_name"], "commonName": found["common_name"], "zeroShot": found["zero_shot"]},
     }
     model = {"name": ORIGIN.model, "sha256": ORIGIN.sha256, "thresholds": ORIGIN.thresholds, "began": BEGAN}
     return {
-        **{name: one[name] for name in ("sha256", "time", "offset", "latitude", "longitude", "best")},  # type: ignore[literal-required]
+        **{name: one[name] for name in ("sha256", "time", "offset", "latitude", "longitude", "best")},
         **{"file": one["file_name"], "mediaType": one["media_type"], "answer": named, "onList": one["on_list"]},
         **{"bestScores": one["best_scores"], "origin": model, "observation": number},
     }
