@@ -39,10 +39,10 @@ WRITES = """
 A work ran once before with other parameters, so that there is an earlier result to lose. A *site* is a function that
 asks for one kind of operation (open, write, mkdir, rename, link, delete, chmod) on files of one name, numbers and
 random parts aside; libraries in C and Rust are seen too. At the first and last operation of a site the process was
-killed (half of a write done), or the operation failed: with ENOSPC from then on, with EIO and EACCES once. Then the work ran
-again. *Lost* counts tries after which an earlier result was missing, a file under its final name was half written, a
-program said nothing or printed a traceback, or the next run did not give the content of an undisturbed one. Files that
-hold measured times are only looked for.
+killed (half of a write done), or the operation failed: with ENOSPC from then on, with EIO and EACCES once. Then the
+work ran again. *Lost* counts tries after which an earlier result was missing, a file under its final name was half
+written, a program said nothing or printed a traceback, or the next run did not give the content of an undisturbed
+one. Files that hold measured times are only looked for.
 
 | work | operations | places | SIGKILL | ENOSPC | EIO | EACCES | went on | lost |
 |---|---|---|---|---|---|---|---|---|

@@ -153,6 +153,16 @@ def cached(*splits, teachers=(FIRST,)):
     ]
 
 
+def in_lists(*names):
+    """The files in data/lists that some parameters of section index name."""
+    return [f"data/lists/{config['index'][name]}" for name in names if config["index"][name]]
+
+
+def downloaded_before(part):
+    """The mark of the part before this one; none for the first."""
+    return expand("data/index/downloads/{part}.json", part=DOWNLOADED[: DOWNLOADED.index(part)][-1:])
+
+
 def listed(path):
     """``path`` as the input of one shard's job, which Snakemake evaluates again once the manifests are written."""
 

@@ -7,17 +7,6 @@ READ_PARTS = [
     *expand("data/index/read/{part}.parquet", part=PARTS),
 ]
 
-
-def in_lists(*names):
-    """The files in data/lists that some parameters of section index name."""
-    return [f"data/lists/{config['index'][name]}" for name in names if config["index"][name]]
-
-
-def downloaded_before(part):
-    """The mark of the part before this one; none for the first."""
-    return expand("data/index/downloads/{part}.json", part=DOWNLOADED[: DOWNLOADED.index(part)][-1:])
-
-
 if PARTS:
 
     rule list_parts:
