@@ -1,6 +1,6 @@
 """Try what may go wrong while files are written, and with the files that people give us; write docs/reliability.md.
 
-    python benchmarks/reliability.py [writes|fuzz] [--seconds 12] [--inputs 2000] [--works index shard] [--json FILE]
+    python benchmarks/reliability.py [writes|fuzz] [--seconds 12] [--inputs 2000] [--works index shard] [--json]
 
 ``writes`` lists every operation by which a stage or command writes, renames, links or deletes (tests/support/faults.c,
 in front of the C library), and at the first and the last one of each site kills the process, or answers that the disk
@@ -10,7 +10,6 @@ bombs. With neither both are done and the page is written. ``--seconds``: of pro
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
@@ -72,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=12, help="per work (default: 12)")
     parser.add_argument("--inputs", type=int, default=2000, help="changed files of each kind (default: 2000)")
     parser.add_argument("--works", nargs="+", choices=works.WORKS, default=[*works.WORKS])
-    parser.add_argument("--json", type=Path, help="file for what was found")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
     options = parser.parse_args(arguments)
     if not faults.preloaded(sys.argv):
         print("this needs Linux and a C compiler", file=sys.stderr)
@@ -80,9 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     writes = _writes(options) if options.part != "fuzz" else []
     fuzzed = _fuzz(options) if options.part != "writes" else []
     if options.json:
-        options.json.write_text(
-            json.dumps([*map(dataclasses.asdict, writes), *map(dataclasses.asdict, fuzzed)], indent=1)
-        )
+        print(json.dumps([*map(vars, writes), *map(vars, fuzzed)], indent=1))
     if options.part is None and len(writes) == len(works.WORKS):
         given = "".join(f" {word}" for word in arguments)
         with replacing(PAGE) as scratch:
@@ -96,7 +93,7 @@ def _writes(options: argparse.Namespace) -> list[disturbances.Found]:
         with tempfile.TemporaryDirectory(prefix="bioclip-lite-") as folder:
             place = Path(folder).resolve() / "work"
             found.append(disturbances.disturb(works.WORKS[name], place, options.seconds or None))
-        print(f"{name}: {found[-1].tried.total()} tries", *found[-1].wrong, sep="\n  ", flush=True)
+        print(f"{name}: {found[-1].tried.total()} tries", *found[-1].wrong, sep="\n  ", file=sys.stderr, flush=True)
     return found
 
 
@@ -105,7 +102,7 @@ def _fuzz(options: argparse.Namespace) -> list[runner.Found]:
     for kind in inputs.KINDS.values():
         found.append(runner.run(kind, range(-runner.BOMBS, options.inputs)))
         lines = [f"{len(numbers)} of {what}, e.g. {numbers[0]}" for what, numbers in found[-1].faults.items()]
-        print(f"{kind.name}: {found[-1].inputs} inputs", *lines, sep="\n  ", flush=True)
+        print(f"{kind.name}: {found[-1].inputs} inputs", *lines, sep="\n  ", file=sys.stderr, flush=True)
     return found
 
 

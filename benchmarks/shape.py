@@ -1,6 +1,6 @@
 """Run every stage once on the shape of iNaturalist 2021: 10,000 species and 100,000 photographs.
 
-    python benchmarks/shape.py [--species 10000] [--cores 2] [--folder FOLDER]
+    python benchmarks/shape.py [--species 10000] [--cores 2]
 
 Writes benchmarks/shape.md. The commit that is checked out is cloned into FOLDER, which must not exist and stays, or
 into a temporary folder, and run there with the parameters below: drawings of 64 pixels, ten of each species, and one
@@ -78,11 +78,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--species", type=int, default=10_000)
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bioclip-lite-shape-") as temporary:
-        folder = options.folder or Path(temporary, "clone")
-        found = run(folder.absolute(), options.species, options.cores)
+        found = run(Path(temporary, "clone"), options.species, options.cores)
         OUTPUT.write_text(page(found, options.cores), encoding="utf-8")
 
 

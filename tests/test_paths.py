@@ -71,6 +71,7 @@ READ: dict[tuple[str, str], list[str]] = {
     **{("predict", option): ["x.png", *CAMERAS] for option in ("--deployments", "--package")},
     **{("relist", option): ["x.png", "--output", "new"] for option in ("--bundle", "--calibration", "--data")},
     ("predict", "--calibration"): ["x.png"],
+    ("predict", "--observations"): ["x.png", "--by", "observation"],
     ("recalibrate", "table"): ["--output", "new"],
     ("recalibrate", "--data"): ["x.png", "--output", "new"],
     ("verify", "bundle"): ["--key", "x.png"],
