@@ -186,7 +186,7 @@ def node(data: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[Path]]:
         {"id": taxon, "ranks": list(path), "rank": "species"}
         for taxon, path in zip(labels.ids, labels.leaves, strict=True)
     ]
-    write_json(data / "convert" / "tfjs" / "bundle.json", {"taxa": taxa[::-1]})
+    write_json(data / "convert" / "tfjs" / "bundle.json", {"taxa": taxa[::-1], "text": {}})
     limits = dict.fromkeys(RANKS) | {"kingdom": 0.5}
     about = {"calibration": {"temperature": 2.0}, "back_off": {"thresholds": limits}}
     write_json(data / "evaluate" / "metrics.json", {"variants": {"tfjs": about}})
@@ -240,7 +240,7 @@ def write_prior(data: Path) -> list[str]:
     about = {"file": "prior.bin", "cell": 10.0, "weight": 1.0, "floor": 0.05, "temperature": 2.0}
     provenance = {"weights_sha256": hashlib.sha256(content).hexdigest()}
     about |= {"thresholds": {"level": 0.95, "ranks": limits}}
-    write_json(folder / "bundle.json", {"taxa": taxa, "prior": about, "provenance": provenance})
+    write_json(folder / "bundle.json", {"taxa": taxa, "text": {}, "prior": about, "provenance": provenance})
     return [taxon["ranks"][6] for taxon in taxa]
 
 

@@ -43,13 +43,22 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _is_larger(value: Any, most: int) -> bool:
-    """Whether a value has more than ``most`` values in it; a few lines that refer to each other can have billions."""
-    left, count = [value], 0
+    """Whether a value has more than ``most`` values in it; a few lines that refer to each other can have billions.
+
+    A value that contains itself is not entered again: the check of the parameters says where it does.
+    """
+    left, count = [(value, False)], 0
+    above: set[int] = set()
     while left and count <= most:
-        one = left.pop()
+        one, entered = left.pop()
+        if entered:
+            above.remove(id(one))
+            continue
         count += 1
-        if isinstance(one, dict | list):
-            left += one.values() if isinstance(one, dict) else one
+        if isinstance(one, dict | list) and id(one) not in above:
+            above.add(id(one))
+            left.append((one, True))
+            left += [(inner, False) for inner in (one.values() if isinstance(one, dict) else one)]
     return count > most
 
 
