@@ -52,8 +52,8 @@ def parent_of(leaves: Sequence[TaxonPath], finest_rank: dict[TaxonPath, str], fo
         "provenance": {},
         "thresholds": None,
     }
-    about |= {"ranks": list(RANKS), "taxa": table.described()}
-    entries = {tuple(entry["ranks"]): entry for entry in table.described()}
+    about |= {"ranks": list(RANKS), "taxa": table.described}
+    entries = {tuple(entry["ranks"]): entry for entry in table.described}
     return Parent(folder, about, "", entries, table.scales, table.integers)
 
 

@@ -45,7 +45,7 @@ def in_node(info: dict[str, Any], probabilities: np.ndarray, options: dict[str, 
 def listed(folder: Path, seed: int) -> tuple[Labels, list[dict[str, Any]]]:
     """The list of ``embedded``, and its entries in a bundle."""
     labels, text = embedded(folder, seed)
-    return labels, bundle.make_table(folder, text, None).described()
+    return labels, bundle.make_table(folder, text, None).described
 
 
 def embedded(folder: Path, seed: int, capped: bool = True) -> tuple[Labels, store.Taxa]:

@@ -78,7 +78,7 @@ def test_common_names_in_every_language(tmp_path: Path) -> None:
     assert names["capensis"] == {"de": "capensis auf Deutsch", "en": "Cape Gannet"}
     assert names["alba"] == {"de": "alba auf Deutsch"} and names["nigra"] == {}
     assert table.languages() == ["en", "de"]
-    assert table.described()[-1]["rank"] == "genus"
+    assert table.described[-1]["rank"] == "genus"
 
 
 def test_rare_species_give_way_to_one_representative_of_their_genus(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_rare_species_give_way_to_one_representative_of_their_genus(tmp_path: Pa
     row = table.paths.index(genus)
     members = taxa.text[[taxa.taxon_ids.index(taxon_id((*GANNETS, name))) for name in ("capensis", "serrator")]]
     assert np.abs(table.text[row] - lessons.unit(members.mean(axis=0))).max() < 1 / 127
-    assert table.described()[row]["rank"] == "genus" and table.ids[row] == taxon_id(genus)
+    assert table.described[row]["rank"] == "genus" and table.ids[row] == taxon_id(genus)
     assert len(table.content()) == 5 * ROW
 
 
@@ -105,7 +105,7 @@ def test_what_a_list_says_is_written_where_it_says_something(tmp_path: Path) -> 
         row |= {"finest_rank": finest.get(row["species"]), "note": "white" if row["species"] == "alba" else None}
     schema = pa.schema([*SCHEMA, *((name, pa.string()) for name in ("finest_rank", "note"))])
     write_table(path, pa.Table.from_pylist(rows, schema))
-    found = {taxon["ranks"][6]: taxon for taxon in bundle.make_table(tmp_path, taxa, None).described()}
+    found = {taxon["ranks"][6]: taxon for taxon in bundle.make_table(tmp_path, taxa, None).described}
     said = {name: {key: taxon[key] for key in ("zero_shot", "finest_rank", "note") if key in taxon}
             for name, taxon in found.items()}  # fmt: skip
     assert said == {
@@ -118,7 +118,7 @@ def test_what_a_list_says_is_written_where_it_says_something(tmp_path: Path) -> 
     }
     # the two give way to their genus, which must not be named where one of them must not
     short = bundle.make_table(tmp_path, taxa, 5 * ROW)
-    (genus,) = (taxon for taxon in short.described() if taxon["ranks"][:6] == list(GANNETS) and not taxon["ranks"][6])
+    (genus,) = (taxon for taxon in short.described if taxon["ranks"][:6] == list(GANNETS) and not taxon["ranks"][6])
     assert genus["zero_shot"] and genus["finest_rank"] == "family" and "note" not in genus
 
 
@@ -164,7 +164,7 @@ def test_whatever_the_budget(tmp_path_factory: pytest.TempPathFactory, counts: d
     leaves = label_space(counts)
     ids, none = [taxon_id(path) for path in leaves], np.empty(0)
     labels = Labels(pa.table({}), ids, leaves, [], none, [], none, none, [])
-    column = columns(folder, table.described(), labels)
+    column = columns(folder, table.described, labels)
     assert np.bincount(column).tolist() == table.stands_for.tolist()
     assert [leaf[:6] for leaf in leaves] == [table.paths[row][:6] for row in column]
 

@@ -73,7 +73,7 @@ def test_a_table_within_the_limit_stays_one_file(tmp_path: Path) -> None:
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [table.content()]
     rows = {"rows": len(table.paths), "left_out": 0, "representatives": 0}
     file = f"taxa-{bundle.sha256(table.content())[:8]}.bin"
-    assert written == {"format": 2, "taxa": table.described(), "text": {"file": file, **rows}}
+    assert written == {"format": 2, "taxa": table.described, "text": {"file": file, **rows}}
     genus = [path for path in table.paths if path[:6] == table.paths[0][:6]]
     assert len(genus) > 1 and list(parts.clades_of(genus, 0, 1)) == [((*genus[0][:6], None), len(genus))]
 
@@ -86,7 +86,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, seed: int) -> None:
     assert about["format"] == 3 and len(about["taxa"]) == len(split.clades) < len(table.paths)
     assert {file.name for file in tmp_path.iterdir()} == set(parts.files(about))
     shipped = parts.read(tmp_path, about)
-    assert shipped.entries == table.described()
+    assert shipped.entries == table.described
     assert (shipped.scales == table.scales).all() and (shipped.integers == table.integers).all()
     assert shipped.split is not None and shipped.split.clades == split.clades
     assert sum(entry.get("stands_for", 1) for entry in about["taxa"]) == len(table.paths)

@@ -131,7 +131,7 @@ def _write_bundle(params: "jobs.Bundle", data: Path) -> None:
     report["model"] = {key: about["model"][key] for key in ("nodes", "operations", "macs", "parameters")}
     report["taxa"] = {
         **{"rows": len(table.paths), "left_out": table.left_out, "representatives": table.representatives},
-        **{"table_bytes": len(table.content()), "names_bytes": len(bundle.json_bytes(table.described()))},
+        **{"table_bytes": len(table.content()), "names_bytes": len(bundle.json_bytes(table.described))},
         **({"parts": measured} if measured else {}),
     }
     report["confidence"] = certainty
@@ -298,7 +298,7 @@ def _describe(
             "teacher_identity": teacher["identity"],
             "graph_sha256": bundle.sha256((model.folder / quantized.GRAPH_FILE).read_bytes()),
             "weights_sha256": bundle.sha256((model.folder / quantized.WEIGHTS_FILE).read_bytes()),
-            "taxonomy_sha256": bundle.sha256(bundle.json_bytes(table.whole.described())),
+            "taxonomy_sha256": bundle.sha256(bundle.json_bytes(table.whole.described)),
             "calibration_photographs": certainty["photographs"],
             **manifest.signed_by(key),
         },

@@ -13,6 +13,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,8 +79,9 @@ class Table:
         languages = {language for names in self.common_names for language in names}
         return sorted(languages, key=lambda language: (language != "en", language))
 
+    @cached_property
     def described(self) -> list[dict[str, Any]]:
-        """Entry ``taxa`` of bundle.json."""
+        """Entry ``taxa`` of bundle.json, or of its parts."""
         remarks = self.zero_shot, self.finest_rank.tolist(), self.notes, self.stands_for.tolist()
         return [entry_of(*row) for row in zip(self.paths, self.common_names, *remarks, strict=True)]
 

@@ -137,7 +137,7 @@ def choose(
 
 
 def sentence(measured: Mapping[str, Any]) -> str:
-    """What ``choose`` measured, in words."""
+    """Say in words what ``choose`` measured."""
     return (
         f"the table is in {measured['clades']:,} clades, of which {measured['chosen']:,} answer to a photograph: a "
         f"page loads {measured['first_table_bytes'] / 1e6:.2f} MB of it first and "
@@ -195,7 +195,7 @@ def _text(divided: Split) -> np.ndarray:
 
 def write(folder: Path, table: bundle.Table, divided: Split | None) -> dict[str, Any]:
     """Write a table to the folder of a bundle; entries ``format``, ``taxa`` and ``text`` of its bundle.json."""
-    taxa = table.described()
+    taxa = table.described
     counts = {"left_out": table.left_out, "representatives": table.representatives}
     if divided is None:
         file = bundle.add(folder, "taxa", ".bin", table.content())
@@ -248,13 +248,7 @@ def files(about: Mapping[str, Any]) -> list[str]:
 
 def entries(folder: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Read ``taxa`` of all rows of a bundle's table, ``about`` being its bundle.json."""
-    text, taxa = about["text"], about["taxa"]
-    if "parts" not in text:
-        return list(taxa)
-    found: list[dict[str, Any]] = []
-    for clade, part in zip(taxa, text["parts"]["files"], strict=True):
-        found += json.loads(_rows(folder, part, text["columns"])[2]) if part else [clade]
-    return found
+    return read(folder, about).entries if "parts" in about["text"] else list(about["taxa"])
 
 
 def read(folder: Path, about: Mapping[str, Any]) -> Shipped:
@@ -263,18 +257,22 @@ def read(folder: Path, about: Mapping[str, Any]) -> Shipped:
     Raises:
         ValueError, KeyError: ``about``, its bundle.json, does not say what the files hold.
     """
-    text, taxa, named = about["text"], about["taxa"], entries(folder, about)
+    text, taxa = about["text"], about["taxa"]
     scales, integers, _ = _rows(folder, {"file": text["file"], "rows": len(taxa)}, text["columns"])
     if "parts" not in text:
-        return Shipped(named, scales, integers, None)
-    files = text["parts"]["files"]
-    clades = [
-        Clade(tuple(clade["ranks"]), part["rows"] if part else 1) for clade, part in zip(taxa, files, strict=True)
-    ]
-    tables = [
-        _rows(folder, part, text["columns"])[:2] if part else (scales[row : row + 1], integers[row : row + 1])
-        for row, part in enumerate(files)
-    ]
+        return Shipped(list(taxa), scales, integers, None)
+    clades: list[Clade] = []
+    named: list[dict[str, Any]] = []
+    tables: list[tuple[np.ndarray, np.ndarray]] = []
+    for row, (clade, part) in enumerate(zip(taxa, text["parts"]["files"], strict=True)):
+        clades.append(Clade(tuple(clade["ranks"]), part["rows"] if part else 1))
+        if part:
+            *table, behind = _rows(folder, part, text["columns"])
+            named += json.loads(behind)
+        else:
+            table = [scales[row : row + 1], integers[row : row + 1]]
+            named.append(clade)
+        tables.append((table[0], table[1]))
     whole_scales, whole_integers = (np.concatenate(values) for values in zip(*tables, strict=True))
     if len(named) != len(whole_scales):
         raise ValueError(f"its parts have {len(whole_scales)} rows for {len(named)} taxa")

@@ -186,7 +186,7 @@ def _with_rows(table: bundle.Table, parent: Parent, rows: Mapping[TaxonPath, int
 
 
 class _Fitted(NamedTuple):
-    """What the calibration photographs say of a new table."""
+    """A new table as the calibration photographs show it."""
 
     certainty: dict[str, Any]  # temperature, thresholds and ``off_list`` of the new bundle
     promise: dict[str, Any]  # what it says and covers
@@ -285,7 +285,7 @@ def write(
         "bytes": sum(file["bytes"] for file in files.values()),
         "provenance": {
             **manifest.signed_anew(about["provenance"], key),
-            "taxonomy_sha256": bundle.sha256(bundle.json_bytes(table.described())),
+            "taxonomy_sha256": bundle.sha256(bundle.json_bytes(table.described)),
             "calibration_photographs": relisted.report["promise"]["photographs"],
             "relisted_from": parent.sha256,
             "species_list_sha256": bundle.sha256(species_list.read_bytes()),
