@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from bioclip_lite.indexing import batches, parts
+from bioclip_lite.indexing import batches
 from bioclip_lite.sources import downloads
 from bioclip_lite.stages import index
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import read_json, read_table
+from bioclip_lite.utils.job_names import part_name
 from support.photographs import many
 
 COUNT, BATCH = 150, 32
@@ -31,7 +32,7 @@ def tables(data: Path) -> dict[str, bytes]:
 
 
 def run_by_parts(params: Any, data: Path, count: int) -> None:
-    names = [parts.name(number) for number in range(count)]
+    names = [part_name(number) for number in range(count)]
     for job in ("manifest", *(f"read/{name}" for name in reversed(names)), "tables"):
         index.run(params | {"parts": count}, data, job)
 

@@ -1,5 +1,5 @@
 # The photographs are read by a job for each of these parts of the source; none: by the job that writes the tables.
-PARTS = [f"{n:05d}" for n in range(config["index"]["parts"])] if config["index"]["parts"] > 1 else []
+PARTS = [*map(job_names.part_name, range(config["index"]["parts"]))] if config["index"]["parts"] > 1 else []
 DOWNLOADED = PARTS if hasattr(find_source(config["index"]["source"]), "prepare") else []
 READ_PARTS = [
     *expand("data/index/manifest/{part}.parquet", part=PARTS),

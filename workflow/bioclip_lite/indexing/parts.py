@@ -17,6 +17,7 @@ from bioclip_lite.indexing.database import BATCH
 from bioclip_lite.sources.sample import Reject
 from bioclip_lite.utils.errors import UserError
 from bioclip_lite.utils.files import require, write_json, write_rows
+from bioclip_lite.utils.job_names import part_name
 
 if TYPE_CHECKING:
     from bioclip_lite.params.jobs import Origin, ReadPart
@@ -26,17 +27,12 @@ _MANIFEST = pa.schema([_LOCATOR])
 _READ = pa.schema([_LOCATOR, *batches.FOUND])
 
 
-def name(number: int) -> str:
-    """The name of a part, 0 and up."""
-    return f"{number:05d}"
-
-
 def write_manifests(out: Path, locators: Iterator[str], total: int, count: int) -> None:
     """Divide ``total`` photographs among ``count`` parts."""
     for part in range(count):
         size = total * (part + 1) // count - total * part // count
         rows = ((locator,) for locator in islice(locators, size))
-        write_rows(out / "manifest" / f"{name(part)}.parquet", _MANIFEST, rows, BATCH)
+        write_rows(out / "manifest" / f"{part_name(part)}.parquet", _MANIFEST, rows, BATCH)
 
 
 def download(params: "Origin", out: Path, part: str) -> None:
@@ -67,7 +63,7 @@ def found(listed: Iterable[reading.Batch], out: Path, count: int) -> Iterator[tu
     Raises:
         UserError: they have read other photographs.
     """
-    rows = chain.from_iterable(_rows(out, name(part)) for part in range(count))
+    rows = chain.from_iterable(_rows(out, part_name(part)) for part in range(count))
     for photograph, row in zip_longest(chain.from_iterable(listed), rows):
         if photograph is None or row is None or photograph[1] != row["locator"]:
             raise UserError(

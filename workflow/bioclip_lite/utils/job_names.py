@@ -13,7 +13,7 @@ from typing import NamedTuple
 from bioclip_lite.utils.errors import UserError
 
 FIELDS = {
-    "part": r"\d{5}",
+    "part": r"\d{5}",  # see ``part_name``
     "shard": r"[a-z]+-\d{5}",
     "captioner": r"[a-z][a-z0-9_]*",
     "teacher": r"[a-z][a-z0-9_]*",
@@ -24,6 +24,11 @@ FIELDS = {
 
 
 _RENAMED = {"suite:": "suites/"}  # beginnings of names that command lines of earlier versions have
+
+
+def part_name(number: int) -> str:
+    """Name a part of a source by its number, 0 and up."""
+    return f"{number:05d}"
 
 
 class Job(NamedTuple):
