@@ -55,10 +55,13 @@ export function logits(info: BundleInfo, {scale, rows}: Table, embedding: Float3
   return found;
 }
 
-/** Probabilities of the rows from their logits, one counting as the taxa that it stands for; with the prior where place and month are expected to tell something. */
+/**
+ * Probabilities of the rows from their logits, one counting as the taxa that it stands for; with the prior where place
+ * and month are expected to tell something.
+ */
 export function probabilitiesOf(info: BundleInfo, scores: Float32Array, expected?: Expectation): Float64Array {
   const {prior} = info;
-  const counts = info.taxa.map(({stands_for = 1}) => stands_for);
+  const counts = (i: number) => info.taxa[i]!.stands_for ?? 1;
   if (!prior || !expected) return softmax(scores, info.temperature, counts);
   const {share} = expected;
   return softmax(
@@ -68,14 +71,15 @@ export function probabilitiesOf(info: BundleInfo, scores: Float32Array, expected
   );
 }
 
-/** Float64 probabilities that sum to one, of values that count once, or as often as `counts` says. */
-export function softmax(values: Float32Array | Float64Array, temperature: number, counts?: number[]): Float64Array {
+/** Float64 probabilities that sum to one, of values that count once, or as often as `counts` says of each. */
+export function softmax(
+  values: Float32Array | Float64Array,
+  temperature: number,
+  counts: (i: number) => number = () => 1,
+): Float64Array {
   let largest = -Infinity;
   for (const value of values) largest = Math.max(largest, value);
-  const powers = Float64Array.from(
-    values,
-    (value, i) => Math.exp((value - largest) / temperature) * (counts?.[i] ?? 1),
-  );
+  const powers = Float64Array.from(values, (value, i) => Math.exp((value - largest) / temperature) * counts(i));
   let sum = 0;
   for (const power of powers) sum += power;
   return powers.map((power) => power / sum);

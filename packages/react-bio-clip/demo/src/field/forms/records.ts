@@ -1,6 +1,7 @@
-/** What every export tells of a photograph, made of the notes: the records of workflow/bioclip_lite/predicting/records.py. */
+/** Make records of the notes, on which every export rests, as workflow/bioclip_lite/predicting/records.py does. */
 
 import type {BundleInfo, Candidate} from 'react-bio-clip';
+import {scientificName} from 'react-bio-clip';
 
 import {common} from '../../names.js';
 import type {Capture} from '../capture.js';
@@ -16,7 +17,7 @@ const LEAST = 0.5;
 
 export interface Taxon {
   rank: string;
-  /** Of 7 ranks, null below `rank`. */
+  /** Names at 7 ranks, null below `rank`. */
   path: (string | null)[];
   name: string;
   commonName: string | null;
@@ -24,7 +25,7 @@ export interface Taxon {
 
 export interface Answer extends Taxon {
   score: number;
-  /** That the score had to reach; null for a model without thresholds. */
+  /** The least score that was asked for; null for a model without thresholds. */
   threshold: number | null;
   zeroShot: boolean;
   note: string;
@@ -48,11 +49,11 @@ export interface Record extends Capture {
   origin: Origin;
   /** Number of the observation, from 1. */
   observation: number;
-  /** What a person says: a taxon, or null for nothing of the list; undefined: nobody has looked at it. */
+  /** A person's answer: a taxon, or null for nothing of the list; undefined: nobody has looked at it. */
   confirmed?: {taxon: Taxon | null; label: string; at: string; by: string};
 }
 
-/** What a person writes for nothing of the list, as `recalibrate` reads it. */
+/** The word for nothing of the list, as `recalibrate` reads it. */
 const NOTHING = 'none';
 
 /**
@@ -134,16 +135,12 @@ function taxonOf(path: (string | null)[], taxa: readonly ListedTaxon[], language
   const rank = RANKS[path.length - 1];
   const listed = taxa.find(isPath(path));
   const commonName = rank === 'species' && listed ? common(listed, language) : null;
-  return {rank, path: padded(path), name: nameOf(path), commonName};
-}
-
-function nameOf(path: readonly (string | null)[]): string {
-  return path.length === RANKS.length ? path.slice(-2).join(' ') : (path.at(-1) ?? '');
+  return {rank, path: padded(path), name: scientificName(path), commonName};
 }
 
 /** "Morus alba", or its whole path where another taxon has the same name. */
 function labelOf(path: (string | null)[], taxa: readonly ListedTaxon[]): string {
-  const name = nameOf(path);
+  const name = scientificName(path);
   if (taxa.filter((taxon) => taxon.name === name).length < 2) return name;
   return [...path.slice(0, -1).filter(Boolean), name].join(' > ');
 }
