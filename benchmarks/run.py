@@ -64,7 +64,7 @@ BEFORE = {
 
 
 class Took(NamedTuple):
-    """What a job says at the end of its log."""
+    """Figures at the end of a job's log."""
 
     seconds: float
     processor: float  # seconds

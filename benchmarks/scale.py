@@ -314,7 +314,7 @@ def write_rows_of_a_table(data: Path, photographs: int) -> None:
 
 
 def write_parts(data: Path, photographs: int) -> None:
-    """What the jobs of parts would have found: sound photographs, no two of which look alike."""
+    """Write what jobs of parts would have found: sound photographs, no two of which look alike."""
     from bioclip_lite.indexing import batches
     from bioclip_lite.stages import index
 

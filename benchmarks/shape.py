@@ -2,10 +2,10 @@
 
     python benchmarks/shape.py [--species 10000] [--cores 2]
 
-Writes benchmarks/shape.md. The commit that is checked out is cloned into FOLDER, which must not exist and stays, or
-into a temporary folder, and run there with the parameters below: drawings of 64 pixels, ten of each species, and one
-epoch of small models, which learn little. Every job says at the end of its log what it used. What lies on the disk is
-looked at once in two seconds, without the environments that the clone borrows.
+Writes benchmarks/shape.md. The commit that is checked out is cloned into a temporary folder and run there with the
+parameters below: drawings of 64 pixels, ten of each species, and one epoch of small models, which learn little. Every
+job says at the end of its log what it used. The disk is looked at once in two seconds, without the environments that
+the clone borrows.
 """
 
 import argparse
@@ -35,7 +35,7 @@ REPORTED = ("teacher", "student", "control", "pruned", "int8", "tfjs")  # varian
 
 
 def parameters(species: int) -> dict[str, Any]:
-    """What params.yaml says."""
+    """Make the content of params.yaml."""
     tower = {"image_tower": "resnet10t", "image_size": 48, "embed_dim": 64, "text_width": 64, "text_layers": 1}
     return {
         "index": {

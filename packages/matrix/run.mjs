@@ -24,7 +24,7 @@ const WASM = 'node_modules/@tensorflow/tfjs-backend-wasm/dist';
 /** Milliseconds until a page must have answered. */
 const PATIENCE = 120_000;
 
-/** What is done to each application in its own folder, after `npm install`; gives what was seen. */
+/** Check each application in its own folder, after `npm install`; gives what was seen. */
 const APPLICATIONS = {
   async node(folder) {
     const readme = await readFile(path.join(PACKAGE, 'README.md'), 'utf8');

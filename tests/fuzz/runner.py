@@ -24,7 +24,7 @@ LONGEST = 20  # seconds of processor time for one input; more is a hang
 
 @dataclass
 class Found:
-    """What came of the inputs of a kind."""
+    """The outcome of the inputs of a kind."""
 
     kind: str
     inputs: int = 0

@@ -14,7 +14,7 @@ from support.works import Work, copy
 
 @dataclass
 class Found:
-    """What came of a work's tries."""
+    """The outcome of a work's tries."""
 
     work: str
     operations: int  # in an undisturbed run
@@ -89,7 +89,7 @@ def _undisturbed(work: Work, state: Path, run: Path) -> tuple[_Undisturbed, list
 
 
 def _try(work: Work, run: Path, place: Place, name: str, undisturbed: _Undisturbed, found: Found) -> list[str]:
-    """What is wrong after a fault, and after another run."""
+    """Cause a fault, run again, and list what is wrong after each."""
     ended = faults.end(run, work.program, place.number, FAULTS[name])
     found.tried[name] += 1
     found.went_on += ended.status == 0
@@ -105,7 +105,7 @@ def _try(work: Work, run: Path, place: Place, name: str, undisturbed: _Undisturb
 
 
 def _said(ended: Ended, error: int) -> list[str]:
-    """What is wrong with how the program ended."""
+    """List what is wrong with the end of the program."""
     if not ended.struck:
         return ["the fault did not happen"]
     if error == KILL or ended.status == 0:

@@ -25,7 +25,8 @@ SOURCE = Path(__file__).with_suffix(".c")
 PRELOAD = "LD_PRELOAD"
 KILL = -1  # in place of an errno
 FAULTS = {"SIGKILL": KILL, "ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EACCES": errno.EACCES}
-# What a system call can answer: nothing that is deleted needs space, and permission is asked for when a file is opened.
+# Answers that no system call gives: nothing that is deleted needs space, and permission is asked for when a file is
+# opened.
 IMPOSSIBLE = {"delete": {"ENOSPC"}, "chmod": {"ENOSPC"}, "write": {"EACCES"}}
 LONGEST = 120  # seconds; a program that takes longer hangs
 _RANDOM = re.compile(r"\.partial-[a-z0-9_]{8}|(?<=[/.])(tmp|\.tmp)[A-Za-z0-9_]{6,8}|\d+")
@@ -46,7 +47,7 @@ class Place(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How a program ended."""
+    """The end of a program."""
 
     status: int  # minus the number of a signal
     printed: str
@@ -54,7 +55,7 @@ class Ended(NamedTuple):
 
 
 def preloaded(arguments: list[str]) -> bool:
-    """Whether this process sees its own writes. If not, start it again so that it does, or say that none can be had.
+    """Start this process again so that it sees its own writes, unless it does, or no compiler can be had.
 
     Returns:
         False where there is no C compiler.

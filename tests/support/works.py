@@ -1,4 +1,4 @@
-"""What is tried with faults: each stage in small, and commands that write, on a folder where they have run before.
+"""Programs that are tried with faults: each stage in small, and commands that write, where they have run before.
 
 They ran with other parameters, so that there is an earlier result to lose.
 """

@@ -1,4 +1,4 @@
-"""What was read of photographs, batch by batch, which outlives a job that is killed, until its outputs are complete.
+"""Keep what was read of photographs, batch by batch, beyond the end of a killed job, until its outputs are complete.
 
 Of each batch there is a table with what was found out about each photograph, and the state that its file was in. It
 lies in a folder named after all else that decides the result, in a file named after the photographs, so that it is
@@ -38,7 +38,7 @@ class Seen(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What came of reading a photograph."""
+    """A photograph as it was read."""
 
     found: Seen | Reject
     state: str | None  # of its file, see ``places.state``; None: it is to be read again
@@ -66,7 +66,7 @@ def path_of(folder: Path, locators: Iterable[str]) -> Path:
 
 
 def kept(path: Path, locators: Sequence[str], state: Callable[[str], str | None]) -> dict[int, Result]:
-    """What the batch at ``path`` holds, by place in ``locators``, of photographs whose files are as they were."""
+    """Read the batch at ``path``: results by place in ``locators``, of photographs whose files are as they were."""
     try:
         rows = read_table(path).to_pylist() if path.exists() else []
     except pa.ArrowInvalid:  # the computer itself stopped before all was on its disk
@@ -76,7 +76,7 @@ def kept(path: Path, locators: Sequence[str], state: Callable[[str], str | None]
 
 
 def found(row: Mapping[str, Any], locator: str) -> Seen | Reject:
-    """What the columns FOUND of a row say of the photograph at a locator."""
+    """Read the columns FOUND of a row, which is of the photograph at a locator."""
     if row["reason"] is not None:
         return Reject(locator, row["reason"], row["detail"])
     return Seen(*(row[name] for name in Seen._fields))

@@ -37,9 +37,8 @@ class Access(NamedTuple):
 
     read: Callable[[str], bytes]  # the file at a locator; is sent to other processes
     prepare: Callable[[Iterable[str]], None] | None  # downloads the files at some locators; None: nothing to download
-    state: Callable[
-        [str], str | None
-    ]  # is the file at a locator the same? see ``places.state``; is sent to others, too
+    # Tells whether the file at a locator is still the same, see ``places.state``; is sent to others, too.
+    state: Callable[[str], str | None]
 
 
 def access(params: "Origin") -> Access:

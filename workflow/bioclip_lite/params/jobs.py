@@ -46,7 +46,7 @@ class Origin(TypedDict):
 
 
 class Listing(Origin):
-    """Which photographs of a source are wanted, and the number of parts that they are divided into."""
+    """The photographs of a source that are wanted, and the number of parts that they are divided into."""
 
     where: dict[str, list[str]]
     species_list: str | None

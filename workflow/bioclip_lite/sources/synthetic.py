@@ -8,7 +8,6 @@ species it has never seen. Each photograph depends on the seed and the specimen'
 
 import functools
 import io
-import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -162,13 +161,14 @@ def _paths(
     used: set[str] = set()
 
     def stem(syllables: int) -> str:
-        for tries in itertools.count():
+        tries = 0
+        while True:
             length = syllables + tries // 20  # one syllable makes 1,450 words, fewer than a large tree has epithets
             word = "".join(_pick(rng, _ONSETS) + _pick(rng, _VOWELS) for _ in range(length)) + _pick(rng, _CODAS)
             if word not in used:
                 used.add(word)
                 return word
-        raise AssertionError
+            tries += 1
 
     epithets = [stem(1 + int(rng.random() < 0.6)) + _pick(rng, _EPITHET_ENDINGS) for _ in clades]
     names: dict[tuple[int, ...], str] = {}

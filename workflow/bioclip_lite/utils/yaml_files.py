@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _is_larger(value: Any, most: int) -> bool:
-    """Whether a value has more than ``most`` values in it; a few lines that refer to each other can have billions.
+    """Tell whether a value holds more than ``most`` values; a few lines that refer to each other can hold billions.
 
     A value that contains itself is not entered again: the check of the parameters says where it does.
     """

@@ -105,7 +105,7 @@ def fit(
 
 
 class Answered(NamedTuple):
-    """What a table answers: the taxa that its rows stand for, C of them."""
+    """Answers of a table, among the C taxa that its rows stand for."""
 
     logits: parts.Answering  # float32 (n, C)
     leaves: list[TaxonPath]  # a genus once for each species that its representative replaces

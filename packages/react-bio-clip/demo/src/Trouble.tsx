@@ -1,6 +1,6 @@
 import type {ReactNode} from 'react';
 
-/** What did not work, and why; screen readers say it at once. */
+/** Tell what did not work, and why; screen readers say it at once. */
 export function Trouble({title, children}: {title: string; children: ReactNode}): ReactNode {
   return (
     <div className="trouble" role="alert">

@@ -59,7 +59,7 @@ export function textsOf(language: string): Texts {
 export const TextsContext = createContext(textsOf('en'));
 export const useTexts = () => useContext(TextsContext);
 
-/** What the visitor chose before, else the first language of the browser that the page or the model speaks. */
+/** Find the language that the visitor chose before, else the first of the browser that the page or the model speaks. */
 export function firstLanguage(available: readonly string[]): string {
   const wanted = [kept(KEPT), ...navigator.languages.map((tag) => tag.split('-')[0])];
   return wanted.find((code) => code !== null && available.includes(code)) ?? 'en';

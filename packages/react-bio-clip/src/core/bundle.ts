@@ -26,7 +26,7 @@ function partsOf({text}: BundleInfo): string[] {
 
 export interface Bundle {
   info: BundleInfo;
-  /** Of bundle.json. */
+  /** SHA-256 of bundle.json. */
   sha256: string;
   model: Model;
   taxa: Taxa;

@@ -10,9 +10,9 @@ import {logits, readTable, readTaxa, type Table} from './taxa.js';
 import {largest, plantTree, scientificName, type Tree} from './tree.js';
 import type {BundleInfo, PreloadOptions, Taxon} from './types.js';
 
-/** What a photograph is compared with: taxa, and clades that stand for theirs. */
+/** The rows that a photograph is compared with: taxa, and clades that stand for theirs. */
 export interface Rows {
-  /** That of the bundle, with these taxa. */
+  /** The bundle's info, with these taxa. */
   info: BundleInfo;
   table: Table;
   tree: Tree;

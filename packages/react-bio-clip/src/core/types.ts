@@ -274,7 +274,7 @@ export interface Answer {
 /** A loaded classifier. Calls may overlap: they are answered one after the other. */
 export interface BioClip {
   readonly info: BundleInfo;
-  /** Of bundle.json, in hexadecimal: which model it is. */
+  /** SHA-256 of bundle.json, in hexadecimal: it tells which model this is. */
   readonly sha256: string;
   readonly backend: string;
   /** Name what a photograph shows, or what several photographs of one individual show together. */

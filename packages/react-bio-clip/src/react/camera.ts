@@ -1,4 +1,4 @@
-/** What the cameras for pages and for React Native have in common. `Photo` is how a photograph is handed over. */
+/** Share props and turns between the cameras for pages and for React Native. `Photo` is the form of a photograph. */
 
 import type {ReactNode} from 'react';
 

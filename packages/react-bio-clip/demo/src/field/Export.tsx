@@ -126,7 +126,7 @@ function DeploymentFields({of: {id, place}}: {of: Deployment}): ReactNode {
   );
 }
 
-/** Of this device's clock from UTC now, "+02:00". */
+/** The present offset of this device's clock from UTC, "+02:00". */
 function offsetHere(): string {
   const minutes = -new Date().getTimezoneOffset();
   const two = (number: number) => String(number).padStart(2, '0');

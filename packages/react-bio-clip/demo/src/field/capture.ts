@@ -5,7 +5,7 @@ import exifr from 'exifr';
 export interface Capture {
   /** ISO 8601, of the camera's clock. */
   time: string | null;
-  /** Of that clock from UTC, "+02:00". */
+  /** The offset of that clock from UTC, "+02:00". */
   offset: string | null;
   /** Degrees (WGS 84). */
   latitude: number | null;

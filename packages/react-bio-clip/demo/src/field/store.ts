@@ -8,12 +8,12 @@ import type {Capture} from './capture.js';
 /** The model that gave an answer. */
 export interface Model {
   name: string;
-  /** Of bundle.json. */
+  /** SHA-256 of bundle.json. */
   sha256: string;
   thresholds: Record<string, number | null> | null;
 }
 
-/** What a person says of a photograph: a taxon of the list, at any rank, or null: nothing of the list. */
+/** A person's answer to a photograph: a taxon of the list, at any rank, or null: nothing of the list. */
 export interface Decision {
   path: (string | null)[] | null;
   /** ISO 8601, in UTC. */

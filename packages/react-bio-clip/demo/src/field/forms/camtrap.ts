@@ -6,7 +6,7 @@ import {float} from './numbers.js';
 import {named, RANKS, type Record, type Taxon} from './records.js';
 
 const SCHEMAS = 'https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0.2';
-/** Of a file, as the table schema of media allows it. */
+/** A path of a file, as the table schema of media allows it. */
 const PATH = /^(?=[^./~])((?!\.{2}).)*$/;
 /** Degrees, about 100 m: photographs of one deployment are not farther apart. */
 const AGREE = 0.001;

@@ -15,7 +15,7 @@ const OCCURRENCE = [
   ...['identifiedBy', 'dateIdentified', 'identificationRemarks', 'identificationVerificationStatus'],
 ];
 const MULTIMEDIA = ['type', 'format', 'identifier', 'created'];
-/** Of the members of archives: equal answers are equal bytes. */
+/** The time of all members of archives, so that equal answers are equal bytes. */
 export const UNDATED = {mtime: new Date(1980, 0, 1)};
 
 type Value = string | null | undefined;
